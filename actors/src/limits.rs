@@ -1,0 +1,35 @@
+//! Every bound on what a stranger's request and repository may cost, in one place.
+
+/// Bounds on one build. All are generous for honest use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest body of a request, in bytes.
+    pub request_bytes: usize,
+    /// What a clone may transfer, in bytes, submodules and LFS files included.
+    pub transfer_bytes: u64,
+    /// What a source tree may hold, in bytes.
+    pub source_bytes: u64,
+    /// What a source tree may hold, in files and directories.
+    pub source_entries: u64,
+    /// How many submodules a repository may have, nested ones included.
+    pub submodules: usize,
+    /// Longest Dockerfile, `.dockerignore` or plan file, in bytes.
+    pub plan_file_bytes: u64,
+    /// What a build may write to its log, in bytes; what goes past it is dropped, with one line that
+    /// says so.
+    pub output_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_bytes: 512 * 1024,
+            transfer_bytes: 2 << 30,
+            source_bytes: 4 << 30,
+            source_entries: 500_000,
+            submodules: 64,
+            plan_file_bytes: 1 << 20,
+            output_bytes: 16 << 20,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! How builds end, in the words that the managers are told.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use crate::fault::{Kind, Reason, Stage};
+
+/// What a notification is about; decides who is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum NotificationType {
+    #[serde(rename = "image.ready")]
+    ImageReady,
+    #[serde(rename = "build.failed")]
+    BuildFailed,
+    #[serde(rename = "build.cancelled")]
+    BuildCancelled,
+}
+
+impl NotificationType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NotificationType::ImageReady => "image.ready",
+            NotificationType::BuildFailed => "build.failed",
+            NotificationType::BuildCancelled => "build.cancelled",
+        }
+    }
+}
+
+/// A notification, ready to be sent: the body is the same, byte by byte, on every try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    /// `webhook-id`: the build id, a dot and the type.
+    pub id: String,
+    pub kind: NotificationType,
+    pub body: Vec<u8>,
+    /// W3C trace context to hand on, where the request brought one.
+    pub traceparent: Option<String>,
+}
+
+/// The part of a body that the notifier reads to know whom to tell.
+#[derive(Debug, Deserialize)]
+pub struct Envelope<'a> {
+    #[serde(rename = "type")]
+    pub kind: NotificationType,
+    #[serde(borrow)]
+    pub data: &'a RawValue,
+}
+
+/// A whole notification body.
+#[derive(Debug, Serialize)]
+pub struct Body<T> {
+    #[serde(rename = "type")]
+    pub kind: NotificationType,
+    #[serde(with = "time::serde::rfc3339")]
+    pub timestamp: OffsetDateTime,
+    pub data: T,
+}
+
+/// `data` of `image.ready`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageReady {
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+    #[serde(rename = "applicationID")]
+    pub application_id: String,
+    #[serde(rename = "userID")]
+    pub user_id: String,
+    pub connector: String,
+    pub repo: String,
+    pub commit: String,
+    pub builder: String,
+    /// Tries begun.
+    pub attempts: u32,
+    /// Whether an image of the same inputs stood in for a build.
+    pub reused: bool,
+    #[serde(with = "time::serde::rfc3339")]
+    pub requested_at: OffsetDateTime,
+    pub image: Image,
+    pub seconds: Seconds,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    pub reference: String,
+    pub repository: String,
+    pub tag: String,
+    pub digest: String,
+    #[serde(rename = "imageID")]
+    pub image_id: String,
+    /// What the registry stores for it: configuration and compressed layers, in bytes.
+    pub size_bytes: u64,
+}
+
+/// Where the time went, in seconds; `queue` is all that no stage had it in hand.
+#[derive(Debug, Serialize)]
+pub struct Seconds {
+    pub queue: f64,
+    pub connector: f64,
+    pub builder: f64,
+    pub pusher: f64,
+    pub total: f64,
+}
+
+/// `data` of `build.failed` and `build.cancelled`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildFailed {
+    #[serde(rename = "buildID")]
+    pub build_id: String,
+    #[serde(rename = "applicationID")]
+    pub application_id: Option<String>,
+    #[serde(rename = "userID")]
+    pub user_id: String,
+    pub connector: Option<String>,
+    pub repo: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub requested_at: OffsetDateTime,
+    pub fault: Culprit,
+    pub stage: Stage,
+    pub reason: Reason,
+    pub message: String,
+    /// Tries begun.
+    pub attempts: u32,
+    /// The last lines of the build.
+    pub log: Vec<String>,
+}
+
+/// Who has to do something about a failed build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Culprit {
+    User,
+    Service,
+}
+
+impl Culprit {
+    /// The contract's column `fault`.
+    pub fn of(reason: Reason) -> Self {
+        match reason.kind() {
+            Kind::User | Kind::Build | Kind::Withdrawn => Culprit::User,
+            Kind::Service | Kind::Refused | Kind::Capacity | Kind::Crash => Culprit::Service,
+        }
+    }
+}
+
+impl<T: Serialize> Body<T> {
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a notification has only string keys")
+    }
+}
+
+/// The `webhook-id` of a build's notification.
+pub fn notification_id(build_id: &str, kind: NotificationType) -> String {
+    format!("{build_id}.{}", kind.as_str())
+}

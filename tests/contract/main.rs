@@ -1,0 +1,8 @@
+//! One conformance suite a port, run on the port in memory and on the real adapter.
+
+mod broker;
+mod builder;
+mod connector;
+mod notifier;
+mod planner;
+mod registry;
