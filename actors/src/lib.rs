@@ -1,15 +1,49 @@
-//! The inside of image-builder.
+//! The inside of image-builder: what happens to a build request, and nothing of how.
+//!
+//! The inside knows no message broker, container engine, git or HTTP: it speaks to [`ports`].
+//!
+//! A job's way, and who has it in hand:
+//!
+//! ```text
+//! build queue ─ intake ─▶ listener ─▶ connector ─▶ builder ─▶ pusher ─▶ outcome queue ─▶ notifier
+//!      ▲                     └───────────┴────────────┴─────────┤
+//!      └── delay ladder ◀── retry ◀── fail queue ◀──────────────┘
+//! ```
+//!
+//! | to read about | see |
+//! |---|---|
+//! | what a job is made of | [`job`], [`request`], [`fault`], [`outcome`], [`progress`], [`workspace`] |
+//! | who settles a delivery, and when | [`lease`], [`desk`], [`intake`] |
+//! | what becomes of a failure | [`policy`], [`history`], [`dead`] |
+//! | the actors | [`listener`], [`connector`], [`builder`], [`pusher`], [`notifier`], [`retry`], [`messages`] |
+//! | who keeps them alive | [`supervisor`], [`pool`], [`health`], [`lifecycle`] |
 
+pub mod builder;
+pub mod connector;
+pub mod dead;
+pub mod desk;
 #[cfg(feature = "testing")]
 pub mod fakes;
 pub mod fault;
+pub mod health;
 pub mod history;
+pub mod intake;
 pub mod job;
 pub mod lease;
+pub mod lifecycle;
 pub mod limits;
+pub mod listener;
+pub mod messages;
+pub mod notifier;
 pub mod outcome;
+pub mod policy;
+pub mod pool;
 pub mod ports;
 pub mod progress;
+pub mod pusher;
 pub mod reference;
+pub mod request;
+pub mod retry;
 pub mod secret;
+pub mod supervisor;
 pub mod workspace;

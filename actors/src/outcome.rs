@@ -5,6 +5,8 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::fault::{Kind, Reason, Stage};
+use crate::job::BuildRequest;
+use crate::request::Known;
 
 /// What a notification is about; decides who is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -128,6 +130,39 @@ pub struct BuildFailed {
     pub attempts: u32,
     /// The last lines of the build.
     pub log: Vec<String>,
+}
+
+/// Whom and what an outcome is about: as much as could be read of the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    pub build_id: String,
+    /// `None` = unreadable: then there is nobody to tell.
+    pub user_id: Option<String>,
+    pub application_id: Option<String>,
+    pub connector: Option<String>,
+    pub repo: Option<String>,
+}
+
+impl Subject {
+    pub fn of(request: &BuildRequest) -> Self {
+        Self {
+            build_id: request.build_id.clone(),
+            user_id: Some(request.user_id.clone()),
+            application_id: Some(request.application_id.clone()),
+            connector: Some(request.forge.as_str().to_owned()),
+            repo: Some(request.repo.to_string()),
+        }
+    }
+
+    pub fn of_rejected(build_id: &str, known: Known) -> Self {
+        Self {
+            build_id: build_id.to_owned(),
+            user_id: known.user_id,
+            application_id: known.application_id,
+            connector: known.connector,
+            repo: known.repo,
+        }
+    }
 }
 
 /// Who has to do something about a failed build.

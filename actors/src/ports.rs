@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use crate::fault::Fault;
-use crate::job::{BuildKey, BuildRequest, BuilderKind, BuiltImage, PlanRequest, RegistryImage};
+use crate::job::{BuildKey, BuildRequest, BuilderKind, BuiltImage, RegistryImage};
 use crate::outcome::Notification;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
@@ -176,7 +176,7 @@ pub trait Planner: Send + Sync + 'static {
     async fn plan(
         &self,
         source: &FetchedSource,
-        wish: &PlanRequest,
+        request: &BuildRequest,
         progress: &Progress,
     ) -> Result<Plan, Fault>;
 }
@@ -205,6 +205,9 @@ pub trait Registry: Send + Sync + 'static {
         further_tags: &[String],
         progress: &Progress,
     ) -> Result<RegistryImage, Fault>;
+
+    /// Puts the reference's tag on an image that the repository has already.
+    async fn tag(&self, reference: &ImageReference, image: &RegistryImage) -> Result<(), Fault>;
 }
 
 // ---- the managers -----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::fault::Stage;
 use crate::secret::Redactor;
 
 /// Something that a stage has to say about a job in hand.
@@ -21,11 +22,12 @@ pub enum Event {
 /// The log target of what builds write, so that it can be filtered by itself.
 pub const OUTPUT_TARGET: &str = "image_builder::output";
 
-/// Where a job's events go: to the log under the build's id, and the last lines into memory for the
-/// failure notice. Clones share the same lines.
+/// Where a job's events go: to the log inside the job's span (build id, stage, attempt), and the
+/// last lines into memory for the failure notice. Clones share the same lines.
 #[derive(Debug, Clone)]
 pub struct Progress {
     build_id: Arc<str>,
+    span: tracing::Span,
     redactor: Redactor,
     tail: Arc<Mutex<Tail>>,
 }
@@ -45,28 +47,41 @@ impl Progress {
     pub const LINE_BYTES: usize = 2 * 1024;
 
     pub fn new(build_id: &str, redactor: Redactor) -> Self {
-        Self { build_id: build_id.into(), redactor, tail: Arc::default() }
+        let span = tracing::info_span!("job", build_id);
+        Self { build_id: build_id.into(), span, redactor, tail: Arc::default() }
+    }
+
+    /// The same job, in this stage and at this try (from 1).
+    pub fn enter(&mut self, stage: Stage, attempt: u32) {
+        let build_id = &*self.build_id;
+        self.span =
+            tracing::info_span!(parent: None, "job", build_id, stage = stage.as_str(), attempt);
+    }
+
+    /// The span that all of the job's log lines stand in.
+    pub fn span(&self) -> tracing::Span {
+        self.span.clone()
     }
 
     /// Tells an event: its text is cut to a bounded length and freed of the request's secrets.
     pub fn tell(&self, event: Event) {
-        let build_id = &*self.build_id;
+        let _inside = self.span.enter();
         match event {
             Event::Note(text) => {
-                tracing::info!(build_id, "{}", self.clean(&text));
+                tracing::info!("{}", self.clean(&text));
             }
             Event::StepStarted { name } => {
                 let name = self.clean(&name);
-                tracing::info!(build_id, step = name, "step started");
+                tracing::info!(step = name, "step started");
                 self.keep(format!("=> {name}"));
             }
             Event::StepFinished { name, cached } => {
                 let name = self.clean(&name);
-                tracing::info!(build_id, step = name, cached, "step finished");
+                tracing::info!(step = name, cached, "step finished");
             }
             Event::Output(line) => {
                 let line = self.clean(&line);
-                tracing::info!(target: OUTPUT_TARGET, build_id, "{line}");
+                tracing::info!(target: OUTPUT_TARGET, "{line}");
                 self.keep(line);
             }
         }

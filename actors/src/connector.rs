@@ -1,0 +1,91 @@
+//! Connector: from a ref to a commit, and to its source tree in a workspace.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Context, Handler};
+
+use crate::builder::Builder;
+use crate::desk::Desk;
+use crate::fault::{Fault, Reason, Stage};
+use crate::job::Job;
+use crate::messages::{JobAccepted, SourceFetched};
+use crate::pool::{Ended, Pool, Slot};
+use crate::ports::{FetchedSource, SourceConnector};
+use crate::supervisor::Mailbox;
+use crate::workspace::Workspace;
+
+/// What the connector works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Connector {
+    pub pool: Pool,
+    pub desk: Desk,
+    pub forge: Arc<dyn SourceConnector>,
+    /// Where workspaces are made.
+    pub workspaces: PathBuf,
+    pub timeout: Duration,
+    pub next: Mailbox<Builder>,
+}
+
+impl Actor for Connector {
+    type Context = Context<Self>;
+}
+
+crate::stoppable!(Connector);
+
+impl Handler<JobAccepted> for Connector {
+    type Result = ();
+
+    fn handle(&mut self, JobAccepted { mut job }: JobAccepted, _: &mut Self::Context) {
+        fail::fail_point!("connector::handle");
+        job.progress.enter(Stage::Connector, job.attempt());
+        let span = job.progress.span();
+        self.pool.run(span, self.clone().work(job));
+    }
+}
+
+impl Connector {
+    async fn work(self, mut job: Job) {
+        let slot = match self.pool.slot(Some(job.deadline)).await {
+            Ok(slot) => slot,
+            Err(ended) => return self.desk.end(job, ended).await,
+        };
+        job.lease.working(Stage::Connector);
+        fail::fail_point!("connector::work");
+        let started = Instant::now();
+        let fetched = self.fetch(&job, &slot).await;
+        job.timings.connector += started.elapsed();
+        match fetched {
+            Ok(source) => {
+                job.history.checkpoint.commit = Some(source.commit.clone());
+                tracing::info!(
+                    commit = source.commit,
+                    version = source.version,
+                    seconds = started.elapsed().as_secs_f64(),
+                    "source fetched"
+                );
+                slot.done();
+                job.lease.waiting();
+                self.next.deliver(SourceFetched { job, source }).await;
+            }
+            Err(ended) => {
+                if let Ended::Fault(fault) = &ended {
+                    slot.failed(fault.reason);
+                }
+                self.desk.end(job, ended).await;
+            }
+        }
+    }
+
+    async fn fetch(&self, job: &Job, slot: &Slot) -> Result<FetchedSource, Ended> {
+        let workspace = Workspace::create(&self.workspaces).map_err(|error| {
+            tracing::error!(path = %self.workspaces.display(), %error, "cannot make a workspace");
+            let message = "The build service has no room to fetch the repository.";
+            Fault::new(Stage::Connector, Reason::DiskLow, message)
+        })?;
+        let pinned = job.history.checkpoint.commit.as_deref();
+        let fetch = self.forge.fetch(&job.request, pinned, workspace, &job.progress);
+        slot.limit(Stage::Connector, self.timeout, job.deadline, fetch).await
+    }
+}

@@ -1,0 +1,250 @@
+//! Where deliveries are settled: each way out makes the next durable fact, and only then acks.
+//!
+//! | way out | durable facts, in this order |
+//! |---|---|
+//! | [`Desk::ready`] | outcome |
+//! | [`Desk::failed`], may be tried again | fail queue |
+//! | [`Desk::failed`], final; [`Desk::give_up`] | outcome, dead copy |
+//! | [`Desk::hand_back`] | build queue |
+//!
+//! Where a fact cannot be made the delivery is released, and the broker delivers it again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::dead;
+use crate::fault::{Fault, Kind, Reason};
+use crate::history;
+use crate::job::{History, Job, RegistryImage};
+use crate::lease::Lease;
+use crate::outcome::{
+    Body, BuildFailed, Culprit, Image, ImageReady, NotificationType, Seconds, Subject,
+    notification_id,
+};
+use crate::policy;
+use crate::pool::Ended;
+use crate::ports::{Broker, BrokerError, Message, Route};
+use crate::reference::ImageReference;
+
+/// The header that names W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// Settles deliveries. Cheap to clone.
+#[derive(Clone)]
+pub struct Desk {
+    pub broker: Arc<dyn Broker>,
+    /// How long the dead queue keeps a copy; `None` = no copies at all.
+    pub dead_ttl: Option<Duration>,
+    /// Whether outcomes are published to the result queue as well.
+    pub results: bool,
+}
+
+/// An image that is in the registry, and how it came there.
+#[derive(Debug)]
+pub struct Ready {
+    pub image: RegistryImage,
+    pub reference: ImageReference,
+    pub commit: String,
+    pub builder: String,
+    /// Whether an image of the same inputs stood in for a build.
+    pub reused: bool,
+}
+
+impl Desk {
+    /// The job's image is in the registry.
+    pub async fn ready(&self, job: Job, ready: Ready) {
+        let now = OffsetDateTime::now_utc();
+        let total = (now - job.history.requested_at).as_seconds_f64().max(0.0);
+        let [connector, builder, pusher] =
+            [job.timings.connector, job.timings.builder, job.timings.pusher]
+                .map(|time| time.as_secs_f64());
+        let data = ImageReady {
+            build_id: job.request.build_id.clone(),
+            application_id: job.request.application_id.clone(),
+            user_id: job.request.user_id.clone(),
+            connector: job.request.forge.as_str().to_owned(),
+            repo: job.request.repo.to_string(),
+            commit: ready.commit,
+            builder: ready.builder,
+            attempts: job.attempt(),
+            reused: ready.reused,
+            requested_at: job.history.requested_at,
+            image: Image {
+                reference: ready.reference.to_string(),
+                repository: ready.reference.name(),
+                tag: ready.reference.tag.clone(),
+                digest: ready.image.digest,
+                image_id: ready.image.image_id,
+                size_bytes: ready.image.size_bytes,
+            },
+            seconds: Seconds {
+                queue: (total - connector - builder - pusher).max(0.0),
+                connector,
+                builder,
+                pusher,
+                total,
+            },
+        };
+        tracing::info!(
+            reference = data.image.reference,
+            digest = data.image.digest,
+            reused = data.reused,
+            seconds = data.seconds.total,
+            "image is ready"
+        );
+        let told = self
+            .tell(&job.request.build_id, NotificationType::ImageReady, &data, job.lease.message())
+            .await;
+        settle(job.lease, told).await;
+    }
+
+    /// A stage ended with something else than its result.
+    pub async fn end(&self, job: Job, ended: Ended) {
+        match ended {
+            Ended::Fault(fault) => self.failed(job, fault).await,
+            Ended::HandBack => self.hand_back(job).await,
+        }
+    }
+
+    /// The job failed: for good, or to be tried again, as the fault's kind says.
+    pub async fn failed(&self, job: Job, fault: Fault) {
+        let Job { request, mut history, progress, lease, .. } = job;
+        let fault = Fault { message: progress.redact(&fault.message), ..fault };
+        history.record(&fault, policy::counts(fault.kind()));
+        history.log = progress.tail();
+        tracing::warn!(
+            stage = fault.stage.as_str(),
+            reason = fault.reason.as_str(),
+            step = fault.step,
+            "{}",
+            fault.message
+        );
+        if policy::is_final(fault.kind()) {
+            return self.give_up(lease, Subject::of(&request), history, fault).await;
+        }
+        let message = history::with(lease.message(), &history);
+        let published = self.broker.publish(Route::Fail, message).await;
+        settle(lease, published).await;
+    }
+
+    /// The request failed for good: its owner is told, and a copy is kept.
+    pub async fn give_up(&self, lease: Lease, subject: Subject, history: History, fault: Fault) {
+        let given_up = self.tell_failure(&lease, subject, &history, &fault).await;
+        settle(lease, given_up).await;
+    }
+
+    async fn tell_failure(
+        &self,
+        lease: &Lease,
+        subject: Subject,
+        history: &History,
+        fault: &Fault,
+    ) -> Result<(), BrokerError> {
+        let kind = match fault.kind() {
+            Kind::Withdrawn => NotificationType::BuildCancelled,
+            _ => NotificationType::BuildFailed,
+        };
+        tracing::warn!(
+            build_id = subject.build_id,
+            user_id = subject.user_id,
+            reason = fault.reason.as_str(),
+            attempts = history.counted(),
+            "given up"
+        );
+        let build_id = subject.build_id.clone();
+        if let Some(user_id) = subject.user_id {
+            let data = BuildFailed {
+                build_id: subject.build_id,
+                application_id: subject.application_id,
+                user_id,
+                connector: subject.connector,
+                repo: subject.repo,
+                commit: history.checkpoint.commit.clone(),
+                requested_at: history.requested_at,
+                fault: Culprit::of(fault.reason),
+                stage: fault.stage,
+                reason: fault.reason,
+                message: fault.message.clone(),
+                attempts: history.counted(),
+                log: history.log.clone(),
+            };
+            self.tell(&build_id, kind, &data, lease.message()).await?;
+        }
+        self.bury(&build_id, &lease.message().body, history, fault).await
+    }
+
+    /// Keeps a copy of what was given up.
+    pub async fn bury(
+        &self,
+        build_id: &str,
+        body: &[u8],
+        history: &History,
+        fault: &Fault,
+    ) -> Result<(), BrokerError> {
+        let Some(ttl) = self.dead_ttl else { return Ok(()) };
+        let letter = Message {
+            body: dead::letter(build_id, body, history, fault),
+            message_id: Some(build_id.to_owned()),
+            timestamp: Some(OffsetDateTime::now_utc()),
+            expires_after: Some(ttl),
+            ..Message::default()
+        };
+        self.broker.publish(Route::Dead, letter).await
+    }
+
+    /// The job goes back to the build queue with what is known of it, and no try is counted.
+    pub async fn hand_back(&self, job: Job) {
+        tracing::info!("handed back to the build queue");
+        let message = history::with(job.lease.message(), &job.history);
+        let published = self.broker.publish(Route::Build, message).await;
+        settle(job.lease, published).await;
+    }
+
+    /// Puts an outcome on its queue, and on the result queue where there is one.
+    async fn tell<T: Serialize>(
+        &self,
+        build_id: &str,
+        kind: NotificationType,
+        data: &T,
+        cause: &Message,
+    ) -> Result<(), BrokerError> {
+        let timestamp = OffsetDateTime::now_utc();
+        let mut message = Message {
+            body: Body { kind, timestamp, data }.to_json(),
+            message_id: Some(notification_id(build_id, kind)),
+            timestamp: Some(timestamp),
+            ..Message::default()
+        };
+        if let Some(trace) = cause.headers.get(TRACEPARENT) {
+            message.headers.insert(TRACEPARENT.to_owned(), trace.clone());
+        }
+        if self.results {
+            self.broker.publish(Route::Result, message.clone()).await?;
+        }
+        self.broker.publish(Route::Outcome, message).await
+    }
+}
+
+/// Acks where the durable fact was made, releases where it was not.
+pub(crate) async fn settle(lease: Lease, made: Result<(), BrokerError>) {
+    match made {
+        Ok(()) => {
+            if let Err(error) = lease.ack().await {
+                // The broker delivers it again, and the repetition is told under the same id.
+                tracing::warn!(%error, "cannot ack a delivery that is done");
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot publish: the delivery goes back to its queue");
+            lease.release();
+        }
+    }
+}
+
+/// What a crash looks like to the policy and to the user.
+pub(crate) fn crashed(stage: crate::fault::Stage) -> Fault {
+    Fault::new(stage, Reason::Crashed, crate::lease::CRASH_MESSAGE)
+}

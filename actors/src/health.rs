@@ -1,0 +1,238 @@
+//! What an actor is doing: counted where it happens, told in one line an interval.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::fault::Reason;
+
+/// The six actors, in the order of a job's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ActorName {
+    Listener,
+    Connector,
+    Builder,
+    Pusher,
+    Notifier,
+    Retry,
+}
+
+impl ActorName {
+    pub const ALL: [ActorName; 6] = [
+        ActorName::Listener,
+        ActorName::Connector,
+        ActorName::Builder,
+        ActorName::Pusher,
+        ActorName::Notifier,
+        ActorName::Retry,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ActorName::Listener => "listener",
+            ActorName::Connector => "connector",
+            ActorName::Builder => "builder",
+            ActorName::Pusher => "pusher",
+            ActorName::Notifier => "notifier",
+            ActorName::Retry => "retry",
+        }
+    }
+}
+
+impl fmt::Display for ActorName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where an actor is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Starting,
+    Running,
+    /// Dead, and about to be started again.
+    Restarting,
+    Stopped,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Restarting => "restarting",
+            State::Stopped => "stopped",
+        }
+    }
+}
+
+/// An actor's figures at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub state: State,
+    /// Jobs being worked on.
+    pub in_hand: usize,
+    /// Jobs waiting for a slot.
+    pub waiting: usize,
+    pub done: u64,
+    /// Failures by reason.
+    pub failed: BTreeMap<&'static str, u64>,
+    pub restarts: u64,
+    /// The newest failure or death.
+    pub last_fault: Option<String>,
+    /// Age of the job that has been in hand for longest.
+    pub oldest: Option<Duration>,
+}
+
+/// One actor's health. Outlives the actor's restarts.
+#[derive(Debug)]
+pub struct Health {
+    name: ActorName,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    waiting: usize,
+    in_hand: HashMap<u64, Instant>,
+    next: u64,
+    done: u64,
+    failed: BTreeMap<&'static str, u64>,
+    restarts: u64,
+    last_fault: Option<String>,
+}
+
+impl Health {
+    pub fn new(name: ActorName) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            inner: Mutex::new(Inner {
+                state: State::Starting,
+                waiting: 0,
+                in_hand: HashMap::new(),
+                next: 0,
+                done: 0,
+                failed: BTreeMap::new(),
+                restarts: 0,
+                last_fault: None,
+            }),
+        })
+    }
+
+    pub fn name(&self) -> ActorName {
+        self.name
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.lock();
+        Snapshot {
+            state: inner.state,
+            in_hand: inner.in_hand.len(),
+            waiting: inner.waiting,
+            done: inner.done,
+            failed: inner.failed.clone(),
+            restarts: inner.restarts,
+            last_fault: inner.last_fault.clone(),
+            oldest: inner.in_hand.values().min().map(Instant::elapsed),
+        }
+    }
+
+    /// Writes the health line.
+    pub fn log(&self) {
+        let now = self.snapshot();
+        let failed: u64 = now.failed.values().sum();
+        tracing::info!(
+            actor = self.name.as_str(),
+            state = now.state.as_str(),
+            in_hand = now.in_hand,
+            waiting = now.waiting,
+            done = now.done,
+            failed,
+            restarts = now.restarts,
+            oldest_seconds = now.oldest.map(|age| age.as_secs()),
+            last_fault = now.last_fault,
+            "health"
+        );
+    }
+
+    /// Notes a change of state, and writes a line on it.
+    pub fn enter(&self, state: State) {
+        let changed = {
+            let mut inner = self.lock();
+            std::mem::replace(&mut inner.state, state) != state
+        };
+        if changed {
+            tracing::info!(
+                actor = self.name.as_str(),
+                state = state.as_str(),
+                "actor is {}",
+                state.as_str()
+            );
+        }
+    }
+
+    /// Notes the actor's death and its cause.
+    pub fn died(&self, cause: &str) {
+        let mut inner = self.lock();
+        inner.restarts += 1;
+        inner.last_fault = Some(cause.to_owned());
+    }
+
+    /// Notes a failed job.
+    pub fn failed(&self, reason: Reason) {
+        let mut inner = self.lock();
+        *inner.failed.entry(reason.as_str()).or_default() += 1;
+        inner.last_fault = Some(reason.to_string());
+    }
+
+    /// Notes a job that waits, until the guard is dropped.
+    pub fn waiting(self: &Arc<Self>) -> Waiting {
+        self.lock().waiting += 1;
+        Waiting(self.clone())
+    }
+
+    /// Notes a job in hand, until the guard is dropped.
+    pub fn in_hand(self: &Arc<Self>) -> InHand {
+        let mut inner = self.lock();
+        let number = inner.next;
+        inner.next += 1;
+        inner.in_hand.insert(number, Instant::now());
+        InHand { health: self.clone(), number }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Health::waiting`].
+#[derive(Debug)]
+pub struct Waiting(Arc<Health>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.lock().waiting -= 1;
+    }
+}
+
+/// See [`Health::in_hand`].
+#[derive(Debug)]
+pub struct InHand {
+    health: Arc<Health>,
+    number: u64,
+}
+
+impl InHand {
+    /// The job went well.
+    pub fn done(self) {
+        self.health.lock().done += 1;
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.health.lock().in_hand.remove(&self.number);
+    }
+}

@@ -1,0 +1,49 @@
+//! Where the worker is in its life: it works, it drains, it hands back.
+
+use tokio::sync::watch;
+
+/// A phase of the worker's life, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Working,
+    /// No new deliveries are taken; what is in hand is finished.
+    Draining,
+    /// What is still in hand is handed back to its queue.
+    HandingBack,
+}
+
+/// The one place that knows the phase. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Lifecycle {
+    phase: watch::Sender<Phase>,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self { phase: watch::Sender::new(Phase::Working) }
+    }
+}
+
+impl Lifecycle {
+    /// Goes on to `phase`; never back.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|current| {
+            let later = phase > *current;
+            if later {
+                *current = phase;
+            }
+            later
+        });
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Waits until the worker has come to `phase`.
+    pub async fn reached(&self, phase: Phase) {
+        let mut receiver = self.phase.subscribe();
+        // The sender is `self`, so it cannot be gone.
+        let _ = receiver.wait_for(|current| *current >= phase).await;
+    }
+}

@@ -1,0 +1,108 @@
+//! Listener: reads requests, and turns each into a job that holds its delivery's lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Context, Handler};
+use uuid::Uuid;
+
+use crate::connector::Connector;
+use crate::desk::{Desk, settle};
+use crate::fault::Stage;
+use crate::health::InHand;
+use crate::history;
+use crate::intake::Delivery;
+use crate::job::{Job, Timings};
+use crate::messages::JobAccepted;
+use crate::outcome::Subject;
+use crate::pool::Pool;
+use crate::ports::Route;
+use crate::progress::Progress;
+use crate::request::{self, Rules};
+use crate::supervisor::Mailbox;
+
+/// What the listener works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Listener {
+    pub pool: Pool,
+    pub desk: Desk,
+    pub rules: Arc<Rules>,
+    /// From delivery to settled, waiting included.
+    pub job_timeout: Duration,
+    pub next: Mailbox<Connector>,
+}
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+crate::stoppable!(Listener);
+
+impl Handler<Delivery> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
+        fail::fail_point!("listener::handle");
+        let listener = self.clone();
+        let in_hand = self.pool.health().in_hand();
+        self.pool.run(tracing::Span::current(), listener.read(delivery, in_hand));
+    }
+}
+
+impl Listener {
+    async fn read(self, mut delivery: Delivery, in_hand: InHand) {
+        delivery.lease.working(Stage::Listener);
+        fail::fail_point!("listener::work");
+        let message = delivery.lease.message();
+        let history = history::of(message);
+        let Some(build_id) = request::build_id(message) else {
+            return self.stamp(delivery, in_hand).await;
+        };
+        let request = match request::parse(&message.body, &build_id, &self.rules) {
+            Ok(request) => request,
+            Err(rejected) => {
+                self.pool.health().failed(rejected.fault.reason);
+                let subject = Subject::of_rejected(&build_id, rejected.known);
+                let mut history = history;
+                history.record(&rejected.fault, true);
+                return self.desk.give_up(delivery.lease, subject, history, rejected.fault).await;
+            }
+        };
+        let progress = Progress::new(&build_id, request.redactor());
+        let mut job = Job {
+            deadline: delivery.received + self.job_timeout,
+            timings: Timings::default(),
+            lease: delivery.lease,
+            progress,
+            history,
+            request,
+        };
+        job.progress.enter(Stage::Listener, job.attempt());
+        let span = job.progress.span();
+        span.in_scope(|| {
+            tracing::info!(
+                user_id = job.request.user_id,
+                application_id = job.request.application_id,
+                repo = %job.request.repo,
+                target = %job.request.target,
+                redeliveries = delivery.redeliveries,
+                "job accepted"
+            );
+        });
+        in_hand.done();
+        job.lease.waiting();
+        self.next.deliver(JobAccepted { job }).await;
+    }
+
+    /// Gives a request without any id one, before any work: only a crash between the publish and
+    /// the ack can give it two.
+    async fn stamp(self, delivery: Delivery, in_hand: InHand) {
+        let mut stamped = delivery.lease.message().clone();
+        stamped = history::with(&stamped, &history::of(&stamped));
+        stamped.message_id = Some(Uuid::new_v4().to_string());
+        tracing::info!(message_id = stamped.message_id, "a request without an id was given one");
+        let published = self.desk.broker.publish(Route::Build, stamped).await;
+        settle(delivery.lease, published).await;
+        in_hand.done();
+    }
+}

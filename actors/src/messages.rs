@@ -1,0 +1,40 @@
+//! What the actors tell each other: named for the state that the thing has reached. Each owns its
+//! job, so whoever holds the message is responsible for the delivery and for the workspace.
+
+use actix::Message;
+
+use crate::job::{BuiltImage, Job, RegistryImage};
+use crate::ports::FetchedSource;
+
+/// A request was read and found good.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct JobAccepted {
+    pub job: Job,
+}
+
+/// A job's source tree is in its workspace.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SourceFetched {
+    pub job: Job,
+    pub source: FetchedSource,
+}
+
+/// A job's image is there to be pushed, or already in the registry.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ImageBuilt {
+    pub job: Job,
+    pub commit: String,
+    pub built: Built,
+}
+
+/// Where a job's image is.
+#[derive(Debug)]
+pub enum Built {
+    /// On the engine.
+    Here(BuiltImage),
+    /// In the registry, from an earlier build of the same inputs.
+    Reused { image: RegistryImage, builder: String },
+}

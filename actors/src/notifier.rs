@@ -1,0 +1,129 @@
+//! Notifier: consumes the outcome queue and tells the managers. A manager that does not answer costs
+//! nothing but time: the outcome waits on a ladder of its own, and nothing is ever rebuilt for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Context, Handler};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::desk::{Desk, TRACEPARENT, settle};
+use crate::fault::Reason;
+use crate::intake::Delivery;
+use crate::outcome::{Envelope, Notification};
+use crate::policy::RetryPolicy;
+use crate::pool::Pool;
+use crate::ports::{Message, Notifier as NotifierPort, NotifyError, Route};
+
+/// How often a notification has been tried.
+const TRIES: &str = "x-image-builder-tries";
+/// The moment before which the receiver asked not to be tried again.
+const NOT_BEFORE: &str = "x-image-builder-not-before";
+
+/// What the notifier works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Notifier {
+    pub pool: Pool,
+    pub desk: Desk,
+    pub managers: Arc<dyn NotifierPort>,
+    /// The outcome queue's ladder.
+    pub policy: RetryPolicy,
+    pub timeout: Duration,
+}
+
+impl Actor for Notifier {
+    type Context = Context<Self>;
+}
+
+crate::stoppable!(Notifier);
+
+impl Handler<Delivery> for Notifier {
+    type Result = ();
+
+    fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
+        fail::fail_point!("notifier::handle");
+        self.pool.run(tracing::Span::current(), self.clone().work(delivery));
+    }
+}
+
+impl Notifier {
+    async fn work(self, delivery: Delivery) {
+        let Ok(slot) = self.pool.slot(None).await else {
+            // The worker stops: the outcome stays where it is.
+            return delivery.lease.release();
+        };
+        fail::fail_point!("notifier::work");
+        let lease = delivery.lease;
+        let message = lease.message();
+        let Some(notification) = notification(message) else {
+            tracing::error!(
+                message_id = message.message_id,
+                bytes = message.body.len(),
+                "an outcome that this version cannot read waits for one that can"
+            );
+            let published = self.desk.broker.publish(self.last_rung(), message.clone()).await;
+            slot.failed(Reason::Unsupported);
+            return settle(lease, published).await;
+        };
+        if let Some(wait) = remaining(message) {
+            let route = Route::OutcomeAfter(self.policy.delay(1, Some(wait)));
+            let published = self.desk.broker.publish(route, message.clone()).await;
+            return settle(lease, published).await;
+        }
+        let told = tokio::time::timeout(self.timeout, self.managers.notify(&notification)).await;
+        let told = told.unwrap_or_else(|_| {
+            let seconds = self.timeout.as_secs_f32();
+            let message = format!("no answer within {seconds:.0} s");
+            Err(NotifyError { message, retry_after: None })
+        });
+        match told {
+            Ok(()) => {
+                tracing::info!(webhook_id = notification.id, "notified");
+                slot.done();
+                settle(lease, Ok(())).await;
+            }
+            Err(error) => {
+                let (route, later) = self.postponed(message, error.retry_after);
+                tracing::warn!(webhook_id = notification.id, %error, route = ?route, "cannot notify: trying again later");
+                slot.failed(Reason::Timeout);
+                let published = self.desk.broker.publish(route, later).await;
+                settle(lease, published).await;
+            }
+        }
+    }
+
+    fn last_rung(&self) -> Route {
+        Route::OutcomeAfter(self.policy.delay(u32::MAX, None))
+    }
+
+    fn postponed(&self, message: &Message, retry_after: Option<Duration>) -> (Route, Message) {
+        let tries =
+            message.headers.get(TRIES).and_then(|tries| tries.parse().ok()).unwrap_or(0) + 1;
+        let mut later = message.clone();
+        later.headers.insert(TRIES.to_owned(), tries.to_string());
+        later.headers.remove(NOT_BEFORE);
+        if let Some(delay) = retry_after
+            && let Ok(until) = (OffsetDateTime::now_utc() + delay).format(&Rfc3339)
+        {
+            later.headers.insert(NOT_BEFORE.to_owned(), until);
+        }
+        (Route::OutcomeAfter(self.policy.delay(tries, retry_after)), later)
+    }
+}
+
+fn notification(message: &Message) -> Option<Notification> {
+    let envelope: Envelope<'_> = serde_json::from_slice(&message.body).ok()?;
+    Some(Notification {
+        id: message.message_id.clone()?,
+        kind: envelope.kind,
+        body: message.body.clone(),
+        traceparent: message.headers.get(TRACEPARENT).cloned(),
+    })
+}
+
+/// How long the receiver still wants to be left alone.
+fn remaining(message: &Message) -> Option<Duration> {
+    let until = OffsetDateTime::parse(message.headers.get(NOT_BEFORE)?, &Rfc3339).ok()?;
+    (until - OffsetDateTime::now_utc()).try_into().ok().filter(|left: &Duration| !left.is_zero())
+}

@@ -1,0 +1,191 @@
+//! What becomes of a failed try: a pure function of its history.
+//!
+//! | kind of the last fault | decision |
+//! |---|---|
+//! | user, refused, withdrawn | give up |
+//! | build | give up where the try before failed for the same reason at the same step, or where the tries are used up; else retry with backoff |
+//! | service | give up where the tries are used up; else retry with backoff |
+//! | crash | counted: as service; not counted (the job only waited): wait |
+//! | capacity | wait: no try is counted |
+
+use std::time::Duration;
+
+use crate::fault::Kind;
+use crate::job::{Attempt, History};
+
+/// When a failed build is tried again, and how often (`RETRY_…`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryPolicy {
+    /// The total of tries.
+    pub max_attempts: u32,
+    pub initial_delay: Duration,
+    /// At least 1.
+    pub multiplier: f64,
+    pub max_delay: Duration,
+}
+
+/// What is to be done with a failed try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Try again after this delay, which is one of the ladder's rungs.
+    Retry(Duration),
+    /// The same, for a try that was not counted.
+    Wait(Duration),
+    /// It failed for good.
+    GiveUp,
+}
+
+impl RetryPolicy {
+    /// The ladder has no more rungs than this.
+    const MOST_RUNGS: usize = 24;
+
+    /// The delays that there are, ascending: each is a queue at the broker.
+    pub fn rungs(&self) -> Vec<Duration> {
+        let mut rungs = Vec::new();
+        let mut delay = self.initial_delay.min(self.max_delay);
+        while rungs.len() < Self::MOST_RUNGS - 1 && delay < self.max_delay {
+            rungs.push(delay);
+            let next = whole_millis(delay.mul_f64(self.multiplier));
+            if next <= delay {
+                return rungs;
+            }
+            delay = next;
+        }
+        rungs.push(self.max_delay.max(self.initial_delay.min(self.max_delay)));
+        rungs
+    }
+
+    /// The delay before the try that follows the `failed`-th one (from 1), and at least `floor`.
+    /// A floor beyond the ladder gives its last rung.
+    pub fn delay(&self, failed: u32, floor: Option<Duration>) -> Duration {
+        let rungs = self.rungs();
+        let last = rungs.len() - 1;
+        let by_count = (failed.saturating_sub(1) as usize).min(last);
+        let by_floor =
+            floor.map_or(0, |floor| rungs.iter().position(|rung| *rung >= floor).unwrap_or(last));
+        rungs[by_count.max(by_floor)]
+    }
+
+    /// Decides on a job whose last failed try is the last of its history.
+    pub fn decide(&self, history: &History) -> Decision {
+        let Some(last) = history.attempts.last() else {
+            return Decision::Wait(self.delay(1, None));
+        };
+        let floor = last.retry_after.map(Duration::from_secs);
+        match last.reason.kind() {
+            Kind::User | Kind::Refused | Kind::Withdrawn => Decision::GiveUp,
+            _ if !last.counted => Decision::Wait(self.delay(uncounted_in_a_row(history), floor)),
+            Kind::Build if same_as_before(history) => Decision::GiveUp,
+            _ if history.counted() >= self.max_attempts => Decision::GiveUp,
+            _ => Decision::Retry(self.delay(history.counted(), floor)),
+        }
+    }
+}
+
+/// Whether a failure of this kind counts against the total of tries.
+pub fn counts(kind: Kind) -> bool {
+    kind != Kind::Capacity
+}
+
+/// Whether a failure of this kind is final whatever was before it.
+pub fn is_final(kind: Kind) -> bool {
+    matches!(kind, Kind::User | Kind::Refused | Kind::Withdrawn)
+}
+
+fn uncounted_in_a_row(history: &History) -> u32 {
+    history.attempts.iter().rev().take_while(|attempt| !attempt.counted).count() as u32
+}
+
+fn same_as_before(history: &History) -> bool {
+    let mut counted = history.attempts.iter().rev().filter(|attempt| attempt.counted);
+    let failure = |attempt: &Attempt| (attempt.reason, attempt.step.clone());
+    match (counted.next(), counted.next()) {
+        (Some(last), Some(before)) => failure(last) == failure(before),
+        _ => false,
+    }
+}
+
+/// Queues tell time in milliseconds.
+fn whole_millis(delay: Duration) -> Duration {
+    Duration::from_millis(delay.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::fault::{Fault, Reason, Stage};
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: 5,
+            initial_delay: Duration::from_secs(10),
+            multiplier: 3.0,
+            max_delay: Duration::from_secs(600),
+        }
+    }
+
+    fn history(faults: &[(Reason, &str)]) -> History {
+        let mut history = History::new(OffsetDateTime::UNIX_EPOCH);
+        for (reason, step) in faults {
+            let fault = Fault::new(Stage::Builder, *reason, "").at_step(*step);
+            history.record(&fault, counts(fault.kind()));
+        }
+        history
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn the_ladder_rises_by_the_multiplier_to_its_last_rung() {
+        assert_eq!(policy().rungs(), [10, 30, 90, 270, 600].map(secs));
+        let flat = RetryPolicy { multiplier: 1.0, ..policy() };
+        assert_eq!(flat.rungs(), [secs(10)]);
+        let single = RetryPolicy { max_delay: secs(10), ..policy() };
+        assert_eq!(single.rungs(), [secs(10)]);
+    }
+
+    #[test]
+    fn every_reason_gets_the_decision_of_its_kind_at_the_first_try() {
+        for reason in Reason::ALL {
+            let expected = match reason.kind() {
+                Kind::User | Kind::Refused | Kind::Withdrawn => Decision::GiveUp,
+                Kind::Build | Kind::Service | Kind::Crash => Decision::Retry(secs(10)),
+                Kind::Capacity => Decision::Wait(secs(10)),
+            };
+            assert_eq!(policy().decide(&history(&[(*reason, "")])), expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_same_build_failure_at_the_same_step_twice_in_a_row_is_final() {
+        let same = history(&[(Reason::BuildFailed, "RUN a"), (Reason::BuildFailed, "RUN a")]);
+        assert_eq!(policy().decide(&same), Decision::GiveUp);
+        let other = history(&[(Reason::BuildFailed, "RUN a"), (Reason::BuildFailed, "RUN b")]);
+        assert_eq!(policy().decide(&other), Decision::Retry(secs(30)));
+    }
+
+    #[test]
+    fn a_service_failure_is_tried_up_to_the_total_of_tries() {
+        let tries = |n| history(&vec![(Reason::RegistryFailed, ""); n]);
+        assert_eq!(policy().decide(&tries(4)), Decision::Retry(secs(270)));
+        assert_eq!(policy().decide(&tries(5)), Decision::GiveUp);
+    }
+
+    #[test]
+    fn waiting_for_capacity_never_ends_in_giving_up() {
+        let waits = history(&[(Reason::RegistryDown, ""); 100]);
+        assert_eq!(policy().decide(&waits), Decision::Wait(secs(600)));
+        assert_eq!(waits.counted(), 0);
+    }
+
+    #[test]
+    fn a_failing_service_is_left_alone_for_as_long_as_it_asks() {
+        assert_eq!(policy().delay(1, Some(secs(31))), secs(90));
+        assert_eq!(policy().delay(4, Some(secs(31))), secs(270));
+        assert_eq!(policy().delay(1, Some(secs(6000))), secs(600));
+    }
+}
