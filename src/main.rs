@@ -1,1 +1,87 @@
-fn main() {}
+//! The command line.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use actix_rt::System;
+use clap::{Parser, Subcommand};
+use image_builder::config::{self, Config, ConfigErrors};
+use image_builder::exit::Exit;
+use image_builder::telemetry::{self, LogFormat};
+use image_builder::worker;
+
+/// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
+/// builds on a container engine, pushes to a registry, and tells the platform.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the worker.
+    ///
+    /// Settings come from the environment and from config/.env, which lists them all in
+    /// config/.env.example. The first SIGTERM or SIGINT drains: no new work is taken, what is in hand is
+    /// finished until DRAIN_TIMEOUT, and the rest goes back to the queue. A second one leaves at once.
+    ///
+    /// Exit codes: 0 drained; 64 usage; 69 something needed is not available; 75 temporary failure,
+    /// start it again; 78 bad settings.
+    Serve,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(help) => {
+            // Clap knows which stream a text belongs to; only its exit code is not ours.
+            let _ = help.print();
+            return if help.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+        }
+    };
+    match arguments.command {
+        Command::Serve => serve(),
+    }
+}
+
+fn serve() -> ExitCode {
+    let config = match settings() {
+        Ok(config) => config,
+        Err(errors) => {
+            for line in errors.0 {
+                eprintln!("image-builder: {line}");
+            }
+            return Exit::Config.into();
+        }
+    };
+    // Two providers end up in the tree; which one speaks TLS is not left to chance.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let system = System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .expect("the system gives threads to a program that starts")
+    });
+    system.block_on(worker::serve(config)).into()
+}
+
+/// The settings, with logging started; all that is bad in either, at once.
+fn settings() -> Result<Config, ConfigErrors> {
+    let vars = config::environment(Path::new(config::ENV_FILE))?;
+    let format = LogFormat::read(vars.get("LOG_FORMAT").map(String::as_str));
+    let filter = telemetry::filter(vars.get("RUST_LOG").map(String::as_str));
+    match (Config::read(vars), format, filter) {
+        (Ok(config), Ok(format), Ok(filter)) => {
+            telemetry::start(format, filter);
+            Ok(config)
+        }
+        (config, format, filter) => {
+            let mut errors = config.err().map(|errors| errors.0).unwrap_or_default();
+            errors.extend(format.err());
+            errors.extend(filter.err());
+            Err(ConfigErrors(errors))
+        }
+    }
+}

@@ -38,13 +38,22 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Works until the worker drains. The end of a subscription (a lost connection, a channel error,
+    /// Works until the worker drains and all that was delivered is settled. The end of a subscription (a lost connection, a channel error,
     /// a broker that cancelled the consumer) leads to a new one.
     pub async fn run<A>(self, mailbox: Mailbox<A>)
     where
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
         let slots = Arc::new(Semaphore::new(self.prefetch.into()));
+        self.take_in(&slots, &mailbox).await;
+        // Every lease holds a slot until it is settled.
+        let _ = slots.acquire_many(self.prefetch.into()).await;
+    }
+
+    async fn take_in<A>(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<A>)
+    where
+        A: Actor<Context = Context<A>> + Handler<Delivery>,
+    {
         loop {
             let subscription = tokio::select! {
                 () = self.lifecycle.reached(Phase::Draining) => return,
@@ -53,7 +62,7 @@ impl Intake {
             match subscription {
                 Ok(subscription) => {
                     tracing::info!(queue = ?self.queue, "subscribed");
-                    self.forward(subscription, &slots, &mailbox).await;
+                    self.forward(subscription, slots, mailbox).await;
                     if self.lifecycle.phase() >= Phase::Draining {
                         return;
                     }

@@ -20,6 +20,7 @@
 
 pub mod builder;
 pub mod connector;
+pub mod crew;
 pub mod dead;
 pub mod desk;
 #[cfg(feature = "testing")]

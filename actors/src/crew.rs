@@ -1,0 +1,189 @@
+//! The six actors, put together and set to work.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::builder::Builder;
+use crate::connector::Connector;
+use crate::desk::Desk;
+use crate::health::{ActorName, Health};
+use crate::intake::Intake;
+use crate::lifecycle::Lifecycle;
+use crate::listener::Listener;
+use crate::notifier::Notifier;
+use crate::policy::RetryPolicy;
+use crate::pool::Pool;
+use crate::ports::{
+    Broker, ImageBuilder, Notifier as NotifierPort, Planner, Queue, Registry, SourceConnector,
+};
+use crate::pusher::Pusher;
+use crate::request::Rules;
+use crate::retry::Retry;
+use crate::supervisor::{Intensity, Supervisor};
+
+/// The outside, as the inside sees it.
+#[derive(Clone)]
+pub struct Ports {
+    pub broker: Arc<dyn Broker>,
+    pub forge: Arc<dyn SourceConnector>,
+    pub planner: Arc<dyn Planner>,
+    pub engine: Arc<dyn ImageBuilder>,
+    pub registry: Arc<dyn Registry>,
+    pub managers: Arc<dyn NotifierPort>,
+}
+
+/// How the crew works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub rules: Rules,
+    /// Where workspaces are made.
+    pub workspaces: PathBuf,
+    /// The registry's name in references.
+    pub registry_name: String,
+    /// Deliveries of the build queue in hand at once.
+    pub prefetch: u16,
+    /// From delivery to settled, waiting included.
+    pub job_timeout: Duration,
+    pub connector: Stage,
+    pub builder: Stage,
+    pub pusher: Stage,
+    pub notifier: Stage,
+    pub retry_concurrency: usize,
+    pub retry: RetryPolicy,
+    /// How long the dead queue keeps a copy; `None` = no copies.
+    pub dead_ttl: Option<Duration>,
+    /// Whether outcomes are published to the result queue as well.
+    pub results: bool,
+    pub intensity: Intensity,
+}
+
+/// How one actor works.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Jobs worked on at once.
+    pub concurrency: usize,
+    /// Longest time that one job is worked on.
+    pub timeout: Duration,
+}
+
+/// The crew at work.
+pub struct Crew {
+    supervisor: Supervisor,
+    intakes: JoinSet<()>,
+}
+
+/// The health of each actor, to be shown before the crew is at work.
+pub fn health() -> Arc<[Arc<Health>]> {
+    ActorName::ALL.map(Health::new).into()
+}
+
+impl Crew {
+    /// Starts the actors and their intakes. Must be called where an actix `System` runs.
+    pub fn start(
+        ports: Ports,
+        settings: Settings,
+        health: &[Arc<Health>],
+        lifecycle: Lifecycle,
+    ) -> Self {
+        let supervisor = Supervisor::new(settings.intensity, lifecycle.clone());
+        let desk = Desk {
+            broker: ports.broker.clone(),
+            dead_ttl: settings.dead_ttl,
+            results: settings.results,
+        };
+        let rules = Arc::new(settings.rules);
+        let pool = |name: ActorName, concurrency: usize| {
+            let health = health
+                .iter()
+                .find(|health| health.name() == name)
+                .map_or_else(|| Health::new(name), Arc::clone);
+            let (pool, panics) = Pool::new(concurrency, health.clone(), lifecycle.clone());
+            (pool, health, panics)
+        };
+
+        let (pool_of, health_of, panics) = pool(ActorName::Pusher, settings.pusher.concurrency);
+        let pusher = Pusher {
+            pool: pool_of,
+            desk: desk.clone(),
+            registry: ports.registry.clone(),
+            registry_name: settings.registry_name.clone(),
+            timeout: settings.pusher.timeout,
+        };
+        let pusher = supervisor.supervise(health_of, panics, move || pusher.clone());
+
+        let (pool_of, health_of, panics) = pool(ActorName::Builder, settings.builder.concurrency);
+        let builder = Builder {
+            pool: pool_of,
+            desk: desk.clone(),
+            planner: ports.planner,
+            engine: ports.engine,
+            registry: ports.registry,
+            registry_name: settings.registry_name,
+            timeout: settings.builder.timeout,
+            next: pusher,
+        };
+        let builder = supervisor.supervise(health_of, panics, move || builder.clone());
+
+        let (pool_of, health_of, panics) =
+            pool(ActorName::Connector, settings.connector.concurrency);
+        let connector = Connector {
+            pool: pool_of,
+            desk: desk.clone(),
+            forge: ports.forge,
+            workspaces: settings.workspaces,
+            timeout: settings.connector.timeout,
+            next: builder,
+        };
+        let connector = supervisor.supervise(health_of, panics, move || connector.clone());
+
+        let (pool_of, health_of, panics) = pool(ActorName::Listener, settings.prefetch.into());
+        let listener = Listener {
+            pool: pool_of,
+            desk: desk.clone(),
+            rules: rules.clone(),
+            job_timeout: settings.job_timeout,
+            next: connector,
+        };
+        let listener = supervisor.supervise(health_of, panics, move || listener.clone());
+
+        let (pool_of, health_of, panics) = pool(ActorName::Notifier, settings.notifier.concurrency);
+        let notifier = Notifier {
+            pool: pool_of,
+            desk: desk.clone(),
+            managers: ports.managers,
+            policy: settings.retry.clone(),
+            timeout: settings.notifier.timeout,
+        };
+        let notifier = supervisor.supervise(health_of, panics, move || notifier.clone());
+
+        let (pool_of, health_of, panics) = pool(ActorName::Retry, settings.retry_concurrency);
+        let retry = Retry { pool: pool_of, desk, rules, policy: settings.retry };
+        let retry = supervisor.supervise(health_of, panics, move || retry.clone());
+
+        let mut intakes = JoinSet::new();
+        let intake = |queue, prefetch| Intake {
+            broker: ports.broker.clone(),
+            queue,
+            prefetch,
+            lifecycle: lifecycle.clone(),
+        };
+        let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+        intakes.spawn(intake(Queue::Build, settings.prefetch).run(listener));
+        intakes.spawn(intake(Queue::Outcome, to_u16(settings.notifier.concurrency)).run(notifier));
+        intakes.spawn(intake(Queue::Fail, to_u16(settings.retry_concurrency)).run(retry));
+        Self { supervisor, intakes }
+    }
+
+    /// Waits until an actor has died too often; the answer says which, and of what.
+    pub async fn escalated(&self) -> String {
+        self.supervisor.escalated().await
+    }
+
+    /// Waits until the worker drains and every delivery in hand is settled.
+    pub async fn settled(&mut self) {
+        while self.intakes.join_next().await.is_some() {}
+    }
+}

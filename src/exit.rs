@@ -1,0 +1,24 @@
+//! Exit codes, as `sysexits.h` numbers them.
+
+use std::process::ExitCode;
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Ok = 0,
+    /// The command line is wrong.
+    Usage = 64,
+    /// Something needed is not available.
+    Unavailable = 69,
+    /// A passing failure: start it again.
+    Temporary = 75,
+    /// The settings are wrong.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
