@@ -2,14 +2,28 @@
 //!
 //! This crate is the outside: one adapter a file, plus configuration and wiring. The inside, which
 //! decides what happens to a job, is [`image_builder_actors`].
+//!
+//! | to read about | see |
+//! |---|---|
+//! | the program's life from start to exit | [`worker`], [`exit`] |
+//! | settings | [`config`], [`data_dir`] |
+//! | RabbitMQ | [`rabbitmq`], and its queues as data in [`topology`] |
+//! | the forge | [`git`] |
+//! | how an image is planned and built | [`planner`], [`docker`] |
+//! | where it goes, and who is told | [`registry`], [`webhook`] |
+//! | what an operator sees | [`http`], [`readiness`], [`telemetry`] |
 
 pub mod config;
+pub mod data_dir;
 pub mod docker;
+pub mod exit;
 pub mod git;
 pub mod http;
 pub mod planner;
 pub mod rabbitmq;
+pub mod readiness;
 pub mod registry;
 pub mod telemetry;
 pub mod topology;
 pub mod webhook;
+pub mod worker;

@@ -1,0 +1,184 @@
+//! The worker's life: what it needs is put together, it works, it drains, it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use image_builder_actors::crew::{self, Crew, Ports, Settings, Stage};
+use image_builder_actors::lifecycle::{Lifecycle, Phase};
+use image_builder_actors::request::Rules;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{Config, StageConfig};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::docker::DockerEngine;
+use crate::exit::Exit;
+use crate::git::GitConnector;
+use crate::http::{self, Observed};
+use crate::planner::SourcePlanner;
+use crate::rabbitmq::{ConnectError, RabbitMq};
+use crate::readiness::Readiness;
+use crate::registry::RegistryClient;
+use crate::webhook::WebhookNotifier;
+
+/// How long handing back may take after the drain's time is up.
+const HAND_BACK: Duration = Duration::from_secs(20);
+
+/// Why the worker could not start. The message names what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("HTTP_ADDR: cannot listen on {address}: {error}")]
+    Listen { address: String, error: std::io::Error },
+    #[error("RABBITMQ_URI: {0}")]
+    Broker(#[from] ConnectError),
+    /// A setting that only its adapter can judge.
+    #[error("{0}")]
+    Setting(String),
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+impl StartError {
+    fn exit(&self) -> Exit {
+        match self {
+            StartError::DataDir(DataDirError::InUse(_)) => Exit::Temporary,
+            StartError::DataDir(DataDirError::Io { .. })
+            | StartError::Broker(_)
+            | StartError::Setting(_) => Exit::Config,
+            StartError::Listen { .. } | StartError::Signals(_) => Exit::Unavailable,
+        }
+    }
+}
+
+/// Works until a signal or an escalation ends it. Must be called where an actix `System` runs.
+pub async fn serve(config: Config) -> Exit {
+    match work(config).await {
+        Ok(exit) => exit,
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            error.exit()
+        }
+    }
+}
+
+async fn work(config: Config) -> Result<Exit, StartError> {
+    let mut signals = Signals::listen().map_err(StartError::Signals)?;
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let readiness = Readiness::default();
+    let health = crew::health();
+    let listener = TcpListener::bind(&config.http_addr)
+        .await
+        .map_err(|error| StartError::Listen { address: config.http_addr.clone(), error })?;
+    let observed = Observed { readiness: readiness.clone(), actors: health.clone() };
+    tokio::spawn(http::serve(listener, observed));
+
+    let outside = Outside::assemble(&config, &data_dir, &readiness)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        http = config.http_addr,
+        data_dir = %data_dir.path().display(),
+        "starting"
+    );
+    let broker = tokio::select! {
+        broker = RabbitMq::connect(adapters::rabbit(&config)?) => Arc::new(broker?),
+        () = signals.next() => {
+            tracing::info!("stopped before the broker was reached");
+            return Ok(Exit::Ok);
+        }
+    };
+    watch_broker(&readiness, &broker);
+
+    let lifecycle = Lifecycle::default();
+    let settings = settings(&config, &data_dir, outside.registry_name.clone());
+    let ports = outside.with(broker.clone());
+    let mut crew = Crew::start(ports, settings, &health, lifecycle.clone());
+    tracing::info!("at work");
+
+    let exit = tokio::select! {
+        () = signals.next() => Exit::Ok,
+        cause = crew.escalated() => {
+            tracing::error!(cause, "an actor cannot be kept alive");
+            Exit::Temporary
+        }
+    };
+    tracing::info!(limit_seconds = config.drain_timeout.as_secs_f64(), "draining: no new work is taken");
+    lifecycle.enter(Phase::Draining);
+    let exit = tokio::select! {
+        () = signals.next() => {
+            tracing::warn!("leaving at once: what is in hand goes back to its queues");
+            return Ok(Exit::Temporary);
+        }
+        () = drain(&mut crew, &lifecycle, config.drain_timeout) => exit,
+    };
+    broker.close().await;
+    tracing::info!("ended");
+    Ok(exit)
+}
+
+/// Finishes what is in hand while there is time, and hands back the rest.
+async fn drain(crew: &mut Crew, lifecycle: &Lifecycle, limit: Duration) {
+    if tokio::time::timeout(limit, crew.settled()).await.is_ok() {
+        lifecycle.enter(Phase::HandingBack);
+        return;
+    }
+    tracing::warn!("the drain's time is up: what is in hand is handed back");
+    lifecycle.enter(Phase::HandingBack);
+    if tokio::time::timeout(HAND_BACK, crew.settled()).await.is_err() {
+        tracing::warn!("not all could be handed back: the broker delivers the rest again");
+    }
+}
+
+fn settings(config: &Config, data_dir: &DataDir, registry_name: String) -> Settings {
+    let stage = |stage: &StageConfig| Stage {
+        concurrency: stage.concurrency,
+        timeout: stage.timeout,
+    };
+    Settings {
+        rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
+        workspaces: data_dir.workspaces(),
+        registry_name,
+        prefetch: config.listener.concurrency,
+        job_timeout: config.listener.job_timeout,
+        connector: stage(&config.connector),
+        builder: stage(&config.builder),
+        pusher: stage(&config.pusher),
+        notifier: stage(&config.notifier),
+        retry_concurrency: config.retry_concurrency,
+        retry: config.retry.clone(),
+        dead_ttl: config.broker.dead_ttl,
+        results: config.broker.result_queue.is_some(),
+        intensity: config.supervisor.clone(),
+    }
+}
+
+fn watch_broker(readiness: &Readiness, broker: &RabbitMq) {
+    let state = broker.connected();
+    readiness.watch("broker", move || {
+        let connected = state.borrow().connected();
+        async move { if connected { Ok(()) } else { Err("not connected".to_owned()) } }
+    });
+}
+
+/// SIGTERM and SIGINT, which mean the same.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
