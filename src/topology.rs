@@ -1,1 +1,407 @@
+//! The queues as data: which there are, with what arguments, and which one a route leads to.
 //!
+//! Nothing here talks to a broker; `rabbitmq` declares what this table says.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use image_builder_actors::ports::{Queue, Route};
+
+/// How often the broker delivers a build before it hands it to the fail queue by itself.
+pub const BUILD_DELIVERY_LIMIT: i64 = 20;
+
+/// A delivery limit that is never reached. RabbitMQ 4 gives a quorum queue without one a limit of
+/// 20 and drops what passes it; "no limit" is written in ways that 3.10 and 4 do not share.
+const NO_DELIVERY_LIMIT: i64 = 1_000_000;
+
+/// The longest time to live that RabbitMQ takes, for a queue as for a message: 2^32 - 1 milliseconds,
+/// a little over 49 days.
+pub const LONGEST_TTL: Duration = Duration::from_millis(u32::MAX as u64);
+
+/// Longest name of a queue or an exchange in AMQP, in bytes.
+const LONGEST_NAME: usize = 255;
+
+/// The names and delays that a deployment chooses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopologySettings {
+    pub build_queue: String,
+    pub fail_queue: String,
+    pub outcome_queue: String,
+    pub dead_queue: String,
+    /// `None` = no results over AMQP.
+    pub result_queue: Option<String>,
+    pub cancel_exchange: String,
+    /// The delays of the build queue's ladder, in whole milliseconds; at least one.
+    pub build_rungs: Vec<Duration>,
+    /// The delays of the outcome queue's ladder, in whole milliseconds; at least one.
+    pub outcome_rungs: Vec<Duration>,
+}
+
+/// What a queue is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Build,
+    Fail,
+    Outcome,
+    Dead,
+    Result,
+    /// A rung of a ladder: holds what it is given for its delay, then hands it back.
+    Rung,
+}
+
+impl Role {
+    /// What is lost where a queue of this role exists with other arguments than ours; `None` = such
+    /// a queue cannot be used at all.
+    pub fn if_different(self) -> Option<&'static str> {
+        match self {
+            Role::Build => Some(
+                "a build that kills its worker again and again may be dropped or come back for ever \
+                 instead of being given up, and a full queue may drop builds",
+            ),
+            Role::Fail => {
+                Some("the broker may drop failed builds, whose users then never hear of them")
+            }
+            Role::Outcome => {
+                Some("the broker may drop outcomes, whose receivers then never hear of them")
+            }
+            Role::Dead => Some("copies of builds that were given up may be lost"),
+            Role::Result => Some("results may be lost"),
+            Role::Rung => None,
+        }
+    }
+}
+
+/// The value of a queue's argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Argument {
+    Text(String),
+    Number(i64),
+}
+
+/// One queue as it is to be declared: durable, neither exclusive nor deleted automatically.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueDeclaration {
+    pub name: String,
+    pub role: Role,
+    pub arguments: Vec<(&'static str, Argument)>,
+}
+
+/// Names or delays that no broker would take.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    #[error("the name of the {what} is empty")]
+    Empty { what: String },
+    #[error("the name of the {what} is {length} bytes long; RabbitMQ takes {LONGEST_NAME}")]
+    TooLong { what: String, length: usize },
+    #[error("the name `{name}` of the {what} begins with `amq.`, which RabbitMQ keeps for itself")]
+    Reserved { what: String, name: String },
+    #[error("two queues are called `{name}`")]
+    Twice { name: String },
+    #[error("the delay ladder of the {queue} has no rung")]
+    NoRungs { queue: &'static str },
+    #[error(
+        "a delay of {delay:?} is no rung for the {queue}'s ladder: RabbitMQ counts whole milliseconds, \
+         from 1 to {}",
+        u32::MAX
+    )]
+    Rung { queue: &'static str, delay: Duration },
+}
+
+/// All queues of one deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    settings: TopologySettings,
+    queues: Vec<QueueDeclaration>,
+}
+
+impl Topology {
+    /// Makes the table.
+    ///
+    /// # Errors
+    /// The first name or delay that RabbitMQ would not take.
+    pub fn new(mut settings: TopologySettings) -> Result<Self, TopologyError> {
+        check_name("cancel exchange", &settings.cancel_exchange)?;
+        check_rungs("build queue", &mut settings.build_rungs)?;
+        check_rungs("outcome queue", &mut settings.outcome_rungs)?;
+
+        let mut queues = vec![
+            build_queue(&settings.build_queue, &settings.fail_queue),
+            plain_queue(Role::Fail, &settings.fail_queue),
+            plain_queue(Role::Outcome, &settings.outcome_queue),
+            plain_queue(Role::Dead, &settings.dead_queue),
+        ];
+        queues.extend(settings.result_queue.iter().map(|name| plain_queue(Role::Result, name)));
+        let ladders = [
+            (&settings.build_queue, &settings.build_rungs),
+            (&settings.outcome_queue, &settings.outcome_rungs),
+        ];
+        for (queue, rungs) in ladders {
+            queues.extend(rungs.iter().map(|delay| rung(queue, *delay)));
+        }
+
+        let mut seen = BTreeSet::new();
+        for queue in &queues {
+            check_name(&queue.to_string(), &queue.name)?;
+            if !seen.insert(&queue.name) {
+                return Err(TopologyError::Twice { name: queue.name.clone() });
+            }
+        }
+        Ok(Self { settings, queues })
+    }
+
+    /// Every queue, in an order in which none dead-letters to one that comes after its own ladder.
+    pub fn queues(&self) -> &[QueueDeclaration] {
+        &self.queues
+    }
+
+    /// The fanout exchange that tells every worker what was cancelled.
+    pub fn cancel_exchange(&self) -> &str {
+        &self.settings.cancel_exchange
+    }
+
+    /// The name of a queue that an actor consumes.
+    pub fn queue(&self, queue: Queue) -> &str {
+        match queue {
+            Queue::Build => &self.settings.build_queue,
+            Queue::Fail => &self.settings.fail_queue,
+            Queue::Outcome => &self.settings.outcome_queue,
+        }
+    }
+
+    /// The routing key, on the default exchange, of a route; `None` for results where no result
+    /// queue is set.
+    ///
+    /// A delay that is no rung takes the next longer one, or the longest that there is: better a
+    /// wait of the wrong length than a message that cannot be sent.
+    pub fn routing_key(&self, route: Route) -> Option<String> {
+        let settings = &self.settings;
+        match route {
+            Route::Build => Some(settings.build_queue.clone()),
+            Route::BuildAfter(delay) => {
+                Some(rung_for(&settings.build_queue, &settings.build_rungs, delay))
+            }
+            Route::Fail => Some(settings.fail_queue.clone()),
+            Route::Outcome => Some(settings.outcome_queue.clone()),
+            Route::OutcomeAfter(delay) => {
+                Some(rung_for(&settings.outcome_queue, &settings.outcome_rungs, delay))
+            }
+            Route::Dead => Some(settings.dead_queue.clone()),
+            Route::Result => settings.result_queue.clone(),
+        }
+    }
+}
+
+impl fmt::Display for QueueDeclaration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.role {
+            Role::Build => f.write_str("build queue"),
+            Role::Fail => f.write_str("fail queue"),
+            Role::Outcome => f.write_str("outcome queue"),
+            Role::Dead => f.write_str("dead queue"),
+            Role::Result => f.write_str("result queue"),
+            Role::Rung => write!(f, "delay queue `{}`", self.name),
+        }
+    }
+}
+
+/// A delay as it stands in a queue's name: in the largest unit that divides it.
+pub fn delay_name(delay: Duration) -> String {
+    const UNITS: [(u128, &str); 4] =
+        [(24 * 3_600_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let millis = delay.as_millis();
+    UNITS
+        .iter()
+        .find(|(size, _)| millis >= *size && millis.is_multiple_of(*size))
+        .map_or_else(|| format!("{millis}ms"), |(size, unit)| format!("{}{unit}", millis / size))
+}
+
+fn build_queue(name: &str, fail_queue: &str) -> QueueDeclaration {
+    let mut arguments =
+        vec![quorum(), ("x-delivery-limit", Argument::Number(BUILD_DELIVERY_LIMIT))];
+    arguments.extend(dead_letters_to(fail_queue));
+    QueueDeclaration { name: name.to_owned(), role: Role::Build, arguments }
+}
+
+fn plain_queue(role: Role, name: &str) -> QueueDeclaration {
+    let arguments = vec![quorum(), ("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT))];
+    QueueDeclaration { name: name.to_owned(), role, arguments }
+}
+
+fn rung(queue: &str, delay: Duration) -> QueueDeclaration {
+    let mut arguments =
+        vec![quorum(), ("x-message-ttl", Argument::Number(delay.as_millis() as i64))];
+    arguments.extend(dead_letters_to(queue));
+    QueueDeclaration { name: rung_name(queue, delay), role: Role::Rung, arguments }
+}
+
+fn rung_name(queue: &str, delay: Duration) -> String {
+    format!("{queue}.retry.{}", delay_name(delay))
+}
+
+/// The rung for a delay; `rungs` is sorted and not empty.
+fn rung_for(queue: &str, rungs: &[Duration], delay: Duration) -> String {
+    let rung = rungs.iter().find(|rung| **rung >= delay).or(rungs.last());
+    rung_name(queue, rung.copied().unwrap_or(delay))
+}
+
+fn quorum() -> (&'static str, Argument) {
+    ("x-queue-type", Argument::Text("quorum".to_owned()))
+}
+
+/// At least once: the broker keeps its copy until the other queue has confirmed its own. It does so
+/// only for a queue that refuses what it has no room for, rather than dropping from its head.
+fn dead_letters_to(queue: &str) -> [(&'static str, Argument); 4] {
+    [
+        ("x-dead-letter-exchange", Argument::Text(String::new())),
+        ("x-dead-letter-routing-key", Argument::Text(queue.to_owned())),
+        ("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned())),
+        ("x-overflow", Argument::Text("reject-publish".to_owned())),
+    ]
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), TopologyError> {
+    let what = what.to_owned();
+    if name.is_empty() {
+        return Err(TopologyError::Empty { what });
+    }
+    if name.len() > LONGEST_NAME {
+        return Err(TopologyError::TooLong { what, length: name.len() });
+    }
+    if name.starts_with("amq.") {
+        return Err(TopologyError::Reserved { what, name: name.to_owned() });
+    }
+    Ok(())
+}
+
+fn check_rungs(queue: &'static str, rungs: &mut Vec<Duration>) -> Result<(), TopologyError> {
+    rungs.sort_unstable();
+    rungs.dedup();
+    if rungs.is_empty() {
+        return Err(TopologyError::NoRungs { queue });
+    }
+    let good = |delay: &Duration| {
+        !delay.is_zero() && *delay <= LONGEST_TTL && delay.subsec_nanos().is_multiple_of(1_000_000)
+    };
+    match rungs.iter().find(|delay| !good(delay)) {
+        Some(delay) => Err(TopologyError::Rung { queue, delay: *delay }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn settings() -> TopologySettings {
+        TopologySettings {
+            build_queue: "b".to_owned(),
+            fail_queue: "f".to_owned(),
+            outcome_queue: "o".to_owned(),
+            dead_queue: "d".to_owned(),
+            result_queue: None,
+            cancel_exchange: "c".to_owned(),
+            build_rungs: vec![90 * SECOND, 10 * SECOND, 10 * SECOND],
+            outcome_rungs: vec![600 * SECOND],
+        }
+    }
+
+    fn names(topology: &Topology) -> Vec<&str> {
+        topology.queues().iter().map(|queue| queue.name.as_str()).collect()
+    }
+
+    fn argument<'a>(queue: &'a QueueDeclaration, key: &str) -> Option<&'a Argument> {
+        queue.arguments.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    #[test]
+    fn a_delay_is_written_in_the_largest_unit_that_divides_it() {
+        let written = [
+            (Duration::from_millis(200), "200ms"),
+            (Duration::from_millis(1_500), "1500ms"),
+            (10 * SECOND, "10s"),
+            (90 * SECOND, "90s"),
+            (600 * SECOND, "10m"),
+            (3_600 * SECOND, "1h"),
+            (36 * 3_600 * SECOND, "36h"),
+            (7 * 24 * 3_600 * SECOND, "7d"),
+        ];
+        for (delay, name) in written {
+            assert_eq!(delay_name(delay), name);
+        }
+    }
+
+    #[test]
+    fn a_ladder_has_one_queue_a_delay_and_dead_letters_back_to_its_queue() {
+        let topology = Topology::new(settings()).expect("good settings");
+        assert_eq!(
+            names(&topology),
+            ["b", "f", "o", "d", "b.retry.10s", "b.retry.90s", "o.retry.10m"]
+        );
+        let rung = &topology.queues()[5];
+        assert_eq!(argument(rung, "x-message-ttl"), Some(&Argument::Number(90_000)));
+        assert_eq!(
+            argument(rung, "x-dead-letter-routing-key"),
+            Some(&Argument::Text("b".to_owned()))
+        );
+    }
+
+    #[test]
+    fn only_the_build_queue_gives_up_and_it_gives_up_to_the_fail_queue() {
+        let topology =
+            Topology::new(TopologySettings { result_queue: Some("r".to_owned()), ..settings() })
+                .expect("good settings");
+        for queue in &topology.queues()[..5] {
+            let limit = argument(queue, "x-delivery-limit");
+            let target = argument(queue, "x-dead-letter-routing-key");
+            if queue.role == Role::Build {
+                assert_eq!(limit, Some(&Argument::Number(BUILD_DELIVERY_LIMIT)));
+                assert_eq!(target, Some(&Argument::Text("f".to_owned())));
+            } else {
+                assert_eq!(limit, Some(&Argument::Number(NO_DELIVERY_LIMIT)));
+                assert_eq!(target, None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_delay_between_two_rungs_takes_the_longer_one_and_one_past_the_last_the_last() {
+        let topology = Topology::new(settings()).expect("good settings");
+        let key = |delay| topology.routing_key(Route::BuildAfter(delay));
+        assert_eq!(key(10 * SECOND).as_deref(), Some("b.retry.10s"));
+        assert_eq!(key(11 * SECOND).as_deref(), Some("b.retry.90s"));
+        assert_eq!(key(900 * SECOND).as_deref(), Some("b.retry.90s"));
+        assert_eq!(topology.routing_key(Route::Result), None);
+    }
+
+    #[test]
+    fn names_that_no_broker_takes_are_refused() {
+        let refused = |change: fn(&mut TopologySettings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            Topology::new(settings).expect_err("a bad name").to_string()
+        };
+        assert_eq!(refused(|s| s.fail_queue.clear()), "the name of the fail queue is empty");
+        assert_eq!(
+            refused(|s| s.dead_queue = "é".repeat(128)),
+            "the name of the dead queue is 256 bytes long; RabbitMQ takes 255"
+        );
+        assert!(refused(|s| s.build_queue = "b".repeat(250)).contains("258 bytes"));
+        assert!(refused(|s| s.cancel_exchange = "amq.c".to_owned()).contains("`amq.c`"));
+        assert_eq!(refused(|s| s.dead_queue = "b".to_owned()), "two queues are called `b`");
+    }
+
+    #[test]
+    fn delays_that_no_broker_takes_are_refused() {
+        let refused = |rungs: Vec<Duration>| {
+            Topology::new(TopologySettings { outcome_rungs: rungs, ..settings() }).is_err()
+        };
+        assert!(refused(vec![]));
+        assert!(refused(vec![Duration::ZERO]));
+        assert!(refused(vec![Duration::from_micros(1_500)]));
+        assert!(refused(vec![LONGEST_TTL + SECOND]));
+        assert!(!refused(vec![LONGEST_TTL]));
+    }
+}

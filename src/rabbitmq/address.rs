@@ -1,0 +1,112 @@
+//! The broker's address: read from a URI, and printed without the password.
+
+use std::fmt;
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+
+use super::ConnectError;
+
+/// Where the broker is and who we are there.
+#[derive(Clone)]
+pub(super) struct Address {
+    uri: AMQPUri,
+}
+
+impl Address {
+    /// Reads a URI; `heartbeat` counts unless the URI names one.
+    pub(super) fn parse(uri: &str, heartbeat: Duration) -> Result<Self, ConnectError> {
+        // The parser's own words may quote the whole URI, the password included.
+        let unreadable = ConnectError::Address { reason: "it is not an amqp:// or amqps:// URI" };
+        let mut parsed: AMQPUri = uri.trim().parse().map_err(|_| unreadable)?;
+        if let Some(host) = ipv6_host(uri) {
+            // The parser knows names only, and takes `localhost` for a bracketed address.
+            parsed.authority.host = host.to_owned();
+        }
+        if parsed.authority.host.is_empty() {
+            return Err(ConnectError::Address { reason: "it names no host" });
+        }
+        let seconds = heartbeat.as_secs().clamp(1, u16::MAX.into()) as u16;
+        parsed.query.heartbeat.get_or_insert(seconds);
+        Ok(Self { uri: parsed })
+    }
+
+    pub(super) fn uri(&self) -> &AMQPUri {
+        &self.uri
+    }
+
+    /// What often is the matter with the virtual host that this address names.
+    pub(super) fn vhost_hint(&self) -> &'static str {
+        if self.uri.vhost.is_empty() {
+            "; the address ends in `/`, which names a virtual host without a name: the default one is \
+             written `/%2f`"
+        } else {
+            ""
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AMQPUri { scheme, authority, vhost, .. } = &self.uri;
+        let user = &authority.userinfo.username;
+        let vhost = if vhost == "/" { "%2f" } else { vhost };
+        write!(f, "{scheme}://{user}@{}:{}/{vhost}", authority.host, authority.port)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The address between brackets, where the URI's host is one.
+fn ipv6_host(uri: &str) -> Option<&str> {
+    let (_, rest) = uri.split_once("://")?;
+    let authority = rest.split(['/', '?']).next()?;
+    let host = authority.rsplit('@').next()?;
+    host.strip_prefix('[')?.split_once(']').map(|(address, _)| address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEAT: Duration = Duration::from_secs(10);
+
+    fn read(uri: &str) -> Address {
+        Address::parse(uri, BEAT).expect("a good URI")
+    }
+
+    #[test]
+    fn an_address_is_printed_without_its_password() {
+        let address = read("amqp://user:hunter2@broker.example:5673/%2f");
+        assert_eq!(address.to_string(), "amqp://user@broker.example:5673/%2f");
+        assert_eq!(format!("{address:?}"), address.to_string());
+        assert_eq!(address.uri().authority.userinfo.password, "hunter2");
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_read_is_not_quoted() {
+        for uri in
+            ["", "broker", "amqp:user:hunter2@h", "http://user:hunter2@h/", "amqp://u:hunter2@h:x"]
+        {
+            let error = Address::parse(uri, BEAT).expect_err(uri).to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_uris_own_heartbeat_wins() {
+        assert_eq!(read("amqp://h").uri().query.heartbeat, Some(10));
+        assert_eq!(read("amqp://h/%2f?heartbeat=3").uri().query.heartbeat, Some(3));
+    }
+
+    #[test]
+    fn numeric_hosts_are_kept() {
+        assert_eq!(read("amqp://u:p@[::1]:5673/%2f").uri().authority.host, "::1");
+        assert_eq!(read("amqp://u:p@127.0.0.1:5673/%2f").uri().authority.host, "127.0.0.1");
+        assert_eq!(read("amqp://h").uri().authority.host, "h");
+    }
+}

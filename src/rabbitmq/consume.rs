@@ -1,0 +1,224 @@
+//! A subscription: deliveries on a channel of their own, and their settling.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backoff::backoff::Backoff;
+use futures_util::StreamExt;
+use image_builder_actors::ports::{BrokerError, RawDelivery, Settle, Subscription};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::protocol::AMQPSoftError;
+use lapin::types::FieldTable;
+use lapin::{Acker, Channel, Consumer};
+use tokio::sync::{mpsc, watch};
+
+use super::declare::{Declarer, soft_error};
+use super::handshake::Failure;
+use super::link::{Link, pauses};
+use super::properties;
+
+/// How long the broker is given to answer a cancel or a close before the answer no longer matters.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Subscribes as soon as there is a connection; the caller sets the time limit.
+pub(super) async fn subscribe(
+    link: &Link,
+    declarer: &Declarer,
+    queue: &str,
+    prefetch: u16,
+) -> Result<Subscription, BrokerError> {
+    let mut pauses = pauses();
+    let mut declared_again = false;
+    loop {
+        let Some(connection) = link.connection().await else {
+            let text = "the connection was closed by this worker".to_owned();
+            return Err(BrokerError::Unavailable(text));
+        };
+        let opened = async {
+            let channel = connection.create_channel().await?;
+            Ok((open(&channel, queue, prefetch).await?, channel))
+        };
+        let error: lapin::Error = match opened.await {
+            Ok((consumer, channel)) => return Ok(start(channel, consumer)),
+            Err(error) => error,
+        };
+        match soft_error(&error) {
+            Some((AMQPSoftError::NOTFOUND, _)) if !declared_again => {
+                tracing::warn!(queue, "the queue is gone: declaring all queues again");
+                declared_again = true;
+                if let Err(Failure::Permanent(error)) = declarer.declare(&connection).await {
+                    return Err(BrokerError::Unavailable(error.to_string()));
+                }
+            }
+            Some((_, text)) => {
+                let text = format!("cannot consume `{queue}`: {text}");
+                return Err(BrokerError::Unavailable(text));
+            }
+            None => {}
+        }
+        tracing::debug!(queue, %error, "subscribing again");
+        tokio::time::sleep(pauses.next_backoff().unwrap_or(pauses.max_interval)).await;
+    }
+}
+
+async fn open(channel: &Channel, queue: &str, prefetch: u16) -> lapin::Result<Consumer> {
+    // Nought would mean "as many as there are".
+    channel.basic_qos(prefetch.max(1), BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await
+}
+
+fn start(channel: Channel, consumer: Consumer) -> Subscription {
+    // Room for one: what waits there belongs to nobody yet if the receiver is dropped.
+    let (deliveries_in, deliveries) = mpsc::channel(1);
+    let (wish_in, wish) = watch::channel(Wish::Deliver);
+    let (quiet_in, quiet) = watch::channel(false);
+    let in_hand = Arc::new(InHand::default());
+    let feed = Feed { channel, consumer, deliveries: deliveries_in, in_hand: in_hand.clone() };
+    tokio::spawn(feed.run(wish, quiet_in));
+    Subscription { deliveries, settle: Arc::new(Settling { in_hand, wish: wish_in, quiet }) }
+}
+
+/// What the subscription's owner wants of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Deliver,
+    NoMore,
+}
+
+/// The deliveries that are not settled, by tag.
+#[derive(Default)]
+struct InHand(Mutex<HashMap<u64, Acker>>);
+
+impl InHand {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Acker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The owner's end. When the last clone is dropped, the channel closes and the broker takes back
+/// what is not settled.
+struct Settling {
+    in_hand: Arc<InHand>,
+    wish: watch::Sender<Wish>,
+    quiet: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Settle for Settling {
+    async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
+        let acker = self.take(tag)?;
+        told(acker.ack(BasicAckOptions::default()).await)
+    }
+
+    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
+        let acker = self.take(tag)?;
+        let options = BasicNackOptions { requeue: true, ..Default::default() };
+        told(acker.nack(options).await)
+    }
+
+    async fn cancel(&self) {
+        self.wish.send_replace(Wish::NoMore);
+        // An error means that the subscription has ended altogether.
+        let _ = self.quiet.clone().wait_for(|quiet| *quiet).await;
+    }
+}
+
+impl Settling {
+    fn take(&self, tag: u64) -> Result<Acker, BrokerError> {
+        self.in_hand.lock().remove(&tag).ok_or(BrokerError::Stale)
+    }
+}
+
+/// Whether the broker was told: a channel that is gone takes no answers.
+fn told(result: lapin::Result<bool>) -> Result<(), BrokerError> {
+    match result {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => Err(BrokerError::Stale),
+    }
+}
+
+/// The task behind a subscription.
+struct Feed {
+    channel: Channel,
+    consumer: Consumer,
+    deliveries: mpsc::Sender<RawDelivery>,
+    in_hand: Arc<InHand>,
+}
+
+impl Feed {
+    async fn run(mut self, mut wish: watch::Receiver<Wish>, quiet: watch::Sender<bool>) {
+        let owner_stopped = loop {
+            tokio::select! {
+                // The owner wants no more, or is gone.
+                _ = wish.wait_for(|wish| *wish == Wish::NoMore) => break true,
+                () = self.deliveries.closed() => break true,
+                step = deliver(&mut self.consumer, &self.deliveries, &self.in_hand) => {
+                    if step.is_break() {
+                        break false;
+                    }
+                }
+            }
+        };
+        if owner_stopped {
+            self.stop().await;
+        }
+        let Self { channel, consumer, deliveries, in_hand } = self;
+        drop(deliveries);
+        quiet.send_replace(true);
+        if owner_stopped {
+            // What is in hand can be settled until the last owner lets go.
+            while wish.changed().await.is_ok() {}
+        }
+        in_hand.lock().clear();
+        drop(consumer);
+        let goodbye = channel.close(200, "the subscription ends".into());
+        if !matches!(tokio::time::timeout(GOODBYE, goodbye).await, Ok(Ok(()))) {
+            tracing::debug!("the channel of a subscription was gone before it was closed");
+        }
+    }
+
+    /// Tells the broker to send no more, and gives back what came but was not handed out.
+    async fn stop(&mut self) {
+        let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        if !matches!(tokio::time::timeout(GOODBYE, cancel).await, Ok(Ok(()))) {
+            return;
+        }
+        // The broker's answer has ended the stream behind the last delivery.
+        while let Some(Ok(delivery)) = self.consumer.next().await {
+            let options = BasicNackOptions { requeue: true, ..Default::default() };
+            // An error means that the channel is gone, and with it the delivery.
+            let _ = delivery.nack(options).await;
+        }
+    }
+}
+
+/// Hands out the next delivery, once there is room for it. Safe to drop: it takes nothing off the
+/// stream before it can hand it out. `Break` = the broker or the connection has ended the stream.
+async fn deliver(
+    consumer: &mut Consumer,
+    deliveries: &mpsc::Sender<RawDelivery>,
+    in_hand: &InHand,
+) -> ControlFlow<()> {
+    let Ok(room) = deliveries.reserve().await else { return ControlFlow::Break(()) };
+    match consumer.next().await {
+        Some(Ok(delivery)) => {
+            in_hand.lock().insert(delivery.delivery_tag, delivery.acker.clone());
+            room.send(properties::of_delivery(delivery));
+            ControlFlow::Continue(())
+        }
+        Some(Err(error)) => {
+            tracing::warn!(%error, "a subscription ended");
+            ControlFlow::Break(())
+        }
+        None => {
+            tracing::warn!("the broker ended a subscription");
+            ControlFlow::Break(())
+        }
+    }
+}
