@@ -7,6 +7,7 @@ pub mod config;
 pub mod docker;
 pub mod git;
 pub mod http;
+pub mod http_client;
 pub mod planner;
 pub mod rabbitmq;
 pub mod registry;
