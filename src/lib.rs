@@ -19,6 +19,7 @@ pub mod docker;
 pub mod exit;
 pub mod git;
 pub mod http;
+pub mod http_client;
 pub mod planner;
 pub mod rabbitmq;
 pub mod readiness;

@@ -74,7 +74,8 @@ pub fn component(text: &str) -> String {
     if clean.is_empty() { format!("x-{hash}") } else { format!("{clean}-{hash}") }
 }
 
-fn is_component(text: &str) -> bool {
+/// Whether `text` is a path component by the distribution specification.
+pub fn is_component(text: &str) -> bool {
     let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     if !text.starts_with(alphanumeric) || !text.ends_with(alphanumeric) {
         return false;

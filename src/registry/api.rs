@@ -1,0 +1,209 @@
+//! The registry's HTTP API, as far as the worker needs it: the OCI distribution specification.
+
+use std::time::Duration;
+
+use image_builder_actors::fault::{Fault, Reason};
+use image_builder_actors::secret::Redactor;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use reqwest::redirect::Policy;
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use serde::Deserialize;
+
+use super::auth::{Authenticator, RegistryCredentials, Scope};
+use super::faults::{fault, of_status, of_transport};
+use super::manifest::{MEDIA_TYPES, Manifest, is_digest};
+use crate::http_client::{USER_AGENT, read_at_most, retry_after};
+
+/// Longest manifest that is read, in bytes: the specification asks registries to take as much.
+const LONGEST_MANIFEST: usize = 4 * 1024 * 1024;
+/// How much of an error's body is read, in bytes.
+const LONGEST_ERROR: usize = 16 * 1024;
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const MOST_REDIRECTS: usize = 5;
+const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// A client of one registry's API.
+#[derive(Debug)]
+pub(super) struct Api {
+    http: reqwest::Client,
+    base: String,
+    auth: Authenticator,
+    redactor: Redactor,
+}
+
+impl Api {
+    /// `base` is the address before `/v2/`; each request may take `timeout` from its beginning to
+    /// its answer's last byte.
+    pub(super) fn new(
+        base: &str,
+        credentials: Option<RegistryCredentials>,
+        redactor: Redactor,
+        timeout: Duration,
+    ) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(timeout)
+            .redirect(redirects())
+            .build()?;
+        let auth = Authenticator::new(http.clone(), Url::parse(base)?, credentials);
+        Ok(Self { http, base: base.to_owned(), auth, redactor })
+    }
+
+    /// Whether the registry answers as one, whoever asks.
+    pub(super) async fn ping(&self) -> Result<(), Fault> {
+        let what = "the registry is not ready";
+        let request = self.http.get(format!("{}/v2/", self.base));
+        let response = request.send().await.map_err(|error| of_transport(what, error))?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED => Ok(()),
+            status if status.is_success() => Ok(()),
+            _ => Err(self.refusal(what, response).await),
+        }
+    }
+
+    /// The manifest under a tag or digest, checked against its digest.
+    pub(super) async fn manifest(
+        &self,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Option<Manifest>, Fault> {
+        let what = format!("cannot look up `{reference}` of `{repository}` in the registry");
+        let request =
+            || self.http.get(self.manifest_url(repository, reference)).header(ACCEPT, MEDIA_TYPES);
+        let mut response = self.send(&what, request, &Scope::pull(repository)).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !response.status().is_success() {
+            return Err(self.refusal(&what, response).await);
+        }
+        let text = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let content_type = text(CONTENT_TYPE.as_str());
+        let told = text(CONTENT_DIGEST).filter(|digest| is_digest(digest));
+        let (bytes, whole) = read_at_most(&mut response, LONGEST_MANIFEST)
+            .await
+            .map_err(|error| of_transport(&what, error))?;
+        let failed = |why: String| fault(Reason::RegistryFailed, format!("{what}: {why}"));
+        if !whole {
+            return Err(failed(format!("it is longer than {LONGEST_MANIFEST} bytes")));
+        }
+        let manifest = Manifest::read(bytes, content_type.as_deref()).map_err(failed)?;
+        let asked = is_digest(reference).then(|| reference.to_owned());
+        for digest in [asked, told].into_iter().flatten() {
+            if digest != manifest.digest {
+                let got = &manifest.digest;
+                return Err(failed(format!("it sent {got} in place of {digest}")));
+            }
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Stores a manifest under one more tag. `Ok(false)`: the registry does not take it this way.
+    pub(super) async fn put_manifest(
+        &self,
+        repository: &str,
+        tag: &str,
+        manifest: &Manifest,
+    ) -> Result<bool, Fault> {
+        let what = format!("cannot tag `{repository}` as `{tag}` in the registry");
+        let request = || {
+            self.http
+                .put(self.manifest_url(repository, tag))
+                .header(CONTENT_TYPE, &manifest.media_type)
+                .body(manifest.bytes.clone())
+        };
+        let response = self.send(&what, request, &Scope::push(repository)).await?;
+        match response.status() {
+            status if status.is_success() => Ok(true),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+                Err(self.refusal(&what, response).await)
+            }
+            status if status.is_client_error() => {
+                let fault = self.refusal(&what, response).await;
+                tracing::debug!(message = fault.message, "the engine is asked to push the tag");
+                Ok(false)
+            }
+            _ => Err(self.refusal(&what, response).await),
+        }
+    }
+
+    /// Sends a request as the registry wants it: once more, with what it asks for, after a 401.
+    async fn send(
+        &self,
+        what: &str,
+        request: impl Fn() -> RequestBuilder,
+        scope: &Scope,
+    ) -> Result<Response, Fault> {
+        let known = self.auth.known(scope);
+        let first = match &known {
+            Some(authorization) => request().header(AUTHORIZATION, authorization),
+            None => request(),
+        };
+        let response = first.send().await.map_err(|error| of_transport(what, error))?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        match self.auth.answer(response.headers(), scope).await? {
+            Some(authorization) if known.as_ref() != Some(&authorization) => {
+                let second = request().header(AUTHORIZATION, authorization);
+                second.send().await.map_err(|error| of_transport(what, error))
+            }
+            _ => Ok(response),
+        }
+    }
+
+    async fn refusal(&self, what: &str, mut response: Response) -> Fault {
+        let patience = retry_after(response.headers());
+        let status = response.status();
+        let body = match read_at_most(&mut response, LONGEST_ERROR).await {
+            Ok((body, _)) => body,
+            // The status says enough.
+            Err(_) => Vec::new(),
+        };
+        of_status(what, status, patience, &self.redactor.redact(&error_text(&body)))
+    }
+
+    fn manifest_url(&self, repository: &str, reference: &str) -> String {
+        format!("{}/v2/{repository}/manifests/{reference}", self.base)
+    }
+}
+
+/// The client forgets the credential when it is sent to another host; on top of that, it is never
+/// led from an encrypted connection to a plain one.
+fn redirects() -> Policy {
+    Policy::custom(|attempt| {
+        let encrypted = attempt.previous().last().is_some_and(|from| from.scheme() == "https");
+        if attempt.previous().len() > MOST_REDIRECTS {
+            attempt.error("it was redirected too often")
+        } else if encrypted && attempt.url().scheme() != "https" {
+            attempt.error("it was redirected to a connection without TLS")
+        } else {
+            attempt.follow()
+        }
+    })
+}
+
+#[derive(Deserialize)]
+struct Errors {
+    errors: Vec<ErrorEntry>,
+}
+
+#[derive(Deserialize)]
+struct ErrorEntry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The first error of an answer, as the specification writes it; of any other body, nothing.
+fn error_text(body: &[u8]) -> String {
+    let errors = serde_json::from_slice(body).map(|Errors { errors }| errors).unwrap_or_default();
+    match errors.into_iter().next() {
+        Some(ErrorEntry { code, message }) if message.is_empty() => code,
+        Some(ErrorEntry { code, message }) => format!("{code}: {message}"),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,201 @@
+//! Manifests: what a registry says an image is made of.
+
+use std::fmt;
+
+use image_builder_actors::job::{RegistryImage, hex};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// Every kind of manifest that is understood here, for `Accept`.
+pub(super) const MEDIA_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// A manifest as the registry sent it.
+#[derive(Debug, Clone)]
+pub(super) struct Manifest {
+    /// SHA-256 of `bytes`, `sha256:…`.
+    pub(super) digest: String,
+    pub(super) media_type: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) content: Content,
+}
+
+/// What a manifest says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    Image(Image),
+    /// One image a platform.
+    Index(Vec<Entry>),
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Image {
+    /// Digest of the image's configuration.
+    config: String,
+    /// Configuration and compressed layers, in bytes.
+    size_bytes: u64,
+}
+
+/// One image of an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) digest: String,
+    pub(super) platform: Platform,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub(super) struct Platform {
+    #[serde(default)]
+    pub(super) os: String,
+    #[serde(default)]
+    pub(super) architecture: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    media_type: Option<String>,
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+    manifests: Option<Vec<Descriptor>>,
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: String,
+    size: u64,
+    platform: Option<Platform>,
+}
+
+impl Manifest {
+    /// Reads a manifest; `content_type` is the answer's, and counts where the manifest itself does
+    /// not tell its type.
+    ///
+    /// # Errors
+    /// A clause that says why it cannot be read.
+    pub(super) fn read(bytes: Vec<u8>, content_type: Option<&str>) -> Result<Self, String> {
+        let document: Document = serde_json::from_slice(&bytes)
+            .map_err(|error| format!("the manifest cannot be read: {error}"))?;
+        let content = match (document.config, document.manifests) {
+            (Some(config), None) => {
+                let sizes = document.layers.iter().map(|layer| layer.size);
+                let size_bytes = sizes.fold(config.size, u64::saturating_add);
+                Content::Image(Image { config: config.digest, size_bytes })
+            }
+            (None, Some(entries)) => Content::Index(
+                entries
+                    .into_iter()
+                    .map(|entry| Entry {
+                        digest: entry.digest,
+                        platform: entry.platform.unwrap_or_default(),
+                    })
+                    .collect(),
+            ),
+            _ => return Err("the manifest is of a kind that is not known here".to_owned()),
+        };
+        let media_type = document.media_type.or(content_type.map(str::to_owned));
+        Ok(Self {
+            digest: digest_of(&bytes),
+            media_type: media_type.ok_or("the manifest does not tell its type")?,
+            bytes,
+            content,
+        })
+    }
+
+    /// `image` under this manifest's digest, which is what deploying it takes.
+    pub(super) fn registry_image(&self, image: &Image) -> RegistryImage {
+        RegistryImage {
+            digest: self.digest.clone(),
+            image_id: image.config.clone(),
+            size_bytes: image.size_bytes,
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)
+    }
+}
+
+/// The entry of an index for a platform, else its only image. Attestations, which lie beside the
+/// images as `unknown/unknown`, are none.
+pub(super) fn choose<'a>(entries: &'a [Entry], wanted: &Platform) -> Option<&'a Entry> {
+    let images: Vec<_> = entries.iter().filter(|entry| entry.platform.os != "unknown").collect();
+    match images.iter().find(|entry| entry.platform == *wanted) {
+        Some(entry) => Some(entry),
+        None if images.len() == 1 => Some(images[0]),
+        None => None,
+    }
+}
+
+/// `sha256:…` of `bytes`.
+pub(super) fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+}
+
+/// Whether `text` is `sha256:` and 64 lower-case hexadecimal digits.
+pub(super) fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|digits| {
+        digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_images_size_is_that_of_its_configuration_and_layers() {
+        let bytes = br#"{"schemaVersion":2,"config":{"digest":"sha256:c","size":3},
+            "layers":[{"digest":"sha256:a","size":5},{"digest":"sha256:b","size":7}]}"#;
+        let manifest = Manifest::read(bytes.to_vec(), Some("application/x")).expect("a manifest");
+        let Content::Image(image) = &manifest.content else { panic!("one image") };
+        let image = manifest.registry_image(image);
+        assert_eq!((image.image_id.as_str(), image.size_bytes), ("sha256:c", 15));
+        assert_eq!(image.digest, digest_of(bytes));
+        assert_eq!(manifest.media_type, "application/x");
+    }
+
+    #[test]
+    fn an_index_is_resolved_to_the_platform_and_never_to_an_attestation() {
+        let index = |entries: &str| {
+            let bytes = format!(r#"{{"mediaType":"m","manifests":[{entries}]}}"#).into_bytes();
+            match Manifest::read(bytes, None).expect("an index").content {
+                Content::Index(entries) => entries,
+                Content::Image(_) => panic!("not an image"),
+            }
+        };
+        let amd64 =
+            r#"{"digest":"sha256:x","size":1,"platform":{"os":"linux","architecture":"amd64"}}"#;
+        let arm64 =
+            r#"{"digest":"sha256:y","size":1,"platform":{"os":"linux","architecture":"arm64"}}"#;
+        let proof = r#"{"digest":"sha256:z","size":1,"platform":{"os":"unknown","architecture":"unknown"}}"#;
+        let wanted = Platform { os: "linux".to_owned(), architecture: "arm64".to_owned() };
+        let digest = |entries: &str| choose(&index(entries), &wanted).map(|e| e.digest.clone());
+
+        assert_eq!(digest(&format!("{amd64},{arm64},{proof}")).as_deref(), Some("sha256:y"));
+        assert_eq!(digest(&format!("{proof},{amd64}")).as_deref(), Some("sha256:x"));
+        assert_eq!(digest(&format!("{amd64},{amd64}")), None);
+        assert_eq!(digest(proof), None);
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_refused() {
+        for text in ["", "[]", "{}", r#"{"config":{"digest":"x","size":-1}}"#, "null"] {
+            assert!(Manifest::read(text.as_bytes().to_vec(), Some("t")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_sha256_in_lower_case_hexadecimal() {
+        assert!(is_digest(&digest_of(b"x")));
+        for text in ["sha256:", "sha256:00", &digest_of(b"x").to_uppercase(), "md5:00"] {
+            assert!(!is_digest(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The engine's part of a push: it has the layers, so it sends them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bollard::Docker;
+use bollard::auth::DockerCredentials;
+use bollard::errors::Error as EngineError;
+use bollard::query_parameters::{
+    PushImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
+};
+use futures_util::{StreamExt, pin_mut};
+use image_builder_actors::fault::{Fault, Reason};
+use image_builder_actors::progress::Progress;
+use image_builder_actors::reference::ImageReference;
+use image_builder_actors::secret::Redactor;
+use tokio::sync::OwnedMutexGuard;
+
+use super::faults::{fault, of_engine};
+use super::manifest::is_digest;
+
+/// A push tells at most this often how far it is.
+const BETWEEN_NOTES: Duration = Duration::from_secs(5);
+
+/// Pushes images through the engine.
+pub(super) struct EnginePush {
+    docker: Docker,
+    credentials: Option<DockerCredentials>,
+    redactor: Redactor,
+    /// The names that are being pushed now.
+    names: Names,
+}
+
+/// A name may stand for one image only: two pushes under one name take turns.
+type Names = Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>;
+
+impl EnginePush {
+    pub(super) fn new(
+        docker: Docker,
+        credentials: Option<DockerCredentials>,
+        redactor: Redactor,
+    ) -> Self {
+        Self { docker, credentials, redactor, names: Names::default() }
+    }
+
+    /// Pushes the engine's image `image_id` as `reference`, and returns the digest that the engine
+    /// tells. Dropping the future ends the push.
+    pub(super) async fn push(
+        &self,
+        image_id: &str,
+        reference: &ImageReference,
+        progress: &Progress,
+    ) -> Result<String, Fault> {
+        let tag = self.tag(image_id, reference).await?;
+        let digest = self.send(reference, progress).await;
+        tag.remove().await;
+        digest
+    }
+
+    /// Gives the image the name that it is pushed under.
+    async fn tag(&self, image_id: &str, reference: &ImageReference) -> Result<EngineTag, Fault> {
+        let name = reference.to_string();
+        let what = format!("cannot name the image `{name}`");
+        let turn = self.turn(&name).await;
+        let was_there = match self.docker.inspect_image(&name).await {
+            Ok(_) => true,
+            Err(EngineError::DockerResponseServerError { status_code: 404, .. }) => false,
+            Err(error) => return Err(of_engine(&what, error, &self.redactor)),
+        };
+        let options =
+            TagImageOptionsBuilder::new().repo(&reference.name()).tag(&reference.tag).build();
+        // From here on the engine may know the name, whether or not its answer gets here.
+        let tag = EngineTag(Some(Tagged {
+            docker: self.docker.clone(),
+            name,
+            image_id: image_id.to_owned(),
+            was_there,
+            _turn: turn,
+        }));
+        self.docker
+            .tag_image(image_id, Some(options))
+            .await
+            .map_err(|error| of_engine(&what, error, &self.redactor))?;
+        Ok(tag)
+    }
+
+    async fn turn(&self, name: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            names.retain(|_, lock| Arc::strong_count(lock) > 1);
+            names.entry(name.to_owned()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+
+    async fn send(&self, reference: &ImageReference, progress: &Progress) -> Result<String, Fault> {
+        let what = format!("cannot push `{reference}`");
+        let options = PushImageOptionsBuilder::new().tag(&reference.tag).build();
+        let events =
+            self.docker.push_image(&reference.name(), Some(options), self.credentials.clone());
+        pin_mut!(events);
+        let mut layers = Layers::new();
+        let mut digest = None;
+        while let Some(event) = events.next().await {
+            let event = event.map_err(|error| of_engine(&what, error, &self.redactor))?;
+            let Some(status) = event.status else { continue };
+            digest = digest.or_else(|| pushed_digest(&status));
+            if let Some(note) = layers.see(&status) {
+                progress.note(note);
+            }
+        }
+        digest.ok_or_else(|| {
+            fault(Reason::EngineFailed, format!("{what}: the engine did not say that it was done"))
+        })
+    }
+}
+
+/// The digest in the line that ends every push: `<tag>: digest: sha256:… size: 523`. The engine tells
+/// it a second time as a field of its own, which this client's type for the events does not have.
+fn pushed_digest(status: &str) -> Option<String> {
+    let (_, rest) = status.split_once(": digest: ")?;
+    let digest = rest.split(' ').next()?;
+    is_digest(digest).then(|| digest.to_owned())
+}
+
+/// How far a push is.
+struct Layers {
+    all: usize,
+    sent: usize,
+    present: usize,
+    last_note: Instant,
+}
+
+impl Layers {
+    fn new() -> Self {
+        Self { all: 0, sent: 0, present: 0, last_note: Instant::now() }
+    }
+
+    /// Takes a line of the engine in, and says something now and then.
+    fn see(&mut self, status: &str) -> Option<String> {
+        match status {
+            "Preparing" => self.all += 1,
+            "Pushed" => self.sent += 1,
+            "Layer already exists" => self.present += 1,
+            _ if status.starts_with("Mounted from") => self.present += 1,
+            _ => {}
+        }
+        if self.last_note.elapsed() < BETWEEN_NOTES {
+            return None;
+        }
+        self.last_note = Instant::now();
+        let Self { all, sent, present, .. } = self;
+        let done = *sent + *present;
+        let note = format!("{done} of {all} layers are in the registry, {sent} of them sent now");
+        if status.starts_with("Retrying in") {
+            return Some(format!("{note}; the registry failed, the engine tries again"));
+        }
+        Some(note)
+    }
+}
+
+/// The name that a push gave to an image. It goes away with this value: a worker that runs for
+/// months would pile them up.
+struct EngineTag(Option<Tagged>);
+
+struct Tagged {
+    docker: Docker,
+    name: String,
+    image_id: String,
+    /// Whether the name stood for an image before: then it is not ours to remove.
+    was_there: bool,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl EngineTag {
+    async fn remove(mut self) {
+        if let Some(tagged) = self.0.take() {
+            tagged.remove().await;
+        }
+    }
+}
+
+impl Drop for EngineTag {
+    /// A push that was given up, for one that ran out of time.
+    fn drop(&mut self) {
+        let Some(tagged) = self.0.take() else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tagged.remove());
+        }
+    }
+}
+
+impl Tagged {
+    async fn remove(self) {
+        if self.was_there {
+            return;
+        }
+        let Ok(image) = self.docker.inspect_image(&self.name).await else { return };
+        // Removing an image's last name removes the image.
+        let has_another_name = image.repo_tags.is_some_and(|names| names.len() > 1);
+        if !has_another_name || image.id.as_ref() != Some(&self.image_id) {
+            return;
+        }
+        let options = RemoveImageOptionsBuilder::new().noprune(true).build();
+        if let Err(error) = self.docker.remove_image(&self.name, Some(options), None).await {
+            tracing::warn!(name = self.name, %error, "cannot remove the name of a pushed image");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_read_from_the_line_that_ends_a_push() {
+        let digest = format!("sha256:{}", "0f".repeat(32));
+        assert_eq!(pushed_digest(&format!("v1: digest: {digest} size: 523")), Some(digest));
+        for status in ["Pushed", "v1: digest: md5:00 size: 1", "v1: digest: ", "latest: digest:"] {
+            assert_eq!(pushed_digest(status), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_push_tells_sparsely_how_far_it_is() {
+        let mut layers = Layers::new();
+        for status in ["Preparing", "Preparing", "Waiting", "Pushed"] {
+            assert_eq!(layers.see(status), None);
+        }
+        layers.last_note -= BETWEEN_NOTES;
+        let note = layers.see("Mounted from a/b");
+        assert_eq!(note.as_deref(), Some("2 of 2 layers are in the registry, 1 of them sent now"));
+        assert_eq!(layers.see("Pushed"), None);
+    }
+}
