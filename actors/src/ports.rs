@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use crate::fault::Fault;
-use crate::job::{BuildKey, BuildRequest, BuilderKind, BuiltImage, PlanRequest, RegistryImage};
+use crate::job::{BuildKey, BuildRequest, BuilderKind, BuiltImage, RegistryImage};
 use crate::outcome::Notification;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
@@ -172,11 +172,12 @@ pub struct BuildOrder {
 /// Decides how a source becomes an image.
 #[async_trait]
 pub trait Planner: Send + Sync + 'static {
-    /// Makes the plan, and writes what it needs beside the source into its workspace.
+    /// Makes the plan that `wish.plan` asks for, and writes what it needs beside the source into its
+    /// workspace. Whose build it is decides which caches it shares.
     async fn plan(
         &self,
         source: &FetchedSource,
-        wish: &PlanRequest,
+        wish: &BuildRequest,
         progress: &Progress,
     ) -> Result<Plan, Fault>;
 }
