@@ -9,6 +9,7 @@ use image_builder::config::{self, Config, ConfigErrors};
 use image_builder::exit::Exit;
 use image_builder::telemetry::{self, LogFormat};
 use image_builder::worker;
+use image_builder::{planner};
 
 /// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
 /// builds on a container engine, pushes to a registry, and tells the platform.
@@ -33,6 +34,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Not a subcommand: nothing of it is for people.
+    if let Some(code) = planner::child::run() {
+        return code;
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(help) => {

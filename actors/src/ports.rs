@@ -172,7 +172,8 @@ pub struct BuildOrder {
 /// Decides how a source becomes an image.
 #[async_trait]
 pub trait Planner: Send + Sync + 'static {
-    /// Makes the plan, and writes what it needs beside the source into its workspace.
+    /// Makes the plan that `wish.plan` asks for, and writes what it needs beside the source into its
+    /// workspace. Whose build it is decides which caches it shares.
     async fn plan(
         &self,
         source: &FetchedSource,

@@ -1,1 +1,272 @@
+//! Decides how a source becomes an image: by its own Dockerfile, or by what nixpacks makes of it.
 //!
+//! Both strategies end in a Dockerfile inside the build context. nixpacks runs in a child process
+//! (see [`child`]), because what it reads was written by strangers.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use image_builder_actors::fault::{Fault, Reason, Stage};
+use image_builder_actors::job::{BuildRequest, BuilderKind, PlanRequest};
+use image_builder_actors::limits::Limits;
+use image_builder_actors::ports::{FetchedSource, Plan, Planner};
+use image_builder_actors::progress::Progress;
+use image_builder_actors::secret::Secret;
+use tokio::task::JoinError;
+
+use self::confine::Unusable;
+
+mod aside;
+mod cache;
+pub mod child;
+mod confine;
+mod dockerfile;
+mod fingerprint;
+mod nixpacks;
+
+pub use self::cache::cache_secret;
+pub use self::nixpacks::VERSION as NIXPACKS_VERSION;
+
+/// Settings of the planner.
+#[derive(Debug, Clone)]
+pub struct PlannerSettings {
+    pub limits: Limits,
+    /// The program that becomes nixpacks' process: this one, called as [`child::COMMAND`].
+    pub program: PathBuf,
+    /// Makes the names of the cache mounts unguessable, so that nobody's Dockerfile can mount the
+    /// cache of somebody else's build. See [`cache_secret`].
+    pub cache_secret: Secret,
+    /// Processor time that nixpacks may spend on one source.
+    pub cpu_time: Duration,
+    /// Address space that nixpacks may use on one source, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl PlannerSettings {
+    pub fn new(limits: Limits, cache_secret: Secret) -> Self {
+        Self {
+            limits,
+            // Stays right when the file is replaced under a running worker.
+            program: PathBuf::from("/proc/self/exe"),
+            cache_secret,
+            cpu_time: Duration::from_secs(60),
+            memory_bytes: 1 << 30,
+        }
+    }
+}
+
+/// Plans by looking at the source tree.
+#[derive(Debug, Clone)]
+pub struct SourcePlanner {
+    settings: PlannerSettings,
+}
+
+/// A plan, and where it comes from.
+#[derive(Debug, Clone)]
+pub struct ExplainedPlan {
+    pub plan: Plan,
+    /// What `nixpacks plan --format json` would print; `None` where a Dockerfile is the plan.
+    pub nixpacks: Option<serde_json::Value>,
+}
+
+impl SourcePlanner {
+    pub fn new(settings: PlannerSettings) -> Self {
+        Self { settings }
+    }
+
+    /// Like [`Planner::plan`], with nixpacks' own plan beside it.
+    pub async fn explain(
+        &self,
+        source: &FetchedSource,
+        wish: &BuildRequest,
+        progress: &Progress,
+    ) -> Result<ExplainedPlan, Fault> {
+        let (tree, request) = (source.tree.clone(), wish.plan.clone());
+        let limits = self.settings.limits.clone();
+        let step = blocking(move || first_step(&tree, &request, &limits)).await?;
+        match step {
+            Step::Ready(plan) => {
+                progress.note(format!("building by the Dockerfile `{}`", plan.dockerfile));
+                Ok(ExplainedPlan { plan: *plan, nixpacks: None })
+            }
+            Step::Nixpacks { context, dockerfile_missing } => {
+                let sight = nixpacks::Sight { context, dockerfile_missing };
+                nixpacks::plan(&self.settings, source, wish, sight, progress).await
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Planner for SourcePlanner {
+    async fn plan(
+        &self,
+        source: &FetchedSource,
+        wish: &BuildRequest,
+        progress: &Progress,
+    ) -> Result<Plan, Fault> {
+        self.explain(source, wish, progress).await.map(|explained| explained.plan)
+    }
+}
+
+/// The directory that is built, as the request and as the disk name it.
+#[derive(Debug, Clone)]
+struct Context {
+    /// Canonical, and inside the source tree.
+    path: PathBuf,
+    /// For messages: "the repository's root" or "directory `web`".
+    shown: String,
+}
+
+enum Step {
+    Ready(Box<Plan>),
+    Nixpacks {
+        context: Context,
+        /// Where a Dockerfile was looked for; `None` = the request asks for nixpacks.
+        dockerfile_missing: Option<String>,
+    },
+}
+
+/// All that can be decided without nixpacks.
+fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<Step, Fault> {
+    let context = find_context(tree, &wish.root_directory)?;
+    check_names(wish)?;
+
+    let has_dockerfile = dockerfile::exists_in(&context);
+    let (builder, because) = match wish.builder {
+        Some(builder) => (builder, ""),
+        None if wish.dockerfile_path.is_some() => {
+            (BuilderKind::Dockerfile, ", because `dockerfilePath` is given")
+        }
+        None if has_dockerfile => (BuilderKind::Dockerfile, ", because there is a `Dockerfile`"),
+        None => (BuilderKind::Nixpacks, ", because there is no `Dockerfile`"),
+    };
+    refuse_foreign_fields(wish, builder, because)?;
+
+    match builder {
+        BuilderKind::Dockerfile => {
+            dockerfile::plan(&context, wish, limits).map(|plan| Step::Ready(Box::new(plan)))
+        }
+        BuilderKind::Nixpacks => {
+            let dockerfile_missing = wish
+                .builder
+                .is_none()
+                .then(|| format!("`{}` in {}", dockerfile::DEFAULT_NAME, context.shown));
+            Ok(Step::Nixpacks { context, dockerfile_missing })
+        }
+    }
+}
+
+fn find_context(tree: &Path, root_directory: &str) -> Result<Context, Fault> {
+    let tree = tree.canonicalize().map_err(|error| disk_fault("open the source tree", &error))?;
+    let path = confine::resolve(&tree, root_directory).map_err(|unusable| {
+        invalid(match unusable {
+            Unusable::Missing => format!("`rootDirectory`: there is no `{root_directory}`"),
+            Unusable::LeadsOut => {
+                format!("`rootDirectory`: `{root_directory}` leads out of the repository")
+            }
+        })
+    })?;
+    if !path.is_dir() {
+        return Err(invalid(format!("`rootDirectory`: `{root_directory}` is not a directory")));
+    }
+    let shown = match path.strip_prefix(&tree) {
+        Ok(inside) if inside.as_os_str().is_empty() => "the repository's root".to_owned(),
+        _ => format!("directory `{}`", root_directory.trim_matches('/')),
+    };
+    Ok(Context { path, shown })
+}
+
+/// Refuses fields that the builder would silently ignore.
+fn refuse_foreign_fields(
+    wish: &PlanRequest,
+    builder: BuilderKind,
+    because: &str,
+) -> Result<(), Fault> {
+    let (fields, other) = match builder {
+        BuilderKind::Dockerfile => (
+            vec![
+                ("nixpacksPath", wish.nixpacks_path.is_some()),
+                ("nixPkgs", !wish.nix_pkgs.is_empty()),
+                ("nixLibs", !wish.nix_libs.is_empty()),
+                ("aptPkgs", !wish.apt_pkgs.is_empty()),
+                ("installCommand", wish.install_command.is_some()),
+                ("buildCommand", wish.build_command.is_some()),
+                ("startCommand", wish.start_command.is_some()),
+            ],
+            BuilderKind::Nixpacks,
+        ),
+        BuilderKind::Nixpacks => (
+            vec![
+                ("dockerfilePath", wish.dockerfile_path.is_some()),
+                ("target", wish.target.is_some()),
+                ("buildArgs", !wish.build_args.is_empty()),
+            ],
+            BuilderKind::Dockerfile,
+        ),
+    };
+    let foreign: Vec<_> =
+        fields.iter().filter(|(_, given)| *given).map(|(name, _)| format!("`{name}`")).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "only the builder `{other}` knows {fields}, but this build uses `{builder}`{because}: \
+         leave out what does not fit, or set `builder` to `{other}`",
+        fields = foreign.join(", "),
+        builder = builder.as_str(),
+        other = other.as_str(),
+    )))
+}
+
+/// Refuses names that a Dockerfile could not hold.
+fn check_names(wish: &PlanRequest) -> Result<(), Fault> {
+    for name in wish.envs.keys() {
+        check_variable("envs", name)?;
+    }
+    for name in wish.build_args.keys() {
+        check_variable("buildArgs", name)?;
+    }
+    for id in wish.secrets.keys() {
+        if id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
+            return Err(invalid(format!(
+                "`secrets`: `{id}` cannot be an id: use letters, digits, `.`, `_` and `-`"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_variable(field: &str, name: &str) -> Result<(), Fault> {
+    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if starts_well && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "`{field}`: `{name}` cannot be the name of a variable: use letters, digits and `_`"
+    )))
+}
+
+fn invalid(message: impl Into<String>) -> Fault {
+    Fault::new(Stage::Builder, Reason::InvalidPlan, message)
+}
+
+/// The worker's own disk failed: not the user's fault.
+fn disk_fault(doing: &str, error: &std::io::Error) -> Fault {
+    let reason = match error.kind() {
+        std::io::ErrorKind::StorageFull => Reason::DiskLow,
+        _ => Reason::Crashed,
+    };
+    Fault::new(Stage::Builder, reason, format!("the worker could not {doing}: {error}"))
+}
+
+/// Runs `work` off the async threads; its panic goes on here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(value) => value,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is going down, and this task with it.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,84 @@
+//! Paths that a stranger wrote, kept inside a directory.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+
+use image_builder_actors::fault::{Fault, Reason, Stage};
+
+use super::{disk_fault, invalid};
+
+/// Why a path cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unusable {
+    Missing,
+    /// By `..`, or through a symbolic link.
+    LeadsOut,
+}
+
+/// What `wish` names inside `directory`, with all links resolved. A leading `/` means `directory`.
+///
+/// `directory` must be canonical.
+pub(super) fn resolve(directory: &Path, wish: &str) -> Result<PathBuf, Unusable> {
+    let inside = relative(wish).ok_or(Unusable::LeadsOut)?;
+    let path = directory.join(inside).canonicalize().map_err(|_| Unusable::Missing)?;
+    if path.starts_with(directory) { Ok(path) } else { Err(Unusable::LeadsOut) }
+}
+
+/// `wish` without a leading `/` and without `.`; `None` when its `..` climb above where it starts.
+pub(super) fn relative(wish: &str) -> Option<PathBuf> {
+    let mut depth = 0_usize;
+    let mut path = PathBuf::new();
+    for component in Path::new(wish).components() {
+        match component {
+            Component::Normal(name) => {
+                depth += 1;
+                path.push(name);
+            }
+            Component::ParentDir => {
+                depth = depth.checked_sub(1)?;
+                path.push("..");
+            }
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    Some(path)
+}
+
+/// The text of the plan file at `path`, which the request or a message calls `shown`.
+///
+/// # Errors
+/// `invalid_plan` when it is not a regular file or not UTF-8, `too_large` above `longest` bytes.
+pub(super) fn read_plan_file(path: &Path, shown: &str, longest: u64) -> Result<String, Fault> {
+    let failed = |error: io::Error| disk_fault(&format!("read `{shown}`"), &error);
+    // Checked before it is opened: opening a pipe would wait for somebody to write.
+    if !path.metadata().map_err(failed)?.is_file() {
+        return Err(invalid(format!("`{shown}` is not a regular file")));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(longest + 1).read_to_end(&mut bytes))
+        .map_err(failed)?;
+    if bytes.len() as u64 > longest {
+        let message = format!("`{shown}` is longer than the {longest} bytes that are allowed");
+        return Err(Fault::new(Stage::Builder, Reason::TooLarge, message));
+    }
+    String::from_utf8(bytes).map_err(|_| invalid(format!("`{shown}` is not UTF-8 text")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_taken_as_relative_and_may_not_climb_above_its_start() {
+        let path = |text: &str| relative(text).map(|path| path.display().to_string());
+        assert_eq!(path("").as_deref(), Some(""));
+        assert_eq!(path("/").as_deref(), Some(""));
+        assert_eq!(path("./a//b/.").as_deref(), Some("a/b"));
+        assert_eq!(path("/a/../b").as_deref(), Some("a/../b"));
+        assert_eq!(path(".."), None);
+        assert_eq!(path("a/../../b"), None);
+        assert_eq!(path("/../etc/passwd"), None);
+    }
+}

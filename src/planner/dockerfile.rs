@@ -1,0 +1,64 @@
+//! The strategy `dockerfile`: the source brings its own Dockerfile.
+
+use image_builder_actors::fault::{Fault, Reason, Stage};
+use image_builder_actors::job::{BuilderKind, PlanRequest};
+use image_builder_actors::limits::Limits;
+use image_builder_actors::ports::Plan;
+
+use super::confine::{self, Unusable};
+use super::fingerprint::Fingerprint;
+use super::{Context, invalid};
+
+pub(super) const DEFAULT_NAME: &str = "Dockerfile";
+
+/// Raised when the same Dockerfile and request come to mean another build than before.
+const PLANNER: &str = "dockerfile 1";
+
+/// Whether the context has a Dockerfile of the usual name, so that it is built by it.
+pub(super) fn exists_in(context: &Context) -> bool {
+    // A link counts wherever it leads, so that a bad one is told and not passed over.
+    context.path.join(DEFAULT_NAME).symlink_metadata().is_ok_and(|found| !found.is_dir())
+}
+
+pub(super) fn plan(context: &Context, wish: &PlanRequest, limits: &Limits) -> Result<Plan, Fault> {
+    let shown = wish.dockerfile_path.as_deref().unwrap_or(DEFAULT_NAME);
+    let path = confine::resolve(&context.path, shown).map_err(|unusable| match unusable {
+        Unusable::Missing => {
+            let message = format!("there is no `{shown}` in {}", context.shown);
+            Fault::new(Stage::Builder, Reason::NoBuildPlan, message)
+        }
+        Unusable::LeadsOut => {
+            invalid(format!("the Dockerfile `{shown}` leads out of {}", context.shown))
+        }
+    })?;
+    let text = confine::read_plan_file(&path, shown, limits.plan_file_bytes)?;
+    if text.trim().is_empty() {
+        return Err(invalid(format!("the Dockerfile `{shown}` is empty")));
+    }
+    // The resolved name: whoever reads the uploaded context need not follow links.
+    let dockerfile = path
+        .strip_prefix(&context.path)
+        .ok()
+        .and_then(|inside| inside.to_str())
+        .ok_or_else(|| invalid(format!("the path of `{shown}` is not UTF-8 text")))?
+        .to_owned();
+
+    let mut build_args = wish.envs.clone();
+    build_args.extend(wish.build_args.clone());
+    let fingerprint = Fingerprint::new(PLANNER)
+        .part("dockerfile", &dockerfile)
+        .part("text", &text)
+        .part("target", wish.target.as_deref().unwrap_or_default())
+        .pairs("build arguments", &build_args)
+        .names("secrets", wish.secrets.keys())
+        .finish();
+    Ok(Plan {
+        builder: BuilderKind::Dockerfile,
+        context: context.path.clone(),
+        dockerfile,
+        target: wish.target.clone(),
+        build_args,
+        secrets: wish.secrets.clone(),
+        fingerprint,
+    })
+}

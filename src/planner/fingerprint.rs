@@ -1,0 +1,43 @@
+//! A hash over everything in a plan that decides the image.
+
+use std::collections::BTreeMap;
+
+use image_builder_actors::job::hex;
+use sha2::{Digest, Sha256};
+
+/// Collects the parts of a plan; the same parts in the same order give the same text everywhere.
+pub(super) struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    /// `planner` names the strategy and its version: a new version is a new plan.
+    pub(super) fn new(planner: &str) -> Self {
+        Self(Sha256::new()).part("planner", planner)
+    }
+
+    pub(super) fn part(mut self, name: &str, value: &str) -> Self {
+        for text in [name, value] {
+            // Each text with its length before it, so that no two lists of parts read the same.
+            self.0.update((text.len() as u64).to_be_bytes());
+            self.0.update(text.as_bytes());
+        }
+        self
+    }
+
+    pub(super) fn pairs(self, name: &str, pairs: &BTreeMap<String, String>) -> Self {
+        let counted = self.part(name, &pairs.len().to_string());
+        pairs.iter().fold(counted, |hash, (key, value)| hash.part(key, value))
+    }
+
+    pub(super) fn names<'a>(
+        self,
+        name: &str,
+        names: impl ExactSizeIterator<Item = &'a String>,
+    ) -> Self {
+        let counted = self.part(name, &names.len().to_string());
+        names.fold(counted, |hash, value| hash.part("", value))
+    }
+
+    pub(super) fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
