@@ -5,7 +5,7 @@
 //!
 //! | to read about | see |
 //! |---|---|
-//! | the program's life from start to exit | [`worker`], [`exit`] |
+//! | the program's life from start to exit | [`worker`], [`outside`], [`exit`] |
 //! | settings | [`config`], [`data_dir`] |
 //! | RabbitMQ | [`rabbitmq`], and its queues as data in [`topology`] |
 //! | the forge | [`git`] |
@@ -20,6 +20,7 @@ pub mod exit;
 pub mod git;
 pub mod http;
 pub mod http_client;
+pub mod outside;
 pub mod planner;
 pub mod rabbitmq;
 pub mod readiness;

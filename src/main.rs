@@ -7,9 +7,9 @@ use actix_rt::System;
 use clap::{Parser, Subcommand};
 use image_builder::config::{self, Config, ConfigErrors};
 use image_builder::exit::Exit;
+use image_builder::planner;
 use image_builder::telemetry::{self, LogFormat};
 use image_builder::worker;
-use image_builder::{planner};
 
 /// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
 /// builds on a container engine, pushes to a registry, and tells the platform.

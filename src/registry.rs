@@ -201,4 +201,18 @@ impl Registry for RegistryClient {
         progress.note(format!("pushed {}@{}", reference.name(), pushed.digest));
         Ok(pushed)
     }
+
+    async fn tag(&self, reference: &ImageReference, image: &RegistryImage) -> Result<(), Fault> {
+        let repository = self.repository(reference)?;
+        let gone = |what: &str| {
+            let message = format!("cannot tag `{reference}`: the registry {what} {}", image.digest);
+            fault(Reason::RegistryFailed, message)
+        };
+        let manifest = self.api.manifest(&repository, &image.digest).await?;
+        let manifest = manifest.ok_or_else(|| gone("no longer has"))?;
+        if !self.api.put_manifest(&repository, &reference.tag, &manifest).await? {
+            return Err(gone("does not take a second tag for"));
+        }
+        Ok(())
+    }
 }

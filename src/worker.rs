@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_builder_actors::crew::{self, Crew, Ports, Settings, Stage};
+use image_builder_actors::crew::{self, Crew, Settings, Stage};
 use image_builder_actors::lifecycle::{Lifecycle, Phase};
 use image_builder_actors::request::Rules;
 use tokio::net::TcpListener;
@@ -11,15 +11,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, StageConfig};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::docker::DockerEngine;
 use crate::exit::Exit;
-use crate::git::GitConnector;
 use crate::http::{self, Observed};
-use crate::planner::SourcePlanner;
+use crate::outside::{self, Outside};
 use crate::rabbitmq::{ConnectError, RabbitMq};
 use crate::readiness::Readiness;
-use crate::registry::RegistryClient;
-use crate::webhook::WebhookNotifier;
 
 /// How long handing back may take after the drain's time is up.
 const HAND_BACK: Duration = Duration::from_secs(20);
@@ -34,8 +30,8 @@ pub enum StartError {
     #[error("RABBITMQ_URI: {0}")]
     Broker(#[from] ConnectError),
     /// A setting that only its adapter can judge.
-    #[error("{0}")]
-    Setting(String),
+    #[error("{0:#}")]
+    Setting(anyhow::Error),
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
 }
@@ -74,15 +70,17 @@ async fn work(config: Config) -> Result<Exit, StartError> {
     let observed = Observed { readiness: readiness.clone(), actors: health.clone() };
     tokio::spawn(http::serve(listener, observed));
 
-    let outside = Outside::assemble(&config, &data_dir, &readiness)?;
+    let outside = Outside::assemble(&config, &data_dir).map_err(StartError::Setting)?;
+    outside.watch(&readiness);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         http = config.http_addr,
         data_dir = %data_dir.path().display(),
         "starting"
     );
+    let broker = outside::broker(&config).map_err(StartError::Setting)?;
     let broker = tokio::select! {
-        broker = RabbitMq::connect(adapters::rabbit(&config)?) => Arc::new(broker?),
+        broker = RabbitMq::connect(broker) => Arc::new(broker?),
         () = signals.next() => {
             tracing::info!("stopped before the broker was reached");
             return Ok(Exit::Ok);
@@ -92,8 +90,7 @@ async fn work(config: Config) -> Result<Exit, StartError> {
 
     let lifecycle = Lifecycle::default();
     let settings = settings(&config, &data_dir, outside.registry_name.clone());
-    let ports = outside.with(broker.clone());
-    let mut crew = Crew::start(ports, settings, &health, lifecycle.clone());
+    let mut crew = Crew::start(outside.ports(broker.clone()), settings, &health, lifecycle.clone());
     tracing::info!("at work");
 
     let exit = tokio::select! {
@@ -103,7 +100,10 @@ async fn work(config: Config) -> Result<Exit, StartError> {
             Exit::Temporary
         }
     };
-    tracing::info!(limit_seconds = config.drain_timeout.as_secs_f64(), "draining: no new work is taken");
+    tracing::info!(
+        limit_seconds = config.drain_timeout.as_secs_f64(),
+        "draining: no new work is taken"
+    );
     lifecycle.enter(Phase::Draining);
     let exit = tokio::select! {
         () = signals.next() => {
@@ -131,10 +131,8 @@ async fn drain(crew: &mut Crew, lifecycle: &Lifecycle, limit: Duration) {
 }
 
 fn settings(config: &Config, data_dir: &DataDir, registry_name: String) -> Settings {
-    let stage = |stage: &StageConfig| Stage {
-        concurrency: stage.concurrency,
-        timeout: stage.timeout,
-    };
+    let stage =
+        |stage: &StageConfig| Stage { concurrency: stage.concurrency, timeout: stage.timeout };
     Settings {
         rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
         workspaces: data_dir.workspaces(),

@@ -1,0 +1,144 @@
+//! The adapters, put together from the settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use image_builder_actors::crew::Ports;
+use image_builder_actors::ports::Broker;
+
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::docker::{DockerEngine, DockerSettings};
+use crate::git::{GitConnector, GitSettings};
+use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
+use crate::rabbitmq::RabbitSettings;
+use crate::readiness::Readiness;
+use crate::registry::{RegistryClient, RegistryCredentials, RegistrySettings, RegistryUrl};
+use crate::topology::{Topology, TopologySettings};
+use crate::webhook::{SigningKeys, WebhookNotifier, WebhookSettings};
+
+/// Everything that the worker speaks to, the broker apart: that one has to be waited for.
+pub struct Outside {
+    /// The registry's name in references.
+    pub registry_name: String,
+    forge: Arc<GitConnector>,
+    planner: Arc<SourcePlanner>,
+    engine: Arc<DockerEngine>,
+    registry: Arc<RegistryClient>,
+    managers: Arc<WebhookNotifier>,
+}
+
+impl Outside {
+    /// Opens no connection: what is not there yet is found missing when it is needed.
+    ///
+    /// # Errors
+    ///
+    /// A setting that only its adapter can judge; the message begins with the variable's name.
+    pub fn assemble(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
+        let url = RegistryUrl::parse(&config.registry.url).context("REGISTRY_URL")?;
+        let registry_name = url.to_string();
+        let credentials = match (&config.registry.username, &config.registry.password) {
+            (Some(username), Some(password)) => {
+                Some(RegistryCredentials { username: username.clone(), password: password.clone() })
+            }
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(anyhow!("REGISTRY_PASSWORD: is missing beside REGISTRY_USERNAME"));
+            }
+            (None, Some(_)) => {
+                return Err(anyhow!("REGISTRY_USERNAME: is missing beside REGISTRY_PASSWORD"));
+            }
+        };
+        let engine = DockerEngine::connect(engine(config)).context("DOCKER_HOST")?;
+        let registry = RegistrySettings {
+            credentials,
+            push_timeout: config.pusher.timeout,
+            ..RegistrySettings::new(url)
+        };
+        let registry =
+            RegistryClient::new(registry, engine.docker().clone()).context("REGISTRY_URL")?;
+        let keys = config.managers.secret.as_ref().map(SigningKeys::parse);
+        let managers = WebhookSettings {
+            container_manager_url: config.managers.container_manager.clone(),
+            connector_manager_url: config.managers.connector_manager.clone(),
+            keys: keys.transpose().context("NOTIFIER_SECRET")?,
+            timeout: config.notifier.timeout,
+        };
+        let forge = GitSettings {
+            url: config.forge.url.clone(),
+            api_url: config.forge.api_url.clone(),
+            limits: config.limits.clone(),
+        };
+        let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
+        let planner = PlannerSettings::new(config.limits.clone(), secret);
+        Ok(Self {
+            registry_name,
+            forge: Arc::new(GitConnector::new(forge).context("GITHUB_URL")?),
+            planner: Arc::new(SourcePlanner::new(planner)),
+            engine: Arc::new(engine),
+            registry: Arc::new(registry),
+            managers: Arc::new(WebhookNotifier::new(managers).context("CONTAINER_MANAGER_URL")?),
+        })
+    }
+
+    /// Keeps an eye on what the worker needs.
+    pub fn watch(&self, readiness: &Readiness) {
+        let engine = self.engine.clone();
+        readiness.watch("engine", move || {
+            let engine = engine.clone();
+            async move { engine.ping().await.map_err(|fault| fault.message) }
+        });
+        let registry = self.registry.clone();
+        readiness.watch("registry", move || {
+            let registry = registry.clone();
+            async move { registry.ping().await.map_err(|fault| fault.message) }
+        });
+    }
+
+    /// All ports, with this broker.
+    pub fn ports(self, broker: Arc<dyn Broker>) -> Ports {
+        Ports {
+            broker,
+            forge: self.forge,
+            planner: self.planner,
+            engine: self.engine,
+            registry: self.registry,
+            managers: self.managers,
+        }
+    }
+}
+
+fn engine(config: &Config) -> DockerSettings {
+    let defaults = DockerSettings::default();
+    DockerSettings {
+        host: config.engine.host.clone().unwrap_or(defaults.host),
+        cert_path: config.engine.cert_path.clone(),
+        tls_verify: config.engine.tls_verify,
+        network: config.engine.network.clone(),
+        // The registry's credential opens every tenant's images, and a build could pull any of them.
+        registry_auth: None,
+        limits: config.limits.clone(),
+    }
+}
+
+/// What the broker's adapter needs to know.
+///
+/// # Errors
+///
+/// A queue that cannot be named or a delay that no queue can have.
+pub fn broker(config: &Config) -> anyhow::Result<RabbitSettings> {
+    let rungs: Vec<Duration> = config.retry.rungs();
+    let topology = Topology::new(TopologySettings {
+        build_queue: config.broker.build_queue.clone(),
+        fail_queue: config.broker.fail_queue.clone(),
+        outcome_queue: config.broker.outcome_queue.clone(),
+        dead_queue: config.broker.dead_queue.clone(),
+        result_queue: config.broker.result_queue.clone(),
+        cancel_exchange: config.broker.cancel_exchange.clone(),
+        build_rungs: rungs.clone(),
+        outcome_rungs: rungs,
+    })
+    .context("the queues")?;
+    Ok(RabbitSettings::new(config.broker.uri.clone(), topology))
+}
