@@ -9,6 +9,9 @@ pub struct Limits {
     pub transfer_bytes: u64,
     /// What a source tree may hold, in bytes.
     pub source_bytes: u64,
+    /// Longest file that git itself stores, in bytes; it is held in memory while it is written.
+    /// Git LFS files are streamed, and bounded by `source_bytes` alone.
+    pub source_file_bytes: u64,
     /// What a source tree may hold, in files and directories.
     pub source_entries: u64,
     /// How many submodules a repository may have, nested ones included.
@@ -26,6 +29,7 @@ impl Default for Limits {
             request_bytes: 512 * 1024,
             transfer_bytes: 2 << 30,
             source_bytes: 4 << 30,
+            source_file_bytes: 512 << 20,
             source_entries: 500_000,
             submodules: 64,
             plan_file_bytes: 1 << 20,

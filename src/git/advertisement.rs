@@ -1,0 +1,201 @@
+//! The refs that a server offers, as git's HTTP protocol (version 0) lists them.
+
+use std::fmt::Write as _;
+
+use git2::Oid;
+
+/// What a server said about a repository.
+#[derive(Debug, Default)]
+pub(super) struct Advertisement {
+    pub(super) refs: Vec<Ref>,
+    /// What the server can do, separated by spaces.
+    capabilities: String,
+}
+
+/// One ref of a repository; `HEAD` is one of them.
+#[derive(Debug)]
+pub(super) struct Ref {
+    pub(super) name: String,
+    pub(super) id: Oid,
+    /// For an annotated tag: what it points to in the end.
+    pub(super) peeled: Option<Oid>,
+}
+
+impl Advertisement {
+    /// Reads the body of an answer to `info/refs?service=git-upload-pack`.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let mut advertisement = Self::default();
+        let mut lines = Lines { rest: bytes };
+        while let Some(line) = lines.next()? {
+            let Line::Data(line) = line else { continue };
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            if line.starts_with(b"#") || line.starts_with(b"version ") {
+                continue;
+            }
+            if let Some(problem) = line.strip_prefix(b"ERR ") {
+                return Err(String::from_utf8_lossy(problem).into_owned());
+            }
+            if line.starts_with(b"shallow ") {
+                continue;
+            }
+            advertisement.add(line)?;
+        }
+        Ok(advertisement)
+    }
+
+    fn add(&mut self, line: &[u8]) -> Result<(), String> {
+        let mut parts = line.splitn(2, |byte| *byte == 0);
+        let pair = parts.next().unwrap_or_default();
+        if let Some(capabilities) = parts.next() {
+            self.capabilities = String::from_utf8_lossy(capabilities).trim().to_owned();
+        }
+        if self.has("object-format=sha256") {
+            return Err("it uses SHA-256 for its object names, which is not supported".to_owned());
+        }
+        let text = String::from_utf8_lossy(pair);
+        let (id, name) = text.split_once(' ').ok_or("a line without a name")?;
+        let id = Some(id)
+            .filter(|id| id.len() == 40)
+            .and_then(|id| Oid::from_str(id).ok())
+            .ok_or("a line without an object name")?;
+        if name == "capabilities^{}" {
+            return Ok(());
+        }
+        match (name.strip_suffix("^{}"), self.refs.last_mut()) {
+            (Some(tag), Some(last)) if last.name == tag => last.peeled = Some(id),
+            _ => self.refs.push(Ref { name: name.to_owned(), id, peeled: None }),
+        }
+        Ok(())
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Ref> {
+        self.refs.iter().find(|each| each.name == name)
+    }
+
+    /// The ref that `HEAD` stands for, where the server says so.
+    pub(super) fn head_target(&self) -> Option<&str> {
+        self.capabilities.split(' ').find_map(|word| word.strip_prefix("symref=HEAD:"))
+    }
+
+    /// Whether the server has a capability.
+    pub(super) fn has(&self, capability: &str) -> bool {
+        self.capabilities.split(' ').any(|word| word == capability)
+    }
+
+    /// An advertisement by the same server that lists nothing but `wanted`, each under the name that
+    /// [`wanted_ref`] gives it: what libgit2 is shown, so that it asks for exactly these.
+    pub(super) fn listing_only(&self, wanted: &[Oid]) -> Vec<u8> {
+        let capabilities: Vec<_> =
+            self.capabilities.split(' ').filter(|word| !word.starts_with("symref=")).collect();
+        let mut text = "001e# service=git-upload-pack\n0000".to_owned();
+        for (index, id) in wanted.iter().enumerate() {
+            let mut line = format!("{id} {}", wanted_ref(index));
+            if index == 0 {
+                line.push('\0');
+                line.push_str(&capabilities.join(" "));
+            }
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{:04x}{line}", line.len() + 5);
+        }
+        text.push_str("0000");
+        text.into_bytes()
+    }
+}
+
+/// The local name of a wanted object.
+pub(super) fn wanted_ref(index: usize) -> String {
+    format!("refs/wanted/{index}")
+}
+
+/// Git's framing: four hex digits of length, their own four included, then the data.
+struct Lines<'a> {
+    rest: &'a [u8],
+}
+
+enum Line<'a> {
+    Flush,
+    Data(&'a [u8]),
+}
+
+impl<'a> Lines<'a> {
+    fn next(&mut self) -> Result<Option<Line<'a>>, String> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let (length, rest) = self.rest.split_at_checked(4).ok_or("it ends early")?;
+        let length = std::str::from_utf8(length)
+            .ok()
+            .and_then(|digits| usize::from_str_radix(digits, 16).ok())
+            .ok_or("a line without a length")?;
+        if length < 4 {
+            self.rest = rest;
+            return Ok(Some(Line::Flush));
+        }
+        let (line, rest) = rest.split_at_checked(length - 4).ok_or("it ends early")?;
+        self.rest = rest;
+        Ok(Some(Line::Data(line)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "1111111111111111111111111111111111111111";
+    const B: &str = "2222222222222222222222222222222222222222";
+
+    fn advertised(lines: &[String]) -> Result<Advertisement, String> {
+        let mut bytes = b"001e# service=git-upload-pack\n0000".to_vec();
+        for line in lines {
+            bytes.extend(format!("{:04x}{line}\n", line.len() + 5).into_bytes());
+        }
+        bytes.extend(b"0000");
+        Advertisement::parse(&bytes)
+    }
+
+    #[test]
+    fn refs_peeled_tags_and_the_head_are_read() {
+        let read = advertised(&[
+            format!("{A} HEAD\0multi_ack shallow symref=HEAD:refs/heads/trunk agent=git/2"),
+            format!("{A} refs/heads/trunk"),
+            format!("{B} refs/tags/v1"),
+            format!("{A} refs/tags/v1^{{}}"),
+        ])
+        .expect("a good advertisement");
+        assert_eq!(read.head_target(), Some("refs/heads/trunk"));
+        assert!(read.has("shallow") && !read.has("shall"));
+        let tag = read.find("refs/tags/v1").expect("the tag is listed");
+        assert_eq!(tag.peeled.map(|id| id.to_string()).as_deref(), Some(A));
+        assert_eq!(read.refs.len(), 3);
+    }
+
+    #[test]
+    fn an_empty_repository_has_no_refs() {
+        let zero = "0".repeat(40);
+        let read = advertised(&[format!("{zero} capabilities^{{}}\0shallow")]).expect("is good");
+        assert!(read.refs.is_empty());
+    }
+
+    #[test]
+    fn what_libgit2_is_shown_lists_the_wanted_objects_alone() {
+        let read = advertised(&[
+            format!("{A} HEAD\0shallow symref=HEAD:refs/heads/trunk"),
+            format!("{A} refs/heads/trunk"),
+        ])
+        .expect("a good advertisement");
+        let wanted = [Oid::from_str(B).expect("an object name")];
+        let shown = Advertisement::parse(&read.listing_only(&wanted)).expect("is read again");
+        assert_eq!(shown.refs.len(), 1);
+        assert_eq!((shown.refs[0].name.as_str(), shown.refs[0].id), ("refs/wanted/0", wanted[0]));
+        assert!(shown.has("shallow") && shown.head_target().is_none());
+    }
+
+    #[test]
+    fn nonsense_is_an_error() {
+        for bytes in [&b"<!doctype html>"[..], b"00ffshort", b"0009hello", b"zz"] {
+            assert!(Advertisement::parse(bytes).is_err());
+        }
+        assert!(advertised(&["ERR access denied".to_owned()]).is_err());
+        assert!(advertised(&[format!("{A} HEAD\0object-format=sha256")]).is_err());
+    }
+}
