@@ -1,0 +1,284 @@
+//! What the suite's scenarios are made of, in memory and on the real engine.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use image_builder::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY};
+use image_builder_actors::fakes::builder::{End, FakeBuilder, Script};
+use image_builder_actors::fault::{Fault, Reason, Stage};
+use image_builder_actors::job::{BuildKey, BuilderKind, BuiltImage};
+use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
+use image_builder_actors::progress::Progress;
+use image_builder_actors::secret::{Redactor, Secret};
+use tempfile::TempDir;
+
+/// The base image of the builds here.
+pub(super) const BASE: &str = "debian:bookworm-slim";
+
+pub(super) trait World {
+    fn builder(&self) -> &dyn ImageBuilder;
+    /// A builder whose engine is out of reach.
+    fn downed(&self) -> &dyn ImageBuilder;
+    /// A build that works.
+    fn good(&self) -> BuildOrder;
+    /// A build that has `secret`, and writes `the secret is <it>`.
+    fn babbling(&self, secret: &str) -> BuildOrder;
+    /// A build that writes `last words` and then fails in a step with `exit 3`.
+    fn failing(&self) -> BuildOrder;
+    /// A build that can never work.
+    fn senseless(&self) -> BuildOrder;
+    /// A build that does not end.
+    fn endless(&self) -> BuildOrder;
+    fn until_running(&self, order: &BuildOrder) -> impl Future<Output = ()> + Send;
+    fn until_stopped(&self, order: &BuildOrder) -> impl Future<Output = ()> + Send;
+}
+
+/// A text that no other test uses.
+pub(super) fn unique() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+fn order(context: &Path) -> BuildOrder {
+    // As long as a real key.
+    let key = serde_json::Value::String(unique() + &unique());
+    BuildOrder {
+        build_id: unique(),
+        key: serde_json::from_value::<BuildKey>(key).expect("a key is a string"),
+        plan: Plan {
+            builder: BuilderKind::Dockerfile,
+            context: context.to_owned(),
+            dockerfile: "Dockerfile".to_owned(),
+            target: None,
+            build_args: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            fingerprint: String::new(),
+        },
+        labels: BTreeMap::from([(
+            "image-builder.builder".to_owned(),
+            BuilderKind::Dockerfile.as_str().to_owned(),
+        )]),
+    }
+}
+
+// ---- in memory --------------------------------------------------------------------------------
+
+pub(super) struct FakeWorld {
+    builder: FakeBuilder,
+    downed: FakeBuilder,
+}
+
+impl FakeWorld {
+    pub(super) fn new() -> Self {
+        let downed = FakeBuilder::new();
+        downed.fail_next(1, Fault::new(Stage::Builder, Reason::EngineDown, "It is down."));
+        Self { builder: FakeBuilder::new(), downed }
+    }
+
+    fn scripted(&self, output: &str, end: End) -> BuildOrder {
+        let order = order(Path::new("/nonexistent"));
+        let output = output.lines().map(str::to_owned).collect();
+        self.builder.script(&order.build_id, Script { output, end });
+        order
+    }
+}
+
+impl World for FakeWorld {
+    fn builder(&self) -> &dyn ImageBuilder {
+        &self.builder
+    }
+
+    fn downed(&self) -> &dyn ImageBuilder {
+        &self.downed
+    }
+
+    fn good(&self) -> BuildOrder {
+        self.scripted("", End::Image)
+    }
+
+    fn babbling(&self, secret: &str) -> BuildOrder {
+        self.scripted(&format!("the secret is {secret}"), End::Image)
+    }
+
+    fn failing(&self) -> BuildOrder {
+        let message = "Step `RUN exit 3` failed with exit code 3.";
+        let fault = Fault::new(Stage::Builder, Reason::BuildFailed, message);
+        self.scripted("last words", End::Fault(fault.at_step("RUN exit 3")))
+    }
+
+    fn senseless(&self) -> BuildOrder {
+        let fault = Fault::new(Stage::Builder, Reason::InvalidPlan, "It cannot work.");
+        self.scripted("", End::Fault(fault))
+    }
+
+    fn endless(&self) -> BuildOrder {
+        self.scripted("", End::Never)
+    }
+
+    async fn until_running(&self, order: &BuildOrder) {
+        self.builder.until_running(&order.build_id).await;
+    }
+
+    async fn until_stopped(&self, order: &BuildOrder) {
+        self.builder.until_stopped(&order.build_id).await;
+    }
+}
+
+// ---- the real engine --------------------------------------------------------------------------
+
+pub(super) struct RealWorld {
+    pub(super) engine: DockerEngine,
+    downed: DockerEngine,
+    contexts: Mutex<Vec<TempDir>>,
+    built: Mutex<Vec<BuildKey>>,
+}
+
+impl RealWorld {
+    pub(super) async fn new() -> Self {
+        Self::with(DockerSettings::default()).await
+    }
+
+    /// A world whose engine is reached as `settings` say, except that `DOCKER_HOST` is honoured.
+    pub(super) async fn with(settings: DockerSettings) -> Self {
+        let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| settings.host.clone());
+        let engine = DockerEngine::connect(DockerSettings { host, ..settings })
+            .expect("DOCKER_HOST of the test is good");
+        let docker = engine.negotiated().await.expect(
+            "these tests need a container engine: start it with `.devcontainer/stack.sh up`",
+        );
+        docker.inspect_image(BASE).await.unwrap_or_else(|error| {
+            panic!("these tests need {BASE}: make it with `.devcontainer/stack.sh images`: {error}")
+        });
+        let nowhere = "unix:///nonexistent/docker.sock".to_owned();
+        let downed = DockerEngine::connect(DockerSettings { host: nowhere, ..Default::default() })
+            .expect("an engine may be down");
+        Self { engine, downed, contexts: Mutex::default(), built: Mutex::default() }
+    }
+
+    /// An order whose context has these files.
+    pub(super) fn order(&self, files: &[(&str, &str)]) -> BuildOrder {
+        let context = TempDir::new().expect("a temporary directory");
+        for (path, text) in files {
+            let path = context.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a file is in a directory"))
+                .and_then(|()| std::fs::write(&path, text))
+                .expect("a file in a temporary directory");
+        }
+        let order = order(context.path());
+        self.contexts.lock().expect("no test panics with it").push(context);
+        self.built.lock().expect("no test panics with it").push(order.key.clone());
+        order
+    }
+
+    /// An order of this Dockerfile after `FROM` the base image.
+    pub(super) fn dockerfile(&self, steps: &str) -> BuildOrder {
+        self.order(&[("Dockerfile", &format!("FROM {BASE}\n{steps}\n"))])
+    }
+
+    /// Builds, and returns the progress with the result.
+    pub(super) async fn build(&self, order: &BuildOrder) -> (Result<BuiltImage, Fault>, Progress) {
+        let secrets: Vec<Secret> = order.plan.secrets.values().cloned().collect();
+        let progress = Progress::new(&order.build_id, Redactor::new(secrets));
+        let result = tokio::time::timeout(
+            Duration::from_secs(90),
+            ImageBuilder::build(&self.engine, order, &progress),
+        )
+        .await
+        .expect("the build ends in time");
+        (result, progress)
+    }
+
+    /// Builds what has to work, and returns what it wrote.
+    pub(super) async fn output(&self, order: &BuildOrder) -> Vec<String> {
+        let (result, progress) = self.build(order).await;
+        result.unwrap_or_else(|fault| panic!("{fault}\n{}", progress.tail().join("\n")));
+        progress.tail()
+    }
+
+    /// Builds what has to fail.
+    pub(super) async fn fault(&self, order: &BuildOrder) -> Fault {
+        self.build(order).await.0.expect_err("the build has to fail")
+    }
+}
+
+impl Drop for RealWorld {
+    /// Removes the images that were built here.
+    fn drop(&mut self) {
+        let docker = self.engine.docker().clone();
+        let keys = std::mem::take(&mut *self.built.lock().expect("no test panics with it"));
+        let remove = async move {
+            for key in keys {
+                let name = format!("{LOCAL_REPOSITORY}:{}", key.as_str());
+                // Most of these builds were meant to fail.
+                let _ = docker.remove_image(&name, None::<NoOptions>, None).await;
+            }
+        };
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::block_in_place(|| runtime.block_on(remove));
+    }
+}
+
+type NoOptions = bollard::query_parameters::RemoveImageOptions;
+
+impl World for RealWorld {
+    fn builder(&self) -> &dyn ImageBuilder {
+        &self.engine
+    }
+
+    fn downed(&self) -> &dyn ImageBuilder {
+        &self.downed
+    }
+
+    fn good(&self) -> BuildOrder {
+        self.dockerfile(&format!("RUN echo {}", unique()))
+    }
+
+    fn babbling(&self, secret: &str) -> BuildOrder {
+        let mut order = self.dockerfile(&format!(
+            "RUN --mount=type=secret,id=it : {}; echo \"the secret is $(cat /run/secrets/it)\"",
+            unique()
+        ));
+        order.plan.secrets.insert("it".to_owned(), Secret::new(secret));
+        order
+    }
+
+    fn failing(&self) -> BuildOrder {
+        self.dockerfile(&format!("RUN : {}; echo last words; exit 3", unique()))
+    }
+
+    fn senseless(&self) -> BuildOrder {
+        self.dockerfile("RUNN true")
+    }
+
+    fn endless(&self) -> BuildOrder {
+        let mark = unique();
+        let mut order = self.dockerfile(&format!("RUN sh -c 'sleep 600; : {mark}'"));
+        order.build_id = mark;
+        order
+    }
+
+    async fn until_running(&self, order: &BuildOrder) {
+        until(|| process_with(&order.build_id)).await;
+    }
+
+    async fn until_stopped(&self, order: &BuildOrder) {
+        until(|| !process_with(&order.build_id)).await;
+    }
+}
+
+/// Whether a process on this machine has `mark` in its command line.
+fn process_with(mark: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").expect("these tests look for processes in /proc");
+    processes.flatten().any(|process| {
+        std::fs::read(process.path().join("cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))
+    })
+}
+
+/// Looks again and again: the kernel tells nobody of a process that ends elsewhere.
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
