@@ -66,7 +66,10 @@ impl Builder {
                 if let Built::Here(image) = &built {
                     job.history.checkpoint.image = Some(image.clone());
                 }
-                tracing::info!(seconds = started.elapsed().as_secs_f64(), "image built");
+                tracing::info!(
+                    seconds = started.elapsed().as_millis() as f64 / 1000.0,
+                    "image built"
+                );
                 slot.done();
                 job.lease.waiting();
                 let FetchedSource { commit, workspace, .. } = source;

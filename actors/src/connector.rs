@@ -62,7 +62,7 @@ impl Connector {
                 tracing::info!(
                     commit = source.commit,
                     version = source.version,
-                    seconds = started.elapsed().as_secs_f64(),
+                    seconds = started.elapsed().as_millis() as f64 / 1000.0,
                     "source fetched"
                 );
                 slot.done();

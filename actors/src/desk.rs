@@ -81,11 +81,11 @@ impl Desk {
                 size_bytes: ready.image.size_bytes,
             },
             seconds: Seconds {
-                queue: (total - connector - builder - pusher).max(0.0),
-                connector,
-                builder,
-                pusher,
-                total,
+                queue: millis((total - connector - builder - pusher).max(0.0)),
+                connector: millis(connector),
+                builder: millis(builder),
+                pusher: millis(pusher),
+                total: millis(total),
             },
         };
         tracing::info!(
@@ -148,11 +148,13 @@ impl Desk {
             _ => NotificationType::BuildFailed,
         };
         tracing::warn!(
-            build_id = subject.build_id,
+            id = subject.build_id,
             user_id = subject.user_id,
+            stage = fault.stage.as_str(),
             reason = fault.reason.as_str(),
             attempts = history.counted(),
-            "given up"
+            "given up: {}",
+            fault.message
         );
         let build_id = subject.build_id.clone();
         if let Some(user_id) = subject.user_id {
@@ -226,6 +228,11 @@ impl Desk {
         }
         self.broker.publish(Route::Outcome, message).await
     }
+}
+
+/// Seconds to the millisecond: what is past it is noise.
+fn millis(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
 }
 
 /// Acks where the durable fact was made, releases where it was not.
