@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bollard::Docker;
-use futures_util::StreamExt;
 use hyper::Method;
 use image_builder::registry::RegistrySettings;
 use image_builder_actors::fault::Reason;
@@ -65,7 +64,7 @@ async fn a_push_that_is_given_up_leaves_no_name_on_the_engine() {
     let mut engine = Engine::connect().await;
     let server = HttpServer::silent().await;
     let (image, reference) = (engine.image().await, reference_in(&server.host()));
-    let mut events = engine.untag_events(&image.id);
+    let mut names = engine.watch_names(&image.id);
     let registry = client(settings(&server.host()), &engine);
     let pushing = {
         let (image, reference) = (image.clone(), reference.clone());
@@ -74,8 +73,7 @@ async fn a_push_that_is_given_up_leaves_no_name_on_the_engine() {
     server.wait_for(|request| request.path == "/v2/").await;
     assert_eq!(engine.id_of(&reference.to_string()).await.as_ref(), Some(&image.id));
     pushing.abort();
-    let event = tokio::time::timeout(Duration::from_secs(20), events.next()).await;
-    event.expect("the engine tells within 20 s").expect("the stream goes on").expect("no error");
+    names.name_taken_off().await;
     assert_eq!(engine.id_of(&reference.to_string()).await, None);
     assert_eq!(engine.id_of(&image.id).await, Some(image.id));
 }
@@ -232,6 +230,7 @@ async fn a_registry_that_does_not_answer_is_given_up_in_time() {
         ..settings(&server.host())
     };
     let registry = client(settings, &engine);
+    let mut names = engine.watch_names(&image.id);
     let begun = Instant::now();
     let found = registry.find(&reference).await.expect_err("no answer");
     let pushed = push(&registry, &image, &reference).await.expect_err("no answer");
@@ -239,6 +238,7 @@ async fn a_registry_that_does_not_answer_is_given_up_in_time() {
     for fault in [found, pushed] {
         assert_eq!(fault.reason, Reason::Timeout, "{fault}");
     }
+    names.name_taken_off().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The engine's side of the registry's tests.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard::Docker;
 use bollard::models::EventMessage;
@@ -8,9 +9,11 @@ use bollard::query_parameters::{
     CreateImageOptionsBuilder, EventsOptionsBuilder, RemoveImageOptionsBuilder,
     TagImageOptionsBuilder,
 };
-use futures_util::{Stream, TryStreamExt};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use image_builder_actors::job::{BuilderKind, BuiltImage};
 use image_builder_actors::reference::ImageReference;
+use time::OffsetDateTime;
 
 use super::{key, unique};
 
@@ -80,14 +83,26 @@ impl Engine {
         image
     }
 
-    /// Tells each time that a name is taken off the image.
-    pub(crate) fn untag_events(
-        &self,
-        image: &str,
-    ) -> impl Stream<Item = Result<EventMessage, bollard::errors::Error>> + Unpin + use<> {
+    /// From now on, listens for a name being taken off the image.
+    pub(crate) fn watch_names(&self, image: &str) -> NameWatch {
         let filters = HashMap::from([("event", vec!["untag"]), ("image", vec![image])]);
-        let options = EventsOptionsBuilder::new().filters(&filters).build();
-        Box::pin(self.docker.events(Some(options)))
+        // The stream only connects when it is first waited for: ask for what was before that, too.
+        let since = OffsetDateTime::now_utc().unix_timestamp().to_string();
+        let options = EventsOptionsBuilder::new().since(&since).filters(&filters).build();
+        NameWatch(self.docker.events(Some(options)).boxed())
+    }
+}
+
+/// Listens for a name being taken off an image.
+pub(crate) struct NameWatch(BoxStream<'static, Result<EventMessage, bollard::errors::Error>>);
+
+impl NameWatch {
+    pub(crate) async fn name_taken_off(&mut self) {
+        let event = tokio::time::timeout(Duration::from_secs(20), self.0.next()).await;
+        event
+            .expect("the name is taken off within 20 s")
+            .expect("the engine goes on telling")
+            .expect("the engine tells no error");
     }
 }
 
