@@ -98,6 +98,19 @@ async fn a_pushed_image_is_found_by_tag_by_digest_and_by_every_further_tag<W: Wo
     assert_eq!(world.registry().find(&other_tag).await, Ok(None));
 }
 
+async fn a_further_tag_is_put_on_an_image_that_is_there_and_on_no_other<W: World>() {
+    let mut world = W::new().await;
+    let (image, reference) = (world.image().await, world.reference());
+    let pushed = push(world.registry(), &image, &reference).await.expect("the push succeeds");
+    let other = reference.with_tag("other");
+    world.registry().tag(&other, &pushed).await.expect("the image is there");
+    assert_eq!(world.registry().find(&other).await, Ok(Some(pushed.clone())));
+
+    let missing = RegistryImage { digest: digest_of(b"of nothing in particular"), ..pushed };
+    let fault = world.registry().tag(&reference.with_tag("none"), &missing).await;
+    assert_eq!(fault.expect_err("there is none").reason, Reason::RegistryFailed);
+}
+
 async fn an_image_of_one_repository_is_not_found_in_another<W: World>() {
     let mut world = W::new().await;
     let (image, reference) = (world.image().await, world.reference());
@@ -163,6 +176,7 @@ macro_rules! conformance {
         $(conformance!($implementation, $world, [
             what_was_never_pushed_is_not_found,
             a_pushed_image_is_found_by_tag_by_digest_and_by_every_further_tag,
+            a_further_tag_is_put_on_an_image_that_is_there_and_on_no_other,
             an_image_of_one_repository_is_not_found_in_another,
             an_image_that_is_pushed_twice_keeps_its_digest,
             a_tag_follows_the_last_push_and_the_digest_stays,

@@ -149,4 +149,19 @@ impl Registry for FakeRegistry {
         });
         Ok(stored)
     }
+
+    async fn tag(&self, reference: &ImageReference, image: &RegistryImage) -> Result<(), Fault> {
+        let mut state = self.lock();
+        if let Some(fault) = &state.down {
+            return Err(fault.clone());
+        }
+        let Some(stored) =
+            state.images.get(&reference.with_tag(&image.digest).to_string()).cloned()
+        else {
+            let message = format!("cannot tag `{reference}`: there is no {}", image.digest);
+            return Err(Fault::new(Stage::Pusher, Reason::RegistryFailed, message));
+        };
+        state.images.insert(reference.to_string(), stored);
+        Ok(())
+    }
 }
