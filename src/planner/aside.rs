@@ -62,9 +62,12 @@ impl Aside {
         Ok(())
     }
 
-    /// Moves everything back.
-    pub(super) fn put_back(&self) -> io::Result<()> {
-        self.moved.iter().try_for_each(|moved| fs::rename(&moved.refuge, &moved.home))
+    /// Moves everything back, except what was at or below `replaced`, which is new now.
+    pub(super) fn put_back(&self, replaced: Option<&Path>) -> io::Result<()> {
+        self.moved
+            .iter()
+            .filter(|moved| replaced.is_none_or(|replaced| !moved.home.starts_with(replaced)))
+            .try_for_each(|moved| fs::rename(&moved.refuge, &moved.home))
     }
 
     /// One sentence on what of the context's own entries nixpacks did not see; empty = nothing.

@@ -63,9 +63,13 @@ pub(super) async fn plan(
     .await?;
     let answer = ask_child(settings, &task, progress).await;
     let context = sight.context.path.clone();
+    let output = match &answer {
+        Ok(Answer::Planned(planned)) => Some(planned.app.join(OUTPUT)),
+        _ => None,
+    };
     let unseen = blocking(move || {
         let unseen = aside.describe(&context);
-        aside.put_back().map(|()| unseen)
+        aside.put_back(output.as_deref()).map(|()| unseen)
     })
     .await
     .map_err(|error| disk_fault("put the source together again", &error))?;
