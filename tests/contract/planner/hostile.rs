@@ -9,6 +9,7 @@ use std::time::Duration;
 use image_builder::planner::{PlannerSettings, SourcePlanner};
 use image_builder_actors::fault::Reason;
 use image_builder_actors::job::{BuilderKind, PlanRequest};
+use image_builder_actors::limits::Limits;
 
 use super::world::{Source, plan, real, refusal, settings, try_plan};
 
@@ -20,6 +21,10 @@ fn nixpacks() -> PlanRequest {
 
 fn with_env(name: &str, value: &str) -> PlanRequest {
     PlanRequest { envs: [(name.to_owned(), value.to_owned())].into(), ..nixpacks() }
+}
+
+fn limited(limits: Limits) -> SourcePlanner {
+    SourcePlanner::new(PlannerSettings { limits, ..settings() })
 }
 
 /// All text of nixpacks' files below the source's root.
@@ -157,7 +162,7 @@ async fn a_file_without_end_does_not_fill_the_memory() {
     let source = Source::fixture("node");
     // A `tsconfig.json` may name any path, and nixpacks opens it; what it cannot read it passes over.
     source.write("tsconfig.json", r#"{"extends": "/dev/zero"}"#);
-    let planner = SourcePlanner::new(PlannerSettings { memory_bytes: 256 << 20, ..settings() });
+    let planner = limited(Limits { planner_memory_bytes: 256 << 20, ..Limits::default() });
     let plan = plan(&planner, &source, nixpacks()).await;
     assert_eq!(plan.build_args["NIXPACKS_METADATA"], "node");
 }
@@ -170,8 +175,7 @@ async fn directories_without_end_cost_bounded_time() {
         deepest.push("a");
     }
     fs::create_dir_all(deepest).expect("a deep directory");
-    let planner =
-        SourcePlanner::new(PlannerSettings { cpu_time: Duration::from_secs(1), ..settings() });
+    let planner = limited(Limits { planner_cpu_time: Duration::from_secs(1), ..Limits::default() });
     let fault = refusal(&planner, &source, nixpacks()).await;
     assert_eq!(fault.reason, Reason::InvalidPlan);
     assert!(fault.message.contains("more than 1 s of processor time"), "{fault}");
