@@ -107,6 +107,15 @@ async fn nixpacks_own_directory_is_never_written_through() {
     assert_eq!(fs::read_to_string(&outside).expect("still there"), SECRET);
     assert!(!source.outside().join("nginx.conf").exists());
     assert!(source.read(".nixpacks/Dockerfile").starts_with("FROM "));
+
+    // Nor into the source's own files.
+    let source = Source::fixture("static");
+    source.write(".nixpacks/old", "");
+    source.link(".nixpacks/Dockerfile", "../index.html");
+    let page = source.read("index.html");
+    plan(&real(), &source, nixpacks()).await;
+    assert_eq!(source.read("index.html"), page);
+    assert!(!source.tree().join(".nixpacks/old").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +256,7 @@ async fn nixpacks_ends_when_nobody_waits_for_it() {
     assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo starts").success());
     // It holds the pipe open for as long as it lives, and says so.
     let script =
-        format!("#!/bin/sh\nexec 3>'{}'\necho alive >&3\nexec /bin/sleep 600\n", fifo.display());
+        format!("#!/bin/sh\nexec 3>'{}'\necho alive >&3\nexec /bin/sleep 40\n", fifo.display());
     fs::write(&program, script).expect("a program");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("that can be run");
 
