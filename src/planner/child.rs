@@ -5,7 +5,7 @@
 //! minutes, and it prints to stdout. In a child none of that reaches the worker, and a child can be
 //! bounded and killed.
 //!
-//! The child reads a [`Task`] from stdin and writes an [`Answer`] as the last line of stdout. Both
+//! The child reads a `Task` from stdin and writes an `Answer` as the last line of stdout. Both
 //! are JSON.
 
 use std::collections::BTreeMap;
