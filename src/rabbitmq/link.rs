@@ -42,7 +42,7 @@ impl fmt::Display for Side {
 pub(super) struct LinkSettings {
     pub(super) address: Address,
     pub(super) name: String,
-    pub(super) handshake_timeout: Duration,
+    pub(super) connect_timeout: Duration,
     pub(super) declarer: Arc<Declarer>,
     pub(super) state: watch::Sender<ConnState>,
     pub(super) side: Side,
@@ -151,7 +151,7 @@ impl LinkSettings {
     }
 
     async fn try_connect(&self) -> Result<Connection, Failure> {
-        let limit = self.handshake_timeout;
+        let limit = self.connect_timeout;
         let connection = handshake::connect(&self.address, &self.name, limit).await?;
         match tokio::time::timeout(limit, self.declarer.declare(&connection)).await {
             Ok(done) => done.map(|()| connection),
