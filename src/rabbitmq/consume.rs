@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backoff::backoff::Backoff;
 use futures_util::StreamExt;
 use image_builder_actors::ports::{BrokerError, RawDelivery, Settle, Subscription};
 use lapin::options::{
@@ -19,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::declare::{Declarer, soft_error};
 use super::handshake::Failure;
-use super::link::{Link, pauses};
+use super::link::{Link, pause, pauses};
 use super::properties;
 
 /// How long the broker is given to answer a cancel or a close before the answer no longer matters.
@@ -62,7 +61,7 @@ pub(super) async fn subscribe(
             None => {}
         }
         tracing::debug!(queue, %error, "subscribing again");
-        tokio::time::sleep(pauses.next_backoff().unwrap_or(pauses.max_interval)).await;
+        pause(&mut pauses).await;
     }
 }
 

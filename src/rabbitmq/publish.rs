@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use backoff::backoff::Backoff;
 use image_builder_actors::ports::{BrokerError, Message, Route};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::AMQPSoftError;
@@ -12,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::declare::{Declarer, soft_error};
 use super::handshake::Failure;
-use super::link::{Link, pauses};
+use super::link::{Link, pause, pauses};
 use super::{properties, too_slow};
 
 /// Publishes under way at once; further ones wait for a turn.
@@ -87,8 +86,7 @@ impl Publisher {
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Again(error)) => {
                     tracing::debug!(queue, %error, "publishing again on a new channel");
-                    let pause = pauses.next_backoff().unwrap_or(pauses.max_interval);
-                    tokio::time::sleep(pause).await;
+                    pause(&mut pauses).await;
                 }
             }
         }

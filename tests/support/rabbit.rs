@@ -172,4 +172,22 @@ impl Management {
     pub(crate) async fn delete_user(&self, name: &str) {
         self.call(Method::DELETE, &format!("users/{name}"), None).await;
     }
+
+    /// Lets a queue hold at most so many messages; returns the name of the policy that says so.
+    pub(crate) async fn limit_length(&self, queue: &str, length: u32) -> String {
+        let policy = unique("policy");
+        let body = json!({
+            "pattern": format!("^{}$", queue.replace('.', "\\.")),
+            "definition": {"max-length": length},
+            "apply-to": "queues",
+        });
+        let path = format!("policies/%2F/{policy}");
+        let (status, _) = self.call(Method::PUT, &path, Some(body)).await;
+        assert!(status.is_success(), "a policy can be set: {status}");
+        policy
+    }
+
+    pub(crate) async fn delete_policy(&self, policy: &str) {
+        self.call(Method::DELETE, &format!("policies/%2F/{policy}"), None).await;
+    }
 }
