@@ -85,6 +85,17 @@ impl Link {
         }
     }
 
+    /// Waits until `connection` is no longer the one in use. Whatever waits for an answer on a
+    /// connection waits for this as well: an answer may be lost without a word.
+    pub(super) async fn lost(&self, connection: &Arc<Connection>) {
+        let mut current = self.current.clone();
+        let in_use = |now: &Option<Arc<Connection>>| {
+            now.as_ref().is_some_and(|now| Arc::ptr_eq(now, connection))
+        };
+        // An error means that there will be no connection any more.
+        let _ = current.wait_for(|now| !in_use(now)).await;
+    }
+
     /// Closes the connection for good, and waits until that is done.
     pub(super) async fn close(&self) {
         self.stop.send_replace(true);

@@ -40,6 +40,11 @@ use self::link::{Link, LinkSettings, Side};
 use self::publish::Publisher;
 use crate::topology::Topology;
 
+/// The log directive that has to hold whatever else a log filter says. Below `error` lapin writes
+/// whole messages (a returned one at `warn`, every frame at `trace`, the password's among them), and
+/// builds carry credentials.
+pub const LOG_DIRECTIVE: &str = "lapin=error";
+
 /// What the adapter needs to know.
 #[derive(Debug, Clone)]
 pub struct RabbitSettings {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
     Up,
-    /// Connections stay open and new ones are taken, but no byte gets through.
+    /// Connections stay open and new ones are taken, but no byte gets through, ever: what has lost
+    /// bytes is cut when the network changes again.
     BlackHole,
     /// Connections are cut, and new ones at once.
     Down,
@@ -82,37 +83,33 @@ async fn serve(
     target: &str,
     mut network: watch::Receiver<Network>,
 ) -> io::Result<()> {
-    if *network.borrow() == Network::BlackHole {
-        // Takes what the client says until the client is tired of it.
-        let mut ignored = [0; 4096];
-        loop {
-            tokio::select! {
-                read = client.read(&mut ignored) => if read? == 0 { return Ok(()) },
-                _ = network.wait_for(|network| *network != Network::BlackHole) => return Ok(()),
-            }
-        }
-    }
-    if *network.borrow() == Network::Down {
-        return Ok(());
-    }
-    let mut server = TcpStream::connect(target).await?;
-    let (mut from_client, mut from_server) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
-    loop {
-        if *network.borrow_and_update() == Network::Down {
-            return Ok(());
-        }
-        let stalled = *network.borrow() == Network::BlackHole;
+    if *network.borrow_and_update() == Network::Up {
+        let mut server = TcpStream::connect(target).await?;
         tokio::select! {
-            _ = network.changed() => {}
-            read = client.read(&mut from_client) => match read? {
-                0 => return Ok(()),
-                _ if stalled => {}
-                length => server.write_all(&from_client[..length]).await?,
-            },
-            read = server.read(&mut from_server), if !stalled => match read? {
-                0 => return Ok(()),
-                length => client.write_all(&from_server[..length]).await?,
-            },
+            copied = tokio::io::copy_bidirectional(&mut client, &mut server) => return copied.map(drop),
+            _ = network.wait_for(|network| *network != Network::Up) => {}
+        }
+        if *network.borrow_and_update() == Network::BlackHole {
+            return swallow(client, network, Some(server)).await;
+        }
+    } else if *network.borrow() == Network::BlackHole {
+        return swallow(client, network, None).await;
+    }
+    Ok(())
+}
+
+/// Takes what the client says, until the client is tired of it or the network changes. The server
+/// hears nothing meanwhile.
+async fn swallow(
+    mut client: TcpStream,
+    mut network: watch::Receiver<Network>,
+    _server: Option<TcpStream>,
+) -> io::Result<()> {
+    let mut ignored = [0; 4096];
+    loop {
+        tokio::select! {
+            read = client.read(&mut ignored) => if read? == 0 { return Ok(()) },
+            _ = network.changed() => return Ok(()),
         }
     }
 }
