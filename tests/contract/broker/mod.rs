@@ -1,5 +1,6 @@
 //! The broker port: one suite for the broker in memory and for RabbitMQ.
 
+mod in_memory;
 mod rabbitmq;
 mod suite;
 
@@ -57,7 +58,7 @@ impl World for Rabbit {
     }
 }
 
-async fn in_memory(test: impl AsyncFnOnce(&FakeBroker)) {
+async fn on_memory(test: impl AsyncFnOnce(&FakeBroker)) {
     test(&FakeBroker::new()).await;
 }
 
@@ -76,7 +77,7 @@ macro_rules! on_both {
         mod broker_in_memory {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $test() {
-                super::in_memory(super::suite::$test).await;
+                super::on_memory(super::suite::$test).await;
             })*
         }
         mod broker_rabbitmq {
