@@ -1,6 +1,5 @@
 //! The builder port.
 
-mod context;
 mod docker;
 mod world;
 
