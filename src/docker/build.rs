@@ -54,7 +54,8 @@ pub(super) async fn build(
     )
     .await?;
     let build_id = uuid::Uuid::new_v4().simple().to_string();
-    let target = target(order, &session.id, &build_id, engine.settings.network.as_deref())?;
+    let network = engine.settings.network.as_deref();
+    let target = target(order, &context.dockerfile, &session.id, &build_id, network)?;
     let mut connection = Connection::open(&engine.address).await?;
     let mut cancel = CancelOnDrop { address: &engine.address, version, build_id: Some(build_id) };
 
@@ -121,6 +122,7 @@ async fn follow(response: Response<Incoming>, follower: &mut Follower<'_>) -> Re
 /// The path and query of the request.
 fn target(
     order: &BuildOrder,
+    dockerfile: &str,
     session: &str,
     build_id: &str,
     network: Option<&str>,
@@ -133,7 +135,7 @@ fn target(
         ("version", "2"),
         ("session", session),
         ("buildid", build_id),
-        ("dockerfile", &plan.dockerfile),
+        ("dockerfile", dockerfile),
         ("t", &name),
         ("buildargs", &build_args),
         ("labels", &labels),

@@ -1,6 +1,7 @@
 //! The builder port.
 
 mod docker;
+mod proxy;
 mod world;
 
 use std::time::Duration;

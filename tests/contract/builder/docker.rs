@@ -13,7 +13,8 @@ use image_builder_actors::ports::ImageBuilder;
 use image_builder_actors::progress::Progress;
 use image_builder_actors::secret::{Redactor, Secret};
 
-use super::world::{BASE, RealWorld, unique};
+use super::proxy::{Certificates, Proxy};
+use super::world::{BASE, RealWorld, World, unique};
 
 fn said(output: &[String], line: &str) -> bool {
     output.iter().any(|said| said == line)
@@ -42,6 +43,18 @@ async fn only_the_stages_of_the_target_are_built() {
     order.plan.target = Some("two".to_owned());
     let output = world.output(&order).await;
     assert!(said(&output, &format!("two has {mark}")), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_may_lie_in_a_directory_that_is_ignored() {
+    let world = RealWorld::new().await;
+    let mark = unique();
+    let text = format!("FROM {BASE}\nCOPY app /\nRUN cat /app\n");
+    let mut order =
+        world.order(&[("ops/app.Dockerfile", &text), (".dockerignore", "ops"), ("app", &mark)]);
+    order.plan.dockerfile = "./ops//app.Dockerfile".to_owned();
+    let output = world.output(&order).await;
+    assert!(said(&output, &mark), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,6 +122,16 @@ async fn build_arguments_and_labels_reach_the_image() {
     let labels = labels(&world, &image).await;
     assert_eq!(labels.get("a").map(String::as_str), Some("order's \"own\""));
     assert_eq!(labels.get("b").map(String::as_str), Some("2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn build_arguments_that_no_request_line_holds_are_the_users_fault() {
+    let world = RealWorld::new().await;
+    let mut order = world.dockerfile("ARG LONG");
+    order.plan.build_args.insert("LONG".to_owned(), "x".repeat(40_000));
+    world.output(&order).await;
+    order.plan.build_args.insert("LONG".to_owned(), "x".repeat(70_000));
+    assert_eq!(world.fault(&order).await.reason, Reason::InvalidPlan);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -405,7 +428,7 @@ async fn an_engine_that_comes_up_later_is_found_and_works_over_tcp() {
     let down = engine.ping().await.expect_err("nothing listens yet");
     assert_eq!(down.reason, Reason::EngineDown);
 
-    let _proxy = Proxy::start(address).await;
+    let _proxy = Proxy::start(address, None).await;
     engine.ping().await.expect("it is up");
     let mut order = world
         .dockerfile(&format!("RUN --mount=type=secret,id=s : {}; cat /run/secrets/s", unique()));
@@ -417,10 +440,9 @@ async fn an_engine_that_comes_up_later_is_found_and_works_over_tcp() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_goes_away_during_a_build_has_failed() {
-    use super::world::World;
     let world = RealWorld::new().await;
     let free = "127.0.0.1:0".parse().expect("an address");
-    let proxy = Proxy::start(free).await;
+    let proxy = Proxy::start(free, None).await;
     let host = format!("tcp://{}", proxy.address);
     let engine = DockerEngine::connect(DockerSettings { host, ..DockerSettings::default() })
         .expect("good settings");
@@ -436,28 +458,31 @@ async fn an_engine_that_goes_away_during_a_build_has_failed() {
     world.until_stopped(&order).await;
 }
 
-/// The engine's socket on a TCP port; dropping it cuts every connection.
-struct Proxy {
-    address: std::net::SocketAddr,
-    _connections: tokio::task::JoinSet<()>,
-}
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_behind_tls_is_told_by_its_certificate_and_tells_its_client_by_one() {
+    let world = RealWorld::new().await;
+    let certificates = Certificates::make();
+    let free = "127.0.0.1:0".parse().expect("an address");
+    let proxy = Proxy::start(free, Some(certificates.acceptor())).await;
+    let settings = DockerSettings {
+        host: format!("tcp://{}", proxy.address),
+        tls_verify: true,
+        cert_path: Some(certificates.directory().to_owned()),
+        ..DockerSettings::default()
+    };
+    let engine = DockerEngine::connect(settings.clone()).expect("good settings");
+    let order = world.dockerfile(&format!("RUN echo {}", unique()));
+    let progress = Progress::new(&order.build_id, Redactor::default());
+    engine.build(&order, &progress).await.expect("the build is good");
 
-impl Proxy {
-    async fn start(address: std::net::SocketAddr) -> Self {
-        let listener = tokio::net::TcpListener::bind(address).await.expect("a port");
-        let address = listener.local_addr().expect("its address");
-        let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(async move {
-            let mut pipes = tokio::task::JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                pipes.spawn(async move {
-                    let engine = tokio::net::UnixStream::connect("/var/run/docker.sock").await;
-                    let mut engine = engine.expect("these tests need /var/run/docker.sock");
-                    // Either side may hang up at any time.
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
-                });
-            }
-        });
-        Self { address, _connections: tasks }
-    }
+    let strangers = Certificates::make();
+    let cert_path = Some(strangers.directory().to_owned());
+    let engine = DockerEngine::connect(DockerSettings { cert_path, ..settings.clone() })
+        .expect("good settings");
+    let fault = engine.ping().await.expect_err("its certificate is not of this authority");
+    assert_eq!(fault.reason, Reason::EngineDown, "{fault}");
+
+    let cert_path = Some("/nonexistent".into());
+    let error = DockerEngine::connect(DockerSettings { cert_path, ..settings }).err();
+    assert!(error.is_some_and(|error| error.to_string().contains("/nonexistent/ca.pem")));
 }
