@@ -32,6 +32,7 @@ mod transport;
 mod walk;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use git2::Repository;
@@ -55,6 +56,8 @@ pub struct GitSettings {
     pub url: String,
     /// The address of its REST API (`GITHUB_API_URL`), http or https; used for releases alone.
     pub api_url: String,
+    /// How long a server may be silent before it is given up.
+    pub silence: Duration,
     pub limits: Limits,
 }
 
@@ -63,6 +66,7 @@ impl Default for GitSettings {
         Self {
             url: "https://github.com".to_owned(),
             api_url: "https://api.github.com".to_owned(),
+            silence: Duration::from_secs(30),
             limits: Limits::default(),
         }
     }
@@ -83,6 +87,7 @@ pub enum GitSetupError {
 pub struct GitConnector {
     forge: Arc<Forge>,
     clients: Clients,
+    silence: Duration,
     limits: Limits,
 }
 
@@ -94,6 +99,7 @@ impl GitConnector {
         Ok(Self {
             forge: Arc::new(Forge::new(&settings.url, &settings.api_url)?),
             clients: Clients::new()?,
+            silence: settings.silence,
             limits: settings.limits,
         })
     }
@@ -111,6 +117,7 @@ impl SourceConnector for GitConnector {
         let session = Arc::new(Session::new(
             self.forge.clone(),
             self.clients.clone(),
+            self.silence,
             self.limits.clone(),
             request.token.clone(),
             progress.clone(),

@@ -3,6 +3,8 @@
 //! The server is started by `.devcontainer/stack.sh up`. It is told where its repositories are by
 //! `GIT_SERVER_URL`, `GIT_SERVER_ROOT` and `IMAGE_BUILDER_STATE`, which all have a default.
 
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this")]
+
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -131,6 +133,8 @@ impl GitRepo {
         let mut text = std::fs::read_to_string(&modules).unwrap_or_default();
         text.push_str(&format!("[submodule \"{path}\"]\n\tpath = {path}\n\turl = {url}\n"));
         std::fs::write(&modules, text).expect("the work tree is writable");
+        // The directory of a submodule that is not fetched: without it git takes it for removed.
+        std::fs::create_dir_all(self.work().join(path)).expect("the work tree is writable");
         self.git(&["add", "-A"]);
         self.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{commit},{path}")]);
     }

@@ -1,6 +1,8 @@
 //! A stand-in for an HTTP server that the tests cannot have, such as GitHub's API: it answers what
 //! the test tells it to, and keeps what it was asked.
 
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this")]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

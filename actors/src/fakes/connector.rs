@@ -202,7 +202,7 @@ impl FakeConnector {
                     vec![FakeRelease { tag: tag.to_owned(), name: tag.to_owned() }];
             }
             Target::Commit { id, .. } => {
-                commit.id = format!("{id}{}", &commit.id[id.len().min(40)..])
+                commit.id = format!("{id}{}", &commit.id[id.len().min(40)..]);
             }
         }
         if let Some(pinned) = pinned {

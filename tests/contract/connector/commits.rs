@@ -164,12 +164,11 @@ async fn a_short_commit_off_the_hinted_branch_is_found_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ambiguous_short_commit_is_told_apart_from_a_missing_one() {
     let (repo, _, _) = long_history("ambiguous");
-    // Among six hundred commits two share their first two digits, and some their first four or not.
     let all = repo.git(&["rev-list", "main"]);
     let mut ids: Vec<&str> = all.lines().collect();
     ids.sort_unstable();
     let shared = ids.windows(2).find(|pair| pair[0][..4] == pair[1][..4]).map(|pair| &pair[0][..4]);
-    // Six hundred of 65,536 meet with a probability of 0.93: the repository is the same each time.
+    // The six hundred commits are the same each time, so they do or they never do.
     let shared = shared.expect("two commits share four digits");
     let request = request(&name(&repo), commit(shared), None);
     refused(&plain(), &request, Reason::RefNotFound, "ambiguous").await;

@@ -15,13 +15,22 @@ use super::stand_in::{Answer, Asked, StandIn};
 
 /// A connector for a forge at these addresses.
 pub(crate) fn connector(url: &str, api_url: &str, limits: Limits) -> GitConnector {
+    with(GitSettings {
+        url: url.to_owned(),
+        api_url: api_url.to_owned(),
+        limits,
+        ..GitSettings::default()
+    })
+}
+
+/// A connector with these settings.
+pub(crate) fn with(settings: GitSettings) -> GitConnector {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         // An error means that another suite was first.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
-    GitConnector::new(GitSettings { url: url.to_owned(), api_url: api_url.to_owned(), limits })
-        .expect("the settings are good")
+    GitConnector::new(settings).expect("the settings are good")
 }
 
 /// A connector for the git server itself; it has no API.
