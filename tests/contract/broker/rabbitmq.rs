@@ -285,7 +285,8 @@ async fn a_message_for_a_queue_that_is_gone_for_good_is_refused_by_name() {
     .await;
 }
 
-/// The library hands a returned message to whichever confirm comes next on its channel.
+/// The library hands a returned message to whichever confirm comes next on its channel. A race: with
+/// a channel that publishes share, this failed in about one run of five.
 #[tokio::test(flavor = "multi_thread")]
 async fn returned_messages_are_never_taken_for_others_that_are_published_at_the_same_time() {
     without_the_right_to_declare(async |rabbit: &Rabbit| {
