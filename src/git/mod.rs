@@ -208,6 +208,7 @@ impl Job {
         let resolved =
             resolve::resolve(&advertisement, target, self.pinned.as_deref(), &self.address)?;
 
+        session.note(format!("fetching {target} of {}", self.address.label));
         let bare = self.workspace.path().join("repository.git");
         let repository = session::new_repository(&bare)?;
         let connection = Arc::new(connection);
@@ -222,6 +223,7 @@ impl Job {
         session::remove_repository(&bare)?;
 
         let commit = commit.to_string();
+        session.note_total(&commit);
         Ok(FetchedSource {
             version: resolved.version.unwrap_or_else(|| commit[..12].to_owned()),
             commit,
