@@ -32,6 +32,7 @@ mod transport;
 mod walk;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use git2::Repository;
@@ -55,6 +56,8 @@ pub struct GitSettings {
     pub url: String,
     /// The address of its REST API (`GITHUB_API_URL`), http or https; used for releases alone.
     pub api_url: String,
+    /// How long a server may be silent before it is given up.
+    pub silence: Duration,
     pub limits: Limits,
 }
 
@@ -63,6 +66,7 @@ impl Default for GitSettings {
         Self {
             url: "https://github.com".to_owned(),
             api_url: "https://api.github.com".to_owned(),
+            silence: Duration::from_secs(30),
             limits: Limits::default(),
         }
     }
@@ -79,10 +83,14 @@ pub enum GitSetupError {
     Git(String),
 }
 
+/// Longest wait for the forge's answer to a ping.
+const PING: Duration = Duration::from_secs(10);
+
 /// Fetches sources from GitHub, or from whatever speaks git's smart HTTP at `GITHUB_URL`.
 pub struct GitConnector {
     forge: Arc<Forge>,
     clients: Clients,
+    silence: Duration,
     limits: Limits,
 }
 
@@ -94,8 +102,28 @@ impl GitConnector {
         Ok(Self {
             forge: Arc::new(Forge::new(&settings.url, &settings.api_url)?),
             clients: Clients::new()?,
+            silence: settings.silence,
             limits: settings.limits,
         })
+    }
+}
+
+impl GitConnector {
+    /// Whether the forge answers at all, for a worker that waits for it.
+    ///
+    /// # Errors
+    /// `forge_down`, or `forge_failed` while it answers with a server's error.
+    pub async fn ping(&self) -> Result<(), Fault> {
+        let fault = |reason, message| Fault::new(Stage::Connector, reason, message);
+        let request = self.clients.get(true).get(self.forge.url().clone()).timeout(PING).send();
+        match request.await {
+            Ok(response) if response.status().is_server_error() => {
+                let message = format!("The forge answers {}.", response.status());
+                Err(fault(Reason::ForgeFailed, message))
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err(fault(Reason::ForgeDown, "The forge cannot be reached.".to_owned())),
+        }
     }
 }
 
@@ -111,6 +139,7 @@ impl SourceConnector for GitConnector {
         let session = Arc::new(Session::new(
             self.forge.clone(),
             self.clients.clone(),
+            self.silence,
             self.limits.clone(),
             request.token.clone(),
             progress.clone(),
