@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
-use crate::support::world::{World, dockerfile, full_name, repository, shared};
 use crate::support::managers::Told;
 use crate::support::unique;
+use crate::support::world::{World, dockerfile, full_name, repository, shared};
 
 /// Builds this; the image has to be that of the commit.
 #[track_caller]
@@ -146,7 +146,11 @@ fn what_is_not_there_is_a_fault_of_the_user_that_names_it() {
         (request(json!({"type": "branch", "branch": missing})), "ref_not_found", "connector"),
         (request(json!({"type": "tag", "tag": missing})), "ref_not_found", "connector"),
         (request(json!({"type": "release", "release": missing})), "ref_not_found", "connector"),
-        (request(json!({"type": "commit", "commit": "0".repeat(40)})), "ref_not_found", "connector"),
+        (
+            request(json!({"type": "commit", "commit": "0".repeat(40)})),
+            "ref_not_found",
+            "connector",
+        ),
         (request(json!({"buildPlan": {"builder": "dockerfile"}})), "no_build_plan", "builder"),
         (request(json!({})), "no_build_plan", "builder"),
         (request(json!({"buildPlan": {"rootDirectory": missing}})), "invalid_plan", "builder"),
@@ -176,9 +180,8 @@ fn a_root_directory_is_built_and_its_neighbours_are_not_in_the_way() {
             ("apps/web/here", "the web app"),
         ],
     );
-    let request = |root: &str| {
-        with(world.request(&repo), json!({"buildPlan": {"rootDirectory": root}}))
-    };
+    let request =
+        |root: &str| with(world.request(&repo), json!({"buildPlan": {"rootDirectory": root}}));
     for root in ["apps/web", "/apps/web/"] {
         let told = world.build(&request(root)).ready();
         let image = told.text("/image/imageID");

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use lapin::Confirmation;
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
     QueueDeleteOptions,
 };
-use lapin::Confirmation;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::Value;
 
@@ -54,7 +54,10 @@ impl Broker {
                 .await
                 .expect("the broker confirms")
         });
-        assert!(matches!(confirmed, Confirmation::Ack(None)), "{queue} takes messages: {confirmed:?}");
+        assert!(
+            matches!(confirmed, Confirmation::Ack(None)),
+            "{queue} takes messages: {confirmed:?}"
+        );
     }
 
     /// Takes all messages out of a queue that nobody consumes.
@@ -73,11 +76,7 @@ impl Broker {
             .block_on(self.channel.basic_get(queue.into(), options))
             .expect("the queue can be read")?;
         let body = message.delivery.data.clone();
-        let text = format!(
-            "{} {:?}",
-            String::from_utf8_lossy(&body),
-            message.delivery.properties
-        );
+        let text = format!("{} {:?}", String::from_utf8_lossy(&body), message.delivery.properties);
         Some(Fetched { body, text })
     }
 
@@ -87,7 +86,8 @@ impl Broker {
             let deleted = self.channel.queue_delete(name.into(), QueueDeleteOptions::default());
             let _ = runtime().block_on(deleted);
         }
-        let deleted = self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
+        let deleted =
+            self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
         let _ = runtime().block_on(deleted);
     }
 }

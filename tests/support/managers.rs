@@ -167,8 +167,7 @@ impl Book {
         };
         let build_id = body["data"]["buildID"].as_str().unwrap_or_default();
         let refusals = kept.refusals.get_mut(build_id).filter(|refusals| !refusals.is_empty());
-        let (status, retry_after) =
-            refusals.map_or((204, None), |refusals| refusals.remove(0));
+        let (status, retry_after) = refusals.map_or((204, None), |refusals| refusals.remove(0));
         kept.told.push(Told {
             to: asked.path.clone(),
             webhook_id: asked.header("webhook-id").to_owned(),

@@ -84,7 +84,8 @@ impl Worker {
     /// Starts a worker.
     pub fn spawn(settings: &Settings) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let mut child = command(&["serve"], settings, &directory).spawn().expect("the program starts");
+        let mut child =
+            command(&["serve"], settings, &directory).spawn().expect("the program starts");
         let log = Arc::new(Log::default());
         let output: [Box<dyn Read + Send>; 2] = [
             Box::new(child.stderr.take().expect("it is a pipe")),
@@ -150,7 +151,11 @@ impl Worker {
     #[track_caller]
     pub fn wait(&self) -> i32 {
         let status = super::until("the worker ends", || {
-            self.child.lock().expect("nobody panics with it").try_wait().expect("a child can be waited for")
+            self.child
+                .lock()
+                .expect("nobody panics with it")
+                .try_wait()
+                .expect("a child can be waited for")
         });
         status.code().unwrap_or(-1)
     }
@@ -165,7 +170,11 @@ impl Worker {
 
     /// Whether the process is still there.
     pub fn is_alive(&self) -> bool {
-        self.child.lock().expect("nobody panics with it").try_wait().is_ok_and(|ended| ended.is_none())
+        self.child
+            .lock()
+            .expect("nobody panics with it")
+            .try_wait()
+            .is_ok_and(|ended| ended.is_none())
     }
 
     /// Status and body of one of its HTTP endpoints.
@@ -188,7 +197,9 @@ impl Worker {
         let (status, text) = self.get("/metrics");
         assert_eq!(status, 200);
         let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {sample} in:\n{text}"))
+        value
+            .and_then(|value| value.parse().ok())
+            .unwrap_or_else(|| panic!("no {sample} in:\n{text}"))
     }
 
     /// How often each of the six actors has died, in the order of a job's way.
