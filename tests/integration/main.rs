@@ -6,4 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
+mod builds;
+mod identity;
+mod images;
+mod notifications;
 mod requests;

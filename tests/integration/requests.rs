@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
 use crate::support::managers::Told;
 use crate::support::unique;
-use crate::support::world::{World, dockerfile, full_name, repository, shared};
+use crate::support::world::{World, dockerfile, full_name, repository, shared, with};
 
 /// Builds this; the image has to be that of the commit.
 #[track_caller]
@@ -14,13 +14,6 @@ fn builds_commit(world: &World, request: &Value, commit: &str) -> Told {
     assert_eq!(told.text("/commit"), commit);
     assert_eq!(told.text("/image/tag"), commit);
     told
-}
-
-/// The request with these fields.
-fn with(mut request: Value, fields: Value) -> Value {
-    let fields = fields.as_object().expect("fields are an object").clone();
-    request.as_object_mut().expect("a request is an object").extend(fields);
-    request
 }
 
 /// A repository with a history: its default branch is `trunk`, and everything else is elsewhere.

@@ -198,6 +198,13 @@ pub fn full_name(repo: &GitRepo) -> String {
     format!("{}/{}", repo.owner, repo.name)
 }
 
+/// The request with these fields.
+pub fn with(mut request: Value, fields: Value) -> Value {
+    let fields = fields.as_object().expect("fields are an object").clone();
+    request.as_object_mut().expect("a request is an object").extend(fields);
+    request
+}
+
 /// A repository of these files.
 pub fn repository(hint: &str, files: &[(&str, &str)]) -> GitRepo {
     let repo = GitRepo::create("it", hint);
