@@ -53,9 +53,18 @@ impl Redactor {
     /// Texts of fewer than this many bytes are left alone: replacing them would only garble.
     const SHORTEST: usize = 4;
 
+    /// Lines of a longer secret (a private key) are known one by one as well: output comes in lines.
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
-        let mut known: Vec<_> =
-            secrets.into_iter().filter(|s| s.expose().len() >= Self::SHORTEST).collect();
+        let with_lines = |secret: Secret| {
+            let lines: Vec<_> =
+                secret.expose().lines().map(|line| Secret::new(line.trim())).collect();
+            lines.into_iter().chain([secret])
+        };
+        let mut known: Vec<_> = secrets
+            .into_iter()
+            .flat_map(with_lines)
+            .filter(|s| s.expose().len() >= Self::SHORTEST)
+            .collect();
         // Longest first, so that a secret that contains another one goes whole.
         known.sort_by_key(|s| std::cmp::Reverse(s.expose().len()));
         Self(known)
@@ -90,5 +99,12 @@ mod tests {
         let redactor =
             Redactor::new([Secret::new("abcd"), Secret::new("abcdef"), Secret::new("x")]);
         assert_eq!(redactor.redact("x abcdef abcd"), "x [secret] [secret]");
+    }
+
+    #[test]
+    fn a_redactor_knows_each_line_of_a_secret() {
+        let redactor = Redactor::new([Secret::new("first line\r\nsecond line\n}\n")]);
+        assert_eq!(redactor.redact("a second line }"), "a [secret] }");
+        assert_eq!(redactor.redact("first line"), "[secret]");
     }
 }

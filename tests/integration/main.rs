@@ -8,7 +8,12 @@ mod support;
 
 mod bad_input;
 mod builds;
+mod failures;
+mod house;
 mod identity;
 mod images;
+mod lifecycle;
 mod notifications;
+mod replicas;
 mod requests;
+mod settings;
