@@ -52,19 +52,19 @@ pub struct Redactor(Vec<Secret>);
 impl Redactor {
     /// Texts of fewer than this many bytes are left alone: replacing them would only garble.
     const SHORTEST: usize = 4;
+    /// Single lines of a secret are known by themselves from this many bytes on.
+    const LINE: usize = 8;
 
-    /// Lines of a longer secret (a private key) are known one by one as well: output comes in lines.
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
-        let with_lines = |secret: Secret| {
-            let lines: Vec<_> =
-                secret.expose().lines().map(|line| Secret::new(line.trim())).collect();
-            lines.into_iter().chain([secret])
-        };
-        let mut known: Vec<_> = secrets
-            .into_iter()
-            .flat_map(with_lines)
-            .filter(|s| s.expose().len() >= Self::SHORTEST)
-            .collect();
+        let mut known = Vec::new();
+        for secret in secrets {
+            // Logs come line by line, and so must the lines of a key file be known.
+            let lines =
+                secret.expose().lines().map(str::trim).filter(|line| line.len() >= Self::LINE);
+            known.extend(lines.map(Secret::new));
+            known.push(secret);
+        }
+        known.retain(|secret| secret.expose().len() >= Self::SHORTEST);
         // Longest first, so that a secret that contains another one goes whole.
         known.sort_by_key(|s| std::cmp::Reverse(s.expose().len()));
         Self(known)
@@ -95,16 +95,15 @@ mod tests {
     }
 
     #[test]
+    fn a_redactor_knows_the_lines_of_a_secret() {
+        let redactor = Redactor::new([Secret::new("-----BEGIN-----\nMIIEvQIBADANBg\nok\n")]);
+        assert_eq!(redactor.redact("it is MIIEvQIBADANBg ok"), "it is [secret] ok");
+    }
+
+    #[test]
     fn a_redactor_takes_the_longest_secret_first() {
         let redactor =
             Redactor::new([Secret::new("abcd"), Secret::new("abcdef"), Secret::new("x")]);
         assert_eq!(redactor.redact("x abcdef abcd"), "x [secret] [secret]");
-    }
-
-    #[test]
-    fn a_redactor_knows_each_line_of_a_secret() {
-        let redactor = Redactor::new([Secret::new("first line\r\nsecond line\n}\n")]);
-        assert_eq!(redactor.redact("a second line }"), "a [secret] }");
-        assert_eq!(redactor.redact("first line"), "[secret]");
     }
 }
