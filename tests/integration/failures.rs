@@ -53,24 +53,45 @@ fn a_build_that_outlasts_its_time_is_stopped_and_given_up() {
 }
 
 #[test]
-fn a_registry_that_fails_is_tried_five_times_and_the_image_is_built_once() {
-    // Lets everything be looked up, and takes nothing.
+fn a_registry_that_fails_is_tried_five_times_and_then_given_up() {
     let broken = runtime().block_on(StandIn::start(|asked| match asked.path.as_str() {
         "/v2/" => Answer::bytes("{}"),
-        _ if asked.method == "GET" || asked.method == "HEAD" => Answer::status(404),
         _ => Answer::status(500),
     }));
     let url = broken.url();
     let world = World::new().with("REGISTRY_URL", url.trim_start_matches("http://"));
     let worker = world.worker();
-    let repo = repository("unpushable", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let repo = repository("no-registry", &[("Dockerfile", &dockerfile("RUN true"))]);
     let told = world.build(&world.request(&repo)).failed("registry_failed");
     assert_eq!(told.data()["attempts"], 5);
     assert_eq!(told.text("/fault"), "service");
-    assert_eq!(told.text("/stage"), "pusher");
-
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (1, 1));
+}
+
+#[test]
+fn an_image_that_cannot_be_pushed_in_time_is_built_once_and_pushed_again() {
+    // Lets everything be looked up, and takes nothing: the engine tries again for a minute.
+    let silent = runtime().block_on(StandIn::start(|asked| match asked.path.as_str() {
+        "/v2/" => Answer::bytes("{}"),
+        _ if asked.method == "GET" || asked.method == "HEAD" => Answer::status(404),
+        _ => Answer::status(500),
+    }));
+    let url = silent.url();
+    let world = World::new()
+        .with("REGISTRY_URL", url.trim_start_matches("http://"))
+        .with("PUSHER_TIMEOUT", "1s")
+        .with("RETRY_MAX_ATTEMPTS", "3");
+    let worker = world.worker();
+    let repo = repository("unpushable", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let told = world.build(&world.request(&repo));
+    let reason = told.text("/reason").to_owned();
+    assert!(matches!(reason.as_str(), "timeout" | "registry_failed"), "{}", told.raw);
+    assert_eq!(told.data()["attempts"], 3);
+    assert_eq!(told.text("/stage"), "pusher");
+    let built = worker.lines().iter().filter(|line| line.contains("\"image built\"")).count();
+    assert_eq!(built, 1);
+    world.finish(&[&worker]);
 }
 
 #[test]

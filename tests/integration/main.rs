@@ -14,6 +14,8 @@ mod identity;
 mod images;
 mod lifecycle;
 mod notifications;
+#[cfg(feature = "failpoints")]
+mod panics;
 mod replicas;
 mod requests;
 mod settings;
