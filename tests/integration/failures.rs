@@ -189,3 +189,13 @@ fn an_engine_that_is_not_there_costs_no_try() {
     assert_eq!(told.data()["attempts"], 1);
     world.finish(&[&worker]);
 }
+
+#[test]
+fn no_copy_is_kept_where_none_is_wanted() {
+    let world = World::new().with("DEAD_QUEUE_TTL", "0");
+    let worker = world.worker();
+    let repo = repository("forgotten", &[("readme.md", "nothing to build")]);
+    world.build(&world.request(&repo)).failed("no_build_plan");
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (1, 0));
+}

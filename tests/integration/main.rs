@@ -18,4 +18,5 @@ mod notifications;
 mod panics;
 mod replicas;
 mod requests;
+mod secrets;
 mod settings;
