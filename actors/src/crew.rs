@@ -12,7 +12,7 @@ use crate::connector::Connector;
 use crate::desk::Desk;
 use crate::health::{ActorName, Health};
 use crate::intake::Intake;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::listener::Listener;
 use crate::notifier::Notifier;
 use crate::policy::RetryPolicy;
@@ -75,7 +75,10 @@ pub struct Stage {
 /// The crew at work.
 pub struct Crew {
     supervisor: Supervisor,
-    intakes: JoinSet<()>,
+    lifecycle: Lifecycle,
+    builds: JoinSet<()>,
+    /// What becomes of builds: failed tries and outcomes.
+    ends: JoinSet<()>,
 }
 
 /// The health of each actor, to be shown before the crew is at work.
@@ -179,19 +182,22 @@ impl Crew {
         };
         let retry = supervisor.supervise(health_of, panics, move || retry.clone());
 
-        let mut intakes = JoinSet::new();
-        let intake = |queue, prefetch| Intake {
+        let intake = |queue, prefetch, until| Intake {
             broker: ports.broker.clone(),
             queue,
             prefetch,
             lifecycle: lifecycle.clone(),
+            until,
             capacity: (queue == Queue::Build).then(|| capacity.clone()),
         };
         let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
-        intakes.spawn(intake(Queue::Build, settings.prefetch).run(listener));
-        intakes.spawn(intake(Queue::Outcome, to_u16(settings.notifier.concurrency)).run(notifier));
-        intakes.spawn(intake(Queue::Fail, to_u16(settings.retry_concurrency)).run(retry));
-        Self { supervisor, intakes }
+        let (mut builds, mut ends) = (JoinSet::new(), JoinSet::new());
+        builds.spawn(intake(Queue::Build, settings.prefetch, Phase::Draining).run(listener));
+        let outcomes = to_u16(settings.notifier.concurrency);
+        ends.spawn(intake(Queue::Outcome, outcomes, Phase::Closing).run(notifier));
+        let failures = to_u16(settings.retry_concurrency);
+        ends.spawn(intake(Queue::Fail, failures, Phase::Closing).run(retry));
+        Self { supervisor, lifecycle, builds, ends }
     }
 
     /// Waits until an actor has died too often; the answer says which, and of what.
@@ -199,8 +205,11 @@ impl Crew {
         self.supervisor.escalated().await
     }
 
-    /// Waits until the worker drains and every delivery in hand is settled.
+    /// Waits until the worker drains and every delivery in hand is settled: first the builds, then
+    /// what they ended in.
     pub async fn settled(&mut self) {
-        while self.intakes.join_next().await.is_some() {}
+        while self.builds.join_next().await.is_some() {}
+        self.lifecycle.enter(Phase::Closing);
+        while self.ends.join_next().await.is_some() {}
     }
 }

@@ -28,6 +28,10 @@ pub struct Delivery {
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How long what the last builds ended in may take from its publishing to here. The broker does not
+/// tell when nothing is left; what comes later waits for the next worker.
+const LAST_ONES: Duration = Duration::from_millis(300);
+
 /// A message that was delivered more often than this without being settled runs alone: it may have
 /// killed its worker, and a killed worker charges all that was delivered to it. One redelivery is
 /// what any reconnect does.
@@ -41,6 +45,8 @@ pub struct Intake {
     /// prefetch, which some brokers exceed after evicting a message.
     pub prefetch: u16,
     pub lifecycle: Lifecycle,
+    /// The phase at which no more deliveries are taken.
+    pub until: Phase,
     /// Pauses the intake; `None` where the work needs no room.
     pub capacity: Option<Capacity>,
 }
@@ -54,7 +60,7 @@ enum Over {
 }
 
 impl Intake {
-    /// Works until the worker drains and all that was delivered is settled. The end of a subscription
+    /// Works until its phase comes and all that was delivered is settled. The end of a subscription
     /// (a lost connection, a channel error, a broker that cancelled the consumer) leads to a new one.
     pub async fn run<A>(self, mailbox: Mailbox<A>)
     where
@@ -62,11 +68,21 @@ impl Intake {
     {
         let slots = Arc::new(Semaphore::new(self.prefetch.into()));
         tokio::select! {
-            () = self.lifecycle.reached(Phase::Draining) => {}
+            // Nothing is taken after the phase has come, even where both are ready.
+            biased;
+            () = self.no_more() => {}
             () = self.take_in(&slots, &mailbox) => {}
         }
         // Every lease holds a slot until it is settled.
         let _ = slots.acquire_many(self.prefetch.into()).await;
+    }
+
+    /// Waits until no more deliveries are to be taken.
+    async fn no_more(&self) {
+        self.lifecycle.reached(self.until).await;
+        if self.until == Phase::Closing {
+            tokio::time::sleep(LAST_ONES).await;
+        }
     }
 
     async fn take_in<A>(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<A>)
