@@ -101,7 +101,10 @@ impl DeadQueue {
     ///
     /// # Errors
     /// See [`QueueError`].
-    pub(super) async fn open(settings: &RabbitSettings, warn: impl Fn(&str)) -> Result<Self, QueueError> {
+    pub(super) async fn open(
+        settings: &RabbitSettings,
+        warn: impl Fn(&str),
+    ) -> Result<Self, QueueError> {
         let topology = &settings.topology;
         let connection = connect_once(settings, "dead", ANSWER).await?;
         let queue = topology.queues().iter().find(|queue| queue.role == Role::Dead).cloned();
