@@ -1,10 +1,10 @@
 //! Walking a commit's tree: every entry once, names checked, at any depth.
 
-use git2::{FileMode, Oid, Repository, Tree};
+use git2::{Oid, Repository, Tree};
 use image_builder_actors::fault::{Fault, Reason};
 
 use super::fault;
-use super::session::{Session, git_fault};
+use super::session::{Session, check_size, git_fault};
 
 /// Longest path below the tree's root, in bytes: what Linux takes, with room for the workspace.
 const LONGEST_PATH: usize = 3_500;
@@ -36,7 +36,10 @@ pub(super) fn walk(
     root: Oid,
     mut visit: impl FnMut(Entry<'_>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let tree = |id| repository.find_tree(id).map_err(|error| git_fault(&error));
+    let tree = |id| {
+        check_size(repository, id, "repository")?;
+        repository.find_tree(id).map_err(|error| git_fault(&error))
+    };
     let mut path = Vec::new();
     let mut levels = vec![Level { tree: tree(root)?, next: 0, length: 0 }];
     while let Some(level) = levels.last_mut() {
@@ -66,14 +69,12 @@ struct Level<'a> {
     length: usize,
 }
 
+/// Git's modes.
 fn kind(mode: i32) -> Kind {
-    const TREE: i32 = FileMode::Tree as i32;
-    const LINK: i32 = FileMode::Link as i32;
-    const COMMIT: i32 = FileMode::Commit as i32;
     match mode {
-        TREE => Kind::Directory,
-        LINK => Kind::Link,
-        COMMIT => Kind::Submodule,
+        0o040_000 => Kind::Directory,
+        0o120_000 => Kind::Link,
+        0o160_000 => Kind::Submodule,
         mode => Kind::File { executable: mode & 0o100 != 0 },
     }
 }
