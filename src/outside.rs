@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use async_trait::async_trait;
 use image_builder_actors::crew::Ports;
-use image_builder_actors::ports::Broker;
+use image_builder_actors::fault::Reason;
+use image_builder_actors::ports::{Broker, Probe};
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -98,7 +100,13 @@ impl Outside {
 
     /// All ports, with this broker.
     pub fn ports(self, broker: Arc<dyn Broker>) -> Ports {
+        let probe = Probes {
+            forge: self.forge.clone(),
+            engine: self.engine.clone(),
+            registry: self.registry.clone(),
+        };
         Ports {
+            probe: Arc::new(probe),
             broker,
             forge: self.forge,
             planner: self.planner,
@@ -106,6 +114,27 @@ impl Outside {
             registry: self.registry,
             managers: self.managers,
         }
+    }
+}
+
+/// Asks what was out of reach whether it is back.
+struct Probes {
+    forge: Arc<GitConnector>,
+    engine: Arc<DockerEngine>,
+    registry: Arc<RegistryClient>,
+}
+
+#[async_trait]
+impl Probe for Probes {
+    async fn probe(&self, reason: Reason) -> Result<(), String> {
+        let answer = match reason {
+            Reason::ForgeDown => self.forge.ping().await,
+            Reason::EngineDown => self.engine.ping().await,
+            Reason::RegistryDown => self.registry.ping().await,
+            // Patience is all that was asked for.
+            _ => Ok(()),
+        };
+        answer.map_err(|fault| fault.message)
     }
 }
 

@@ -97,7 +97,7 @@ impl WebhookNotifier {
         url: &Url,
         notification: &Notification,
     ) -> Result<reqwest::RequestBuilder, NotifyError> {
-        let id = HeaderValue::from_str(&notification.id)
+        let id = HeaderValue::from_bytes(notification.id.as_bytes())
             .map_err(|_| refused("the notification's id does not fit into a header".to_owned()))?;
         let mut request = self
             .http

@@ -1,15 +1,16 @@
 //! Builder: from a source tree to an image.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler};
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::desk::Desk;
 use crate::fault::{Fault, Stage};
-use crate::job::{BuildKey, Job};
+use crate::job::{BuildKey, Job, Planned};
 use crate::messages::{Built, ImageBuilt, SourceFetched};
 use crate::pool::{Ended, Pool};
 use crate::ports::{BuildOrder, FetchedSource, ImageBuilder, Plan, Planner, Registry};
@@ -29,7 +30,27 @@ pub struct Builder {
     /// The registry's name in references.
     pub registry_name: String,
     pub timeout: Duration,
+    /// Equal builds on this worker take turns.
+    pub turns: Turns,
     pub next: Mailbox<Pusher>,
+}
+
+/// Builds of the same key, one at a time: the first builds, and those that waited find its image on
+/// the engine. A first one that fails costs nobody else anything: the next one builds.
+#[derive(Clone, Default)]
+pub struct Turns(Arc<Mutex<HashMap<BuildKey, Weak<tokio::sync::Mutex<()>>>>>);
+
+impl Turns {
+    async fn take(&self, key: &BuildKey) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let turn = turns.get(key).and_then(Weak::upgrade).unwrap_or_default();
+            turns.insert(key.clone(), Arc::downgrade(&turn));
+            turn
+        };
+        turn.lock_owned().await
+    }
 }
 
 impl Actor for Builder {
@@ -58,9 +79,11 @@ impl Builder {
         job.lease.working(Stage::Builder);
         fail::fail_point!("builder::work");
         let started = Instant::now();
-        let build = self.build(&job, &source);
+        let planned = OnceLock::new();
+        let build = self.build(&job, &source, &planned);
         let built = slot.limit(Stage::Builder, self.timeout, job.deadline, build).await;
         job.timings.builder += started.elapsed();
+        job.history.checkpoint.planned = planned.into_inner();
         match built {
             Ok(built) => {
                 if let Built::Here(image) = &built {
@@ -85,28 +108,41 @@ impl Builder {
         }
     }
 
-    async fn build(&self, job: &Job, source: &FetchedSource) -> Result<Built, Fault> {
+    /// Plans, and builds what is not there yet: the plan's key, and where its image is.
+    async fn build(
+        &self,
+        job: &Job,
+        source: &FetchedSource,
+        planned: &OnceLock<Planned>,
+    ) -> Result<Built, Fault> {
         let plan = self.planner.plan(source, &job.request, &job.progress).await?;
         let key = BuildKey::of(&job.request, &source.commit, &plan.fingerprint);
+        let _ = planned.set(Planned { key: key.clone(), builder: plan.builder });
         tracing::info!(builder = plan.builder.as_str(), key = key.as_str(), "build planned");
-        if job.request.may_reuse() {
-            let reference = ImageReference::for_build(
-                &self.registry_name,
-                &job.request.user_id,
-                &job.request.application_id,
-                &key.tag(),
-            );
-            if let Some(image) = self.registry.find(&reference).await? {
-                job.progress.note("the registry has an image of the same inputs: it is reused");
-                return Ok(Built::Reused { image, builder: plan.builder.as_str().to_owned() });
-            }
-        }
         let order = BuildOrder {
             build_id: job.request.build_id.clone(),
             labels: labels(source, &plan, &key),
             plan,
             key,
         };
+        if !job.request.may_reuse() {
+            return self.engine.build(&order, &job.progress).await.map(Built::Here);
+        }
+        let _turn = self.turns.take(&order.key).await;
+        let reference = ImageReference::for_build(
+            &self.registry_name,
+            &job.request.user_id,
+            &job.request.application_id,
+            &order.key.tag(),
+        );
+        if let Some(image) = self.registry.find(&reference).await? {
+            job.progress.note("the registry has an image of the same inputs: it is reused");
+            return Ok(Built::Reused { image, builder: order.plan.builder });
+        }
+        if let Some(image) = self.engine.find(&order.key).await? {
+            job.progress.note("the engine has an image of the same inputs: it is pushed");
+            return Ok(Built::Here(image));
+        }
         self.engine.build(&order, &job.progress).await.map(Built::Here)
     }
 }

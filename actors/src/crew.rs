@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::builder::Builder;
+use crate::builder::{Builder, Turns};
+use crate::capacity::Capacity;
 use crate::connector::Connector;
 use crate::desk::Desk;
 use crate::health::{ActorName, Health};
@@ -17,7 +18,8 @@ use crate::notifier::Notifier;
 use crate::policy::RetryPolicy;
 use crate::pool::Pool;
 use crate::ports::{
-    Broker, ImageBuilder, Notifier as NotifierPort, Planner, Queue, Registry, SourceConnector,
+    Broker, ImageBuilder, Notifier as NotifierPort, Planner, Probe, Queue, Registry,
+    SourceConnector,
 };
 use crate::pusher::Pusher;
 use crate::request::Rules;
@@ -33,6 +35,7 @@ pub struct Ports {
     pub engine: Arc<dyn ImageBuilder>,
     pub registry: Arc<dyn Registry>,
     pub managers: Arc<dyn NotifierPort>,
+    pub probe: Arc<dyn Probe>,
 }
 
 /// How the crew works.
@@ -89,10 +92,13 @@ impl Crew {
         lifecycle: Lifecycle,
     ) -> Self {
         let supervisor = Supervisor::new(settings.intensity, lifecycle.clone());
+        let capacity = Capacity::default();
+        tokio::spawn(capacity.clone().watch(ports.probe, lifecycle.clone()));
         let desk = Desk {
             broker: ports.broker.clone(),
             dead_ttl: settings.dead_ttl,
             results: settings.results,
+            capacity: capacity.clone(),
         };
         let rules = Arc::new(settings.rules);
         let pool = |name: ActorName, concurrency: usize| {
@@ -119,11 +125,12 @@ impl Crew {
             pool: pool_of,
             desk: desk.clone(),
             planner: ports.planner,
-            engine: ports.engine,
-            registry: ports.registry,
-            registry_name: settings.registry_name,
+            engine: ports.engine.clone(),
+            registry: ports.registry.clone(),
+            registry_name: settings.registry_name.clone(),
             timeout: settings.builder.timeout,
-            next: pusher,
+            turns: Turns::default(),
+            next: pusher.clone(),
         };
         let builder = supervisor.supervise(health_of, panics, move || builder.clone());
 
@@ -145,7 +152,9 @@ impl Crew {
             desk: desk.clone(),
             rules: rules.clone(),
             job_timeout: settings.job_timeout,
+            engine: ports.engine.clone(),
             next: connector,
+            shortcut: pusher.clone(),
         };
         let listener = supervisor.supervise(health_of, panics, move || listener.clone());
 
@@ -160,7 +169,14 @@ impl Crew {
         let notifier = supervisor.supervise(health_of, panics, move || notifier.clone());
 
         let (pool_of, health_of, panics) = pool(ActorName::Retry, settings.retry_concurrency);
-        let retry = Retry { pool: pool_of, desk, rules, policy: settings.retry };
+        let retry = Retry {
+            pool: pool_of,
+            desk,
+            rules,
+            policy: settings.retry,
+            registry: ports.registry,
+            registry_name: settings.registry_name,
+        };
         let retry = supervisor.supervise(health_of, panics, move || retry.clone());
 
         let mut intakes = JoinSet::new();
@@ -169,6 +185,7 @@ impl Crew {
             queue,
             prefetch,
             lifecycle: lifecycle.clone(),
+            capacity: (queue == Queue::Build).then(|| capacity.clone()),
         };
         let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         intakes.spawn(intake(Queue::Build, settings.prefetch).run(listener));

@@ -15,10 +15,11 @@ use std::time::Duration;
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use crate::capacity::Capacity;
 use crate::dead;
 use crate::fault::{Fault, Kind, Reason};
 use crate::history;
-use crate::job::{History, Job, RegistryImage};
+use crate::job::{BuildRequest, BuilderKind, History, Job, RegistryImage, Timings};
 use crate::lease::Lease;
 use crate::outcome::{
     Body, BuildFailed, Culprit, Image, ImageReady, NotificationType, Seconds, Subject,
@@ -40,6 +41,8 @@ pub struct Desk {
     pub dead_ttl: Option<Duration>,
     /// Whether outcomes are published to the result queue as well.
     pub results: bool,
+    /// Told when there is no room to work.
+    pub capacity: Capacity,
 }
 
 /// An image that is in the registry, and how it came there.
@@ -48,7 +51,7 @@ pub struct Ready {
     pub image: RegistryImage,
     pub reference: ImageReference,
     pub commit: String,
-    pub builder: String,
+    pub builder: BuilderKind,
     /// Whether an image of the same inputs stood in for a build.
     pub reused: bool,
 }
@@ -56,22 +59,36 @@ pub struct Ready {
 impl Desk {
     /// The job's image is in the registry.
     pub async fn ready(&self, job: Job, ready: Ready) {
+        let attempts = job.attempt();
+        let Job { request, history, timings, lease, .. } = job;
+        self.image_ready(lease, &request, &history, attempts, timings, ready).await;
+    }
+
+    /// The image of a request is in the registry, whichever way that is known.
+    pub async fn image_ready(
+        &self,
+        lease: Lease,
+        request: &BuildRequest,
+        history: &History,
+        attempts: u32,
+        timings: Timings,
+        ready: Ready,
+    ) {
         let now = OffsetDateTime::now_utc();
-        let total = (now - job.history.requested_at).as_seconds_f64().max(0.0);
+        let total = (now - history.requested_at).as_seconds_f64().max(0.0);
         let [connector, builder, pusher] =
-            [job.timings.connector, job.timings.builder, job.timings.pusher]
-                .map(|time| time.as_secs_f64());
+            [timings.connector, timings.builder, timings.pusher].map(|time| time.as_secs_f64());
         let data = ImageReady {
-            build_id: job.request.build_id.clone(),
-            application_id: job.request.application_id.clone(),
-            user_id: job.request.user_id.clone(),
-            connector: job.request.forge.as_str().to_owned(),
-            repo: job.request.repo.to_string(),
+            build_id: request.build_id.clone(),
+            application_id: request.application_id.clone(),
+            user_id: request.user_id.clone(),
+            connector: request.forge.as_str().to_owned(),
+            repo: request.repo.to_string(),
             commit: ready.commit,
-            builder: ready.builder,
-            attempts: job.attempt(),
+            builder: ready.builder.as_str().to_owned(),
+            attempts,
             reused: ready.reused,
-            requested_at: job.history.requested_at,
+            requested_at: history.requested_at,
             image: Image {
                 reference: ready.reference.to_string(),
                 repository: ready.reference.name(),
@@ -95,10 +112,9 @@ impl Desk {
             seconds = data.seconds.total,
             "image is ready"
         );
-        let told = self
-            .tell(&job.request.build_id, NotificationType::ImageReady, &data, job.lease.message())
-            .await;
-        settle(job.lease, told).await;
+        let kind = NotificationType::ImageReady;
+        let told = self.tell(&request.build_id, kind, &data, lease.message()).await;
+        settle(lease, told).await;
     }
 
     /// A stage ended with something else than its result.
@@ -113,6 +129,9 @@ impl Desk {
     pub async fn failed(&self, job: Job, fault: Fault) {
         let Job { request, mut history, progress, lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
+        if policy::pauses(&fault, request.token.is_some()) {
+            self.capacity.lacks(fault.reason, fault.retry_after);
+        }
         history.record(&fault, policy::counts(fault.kind()));
         history.log = progress.tail();
         tracing::warn!(

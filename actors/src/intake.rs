@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Context, Handler, Message as ActixMessage};
 use tokio::sync::Semaphore;
 
+use crate::capacity::Capacity;
 use crate::lease::{Lease, Settler};
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::ports::{Broker, Queue, Subscription};
+use crate::ports::{Broker, Queue, RawDelivery, Subscription};
 use crate::supervisor::Mailbox;
 
 /// A delivery on its way to an actor.
@@ -27,6 +28,11 @@ pub struct Delivery {
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// A message that was delivered more often than this without being settled runs alone: it may have
+/// killed its worker, and a killed worker charges all that was delivered to it. One redelivery is
+/// what any reconnect does.
+const SUSPICIOUS: u64 = 2;
+
 /// Takes deliveries from one queue and hands them to one actor.
 pub struct Intake {
     pub broker: Arc<dyn Broker>,
@@ -35,17 +41,30 @@ pub struct Intake {
     /// prefetch, which some brokers exceed after evicting a message.
     pub prefetch: u16,
     pub lifecycle: Lifecycle,
+    /// Pauses the intake; `None` where the work needs no room.
+    pub capacity: Option<Capacity>,
+}
+
+/// Why a subscription is over.
+enum Over {
+    /// The broker or the connection ended it.
+    Lost,
+    /// We ended it, to begin another one when there is reason to.
+    Paused,
 }
 
 impl Intake {
-    /// Works until the worker drains and all that was delivered is settled. The end of a subscription (a lost connection, a channel error,
-    /// a broker that cancelled the consumer) leads to a new one.
+    /// Works until the worker drains and all that was delivered is settled. The end of a subscription
+    /// (a lost connection, a channel error, a broker that cancelled the consumer) leads to a new one.
     pub async fn run<A>(self, mailbox: Mailbox<A>)
     where
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
         let slots = Arc::new(Semaphore::new(self.prefetch.into()));
-        self.take_in(&slots, &mailbox).await;
+        tokio::select! {
+            () = self.lifecycle.reached(Phase::Draining) => {}
+            () = self.take_in(&slots, &mailbox) => {}
+        }
         // Every lease holds a slot until it is settled.
         let _ = slots.acquire_many(self.prefetch.into()).await;
     }
@@ -55,62 +74,94 @@ impl Intake {
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
         loop {
-            let subscription = tokio::select! {
-                () = self.lifecycle.reached(Phase::Draining) => return,
-                subscription = self.broker.subscribe(self.queue, self.prefetch) => subscription,
-            };
-            match subscription {
+            self.room().await;
+            let pause = match self.broker.subscribe(self.queue, self.prefetch).await {
                 Ok(subscription) => {
                     tracing::info!(queue = ?self.queue, "subscribed");
-                    self.forward(subscription, slots, mailbox).await;
-                    if self.lifecycle.phase() >= Phase::Draining {
-                        return;
+                    match self.forward(subscription, slots, mailbox).await {
+                        Over::Paused => Duration::ZERO,
+                        Over::Lost => {
+                            tracing::warn!(queue = ?self.queue, "the subscription ended: subscribing again");
+                            PAUSE
+                        }
                     }
-                    tracing::warn!(queue = ?self.queue, "the subscription ended: subscribing again");
                 }
                 Err(error) => {
                     tracing::warn!(queue = ?self.queue, %error, "cannot subscribe: trying again");
+                    PAUSE
                 }
-            }
-            tokio::select! {
-                () = self.lifecycle.reached(Phase::Draining) => return,
-                () = tokio::time::sleep(PAUSE) => {}
-            }
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
+    /// Waits until there is room to work.
+    async fn room(&self) {
+        if let Some(capacity) = &self.capacity {
+            capacity.found().await;
+        }
+    }
+
+    /// Waits until there is no room to work.
+    async fn no_room(&self) {
+        match &self.capacity {
+            Some(capacity) => capacity.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Hands on deliveries until the subscription is over. Dropping it, as the end of the worker
+    /// does, gives back what nobody has in hand; leases stay good.
     async fn forward<A>(
         &self,
         mut subscription: Subscription,
         slots: &Arc<Semaphore>,
         mailbox: &Mailbox<A>,
-    ) where
+    ) -> Over
+    where
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
         let settler = Settler::start(self.broker.clone(), self.queue, subscription.settle.clone());
         loop {
-            let (slot, delivery) = tokio::select! {
-                () = self.lifecycle.reached(Phase::Draining) => {
+            let slot = slots.clone().acquire_owned();
+            let next = async { Some((slot.await.ok()?, subscription.deliveries.recv().await?)) };
+            let (slot, raw) = tokio::select! {
+                () = self.no_room() => {
                     subscription.settle.cancel().await;
-                    return;
+                    return Over::Paused;
                 }
-                next = async {
-                    let slot = slots.clone().acquire_owned().await.ok()?;
-                    Some((slot, subscription.deliveries.recv().await?))
-                } => match next {
+                next = next => match next {
                     Some(next) => next,
-                    None => return,
+                    None => return Over::Lost,
                 },
             };
-            let lease = settler.lease(delivery.message, delivery.tag, delivery.redeliveries, slot);
-            mailbox
-                .deliver(Delivery {
-                    lease,
-                    received: Instant::now(),
-                    redeliveries: delivery.redeliveries,
-                    over_delivery_limit: delivery.over_delivery_limit,
-                })
-                .await;
+            let suspicious = self.queue == Queue::Build && raw.redeliveries >= SUSPICIOUS;
+            if suspicious {
+                // No more deliveries; those that came and that nobody has go back.
+                subscription.settle.cancel().await;
+                let _others = slots.acquire_many(u32::from(self.prefetch) - 1).await;
+                tracing::warn!(
+                    redeliveries = raw.redeliveries,
+                    "a message was delivered again and again: it runs alone"
+                );
+                mailbox.deliver(delivery(&settler, raw, slot)).await;
+                let _settled = slots.acquire_many(1).await;
+                return Over::Paused;
+            }
+            mailbox.deliver(delivery(&settler, raw, slot)).await;
         }
+    }
+}
+
+fn delivery(
+    settler: &Settler,
+    raw: RawDelivery,
+    slot: tokio::sync::OwnedSemaphorePermit,
+) -> Delivery {
+    Delivery {
+        lease: settler.lease(raw.message, raw.tag, raw.redeliveries, slot),
+        received: Instant::now(),
+        redeliveries: raw.redeliveries,
+        over_delivery_limit: raw.over_delivery_limit,
     }
 }

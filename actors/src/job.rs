@@ -150,9 +150,20 @@ pub struct Checkpoint {
     /// The full commit that the first try resolved: later tries build the same one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// The id of an image that the engine has built and that only needs to be pushed.
+    /// What the image is known by, once the build was planned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned: Option<Planned>,
+    /// An image that an engine has built and that only needs to be pushed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<BuiltImage>,
+}
+
+/// What a plan came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Planned {
+    pub key: BuildKey,
+    pub builder: BuilderKind,
 }
 
 /// One failed try, as it is kept in the history. Holds no credential.

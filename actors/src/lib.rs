@@ -16,9 +16,10 @@
 //! | who settles a delivery, and when | [`lease`], [`desk`], [`intake`] |
 //! | what becomes of a failure | [`policy`], [`history`], [`dead`] |
 //! | the actors | [`listener`], [`connector`], [`builder`], [`pusher`], [`notifier`], [`retry`], [`messages`] |
-//! | who keeps them alive | [`supervisor`], [`pool`], [`health`], [`lifecycle`] |
+//! | who keeps them alive | [`supervisor`], [`pool`], [`health`], [`lifecycle`], [`capacity`] |
 
 pub mod builder;
+pub mod capacity;
 pub mod connector;
 pub mod crew;
 pub mod dead;

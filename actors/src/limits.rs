@@ -1,5 +1,7 @@
 //! Every bound on what a stranger's request and repository may cost, in one place.
 
+use std::time::Duration;
+
 /// Bounds on one build. All are generous for honest use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -18,6 +20,12 @@ pub struct Limits {
     pub submodules: usize,
     /// Longest Dockerfile, `.dockerignore` or plan file, in bytes.
     pub plan_file_bytes: u64,
+    /// A longer file of the source is not shown to nixpacks, in bytes.
+    pub planner_file_bytes: u64,
+    /// Processor time that nixpacks may spend on one source.
+    pub planner_cpu_time: Duration,
+    /// Address space that nixpacks may use on one source, in bytes.
+    pub planner_memory_bytes: u64,
     /// What a build may write to its log, in bytes; what goes past it is dropped, with one line that
     /// says so.
     pub output_bytes: u64,
@@ -33,6 +41,9 @@ impl Default for Limits {
             source_entries: 500_000,
             submodules: 64,
             plan_file_bytes: 1 << 20,
+            planner_file_bytes: 64 << 20,
+            planner_cpu_time: Duration::from_secs(60),
+            planner_memory_bytes: 1 << 30,
             output_bytes: 16 << 20,
         }
     }

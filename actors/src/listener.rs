@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::connector::Connector;
@@ -12,12 +13,13 @@ use crate::fault::Stage;
 use crate::health::InHand;
 use crate::history;
 use crate::intake::Delivery;
-use crate::job::{Job, Timings};
-use crate::messages::JobAccepted;
+use crate::job::{BuiltImage, Job, Timings};
+use crate::messages::{Built, ImageBuilt, JobAccepted};
 use crate::outcome::Subject;
 use crate::pool::Pool;
-use crate::ports::Route;
+use crate::ports::{ImageBuilder, Route};
 use crate::progress::Progress;
+use crate::pusher::Pusher;
 use crate::request::{self, Rules};
 use crate::supervisor::Mailbox;
 
@@ -29,7 +31,11 @@ pub struct Listener {
     pub rules: Arc<Rules>,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
+    /// Asked for the image of an earlier try, which then only needs to be pushed.
+    pub engine: Arc<dyn ImageBuilder>,
     pub next: Mailbox<Connector>,
+    /// The way of a job whose image is built.
+    pub shortcut: Mailbox<Pusher>,
 }
 
 impl Actor for Listener {
@@ -89,9 +95,33 @@ impl Listener {
                 "job accepted"
             );
         });
+        let built = self.built_earlier(&job).instrument(span).await;
         in_hand.done();
         job.lease.waiting();
-        self.next.deliver(JobAccepted { job }).await;
+        match built {
+            Some((commit, image)) => {
+                let built = Built::Here(image);
+                self.shortcut.deliver(ImageBuilt { job, commit, built }).await;
+            }
+            None => self.next.deliver(JobAccepted { job }).await,
+        }
+    }
+
+    /// The image that an earlier try built, where this worker's engine has it.
+    async fn built_earlier(&self, job: &Job) -> Option<(String, BuiltImage)> {
+        let checkpoint = &job.history.checkpoint;
+        let (commit, image) = (checkpoint.commit.clone()?, checkpoint.image.as_ref()?);
+        match self.engine.find(&image.key).await {
+            Ok(Some(found)) if found.id == image.id => {
+                tracing::info!(image = image.id, "built by an earlier try: only to be pushed");
+                Some((commit, found))
+            }
+            Ok(_) => None,
+            Err(fault) => {
+                tracing::debug!(%fault, "cannot ask for the image of an earlier try");
+                None
+            }
+        }
     }
 
     /// Gives a request without any id one, before any work: only a crash between the publish and

@@ -3,7 +3,7 @@
 
 use actix::Message;
 
-use crate::job::{BuiltImage, Job, RegistryImage};
+use crate::job::{BuilderKind, BuiltImage, Job, RegistryImage};
 use crate::ports::FetchedSource;
 
 /// A request was read and found good.
@@ -36,5 +36,5 @@ pub enum Built {
     /// On the engine.
     Here(BuiltImage),
     /// In the registry, from an earlier build of the same inputs.
-    Reused { image: RegistryImage, builder: String },
+    Reused { image: RegistryImage, builder: BuilderKind },
 }

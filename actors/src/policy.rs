@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use crate::fault::Kind;
+use crate::fault::{Fault, Kind, Reason, Stage};
 use crate::job::{Attempt, History};
 
 /// When a failed build is tried again, and how often (`RETRY_…`).
@@ -87,6 +87,13 @@ pub fn counts(kind: Kind) -> bool {
     kind != Kind::Capacity
 }
 
+/// Whether the listener pauses after this fault. Patience that the forge asks of one user's own token
+/// is that user's affair: it must not hold up the others.
+pub fn pauses(fault: &Fault, own_token: bool) -> bool {
+    let own = fault.reason == Reason::RateLimited && fault.stage == Stage::Connector && own_token;
+    fault.kind() == Kind::Capacity && !own
+}
+
 /// Whether a failure of this kind is final whatever was before it.
 pub fn is_final(kind: Kind) -> bool {
     matches!(kind, Kind::User | Kind::Refused | Kind::Withdrawn)
@@ -115,7 +122,6 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::fault::{Fault, Reason, Stage};
 
     fn policy() -> RetryPolicy {
         RetryPolicy {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
 use crate::job::{BuildKey, BuildRequest, BuilderKind, BuiltImage, RegistryImage};
 use crate::outcome::Notification;
 use crate::progress::Progress;
@@ -187,6 +187,9 @@ pub trait Planner: Send + Sync + 'static {
 pub trait ImageBuilder: Send + Sync + 'static {
     /// Builds the image. Dropping the future stops the build on the engine.
     async fn build(&self, order: &BuildOrder, progress: &Progress) -> Result<BuiltImage, Fault>;
+
+    /// The image of this key that the engine has from an earlier build.
+    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault>;
 }
 
 // ---- the registry -----------------------------------------------------------------------------
@@ -209,6 +212,15 @@ pub trait Registry: Send + Sync + 'static {
 
     /// Puts the reference's tag on an image that the repository has already.
     async fn tag(&self, reference: &ImageReference, image: &RegistryImage) -> Result<(), Fault>;
+}
+
+// ---- room to work -----------------------------------------------------------------------------
+
+/// Looks whether there is room to work again.
+#[async_trait]
+pub trait Probe: Send + Sync + 'static {
+    /// Whether what a capacity fault named is back; the error says what is still missing.
+    async fn probe(&self, reason: Reason) -> Result<(), String>;
 }
 
 // ---- the managers -----------------------------------------------------------------------------

@@ -79,7 +79,7 @@ impl Pusher {
             Built::Here(built) => {
                 let tags = [built.key.tag()];
                 let image = self.registry.push(&built, &reference, &tags, &job.progress).await?;
-                (image, built.builder.as_str().to_owned(), false)
+                (image, built.builder, false)
             }
             Built::Reused { image, builder } => {
                 self.registry.tag(&reference, &image).await?;

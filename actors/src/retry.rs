@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use actix::{Actor, Context, Handler};
 
-use crate::desk::{Desk, crashed, settle};
-use crate::fault::{Fault, Stage};
+use crate::desk::{Desk, Ready, crashed, settle};
+use crate::fault::{Fault, Kind, Stage};
 use crate::history;
 use crate::intake::Delivery;
-use crate::job::{Attempt, History};
+use crate::job::{Attempt, BuildRequest, Checkpoint, History, Timings};
 use crate::lease::Lease;
 use crate::outcome::Subject;
 use crate::policy::{Decision, RetryPolicy};
 use crate::pool::Pool;
-use crate::ports::Route;
+use crate::ports::{Registry, Route};
+use crate::reference::ImageReference;
 use crate::request::{self, Rules};
 
 /// What the retry actor works with. Cheap to clone.
@@ -24,6 +25,10 @@ pub struct Retry {
     pub desk: Desk,
     pub rules: Arc<Rules>,
     pub policy: RetryPolicy,
+    /// Asked before a build is given up: no build is ever told both.
+    pub registry: Arc<dyn Registry>,
+    /// The registry's name in references.
+    pub registry_name: String,
 }
 
 impl Actor for Retry {
@@ -79,11 +84,64 @@ impl Retry {
         let message = lease.message();
         let build_id = request::build_id(message).unwrap_or_else(|| "unknown".to_owned());
         let subject = match request::parse(&message.body, &build_id, &self.rules) {
-            Ok(request) => Subject::of(&request),
+            Ok(request) => match self.image_of(&request, &history).await {
+                Ok(None) => Subject::of(&request),
+                Ok(Some(ready)) => {
+                    tracing::info!(build_id, "the registry has the image after all");
+                    let (attempts, timings) = (history.counted(), Timings::default());
+                    return self
+                        .desk
+                        .image_ready(lease, &request, &history, attempts, timings, ready)
+                        .await;
+                }
+                Err(fault) => {
+                    // Both outcomes are still possible: neither is told until that is known.
+                    tracing::warn!(build_id, %fault, "cannot ask for the image of a failed build");
+                    let delay = self.policy.delay(1, fault.retry_after);
+                    let later = history::with(message, &history);
+                    let published = self.desk.broker.publish(Route::BuildAfter(delay), later).await;
+                    return settle(lease, published).await;
+                }
+            },
             Err(rejected) => Subject::of_rejected(&build_id, rejected.known),
         };
         let fault = history.attempts.last().map_or_else(|| crashed(Stage::Listener), fault);
         self.desk.give_up(lease, subject, history, fault).await;
+    }
+
+    /// The image of a request whose last try failed: an earlier push may have gone through without
+    /// anybody hearing of it.
+    async fn image_of(
+        &self,
+        request: &BuildRequest,
+        history: &History,
+    ) -> Result<Option<Ready>, Fault> {
+        let Checkpoint { commit: Some(commit), planned: Some(planned), .. } = &history.checkpoint
+        else {
+            return Ok(None);
+        };
+        let user_or_build = history
+            .attempts
+            .last()
+            .is_some_and(|last| matches!(last.reason.kind(), Kind::User | Kind::Build));
+        if user_or_build || !request.may_reuse() {
+            return Ok(None);
+        }
+        let reference = |tag: &str| {
+            ImageReference::for_build(
+                &self.registry_name,
+                &request.user_id,
+                &request.application_id,
+                tag,
+            )
+        };
+        let Some(image) = self.registry.find(&reference(&planned.key.tag())).await? else {
+            return Ok(None);
+        };
+        let reference = reference(commit);
+        self.registry.tag(&reference, &image).await?;
+        let commit = commit.clone();
+        Ok(Some(Ready { image, reference, commit, builder: planned.builder, reused: false }))
     }
 }
 

@@ -184,6 +184,10 @@ impl ImageBuilder for DockerEngine {
         })?;
         Ok(BuiltImage { id, builder: order.plan.builder, key: order.key.clone() })
     }
+
+    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
+        self.find_by_key(key).await
+    }
 }
 
 /// What an image of `key` is called on the engine, so that it can be found again, and told apart

@@ -35,6 +35,11 @@ impl Forge {
         Ok(Self { url: base("GITHUB_URL", url)?, api: base("GITHUB_API_URL", api)? })
     }
 
+    /// Its own address.
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// The clone address of one of its repositories.
     pub(super) fn repository(&self, repo: &RepoName) -> Address {
         Address {

@@ -32,6 +32,7 @@ mod transport;
 mod walk;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use git2::Repository;
@@ -79,6 +80,9 @@ pub enum GitSetupError {
     Git(String),
 }
 
+/// Longest wait for the forge's answer to a ping.
+const PING: Duration = Duration::from_secs(10);
+
 /// Fetches sources from GitHub, or from whatever speaks git's smart HTTP at `GITHUB_URL`.
 pub struct GitConnector {
     forge: Arc<Forge>,
@@ -96,6 +100,25 @@ impl GitConnector {
             clients: Clients::new()?,
             limits: settings.limits,
         })
+    }
+}
+
+impl GitConnector {
+    /// Whether the forge answers at all, for a worker that waits for it.
+    ///
+    /// # Errors
+    /// `forge_down`, or `forge_failed` while it answers with a server's error.
+    pub async fn ping(&self) -> Result<(), Fault> {
+        let fault = |reason, message| Fault::new(Stage::Connector, reason, message);
+        let request = self.clients.get(true).get(self.forge.url().clone()).timeout(PING).send();
+        match request.await {
+            Ok(response) if response.status().is_server_error() => {
+                let message = format!("The forge answers {}.", response.status());
+                Err(fault(Reason::ForgeFailed, message))
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err(fault(Reason::ForgeDown, "The forge cannot be reached.".to_owned())),
+        }
     }
 }
 

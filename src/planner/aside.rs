@@ -9,9 +9,6 @@ use std::fs::{self, FileType};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A longer file is not shown to nixpacks, in bytes: far above any that it has a use for.
-pub(super) const LONGEST_FILE: u64 = 64 << 20;
-
 /// What was moved out of the source.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
@@ -34,8 +31,9 @@ enum Why {
 
 impl Aside {
     /// Moves everything below `context`, which must be canonical, that nixpacks must not open into
-    /// `refuge`, a directory of the same file system outside of it.
-    pub(super) fn set(context: &Path, refuge: &Path) -> io::Result<Self> {
+    /// `refuge`, a directory of the same file system outside of it: links that lead out, files of
+    /// more than `longest` bytes, and whatever else is no regular file.
+    pub(super) fn set(context: &Path, refuge: &Path, longest: u64) -> io::Result<Self> {
         let mut aside = Self::default();
         let mut directories = vec![context.to_owned()];
         while let Some(directory) = directories.pop() {
@@ -44,7 +42,7 @@ impl Aside {
                 let kind = entry.file_type()?;
                 if kind.is_dir() {
                     directories.push(entry.path());
-                } else if let Some(why) = why_not(context, &entry.path(), kind)? {
+                } else if let Some(why) = why_not(context, &entry.path(), kind, longest)? {
                     aside.take(entry.path(), refuge, why)?;
                 }
             }
@@ -62,9 +60,12 @@ impl Aside {
         Ok(())
     }
 
-    /// Moves everything back.
-    pub(super) fn put_back(&self) -> io::Result<()> {
-        self.moved.iter().try_for_each(|moved| fs::rename(&moved.refuge, &moved.home))
+    /// Moves everything back, except what was at or below `replaced`, which is new now.
+    pub(super) fn put_back(&self, replaced: Option<&Path>) -> io::Result<()> {
+        self.moved
+            .iter()
+            .filter(|moved| replaced.is_none_or(|replaced| !moved.home.starts_with(replaced)))
+            .try_for_each(|moved| fs::rename(&moved.refuge, &moved.home))
     }
 
     /// One sentence on what of the context's own entries nixpacks did not see; empty = nothing.
@@ -91,7 +92,7 @@ impl Aside {
     }
 }
 
-fn why_not(context: &Path, path: &Path, kind: FileType) -> io::Result<Option<Why>> {
+fn why_not(context: &Path, path: &Path, kind: FileType, longest: u64) -> io::Result<Option<Why>> {
     if kind.is_symlink() {
         // One that leads nowhere goes too: what it names may come to be while nixpacks looks.
         let inside = path.canonicalize().is_ok_and(|target| target.starts_with(context));
@@ -100,5 +101,5 @@ fn why_not(context: &Path, path: &Path, kind: FileType) -> io::Result<Option<Why
     if !kind.is_file() {
         return Ok(Some(Why::Odd));
     }
-    Ok((path.symlink_metadata()?.len() > LONGEST_FILE).then_some(Why::TooLong))
+    Ok((path.symlink_metadata()?.len() > longest).then_some(Why::TooLong))
 }

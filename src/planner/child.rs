@@ -5,7 +5,7 @@
 //! minutes, and it prints to stdout. In a child none of that reaches the worker, and a child can be
 //! bounded and killed.
 //!
-//! The child reads a [`Task`] from stdin and writes an [`Answer`] as the last line of stdout. Both
+//! The child reads a `Task` from stdin and writes an `Answer` as the last line of stdout. Both
 //! are JSON.
 
 use std::collections::BTreeMap;
@@ -102,21 +102,24 @@ fn answer() -> Result<()> {
     let mut task = String::new();
     io::stdin().read_to_string(&mut task).context("cannot read the task")?;
     let task: Task = serde_json::from_str(&task).context("cannot understand the task")?;
-    limit(Resource::Core, 0)?;
-    limit(Resource::Cpu, task.cpu_seconds)?;
-    limit(Resource::As, task.memory_bytes)?;
-    limit(Resource::Fsize, LONGEST_OUTPUT)?;
+    limit(Resource::Core, 0, 0)?;
+    // The soft limit ends it with a signal that tells why, the hard one with one that does not.
+    limit(Resource::Cpu, task.cpu_seconds, task.cpu_seconds + 1)?;
+    limit(Resource::As, task.memory_bytes, task.memory_bytes)?;
+    limit(Resource::Fsize, LONGEST_OUTPUT, LONGEST_OUTPUT)?;
 
     let answer = plan(&task).unwrap_or_else(|error| refusal(&task, &error));
     // On a line of its own, whatever nixpacks has printed.
     writeln!(io::stdout(), "\n{}", serde_json::to_string(&answer)?).context("cannot answer")
 }
 
-/// Lowers a limit of this process.
-fn limit(resource: Resource, to: u64) -> Result<()> {
-    let highest = getrlimit(resource).maximum.map_or(to, |highest| highest.min(to));
-    setrlimit(resource, Rlimit { current: Some(highest), maximum: Some(highest) })
-        .with_context(|| format!("cannot limit {resource:?}"))
+/// Lowers a limit of this process; one that is lower already stays.
+fn limit(resource: Resource, soft: u64, hard: u64) -> Result<()> {
+    let before = getrlimit(resource);
+    let lower = |before: Option<u64>, to: u64| Some(before.map_or(to, |before| before.min(to)));
+    let limit =
+        Rlimit { current: lower(before.current, soft), maximum: lower(before.maximum, hard) };
+    setrlimit(resource, limit).with_context(|| format!("cannot limit {resource:?}"))
 }
 
 fn refusal(task: &Task, error: &anyhow::Error) -> Answer {

@@ -4,7 +4,6 @@
 //! (see [`child`]), because what it reads was written by strangers.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use image_builder_actors::fault::{Fault, Reason, Stage};
@@ -37,10 +36,6 @@ pub struct PlannerSettings {
     /// Makes the names of the cache mounts unguessable, so that nobody's Dockerfile can mount the
     /// cache of somebody else's build. See [`cache_secret`].
     pub cache_secret: Secret,
-    /// Processor time that nixpacks may spend on one source.
-    pub cpu_time: Duration,
-    /// Address space that nixpacks may use on one source, in bytes.
-    pub memory_bytes: u64,
 }
 
 impl PlannerSettings {
@@ -50,8 +45,6 @@ impl PlannerSettings {
             // Stays right when the file is replaced under a running worker.
             program: PathBuf::from("/proc/self/exe"),
             cache_secret,
-            cpu_time: Duration::from_secs(60),
-            memory_bytes: 1 << 30,
         }
     }
 }
@@ -220,32 +213,24 @@ fn refuse_foreign_fields(
     )))
 }
 
-/// Refuses names that a Dockerfile could not hold.
+/// Refuses names that cannot be passed on as they are.
 fn check_names(wish: &PlanRequest) -> Result<(), Fault> {
-    for name in wish.envs.keys() {
-        check_variable("envs", name)?;
-    }
-    for name in wish.build_args.keys() {
-        check_variable("buildArgs", name)?;
-    }
-    for id in wish.secrets.keys() {
-        if id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
+    let fields = [
+        ("envs", wish.envs.keys().collect::<Vec<_>>()),
+        ("buildArgs", wish.build_args.keys().collect()),
+        ("secrets", wish.secrets.keys().collect()),
+    ];
+    for (field, names) in fields {
+        let bad = |name: &&&String| {
+            name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        };
+        if let Some(name) = names.iter().find(bad) {
             return Err(invalid(format!(
-                "`secrets`: `{id}` cannot be an id: use letters, digits, `.`, `_` and `-`"
+                "`{field}`: `{name}` cannot be a name: use letters, digits, `.`, `_` and `-`"
             )));
         }
     }
     Ok(())
-}
-
-fn check_variable(field: &str, name: &str) -> Result<(), Fault> {
-    let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    if starts_well && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Ok(());
-    }
-    Err(invalid(format!(
-        "`{field}`: `{name}` cannot be the name of a variable: use letters, digits and `_`"
-    )))
 }
 
 fn invalid(message: impl Into<String>) -> Fault {

@@ -21,9 +21,7 @@ use super::cache::cache_key;
 use super::child::{self, Answer, OUTPUT, Planned, Task};
 use super::confine::{self, Unusable};
 use super::fingerprint::Fingerprint;
-use super::{
-    Context, ExplainedPlan, PlannerSettings, blocking, check_variable, disk_fault, invalid,
-};
+use super::{Context, ExplainedPlan, PlannerSettings, blocking, disk_fault, invalid};
 
 /// The release of the library that plans. `tests/contract/planner.rs` holds it against the command.
 pub const VERSION: &str = "1.41.0";
@@ -57,15 +55,19 @@ pub(super) async fn plan(
     let refuge = source.workspace.path().join("aside");
     let aside = blocking(move || {
         check_config_files(&context, &request, &limits)?;
-        Aside::set(&context.path, &refuge)
+        Aside::set(&context.path, &refuge, limits.planner_file_bytes)
             .map_err(|error| disk_fault("look through the source", &error))
     })
     .await?;
     let answer = ask_child(settings, &task, progress).await;
     let context = sight.context.path.clone();
+    let output = match &answer {
+        Ok(Answer::Planned(planned)) => Some(planned.app.join(OUTPUT)),
+        _ => None,
+    };
     let unseen = blocking(move || {
         let unseen = aside.describe(&context);
-        aside.put_back().map(|()| unseen)
+        aside.put_back(output.as_deref()).map(|()| unseen)
     })
     .await
     .map_err(|error| disk_fault("put the source together again", &error))?;
@@ -115,8 +117,8 @@ fn task(settings: &PlannerSettings, context: &Context, wish: &BuildRequest) -> T
         build_command: plan.build_command.clone(),
         start_command: plan.start_command.clone(),
         cache_key: cache_key(&settings.cache_secret, wish),
-        cpu_seconds: settings.cpu_time.as_secs().max(1),
-        memory_bytes: settings.memory_bytes,
+        cpu_seconds: settings.limits.planner_cpu_time.as_secs().max(1),
+        memory_bytes: settings.limits.planner_memory_bytes,
     }
 }
 
@@ -210,7 +212,10 @@ fn broken_off(settings: &PlannerSettings, status: ExitStatus) -> Fault {
     }
     let what = match status.signal() {
         Some(SIGXCPU) => {
-            format!("needed more than {} s of processor time", settings.cpu_time.as_secs())
+            format!(
+                "needed more than {} s of processor time",
+                settings.limits.planner_cpu_time.as_secs()
+            )
         }
         _ => format!("broke off ({status})"),
     };
@@ -240,9 +245,7 @@ fn finish(
     cache_key: &str,
     limits: &Limits,
 ) -> Result<ExplainedPlan, Fault> {
-    for name in planned.variables.keys() {
-        check_variable("variables", name)?;
-    }
+    check_variables(&planned.variables)?;
     let written = |error: io::Error| disk_fault("write the plan", &error);
     let output = planned.app.join(OUTPUT);
     let path = output.join("Dockerfile");
@@ -274,6 +277,21 @@ fn finish(
         fingerprint,
     };
     Ok(ExplainedPlan { plan, nixpacks: Some(planned.plan) })
+}
+
+/// Refuses variables that `ENV NAME=$NAME` in the Dockerfile would not set.
+fn check_variables(variables: &BTreeMap<String, String>) -> Result<(), Fault> {
+    let good = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    match variables.keys().find(|name| !good(name)) {
+        None => Ok(()),
+        Some(name) => Err(invalid(format!(
+            "`{name}` cannot be the name of a variable: use letters, digits and `_`, and no digit \
+             at the start"
+        ))),
+    }
 }
 
 /// Mounts the secrets in every step: they stand under `/run/secrets/<id>` there, and in no layer.

@@ -27,13 +27,14 @@ const CONTENT_DIGEST: &str = "docker-content-digest";
 #[derive(Debug)]
 pub(super) struct Api {
     http: reqwest::Client,
-    base: String,
+    /// The address before `/v2/`.
+    base: Url,
     auth: Authenticator,
     redactor: Redactor,
 }
 
 impl Api {
-    /// `base` is the address before `/v2/`; each request may take `timeout` from its beginning to
+    /// `base` is the address of the host; each request may take `timeout` from its beginning to
     /// its answer's last byte.
     pub(super) fn new(
         base: &str,
@@ -47,14 +48,15 @@ impl Api {
             .timeout(timeout)
             .redirect(redirects())
             .build()?;
-        let auth = Authenticator::new(http.clone(), Url::parse(base)?, credentials);
-        Ok(Self { http, base: base.to_owned(), auth, redactor })
+        let base = Url::parse(base)?;
+        let auth = Authenticator::new(http.clone(), base.clone(), credentials);
+        Ok(Self { http, base, auth, redactor })
     }
 
     /// Whether the registry answers as one, whoever asks.
     pub(super) async fn ping(&self) -> Result<(), Fault> {
         let what = "the registry is not ready";
-        let request = self.http.get(format!("{}/v2/", self.base));
+        let request = self.http.get(format!("{}v2/", self.base));
         let response = request.send().await.map_err(|error| of_transport(what, error))?;
         match response.status() {
             StatusCode::UNAUTHORIZED => Ok(()),
@@ -142,7 +144,8 @@ impl Api {
             None => request(),
         };
         let response = first.send().await.map_err(|error| of_transport(what, error))?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let of_the_registry = response.url().origin() == self.base.origin();
+        if response.status() != StatusCode::UNAUTHORIZED || !of_the_registry {
             return Ok(response);
         }
         match self.auth.answer(response.headers(), scope).await? {
@@ -166,7 +169,7 @@ impl Api {
     }
 
     fn manifest_url(&self, repository: &str, reference: &str) -> String {
-        format!("{}/v2/{repository}/manifests/{reference}", self.base)
+        format!("{}v2/{repository}/manifests/{reference}", self.base)
     }
 }
 

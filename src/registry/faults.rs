@@ -1,6 +1,7 @@
 //! What a failure of the registry, or of the engine that pushes to it, means for the job.
 
-use std::error::Error as _;
+use std::error::Error;
+use std::io;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -65,16 +66,12 @@ pub(super) fn of_transport(what: &str, error: reqwest::Error) -> Fault {
     fault(reason, message)
 }
 
-fn is_tls(error: &reqwest::Error) -> bool {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        source = cause.source();
-    }
-    false
+/// Whether an error comes from TLS. An I/O error hides what it wraps from `source`.
+fn is_tls(error: &(dyn Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    error.is::<rustls::Error>()
+        || wrapped.is_some_and(|inner| is_tls(inner))
+        || error.source().is_some_and(is_tls)
 }
 
 /// What an error of the engine means, its own or one that it hands on from the registry.
@@ -104,8 +101,8 @@ pub(super) fn of_engine(what: &str, error: EngineError, redactor: &Redactor) -> 
     fault(reason, format!("{what}: {}", presentable(&text, redactor)))
 }
 
-fn is_out_of_reach(kind: std::io::ErrorKind) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+fn is_out_of_reach(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
     matches!(kind, ConnectionRefused | NotFound | PermissionDenied)
 }
 
@@ -135,6 +132,8 @@ fn reason_of_push_error(text: &str) -> Option<Reason> {
 /// (20.10 to 28), the registry's are the error codes of the distribution specification as the engine
 /// prints them.
 const PHRASES: &[(Reason, &[&str])] = &[
+    // The engine also says "no such image" of a name that it does not accept.
+    (Reason::RegistryRefused, &["invalid reference format"]),
     (Reason::DiskLow, &["no space left on device"]),
     (
         Reason::EngineFailed,
@@ -169,7 +168,6 @@ const PHRASES: &[(Reason, &[&str])] = &[
             "manifest invalid",
             "tag invalid",
             "unsupported: ",
-            "invalid reference format",
             "invalid repository name",
         ],
     ),
@@ -230,6 +228,7 @@ mod tests {
             ("write /var/lib/docker/tmp/x: no space left on device", DiskLow),
             ("An image does not exist locally with the tag: x", EngineFailed),
             ("No such image: sha256:0", EngineFailed),
+            ("no such image: x/A: invalid reference format: must be lowercase", RegistryRefused),
         ] {
             let error = EngineError::DockerStreamError { error: text.to_owned() };
             assert_eq!(of_engine("", error, &Redactor::default()).reason, reason, "{text}");
@@ -238,7 +237,7 @@ mod tests {
 
     #[test]
     fn an_engine_that_cannot_be_reached_is_down() {
-        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         for error in [
             EngineError::SocketNotFoundError("/var/run/docker.sock".to_owned()),
             EngineError::IOError { err: refused },

@@ -174,9 +174,10 @@ struct Tagged {
 }
 
 impl EngineTag {
+    /// Removes the name, and goes on with that should nobody wait for it any longer.
     async fn remove(mut self) {
         if let Some(tagged) = self.0.take() {
-            tagged.remove().await;
+            tokio::spawn(tagged.remove()).await.ok();
         }
     }
 }

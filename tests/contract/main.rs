@@ -3,6 +3,7 @@
 mod broker;
 mod builder;
 mod connector;
+mod http_server;
 mod notifier;
 mod planner;
 mod registry;

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::fault::Fault;
-use crate::job::{BuiltImage, hex};
+use crate::job::{BuildKey, BuiltImage, hex};
 use crate::ports::{BuildOrder, ImageBuilder};
 use crate::progress::{Event, Progress};
 
@@ -32,6 +32,8 @@ struct State {
     running: BTreeSet<String>,
     built: usize,
     dropped: usize,
+    /// What the engine has, by key.
+    images: HashMap<BuildKey, BuiltImage>,
 }
 
 enum Next {
@@ -89,6 +91,11 @@ impl FakeBuilder {
     /// Builds that have begun wait until [`Self::release`].
     pub fn hold(&self) {
         self.change(|state| state.held = true);
+    }
+
+    /// The engine loses every image, as one that was pruned does.
+    pub fn forget_images(&self) {
+        self.change(|state| state.images.clear());
     }
 
     pub fn release(&self) {
@@ -186,8 +193,16 @@ impl ImageBuilder for FakeBuilder {
             return Err(Fault { message: progress.redact(&fault.message), ..fault });
         }
         progress.tell(Event::StepFinished { name: STEP.to_owned(), cached: false });
-        self.change(|state| state.built += 1);
         let id = format!("sha256:{}", hex(&Sha256::digest(order.key.as_str())));
-        Ok(BuiltImage { id, builder: order.plan.builder, key: order.key.clone() })
+        let image = BuiltImage { id, builder: order.plan.builder, key: order.key.clone() };
+        self.change(|state| {
+            state.built += 1;
+            state.images.insert(order.key.clone(), image.clone());
+        });
+        Ok(image)
+    }
+
+    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
+        Ok(self.lock().images.get(key).cloned())
     }
 }

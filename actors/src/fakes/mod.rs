@@ -6,3 +6,4 @@ pub mod connector;
 pub mod notifier;
 pub mod planner;
 pub mod registry;
+pub mod script;

@@ -1,1 +1,167 @@
 //! In-memory registry.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::script::{Gate, Script};
+use crate::fault::{Fault, Reason, Stage};
+use crate::job::{BuiltImage, RegistryImage, hex};
+use crate::ports::Registry;
+use crate::progress::Progress;
+use crate::reference::ImageReference;
+
+/// What every image weighs here, in bytes.
+const SIZE: u64 = 1_000;
+
+/// A registry in memory, whose engine has every image except the forgotten ones. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct FakeRegistry {
+    state: Arc<Mutex<State>>,
+    finds: Script<Fault>,
+    pushes: Script<Fault>,
+    pushed: watch::Sender<Vec<Push>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By `repository:tag` and `repository:digest`, each with its registry before it.
+    images: HashMap<String, RegistryImage>,
+    forgotten: HashSet<String>,
+    down: Option<Fault>,
+    finds: usize,
+}
+
+/// One push that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    pub image: BuiltImage,
+    pub reference: ImageReference,
+    pub further_tags: Vec<String>,
+}
+
+impl FakeRegistry {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next `calls` pushes fail.
+    pub fn fail_pushes(&self, calls: usize, fault: Fault) {
+        self.pushes.fail(calls, fault);
+    }
+
+    /// The next `calls` look-ups fail.
+    pub fn fail_finds(&self, calls: usize, fault: Fault) {
+        self.finds.fail(calls, fault);
+    }
+
+    /// The next push panics.
+    pub fn panic_on_push(&self) {
+        self.pushes.panic();
+    }
+
+    /// The next push waits at a gate.
+    pub fn hold_push(&self) -> Gate {
+        self.pushes.wait()
+    }
+
+    /// Every call fails until it is called with `None`.
+    pub fn set_down(&self, fault: Option<Fault>) {
+        self.lock().down = fault;
+    }
+
+    /// The engine no longer has this image.
+    pub fn forget(&self, image_id: &str) {
+        self.lock().forgotten.insert(image_id.to_owned());
+    }
+
+    /// Every push that succeeded, in order.
+    pub fn pushed(&self) -> Vec<Push> {
+        self.pushed.borrow().clone()
+    }
+
+    /// Waits until `count` pushes have succeeded.
+    pub async fn wait_for_pushes(&self, count: usize) -> Vec<Push> {
+        let mut pushed = self.pushed.subscribe();
+        let all = pushed.wait_for(|pushed| pushed.len() >= count).await;
+        all.expect("this value holds the sender").clone()
+    }
+
+    /// How often something was looked up, failed calls included.
+    pub fn finds(&self) -> usize {
+        self.lock().finds
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Registry for FakeRegistry {
+    async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
+        self.lock().finds += 1;
+        self.finds.play().await?;
+        let state = self.lock();
+        match &state.down {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(state.images.get(&reference.to_string()).cloned()),
+        }
+    }
+
+    async fn push(
+        &self,
+        image: &BuiltImage,
+        reference: &ImageReference,
+        further_tags: &[String],
+        progress: &Progress,
+    ) -> Result<RegistryImage, Fault> {
+        self.pushes.play().await?;
+        let stored = RegistryImage {
+            digest: format!("sha256:{}", hex(&Sha256::digest(&image.id))),
+            image_id: image.id.clone(),
+            size_bytes: SIZE,
+        };
+        {
+            let mut state = self.lock();
+            if let Some(fault) = &state.down {
+                return Err(fault.clone());
+            }
+            if state.forgotten.contains(&image.id) {
+                let message = format!("cannot push `{reference}`: no such image");
+                return Err(Fault::new(Stage::Pusher, Reason::EngineFailed, message));
+            }
+            let own_tags = [&reference.tag, &stored.digest];
+            for tag in own_tags.into_iter().chain(further_tags) {
+                state.images.insert(reference.with_tag(tag).to_string(), stored.clone());
+            }
+        }
+        progress.note(format!("pushed {reference}"));
+        self.pushed.send_modify(|pushed| {
+            pushed.push(Push {
+                image: image.clone(),
+                reference: reference.clone(),
+                further_tags: further_tags.to_vec(),
+            });
+        });
+        Ok(stored)
+    }
+
+    async fn tag(&self, reference: &ImageReference, image: &RegistryImage) -> Result<(), Fault> {
+        let mut state = self.lock();
+        if let Some(fault) = &state.down {
+            return Err(fault.clone());
+        }
+        let Some(stored) =
+            state.images.get(&reference.with_tag(&image.digest).to_string()).cloned()
+        else {
+            let message = format!("cannot tag `{reference}`: there is no {}", image.digest);
+            return Err(Fault::new(Stage::Pusher, Reason::RegistryFailed, message));
+        };
+        state.images.insert(reference.to_string(), stored);
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! A registry inside the test: as much of the distribution specification as an engine's push needs,
+//! and a place to make it misbehave.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Method;
+use image_builder_actors::job::hex;
+use sha2::{Digest, Sha256};
+
+use crate::http_server::{Answer, HttpServer, Request, answer};
+
+pub(crate) const USER: &str = "builder";
+pub(crate) const PASSWORD: &str = "a-password-of-the-tests";
+
+/// What the registry holds. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Store(Arc<Mutex<Contents>>);
+
+#[derive(Default)]
+struct Contents {
+    blobs: HashMap<String, Vec<u8>>,
+    uploads: HashMap<String, Vec<u8>>,
+    /// By path: type and bytes.
+    manifests: HashMap<String, (String, Vec<u8>)>,
+}
+
+/// A registry that works, except where `misbehave` has an answer of its own.
+pub(crate) async fn registry_that(
+    misbehave: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static,
+) -> HttpServer {
+    let store = Store::default();
+    HttpServer::answering(move |request| {
+        misbehave(request).unwrap_or_else(|| store.answer(request))
+    })
+    .await
+}
+
+/// Whether the request is about a manifest.
+pub(crate) fn is_manifest(request: &Request, method: Method) -> bool {
+    request.method == method && request.path.contains("/manifests/")
+}
+
+/// What a registry that wants tokens says before it does anything: only the token that was sold last
+/// is good. They are sold at `/token`, for the password.
+pub(crate) fn token_flow() -> impl Fn(&Request) -> Option<Answer> {
+    let sold = AtomicUsize::new(0);
+    move |request| {
+        let authorization = request.header("authorization");
+        if request.path == "/token" {
+            let password = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
+            if authorization != password {
+                return Some(answer(401, &[], ""));
+            }
+            let number = sold.fetch_add(1, Ordering::SeqCst) + 1;
+            let body = format!(r#"{{"token":"token-{number}","expires_in":300}}"#);
+            return Some(answer(200, &[], body));
+        }
+        let number = sold.load(Ordering::SeqCst);
+        if number > 0 && authorization == format!("Bearer token-{number}") {
+            return None;
+        }
+        let realm = format!("http://{}/token", request.header("host"));
+        let challenge = format!(r#"Bearer realm="{realm}",service="the tests""#);
+        Some(answer(401, &[("www-authenticate", &challenge)], ""))
+    }
+}
+
+impl Store {
+    fn answer(&self, request: &Request) -> Answer {
+        let mut contents = self.0.lock().expect("no panic inside");
+        let Contents { blobs, uploads, manifests } = &mut *contents;
+        let path = &*request.path;
+        let last = path.rsplit('/').next().unwrap_or_default();
+        let not_found = || answer(404, &[], r#"{"errors":[{"code":"UNKNOWN"}]}"#);
+
+        if path == "/v2/" {
+            return answer(200, &[], "{}");
+        }
+        if path.contains("/blobs/uploads/") {
+            return match request.method {
+                Method::POST => {
+                    let id = uuid::Uuid::new_v4().to_string();
+                    let location = format!("http://{}{path}{id}", request.header("host"));
+                    uploads.insert(id, Vec::new());
+                    answer(202, &[("location", &location)], "")
+                }
+                Method::PATCH => {
+                    let Some(upload) = uploads.get_mut(last) else { return not_found() };
+                    upload.extend_from_slice(&request.body);
+                    let location = format!("http://{}{path}", request.header("host"));
+                    let range = format!("0-{}", upload.len().saturating_sub(1));
+                    answer(202, &[("location", &location), ("range", &range)], "")
+                }
+                _ => {
+                    let Some(mut upload) = uploads.remove(last) else { return not_found() };
+                    upload.extend_from_slice(&request.body);
+                    let digest = digest_of(&upload);
+                    blobs.insert(digest.clone(), upload);
+                    answer(201, &[("docker-content-digest", &digest)], "")
+                }
+            };
+        }
+        if path.contains("/blobs/") {
+            let Some(blob) = blobs.get(last) else { return not_found() };
+            let length = blob.len().to_string();
+            let headers = [("docker-content-digest", last), ("content-length", &length)];
+            return answer(
+                200,
+                &headers,
+                if request.method == Method::HEAD { vec![] } else { blob.clone() },
+            );
+        }
+        if request.method == Method::PUT {
+            let digest = digest_of(&request.body);
+            let stored = (request.header("content-type").to_owned(), request.body.to_vec());
+            let by_digest = path.replace(&format!("/{last}"), &format!("/{digest}"));
+            manifests.insert(by_digest, stored.clone());
+            manifests.insert(path.to_owned(), stored);
+            return answer(201, &[("docker-content-digest", &digest)], "");
+        }
+        match manifests.get(path) {
+            Some((content_type, bytes)) => {
+                answer(200, &[("content-type", content_type)], bytes.clone())
+            }
+            None => not_found(),
+        }
+    }
+}
+
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+}
