@@ -34,7 +34,7 @@ USAGE
 
 stack() { "$here/stack.sh" "$@"; }
 
-heading() { say "" "==> $*"; }
+heading() { printf '\n==> %s\n' "$*" >&2; }
 
 # --- services -------------------------------------------------------------------
 
@@ -76,7 +76,10 @@ test_bed() {
     stack install
     stack up
     stack images
-    if [[ -x $here/nixpacks.sh ]]; then "$here/nixpacks.sh"; fi
+    stack_environment
+}
+
+stack_environment() {
     set -a
     eval "$(stack env)"
     set +a
@@ -125,6 +128,7 @@ run_tests() {
     local log=${CARGO_TARGET_DIR:-target}/test.log result=0
     heading "setting the machine up"
     test_bed
+    "$here/nixpacks.sh" >/dev/null
     heading "testing"
     mkdir -p "${log%/*}"
     cargo test --workspace --no-fail-fast --features failpoints 2>&1 | tee "$log" || result=$?
@@ -168,13 +172,11 @@ demo() {
         if compose_ready; then compose up -d --wait rabbitmq registry; fi
         stack install
         stack up docker rabbitmq registry
+        stack images
+        stack_environment
     else
         test_bed
     fi
-    stack images
-    set -a
-    eval "$(stack env)"
-    set +a
     if [[ $(engine_cli image inspect -f '{{index .Config.Labels "image-builder.stand-in"}}' "$NIXPACKS_IMAGE") ]]; then
         export DEMO_STAND_IN=$NIXPACKS_IMAGE
     fi

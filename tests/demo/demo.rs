@@ -79,6 +79,7 @@ async fn demo(screen: &Screen) -> Result<()> {
         _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
         _ = terminate.recv() => Err(anyhow::anyhow!("terminated")),
     };
+    screen.line(Colour::Dim, "Stopping the worker, and clearing away what the demo made.");
     let cleared = stage.clear().await;
 
     screen.heading("Summary");

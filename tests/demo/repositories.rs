@@ -104,10 +104,14 @@ fn stack() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".devcontainer/stack.sh")
 }
 
-/// Removes what [`publish`] put on the git server.
+/// Removes what [`publish`] put on the git server, and the owner with the last repository.
 pub(crate) fn remove(repository: &Repository) {
     let Some(root) = std::env::var_os("GIT_SERVER_ROOT") else { return };
-    let _ = std::fs::remove_dir_all(Path::new(&root).join(format!("{}.git", repository.name)));
+    let bare = Path::new(&root).join(format!("{}.git", repository.name));
+    let _ = std::fs::remove_dir_all(&bare);
+    if let Some(owner) = bare.parent() {
+        let _ = std::fs::remove_dir(owner);
+    }
 }
 
 /// Runs a command to its end, which has to be a good one.

@@ -329,8 +329,8 @@ impl<'a> Stage<'a> {
             "webhook-id is {}",
             notice.webhook_id
         );
-        let text = format!("{kind}, its signature holds");
-        self.screen.event(build.label, build.colour, notice.to.name(), Colour::Green, &text);
+        let text = format!("the {} got {kind}, and its signature holds", notice.to.name());
+        self.screen.event(build.label, build.colour, "manager", Colour::Green, &text);
         build.notices.push(notice);
         Ok(())
     }
@@ -342,7 +342,7 @@ impl<'a> Stage<'a> {
     fn show_notice(&self, notice: &Notice) {
         self.say(&format!("webhook-id: {}", notice.webhook_id));
         let mut body = notice.body.clone();
-        if let Some(log) = body["data"]["log"].as_array_mut()
+        if let Some(Value::Array(log)) = body.pointer_mut("/data/log")
             && log.len() > SHOWN_LINES
         {
             let left_out = log.len() - SHOWN_LINES;

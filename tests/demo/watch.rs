@@ -1,30 +1,35 @@
 //! From the worker's log lines to what a person wants to see of them.
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::screen::Colour;
 
 /// A line of the worker's log.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Default)]
 pub(crate) struct Line {
-    pub(crate) level: String,
-    pub(crate) message: String,
+    level: String,
+    message: String,
     target: String,
     span: Map<String, Value>,
-    #[serde(flatten)]
     fields: Map<String, Value>,
 }
 
 impl Line {
     /// Something that is no JSON, such as the report of a panic, is all message.
     pub(crate) fn read(text: &str) -> Self {
-        serde_json::from_str(text).unwrap_or_else(|_| Self {
-            level: "ERROR".to_owned(),
-            message: text.to_owned(),
-            ..Self::default()
-        })
+        let Ok(Value::Object(mut fields)) = serde_json::from_str(text) else {
+            return Self { level: "ERROR".to_owned(), message: text.to_owned(), ..Self::default() };
+        };
+        let mut take = |name: &str| match fields.remove(name) {
+            Some(Value::String(text)) => text,
+            _ => String::new(),
+        };
+        let (level, message, target) = (take("level"), take("message"), take("target"));
+        let span = match fields.remove("span") {
+            Some(Value::Object(span)) => span,
+            _ => Map::new(),
+        };
+        Self { level, message, target, span, fields }
     }
 
     fn text(&self, field: &str) -> Option<&str> {
@@ -45,7 +50,7 @@ impl Line {
             let id = self.text("webhook_id")?;
             Some(id.split_once(".image.").or_else(|| id.split_once(".build."))?.0)
         };
-        self.text("build_id").or_else(of_webhook)
+        self.text("build_id").or_else(|| self.text("id")).or_else(of_webhook)
     }
 
     pub(crate) fn is_retry(&self) -> bool {
@@ -69,11 +74,7 @@ impl Line {
             message if self.target == "image_builder::output" => {
                 ("", Colour::Dim, format!("  {message}"))
             }
-            "job accepted" => (
-                "listener",
-                Colour::Plain,
-                format!("accepted {}, {}", text("repo"), text("target")),
-            ),
+            "job accepted" => ("listener", Colour::Plain, format!("accepted {}", text("repo"))),
             "source fetched" => {
                 let commit = text("commit").get(..7).unwrap_or("?");
                 (stage, Colour::Plain, format!("fetched commit {commit}{}", self.seconds()))
@@ -87,7 +88,7 @@ impl Line {
             }
             "step started" => (stage, Colour::Cyan, text("step").to_owned()),
             "step finished" if self.fields.get("cached") == Some(&Value::Bool(true)) => {
-                (stage, Colour::Dim, format!("{} (cached)", text("step")))
+                (stage, Colour::Dim, format!("cached: {}", text("step")))
             }
             "step finished" => (stage, Colour::Dim, format!("done: {}", text("step"))),
             "image built" => (stage, Colour::Green, format!("image built{}", self.seconds())),
@@ -100,7 +101,7 @@ impl Line {
                 let tries = tries.unwrap_or_default();
                 ("retry", Colour::Yellow, format!("try {tries} failed, again in {wait} s"))
             }
-            "given up" => {
+            message if message.starts_with("given up") => {
                 let tries = self.number("attempts").unwrap_or_default();
                 ("retry", Colour::Red, format!("given up after {tries} tries"))
             }
