@@ -154,7 +154,7 @@ impl Crew {
             job_timeout: settings.job_timeout,
             engine: ports.engine.clone(),
             next: connector,
-            shortcut: pusher.clone(),
+            shortcut: pusher,
         };
         let listener = supervisor.supervise(health_of, panics, move || listener.clone());
 
