@@ -22,7 +22,8 @@ engine_group() { stat -c %g "$(engine_socket)"; }
 up() {
     settings_file
     if compose_ready; then
-        compose up -d --build --wait
+        compose build worker-1 # the image of all three
+        compose up -d --wait
         tell_replicas
         return
     fi
@@ -126,7 +127,7 @@ logs() {
     local -a names
     mapfile -t names < <(existing_replicas)
     ((${#names[@]})) || die "no replica runs; 'make up' starts them"
-    trap 'kill $(jobs -p) 2>/dev/null' EXIT
+    trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
     trap 'exit 0' INT TERM
     for name in "${names[@]}"; do
         engine_cli logs -f --tail 50 "$name" 2>&1 | sed -u "s/^/${name##*-} | /" &
