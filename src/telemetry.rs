@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::UtcTime;
 
+use crate::rabbitmq::LOG_DIRECTIVE;
+
 /// The form of log lines (`LOG_FORMAT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -36,7 +38,11 @@ impl LogFormat {
 /// One line that names the variable.
 pub fn filter(text: Option<&str>) -> Result<EnvFilter, String> {
     let text = text.filter(|text| !text.is_empty()).unwrap_or("info");
-    EnvFilter::try_new(text).map_err(|error| format!("RUST_LOG: `{text}`: {error}"))
+    let filter = EnvFilter::try_new(text);
+    let filter = filter.map_err(|error| format!("RUST_LOG: `{text}`: {error}"))?;
+    // Whatever is asked for: what this library logs below that holds messages and passwords.
+    let quiet = LOG_DIRECTIVE.parse().map_err(|error| format!("RUST_LOG: {error}"))?;
+    Ok(filter.add_directive(quiet))
 }
 
 /// Starts logging to the standard error stream.

@@ -72,7 +72,7 @@ impl Handler<SourceFetched> for Builder {
 
 impl Builder {
     async fn work(self, mut job: Job, source: FetchedSource) {
-        let slot = match self.pool.slot(Some(job.deadline)).await {
+        let slot = match self.pool.slot(Some(job.patience(self.timeout))).await {
             Ok(slot) => slot,
             Err(ended) => return self.desk.end(job, ended).await,
         };

@@ -47,7 +47,7 @@ impl Handler<JobAccepted> for Connector {
 
 impl Connector {
     async fn work(self, mut job: Job) {
-        let slot = match self.pool.slot(Some(job.deadline)).await {
+        let slot = match self.pool.slot(Some(job.patience(self.timeout))).await {
             Ok(slot) => slot,
             Err(ended) => return self.desk.end(job, ended).await,
         };

@@ -76,6 +76,7 @@ impl Listener {
         };
         let progress = Progress::new(&build_id, request.redactor());
         let mut job = Job {
+            received: delivery.received,
             deadline: delivery.received + self.job_timeout,
             timings: Timings::default(),
             lease: delivery.lease,

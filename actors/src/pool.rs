@@ -73,14 +73,14 @@ impl Pool {
         );
     }
 
-    /// Waits for a slot until `deadline`.
-    pub async fn slot(&self, deadline: Option<Instant>) -> Result<Slot, Ended> {
+    /// Waits for a slot; one that is free is had whatever the time.
+    pub async fn slot(&self, patience: Option<Instant>) -> Result<Slot, Ended> {
         let _waiting = self.health.waiting();
         let permit = tokio::select! {
             biased;
             () = self.lifecycle.reached(Phase::HandingBack) => return Err(Ended::HandBack),
             permit = self.slots.clone().acquire_owned() => permit.map_err(|_| Ended::HandBack)?,
-            () = at(deadline) => return Err(Ended::HandBack),
+            () = at(patience) => return Err(Ended::HandBack),
         };
         Ok(Slot {
             lifecycle: self.lifecycle.clone(),

@@ -44,7 +44,7 @@ impl Handler<ImageBuilt> for Pusher {
 
 impl Pusher {
     async fn work(self, mut job: Job, commit: String, built: Built) {
-        let slot = match self.pool.slot(Some(job.deadline)).await {
+        let slot = match self.pool.slot(Some(job.patience(self.timeout))).await {
             Ok(slot) => slot,
             Err(ended) => return self.desk.end(job, ended).await,
         };

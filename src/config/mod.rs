@@ -196,7 +196,7 @@ impl Config {
                 dead_queue: read.queue("DEAD_QUEUE", raw.dead_queue, "image-builder.dead"),
                 dead_ttl: match raw.dead_queue_ttl.as_deref() {
                     Some("0") => None,
-                    _ => Some(read.duration("DEAD_QUEUE_TTL", raw.dead_queue_ttl, "7d")),
+                    _ => Some(read.ttl("DEAD_QUEUE_TTL", raw.dead_queue_ttl, "7d")),
                 },
                 result_queue: raw
                     .result_queue

@@ -8,6 +8,7 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::{ConfigErrors, StageConfig};
+use crate::topology::LONGEST_TTL;
 
 /// The variables as texts: envy stops at the first value of a wrong type, so none has one.
 #[derive(Clone, Default, Deserialize)]
@@ -108,6 +109,15 @@ impl Reader {
                 Duration::from_secs(1)
             }
         }
+    }
+
+    /// A duration that a queue can keep a message for.
+    pub(super) fn ttl(&mut self, name: &str, value: Option<String>, default: &str) -> Duration {
+        let ttl = self.duration(name, value, default);
+        if ttl > LONGEST_TTL {
+            self.bad(name, format!("must be at most {} days", LONGEST_TTL.as_secs() / 86_400));
+        }
+        ttl
     }
 
     pub(super) fn count(&mut self, name: &str, value: Option<String>, default: usize) -> usize {
