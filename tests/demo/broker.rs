@@ -34,7 +34,13 @@ impl Broker {
             self.channel.basic_publish("".into(), queue.into(), options, &body, persistent).await?;
         match confirm.await? {
             Confirmation::Ack(None) => Ok(()),
-            other => bail!("the broker did not take the request: {other:?}"),
+            // Only the reason: what comes back with it is the request, token and all.
+            Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
+                bail!("the broker sent the request back: {}", returned.reply_text)
+            }
+            Confirmation::Nack(None) | Confirmation::NotRequested => {
+                bail!("the broker did not confirm the request")
+            }
         }
     }
 

@@ -27,7 +27,7 @@ const SHOWN_LINES: usize = 12;
 
 /// A request on its way, and what has been seen of it.
 struct Build {
-    label: &'static str,
+    label: String,
     colour: Colour,
     repo: String,
     expected: &'static str,
@@ -175,17 +175,19 @@ impl<'a> Stage<'a> {
     /// One repository on GitHub.
     async fn build_theirs(&mut self, repository: String) -> Result<()> {
         self.screen.heading(&format!("A request for {repository}"));
-        let mut request = json!({ "userID": "demo", "repo": repository });
+        let label = repository.rsplit('/').next().unwrap_or(&repository).trim_end_matches(".git");
+        // Forced, so that there is something to see the second time as well.
+        let mut request = json!({ "userID": "demo", "repo": repository, "force": true });
         if let Some(token) = &self.wishes.token {
             request["token"] = json!(token);
         }
-        self.send("theirs", Colour::Cyan, "image.ready", request).await?;
+        self.send(label, Colour::Cyan, "image.ready", request).await?;
         self.until_over(BUILD_LIMIT).await?;
-        self.deploy("theirs").await
+        self.deploy(label).await
     }
 
     /// Does what a container manager does with its notification.
-    async fn deploy(&mut self, label: &'static str) -> Result<()> {
+    async fn deploy(&mut self, label: &str) -> Result<()> {
         self.screen.heading(&format!("What the container manager is told of {label}"));
         let build = self.build(label)?;
         let notice = &build.notices[0];
@@ -243,19 +245,14 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    async fn request(
-        &mut self,
-        label: &'static str,
-        colour: Colour,
-        expected: &'static str,
-    ) -> Result<()> {
+    async fn request(&mut self, label: &str, colour: Colour, expected: &'static str) -> Result<()> {
         let repo = format!("demo-{}/{label}", self.run);
         self.send(label, colour, expected, json!({ "userID": "demo", "repo": repo })).await
     }
 
     async fn send(
         &mut self,
-        label: &'static str,
+        label: &str,
         colour: Colour,
         expected: &'static str,
         mut request: Value,
@@ -264,7 +261,15 @@ impl<'a> Stage<'a> {
         request["uuid"] = json!(build_id);
         let repo = request["repo"].as_str().unwrap_or_default().to_owned();
         let notices = Vec::new();
-        let build = Build { label, colour, repo, expected, notices, retries: 0, notified: false };
+        let build = Build {
+            label: label.to_owned(),
+            colour,
+            repo,
+            expected,
+            notices,
+            retries: 0,
+            notified: false,
+        };
         self.builds.insert(build_id, build);
         let broker = self.broker.as_ref().context("no broker")?;
         broker.publish(self.queue(), &request).await?;
@@ -294,7 +299,7 @@ impl<'a> Stage<'a> {
                 }
                 () = tokio::time::sleep_until(deadline) => {
                     let open: Vec<_> =
-                        self.builds.values().filter(|b| !b.is_over()).map(|b| b.label).collect();
+                        self.builds.values().filter(|b| !b.is_over()).map(|b| b.label.as_str()).collect();
                     bail!("not over after {} s: {}", limit.as_secs(), open.join(", "));
                 }
             }
@@ -312,7 +317,7 @@ impl<'a> Stage<'a> {
         };
         build.retries += usize::from(line.is_retry());
         build.notified |= line.is_notified();
-        self.screen.event(build.label, build.colour, &place, colour, &text);
+        self.screen.event(&build.label, build.colour, &place, colour, &text);
     }
 
     fn receive(&mut self, notice: Notice) -> Result<()> {
@@ -330,7 +335,7 @@ impl<'a> Stage<'a> {
             notice.webhook_id
         );
         let text = format!("the {} got {kind}, and its signature holds", notice.to.name());
-        self.screen.event(build.label, build.colour, "manager", Colour::Green, &text);
+        self.screen.event(&build.label, build.colour, "manager", Colour::Green, &text);
         build.notices.push(notice);
         Ok(())
     }

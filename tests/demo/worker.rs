@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use image_builder::config::Config;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::UnboundedSender;
@@ -123,9 +124,7 @@ impl Worker {
         let url = format!("http://{}/readyz", self.http);
         let waiting = async {
             loop {
-                if let Ok(answer) = reqwest::get(&url).await
-                    && answer.status().is_success()
-                {
+                if is_ready(&url).await.unwrap_or(false) {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -164,6 +163,13 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether the worker has all that it needs; the broker's need is added once it has been reached.
+async fn is_ready(url: &str) -> Result<bool> {
+    let report: Value = reqwest::get(url).await?.json().await?;
+    let needs = report["needs"].as_array().context("no needs")?;
+    Ok(report["ready"] == true && needs.iter().any(|need| need["name"] == "broker"))
 }
 
 /// The worker's binary, which is made beside the examples.
