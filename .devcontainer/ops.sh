@@ -149,7 +149,7 @@ lint() {
     heading "lints"
     cargo clippy --workspace --all-targets --features failpoints -- -D warnings
     heading "documentation"
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features failpoints
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --features failpoints
     heading "scripts"
     shellcheck -x "$here"/*.sh .ci/run
     heading "dependencies"
