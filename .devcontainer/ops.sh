@@ -133,7 +133,7 @@ run_tests() {
     mkdir -p "${log%/*}"
     cargo test --workspace --no-fail-fast --features failpoints 2>&1 | tee "$log" || result=$?
     heading "in short (all of it is in $log)"
-    grep -E '^(test result|error): ' "$log" || true
+    grep -E '^(test result|error): |^test .* FAILED$' "$log" || true
     return "$result"
 }
 
