@@ -356,6 +356,7 @@ mod tests {
             target: Target::DefaultBranch,
             token: None,
             force: false,
+            redrive_of: None,
             plan: PlanRequest::default(),
         }
     }
