@@ -57,6 +57,9 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> ExitCode {
+    // The points that a test names in FAILPOINTS, until the program ends.
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let config = match settings() {
         Ok(config) => config,
         Err(errors) => return refuse(&errors),

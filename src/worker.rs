@@ -1,6 +1,6 @@
 //! The worker's life: what it needs is put together, it works, it drains, it ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use image_builder_actors::board::Board;
@@ -10,14 +10,14 @@ use image_builder_actors::request::Rules;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, StageConfig};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::exit::Exit;
 use crate::http::{self, Observed};
 use crate::outside::{self, Outside};
-use crate::rabbitmq::{ConnectError, RabbitMq};
+use crate::rabbitmq::{ConnState, ConnectError, RabbitMq};
 use crate::readiness::Readiness;
 
 /// How long handing back may take after the drain's time is up.
@@ -70,14 +70,17 @@ async fn work(config: Config) -> Result<Exit, StartError> {
     let listener = TcpListener::bind(&config.http_addr)
         .await
         .map_err(|error| StartError::Listen { address: config.http_addr.clone(), error })?;
+    // Not always what was asked for: port 0 means any that is free.
+    let http_addr = listener.local_addr().map_or(config.http_addr.clone(), |at| at.to_string());
     let observed = Observed { readiness: readiness.clone(), actors: health.clone() };
     tokio::spawn(http::serve(listener, observed));
 
     let outside = Outside::assemble(&config, &data_dir).map_err(StartError::Setting)?;
     outside.watch(&readiness);
+    let connected = watch_broker(&readiness);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        http = config.http_addr,
+        http = http_addr,
         data_dir = %data_dir.path().display(),
         "starting"
     );
@@ -89,7 +92,7 @@ async fn work(config: Config) -> Result<Exit, StartError> {
             return Ok(Exit::Ok);
         }
     };
-    watch_broker(&readiness, &broker);
+    let _ = connected.set(broker.connected());
 
     let lifecycle = Lifecycle::default();
     let settings = settings(&config, &data_dir, outside.registry_name.clone());
@@ -157,12 +160,15 @@ fn settings(config: &Config, data_dir: &DataDir, registry_name: String) -> Setti
     }
 }
 
-fn watch_broker(readiness: &Readiness, broker: &RabbitMq) {
-    let state = broker.connected();
+/// Watches the broker from before there is one: until it is put into the cell, it is not ready.
+fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<ConnState>>> {
+    let cell: Arc<OnceLock<watch::Receiver<ConnState>>> = Arc::default();
+    let state = cell.clone();
     readiness.watch("broker", move || {
-        let connected = state.borrow().connected();
+        let connected = state.get().is_some_and(|state| state.borrow().connected());
         async move { if connected { Ok(()) } else { Err("not connected".to_owned()) } }
     });
+    cell
 }
 
 /// Withdraws the builds that somebody wants to stop, for as long as the broker is there.

@@ -1,7 +1,7 @@
 //! The six actors, put together and set to work.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -14,7 +14,7 @@ use crate::desk::Desk;
 use crate::fair::Slots;
 use crate::health::{ActorName, Health};
 use crate::intake::Intake;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::listener::Listener;
 use crate::notifier::Notifier;
 use crate::policy::RetryPolicy;
@@ -84,7 +84,10 @@ const GRACE: Duration = Duration::from_secs(120);
 /// The crew at work.
 pub struct Crew {
     supervisor: Supervisor,
-    intakes: JoinSet<()>,
+    lifecycle: Lifecycle,
+    builds: JoinSet<()>,
+    /// What becomes of builds: failed tries and outcomes.
+    ends: JoinSet<()>,
     /// For those who cancel builds.
     pub board: Board,
 }
@@ -202,13 +205,14 @@ impl Crew {
         };
         let retry = supervisor.supervise(health_of, panics, move || retry.clone());
 
-        let mut intakes = JoinSet::new();
-        let intake = |queue, prefetch| Intake {
+        let intake = |queue, prefetch, until| Intake {
             broker: ports.broker.clone(),
             queue,
             prefetch,
             lifecycle: lifecycle.clone(),
+            until,
             capacity: (queue == Queue::Build).then(|| capacity.clone()),
+            last: OnceLock::new(),
             longest: GRACE
                 + match queue {
                     Queue::Build => settings.job_timeout,
@@ -216,10 +220,13 @@ impl Crew {
                 },
         };
         let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
-        intakes.spawn(intake(Queue::Build, settings.prefetch).run(listener));
-        intakes.spawn(intake(Queue::Outcome, to_u16(settings.notifier.concurrency)).run(notifier));
-        intakes.spawn(intake(Queue::Fail, to_u16(settings.retry_concurrency)).run(retry));
-        Self { supervisor, intakes, board }
+        let (mut builds, mut ends) = (JoinSet::new(), JoinSet::new());
+        builds.spawn(intake(Queue::Build, settings.prefetch, Phase::Draining).run(listener));
+        let outcomes = to_u16(settings.notifier.concurrency);
+        ends.spawn(intake(Queue::Outcome, outcomes, Phase::Closing).run(notifier));
+        let failures = to_u16(settings.retry_concurrency);
+        ends.spawn(intake(Queue::Fail, failures, Phase::Closing).run(retry));
+        Self { supervisor, lifecycle, builds, ends, board }
     }
 
     /// Waits until an actor has died too often; the answer says which, and of what.
@@ -227,8 +234,11 @@ impl Crew {
         self.supervisor.escalated().await
     }
 
-    /// Waits until the worker drains and every delivery in hand is settled.
+    /// Waits until the worker drains and every delivery in hand is settled: first the builds, then
+    /// what they ended in.
     pub async fn settled(&mut self) {
-        while self.intakes.join_next().await.is_some() {}
+        while self.builds.join_next().await.is_some() {}
+        self.lifecycle.enter(Phase::Closing);
+        while self.ends.join_next().await.is_some() {}
     }
 }

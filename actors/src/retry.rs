@@ -96,13 +96,18 @@ impl Retry {
                         .image_ready(lease, &request, &history, attempts, timings, ready)
                         .await;
                 }
-                Err(fault) => {
-                    // Both outcomes are still possible: neither is told until that is known.
+                // Both outcomes are still possible: neither is told until that is known.
+                Err(fault) if fault.kind() == Kind::Capacity => {
                     tracing::warn!(build_id, %fault, "cannot ask for the image of a failed build");
                     let delay = self.policy.delay(1, fault.retry_after);
                     let later = history::with(message, &history);
                     let published = self.desk.broker.publish(Route::BuildAfter(delay), later).await;
                     return settle(lease, published).await;
+                }
+                // A registry that answers with errors may do so for ever, and the tries are used up.
+                Err(fault) => {
+                    tracing::warn!(build_id, %fault, "cannot ask for the image of a failed build");
+                    Subject::of(&request)
                 }
             },
             Err(rejected) => Subject::of_rejected(&build_id, rejected.known),
