@@ -91,7 +91,6 @@ pub(crate) fn request(repo: &RepoName, target: Target, token: Option<&str>) -> B
         target,
         token: token.map(Secret::new),
         force: false,
-        redrive_of: None,
         plan: PlanRequest::default(),
     }
 }

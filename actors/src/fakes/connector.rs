@@ -357,7 +357,6 @@ mod tests {
             target: Target::DefaultBranch,
             token: None,
             force: false,
-            redrive_of: None,
             plan: PlanRequest::default(),
         }
     }
