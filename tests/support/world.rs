@@ -14,7 +14,7 @@ use super::stand_in::{Answer, StandIn};
 use super::worker::{Settings, Worker};
 use super::{PATIENCE, engine, registry, runtime, unique};
 
-/// A deployment. Dropping it removes its queues and images; its workers must be dropped before.
+/// A deployment. Dropping it removes its queues; its workers must be dropped before.
 pub struct World {
     /// What all of its names begin with; also the id of its user.
     pub user: String,
@@ -187,9 +187,6 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.broker.delete(&self.user, &self.settings["CANCEL_EXCHANGE"]);
-        let images: Vec<String> =
-            self.managers.all().iter().map(|told| told.text("/image/imageID").to_owned()).collect();
-        engine::forget(&images.into_iter().filter(|id| !id.is_empty()).collect::<Vec<_>>());
     }
 }
 
