@@ -3,12 +3,14 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use image_builder_actors::board::Board;
 use image_builder_actors::crew::{self, Crew, Settings, Stage};
 use image_builder_actors::lifecycle::{Lifecycle, Phase};
 use image_builder_actors::request::Rules;
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, StageConfig};
 use crate::data_dir::{DataDir, DataDirError};
@@ -95,6 +97,7 @@ async fn work(config: Config) -> Result<Exit, StartError> {
     let lifecycle = Lifecycle::default();
     let settings = settings(&config, &data_dir, outside.registry_name.clone());
     let mut crew = Crew::start(outside.ports(broker.clone()), settings, &health, lifecycle.clone());
+    tokio::spawn(hear_cancellations(broker.cancellations(), crew.board.clone()));
     tracing::info!("at work");
 
     let exit = tokio::select! {
@@ -148,6 +151,8 @@ fn settings(config: &Config, data_dir: &DataDir, registry_name: String) -> Setti
         pusher: stage(&config.pusher),
         notifier: stage(&config.notifier),
         retry_concurrency: config.retry_concurrency,
+        builds_per_user: config.builds_per_user,
+        supersede: config.listener.supersede,
         retry: config.retry.clone(),
         dead_ttl: config.broker.dead_ttl,
         results: config.broker.result_queue.is_some(),
@@ -164,6 +169,25 @@ fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<ConnState
         async move { if connected { Ok(()) } else { Err("not connected".to_owned()) } }
     });
     cell
+}
+
+/// Withdraws the builds that somebody wants to stop, for as long as the broker is there.
+async fn hear_cancellations(mut bodies: mpsc::Receiver<Vec<u8>>, board: Board) {
+    #[derive(Deserialize)]
+    struct Cancellation {
+        #[serde(rename = "buildID")]
+        build_id: String,
+    }
+
+    while let Some(body) = bodies.recv().await {
+        match serde_json::from_slice::<Cancellation>(&body) {
+            Ok(Cancellation { build_id }) => {
+                tracing::info!(build_id, "asked to cancel");
+                board.cancel(&build_id);
+            }
+            Err(error) => tracing::warn!(%error, "a cancellation cannot be read"),
+        }
+    }
 }
 
 /// SIGTERM and SIGINT, which mean the same.

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::board::{Board, BoardRules};
 use crate::builder::{Builder, Turns};
 use crate::capacity::Capacity;
 use crate::connector::Connector;
 use crate::desk::Desk;
+use crate::fair::Slots;
 use crate::health::{ActorName, Health};
 use crate::intake::Intake;
 use crate::lifecycle::{Lifecycle, Phase};
@@ -55,6 +57,10 @@ pub struct Settings {
     pub pusher: Stage,
     pub notifier: Stage,
     pub retry_concurrency: usize,
+    /// Builder slots that one user can hold at once.
+    pub builds_per_user: usize,
+    /// Whether newer requests supersede older ones that do not build yet.
+    pub supersede: bool,
     pub retry: RetryPolicy,
     /// How long the dead queue keeps a copy; `None` = no copies.
     pub dead_ttl: Option<Duration>,
@@ -72,6 +78,13 @@ pub struct Stage {
     pub timeout: Duration,
 }
 
+/// How long past its deadline a delivery may take to be settled: publishing has its own limits.
+const GRACE: Duration = Duration::from_secs(120);
+
+/// How long what the last builds ended in may take from its publishing to its intake. The broker
+/// does not tell when nothing is left; what comes later waits for the next worker.
+const LAST_ONES: Duration = Duration::from_millis(300);
+
 /// The crew at work.
 pub struct Crew {
     supervisor: Supervisor,
@@ -79,6 +92,8 @@ pub struct Crew {
     builds: JoinSet<()>,
     /// What becomes of builds: failed tries and outcomes.
     ends: JoinSet<()>,
+    /// For those who cancel builds.
+    pub board: Board,
 }
 
 /// The health of each actor, to be shown before the crew is at work.
@@ -104,12 +119,22 @@ impl Crew {
             capacity: capacity.clone(),
         };
         let rules = Arc::new(settings.rules);
+        let board = Board::new(BoardRules {
+            // One place stays in sight of the other users.
+            per_user: settings.builds_per_user.max(usize::from(settings.prefetch) - 1),
+            supersede: settings.supersede,
+        });
         let pool = |name: ActorName, concurrency: usize| {
+            let per_user = match name {
+                ActorName::Builder => settings.builds_per_user,
+                _ => concurrency,
+            };
             let health = health
                 .iter()
                 .find(|health| health.name() == name)
                 .map_or_else(|| Health::new(name), Arc::clone);
-            let (pool, panics) = Pool::new(concurrency, health.clone(), lifecycle.clone());
+            let slots = Slots::new(concurrency, per_user);
+            let (pool, panics) = Pool::new(slots, health.clone(), lifecycle.clone());
             (pool, health, panics)
         };
 
@@ -154,6 +179,8 @@ impl Crew {
             pool: pool_of,
             desk: desk.clone(),
             rules: rules.clone(),
+            board: board.clone(),
+            shortest_rung: settings.retry.delay(1, None),
             job_timeout: settings.job_timeout,
             engine: ports.engine.clone(),
             next: connector,
@@ -189,6 +216,11 @@ impl Crew {
             lifecycle: lifecycle.clone(),
             until,
             capacity: (queue == Queue::Build).then(|| capacity.clone()),
+            longest: GRACE
+                + match queue {
+                    Queue::Build => settings.job_timeout,
+                    Queue::Fail | Queue::Outcome => settings.notifier.timeout,
+                },
         };
         let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         let (mut builds, mut ends) = (JoinSet::new(), JoinSet::new());
@@ -197,7 +229,7 @@ impl Crew {
         ends.spawn(intake(Queue::Outcome, outcomes, Phase::Closing).run(notifier));
         let failures = to_u16(settings.retry_concurrency);
         ends.spawn(intake(Queue::Fail, failures, Phase::Closing).run(retry));
-        Self { supervisor, lifecycle, builds, ends }
+        Self { supervisor, lifecycle, builds, ends, board }
     }
 
     /// Waits until an actor has died too often; the answer says which, and of what.
@@ -209,6 +241,7 @@ impl Crew {
     /// what they ended in.
     pub async fn settled(&mut self) {
         while self.builds.join_next().await.is_some() {}
+        tokio::time::sleep(LAST_ONES).await;
         self.lifecycle.enter(Phase::Closing);
         while self.ends.join_next().await.is_some() {}
     }

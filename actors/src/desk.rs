@@ -112,6 +112,9 @@ impl Desk {
             seconds = data.seconds.total,
             "image is ready"
         );
+        if !stands(&lease) {
+            return;
+        }
         let kind = NotificationType::ImageReady;
         let told = self.tell(&request.build_id, kind, &data, lease.message()).await;
         settle(lease, told).await;
@@ -144,6 +147,9 @@ impl Desk {
         if policy::is_final(fault.kind()) {
             return self.give_up(lease, Subject::of(&request), history, fault).await;
         }
+        if !stands(&lease) {
+            return;
+        }
         let message = history::with(lease.message(), &history);
         let published = self.broker.publish(Route::Fail, message).await;
         settle(lease, published).await;
@@ -151,6 +157,9 @@ impl Desk {
 
     /// The request failed for good: its owner is told, and a copy is kept.
     pub async fn give_up(&self, lease: Lease, subject: Subject, history: History, fault: Fault) {
+        if !stands(&lease) {
+            return;
+        }
         let given_up = self.tell_failure(&lease, subject, &history, &fault).await;
         settle(lease, given_up).await;
     }
@@ -218,6 +227,9 @@ impl Desk {
 
     /// The job goes back to the build queue with what is known of it, and no try is counted.
     pub async fn hand_back(&self, job: Job) {
+        if !stands(&job.lease) {
+            return;
+        }
         tracing::info!("handed back to the build queue");
         let message = history::with(job.lease.message(), &job.history);
         let published = self.broker.publish(Route::Build, message).await;
@@ -252,6 +264,16 @@ impl Desk {
 /// Seconds to the millisecond: what is past it is noise.
 fn millis(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
+}
+
+/// Whether the lease's holder may still decide. One that was found stuck may not: what it held has
+/// gone another way.
+fn stands(lease: &Lease) -> bool {
+    let stands = lease.stands();
+    if !stands {
+        tracing::warn!("a job came back after it was given up for stuck: its result is dropped");
+    }
+    stands
 }
 
 /// Acks where the durable fact was made, releases where it was not.

@@ -7,7 +7,7 @@ use actix::{Actor, Context, Handler, Message as ActixMessage};
 use tokio::sync::Semaphore;
 
 use crate::capacity::Capacity;
-use crate::lease::{Lease, Settler};
+use crate::lease::{Lease, Leased, Settler};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::ports::{Broker, Queue, RawDelivery, Subscription};
 use crate::supervisor::Mailbox;
@@ -25,12 +25,14 @@ pub struct Delivery {
     pub over_delivery_limit: bool,
 }
 
+impl Leased for Delivery {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+}
+
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// How long what the last builds ended in may take from its publishing to here. The broker does not
-/// tell when nothing is left; what comes later waits for the next worker.
-const LAST_ONES: Duration = Duration::from_millis(300);
 
 /// A message that was delivered more often than this without being settled runs alone: it may have
 /// killed its worker, and a killed worker charges all that was delivered to it. One redelivery is
@@ -49,6 +51,8 @@ pub struct Intake {
     pub until: Phase,
     /// Pauses the intake; `None` where the work needs no room.
     pub capacity: Option<Capacity>,
+    /// Longest time from delivery to settled that is not taken for a hang.
+    pub longest: Duration,
 }
 
 /// Why a subscription is over.
@@ -57,6 +61,8 @@ enum Over {
     Lost,
     /// We ended it, to begin another one when there is reason to.
     Paused,
+    /// We ended it for good.
+    Draining,
 }
 
 impl Intake {
@@ -67,22 +73,9 @@ impl Intake {
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
         let slots = Arc::new(Semaphore::new(self.prefetch.into()));
-        tokio::select! {
-            // Nothing is taken after the phase has come, even where both are ready.
-            biased;
-            () = self.no_more() => {}
-            () = self.take_in(&slots, &mailbox) => {}
-        }
+        self.take_in(&slots, &mailbox).await;
         // Every lease holds a slot until it is settled.
         let _ = slots.acquire_many(self.prefetch.into()).await;
-    }
-
-    /// Waits until no more deliveries are to be taken.
-    async fn no_more(&self) {
-        self.lifecycle.reached(self.until).await;
-        if self.until == Phase::Closing {
-            tokio::time::sleep(LAST_ONES).await;
-        }
     }
 
     async fn take_in<A>(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<A>)
@@ -90,11 +83,19 @@ impl Intake {
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
         loop {
-            self.room().await;
-            let pause = match self.broker.subscribe(self.queue, self.prefetch).await {
+            let subscribed = async {
+                self.room().await;
+                self.broker.subscribe(self.queue, self.prefetch).await
+            };
+            let subscribed = tokio::select! {
+                () = self.lifecycle.reached(self.until) => return,
+                subscribed = subscribed => subscribed,
+            };
+            let pause = match subscribed {
                 Ok(subscription) => {
                     tracing::info!(queue = ?self.queue, "subscribed");
                     match self.forward(subscription, slots, mailbox).await {
+                        Over::Draining => return,
                         Over::Paused => Duration::ZERO,
                         Over::Lost => {
                             tracing::warn!(queue = ?self.queue, "the subscription ended: subscribing again");
@@ -107,7 +108,10 @@ impl Intake {
                     PAUSE
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = self.lifecycle.reached(self.until) => return,
+                () = tokio::time::sleep(pause) => {}
+            }
         }
     }
 
@@ -126,8 +130,8 @@ impl Intake {
         }
     }
 
-    /// Hands on deliveries until the subscription is over. Dropping it, as the end of the worker
-    /// does, gives back what nobody has in hand; leases stay good.
+    /// Hands on deliveries until the subscription is over. What nobody has in hand then goes back;
+    /// leases stay good.
     async fn forward<A>(
         &self,
         mut subscription: Subscription,
@@ -137,11 +141,20 @@ impl Intake {
     where
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
-        let settler = Settler::start(self.broker.clone(), self.queue, subscription.settle.clone());
+        let settler = Settler::start(
+            self.broker.clone(),
+            self.queue,
+            subscription.settle.clone(),
+            self.longest,
+        );
         loop {
             let slot = slots.clone().acquire_owned();
             let next = async { Some((slot.await.ok()?, subscription.deliveries.recv().await?)) };
             let (slot, raw) = tokio::select! {
+                () = self.lifecycle.reached(self.until) => {
+                    subscription.settle.cancel().await;
+                    return Over::Draining;
+                }
                 () = self.no_room() => {
                     subscription.settle.cancel().await;
                     return Over::Paused;
@@ -161,7 +174,7 @@ impl Intake {
                     "a message was delivered again and again: it runs alone"
                 );
                 mailbox.deliver(delivery(&settler, raw, slot)).await;
-                let _settled = slots.acquire_many(1).await;
+                let _settled = slots.acquire().await;
                 return Over::Paused;
             }
             mailbox.deliver(delivery(&settler, raw, slot)).await;

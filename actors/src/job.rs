@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+use crate::board::Place;
 use crate::fault::{Fault, Reason, Stage};
 use crate::lease::Lease;
 use crate::progress::{Progress, cut};
@@ -260,6 +261,8 @@ pub struct Job {
     pub deadline: Instant,
     /// Where the build's output goes, and where its last lines are kept.
     pub progress: Progress,
+    /// The job's place among all that this worker has in hand.
+    pub place: Place,
     pub lease: Lease,
 }
 

@@ -7,13 +7,15 @@ use actix::{Actor, Context, Handler};
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::board::{Admission, Board, withdrawn};
 use crate::connector::Connector;
 use crate::desk::{Desk, settle};
 use crate::fault::Stage;
 use crate::health::InHand;
 use crate::history;
 use crate::intake::Delivery;
-use crate::job::{BuiltImage, Job, Timings};
+use crate::job::{BuildRequest, BuiltImage, History, Job, Timings};
+use crate::lease::Doing;
 use crate::messages::{Built, ImageBuilt, JobAccepted};
 use crate::outcome::Subject;
 use crate::pool::Pool;
@@ -29,6 +31,9 @@ pub struct Listener {
     pub pool: Pool,
     pub desk: Desk,
     pub rules: Arc<Rules>,
+    pub board: Board,
+    /// The delay of a job that gives way to other users'.
+    pub shortest_rung: Duration,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
     /// Asked for the image of an earlier try, which then only needs to be pushed.
@@ -42,7 +47,7 @@ impl Actor for Listener {
     type Context = Context<Self>;
 }
 
-crate::stoppable!(Listener);
+crate::supervised!(Listener);
 
 impl Handler<Delivery> for Listener {
     type Result = ();
@@ -56,8 +61,8 @@ impl Handler<Delivery> for Listener {
 }
 
 impl Listener {
-    async fn read(self, mut delivery: Delivery, in_hand: InHand) {
-        delivery.lease.working(Stage::Listener);
+    async fn read(self, delivery: Delivery, in_hand: InHand) {
+        delivery.lease.now(Doing::Working(Stage::Listener));
         fail::fail_point!("listener::work");
         let message = delivery.lease.message();
         let history = history::of(message);
@@ -74,8 +79,20 @@ impl Listener {
                 return self.desk.give_up(delivery.lease, subject, history, rejected.fault).await;
             }
         };
+        let place = match self.board.admit(&request, history.requested_at) {
+            Admission::Admitted(place) => place,
+            Admission::GiveWay => return self.give_way(delivery, history, &request).await,
+            Admission::Withdrawn(reason) => {
+                self.pool.health().failed(reason);
+                let (fault, mut history) = (withdrawn(Stage::Listener, reason), history);
+                history.record(&fault, true);
+                let subject = Subject::of(&request);
+                return self.desk.give_up(delivery.lease, subject, history, fault).await;
+            }
+        };
         let progress = Progress::new(&build_id, request.redactor());
         let mut job = Job {
+            place,
             received: delivery.received,
             deadline: delivery.received + self.job_timeout,
             timings: Timings::default(),
@@ -98,7 +115,7 @@ impl Listener {
         });
         let built = self.built_earlier(&job).instrument(span).await;
         in_hand.done();
-        job.lease.waiting();
+        job.lease.now(Doing::Mailed);
         match built {
             Some((commit, image)) => {
                 let built = Built::Here(image);
@@ -123,6 +140,20 @@ impl Listener {
                 None
             }
         }
+    }
+
+    /// Puts a job of a user who has enough here on the shortest rung, uncounted, so that those behind
+    /// it come into sight.
+    async fn give_way(self, delivery: Delivery, history: History, request: &BuildRequest) {
+        tracing::debug!(
+            build_id = request.build_id,
+            user_id = request.user_id,
+            "gives way to other users' jobs"
+        );
+        let later = history::with(delivery.lease.message(), &history);
+        let route = Route::BuildAfter(self.shortest_rung);
+        let published = self.desk.broker.publish(route, later).await;
+        settle(delivery.lease, published).await;
     }
 
     /// Gives a request without any id one, before any work: only a crash between the publish and

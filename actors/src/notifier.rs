@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::desk::{Desk, TRACEPARENT, settle};
 use crate::fault::Reason;
 use crate::intake::Delivery;
+use crate::lease::Doing;
 use crate::outcome::{Envelope, Notification};
 use crate::policy::RetryPolicy;
 use crate::pool::Pool;
@@ -36,20 +37,21 @@ impl Actor for Notifier {
     type Context = Context<Self>;
 }
 
-crate::stoppable!(Notifier);
+crate::supervised!(Notifier);
 
 impl Handler<Delivery> for Notifier {
     type Result = ();
 
     fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
         fail::fail_point!("notifier::handle");
+        delivery.lease.now(Doing::Waiting);
         self.pool.run(tracing::Span::current(), self.clone().work(delivery));
     }
 }
 
 impl Notifier {
     async fn work(self, delivery: Delivery) {
-        let Ok(slot) = self.pool.slot(None).await else {
+        let Ok(slot) = self.pool.slot().await else {
             // The worker stops: the outcome stays where it is.
             return delivery.lease.release();
         };

@@ -10,6 +10,7 @@ use crate::fault::{Fault, Kind, Stage};
 use crate::history;
 use crate::intake::Delivery;
 use crate::job::{Attempt, BuildRequest, Checkpoint, History, Timings};
+use crate::lease::Doing;
 use crate::lease::Lease;
 use crate::outcome::Subject;
 use crate::policy::{Decision, RetryPolicy};
@@ -35,20 +36,21 @@ impl Actor for Retry {
     type Context = Context<Self>;
 }
 
-crate::stoppable!(Retry);
+crate::supervised!(Retry);
 
 impl Handler<Delivery> for Retry {
     type Result = ();
 
     fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
         fail::fail_point!("retry::handle");
+        delivery.lease.now(Doing::Waiting);
         self.pool.run(tracing::Span::current(), self.clone().work(delivery));
     }
 }
 
 impl Retry {
     async fn work(self, delivery: Delivery) {
-        let Ok(slot) = self.pool.slot(None).await else {
+        let Ok(slot) = self.pool.slot().await else {
             // The worker stops: the failed try stays where it is.
             return delivery.lease.release();
         };

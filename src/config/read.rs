@@ -47,6 +47,8 @@ pub(super) struct Raw {
     pub pusher_concurrency: Option<String>,
     pub notifier_concurrency: Option<String>,
     pub retry_concurrency: Option<String>,
+    pub builder_per_user: Option<String>,
+    pub listener_supersede: Option<String>,
     pub connector_timeout: Option<String>,
     pub builder_timeout: Option<String>,
     pub pusher_timeout: Option<String>,
@@ -127,6 +129,17 @@ impl Reader {
             _ => {
                 self.bad(name, format!("`{text}` is no whole number from 1 to 10000"));
                 default
+            }
+        }
+    }
+
+    pub(super) fn flag(&mut self, name: &str, value: Option<String>) -> bool {
+        match value.as_deref() {
+            None | Some("false" | "0" | "no") => false,
+            Some("true" | "1" | "yes") => true,
+            Some(text) => {
+                self.bad(name, format!("`{text}` is neither true nor false"));
+                false
             }
         }
     }

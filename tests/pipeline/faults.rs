@@ -6,9 +6,9 @@ use image_builder_actors::crew::Settings;
 use image_builder_actors::fakes::builder::{End, Script};
 use image_builder_actors::fault::{Fault, Reason, Stage};
 use image_builder_actors::lifecycle::Phase;
-use image_builder_actors::ports::{BrokerError, Route};
+use image_builder_actors::ports::{BrokerError, Queue, Route};
 
-use crate::crew::{request, settings, with_crew};
+use image_builder_actors::fakes::world::{request, settings, with_crew};
 
 fn fault(stage: Stage, reason: Reason) -> Fault {
     Fault::new(stage, reason, "the test wants it so")
@@ -159,6 +159,7 @@ fn what_cannot_be_finished_in_the_drain_goes_back_with_its_checkpoint() {
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
         world.lifecycle.enter(Phase::Draining);
+        world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
         world.lifecycle.enter(Phase::HandingBack);
         world.crew.settled().await;
         assert_eq!(world.engine.dropped(), 1);
@@ -178,6 +179,7 @@ fn a_drain_finishes_what_is_in_hand() {
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
         world.lifecycle.enter(Phase::Draining);
+        world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
         world.request(&request("b2")).await;
         world.engine.release();
         world.drain().await;

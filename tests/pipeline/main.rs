@@ -1,9 +1,7 @@
 //! A job's way through the six actors, on ports in memory.
 
-#[path = "../support/crew.rs"]
-mod crew;
-
 mod faults;
 mod outcomes;
 mod resuming;
+mod sharing;
 mod supervision;

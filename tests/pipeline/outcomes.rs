@@ -3,7 +3,7 @@
 use image_builder_actors::ports::Route;
 use serde_json::json;
 
-use crate::crew::{request, settings, with_crew};
+use image_builder_actors::fakes::world::{request, settings, with_crew};
 
 #[test]
 fn a_request_becomes_an_image_and_the_container_manager_is_told() {

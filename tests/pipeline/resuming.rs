@@ -4,7 +4,7 @@ use image_builder_actors::fault::{Fault, Reason, Stage};
 use image_builder_actors::ports::{Broker, Message, Route};
 use serde_json::json;
 
-use crate::crew::{request, settings, with_crew};
+use image_builder_actors::fakes::world::{request, settings, with_crew};
 
 fn push_failed() -> Fault {
     Fault::new(Stage::Pusher, Reason::RegistryFailed, "the test wants it so")

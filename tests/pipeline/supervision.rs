@@ -3,7 +3,7 @@
 use image_builder_actors::health::ActorName;
 use image_builder_actors::ports::Route;
 
-use crate::crew::{request, settings, with_crew};
+use image_builder_actors::fakes::world::{request, settings, with_crew};
 
 const NONE: [u64; 6] = [0; 6];
 

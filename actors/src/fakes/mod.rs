@@ -8,3 +8,4 @@ pub mod planner;
 pub mod probe;
 pub mod registry;
 pub mod script;
+pub mod world;

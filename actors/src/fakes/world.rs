@@ -3,31 +3,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::crew::{self, Crew, Ports, Settings, Stage};
+use crate::fakes::broker::FakeBroker;
+use crate::fakes::builder::FakeBuilder;
+use crate::fakes::connector::FakeConnector;
+use crate::fakes::notifier::FakeNotifier;
+use crate::fakes::planner::FakePlanner;
+use crate::fakes::probe::FakeProbe;
+use crate::fakes::registry::FakeRegistry;
+use crate::health::{ActorName, Health, Snapshot};
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::limits::Limits;
+use crate::outcome::Notification;
+use crate::policy::RetryPolicy;
+use crate::ports::{Broker, Message, Route};
+use crate::request::Rules;
+use crate::supervisor::Intensity;
 use actix_rt::System;
-use image_builder_actors::crew::{self, Crew, Ports, Settings, Stage};
-use image_builder_actors::fakes::broker::FakeBroker;
-use image_builder_actors::fakes::builder::FakeBuilder;
-use image_builder_actors::fakes::connector::FakeConnector;
-use image_builder_actors::fakes::notifier::FakeNotifier;
-use image_builder_actors::fakes::planner::FakePlanner;
-use image_builder_actors::fakes::probe::FakeProbe;
-use image_builder_actors::fakes::registry::FakeRegistry;
-use image_builder_actors::health::{ActorName, Health, Snapshot};
-use image_builder_actors::lifecycle::{Lifecycle, Phase};
-use image_builder_actors::limits::Limits;
-use image_builder_actors::outcome::Notification;
-use image_builder_actors::policy::RetryPolicy;
-use image_builder_actors::ports::{Broker, Message, Route};
-use image_builder_actors::request::Rules;
-use image_builder_actors::supervisor::Intensity;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Longest that a test waits for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A crew at work on ports in memory.
-pub(crate) struct World {
+pub struct World {
     pub broker: FakeBroker,
     pub forge: FakeConnector,
     pub planner: FakePlanner,
@@ -42,7 +42,7 @@ pub(crate) struct World {
 }
 
 /// Settings with delays that a test can wait for.
-pub(crate) fn settings() -> Settings {
+pub fn settings() -> Settings {
     let stage = |concurrency| Stage { concurrency, timeout: Duration::from_secs(10) };
     Settings {
         rules: Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() },
@@ -55,6 +55,8 @@ pub(crate) fn settings() -> Settings {
         pusher: stage(4),
         notifier: stage(4),
         retry_concurrency: 4,
+        builds_per_user: 2,
+        supersede: false,
         retry: RetryPolicy {
             max_attempts: 3,
             initial_delay: Duration::from_millis(10),
@@ -72,7 +74,7 @@ pub(crate) fn settings() -> Settings {
 }
 
 /// Runs a test on a crew with these settings.
-pub(crate) fn with_crew<F>(settings: Settings, test: impl FnOnce(World) -> F)
+pub fn with_crew<F>(settings: Settings, test: impl FnOnce(World) -> F)
 where
     F: Future<Output = ()>,
 {
@@ -150,9 +152,18 @@ impl World {
         told.into_iter().next().expect("one")
     }
 
+    /// Waits until the source of this build was asked for.
+    pub async fn until_fetched(&self, build_id: &str) {
+        let mut count = 1;
+        while !self.forge.calls().iter().any(|call| call.build_id == build_id) {
+            self.forge.called(count).await;
+            count = self.forge.calls().len() + 1;
+        }
+    }
+
     /// Waits until nothing waits in a queue and nothing is unsettled.
     pub async fn quiet(&self) {
-        use image_builder_actors::ports::Queue;
+        use crate::ports::Queue;
         let idle = self.broker.wait_until(|broker| {
             let empty = [Route::Build, Route::Fail, Route::Outcome];
             let settled = [Queue::Build, Queue::Fail, Queue::Outcome];
@@ -172,11 +183,21 @@ impl World {
         ActorName::ALL.map(|name| self.health(name).restarts)
     }
 
+    /// Waits until the figures of the actors are as `good` wants them. They change without any event.
+    pub async fn until(&self, good: impl Fn(&Self) -> bool) {
+        let all = async {
+            while !good(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.expect("the figures become good in time");
+    }
+
     /// What is left in the workspaces' directory once those that go are gone.
     pub async fn workspaces_left(&self) -> usize {
         let path = self.workspaces.path().to_owned();
         let count = || std::fs::read_dir(&path).expect("readable").count();
-        for _ in 0..200 {
+        for _ in 0..500 {
             if count() == 0 {
                 break;
             }
@@ -194,7 +215,7 @@ impl World {
 }
 
 /// A request for the default branch of `owner/name`.
-pub(crate) fn request(uuid: &str) -> Value {
+pub fn request(uuid: &str) -> Value {
     json!({"uuid": uuid, "userID": "alice", "repo": "owner/name", "token": "hunter2hunter2"})
 }
 
