@@ -1,7 +1,7 @@
 //! The six actors, put together and set to work.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -80,10 +80,6 @@ pub struct Stage {
 
 /// How long past its deadline a delivery may take to be settled: publishing has its own limits.
 const GRACE: Duration = Duration::from_secs(120);
-
-/// How long what the last builds ended in may take from its publishing to its intake. The broker
-/// does not tell when nothing is left; what comes later waits for the next worker.
-const LAST_ONES: Duration = Duration::from_millis(300);
 
 /// The crew at work.
 pub struct Crew {
@@ -216,6 +212,7 @@ impl Crew {
             lifecycle: lifecycle.clone(),
             until,
             capacity: (queue == Queue::Build).then(|| capacity.clone()),
+            last: OnceLock::new(),
             longest: GRACE
                 + match queue {
                     Queue::Build => settings.job_timeout,
@@ -241,7 +238,6 @@ impl Crew {
     /// what they ended in.
     pub async fn settled(&mut self) {
         while self.builds.join_next().await.is_some() {}
-        tokio::time::sleep(LAST_ONES).await;
         self.lifecycle.enter(Phase::Closing);
         while self.ends.join_next().await.is_some() {}
     }

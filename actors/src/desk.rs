@@ -16,7 +16,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::capacity::Capacity;
-use crate::dead;
+use crate::dead::Letter;
 use crate::fault::{Fault, Kind, Reason};
 use crate::history;
 use crate::job::{BuildRequest, BuilderKind, History, Job, RegistryImage, Timings};
@@ -216,7 +216,7 @@ impl Desk {
     ) -> Result<(), BrokerError> {
         let Some(ttl) = self.dead_ttl else { return Ok(()) };
         let letter = Message {
-            body: dead::letter(build_id, body, history, fault),
+            body: Letter::new(build_id, body, history, fault).to_json(),
             message_id: Some(build_id.to_owned()),
             timestamp: Some(OffsetDateTime::now_utc()),
             expires_after: Some(ttl),

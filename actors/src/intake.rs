@@ -1,6 +1,6 @@
 //! From a queue to an actor: subscribes for ever, and gives each delivery its lease.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message as ActixMessage};
@@ -34,6 +34,10 @@ impl Leased for Delivery {
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How long what the last builds ended in may take from its publishing to here. The broker does not
+/// tell when nothing is left; what comes later waits for the next worker.
+const LAST_ONES: Duration = Duration::from_millis(300);
+
 /// A message that was delivered more often than this without being settled runs alone: it may have
 /// killed its worker, and a killed worker charges all that was delivered to it. One redelivery is
 /// what any reconnect does.
@@ -53,6 +57,8 @@ pub struct Intake {
     pub capacity: Option<Capacity>,
     /// Longest time from delivery to settled that is not taken for a hang.
     pub longest: Duration,
+    /// When the last deliveries are taken, once the worker closes.
+    pub last: OnceLock<Instant>,
 }
 
 /// Why a subscription is over.
@@ -78,6 +84,18 @@ impl Intake {
         let _ = slots.acquire_many(self.prefetch.into()).await;
     }
 
+    /// Waits until no more deliveries are to be taken.
+    async fn no_more(&self) {
+        self.lifecycle.reached(self.until).await;
+        if self.until == Phase::Closing {
+            let last = *self.last.get_or_init(|| Instant::now() + LAST_ONES);
+            tokio::select! {
+                () = self.lifecycle.reached(Phase::HandingBack) => {}
+                () = tokio::time::sleep_until(last.into()) => {}
+            }
+        }
+    }
+
     async fn take_in<A>(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<A>)
     where
         A: Actor<Context = Context<A>> + Handler<Delivery>,
@@ -88,7 +106,7 @@ impl Intake {
                 self.broker.subscribe(self.queue, self.prefetch).await
             };
             let subscribed = tokio::select! {
-                () = self.lifecycle.reached(self.until) => return,
+                () = self.no_more() => return,
                 subscribed = subscribed => subscribed,
             };
             let pause = match subscribed {
@@ -109,7 +127,7 @@ impl Intake {
                 }
             };
             tokio::select! {
-                () = self.lifecycle.reached(self.until) => return,
+                () = self.no_more() => return,
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -151,7 +169,7 @@ impl Intake {
             let slot = slots.clone().acquire_owned();
             let next = async { Some((slot.await.ok()?, subscription.deliveries.recv().await?)) };
             let (slot, raw) = tokio::select! {
-                () = self.lifecycle.reached(self.until) => {
+                () = self.no_more() => {
                     subscription.settle.cancel().await;
                     return Over::Draining;
                 }

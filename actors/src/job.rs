@@ -30,6 +30,8 @@ pub struct BuildRequest {
     pub token: Option<Secret>,
     /// Build even where an image of the same inputs is in the registry.
     pub force: bool,
+    /// The build that was given up and that an operator asks for again with this request.
+    pub redrive_of: Option<String>,
     pub plan: PlanRequest,
 }
 

@@ -110,6 +110,7 @@ impl Listener {
                 repo = %job.request.repo,
                 target = %job.request.target,
                 redeliveries = delivery.redeliveries,
+                redrive_of = job.request.redrive_of,
                 "job accepted"
             );
         });

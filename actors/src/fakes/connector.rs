@@ -348,6 +348,7 @@ mod tests {
 
     fn request() -> BuildRequest {
         BuildRequest {
+            redrive_of: None,
             build_id: "b".to_owned(),
             user_id: "u".to_owned(),
             application_id: "a".to_owned(),
