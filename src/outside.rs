@@ -71,6 +71,7 @@ impl Outside {
             url: config.forge.url.clone(),
             api_url: config.forge.api_url.clone(),
             limits: config.limits.clone(),
+            ..GitSettings::default()
         };
         let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
         let planner = PlannerSettings::new(config.limits.clone(), secret);

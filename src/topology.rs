@@ -150,7 +150,7 @@ impl Topology {
         Ok(Self { settings, queues })
     }
 
-    /// Every queue, in an order in which none dead-letters to one that comes after its own ladder.
+    /// Every queue, the ladders last.
     pub fn queues(&self) -> &[QueueDeclaration] {
         &self.queues
     }

@@ -67,6 +67,8 @@ async fn work(config: Config) -> Result<Exit, StartError> {
     let listener = TcpListener::bind(&config.http_addr)
         .await
         .map_err(|error| StartError::Listen { address: config.http_addr.clone(), error })?;
+    // Not always what was asked for: port 0 means any that is free.
+    let http_addr = listener.local_addr().map_or(config.http_addr.clone(), |at| at.to_string());
     let observed = Observed { readiness: readiness.clone(), actors: health.clone() };
     tokio::spawn(http::serve(listener, observed));
 
@@ -74,7 +76,7 @@ async fn work(config: Config) -> Result<Exit, StartError> {
     outside.watch(&readiness);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        http = config.http_addr,
+        http = http_addr,
         data_dir = %data_dir.path().display(),
         "starting"
     );

@@ -54,7 +54,8 @@ pub(super) async fn build(
     )
     .await?;
     let build_id = uuid::Uuid::new_v4().simple().to_string();
-    let target = target(order, &session.id, &build_id, engine.settings.network.as_deref())?;
+    let network = engine.settings.network.as_deref();
+    let target = target(order, &context.dockerfile, &session.id, &build_id, network)?;
     let mut connection = Connection::open(&engine.address).await?;
     let mut cancel = CancelOnDrop { address: &engine.address, version, build_id: Some(build_id) };
 
@@ -121,6 +122,7 @@ async fn follow(response: Response<Incoming>, follower: &mut Follower<'_>) -> Re
 /// The path and query of the request.
 fn target(
     order: &BuildOrder,
+    dockerfile: &str,
     session: &str,
     build_id: &str,
     network: Option<&str>,
@@ -133,7 +135,7 @@ fn target(
         ("version", "2"),
         ("session", session),
         ("buildid", build_id),
-        ("dockerfile", &plan.dockerfile),
+        ("dockerfile", dockerfile),
         ("t", &name),
         ("buildargs", &build_args),
         ("labels", &labels),
@@ -206,5 +208,40 @@ impl Drop for CancelOnDrop<'_> {
                 tracing::warn!(%fault, "cannot tell the engine to cancel a build");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dropped_build_is_cancelled_and_an_ended_one_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = Address::Tcp(listener.local_addr().expect("its address").to_string());
+        let version = *bollard::API_DEFAULT_VERSION;
+        drop(CancelOnDrop { address: &address, version, build_id: None });
+        drop(CancelOnDrop { address: &address, version, build_id: Some("the-id".to_owned()) });
+
+        // What comes first is the cancelling of the second: the first one sends nothing.
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).await.expect("a request");
+        assert_eq!(line.trim_end(), format!("POST /v{version}/build/cancel?id=the-id HTTP/1.1"));
+    }
+
+    #[test]
+    fn a_context_has_the_commits_time_and_never_one_that_archivers_refuse() {
+        let time = |text: &str| {
+            let label = ("org.opencontainers.image.created".to_owned(), text.to_owned());
+            modification_time(&BTreeMap::from([label]))
+        };
+        assert_eq!(time("2024-02-29T12:00:00Z"), 1_709_208_000);
+        for text in ["1970-01-01T00:00:00Z", "yesterday", ""] {
+            assert_eq!(time(text), NO_TIME.unsigned_abs(), "{text}");
+        }
     }
 }

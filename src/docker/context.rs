@@ -45,8 +45,12 @@ impl From<Fault> for Unsent {
 pub(super) struct Context {
     /// The context's own directory, without a link in its path.
     root: PathBuf,
+    /// The Dockerfile's path relative to the context, without detours.
+    pub(super) dockerfile: String,
     rules: IgnoreRules,
-    /// Paths that are sent even if they are ignored: the engine needs the Dockerfile.
+    /// Paths that are sent even if they are ignored: the engine needs the Dockerfile, and looks for
+    /// it in what is uploaded. (So a `COPY .` has it, too. An ignored ignore file stays behind: it
+    /// is applied here.)
     always: BTreeSet<String>,
     /// Modification time of every entry, in seconds since 1970.
     modified: u64,
@@ -68,7 +72,8 @@ impl Context {
         })?;
         read_file(&root.join(&target), "the Dockerfile", limits.plan_file_bytes, |_| ())?;
         let rules = read_rules(&root, &dockerfile, limits)?;
-        Ok(Self { root, rules, always: BTreeSet::from([dockerfile, target]), modified })
+        let always = BTreeSet::from([dockerfile.clone(), target]);
+        Ok(Self { root, dockerfile, rules, always, modified })
     }
 
     /// Starts sending: the receiver gets the tar stream, the task its end. Dropping the receiver
@@ -408,3 +413,6 @@ fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
+
+#[cfg(test)]
+mod tests;

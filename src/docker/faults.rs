@@ -138,10 +138,16 @@ fn of_dockerfile(error: &str) -> Fault {
 
 fn why_not_pulled(cause: &str) -> String {
     let has = |signs: &[&str]| signs.iter().any(|sign| cause.contains(sign));
-    if has(&["toomanyrequests", "429 Too Many", "429"]) {
+    if has(&["toomanyrequests", "429 Too Many"]) {
         return "whose registry asks for patience (too many requests)".to_owned();
     }
-    if has(&["access denied", "insufficient_scope", "authorization", "401", "403", "nauthorized"]) {
+    if has(&[
+        "access denied",
+        "insufficient_scope",
+        "authorization",
+        "nauthorized",
+        "403 Forbidden",
+    ]) {
         return "which does not exist or may not be pulled by this service".to_owned();
     }
     if has(&["failed to do request", "dial tcp", "i/o timeout", "TLS handshake timeout", "x509"]) {

@@ -1,8 +1,8 @@
 //! The container engine: builds images with its BuildKit.
 //!
-//! Every build has a BuildKit [session](session) of its own, which offers the request's secrets to
-//! that build alone, and uploads its [context](context) as a stream. bollard serves for everything
-//! else that the engine is asked.
+//! Every build has a BuildKit session of its own (`session`), which offers the request's secrets to
+//! that build alone, and uploads its context as a stream (`context`). bollard serves for everything
+//! else that the engine is asked, over the same connections (`wire`, `address`).
 
 mod address;
 mod build;

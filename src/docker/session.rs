@@ -215,3 +215,41 @@ fn registry(host: &str) -> &str {
         host => host,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn username(known: &str, asked: &str) -> String {
+        let auth = RegistryAuth {
+            host: known.to_owned(),
+            username: "user".to_owned(),
+            password: Secret::new("password"),
+        };
+        let request = Request::new(CredentialsRequest { host: asked.to_owned() });
+        let answer = PullCredentials(Some(Arc::new(auth))).credentials(request).await;
+        let answer = answer.expect("an answer").into_inner();
+        assert_eq!(answer.username.is_empty(), answer.secret.is_empty());
+        answer.username
+    }
+
+    #[tokio::test]
+    async fn a_credential_is_given_to_its_own_registry_alone() {
+        for (known, asked) in [
+            ("registry.example:5000", "registry.example:5000"),
+            ("docker.io", "registry-1.docker.io"),
+            ("https://index.docker.io/v1/", "registry-1.docker.io"),
+        ] {
+            assert_eq!(username(known, asked).await, "user", "{known} {asked}");
+        }
+        for (known, asked) in [
+            ("registry.example:5000", "registry.example"),
+            ("registry.example", "registry.example.evil.example"),
+            ("registry.example", "evil.example/registry.example"),
+            ("docker.io", "evil.example"),
+            ("docker.io", ""),
+        ] {
+            assert_eq!(username(known, asked).await, "", "{known} {asked}");
+        }
+    }
+}

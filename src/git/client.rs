@@ -23,8 +23,6 @@ use super::session::{Session, cancelled};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a server may be silent.
-pub(super) const SILENCE: Duration = Duration::from_secs(30);
 /// How many redirects are followed.
 const REDIRECTS: usize = 5;
 /// Longest list of refs that is read, in bytes: room for half a million refs.
@@ -274,7 +272,7 @@ async fn guarded<T>(
     tokio::select! {
         biased;
         () = session.cancel.cancelled() => Err(cancelled()),
-        result = tokio::time::timeout(SILENCE, work) => match result {
+        result = tokio::time::timeout(session.silence, work) => match result {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(broken(address, &error)),
             Err(_) => Err(fault(
@@ -282,7 +280,7 @@ async fn guarded<T>(
                 format!(
                     "The server of the {} was silent for {} seconds.",
                     address.label,
-                    SILENCE.as_secs()
+                    session.silence.as_secs()
                 ),
             )),
         },

@@ -56,6 +56,8 @@ pub struct GitSettings {
     pub url: String,
     /// The address of its REST API (`GITHUB_API_URL`), http or https; used for releases alone.
     pub api_url: String,
+    /// How long a server may be silent before it is given up.
+    pub silence: Duration,
     pub limits: Limits,
 }
 
@@ -64,6 +66,7 @@ impl Default for GitSettings {
         Self {
             url: "https://github.com".to_owned(),
             api_url: "https://api.github.com".to_owned(),
+            silence: Duration::from_secs(30),
             limits: Limits::default(),
         }
     }
@@ -87,6 +90,7 @@ const PING: Duration = Duration::from_secs(10);
 pub struct GitConnector {
     forge: Arc<Forge>,
     clients: Clients,
+    silence: Duration,
     limits: Limits,
 }
 
@@ -98,6 +102,7 @@ impl GitConnector {
         Ok(Self {
             forge: Arc::new(Forge::new(&settings.url, &settings.api_url)?),
             clients: Clients::new()?,
+            silence: settings.silence,
             limits: settings.limits,
         })
     }
@@ -134,6 +139,7 @@ impl SourceConnector for GitConnector {
         let session = Arc::new(Session::new(
             self.forge.clone(),
             self.clients.clone(),
+            self.silence,
             self.limits.clone(),
             request.token.clone(),
             progress.clone(),

@@ -25,6 +25,8 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Session {
     pub(super) forge: Arc<Forge>,
     pub(super) clients: Clients,
+    /// How long a server may be silent.
+    pub(super) silence: Duration,
     pub(super) limits: Limits,
     pub(super) cancel: CancellationToken,
     pub(super) runtime: Handle,
@@ -41,6 +43,7 @@ impl Session {
     pub(super) fn new(
         forge: Arc<Forge>,
         clients: Clients,
+        silence: Duration,
         limits: Limits,
         token: Option<Secret>,
         progress: Progress,
@@ -48,6 +51,7 @@ impl Session {
         Self {
             forge,
             clients,
+            silence,
             limits,
             cancel: CancellationToken::new(),
             runtime: Handle::current(),

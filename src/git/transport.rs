@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use git2::transport::{self, Service, SmartSubtransport, SmartSubtransportStream, Transport};
 use git2::{AutotagOption, ConfigLevel, FetchOptions, Oid, Remote, RemoteCallbacks, Repository};
-use image_builder_actors::fault::Fault;
+use image_builder_actors::fault::{Fault, Reason};
 
-use super::GitSetupError;
 use super::advertisement::Advertisement;
 use super::client::{self, Body, Connection};
 use super::session::{self, Session};
+use super::{GitSetupError, fault};
 
 const SCHEME: &str = "image-builder";
 const ADDRESS: &str = "image-builder://repository";
@@ -67,10 +67,21 @@ impl Exchange {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
         io::Error::other(text)
     }
+
+    fn refuse(&self, refusal: String) -> io::Error {
+        if refusal.contains(NOT_OURS) {
+            return io::Error::other(refusal);
+        }
+        let label = &self.connection.address.label;
+        let message = format!("The server does not give out the {label}: {refusal}.");
+        self.fail(fault(Reason::ForgeFailed, message))
+    }
 }
 
+/// The words of git's upload-pack about an object that it does not give out.
+const NOT_OURS: &str = "not our ref";
+
 /// How a fetch fails.
-#[derive(Debug)]
 pub(super) enum FetchError {
     /// The server does not give out one of the wanted objects.
     NotOurs,
@@ -102,8 +113,7 @@ pub(super) fn fetch(
     if let Some(fault) = exchange.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
         return Err(FetchError::Fault(fault));
     }
-    // As git's upload-pack says it, and as libgit2 does where the server has no such capability.
-    if error.message().contains("not our ref") {
+    if error.message().contains(NOT_OURS) {
         return Err(FetchError::NotOurs);
     }
     Err(FetchError::Fault(session::git_fault(&error)))
@@ -137,6 +147,14 @@ fn fetch_with_libgit2(
     remote.fetch(&["+refs/wanted/*:refs/wanted/*"], Some(&mut options), None)
 }
 
+/// Why the server refuses, where a piece of its answer begins with that: libgit2 would only say that
+/// it met an unexpected packet.
+fn refusal(piece: &[u8]) -> Option<String> {
+    let text = piece.get(4..)?.strip_prefix(b"ERR ")?;
+    let text = text.split(|byte| matches!(byte, b'\n' | 0)).next()?;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
 struct Subtransport(Arc<Exchange>);
 
 impl SmartSubtransport for Subtransport {
@@ -151,6 +169,7 @@ impl SmartSubtransport for Subtransport {
                 exchange: self.0.clone(),
                 request: Vec::new(),
                 answer: None,
+                begun: false,
                 piece: Bytes::new(),
             })),
             Service::ReceivePackLs | Service::ReceivePack => {
@@ -169,6 +188,8 @@ struct Round {
     exchange: Arc<Exchange>,
     request: Vec<u8>,
     answer: Option<Body>,
+    /// Whether a first piece of the answer was seen.
+    begun: bool,
     piece: Bytes,
 }
 
@@ -185,7 +206,7 @@ impl Write for Round {
 
 impl Read for Round {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Self { exchange, request, answer, piece } = self;
+        let Self { exchange, request, answer, begun, piece } = self;
         let session = &exchange.session;
         if answer.is_none() {
             let request = std::mem::take(request);
@@ -199,6 +220,11 @@ impl Read for Round {
             match next.map_err(|fault| exchange.fail(fault))? {
                 Some(next) => *piece = next,
                 None => return Ok(0),
+            }
+            if !std::mem::replace(begun, true)
+                && let Some(refusal) = refusal(piece)
+            {
+                return Err(exchange.refuse(refusal));
             }
         }
         let length = piece.len().min(buffer.len());

@@ -1,6 +1,6 @@
 //! Walking a commit's tree: every entry once, names checked, at any depth.
 
-use git2::{FileMode, Oid, Repository, Tree};
+use git2::{Oid, Repository, Tree};
 use image_builder_actors::fault::{Fault, Reason};
 
 use super::fault;
@@ -66,14 +66,12 @@ struct Level<'a> {
     length: usize,
 }
 
+/// Git's modes.
 fn kind(mode: i32) -> Kind {
-    const TREE: i32 = FileMode::Tree as i32;
-    const LINK: i32 = FileMode::Link as i32;
-    const COMMIT: i32 = FileMode::Commit as i32;
     match mode {
-        TREE => Kind::Directory,
-        LINK => Kind::Link,
-        COMMIT => Kind::Submodule,
+        0o040_000 => Kind::Directory,
+        0o120_000 => Kind::Link,
+        0o160_000 => Kind::Submodule,
         mode => Kind::File { executable: mode & 0o100 != 0 },
     }
 }

@@ -10,7 +10,7 @@ use lapin::{Connection, Consumer};
 use tokio::sync::mpsc;
 
 use super::declare::Declarer;
-use super::link::{Link, pauses};
+use super::link::{Link, pause, pauses};
 
 /// Bodies that may wait to be read; the broker holds back what comes on top.
 const WAITING: usize = 64;
@@ -36,7 +36,7 @@ pub(super) fn listen(link: Arc<Link>, declarer: Arc<Declarer>) -> mpsc::Receiver
             drop(connection);
             tokio::select! {
                 () = bodies_in.closed() => return,
-                () = tokio::time::sleep(pauses.next_backoff().unwrap_or(pauses.max_interval)) => {}
+                () = pause(&mut pauses) => {}
             }
         }
     });

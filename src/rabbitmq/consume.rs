@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backoff::backoff::Backoff;
 use futures_util::StreamExt;
 use image_builder_actors::ports::{BrokerError, RawDelivery, Settle, Subscription};
 use lapin::options::{
@@ -14,12 +13,12 @@ use lapin::options::{
 };
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use lapin::{Acker, Channel, Consumer};
+use lapin::{Acker, Channel, Connection, Consumer};
 use tokio::sync::{mpsc, watch};
 
 use super::declare::{Declarer, soft_error};
 use super::handshake::Failure;
-use super::link::{Link, pauses};
+use super::link::{Link, pause, pauses};
 use super::properties;
 
 /// How long the broker is given to answer a cancel or a close before the answer no longer matters.
@@ -27,7 +26,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Subscribes as soon as there is a connection; the caller sets the time limit.
 pub(super) async fn subscribe(
-    link: &Link,
+    link: &Arc<Link>,
     declarer: &Declarer,
     queue: &str,
     prefetch: u16,
@@ -39,12 +38,14 @@ pub(super) async fn subscribe(
             let text = "the connection was closed by this worker".to_owned();
             return Err(BrokerError::Unavailable(text));
         };
-        let opened = async {
-            let channel = connection.create_channel().await?;
-            Ok((open(&channel, queue, prefetch).await?, channel))
+        let opened = tokio::select! {
+            opened = open(&connection, queue, prefetch) => opened,
+            () = link.lost(&connection) => continue,
         };
-        let error: lapin::Error = match opened.await {
-            Ok((consumer, channel)) => return Ok(start(channel, consumer)),
+        let error = match opened {
+            Ok((channel, consumer)) => {
+                return Ok(start(link.clone(), connection, channel, consumer));
+            }
             Err(error) => error,
         };
         match soft_error(&error) {
@@ -62,24 +63,43 @@ pub(super) async fn subscribe(
             None => {}
         }
         tracing::debug!(queue, %error, "subscribing again");
-        tokio::time::sleep(pauses.next_backoff().unwrap_or(pauses.max_interval)).await;
+        pause(&mut pauses).await;
     }
 }
 
-async fn open(channel: &Channel, queue: &str, prefetch: u16) -> lapin::Result<Consumer> {
+async fn open(
+    connection: &Connection,
+    queue: &str,
+    prefetch: u16,
+) -> lapin::Result<(Channel, Consumer)> {
+    let channel = connection.create_channel().await?;
     // Nought would mean "as many as there are".
     channel.basic_qos(prefetch.max(1), BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions::default();
-    channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await
+    let consumer =
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    Ok((channel, consumer))
 }
 
-fn start(channel: Channel, consumer: Consumer) -> Subscription {
+fn start(
+    link: Arc<Link>,
+    connection: Arc<Connection>,
+    channel: Channel,
+    consumer: Consumer,
+) -> Subscription {
     // Room for one: what waits there belongs to nobody yet if the receiver is dropped.
     let (deliveries_in, deliveries) = mpsc::channel(1);
     let (wish_in, wish) = watch::channel(Wish::Deliver);
     let (quiet_in, quiet) = watch::channel(false);
     let in_hand = Arc::new(InHand::default());
-    let feed = Feed { channel, consumer, deliveries: deliveries_in, in_hand: in_hand.clone() };
+    let feed = Feed {
+        link,
+        connection,
+        channel,
+        consumer,
+        deliveries: deliveries_in,
+        in_hand: in_hand.clone(),
+    };
     tokio::spawn(feed.run(wish, quiet_in));
     Subscription { deliveries, settle: Arc::new(Settling { in_hand, wish: wish_in, quiet }) }
 }
@@ -145,6 +165,8 @@ fn told(result: lapin::Result<bool>) -> Result<(), BrokerError> {
 
 /// The task behind a subscription.
 struct Feed {
+    link: Arc<Link>,
+    connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
     deliveries: mpsc::Sender<RawDelivery>,
@@ -158,6 +180,7 @@ impl Feed {
                 // The owner wants no more, or is gone.
                 _ = wish.wait_for(|wish| *wish == Wish::NoMore) => break true,
                 () = self.deliveries.closed() => break true,
+                () = self.link.lost(&self.connection) => break false,
                 step = deliver(&mut self.consumer, &self.deliveries, &self.in_hand) => {
                     if step.is_break() {
                         break false;
@@ -168,7 +191,8 @@ impl Feed {
         if owner_stopped {
             self.stop().await;
         }
-        let Self { channel, consumer, deliveries, in_hand } = self;
+        let Self { connection, channel, consumer, deliveries, in_hand, .. } = self;
+        drop(connection);
         drop(deliveries);
         quiet.send_replace(true);
         if owner_stopped {

@@ -1,13 +1,15 @@
 //! Opens one connection. An attempt that takes too long leaves neither a socket nor a thread behind.
 
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
 use lapin::types::LongString;
+use lapin::uri::AMQPScheme;
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
 use super::ConnectError;
@@ -33,8 +35,8 @@ pub(super) async fn connect(
     name: &str,
     limit: Duration,
 ) -> Result<Connection, Failure> {
-    let socket = SocketHandle::default();
-    let keep = socket.clone();
+    let attempt = Attempt::default();
+    let socket = attempt.0.clone();
     let properties =
         ConnectionProperties::default().with_connection_name(LongString::from(name.to_owned()));
     let connecting = Connection::connector(
@@ -44,11 +46,11 @@ pub(super) async fn connect(
             let target = (uri.authority.host.clone(), uri.authority.port);
             let stream = AsyncTcpStream::connect(&runtime, runtime.to_socket_addrs(target)).await?;
             if let AsyncTcpStream::Plain(plain) = &stream {
-                keep.set(plain.get_ref())?;
+                socket.lock().keep(plain.get_ref())?;
             }
             match uri.scheme {
-                lapin::uri::AMQPScheme::AMQP => Ok(stream),
-                lapin::uri::AMQPScheme::AMQPS => {
+                AMQPScheme::AMQP => Ok(stream),
+                AMQPScheme::AMQPS => {
                     let tls = OwnedTLSConfig::default();
                     Ok(stream.into_tls(&uri.authority.host, tls.as_ref()).await?)
                 }
@@ -57,43 +59,61 @@ pub(super) async fn connect(
         properties,
     );
     match tokio::time::timeout(limit, connecting).await {
-        Ok(Ok(connection)) => Ok(connection),
+        Ok(Ok(connection)) => {
+            attempt.succeeded();
+            Ok(connection)
+        }
         Ok(Err(error)) => Err(classify(address, error)),
-        Err(_) => {
-            socket.shut_down();
-            Err(Failure::Temporary(format!("it did not answer within {limit:?}")))
-        }
+        Err(_) => Err(Failure::Temporary(format!("it did not answer within {limit:?}"))),
     }
 }
 
-/// A second handle on a connection's socket. The library's thread waits for its first answer for
-/// ever: only an end of the socket lets it go.
-#[derive(Clone, Default)]
-struct SocketHandle(Arc<Mutex<SocketState>>);
-
+/// One attempt. Dropped before it has succeeded, it shuts the socket down: the library's thread
+/// would wait for its first answer for ever, and only the end of the socket lets it go.
 #[derive(Default)]
-struct SocketState {
-    socket: Option<TcpStream>,
-    given_up: bool,
+struct Attempt(SharedSocket);
+
+#[derive(Clone, Default)]
+struct SharedSocket(Arc<Mutex<Socket>>);
+
+/// A second handle on an attempt's socket.
+#[derive(Default)]
+enum Socket {
+    #[default]
+    NotYetOpen,
+    Open(TcpStream),
+    /// The attempt has ended: nobody waits for its socket.
+    Done,
 }
 
-impl SocketHandle {
-    fn set(&self, stream: &impl AsFd) -> std::io::Result<()> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.given_up {
-            return Err(std::io::ErrorKind::TimedOut.into());
-        }
-        state.socket = Some(TcpStream::from(stream.as_fd().try_clone_to_owned()?));
-        Ok(())
+impl Attempt {
+    fn succeeded(&self) {
+        *self.0.lock() = Socket::Done;
     }
+}
 
-    fn shut_down(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.given_up = true;
-        if let Some(socket) = state.socket.take() {
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Socket::Open(socket) = std::mem::replace(&mut *self.0.lock(), Socket::Done) {
             // An error means that the socket is gone already.
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+}
+
+impl SharedSocket {
+    fn lock(&self) -> MutexGuard<'_, Socket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Socket {
+    fn keep(&mut self, stream: &impl AsFd) -> io::Result<()> {
+        if matches!(self, Socket::Done) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        *self = Socket::Open(TcpStream::from(stream.as_fd().try_clone_to_owned()?));
+        Ok(())
     }
 }
 

@@ -20,6 +20,9 @@ use super::{ConnState, ConnectError};
 /// How often a connection is looked at besides: a safeguard, for an end that nobody told us of.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A connection that lived this long is no sign of trouble when it ends.
+const STABLE: Duration = Duration::from_secs(30);
+
 /// How long a connection is given to say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -42,7 +45,7 @@ impl fmt::Display for Side {
 pub(super) struct LinkSettings {
     pub(super) address: Address,
     pub(super) name: String,
-    pub(super) handshake_timeout: Duration,
+    pub(super) connect_timeout: Duration,
     pub(super) declarer: Arc<Declarer>,
     pub(super) state: watch::Sender<ConnState>,
     pub(super) side: Side,
@@ -61,8 +64,9 @@ impl Link {
     /// # Errors
     /// What no waiting mends, as long as no connection was ever made.
     pub(super) async fn open(settings: LinkSettings) -> Result<Self, ConnectError> {
-        let first = settings.until_connected(Err).await?;
+        let first = Arc::new(settings.until_connected(&mut pauses(), Err).await?);
         let (current_in, current) = watch::channel(None);
+        settings.announce(&first, &current_in);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(settings.keep_up(first, current_in, stopped));
         Ok(Self { current, stop, task: Mutex::new(Some(task)) })
@@ -81,6 +85,17 @@ impl Link {
         }
     }
 
+    /// Waits until `connection` is no longer the one in use. Whatever waits for an answer on a
+    /// connection waits for this as well: an answer may be lost without a word.
+    pub(super) async fn lost(&self, connection: &Arc<Connection>) {
+        let mut current = self.current.clone();
+        let in_use = |now: &Option<Arc<Connection>>| {
+            now.as_ref().is_some_and(|now| Arc::ptr_eq(now, connection))
+        };
+        // An error means that there will be no connection any more.
+        let _ = current.wait_for(|now| !in_use(now)).await;
+    }
+
     /// Closes the connection for good, and waits until that is done.
     pub(super) async fn close(&self) {
         self.stop.send_replace(true);
@@ -94,15 +109,13 @@ impl Link {
 impl LinkSettings {
     async fn keep_up(
         self,
-        first: Connection,
+        mut connection: Arc<Connection>,
         current: watch::Sender<Option<Arc<Connection>>>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut connection = Arc::new(first);
+        let mut pauses = pauses();
         loop {
-            current.send_replace(Some(connection.clone()));
-            self.tell(true);
-            tracing::info!(connection = self.name, broker = %self.address, "connected to the broker");
+            let since = Instant::now();
             let stopped = tokio::select! {
                 reason = ended(&connection) => {
                     let (name, broker) = (&self.name, &self.address);
@@ -116,27 +129,42 @@ impl LinkSettings {
             if stopped {
                 return close(&connection).await;
             }
+            // One that ended soon may end soon again: something may be killing it.
+            if since.elapsed() > STABLE {
+                pauses.reset();
+            }
             let never_final = |error: ConnectError| {
                 tracing::error!(connection = self.name, %error, "trying again nevertheless");
                 Ok::<(), Infallible>(())
             };
             connection = tokio::select! {
-                next = self.until_connected(never_final) => match next {
+                next = self.connect_again(&mut pauses, never_final) => match next {
                     Ok(next) => Arc::new(next),
                     Err(never) => match never {},
                 },
                 _ = stop.wait_for(|stop| *stop) => return,
             };
+            self.announce(&connection, &current);
         }
+    }
+
+    /// As [`Self::until_connected`], after a pause.
+    async fn connect_again<E>(
+        &self,
+        pauses: &mut ExponentialBackoff,
+        on_permanent: impl Fn(ConnectError) -> Result<(), E>,
+    ) -> Result<Connection, E> {
+        pause(pauses).await;
+        self.until_connected(pauses, on_permanent).await
     }
 
     /// Tries until there is a connection with all queues declared. `on_permanent` decides whether
     /// an error that waiting does not mend ends the trying.
     async fn until_connected<E>(
         &self,
+        pauses: &mut ExponentialBackoff,
         on_permanent: impl Fn(ConnectError) -> Result<(), E>,
     ) -> Result<Connection, E> {
-        let mut pauses = pauses();
         loop {
             match self.try_connect().await {
                 Ok(connection) => return Ok(connection),
@@ -146,12 +174,12 @@ impl LinkSettings {
                     tracing::warn!(connection = name, %broker, reason, "cannot reach the broker yet");
                 }
             }
-            tokio::time::sleep(pauses.next_backoff().unwrap_or(pauses.max_interval)).await;
+            pause(pauses).await;
         }
     }
 
     async fn try_connect(&self) -> Result<Connection, Failure> {
-        let limit = self.handshake_timeout;
+        let limit = self.connect_timeout;
         let connection = handshake::connect(&self.address, &self.name, limit).await?;
         match tokio::time::timeout(limit, self.declarer.declare(&connection)).await {
             Ok(done) => done.map(|()| connection),
@@ -159,6 +187,16 @@ impl LinkSettings {
                 Err(Failure::Temporary(format!("it did not declare the queues in {limit:?}")))
             }
         }
+    }
+
+    fn announce(
+        &self,
+        connection: &Arc<Connection>,
+        current: &watch::Sender<Option<Arc<Connection>>>,
+    ) {
+        current.send_replace(Some(connection.clone()));
+        self.tell(true);
+        tracing::info!(connection = self.name, broker = %self.address, "connected to the broker");
     }
 
     fn tell(&self, up: bool) {
@@ -219,4 +257,9 @@ pub(super) fn pauses() -> ExponentialBackoff {
         max_elapsed_time: None,
         ..ExponentialBackoff::default()
     }
+}
+
+/// Waits out the next pause.
+pub(super) async fn pause(pauses: &mut ExponentialBackoff) {
+    tokio::time::sleep(pauses.next_backoff().unwrap_or(pauses.max_interval)).await;
 }

@@ -40,8 +40,10 @@ use self::link::{Link, LinkSettings, Side};
 use self::publish::Publisher;
 use crate::topology::Topology;
 
-/// Time for one attempt to connect, from the first packet to the negotiated connection.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The log directive that has to hold whatever else a log filter says. Below `error` lapin writes
+/// whole messages (a returned one at `warn`, every frame at `trace`, the password's among them), and
+/// builds carry credentials.
+pub const LOG_DIRECTIVE: &str = "lapin=error";
 
 /// What the adapter needs to know.
 #[derive(Debug, Clone)]
@@ -51,6 +53,8 @@ pub struct RabbitSettings {
     pub topology: Topology,
     /// How long a publish, or a subscription, waits for the broker: connection and confirm together.
     pub publish_timeout: Duration,
+    /// Time for one attempt to connect, up to the negotiated connection.
+    pub connect_timeout: Duration,
     /// How often the two sides show that they live, unless the URI says so; whole seconds. Silence of
     /// twice this long ends a connection.
     pub heartbeat: Duration,
@@ -59,12 +63,13 @@ pub struct RabbitSettings {
 }
 
 impl RabbitSettings {
-    /// The defaults: 30 s to publish, a heartbeat every 10 s, `image-builder <host>` for a name.
+    /// The defaults: 30 s to publish, 15 s to connect, a heartbeat every 10 s, `image-builder <host>` for a name.
     pub fn new(uri: Secret, topology: Topology) -> Self {
         Self {
             uri,
             topology,
             publish_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(15),
             heartbeat: Duration::from_secs(10),
             connection_name: format!("image-builder {}", host_name()),
         }
@@ -126,7 +131,7 @@ impl RabbitMq {
             Link::open(LinkSettings {
                 address: address.clone(),
                 name: format!("{} {side}", settings.connection_name),
-                handshake_timeout: HANDSHAKE_TIMEOUT,
+                connect_timeout: settings.connect_timeout,
                 declarer: declarer.clone(),
                 state: state_in.clone(),
                 side,

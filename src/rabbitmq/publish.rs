@@ -1,18 +1,17 @@
 //! Publishing: persistent, mandatory, and done only when the broker has confirmed it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use backoff::backoff::Backoff;
 use image_builder_actors::ports::{BrokerError, Message, Route};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::AMQPSoftError;
-use lapin::{Channel, Confirmation};
+use lapin::{Channel, Confirmation, Connection};
 use tokio::sync::Semaphore;
 
 use super::declare::{Declarer, soft_error};
 use super::handshake::Failure;
-use super::link::{Link, pauses};
+use super::link::{Link, pause, pauses};
 use super::{properties, too_slow};
 
 /// Publishes under way at once; further ones wait for a turn.
@@ -30,7 +29,8 @@ pub(super) struct Publisher {
     link: Arc<Link>,
     declarer: Arc<Declarer>,
     limit: Duration,
-    idle: Mutex<Vec<Channel>>,
+    /// Channels for the next publishes, each with its connection.
+    idle: Mutex<Vec<(Arc<Connection>, Channel)>>,
     turns: Semaphore,
 }
 
@@ -87,17 +87,31 @@ impl Publisher {
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Again(error)) => {
                     tracing::debug!(queue, %error, "publishing again on a new channel");
-                    let pause = pauses.next_backoff().unwrap_or(pauses.max_interval);
-                    tokio::time::sleep(pause).await;
+                    pause(&mut pauses).await;
                 }
             }
         }
     }
 
     async fn attempt(&self, queue: &str, message: &Message) -> Result<Answer, Attempt> {
-        let (channel, frame_max) = self.channel().await?;
-        let properties = properties::of_message(message, frame_max)
+        let connection = self.link.connection().await.ok_or_else(|| Attempt::Final(closed(())))?;
+        tokio::select! {
+            answer = self.send(&connection, queue, message) => answer,
+            () = self.link.lost(&connection) => {
+                Err(Attempt::Again("the connection was lost".to_owned()))
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        connection: &Arc<Connection>,
+        queue: &str,
+        message: &Message,
+    ) -> Result<Answer, Attempt> {
+        let properties = properties::of_message(message, connection.configuration().frame_max())
             .map_err(|reason| Attempt::Final(BrokerError::Refused(reason)))?;
+        let channel = self.channel(connection).await?;
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let confirm = channel
             .basic_publish("".into(), queue.into(), options, &message.body, properties)
@@ -114,33 +128,26 @@ impl Publisher {
         };
         // Only a channel without a message under way may be used again. A future that is dropped
         // before this drops its channel, which closes it.
-        self.keep(channel);
+        let mut idle = self.idle();
+        if idle.len() < MOST_IDLE {
+            idle.push((connection.clone(), channel));
+        }
         Ok(answer)
     }
 
-    /// A channel in confirm mode, and the longest frame that it takes, as soon as there is a
-    /// connection.
-    async fn channel(&self) -> Result<(Channel, u32), Attempt> {
-        let connection = self.link.connection().await.ok_or_else(|| Attempt::Final(closed(())))?;
-        let frame_max = connection.configuration().frame_max();
-        while let Some(channel) = self.idle().pop() {
-            if channel.status().connected() {
-                return Ok((channel, frame_max));
+    /// A channel in confirm mode that nobody else uses.
+    async fn channel(&self, connection: &Arc<Connection>) -> lapin::Result<Channel> {
+        while let Some((of, channel)) = self.idle().pop() {
+            if Arc::ptr_eq(&of, connection) && channel.status().connected() {
+                return Ok(channel);
             }
         }
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok((channel, frame_max))
+        Ok(channel)
     }
 
-    fn keep(&self, channel: Channel) {
-        let mut idle = self.idle();
-        if idle.len() < MOST_IDLE {
-            idle.push(channel);
-        }
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<(Arc<Connection>, Channel)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,7 +1,7 @@
 //! The builder port.
 
-mod context;
 mod docker;
+mod proxy;
 mod world;
 
 use std::time::Duration;

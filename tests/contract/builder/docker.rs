@@ -1,1 +1,488 @@
+//! What only the real engine can show.
 
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+
+use bollard::query_parameters::{ImportImageOptions, PushImageOptions, TagImageOptions};
+use futures_util::{StreamExt, TryStreamExt};
+use image_builder::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY, RegistryAuth};
+use image_builder_actors::fault::Reason;
+use image_builder_actors::job::BuiltImage;
+use image_builder_actors::limits::Limits;
+use image_builder_actors::ports::ImageBuilder;
+use image_builder_actors::progress::Progress;
+use image_builder_actors::secret::{Redactor, Secret};
+
+use super::proxy::{Certificates, Proxy};
+use super::world::{BASE, RealWorld, World, unique};
+
+fn said(output: &[String], line: &str) -> bool {
+    output.iter().any(|said| said == line)
+}
+
+async fn labels(
+    world: &RealWorld,
+    image: &BuiltImage,
+) -> std::collections::HashMap<String, String> {
+    let inspected =
+        world.engine.docker().inspect_image(&image.id).await.expect("the image is there");
+    inspected.config.and_then(|config| config.labels).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_stages_of_the_target_are_built() {
+    let world = RealWorld::new().await;
+    let mark = unique();
+    let mut order = world.order(&[(
+        "Dockerfile",
+        &format!(
+            "FROM {BASE} AS one\nRUN echo {mark} > /one\nFROM {BASE} AS two\n\
+             COPY --from=one /one /two\nRUN echo two has $(cat /two)\nFROM two AS three\nRUN exit 9\n"
+        ),
+    )]);
+    order.plan.target = Some("two".to_owned());
+    let output = world.output(&order).await;
+    assert!(said(&output, &format!("two has {mark}")), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_may_lie_in_a_directory_that_is_ignored() {
+    let world = RealWorld::new().await;
+    let mark = unique();
+    let text = format!("FROM {BASE}\nCOPY app /\nRUN cat /app\n");
+    let mut order =
+        world.order(&[("ops/app.Dockerfile", &text), (".dockerignore", "ops"), ("app", &mark)]);
+    order.plan.dockerfile = "./ops//app.Dockerfile".to_owned();
+    let output = world.output(&order).await;
+    assert!(said(&output, &mark), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_mount_keeps_its_content_from_build_to_build() {
+    let world = RealWorld::new().await;
+    let cache = unique();
+    let step = |mark: &str| {
+        format!("RUN --mount=type=cache,id={cache},target=/c : {mark}; ls /c; touch /c/kept")
+    };
+    let first = world.output(&world.dockerfile(&step(&unique()))).await;
+    assert!(!said(&first, "kept"), "{first:?}");
+    let second = world.output(&world.dockerfile(&step(&unique()))).await;
+    assert!(said(&second, "kept"), "{second:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_reaches_its_step_and_nothing_else() {
+    let world = RealWorld::new().await;
+    let secret = format!("s3cr3t-{}", unique());
+    let mut order = world.dockerfile(&format!(
+        "RUN --mount=type=secret,id=tok,required=true : {}; \
+         cp /run/secrets/tok /tmp/t && wc -c < /tmp/t && rm /tmp/t && cat /run/secrets/tok\nRUN ls /run/secrets || true",
+        unique()
+    ));
+    order.plan.secrets.insert("tok".to_owned(), Secret::new(secret.clone()));
+    let (result, progress) = world.build(&order).await;
+    let image = result.expect("the build is good");
+    let tail = progress.tail();
+    assert!(said(&tail, &secret.len().to_string()), "{tail:?}");
+    assert!(said(&tail, "[secret]") && !tail.join("\n").contains(&secret), "{tail:?}");
+
+    let docker = world.engine.docker();
+    let history = docker.image_history(&image.id).await.expect("a history");
+    assert!(!format!("{history:?}").contains(&secret));
+    let saved: Vec<_> = docker.export_image(&image.id).try_collect().await.expect("the image");
+    let saved = saved.concat();
+    assert!(saved.windows(5).any(|w| w == b"bin/s"), "the image was not read");
+    assert!(!saved.windows(secret.len()).any(|window| window == secret.as_bytes()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_required_secret_that_the_request_lacks_is_named() {
+    let world = RealWorld::new().await;
+    let step = "RUN --mount=type=secret,id=npmrc,required=true cat /run/secrets/npmrc";
+    let fault = world.fault(&world.dockerfile(&format!("ENV A={}\n{step}", unique()))).await;
+    assert_eq!(fault.reason, Reason::InvalidPlan, "{fault}");
+    assert!(fault.message.contains("`npmrc`"), "{}", fault.message);
+
+    let optional =
+        world.dockerfile("RUN --mount=type=secret,id=npmrc ls /run/secrets || echo none");
+    world.output(&optional).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn build_arguments_and_labels_reach_the_image() {
+    let world = RealWorld::new().await;
+    let mut order =
+        world.dockerfile("ARG GREETING\nRUN echo \"it says $GREETING\"\nLABEL a=dockerfile b=2");
+    let greeting = format!("hello & 100% \"wörld\" {}", unique());
+    order.plan.build_args.insert("GREETING".to_owned(), greeting.clone());
+    order.labels.insert("a".to_owned(), "order's \"own\"".to_owned());
+    let (result, progress) = world.build(&order).await;
+    let image = result.expect("the build is good");
+    assert!(said(&progress.tail(), &format!("it says {greeting}")), "{:?}", progress.tail());
+    let labels = labels(&world, &image).await;
+    assert_eq!(labels.get("a").map(String::as_str), Some("order's \"own\""));
+    assert_eq!(labels.get("b").map(String::as_str), Some("2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn build_arguments_that_no_request_line_holds_are_the_users_fault() {
+    let world = RealWorld::new().await;
+    let mut order = world.dockerfile("ARG LONG");
+    order.plan.build_args.insert("LONG".to_owned(), "x".repeat(40_000));
+    world.output(&order).await;
+    order.plan.build_args.insert("LONG".to_owned(), "x".repeat(70_000));
+    assert_eq!(world.fault(&order).await.reason, Reason::InvalidPlan);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_context_arrives_as_it_is_but_for_what_is_ignored() {
+    let world = RealWorld::new().await;
+    let long = format!("{}/{}", "d".repeat(200), "f".repeat(100));
+    let order = world.order(&[
+        (
+            "Dockerfile",
+            &format!("FROM {BASE}\nCOPY . /c\nRUN cd /c && find . -type f -print0 | sort -z | sed -z 's/^/file /' | tr '\\n\\0' '!\\n'; readlink link; stat -c '%a %u %Y' 'a b'\n"),
+        ),
+        (".dockerignore", "*.log\nnode_modules\n!keep.log\n.dockerignore"),
+        ("a b", &unique()),
+        ("ünï", ""),
+        ("new\nline", ""),
+        (&long, ""),
+        ("x.log", ""),
+        ("keep.log", ""),
+        ("node_modules/m/index.js", ""),
+    ]);
+    symlink("/etc/passwd", order.plan.context.join("link")).expect("a link");
+    let output = world.output(&order).await;
+    let files: Vec<&str> = output.iter().filter_map(|line| line.strip_prefix("file ./")).collect();
+    let mut wanted = ["Dockerfile", "a b", &long, "keep.log", "new!line", "ünï"];
+    wanted.sort_unstable();
+    let mut got = files.clone();
+    got.sort_unstable();
+    assert_eq!(got, wanted);
+    assert!(said(&output, "/etc/passwd"), "the link was followed: {output:?}");
+    // 1 January 2000: this order tells no commit's time.
+    assert!(said(&output, "644 0 946684800"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_have_the_commits_time() {
+    let world = RealWorld::new().await;
+    let mut order = world.order(&[
+        ("Dockerfile", &format!("FROM {BASE}\nCOPY f /\nRUN stat -c %Y /f\n")),
+        ("f", &unique()),
+    ]);
+    let created = "org.opencontainers.image.created".to_owned();
+    order.labels.insert(created, "2024-02-29T12:00:00Z".to_owned());
+    let output = world.output(&order).await;
+    assert!(said(&output, "1709208000"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_cannot_be_sent_is_named() {
+    let world = RealWorld::new().await;
+    let order = world.order(&[("Dockerfile", &format!("FROM {BASE}\nCOPY . /c\n"))]);
+    let socket = std::os::unix::net::UnixListener::bind(order.plan.context.join("sock"));
+    let fault = world.fault(&order).await;
+    drop(socket);
+    assert_eq!(fault.reason, Reason::InvalidPlan, "{fault}");
+    assert!(fault.message.contains("`sock`"), "{}", fault.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_that_leads_to_the_hosts_files_is_refused() {
+    let world = RealWorld::new().await;
+    let order = world.order(&[("x", "")]);
+    symlink("/etc/passwd", order.plan.context.join("Dockerfile")).expect("a link");
+    let fault = world.fault(&order).await;
+    assert_eq!(fault.reason, Reason::InvalidPlan, "{fault}");
+    assert!(!fault.message.contains("root"), "{}", fault.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_the_dockerfile_tell_what_is_wrong_with_it() {
+    let world = RealWorld::new().await;
+    let table = [
+        ("RUNN true", None, Reason::InvalidPlan, "RUNN"),
+        ("ENV", None, Reason::InvalidPlan, "ENV"),
+        ("RUN true", Some("nowhere"), Reason::InvalidPlan, "nowhere"),
+        ("COPY nothere /x", None, Reason::BuildFailed, "\"/nothere\" not found"),
+        (
+            "FROM localhost:5000/no/such:1",
+            None,
+            Reason::BuildFailed,
+            "`localhost:5000/no/such:1`, which was not found",
+        ),
+        ("FROM localhost:5001/no/such:1", None, Reason::BuildFailed, "may not be pulled"),
+        ("FROM 127.0.0.1:9/no/such:1", None, Reason::BuildFailed, "cannot be reached"),
+        ("RUN :; sh -c 'kill -9 $$'; exit $?", None, Reason::BuildFailed, "exit code 137"),
+        ("USER nobody-here\nRUN true", None, Reason::BuildFailed, "nobody-here"),
+        ("WORKDIR /x\nRUN nosuchcommand", None, Reason::BuildFailed, "command not found"),
+    ];
+    for (steps, target, reason, message) in table {
+        let mut order = world.dockerfile(steps);
+        order.plan.target = target.map(str::to_owned);
+        let fault = world.fault(&order).await;
+        assert_eq!(fault.reason, reason, "{steps}: {fault}");
+        assert!(fault.message.contains(message), "{steps}: {}", fault.message);
+        assert_eq!(fault.step.is_some(), reason == Reason::BuildFailed, "{steps}: {fault:?}");
+        assert!(!fault.message.contains("/var/lib"), "{}", fault.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_front_end_that_cannot_be_had_is_told_as_such() {
+    let world = RealWorld::new().await;
+    let dockerfile = format!("# syntax=localhost:5000/no/frontend:1\nFROM {BASE}\n");
+    let fault = world.fault(&world.order(&[("Dockerfile", &dockerfile)])).await;
+    assert_eq!(fault.reason, Reason::BuildFailed, "{fault}");
+    for part in ["# syntax=", "`localhost:5000/no/frontend:1`", "not found"] {
+        assert!(fault.message.contains(part), "{}", fault.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_output_is_cut_and_its_lines_too() {
+    let limits = Limits { output_bytes: 100_000, ..Limits::default() };
+    let world = RealWorld::with(DockerSettings { limits, ..DockerSettings::default() }).await;
+    // The engine itself clips what one step writes at 1 or 2 MiB.
+    let order = world.dockerfile(&format!(
+        "RUN : {0}; head -c 500000 /dev/zero | tr '\\0' x; echo; echo after the long line\n\
+         RUN : {0}; seq 1 100000",
+        unique()
+    ));
+    let output = world.output(&order).await;
+    assert!(output.iter().any(|line| line.contains("100000 bytes")), "{:?}", output.last());
+    assert!(output.iter().all(|line| line.len() <= Progress::LINE_BYTES + 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_builds_see_only_their_own_secrets() {
+    let world = RealWorld::new().await;
+    let orders: Vec<_> = (0..4)
+        .map(|n| {
+            let mut order = world.dockerfile(&format!(
+                "RUN --mount=type=secret,id=which : {}; sha256sum < /run/secrets/which; exit 4",
+                unique()
+            ));
+            order.plan.secrets.insert("which".to_owned(), Secret::new(format!("secret {n}")));
+            order
+        })
+        .collect();
+    let results = futures_util::future::join_all(orders.iter().map(|o| world.build(o))).await;
+    for (order, (result, progress)) in orders.iter().zip(results) {
+        assert_eq!(result.map_err(|fault| fault.reason), Err(Reason::BuildFailed));
+        let digest = <sha2::Sha256 as sha2::Digest>::digest(order.plan.secrets["which"].expose());
+        let line = format!("{}  -", image_builder_actors::job::hex(&digest));
+        assert!(said(&progress.tail(), &line), "{:?}", progress.tail());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_without_network_has_none() {
+    let network = Some("none".to_owned());
+    let world = RealWorld::with(DockerSettings { network, ..DockerSettings::default() }).await;
+    let output =
+        world.output(&world.dockerfile(&format!("RUN : {}; ls /sys/class/net", unique()))).await;
+    assert!(said(&output, "lo") && !said(&output, "eth0"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_base_image_is_pulled_with_the_registrys_credential() {
+    let auth = RegistryAuth {
+        host: "localhost:5001".to_owned(),
+        username: "builder".to_owned(),
+        password: Secret::new("builder-secret"),
+    };
+    let world = RealWorld::with(DockerSettings {
+        registry_auth: Some(Arc::new(auth)),
+        ..DockerSettings::default()
+    })
+    .await;
+    let (repository, name) = private_base(&world).await;
+    let order = world.order(&[("Dockerfile", &format!("FROM {name}\nLABEL x=y\n"))]);
+    world.output(&order).await;
+
+    let anonymous = RealWorld::new().await;
+    let other = format!("FROM {repository}:2\n");
+    let fault = anonymous.fault(&anonymous.order(&[("Dockerfile", &other)])).await;
+    assert_eq!(fault.reason, Reason::BuildFailed);
+    assert!(fault.message.contains("may not be pulled"), "{}", fault.message);
+}
+
+/// Pushes a small image to the registry that wants a credential, and removes it from the engine.
+async fn private_base(world: &RealWorld) -> (String, String) {
+    let docker = world.engine.docker();
+    let repository = format!("localhost:5001/test/base-{}", unique());
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "file", &b"x"[..]).expect("a tar in memory");
+    let tar = tar.into_inner().expect("a tar in memory");
+    let options = ImportImageOptions::default();
+    let body = bollard::body_full(import_archive(tar).into());
+    let imported: Vec<_> =
+        docker.import_image(options, body, None).try_collect().await.expect("an import");
+    let text = format!("{imported:?}");
+    let start = text.find("sha256:").expect("the id of what was imported");
+    let id = &text[start..start + 71];
+    let tag = TagImageOptions { repo: Some(repository.clone()), tag: Some("1".to_owned()) };
+    docker.tag_image(id, Some(tag)).await.expect("a tag");
+    let credentials = bollard::auth::DockerCredentials {
+        username: Some("builder".to_owned()),
+        password: Some("builder-secret".to_owned()),
+        ..Default::default()
+    };
+    let options = PushImageOptions { tag: Some("1".to_owned()), ..Default::default() };
+    let mut push = docker.push_image(&repository, Some(options), Some(credentials));
+    while let Some(line) = push.next().await {
+        line.expect("these tests need the registry on localhost:5001: `.devcontainer/stack.sh up`");
+    }
+    let name = format!("{repository}:1");
+    docker
+        .remove_image(&name, None::<bollard::query_parameters::RemoveImageOptions>, None)
+        .await
+        .expect("the image is removed");
+    (repository, name)
+}
+
+/// An image archive as `docker save` writes it, with one layer.
+fn import_archive(layer: Vec<u8>) -> Vec<u8> {
+    let diff = format!(
+        "sha256:{}",
+        image_builder_actors::job::hex(&<sha2::Sha256 as sha2::Digest>::digest(&layer))
+    );
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [diff]},
+        // Makes an image of its own of it.
+        "author": unique(),
+    });
+    let manifest = r#"[{"Config":"config.json","RepoTags":null,"Layers":["layer.tar"]}]"#;
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in [
+        ("config.json", config.to_string().as_bytes()),
+        ("layer.tar", &layer),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, content).expect("a tar in memory");
+    }
+    tar.into_inner().expect("a tar in memory")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_built_image_is_found_again_by_its_key() {
+    let world = RealWorld::new().await;
+    let order = world.dockerfile(&format!("RUN echo {}", unique()));
+    assert_eq!(world.engine.find_by_key(&order.key).await, Ok(None));
+    let image = world.build(&order).await.0.expect("the build is good");
+    assert_eq!(world.engine.find_by_key(&order.key).await, Ok(Some(image.clone())));
+    let inspected = world.engine.docker().inspect_image(&image.id).await.expect("it is there");
+    let name = format!("{LOCAL_REPOSITORY}:{}", order.key.as_str());
+    assert_eq!(inspected.repo_tags, Some(vec![name]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_is_dropped_while_it_uploads_leaves_no_walk_and_no_image() {
+    let world = RealWorld::new().await;
+    let order = world.dockerfile("COPY big /");
+    let big = std::fs::File::create(order.plan.context.join("big")).expect("a file");
+    // A hole: as long as an upload that takes minutes.
+    big.set_len(200 << 30).expect("a sparse file");
+    let progress = Progress::new(&order.build_id, Redactor::default());
+    let build = ImageBuilder::build(&world.engine, &order, &progress);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(500), build).await;
+    assert!(early.is_err(), "{early:?}");
+    let context = order.plan.context.clone();
+    let open = move || {
+        let files = std::fs::read_dir("/proc/self/fd").expect("the files of this process");
+        files
+            .flatten()
+            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path.starts_with(&context)))
+    };
+    drop(big);
+    let closed = async {
+        while open() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), closed)
+        .await
+        .expect("the tree is no longer read");
+    assert_eq!(world.engine.find_by_key(&order.key).await, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_comes_up_later_is_found_and_works_over_tcp() {
+    let world = RealWorld::new().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    drop(listener);
+    let host = format!("tcp://{address}");
+    let engine = DockerEngine::connect(DockerSettings { host, ..DockerSettings::default() })
+        .expect("good settings");
+    let down = engine.ping().await.expect_err("nothing listens yet");
+    assert_eq!(down.reason, Reason::EngineDown);
+
+    let _proxy = Proxy::start(address, None).await;
+    engine.ping().await.expect("it is up");
+    let mut order = world
+        .dockerfile(&format!("RUN --mount=type=secret,id=s : {}; cat /run/secrets/s", unique()));
+    order.plan.secrets.insert("s".to_owned(), Secret::new("over tcp"));
+    let progress = Progress::new(&order.build_id, Redactor::default());
+    engine.build(&order, &progress).await.expect("the build is good");
+    assert!(said(&progress.tail(), "over tcp"), "{:?}", progress.tail());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_goes_away_during_a_build_has_failed() {
+    let world = RealWorld::new().await;
+    let free = "127.0.0.1:0".parse().expect("an address");
+    let proxy = Proxy::start(free, None).await;
+    let host = format!("tcp://{}", proxy.address);
+    let engine = DockerEngine::connect(DockerSettings { host, ..DockerSettings::default() })
+        .expect("good settings");
+    let order = world.endless();
+    let progress = Progress::new(&order.build_id, Redactor::default());
+    let gone = async {
+        world.until_running(&order).await;
+        drop(proxy);
+    };
+    let (result, ()) = tokio::join!(engine.build(&order, &progress), gone);
+    let fault = result.expect_err("its engine is gone");
+    assert_eq!(fault.reason, Reason::EngineFailed, "{fault}");
+    world.until_stopped(&order).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_behind_tls_is_told_by_its_certificate_and_tells_its_client_by_one() {
+    let world = RealWorld::new().await;
+    let certificates = Certificates::make();
+    let free = "127.0.0.1:0".parse().expect("an address");
+    let proxy = Proxy::start(free, Some(certificates.acceptor())).await;
+    let settings = DockerSettings {
+        host: format!("tcp://{}", proxy.address),
+        tls_verify: true,
+        cert_path: Some(certificates.directory().to_owned()),
+        ..DockerSettings::default()
+    };
+    let engine = DockerEngine::connect(settings.clone()).expect("good settings");
+    let order = world.dockerfile(&format!("RUN echo {}", unique()));
+    let progress = Progress::new(&order.build_id, Redactor::default());
+    engine.build(&order, &progress).await.expect("the build is good");
+
+    let strangers = Certificates::make();
+    let cert_path = Some(strangers.directory().to_owned());
+    let engine = DockerEngine::connect(DockerSettings { cert_path, ..settings.clone() })
+        .expect("good settings");
+    let fault = engine.ping().await.expect_err("its certificate is not of this authority");
+    assert_eq!(fault.reason, Reason::EngineDown, "{fault}");
+
+    let cert_path = Some("/nonexistent".into());
+    let error = DockerEngine::connect(DockerSettings { cert_path, ..settings }).err();
+    assert!(error.is_some_and(|error| error.to_string().contains("/nonexistent/ca.pem")));
+}

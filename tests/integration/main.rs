@@ -1,0 +1,14 @@
+//! The program from end to end: the real binary between the real RabbitMQ, git server, container
+//! engine and registry, through nothing but its contract.
+//!
+//! All of it needs the development services: `.devcontainer/stack.sh up` and `images`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod builds;
+mod identity;
+mod images;
+mod notifications;
+mod requests;

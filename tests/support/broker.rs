@@ -1,0 +1,165 @@
+//! The real RabbitMQ, as a publisher and an operator use it.
+
+use std::time::Duration;
+
+use lapin::Confirmation;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
+    QueueDeleteOptions,
+};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use serde_json::Value;
+
+use super::{runtime, setting};
+
+/// The broker's address.
+pub fn uri() -> String {
+    setting("RABBITMQ_URI", "amqp://guest:guest@localhost:5672/%2f")
+}
+
+/// A connection to the broker.
+pub struct Broker {
+    connection: Connection,
+    channel: Channel,
+}
+
+/// A message that was fetched from a queue.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    pub body: Vec<u8>,
+    /// Body, properties and headers, as text to be searched.
+    pub text: String,
+}
+
+impl Broker {
+    pub fn connect() -> Self {
+        runtime().block_on(async {
+            let connection = Connection::connect(&uri(), ConnectionProperties::default())
+                .await
+                .expect("RabbitMQ is up: start it with .devcontainer/stack.sh up");
+            let channel = connection.create_channel().await.expect("a channel can be opened");
+            channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms are on");
+            Self { connection, channel }
+        })
+    }
+
+    /// Publishes to a queue, and waits until the broker has it.
+    pub fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let confirmed = runtime().block_on(async {
+            self.channel
+                .basic_publish("".into(), queue.into(), options, body, properties)
+                .await
+                .expect("the broker takes the message")
+                .await
+                .expect("the broker confirms")
+        });
+        assert!(
+            matches!(confirmed, Confirmation::Ack(None)),
+            "{queue} takes messages: {confirmed:?}"
+        );
+    }
+
+    /// Takes all messages out of a queue that nobody consumes.
+    pub fn drain(&self, queue: &str) -> Vec<Fetched> {
+        let mut fetched = Vec::new();
+        while let Some(next) = self.get(queue) {
+            fetched.push(next);
+        }
+        fetched
+    }
+
+    /// Takes one message out of a queue.
+    pub fn get(&self, queue: &str) -> Option<Fetched> {
+        let options = BasicGetOptions { no_ack: true };
+        let message = runtime()
+            .block_on(self.channel.basic_get(queue.into(), options))
+            .expect("the queue can be read")?;
+        let body = message.delivery.data.clone();
+        let text = format!("{} {:?}", String::from_utf8_lossy(&body), message.delivery.properties);
+        Some(Fetched { body, text })
+    }
+
+    /// Deletes all queues whose names begin with this, and the exchange of this name.
+    pub fn delete(&self, prefix: &str, exchange: &str) {
+        for name in queues(prefix) {
+            let deleted = self.channel.queue_delete(name.into(), QueueDeleteOptions::default());
+            let _ = runtime().block_on(deleted);
+        }
+        let deleted =
+            self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
+        let _ = runtime().block_on(deleted);
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = runtime().block_on(self.connection.close(200, "the test is over".into()));
+    }
+}
+
+/// The names of all queues that begin with this.
+pub fn queues(prefix: &str) -> Vec<String> {
+    let all = management(reqwest::Method::GET, "/api/queues/%2f?columns=name");
+    let names = all.as_array().into_iter().flatten().filter_map(|queue| queue["name"].as_str());
+    names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
+}
+
+/// Closes the connections that this process has to the broker, as an operator would; returns how
+/// many there were.
+pub fn close_connections_of(pid: u32) -> usize {
+    let ports = local_ports(pid);
+    let all = management(reqwest::Method::GET, "/api/connections?columns=name,peer_port");
+    let own = all.as_array().into_iter().flatten().filter(|connection| {
+        connection["peer_port"].as_u64().is_some_and(|port| ports.contains(&port))
+    });
+    let mut closed = 0;
+    for name in own.filter_map(|connection| connection["name"].as_str()) {
+        let path = format!("/api/connections/{}", name.replace(' ', "%20").replace('>', "%3E"));
+        management(reqwest::Method::DELETE, &path);
+        closed += 1;
+    }
+    closed
+}
+
+fn management(method: reqwest::Method, path: &str) -> Value {
+    let base = setting("RABBITMQ_MANAGEMENT_URL", "http://guest:guest@localhost:15672");
+    runtime().block_on(async {
+        let response = reqwest::Client::new()
+            .request(method, format!("{base}{path}"))
+            .timeout(Duration::from_secs(20))
+            .send()
+            .await
+            .expect("RabbitMQ's management API is up: start it with .devcontainer/stack.sh up");
+        assert!(response.status().is_success(), "{path}: {}", response.status());
+        let text = response.text().await.expect("the answer is whole");
+        serde_json::from_str(&text).unwrap_or(Value::Null)
+    })
+}
+
+/// The local ports of a process's TCP connections.
+fn local_ports(pid: u32) -> Vec<u64> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is alive");
+    let sockets: Vec<String> = fds
+        .flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+        .filter_map(|target| {
+            let target = target.to_str()?;
+            Some(target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+        })
+        .collect();
+    let mut ports = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let table = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (Some(local), Some(inode)) = (fields.get(1), fields.get(9)) else { continue };
+            if sockets.iter().any(|socket| socket == inode)
+                && let Some((_, port)) = local.rsplit_once(':')
+            {
+                ports.extend(u64::from_str_radix(port, 16));
+            }
+        }
+    }
+    ports
+}

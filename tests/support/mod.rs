@@ -1,0 +1,68 @@
+//! What end-to-end tests are made of: the real program as a process, the real services around it,
+//! and the receivers of its notifications. Everything here blocks; the services' clients run on
+//! [`runtime`].
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this")]
+
+pub mod broker;
+pub mod engine;
+pub mod git_server;
+pub mod managers;
+pub mod registry;
+pub mod stand_in;
+pub mod worker;
+pub mod world;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+
+/// Longest wait for something that takes seconds on an idle machine. Tests wait for events; this
+/// only ends those whose event never comes.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The runtime of all clients and stand-ins of this process.
+pub fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a test may have threads")
+    })
+}
+
+/// A name that nothing else on this machine has.
+pub fn unique(hint: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let started = OnceLock::get_or_init(&STARTED, || {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
+    });
+    format!("{hint}-{started:x}-{}-{count}", std::process::id())
+}
+
+static STARTED: OnceLock<u64> = OnceLock::new();
+
+/// Looks again and again, for what tells nobody when it changes.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The value of an environment variable, as `stack.sh env` prints them, or its default.
+pub fn setting(name: &str, default: &str) -> String {
+    std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
+}

@@ -1,0 +1,173 @@
+//! A stand-in for an HTTP server that the tests cannot have, such as GitHub's API: it answers what
+//! the test tells it to, and keeps what it was asked.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this")]
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// A request that the stand-in was sent.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Asked {
+    /// A header's text; empty where there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+/// What the stand-in answers.
+pub enum Answer {
+    Text {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
+    /// Sends this piece for ever.
+    Endless {
+        headers: Vec<(String, String)>,
+        piece: Vec<u8>,
+    },
+    /// Passes the request on to this server, and its answer back.
+    From(String),
+}
+
+impl Answer {
+    pub fn status(status: u16) -> Self {
+        Answer::Text { status, headers: Vec::new(), body: Vec::new() }
+    }
+
+    pub fn json(body: &serde_json::Value) -> Self {
+        Answer::bytes(body.to_string())
+    }
+
+    pub fn bytes(body: impl Into<Vec<u8>>) -> Self {
+        Answer::Text { status: 200, headers: Vec::new(), body: body.into() }
+    }
+
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        if let Answer::Text { headers, .. } | Answer::Endless { headers, .. } = &mut self {
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+        self
+    }
+}
+
+/// A running stand-in; dropping it ends it.
+pub struct StandIn {
+    pub address: SocketAddr,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    task: JoinHandle<()>,
+}
+
+impl StandIn {
+    pub async fn start(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a local port is free");
+        let address = listener.local_addr().expect("the port is known");
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let (record, answer) = (asked.clone(), Arc::new(answer));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (record, answer) = (record.clone(), answer.clone());
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (record, answer) = (record.clone(), answer.clone());
+                    async move {
+                        let (parts, body) = request.into_parts();
+                        let body = body.collect().await.map(|body| body.to_bytes());
+                        let asked = Asked {
+                            method: parts.method,
+                            path: parts.uri.to_string(),
+                            headers: parts.headers,
+                            body: body.unwrap_or_default(),
+                        };
+                        record.lock().expect("no test panics here").push(asked.clone());
+                        Ok::<_, Infallible>(respond(answer(&asked), asked).await)
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { address, asked, task }
+    }
+
+    /// The address, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// All that it was asked so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().expect("no test panics here").clone()
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+async fn respond(answer: Answer, asked: Asked) -> Response<Body> {
+    let (status, headers, body): (u16, Vec<(String, String)>, Body) = match answer {
+        Answer::Text { status, headers, body } => (status, headers, Full::from(body).boxed()),
+        Answer::Endless { headers, piece } => {
+            let piece = Bytes::from(piece);
+            let frames = futures_util::stream::repeat_with(move || {
+                Ok::<_, Infallible>(Frame::data(piece.clone()))
+            });
+            (200, headers, BodyExt::boxed(StreamBody::new(frames)))
+        }
+        Answer::From(server) => pass_on(&server, asked).await,
+    };
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(name, value);
+    }
+    response.body(body).unwrap_or_else(|_| Response::new(Empty::new().boxed()))
+}
+
+async fn pass_on(server: &str, asked: Asked) -> (u16, Vec<(String, String)>, Body) {
+    let client = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .expect("a client can be made");
+    let mut request = client.request(asked.method, format!("{server}{}", asked.path));
+    for name in ["authorization", "content-type", "accept"] {
+        if let Some(value) = asked.headers.get(name) {
+            request = request.header(name, value.clone());
+        }
+    }
+    let response = request.body(asked.body).send().await.expect("the server behind is up");
+    let status = response.status().as_u16();
+    let headers = response
+        .headers()
+        .iter()
+        .filter(|(name, _)| matches!(name.as_str(), "content-type" | "www-authenticate"))
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
+        .collect();
+    let body = response.bytes().await.expect("the server behind answers in full");
+    (status, headers, Full::new(body).boxed())
+}

@@ -1,0 +1,263 @@
+//! One deployment of its own: queues, users, managers and a forge that nobody else has.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::broker::{self, Broker, Fetched};
+use super::git_server::{self, GitRepo};
+use super::managers::{Managers, Told};
+use super::stand_in::{Answer, StandIn};
+use super::worker::{Settings, Worker};
+use super::{PATIENCE, engine, registry, runtime, unique};
+
+/// A deployment. Dropping it removes its queues and images; its workers must be dropped before.
+pub struct World {
+    /// What all of its names begin with; also the id of its user.
+    pub user: String,
+    pub broker: Broker,
+    pub managers: Managers,
+    pub settings: Settings,
+    releases: Arc<Mutex<HashMap<String, Value>>>,
+    _forge_api: StandIn,
+    data: TempDir,
+    secrets: Mutex<Vec<String>>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let user = unique("it");
+        let managers = Managers::start();
+        let releases: Arc<Mutex<HashMap<String, Value>>> = Arc::default();
+        let answers = releases.clone();
+        let forge_api = runtime().block_on(StandIn::start(move |asked| {
+            match answers.lock().expect("no answer panics").get(&asked.path) {
+                Some(release) => Answer::json(release),
+                None => Answer::status(404),
+            }
+        }));
+        let settings = [
+            ("RABBITMQ_URI", broker::uri()),
+            ("BUILD_QUEUE", format!("{user}.build")),
+            ("FAIL_QUEUE", format!("{user}.fail")),
+            ("OUTCOME_QUEUE", format!("{user}.outcome")),
+            ("DEAD_QUEUE", format!("{user}.dead")),
+            ("CANCEL_EXCHANGE", format!("{user}.cancel")),
+            ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+            ("GITHUB_URL", git_server::server_url()),
+            ("GITHUB_API_URL", forge_api.url()),
+            ("REGISTRY_URL", registry::open()),
+            ("CONTAINER_MANAGER_URL", managers.container_url()),
+            ("CONNECTOR_MANAGER_URL", managers.connector_url()),
+            ("NOTIFIER_SECRET", managers.secret()),
+            ("LISTENER_CONCURRENCY", "8".to_owned()),
+            ("RETRY_INITIAL_DELAY", "200ms".to_owned()),
+            ("RETRY_MULTIPLIER", "3".to_owned()),
+            ("RETRY_MAX_DELAY", "600ms".to_owned()),
+        ];
+        let mut settings: Settings =
+            settings.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
+        settings.extend(std::env::var("DOCKER_HOST").map(|host| ("DOCKER_HOST".to_owned(), host)));
+        Self {
+            broker: Broker::connect(),
+            releases,
+            _forge_api: forge_api,
+            data: tempfile::tempdir().expect("a temporary directory can be made"),
+            secrets: Mutex::new(vec![managers.secret()]),
+            user,
+            managers,
+            settings,
+        }
+    }
+
+    /// The same with another setting.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.settings.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// The settings of one more worker, with a directory of its own.
+    pub fn settings(&self) -> Settings {
+        let mut settings = self.settings.clone();
+        let data = self.data.path().join(unique("data")).display().to_string();
+        settings.entry("DATA_DIR".to_owned()).or_insert(data);
+        settings
+    }
+
+    /// A worker at work.
+    pub fn worker(&self) -> Worker {
+        Worker::start(&self.settings())
+    }
+
+    // ---- requests -----------------------------------------------------------------------------
+
+    /// A request of this repository's default branch, with an id of its own.
+    pub fn request(&self, repo: &GitRepo) -> Value {
+        json!({"userID": self.user, "repo": full_name(repo), "uuid": unique("build")})
+    }
+
+    /// Publishes a request as the plainest of publishers would; returns its `uuid`.
+    pub fn publish(&self, request: &Value) -> String {
+        self.publish_raw(request.to_string().as_bytes(), BasicProperties::default());
+        request["uuid"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn publish_raw(&self, body: &[u8], properties: BasicProperties) {
+        self.broker.publish(&self.settings["BUILD_QUEUE"], body, properties);
+    }
+
+    /// How a build ends.
+    #[track_caller]
+    pub fn outcome(&self, build_id: &str) -> Told {
+        self.outcome_where(build_id, |told| told.build_id() == build_id)
+    }
+
+    /// How the build ends whose notification is like this.
+    #[track_caller]
+    pub fn outcome_where(&self, what: &str, wanted: impl Fn(&Told) -> bool) -> Told {
+        match self.managers.wait_for(what, PATIENCE, wanted) {
+            Ok(told) => told,
+            Err(error) => panic!("{error}; {:?}", self.managers.faults()),
+        }
+    }
+
+    /// Publishes a request, and waits until its build has ended.
+    #[track_caller]
+    pub fn build(&self, request: &Value) -> Told {
+        let build_id = self.publish(request);
+        self.outcome(&build_id)
+    }
+
+    /// What the forge's API answers for this repository's release.
+    pub fn release(&self, repo: &GitRepo, path: &str, answer: Value) {
+        let path = format!("/repos/{}/releases/{path}", full_name(repo));
+        self.releases.lock().expect("no answer panics").insert(path, answer);
+    }
+
+    // ---- what must hold of all that happened ---------------------------------------------------
+
+    /// Remembers a text that must turn up nowhere.
+    pub fn keep_secret(&self, secret: &str) {
+        self.secrets.lock().expect("nobody panics with it").push(secret.to_owned());
+    }
+
+    /// The copies in the dead queue, taken out of it.
+    pub fn dead_letters(&self) -> Vec<Fetched> {
+        self.broker.drain(&self.settings["DEAD_QUEUE"])
+    }
+
+    /// Drains the workers, and checks what holds of every deployment: nothing is left in a queue,
+    /// every notification was signed, each was accepted once, and no secret got out. Returns the
+    /// accepted notifications and the dead letters.
+    #[track_caller]
+    pub fn finish(&self, workers: &[&Worker]) -> (Vec<Told>, Vec<Fetched>) {
+        for worker in workers {
+            worker.stop();
+        }
+        for queue in ["BUILD_QUEUE", "FAIL_QUEUE", "OUTCOME_QUEUE"] {
+            let left = self.broker.drain(&self.settings[queue]);
+            assert!(left.is_empty(), "{queue}: {left:?}");
+        }
+        assert_eq!(self.managers.faults(), [""; 0], "notifications are signed JSON");
+        let letters = self.dead_letters();
+        self.assert_no_secret_in("a dead letter", letters.iter().map(|letter| &letter.text));
+        let told = self.managers.all();
+        self.assert_no_secret_in("a notification", told.iter().map(|told| &told.raw));
+        for worker in workers {
+            self.assert_no_secret_in("the log", &worker.lines());
+        }
+        let accepted: Vec<Told> = told.into_iter().filter(|told| told.answered < 300).collect();
+        (accepted, letters)
+    }
+
+    #[track_caller]
+    fn assert_no_secret_in<'a>(&self, what: &str, texts: impl IntoIterator<Item = &'a String>) {
+        let secrets = self.secrets.lock().expect("nobody panics with it").clone();
+        for text in texts {
+            for secret in &secrets {
+                assert!(!text.contains(secret), "a secret is in {what}: {text}");
+            }
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.broker.delete(&self.user, &self.settings["CANCEL_EXCHANGE"]);
+        let images: Vec<String> =
+            self.managers.all().iter().map(|told| told.text("/image/imageID").to_owned()).collect();
+        engine::forget(&images.into_iter().filter(|id| !id.is_empty()).collect::<Vec<_>>());
+    }
+}
+
+/// `owner/name`.
+pub fn full_name(repo: &GitRepo) -> String {
+    format!("{}/{}", repo.owner, repo.name)
+}
+
+/// The request with these fields.
+pub fn with(mut request: Value, fields: Value) -> Value {
+    let fields = fields.as_object().expect("fields are an object").clone();
+    request.as_object_mut().expect("a request is an object").extend(fields);
+    request
+}
+
+/// A repository of these files.
+pub fn repository(hint: &str, files: &[(&str, &str)]) -> GitRepo {
+    let repo = GitRepo::create("it", hint);
+    repo.commit(files);
+    repo
+}
+
+/// A Dockerfile of these steps on the base image.
+pub fn dockerfile(steps: &str) -> String {
+    format!("FROM {}\n{steps}\n", engine::BASE)
+}
+
+/// A world with one worker, for all tests that need no other settings.
+pub struct Shared {
+    // Dropped in this order: the worker has to be gone before its queues are.
+    pub worker: Worker,
+    pub world: World,
+}
+
+impl std::ops::Deref for Shared {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+/// The shared world: made by the first test that asks, ended after the last one that has it.
+pub fn shared() -> Arc<Shared> {
+    static SHARED: Mutex<Weak<Shared>> = Mutex::new(Weak::new());
+    let mut slot = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(shared) = slot.upgrade() {
+        return shared;
+    }
+    let world = World::new();
+    let shared = Arc::new(Shared { worker: world.worker(), world });
+    *slot = Arc::downgrade(&shared);
+    shared
+}
+
+impl Drop for Shared {
+    /// The last test checks what holds of all of them.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let restarts = self.worker.restarts();
+        let (told, _) = self.world.finish(&[&self.worker]);
+        assert_eq!(restarts, [0; 6], "no actor died");
+        let mut ids: Vec<&str> = told.iter().map(|told| told.webhook_id.as_str()).collect();
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "every build is told once");
+    }
+}
