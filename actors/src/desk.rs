@@ -20,7 +20,9 @@ use crate::dead;
 use crate::fault::{Fault, Kind, Reason};
 use crate::history;
 use crate::job::{BuildRequest, BuilderKind, History, Job, RegistryImage, Timings};
+use crate::journey::Observer;
 use crate::lease::Lease;
+use crate::metrics;
 use crate::outcome::{
     Body, BuildFailed, Culprit, Image, ImageReady, NotificationType, Seconds, Subject,
     notification_id,
@@ -29,9 +31,7 @@ use crate::policy;
 use crate::pool::Ended;
 use crate::ports::{Broker, BrokerError, Message, Route};
 use crate::reference::ImageReference;
-
-/// The header that names W3C trace context.
-pub const TRACEPARENT: &str = "traceparent";
+use crate::trace::TRACEPARENT;
 
 /// Settles deliveries. Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +43,7 @@ pub struct Desk {
     pub results: bool,
     /// Told when there is no room to work.
     pub capacity: Capacity,
+    pub observer: Observer,
 }
 
 /// An image that is in the registry, and how it came there.
@@ -67,7 +68,7 @@ impl Desk {
     /// The image of a request is in the registry, whichever way that is known.
     pub async fn image_ready(
         &self,
-        lease: Lease,
+        mut lease: Lease,
         request: &BuildRequest,
         history: &History,
         attempts: u32,
@@ -112,8 +113,14 @@ impl Desk {
             seconds = data.seconds.total,
             "image is ready"
         );
-        let kind = NotificationType::ImageReady;
-        let told = self.tell(&request.build_id, kind, &data, lease.message()).await;
+        let ended = if ready.reused { metrics::Ended::Reused } else { metrics::Ended::Ready };
+        lease.waiting();
+        lease.journey().about(request);
+        lease.journey().result(ended.result());
+        let told = self.tell(&request.build_id, NotificationType::ImageReady, &data, &lease).await;
+        if told.is_ok() {
+            self.observer.metrics.ended(ended, history.requested_at);
+        }
         settle(lease, told).await;
     }
 
@@ -127,8 +134,11 @@ impl Desk {
 
     /// The job failed: for good, or to be tried again, as the fault's kind says.
     pub async fn failed(&self, job: Job, fault: Fault) {
-        let Job { request, mut history, progress, lease, .. } = job;
+        let Job { request, mut history, progress, mut lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
+        lease.journey().about(&request);
+        lease.journey().fail(&fault);
+        lease.journey().leave();
         if policy::pauses(&fault, request.token.is_some()) {
             self.capacity.lacks(fault.reason, fault.retry_after);
         }
@@ -150,8 +160,20 @@ impl Desk {
     }
 
     /// The request failed for good: its owner is told, and a copy is kept.
-    pub async fn give_up(&self, lease: Lease, subject: Subject, history: History, fault: Fault) {
+    pub async fn give_up(
+        &self,
+        mut lease: Lease,
+        subject: Subject,
+        history: History,
+        fault: Fault,
+    ) {
+        let ended = metrics::Ended::given_up(fault.reason);
+        lease.journey().fail(&fault);
+        lease.journey().result(ended.result());
         let given_up = self.tell_failure(&lease, subject, &history, &fault).await;
+        if given_up.is_ok() {
+            self.observer.metrics.ended(ended, history.requested_at);
+        }
         settle(lease, given_up).await;
     }
 
@@ -167,7 +189,7 @@ impl Desk {
             _ => NotificationType::BuildFailed,
         };
         tracing::warn!(
-            id = subject.build_id,
+            build_id = subject.build_id,
             user_id = subject.user_id,
             stage = fault.stage.as_str(),
             reason = fault.reason.as_str(),
@@ -192,7 +214,7 @@ impl Desk {
                 attempts: history.counted(),
                 log: history.log.clone(),
             };
-            self.tell(&build_id, kind, &data, lease.message()).await?;
+            self.tell(&build_id, kind, &data, lease).await?;
         }
         self.bury(&build_id, &lease.message().body, history, fault).await
     }
@@ -217,7 +239,10 @@ impl Desk {
     }
 
     /// The job goes back to the build queue with what is known of it, and no try is counted.
-    pub async fn hand_back(&self, job: Job) {
+    pub async fn hand_back(&self, mut job: Job) {
+        job.lease.waiting();
+        job.lease.journey().about(&job.request);
+        job.lease.journey().result("handed back");
         tracing::info!("handed back to the build queue");
         let message = history::with(job.lease.message(), &job.history);
         let published = self.broker.publish(Route::Build, message).await;
@@ -230,7 +255,7 @@ impl Desk {
         build_id: &str,
         kind: NotificationType,
         data: &T,
-        cause: &Message,
+        cause: &Lease,
     ) -> Result<(), BrokerError> {
         let timestamp = OffsetDateTime::now_utc();
         let mut message = Message {
@@ -239,8 +264,8 @@ impl Desk {
             timestamp: Some(timestamp),
             ..Message::default()
         };
-        if let Some(trace) = cause.headers.get(TRACEPARENT) {
-            message.headers.insert(TRACEPARENT.to_owned(), trace.clone());
+        if let Some(trace) = cause.traceparent() {
+            message.headers.insert(TRACEPARENT.to_owned(), trace);
         }
         if self.results {
             self.broker.publish(Route::Result, message.clone()).await?;

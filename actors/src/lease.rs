@@ -12,7 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::fault::{Fault, Reason, Stage};
 use crate::history;
+use crate::journey::Journey;
 use crate::ports::{Broker, BrokerError, Message, Queue, Route, Settle};
+use crate::progress;
+use crate::request;
+use crate::trace::TRACEPARENT;
 
 /// What the holder of a lease was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +37,19 @@ struct Held {
     tag: u64,
     redeliveries: u64,
     doing: Doing,
+    journey: Journey,
     settle: Arc<dyn Settle>,
     dropped: mpsc::UnboundedSender<Dropped>,
     /// The subscription's own bound on unsettled deliveries.
     _slot: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// Settling may take a while yet, in which nobody works on the delivery.
+    fn end_journey(&mut self, why: &str) {
+        let mut journey = std::mem::take(&mut self.journey);
+        journey.broke_off(why);
+    }
 }
 
 /// A lease that ended without being settled.
@@ -53,6 +66,7 @@ impl Lease {
     pub fn working(&mut self, stage: Stage) {
         if let Some(held) = &mut self.held {
             held.doing = Doing::Working(stage);
+            held.journey.enter(stage);
         }
     }
 
@@ -60,7 +74,31 @@ impl Lease {
     pub fn waiting(&mut self) {
         if let Some(held) = &mut self.held {
             held.doing = Doing::Waiting;
+            held.journey.leave();
         }
+    }
+
+    /// Says how the delivery is seen from here on, until it is settled.
+    pub fn observe(&mut self, mut journey: Journey) {
+        if let Some(held) = &mut self.held {
+            if let Doing::Working(stage) = held.doing {
+                journey.enter(stage);
+            }
+            held.journey = journey;
+        }
+    }
+
+    /// How the delivery is seen.
+    pub fn journey(&mut self) -> &mut Journey {
+        &mut self.held.as_mut().expect("a lease in somebody's hands is held").journey
+    }
+
+    /// The trace context for what comes of this delivery: the worker's own where it traces, else
+    /// the one that the message brought.
+    pub fn traceparent(&self) -> Option<String> {
+        let held = self.held.as_ref()?;
+        let own = held.journey.context().map(|context| context.to_string());
+        own.or_else(|| held.message.headers.get(TRACEPARENT).cloned())
     }
 
     /// Ends the lease: the next durable fact exists. An error means that the delivery was already
@@ -75,7 +113,8 @@ impl Lease {
     /// Ends the lease without a durable fact: the broker delivers the message again, after a pause
     /// that grows with the number of deliveries. For when publishing is impossible.
     pub fn release(mut self) {
-        if let Some(held) = self.held.take() {
+        if let Some(mut held) = self.held.take() {
+            held.end_journey("given back to its queue");
             tokio::spawn(nack_later(held));
         }
     }
@@ -83,7 +122,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(held) = self.held.take() {
+        if let Some(mut held) = self.held.take() {
+            held.end_journey("crashed");
             // A closed channel means that the subscription is gone: the broker delivers again.
             let _ = held.dropped.clone().send(Dropped(held));
         }
@@ -135,6 +175,7 @@ impl Settler {
                 tag,
                 redeliveries,
                 doing: Doing::Waiting,
+                journey: Journey::default(),
                 settle: self.settle.clone(),
                 dropped: self.dropped.clone(),
                 _slot: slot,
@@ -150,7 +191,11 @@ async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
         Doing::Waiting => (Stage::Listener, false),
     };
     let fault = Fault::new(stage, Reason::Crashed, CRASH_MESSAGE);
-    tracing::warn!(%stage, counted, "a job was dropped by a crash: it goes to the fail queue");
+    let attempt = history::of(&held.message).counted() + 1;
+    let build_id = request::build_id(&held.message).unwrap_or_default();
+    progress::span(&build_id, stage.as_str(), attempt).in_scope(|| {
+        tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
+    });
     let message = history::with_fault(&held.message, &fault, counted);
     match broker.publish(Route::Fail, message).await {
         Ok(()) => drop(held.settle.ack(held.tag).await),

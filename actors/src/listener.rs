@@ -18,7 +18,7 @@ use crate::messages::{Built, ImageBuilt, JobAccepted};
 use crate::outcome::Subject;
 use crate::pool::Pool;
 use crate::ports::{ImageBuilder, Route};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::pusher::Pusher;
 use crate::request::{self, Rules};
 use crate::supervisor::Mailbox;
@@ -64,6 +64,9 @@ impl Listener {
         let Some(build_id) = request::build_id(message) else {
             return self.stamp(delivery, in_hand).await;
         };
+        let journey = self.desk.observer.build(&build_id, message, &history);
+        delivery.lease.observe(journey);
+        let message = delivery.lease.message();
         let request = match request::parse(&message.body, &build_id, &self.rules) {
             Ok(request) => request,
             Err(rejected) => {
@@ -71,7 +74,9 @@ impl Listener {
                 let subject = Subject::of_rejected(&build_id, rejected.known);
                 let mut history = history;
                 history.record(&rejected.fault, true);
-                return self.desk.give_up(delivery.lease, subject, history, rejected.fault).await;
+                let span = progress::span(&build_id, Stage::Listener.as_str(), history.counted());
+                let given_up = self.desk.give_up(delivery.lease, subject, history, rejected.fault);
+                return given_up.instrument(span).await;
             }
         };
         let progress = Progress::new(&build_id, request.redactor());
