@@ -95,7 +95,7 @@ impl Listener {
                 user_id = job.request.user_id,
                 application_id = job.request.application_id,
                 repo = %job.request.repo,
-                target = %job.request.target,
+                revision = %job.request.target,
                 redeliveries = delivery.redeliveries,
                 "job accepted"
             );

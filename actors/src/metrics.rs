@@ -331,7 +331,7 @@ mod tests {
             let families = metrics.gather();
             let family = families.iter().find(|f| f.name() == "image_builder_capacity_paused");
             let samples = family.expect("the family is there").get_metric();
-            samples.iter().map(|sample| sample.get_gauge().value()).sum::<f64>()
+            samples.iter().map(|sample| sample.get_gauge().get_value()).sum::<f64>()
         };
         assert_eq!(paused(&metrics), 0.0);
         capacity.lacks(Reason::DiskLow, None);

@@ -84,7 +84,6 @@ pub enum SpanKind {
 pub enum Value {
     Text(String),
     Number(i64),
-    Flag(bool),
 }
 
 impl From<&str> for Value {
@@ -96,12 +95,6 @@ impl From<&str> for Value {
 impl From<u32> for Value {
     fn from(number: u32) -> Self {
         Value::Number(number.into())
-    }
-}
-
-impl From<bool> for Value {
-    fn from(flag: bool) -> Self {
-        Value::Flag(flag)
     }
 }
 
@@ -206,9 +199,10 @@ impl Span {
         Some(self.0.as_ref()?.span.context)
     }
 
-    /// Says something about what the span is about. Nothing secret.
+    /// Says something about what the span is about; what is said last stands. Nothing secret.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(open) = &mut self.0 {
+            open.span.attributes.retain(|(known, _)| *known != name);
             open.span.attributes.push((name, value.into()));
         }
     }
