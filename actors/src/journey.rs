@@ -21,7 +21,8 @@ pub struct Observer {
 impl Observer {
     /// A request begins a try on this worker.
     pub fn build(&self, build_id: &str, message: &Message, history: &History) -> Journey {
-        if history.attempts.is_empty() {
+        // Without a timestamp nobody knows how long it waited.
+        if history.attempts.is_empty() && message.timestamp.is_some() {
             self.metrics.delivered(history.requested_at);
         }
         let mut journey = self.begin("build", SpanKind::Consumer, build_id, message);
@@ -139,7 +140,60 @@ pub fn build_of(webhook_id: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use time::OffsetDateTime;
+
     use super::*;
+    use crate::fault::Reason;
+    use crate::trace::{Finished, Sink};
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<Finished>>);
+
+    impl Sink for Kept {
+        fn ended(&self, span: Finished) {
+            self.0.lock().expect("no test panics with it").push(span);
+        }
+    }
+
+    fn count(observer: &Observer, family: &str) -> u64 {
+        let families = observer.metrics.gather();
+        let family = families.iter().find(|found| found.name() == family).expect("it is there");
+        family.get_metric().iter().map(|m| m.get_histogram().get_sample_count()).sum()
+    }
+
+    #[test]
+    fn what_breaks_off_in_a_stage_ends_that_stage_and_the_whole() {
+        let kept = Arc::new(Kept::default());
+        let observer = Observer { metrics: Metrics::new(), tracer: Tracer::new(kept.clone()) };
+        let history = History::new(OffsetDateTime::now_utc());
+        let mut journey = observer.build("b", &Message::default(), &history);
+        journey.enter(Stage::Listener);
+        journey.enter(Stage::Builder);
+        journey.broke_off("crashed");
+        drop(journey);
+        let spans = kept.0.lock().expect("no test panics with it");
+        let ended: Vec<_> = spans.iter().map(|span| (span.name, span.failure.as_deref())).collect();
+        let crashed = Some("crashed");
+        assert_eq!(ended, [("listener", None), ("builder", crashed), ("build", crashed)]);
+        assert_eq!(count(&observer, "image_builder_stage_duration_seconds"), 2);
+    }
+
+    #[test]
+    fn only_a_first_try_with_a_known_time_tells_how_long_it_waited() {
+        let observer = Observer::default();
+        let now = OffsetDateTime::now_utc();
+        let (mut message, mut history) = (Message::default(), History::new(now));
+        drop(observer.build("b", &message, &history));
+        assert_eq!(count(&observer, "image_builder_queue_wait_seconds"), 0);
+        message.timestamp = Some(now - Duration::from_secs(60));
+        drop(observer.build("b", &message, &history));
+        history.record(&Fault::new(Stage::Builder, Reason::EngineFailed, ""), true);
+        drop(observer.build("b", &message, &history));
+        assert_eq!(count(&observer, "image_builder_queue_wait_seconds"), 1);
+    }
 
     #[test]
     fn the_build_is_read_from_its_notifications_id() {

@@ -122,7 +122,7 @@ impl Metrics {
             ),
             queue_wait: made(Histogram::with_opts(histogram(
                 "queue_wait_seconds",
-                "From the request to its first delivery to a worker.",
+                "From a request's timestamp to its first delivery to a worker.",
             ))),
             retries: counters(
                 "retries_total",

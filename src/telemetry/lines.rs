@@ -151,6 +151,9 @@ fn text_line(
         _ => message,
     };
     let mut fields = String::new();
+    for (name, _) in own.iter() {
+        around.take(name);
+    }
     for (name, value) in own.iter().chain(around.iter()) {
         let value = match value {
             Value::String(text) if is_one_word(text) => text.clone(),
@@ -295,10 +298,11 @@ mod tests {
     #[test]
     fn a_text_line_says_who_and_what_first_and_has_colours_only_where_wanted() {
         let work = || {
-            job().span().in_scope(|| tracing::info!(seconds = 1.5, step = "RUN a", "built"));
+            let built = || tracing::info!(seconds = 1.5, step = "RUN a", attempt = 3, "built");
+            job().span().in_scope(built);
         };
         let line = &lines(Form::Text { colours: false }, "info", work)[0];
-        let expected = "INFO  builder   built seconds=1.5 step=\"RUN a\" build_id=b-1 attempt=2";
+        let expected = "INFO  builder   built seconds=1.5 step=\"RUN a\" attempt=3 build_id=b-1";
         assert_eq!(line.split_once(' ').map(|(_, rest)| rest), Some(expected));
         assert!(lines(Form::Text { colours: true }, "info", work)[0].contains("\u{1b}["));
     }

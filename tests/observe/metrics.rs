@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use image_builder_actors::fault::{Kind, Reason};
+use lapin::BasicProperties;
 use serde_json::json;
+use time::OffsetDateTime;
 
 use crate::scrape::{Scrape, assert_clean, promtool};
 use crate::support::stand_in::{Answer, StandIn};
@@ -103,7 +105,10 @@ fn builds_stages_waits_and_notifications_are_counted() {
     let failing = hopeless(&world);
     let build_id = failing["uuid"].as_str().expect("a request has an id").to_owned();
     world.managers.refuse(&build_id, &[(500, None)]);
-    world.publish(&failing);
+    let a_minute_ago = OffsetDateTime::now_utc().unix_timestamp() - 60;
+    let timestamp = u64::try_from(a_minute_ago).expect("it is after 1970");
+    let properties = BasicProperties::default().with_timestamp(timestamp);
+    world.publish_raw(failing.to_string().as_bytes(), properties);
     world.outcome_where("the second try to tell", |told| {
         told.build_id() == build_id && told.answered < 300
     });
@@ -130,7 +135,9 @@ fn builds_stages_waits_and_notifications_are_counted() {
         ("stage_duration_seconds_count{stage=\"connector\"}", 3.0),
         ("stage_duration_seconds_count{stage=\"builder\"}", 2.0),
         ("stage_duration_seconds_count{stage=\"pusher\"}", 2.0),
-        ("queue_wait_seconds_count", 3.0),
+        // Of the one request that says when it was made.
+        ("queue_wait_seconds_count", 1.0),
+        ("queue_wait_seconds_bucket{le=\"40\"}", 0.0),
         ("notifications_total{result=\"failed\",type=\"build.failed\"}", 1.0),
         ("notifications_total{result=\"delivered\",type=\"build.failed\"}", 1.0),
         ("actor_failed_total{actor=\"connector\",reason=\"repository_not_found\"}", 1.0),
@@ -160,5 +167,39 @@ fn tries_that_are_put_off_are_counted_by_their_fault() {
     let failed =
         "image_builder_builds_total{fault=\"service\",reason=\"forge_failed\",result=\"failed\"}";
     assert_eq!(scrape.value(failed), 1.0);
-    assert_eq!(scrape.value("image_builder_queue_wait_seconds_count"), 1.0, "the first try's only");
+}
+
+#[test]
+fn a_try_that_took_its_worker_down_is_counted_as_a_crash() {
+    let world = World::new();
+    let worker = world.worker();
+    let request = hopeless(&world);
+    // As the broker does with what was delivered too often: without any history.
+    let fail_queue = &world.settings["FAIL_QUEUE"];
+    world.broker.publish(fail_queue, request.to_string().as_bytes(), BasicProperties::default());
+    let build_id = request["uuid"].as_str().expect("a request has an id");
+    let told = world.outcome(build_id).failed("repository_not_found");
+    assert_eq!(told.data()["attempts"], 2);
+    let scrape = Scrape::of(&worker);
+    assert_eq!(scrape.value("image_builder_crashes_total{stage=\"listener\"}"), 1.0);
+    let retries = "image_builder_retries_total{kind=\"crash\",reason=\"crashed\"}";
+    assert_eq!(scrape.value(retries), 1.0);
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn a_pause_for_want_of_an_engine_is_shown_with_what_is_lacking() {
+    let world = World::new().with("DOCKER_HOST", "tcp://127.0.0.1:1");
+    let worker = world.worker();
+    let repo = repository("waits", &[("Dockerfile", "FROM scratch\n")]);
+    world.publish(&world.request(&repo));
+    let scrape = until("the worker pauses", || {
+        let scrape = Scrape::of(&worker);
+        let paused = scrape.value("image_builder_capacity_paused{reason=\"engine_down\"}") == 1.0;
+        paused.then_some(scrape)
+    });
+    assert_eq!(scrape.value("image_builder_capacity_paused{reason=\"disk_low\"}"), 0.0);
+    assert_eq!(scrape.value("image_builder_need_ready{need=\"engine\"}"), 0.0);
+    assert_eq!(scrape.value("image_builder_need_ready{need=\"broker\"}"), 1.0);
+    assert_eq!(worker.get("/readyz").0, 503);
 }
