@@ -9,7 +9,7 @@ ETC=$STATE/etc
 say() { printf '%s\n' "$*" >&2; }
 
 die() {
-    say "stack.sh: $*"
+    say "${0##*/}: $*"
     exit 1
 }
 

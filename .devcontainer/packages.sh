@@ -18,6 +18,7 @@ docker-registry docker-registry
 lighttpd lighttpd
 mmdebstrap mmdebstrap
 promtool prometheus
+shellcheck shellcheck
 COMMANDS
     perl -MFindBin -e1 2>/dev/null || echo perl # all of it, for OpenSSL's build
     # An engine that is there already is used, whoever packaged it.

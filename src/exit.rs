@@ -7,6 +7,8 @@ use std::process::ExitCode;
 #[repr(u8)]
 pub enum Exit {
     Ok = 0,
+    /// What was asked for could not be done, or not all of it.
+    Failed = 1,
     /// The command line is wrong.
     Usage = 64,
     /// Something needed is not available.

@@ -12,9 +12,11 @@
 //! | how an image is planned and built | [`planner`], [`docker`] |
 //! | where it goes, and who is told | [`registry`], [`webhook`] |
 //! | what an operator sees | [`http`], [`metrics`], [`readiness`], [`telemetry`], [`otlp`] |
+//! | what an operator does with builds that were given up | [`dead`] |
 
 pub mod config;
 pub mod data_dir;
+pub mod dead;
 pub mod docker;
 pub mod exit;
 pub mod git;

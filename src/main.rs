@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use actix_rt::System;
 use clap::{Parser, Subcommand};
 use image_builder::config::{self, Config, ConfigErrors};
+use image_builder::dead;
 use image_builder::exit::Exit;
+use image_builder::outside;
 use image_builder::planner;
 use image_builder::telemetry::{self, LogFormat};
 use image_builder::worker;
@@ -31,6 +33,8 @@ enum Command {
     /// Exit codes: 0 drained; 64 usage; 69 something needed is not available; 75 temporary failure,
     /// start it again; 78 bad settings.
     Serve,
+    #[command(subcommand)]
+    Dead(dead::Command),
 }
 
 fn main() -> ExitCode {
@@ -48,21 +52,19 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Serve => serve(),
+        Command::Dead(command) => dead(command),
     }
 }
 
 fn serve() -> ExitCode {
+    // The points that a test names in FAILPOINTS, until the program ends.
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let config = match settings() {
         Ok(config) => config,
-        Err(errors) => {
-            for line in errors.0 {
-                eprintln!("image-builder: {line}");
-            }
-            return Exit::Config.into();
-        }
+        Err(errors) => return refuse(&errors),
     };
-    // Two providers end up in the tree; which one speaks TLS is not left to chance.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    choose_tls();
     let system = System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -70,6 +72,37 @@ fn serve() -> ExitCode {
             .expect("the system gives threads to a program that starts")
     });
     system.block_on(worker::serve(config)).into()
+}
+
+/// The commands print for people: they log nothing.
+fn dead(command: dead::Command) -> ExitCode {
+    let config = config::environment(Path::new(config::ENV_FILE)).and_then(Config::read);
+    let broker = config.and_then(|config| {
+        outside::broker(&config).map_err(|error| ConfigErrors(vec![format!("{error:#}")]))
+    });
+    let broker = match broker {
+        Ok(broker) => broker,
+        Err(errors) => return refuse(&errors),
+    };
+    choose_tls();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("the system gives threads to a program that starts");
+    runtime.block_on(dead::run(command, &broker)).into()
+}
+
+fn refuse(errors: &ConfigErrors) -> ExitCode {
+    for line in &errors.0 {
+        eprintln!("image-builder: {line}");
+    }
+    Exit::Config.into()
+}
+
+/// Two providers end up in the tree; which one speaks TLS is not left to chance.
+fn choose_tls() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// The settings, with logging started; all that is bad in either, at once.

@@ -388,7 +388,7 @@ mod tests {
             refused(|s| s.dead_queue = "é".repeat(128)),
             "the name of the dead queue is 256 bytes long; RabbitMQ takes 255"
         );
-        assert!(refused(|s| s.build_queue = "b".repeat(250)).contains("258 bytes"));
+        assert!(refused(|s| s.build_queue = "b".repeat(250)).contains("260 bytes"));
         assert!(refused(|s| s.cancel_exchange = "amq.c".to_owned()).contains("`amq.c`"));
         assert_eq!(refused(|s| s.dead_queue = "b".to_owned()), "two queues are called `b`");
     }

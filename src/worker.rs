@@ -1,16 +1,19 @@
 //! The worker's life: what it needs is put together, it works, it drains, it ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use image_builder_actors::board::Board;
 use image_builder_actors::crew::{self, Crew, Settings, Stage};
 use image_builder_actors::journey::Observer;
 use image_builder_actors::lifecycle::{Lifecycle, Phase};
 use image_builder_actors::metrics::Metrics;
 use image_builder_actors::request::Rules;
 use image_builder_actors::trace::Tracer;
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, StageConfig};
 use crate::data_dir::{DataDir, DataDirError};
@@ -18,7 +21,7 @@ use crate::exit::Exit;
 use crate::http::{self, Observed};
 use crate::otlp::Exporter;
 use crate::outside::{self, Outside};
-use crate::rabbitmq::{ConnectError, RabbitMq};
+use crate::rabbitmq::{ConnState, ConnectError, RabbitMq};
 use crate::readiness::Readiness;
 
 /// What `/readyz` tells of.
@@ -94,6 +97,7 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
 
     let outside = Outside::assemble(&config, &data_dir).map_err(StartError::Setting)?;
     outside.watch(&readiness);
+    let connected = watch_broker(&readiness);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         http = http_addr,
@@ -108,12 +112,13 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
             return Ok(Exit::Ok);
         }
     };
-    watch_broker(&readiness, &broker);
+    let _ = connected.set(broker.connected());
 
     let lifecycle = Lifecycle::default();
     let settings = settings(&config, &data_dir, outside.registry_name.clone());
     let ports = outside.ports(broker.clone());
     let mut crew = Crew::start(ports, settings, &health, observer, lifecycle.clone());
+    tokio::spawn(hear_cancellations(broker.cancellations(), crew.board.clone()));
     tracing::info!("at work");
 
     let exit = tokio::select! {
@@ -167,6 +172,8 @@ fn settings(config: &Config, data_dir: &DataDir, registry_name: String) -> Setti
         pusher: stage(&config.pusher),
         notifier: stage(&config.notifier),
         retry_concurrency: config.retry_concurrency,
+        builds_per_user: config.builds_per_user,
+        supersede: config.listener.supersede,
         retry: config.retry.clone(),
         dead_ttl: config.broker.dead_ttl,
         results: config.broker.result_queue.is_some(),
@@ -174,12 +181,34 @@ fn settings(config: &Config, data_dir: &DataDir, registry_name: String) -> Setti
     }
 }
 
-fn watch_broker(readiness: &Readiness, broker: &RabbitMq) {
-    let state = broker.connected();
+/// Watches the broker from before there is one: until it is put into the cell, it is not ready.
+fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<ConnState>>> {
+    let cell: Arc<OnceLock<watch::Receiver<ConnState>>> = Arc::default();
+    let state = cell.clone();
     readiness.watch("broker", move || {
-        let connected = state.borrow().connected();
+        let connected = state.get().is_some_and(|state| state.borrow().connected());
         async move { if connected { Ok(()) } else { Err("not connected".to_owned()) } }
     });
+    cell
+}
+
+/// Withdraws the builds that somebody wants to stop, for as long as the broker is there.
+async fn hear_cancellations(mut bodies: mpsc::Receiver<Vec<u8>>, board: Board) {
+    #[derive(Deserialize)]
+    struct Cancellation {
+        #[serde(rename = "buildID")]
+        build_id: String,
+    }
+
+    while let Some(body) = bodies.recv().await {
+        match serde_json::from_slice::<Cancellation>(&body) {
+            Ok(Cancellation { build_id }) => {
+                tracing::info!(build_id, "asked to cancel");
+                board.cancel(&build_id);
+            }
+            Err(error) => tracing::warn!(%error, "a cancellation cannot be read"),
+        }
+    }
 }
 
 /// SIGTERM and SIGINT, which mean the same.

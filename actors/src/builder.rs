@@ -11,8 +11,9 @@ use tokio::sync::OwnedMutexGuard;
 use crate::desk::Desk;
 use crate::fault::{Fault, Stage};
 use crate::job::{BuildKey, Job, Planned};
+use crate::lease::Doing;
 use crate::messages::{Built, ImageBuilt, SourceFetched};
-use crate::pool::{Ended, Pool};
+use crate::pool::Pool;
 use crate::ports::{BuildOrder, FetchedSource, ImageBuilder, Plan, Planner, Registry};
 use crate::pusher::Pusher;
 use crate::reference::ImageReference;
@@ -57,13 +58,14 @@ impl Actor for Builder {
     type Context = Context<Self>;
 }
 
-crate::stoppable!(Builder);
+crate::supervised!(Builder);
 
 impl Handler<SourceFetched> for Builder {
     type Result = ();
 
     fn handle(&mut self, SourceFetched { mut job, source }: SourceFetched, _: &mut Self::Context) {
         fail::fail_point!("builder::handle");
+        job.lease.now(Doing::Waiting);
         job.progress.enter(Stage::Builder, job.attempt());
         let span = job.progress.span();
         self.pool.run(span, self.clone().work(job, source));
@@ -72,16 +74,17 @@ impl Handler<SourceFetched> for Builder {
 
 impl Builder {
     async fn work(self, mut job: Job, source: FetchedSource) {
-        let slot = match self.pool.slot(Some(job.deadline)).await {
+        let slot = match self.pool.slot_for(&job, Stage::Builder, self.timeout).await {
             Ok(slot) => slot,
             Err(ended) => return self.desk.end(job, ended).await,
         };
-        job.lease.working(Stage::Builder);
+        job.lease.now(Doing::Working(Stage::Builder));
+        job.place.building();
         fail::fail_point!("builder::work");
         let started = Instant::now();
         let planned = OnceLock::new();
         let build = self.build(&job, &source, &planned);
-        let built = slot.limit(Stage::Builder, self.timeout, job.deadline, build).await;
+        let built = slot.limit(&job, Stage::Builder, self.timeout, build).await;
         job.timings.builder += started.elapsed();
         job.history.checkpoint.planned = planned.into_inner();
         match built {
@@ -94,15 +97,13 @@ impl Builder {
                     "image built"
                 );
                 slot.done();
-                job.lease.waiting();
+                job.lease.now(Doing::Mailed);
                 let FetchedSource { commit, workspace, .. } = source;
                 drop(workspace);
                 self.next.deliver(ImageBuilt { job, commit, built }).await;
             }
             Err(ended) => {
-                if let Ended::Fault(fault) = &ended {
-                    slot.failed(fault.reason);
-                }
+                slot.ended(&ended);
                 self.desk.end(job, ended).await;
             }
         }

@@ -10,6 +10,7 @@ use crate::builder::Builder;
 use crate::desk::Desk;
 use crate::fault::{Fault, Reason, Stage};
 use crate::job::Job;
+use crate::lease::Doing;
 use crate::messages::{JobAccepted, SourceFetched};
 use crate::pool::{Ended, Pool, Slot};
 use crate::ports::{FetchedSource, SourceConnector};
@@ -32,13 +33,14 @@ impl Actor for Connector {
     type Context = Context<Self>;
 }
 
-crate::stoppable!(Connector);
+crate::supervised!(Connector);
 
 impl Handler<JobAccepted> for Connector {
     type Result = ();
 
     fn handle(&mut self, JobAccepted { mut job }: JobAccepted, _: &mut Self::Context) {
         fail::fail_point!("connector::handle");
+        job.lease.now(Doing::Waiting);
         job.progress.enter(Stage::Connector, job.attempt());
         let span = job.progress.span();
         self.pool.run(span, self.clone().work(job));
@@ -47,11 +49,11 @@ impl Handler<JobAccepted> for Connector {
 
 impl Connector {
     async fn work(self, mut job: Job) {
-        let slot = match self.pool.slot(Some(job.deadline)).await {
+        let slot = match self.pool.slot_for(&job, Stage::Connector, self.timeout).await {
             Ok(slot) => slot,
             Err(ended) => return self.desk.end(job, ended).await,
         };
-        job.lease.working(Stage::Connector);
+        job.lease.now(Doing::Working(Stage::Connector));
         fail::fail_point!("connector::work");
         let started = Instant::now();
         let fetched = self.fetch(&job, &slot).await;
@@ -66,13 +68,11 @@ impl Connector {
                     "source fetched"
                 );
                 slot.done();
-                job.lease.waiting();
+                job.lease.now(Doing::Mailed);
                 self.next.deliver(SourceFetched { job, source }).await;
             }
             Err(ended) => {
-                if let Ended::Fault(fault) = &ended {
-                    slot.failed(fault.reason);
-                }
+                slot.ended(&ended);
                 self.desk.end(job, ended).await;
             }
         }
@@ -86,6 +86,6 @@ impl Connector {
         })?;
         let pinned = job.history.checkpoint.commit.as_deref();
         let fetch = self.forge.fetch(&job.request, pinned, workspace, &job.progress);
-        slot.limit(Stage::Connector, self.timeout, job.deadline, fetch).await
+        slot.limit(job, Stage::Connector, self.timeout, fetch).await
     }
 }

@@ -1,19 +1,21 @@
 //! The six actors, put together and set to work.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::board::{Board, BoardRules};
 use crate::builder::{Builder, Turns};
 use crate::capacity::Capacity;
 use crate::connector::Connector;
 use crate::desk::Desk;
+use crate::fair::Slots;
 use crate::health::{ActorName, Health};
 use crate::intake::Intake;
 use crate::journey::Observer;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::listener::Listener;
 use crate::notifier::Notifier;
 use crate::policy::RetryPolicy;
@@ -56,6 +58,10 @@ pub struct Settings {
     pub pusher: Stage,
     pub notifier: Stage,
     pub retry_concurrency: usize,
+    /// Builder slots that one user can hold at once.
+    pub builds_per_user: usize,
+    /// Whether newer requests supersede older ones that do not build yet.
+    pub supersede: bool,
     pub retry: RetryPolicy,
     /// How long the dead queue keeps a copy; `None` = no copies.
     pub dead_ttl: Option<Duration>,
@@ -73,10 +79,18 @@ pub struct Stage {
     pub timeout: Duration,
 }
 
+/// How long past its deadline a delivery may take to be settled: publishing has its own limits.
+const GRACE: Duration = Duration::from_secs(120);
+
 /// The crew at work.
 pub struct Crew {
     supervisor: Supervisor,
-    intakes: JoinSet<()>,
+    lifecycle: Lifecycle,
+    builds: JoinSet<()>,
+    /// What becomes of builds: failed tries and outcomes.
+    ends: JoinSet<()>,
+    /// For those who cancel builds.
+    pub board: Board,
 }
 
 /// The health of each actor, to be shown before the crew is at work.
@@ -105,12 +119,22 @@ impl Crew {
             observer,
         };
         let rules = Arc::new(settings.rules);
+        let board = Board::new(BoardRules {
+            // One place stays in sight of the other users.
+            per_user: settings.builds_per_user.max(usize::from(settings.prefetch) - 1),
+            supersede: settings.supersede,
+        });
         let pool = |name: ActorName, concurrency: usize| {
+            let per_user = match name {
+                ActorName::Builder => settings.builds_per_user,
+                _ => concurrency,
+            };
             let health = health
                 .iter()
                 .find(|health| health.name() == name)
                 .map_or_else(|| Health::new(name), Arc::clone);
-            let (pool, panics) = Pool::new(concurrency, health.clone(), lifecycle.clone());
+            let slots = Slots::new(concurrency, per_user);
+            let (pool, panics) = Pool::new(slots, health.clone(), lifecycle.clone());
             (pool, health, panics)
         };
 
@@ -155,6 +179,8 @@ impl Crew {
             pool: pool_of,
             desk: desk.clone(),
             rules: rules.clone(),
+            board: board.clone(),
+            shortest_rung: settings.retry.delay(1, None),
             job_timeout: settings.job_timeout,
             engine: ports.engine.clone(),
             next: connector,
@@ -183,19 +209,28 @@ impl Crew {
         };
         let retry = supervisor.supervise(health_of, panics, move || retry.clone());
 
-        let mut intakes = JoinSet::new();
-        let intake = |queue, prefetch| Intake {
+        let intake = |queue, prefetch, until| Intake {
             broker: ports.broker.clone(),
             queue,
             prefetch,
             lifecycle: lifecycle.clone(),
+            until,
             capacity: (queue == Queue::Build).then(|| capacity.clone()),
+            last: OnceLock::new(),
+            longest: GRACE
+                + match queue {
+                    Queue::Build => settings.job_timeout,
+                    Queue::Fail | Queue::Outcome => settings.notifier.timeout,
+                },
         };
         let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
-        intakes.spawn(intake(Queue::Build, settings.prefetch).run(listener));
-        intakes.spawn(intake(Queue::Outcome, to_u16(settings.notifier.concurrency)).run(notifier));
-        intakes.spawn(intake(Queue::Fail, to_u16(settings.retry_concurrency)).run(retry));
-        Self { supervisor, intakes }
+        let (mut builds, mut ends) = (JoinSet::new(), JoinSet::new());
+        builds.spawn(intake(Queue::Build, settings.prefetch, Phase::Draining).run(listener));
+        let outcomes = to_u16(settings.notifier.concurrency);
+        ends.spawn(intake(Queue::Outcome, outcomes, Phase::Closing).run(notifier));
+        let failures = to_u16(settings.retry_concurrency);
+        ends.spawn(intake(Queue::Fail, failures, Phase::Closing).run(retry));
+        Self { supervisor, lifecycle, builds, ends, board }
     }
 
     /// Waits until an actor has died too often; the answer says which, and of what.
@@ -203,8 +238,11 @@ impl Crew {
         self.supervisor.escalated().await
     }
 
-    /// Waits until the worker drains and every delivery in hand is settled.
+    /// Waits until the worker drains and every delivery in hand is settled: first the builds, then
+    /// what they ended in.
     pub async fn settled(&mut self) {
-        while self.intakes.join_next().await.is_some() {}
+        while self.builds.join_next().await.is_some() {}
+        self.lifecycle.enter(Phase::Closing);
+        while self.ends.join_next().await.is_some() {}
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::capacity::Capacity;
-use crate::dead;
+use crate::dead::Letter;
 use crate::fault::{Fault, Kind, Reason};
 use crate::history;
 use crate::job::{BuildRequest, BuilderKind, History, Job, RegistryImage, Timings};
@@ -68,7 +68,7 @@ impl Desk {
     /// The image of a request is in the registry, whichever way that is known.
     pub async fn image_ready(
         &self,
-        mut lease: Lease,
+        lease: Lease,
         request: &BuildRequest,
         history: &History,
         attempts: u32,
@@ -113,10 +113,11 @@ impl Desk {
             seconds = data.seconds.total,
             "image is ready"
         );
+        if !stands(&lease) {
+            return;
+        }
         let ended = if ready.reused { metrics::Ended::Reused } else { metrics::Ended::Ready };
-        lease.waiting();
-        lease.journey().about(request);
-        lease.journey().result(ended.result());
+        lease.journey(|journey| journey.leave().about(request).result(ended.result()));
         let told = self.tell(&request.build_id, NotificationType::ImageReady, &data, &lease).await;
         if told.is_ok() {
             self.observer.metrics.ended(ended, history.requested_at);
@@ -134,11 +135,9 @@ impl Desk {
 
     /// The job failed: for good, or to be tried again, as the fault's kind says.
     pub async fn failed(&self, job: Job, fault: Fault) {
-        let Job { request, mut history, progress, mut lease, .. } = job;
+        let Job { request, mut history, progress, lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
-        lease.journey().about(&request);
-        lease.journey().fail(&fault);
-        lease.journey().leave();
+        lease.journey(|journey| journey.about(&request).fail(&fault).leave());
         if policy::pauses(&fault, request.token.is_some()) {
             self.capacity.lacks(fault.reason, fault.retry_after);
         }
@@ -154,22 +153,21 @@ impl Desk {
         if policy::is_final(fault.kind()) {
             return self.give_up(lease, Subject::of(&request), history, fault).await;
         }
+        if !stands(&lease) {
+            return;
+        }
         let message = history::with(lease.message(), &history);
         let published = self.broker.publish(Route::Fail, message).await;
         settle(lease, published).await;
     }
 
     /// The request failed for good: its owner is told, and a copy is kept.
-    pub async fn give_up(
-        &self,
-        mut lease: Lease,
-        subject: Subject,
-        history: History,
-        fault: Fault,
-    ) {
+    pub async fn give_up(&self, lease: Lease, subject: Subject, history: History, fault: Fault) {
+        if !stands(&lease) {
+            return;
+        }
         let ended = metrics::Ended::given_up(fault.reason);
-        lease.journey().fail(&fault);
-        lease.journey().result(ended.result());
+        lease.journey(|journey| journey.fail(&fault).result(ended.result()));
         let given_up = self.tell_failure(&lease, subject, &history, &fault).await;
         if given_up.is_ok() {
             self.observer.metrics.ended(ended, history.requested_at);
@@ -229,7 +227,7 @@ impl Desk {
     ) -> Result<(), BrokerError> {
         let Some(ttl) = self.dead_ttl else { return Ok(()) };
         let letter = Message {
-            body: dead::letter(build_id, body, history, fault),
+            body: Letter::new(build_id, body, history, fault).to_json(),
             message_id: Some(build_id.to_owned()),
             timestamp: Some(OffsetDateTime::now_utc()),
             expires_after: Some(ttl),
@@ -239,10 +237,11 @@ impl Desk {
     }
 
     /// The job goes back to the build queue with what is known of it, and no try is counted.
-    pub async fn hand_back(&self, mut job: Job) {
-        job.lease.waiting();
-        job.lease.journey().about(&job.request);
-        job.lease.journey().result("handed back");
+    pub async fn hand_back(&self, job: Job) {
+        if !stands(&job.lease) {
+            return;
+        }
+        job.lease.journey(|journey| journey.leave().about(&job.request).result("handed back"));
         tracing::info!("handed back to the build queue");
         let message = history::with(job.lease.message(), &job.history);
         let published = self.broker.publish(Route::Build, message).await;
@@ -277,6 +276,16 @@ impl Desk {
 /// Seconds to the millisecond: what is past it is noise.
 fn millis(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
+}
+
+/// Whether the lease's holder may still decide. One that was found stuck may not: what it held has
+/// gone another way.
+fn stands(lease: &Lease) -> bool {
+    let stands = lease.stands();
+    if !stands {
+        tracing::warn!("a job came back after it was given up for stuck: its result is dropped");
+    }
+    stands
 }
 
 /// Acks where the durable fact was made, releases where it was not.

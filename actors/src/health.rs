@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::fault::Reason;
+use crate::fault::{Reason, Stage};
 
 /// The six actors, in the order of a job's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +36,16 @@ impl ActorName {
             ActorName::Pusher => "pusher",
             ActorName::Notifier => "notifier",
             ActorName::Retry => "retry",
+        }
+    }
+
+    /// The stage that a job is in while this actor has it.
+    pub fn stage(self) -> Stage {
+        match self {
+            ActorName::Connector => Stage::Connector,
+            ActorName::Builder => Stage::Builder,
+            ActorName::Pusher => Stage::Pusher,
+            ActorName::Listener | ActorName::Notifier | ActorName::Retry => Stage::Listener,
         }
     }
 }

@@ -1,13 +1,13 @@
 //! From a queue to an actor: subscribes for ever, and gives each delivery its lease.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message as ActixMessage};
 use tokio::sync::Semaphore;
 
 use crate::capacity::Capacity;
-use crate::lease::{Lease, Settler};
+use crate::lease::{Lease, Leased, Settler};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::ports::{Broker, Queue, RawDelivery, Subscription};
 use crate::supervisor::Mailbox;
@@ -25,8 +25,18 @@ pub struct Delivery {
     pub over_delivery_limit: bool,
 }
 
+impl Leased for Delivery {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+}
+
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long what the last builds ended in may take from its publishing to here. The broker does not
+/// tell when nothing is left; what comes later waits for the next worker.
+const LAST_ONES: Duration = Duration::from_millis(300);
 
 /// A message that was delivered more often than this without being settled runs alone: it may have
 /// killed its worker, and a killed worker charges all that was delivered to it. One redelivery is
@@ -41,8 +51,14 @@ pub struct Intake {
     /// prefetch, which some brokers exceed after evicting a message.
     pub prefetch: u16,
     pub lifecycle: Lifecycle,
+    /// The phase at which no more deliveries are taken.
+    pub until: Phase,
     /// Pauses the intake; `None` where the work needs no room.
     pub capacity: Option<Capacity>,
+    /// Longest time from delivery to settled that is not taken for a hang.
+    pub longest: Duration,
+    /// When the last deliveries are taken, once the worker closes.
+    pub last: OnceLock<Instant>,
 }
 
 /// Why a subscription is over.
@@ -51,22 +67,33 @@ enum Over {
     Lost,
     /// We ended it, to begin another one when there is reason to.
     Paused,
+    /// We ended it for good.
+    Draining,
 }
 
 impl Intake {
-    /// Works until the worker drains and all that was delivered is settled. The end of a subscription
+    /// Works until its phase comes and all that was delivered is settled. The end of a subscription
     /// (a lost connection, a channel error, a broker that cancelled the consumer) leads to a new one.
     pub async fn run<A>(self, mailbox: Mailbox<A>)
     where
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
         let slots = Arc::new(Semaphore::new(self.prefetch.into()));
-        tokio::select! {
-            () = self.lifecycle.reached(Phase::Draining) => {}
-            () = self.take_in(&slots, &mailbox) => {}
-        }
+        self.take_in(&slots, &mailbox).await;
         // Every lease holds a slot until it is settled.
         let _ = slots.acquire_many(self.prefetch.into()).await;
+    }
+
+    /// Waits until no more deliveries are to be taken.
+    async fn no_more(&self) {
+        self.lifecycle.reached(self.until).await;
+        if self.until == Phase::Closing {
+            let last = *self.last.get_or_init(|| Instant::now() + LAST_ONES);
+            tokio::select! {
+                () = self.lifecycle.reached(Phase::HandingBack) => {}
+                () = tokio::time::sleep_until(last.into()) => {}
+            }
+        }
     }
 
     async fn take_in<A>(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<A>)
@@ -74,11 +101,19 @@ impl Intake {
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
         loop {
-            self.room().await;
-            let pause = match self.broker.subscribe(self.queue, self.prefetch).await {
+            let subscribed = async {
+                self.room().await;
+                self.broker.subscribe(self.queue, self.prefetch).await
+            };
+            let subscribed = tokio::select! {
+                () = self.no_more() => return,
+                subscribed = subscribed => subscribed,
+            };
+            let pause = match subscribed {
                 Ok(subscription) => {
                     tracing::info!(queue = ?self.queue, "subscribed");
                     match self.forward(subscription, slots, mailbox).await {
+                        Over::Draining => return,
                         Over::Paused => Duration::ZERO,
                         Over::Lost => {
                             tracing::warn!(queue = ?self.queue, "the subscription ended: subscribing again");
@@ -91,7 +126,10 @@ impl Intake {
                     PAUSE
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = self.no_more() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
         }
     }
 
@@ -110,8 +148,8 @@ impl Intake {
         }
     }
 
-    /// Hands on deliveries until the subscription is over. Dropping it, as the end of the worker
-    /// does, gives back what nobody has in hand; leases stay good.
+    /// Hands on deliveries until the subscription is over. What nobody has in hand then goes back;
+    /// leases stay good.
     async fn forward<A>(
         &self,
         mut subscription: Subscription,
@@ -121,11 +159,20 @@ impl Intake {
     where
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
-        let settler = Settler::start(self.broker.clone(), self.queue, subscription.settle.clone());
+        let settler = Settler::start(
+            self.broker.clone(),
+            self.queue,
+            subscription.settle.clone(),
+            self.longest,
+        );
         loop {
             let slot = slots.clone().acquire_owned();
             let next = async { Some((slot.await.ok()?, subscription.deliveries.recv().await?)) };
             let (slot, raw) = tokio::select! {
+                () = self.no_more() => {
+                    subscription.settle.cancel().await;
+                    return Over::Draining;
+                }
                 () = self.no_room() => {
                     subscription.settle.cancel().await;
                     return Over::Paused;
@@ -145,7 +192,7 @@ impl Intake {
                     "a message was delivered again and again: it runs alone"
                 );
                 mailbox.deliver(delivery(&settler, raw, slot)).await;
-                let _settled = slots.acquire_many(1).await;
+                let _settled = slots.acquire().await;
                 return Over::Paused;
             }
             mailbox.deliver(delivery(&settler, raw, slot)).await;

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+use crate::board::Place;
 use crate::fault::{Fault, Reason, Stage};
 use crate::lease::Lease;
-use crate::progress::Progress;
+use crate::progress::{Progress, cut};
 use crate::secret::{Redactor, Secret};
 
 /// A build request that was read and found good.
@@ -29,6 +30,8 @@ pub struct BuildRequest {
     pub token: Option<Secret>,
     /// Build even where an image of the same inputs is in the registry.
     pub force: bool,
+    /// The build that was given up and that an operator asks for again with this request.
+    pub redrive_of: Option<String>,
     pub plan: PlanRequest,
 }
 
@@ -203,6 +206,8 @@ pub struct History {
 impl History {
     /// The history keeps this many tries at the most: the oldest uncounted ones go first.
     const LONGEST: usize = 40;
+    /// And this many bytes of a message or a step: all headers of a message travel in one AMQP frame.
+    const LONGEST_TEXT: usize = 500;
 
     pub fn new(requested_at: OffsetDateTime) -> Self {
         Self {
@@ -228,8 +233,8 @@ impl History {
             at: OffsetDateTime::now_utc(),
             stage: fault.stage,
             reason: fault.reason,
-            message: fault.message.clone(),
-            step: fault.step.clone(),
+            message: cut(fault.message.clone(), Self::LONGEST_TEXT),
+            step: fault.step.clone().map(|step| cut(step, Self::LONGEST_TEXT)),
             counted,
             retry_after: fault.retry_after.map(|delay| delay.as_secs()),
         });
@@ -252,14 +257,25 @@ pub struct Job {
     pub request: BuildRequest,
     pub history: History,
     pub timings: Timings,
+    /// When this worker got the delivery.
+    pub received: Instant,
     /// Past this moment the job must be settled.
     pub deadline: Instant,
     /// Where the build's output goes, and where its last lines are kept.
     pub progress: Progress,
+    /// The job's place among all that this worker has in hand.
+    pub place: Place,
     pub lease: Lease,
 }
 
 impl Job {
+    /// How long the job may wait for work that may take `limit`: with less than half of that left it
+    /// would only be cut short, so it goes back to the queue instead.
+    pub fn patience(&self, limit: Duration) -> Instant {
+        let all = self.deadline.saturating_duration_since(self.received);
+        self.deadline.checked_sub(limit.min(all) / 2).unwrap_or(self.received)
+    }
+
     /// The number of the present try, from 1.
     pub fn attempt(&self) -> u32 {
         self.history.counted() + 1

@@ -79,43 +79,48 @@ impl Journey {
     }
 
     /// The stage has done with the job.
-    pub fn leave(&mut self) {
+    pub fn leave(&mut self) -> &mut Self {
         if let Some(InStage { stage, since, span }) = self.stage.take() {
             if let Some(metrics) = &self.metrics {
                 metrics.stage(stage, since.elapsed());
             }
             drop(span);
         }
+        self
     }
 
     /// Says whose build it is.
-    pub fn about(&mut self, request: &BuildRequest) {
+    pub fn about(&mut self, request: &BuildRequest) -> &mut Self {
         self.span.set("build.user", request.user_id.as_str());
         self.span.set("build.application", request.application_id.as_str());
         self.span.set("build.repo", request.repo.to_string().as_str());
+        self
     }
 
     /// Says how it ended.
-    pub fn result(&mut self, result: &'static str) {
+    pub fn result(&mut self, result: &'static str) -> &mut Self {
         self.span.set("build.result", result);
+        self
     }
 
     /// The try failed. The fault's message must be free of secrets.
-    pub fn fail(&mut self, fault: &Fault) {
+    pub fn fail(&mut self, fault: &Fault) -> &mut Self {
         self.span.set("build.reason", fault.reason.as_str());
         self.span.fail(&fault.message);
         if let Some(stage) = &mut self.stage {
             stage.span.set("build.reason", fault.reason.as_str());
             stage.span.fail(&fault.message);
         }
+        self
     }
 
     /// Something that is no fault of the build ended it.
-    pub fn broke_off(&mut self, why: &str) {
+    pub fn broke_off(&mut self, why: &str) -> &mut Self {
         self.span.fail(why);
         if let Some(stage) = &mut self.stage {
             stage.span.fail(why);
         }
+        self
     }
 
     /// The whole's place in its trace; `None` = there is no trace.

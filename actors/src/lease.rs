@@ -5,7 +5,7 @@
 //! A lease that is dropped unsettled (a panic, a mailbox that died) tells the subscription's
 //! settler, which makes a durable fact of the crash and only then acks.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -21,7 +21,9 @@ use crate::trace::TRACEPARENT;
 /// What the holder of a lease was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doing {
-    /// Waiting in a mailbox or for a slot.
+    /// On its way to an actor that has not looked at it.
+    Mailed,
+    /// Waiting for a slot.
     Waiting,
     /// Working, in this stage.
     Working(Stage),
@@ -29,8 +31,11 @@ pub enum Doing {
 
 /// The owned right to settle one delivery.
 pub struct Lease {
-    held: Option<Held>,
+    message: Arc<Message>,
+    held: Shared,
 }
+
+type Shared = Arc<Mutex<Option<Held>>>;
 
 struct Held {
     message: Arc<Message>,
@@ -55,32 +60,44 @@ impl Held {
 /// A lease that ended without being settled.
 struct Dropped(Held);
 
+/// A message that holds a lease.
+pub trait Leased {
+    fn lease(&self) -> &Lease;
+}
+
 impl Lease {
     /// The message that was delivered.
     pub fn message(&self) -> &Message {
-        // A lease is only ever empty inside its own consuming methods.
-        &self.held.as_ref().expect("a lease in somebody's hands is held").message
+        &self.message
     }
 
-    /// Says that the job is now being worked on: a crash from here on counts as a try.
-    pub fn working(&mut self, stage: Stage) {
-        if let Some(held) = &mut self.held {
-            held.doing = Doing::Working(stage);
-            held.journey.enter(stage);
+    /// Says what becomes of the delivery now: a crash while it is worked on counts as a try, any other
+    /// crash as nothing.
+    pub fn now(&self, doing: Doing) {
+        if let Some(held) = &mut *lock(&self.held) {
+            held.doing = doing;
+            match doing {
+                Doing::Working(stage) => held.journey.enter(stage),
+                Doing::Mailed | Doing::Waiting => {
+                    held.journey.leave();
+                }
+            }
         }
     }
 
-    /// Says that the job only waits: a crash from here on counts as nothing.
-    pub fn waiting(&mut self) {
-        if let Some(held) = &mut self.held {
-            held.doing = Doing::Waiting;
-            held.journey.leave();
-        }
+    /// Whether the lease still stands; one that was [revoked](Revocable::revoke) does not.
+    pub fn stands(&self) -> bool {
+        lock(&self.held).is_some()
+    }
+
+    /// A way to end the lease for those who find its holder stuck.
+    pub fn revocable(&self) -> Revocable {
+        Revocable(Arc::downgrade(&self.held))
     }
 
     /// Says how the delivery is seen from here on, until it is settled.
-    pub fn observe(&mut self, mut journey: Journey) {
-        if let Some(held) = &mut self.held {
+    pub fn observe(&self, mut journey: Journey) {
+        if let Some(held) = &mut *lock(&self.held) {
             if let Doing::Working(stage) = held.doing {
                 journey.enter(stage);
             }
@@ -88,32 +105,36 @@ impl Lease {
         }
     }
 
-    /// How the delivery is seen.
-    pub fn journey(&mut self) -> &mut Journey {
-        &mut self.held.as_mut().expect("a lease in somebody's hands is held").journey
+    /// Adds something to how the delivery is seen.
+    pub fn journey(&self, add: impl FnOnce(&mut Journey) -> &mut Journey) {
+        if let Some(held) = &mut *lock(&self.held) {
+            add(&mut held.journey);
+        }
     }
 
     /// The trace context for what comes of this delivery: the worker's own where it traces, else
     /// the one that the message brought.
     pub fn traceparent(&self) -> Option<String> {
-        let held = self.held.as_ref()?;
-        let own = held.journey.context().map(|context| context.to_string());
-        own.or_else(|| held.message.headers.get(TRACEPARENT).cloned())
+        let own = lock(&self.held).as_ref().and_then(|held| held.journey.context());
+        let own = own.map(|context| context.to_string());
+        own.or_else(|| self.message.headers.get(TRACEPARENT).cloned())
     }
 
     /// Ends the lease: the next durable fact exists. An error means that the delivery was already
     /// back with the broker, which will deliver it again.
-    pub async fn ack(mut self) -> Result<(), BrokerError> {
-        match self.held.take() {
+    pub async fn ack(self) -> Result<(), BrokerError> {
+        let held = lock(&self.held).take();
+        match held {
             Some(held) => held.settle.ack(held.tag).await,
-            None => Ok(()),
+            None => Err(BrokerError::Stale),
         }
     }
 
     /// Ends the lease without a durable fact: the broker delivers the message again, after a pause
     /// that grows with the number of deliveries. For when publishing is impossible.
-    pub fn release(mut self) {
-        if let Some(mut held) = self.held.take() {
+    pub fn release(self) {
+        let held = lock(&self.held).take();
+        if let Some(mut held) = held {
             held.end_journey("given back to its queue");
             tokio::spawn(nack_later(held));
         }
@@ -122,20 +143,58 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(mut held) = self.held.take() {
-            held.end_journey("crashed");
-            // A closed channel means that the subscription is gone: the broker delivers again.
-            let _ = held.dropped.clone().send(Dropped(held));
-        }
+        hand_over(lock(&self.held).take());
     }
 }
 
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.held {
+        match &*lock(&self.held) {
             Some(held) => write!(f, "Lease({}, {:?})", held.tag, held.doing),
-            None => f.write_str("Lease(settled)"),
+            None => f.write_str("Lease(ended)"),
         }
+    }
+}
+
+/// A way to end a lease from outside.
+#[derive(Clone)]
+pub struct Revocable(Weak<Mutex<Option<Held>>>);
+
+impl Revocable {
+    /// What the lease's holder is doing; `None` = the lease has ended.
+    pub fn doing(&self) -> Option<Doing> {
+        lock(&*self.0.upgrade()?).as_ref().map(|held| held.doing)
+    }
+
+    /// Ends the lease as a drop does. Its holder, should it ever come back, finds that it no longer
+    /// stands.
+    pub fn revoke(&self) {
+        if let Some(held) = self.0.upgrade() {
+            hand_over(lock(&held).take());
+        }
+    }
+
+    /// The same, for a lease whose holder got stuck in this stage.
+    pub fn revoke_from(&self, stage: Stage) {
+        if let Some(held) = self.0.upgrade() {
+            let mut held = lock(&held).take();
+            if let Some(held) = &mut held {
+                held.doing = Doing::Working(stage);
+            }
+            hand_over(held);
+        }
+    }
+}
+
+fn lock(held: &Mutex<Option<Held>>) -> MutexGuard<'_, Option<Held>> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn hand_over(held: Option<Held>) {
+    if let Some(mut held) = held {
+        held.end_journey("crashed");
+        // A closed channel means that the runtime ends: the broker delivers again.
+        let _ = held.dropped.clone().send(Dropped(held));
     }
 }
 
@@ -143,11 +202,19 @@ impl std::fmt::Debug for Lease {
 pub struct Settler {
     settle: Arc<dyn Settle>,
     dropped: mpsc::UnboundedSender<Dropped>,
+    /// Leases that stand, to find those that are overdue.
+    given: mpsc::UnboundedSender<(Instant, Revocable)>,
 }
 
 impl Settler {
-    /// Starts the settling task; it ends when the settler and all its leases are gone.
-    pub fn start(broker: Arc<dyn Broker>, queue: Queue, settle: Arc<dyn Settle>) -> Self {
+    /// Starts the settling task; it ends when the settler and all its leases are gone. A lease that
+    /// stands for longer than `longest` is revoked: whatever has it is stuck.
+    pub fn start(
+        broker: Arc<dyn Broker>,
+        queue: Queue,
+        settle: Arc<dyn Settle>,
+        longest: Duration,
+    ) -> Self {
         let (dropped, mut inbox) = mpsc::unbounded_channel::<Dropped>();
         tokio::spawn(async move {
             while let Some(Dropped(held)) = inbox.recv().await {
@@ -158,7 +225,9 @@ impl Settler {
                 }
             }
         });
-        Self { settle, dropped }
+        let (given, leases) = mpsc::unbounded_channel();
+        tokio::spawn(revoke_overdue(leases, longest));
+        Self { settle, dropped, given }
     }
 
     /// The lease of one delivery, which holds `slot` until it is settled.
@@ -169,17 +238,40 @@ impl Settler {
         redeliveries: u64,
         slot: OwnedSemaphorePermit,
     ) -> Lease {
-        Lease {
-            held: Some(Held {
-                message: Arc::new(message),
-                tag,
-                redeliveries,
-                doing: Doing::Waiting,
-                journey: Journey::default(),
-                settle: self.settle.clone(),
-                dropped: self.dropped.clone(),
-                _slot: slot,
-            }),
+        let message = Arc::new(message);
+        let held = Held {
+            message: message.clone(),
+            tag,
+            redeliveries,
+            doing: Doing::Mailed,
+            journey: Journey::default(),
+            settle: self.settle.clone(),
+            dropped: self.dropped.clone(),
+            _slot: slot,
+        };
+        let lease = Lease { message, held: Arc::new(Mutex::new(Some(held))) };
+        // The task ends only with the runtime.
+        let _ = self.given.send((Instant::now(), lease.revocable()));
+        lease
+    }
+}
+
+/// Revokes the leases that stand for too long. They come in the order in which they were given.
+async fn revoke_overdue(
+    mut leases: mpsc::UnboundedReceiver<(Instant, Revocable)>,
+    longest: Duration,
+) {
+    while let Some((given, lease)) = leases.recv().await {
+        if lease.doing().is_none() {
+            continue;
+        }
+        tokio::time::sleep_until((given + longest).into()).await;
+        if let Some(doing) = lease.doing() {
+            tracing::error!(
+                ?doing,
+                "a delivery was in hand for too long: it is taken from whoever has it"
+            );
+            lease.revoke();
         }
     }
 }
@@ -188,7 +280,7 @@ impl Settler {
 async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
     let (stage, counted) = match held.doing {
         Doing::Working(stage) => (stage, true),
-        Doing::Waiting => (Stage::Listener, false),
+        Doing::Mailed | Doing::Waiting => (Stage::Listener, false),
     };
     let fault = Fault::new(stage, Reason::Crashed, CRASH_MESSAGE);
     let attempt = history::of(&held.message).counted() + 1;

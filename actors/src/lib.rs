@@ -14,17 +14,20 @@
 //! |---|---|
 //! | what a job is made of | [`job`], [`request`], [`fault`], [`outcome`], [`progress`], [`workspace`] |
 //! | who settles a delivery, and when | [`lease`], [`desk`], [`intake`] |
+//! | who waits for whom, who was withdrawn | [`board`], [`fair`] |
 //! | what becomes of a failure | [`policy`], [`history`], [`dead`] |
 //! | the actors | [`listener`], [`connector`], [`builder`], [`pusher`], [`notifier`], [`retry`], [`messages`] |
 //! | what an operator sees of them | [`journey`], [`metrics`], [`trace`], [`health`] |
 //! | who keeps them alive | [`supervisor`], [`pool`], [`lifecycle`], [`capacity`] |
 
+pub mod board;
 pub mod builder;
 pub mod capacity;
 pub mod connector;
 pub mod crew;
 pub mod dead;
 pub mod desk;
+pub mod fair;
 #[cfg(feature = "testing")]
 pub mod fakes;
 pub mod fault;

@@ -6,8 +6,10 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Working,
-    /// No new deliveries are taken; what is in hand is finished.
+    /// No new builds are taken; those in hand are finished.
     Draining,
+    /// No builds are in hand any more; what they ended in is told.
+    Closing,
     /// What is still in hand is handed back to its queue.
     HandingBack,
 }

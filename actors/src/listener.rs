@@ -7,13 +7,15 @@ use actix::{Actor, Context, Handler};
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::board::{Admission, Board, withdrawn};
 use crate::connector::Connector;
 use crate::desk::{Desk, settle};
 use crate::fault::Stage;
 use crate::health::InHand;
 use crate::history;
 use crate::intake::Delivery;
-use crate::job::{BuiltImage, Job, Timings};
+use crate::job::{BuildRequest, BuiltImage, History, Job, Timings};
+use crate::lease::Doing;
 use crate::messages::{Built, ImageBuilt, JobAccepted};
 use crate::outcome::Subject;
 use crate::pool::Pool;
@@ -29,6 +31,9 @@ pub struct Listener {
     pub pool: Pool,
     pub desk: Desk,
     pub rules: Arc<Rules>,
+    pub board: Board,
+    /// The delay of a job that gives way to other users'.
+    pub shortest_rung: Duration,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
     /// Asked for the image of an earlier try, which then only needs to be pushed.
@@ -42,7 +47,7 @@ impl Actor for Listener {
     type Context = Context<Self>;
 }
 
-crate::stoppable!(Listener);
+crate::supervised!(Listener);
 
 impl Handler<Delivery> for Listener {
     type Result = ();
@@ -56,20 +61,19 @@ impl Handler<Delivery> for Listener {
 }
 
 impl Listener {
-    async fn read(self, mut delivery: Delivery, in_hand: InHand) {
-        delivery.lease.working(Stage::Listener);
+    async fn read(self, delivery: Delivery, in_hand: InHand) {
+        delivery.lease.now(Doing::Working(Stage::Listener));
         fail::fail_point!("listener::work");
         let message = delivery.lease.message();
         let history = history::of(message);
         let Some(build_id) = request::build_id(message) else {
             return self.stamp(delivery, in_hand).await;
         };
-        let journey = self.desk.observer.build(&build_id, message, &history);
-        delivery.lease.observe(journey);
-        let message = delivery.lease.message();
+        let journey = || self.desk.observer.build(&build_id, message, &history);
         let request = match request::parse(&message.body, &build_id, &self.rules) {
             Ok(request) => request,
             Err(rejected) => {
+                delivery.lease.observe(journey());
                 self.pool.health().failed(rejected.fault.reason);
                 let subject = Subject::of_rejected(&build_id, rejected.known);
                 let mut history = history;
@@ -79,8 +83,25 @@ impl Listener {
                 return given_up.instrument(span).await;
             }
         };
+        let place = match self.board.admit(&request, history.requested_at) {
+            Admission::Admitted(place) => place,
+            Admission::GiveWay => return self.give_way(delivery, history, &request).await,
+            Admission::Withdrawn(reason) => {
+                delivery.lease.observe(journey());
+                self.pool.health().failed(reason);
+                let (fault, mut history) = (withdrawn(Stage::Listener, reason), history);
+                history.record(&fault, true);
+                let span = progress::span(&build_id, Stage::Listener.as_str(), history.counted());
+                let subject = Subject::of(&request);
+                let given_up = self.desk.give_up(delivery.lease, subject, history, fault);
+                return given_up.instrument(span).await;
+            }
+        };
+        delivery.lease.observe(journey());
         let progress = Progress::new(&build_id, request.redactor());
         let mut job = Job {
+            place,
+            received: delivery.received,
             deadline: delivery.received + self.job_timeout,
             timings: Timings::default(),
             lease: delivery.lease,
@@ -97,12 +118,13 @@ impl Listener {
                 repo = %job.request.repo,
                 revision = %job.request.target,
                 redeliveries = delivery.redeliveries,
+                redrive_of = job.request.redrive_of,
                 "job accepted"
             );
         });
         let built = self.built_earlier(&job).instrument(span).await;
         in_hand.done();
-        job.lease.waiting();
+        job.lease.now(Doing::Mailed);
         match built {
             Some((commit, image)) => {
                 let built = Built::Here(image);
@@ -127,6 +149,20 @@ impl Listener {
                 None
             }
         }
+    }
+
+    /// Puts a job of a user who has enough here on the shortest rung, uncounted, so that those behind
+    /// it come into sight.
+    async fn give_way(self, delivery: Delivery, history: History, request: &BuildRequest) {
+        tracing::debug!(
+            build_id = request.build_id,
+            user_id = request.user_id,
+            "gives way to other users' jobs"
+        );
+        let later = history::with(delivery.lease.message(), &history);
+        let route = Route::BuildAfter(self.shortest_rung);
+        let published = self.desk.broker.publish(route, later).await;
+        settle(delivery.lease, published).await;
     }
 
     /// Gives a request without any id one, before any work: only a crash between the publish and

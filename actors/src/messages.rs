@@ -4,6 +4,7 @@
 use actix::Message;
 
 use crate::job::{BuilderKind, BuiltImage, Job, RegistryImage};
+use crate::lease::{Lease, Leased};
 use crate::ports::FetchedSource;
 
 /// A request was read and found good.
@@ -38,3 +39,15 @@ pub enum Built {
     /// In the registry, from an earlier build of the same inputs.
     Reused { image: RegistryImage, builder: BuilderKind },
 }
+
+macro_rules! leased {
+    ($($message:ty)*) => {
+        $(impl Leased for $message {
+            fn lease(&self) -> &Lease {
+                &self.job.lease
+            }
+        })*
+    };
+}
+
+leased!(JobAccepted SourceFetched ImageBuilt);

@@ -13,7 +13,7 @@ use crate::desk::{Desk, settle};
 use crate::fault::Reason;
 use crate::intake::Delivery;
 use crate::journey;
-use crate::lease::Lease;
+use crate::lease::{Doing, Lease};
 use crate::outcome::{Envelope, Notification};
 use crate::policy::RetryPolicy;
 use crate::pool::{Pool, Slot};
@@ -40,25 +40,26 @@ impl Actor for Notifier {
     type Context = Context<Self>;
 }
 
-crate::stoppable!(Notifier);
+crate::supervised!(Notifier);
 
 impl Handler<Delivery> for Notifier {
     type Result = ();
 
     fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
         fail::fail_point!("notifier::handle");
+        delivery.lease.now(Doing::Waiting);
         self.pool.run(tracing::Span::current(), self.clone().work(delivery));
     }
 }
 
 impl Notifier {
     async fn work(self, delivery: Delivery) {
-        let Ok(slot) = self.pool.slot(None).await else {
+        let Ok(slot) = self.pool.slot().await else {
             // The worker stops: the outcome stays where it is.
             return delivery.lease.release();
         };
         fail::fail_point!("notifier::work");
-        let mut lease = delivery.lease;
+        let lease = delivery.lease;
         let id = lease.message().message_id.clone().unwrap_or_default();
         let build_id = journey::build_of(&id);
         lease.observe(self.desk.observer.notification(build_id, lease.message()));
@@ -66,7 +67,7 @@ impl Notifier {
         self.tell(lease, slot).instrument(span).await;
     }
 
-    async fn tell(&self, mut lease: Lease, slot: Slot) {
+    async fn tell(&self, lease: Lease, slot: Slot) {
         let message = lease.message();
         let Some(notification) = notification(&lease) else {
             tracing::error!(
@@ -100,7 +101,7 @@ impl Notifier {
                 self.desk.observer.metrics.notification(notification.kind, false);
                 let (route, later) = self.postponed(lease.message(), error.retry_after);
                 tracing::warn!(webhook_id = notification.id, %error, route = ?route, "cannot notify: trying again later");
-                lease.journey().broke_off(&error.message);
+                lease.journey(|journey| journey.broke_off(&error.message));
                 slot.failed(Reason::Timeout);
                 let published = self.desk.broker.publish(route, later).await;
                 settle(lease, published).await;

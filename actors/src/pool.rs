@@ -10,18 +10,21 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tracing::Instrument;
 
+use crate::board::withdrawn;
+use crate::fair::{Held, Slots};
 use crate::fault::{Fault, Reason, Stage};
 use crate::health::{Health, InHand};
+use crate::job::Job;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::supervisor::panic_text;
 
 /// The workers of one actor. Outlives the actor's restarts; clones share the slots.
 #[derive(Clone)]
 pub struct Pool {
-    slots: Arc<Semaphore>,
+    slots: Slots,
     health: Arc<Health>,
     lifecycle: Lifecycle,
     panics: mpsc::UnboundedSender<String>,
@@ -44,15 +47,14 @@ impl From<Fault> for Ended {
 }
 
 impl Pool {
-    /// A pool of `concurrency` slots, and the panics of its jobs, for the supervisor. Must be called
-    /// on the runtime that the jobs are to run on.
+    /// A pool of these slots, and the panics of its jobs, for the supervisor. Must be called on the
+    /// runtime that the jobs are to run on.
     pub fn new(
-        concurrency: usize,
+        slots: Slots,
         health: Arc<Health>,
         lifecycle: Lifecycle,
     ) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (panics, told) = mpsc::unbounded_channel();
-        let slots = Arc::new(Semaphore::new(concurrency));
         (Self { slots, health, lifecycle, panics, runtime: Handle::current() }, told)
     }
 
@@ -73,21 +75,40 @@ impl Pool {
         );
     }
 
-    /// Waits for a slot until `deadline`.
-    pub async fn slot(&self, deadline: Option<Instant>) -> Result<Slot, Ended> {
+    /// Waits for a slot for something that is no job.
+    pub async fn slot(&self) -> Result<Slot, Ended> {
         let _waiting = self.health.waiting();
-        let permit = tokio::select! {
+        tokio::select! {
             biased;
-            () = self.lifecycle.reached(Phase::HandingBack) => return Err(Ended::HandBack),
-            permit = self.slots.clone().acquire_owned() => permit.map_err(|_| Ended::HandBack)?,
-            () = at(deadline) => return Err(Ended::HandBack),
-        };
-        Ok(Slot {
+            () = self.lifecycle.reached(Phase::HandingBack) => Err(Ended::HandBack),
+            held = self.slots.acquire("") => Ok(self.held(held)),
+        }
+    }
+
+    /// Waits for a slot for a job whose work may take `limit`; one that is free is had whatever the
+    /// time.
+    pub async fn slot_for(&self, job: &Job, stage: Stage, limit: Duration) -> Result<Slot, Ended> {
+        if !job.lease.stands() {
+            // Taken away from an actor that was stuck and now goes on.
+            return Err(Ended::HandBack);
+        }
+        let _waiting = self.health.waiting();
+        tokio::select! {
+            biased;
+            () = self.lifecycle.reached(Phase::HandingBack) => Err(Ended::HandBack),
+            reason = job.place.withdrawn() => Err(withdrawn(stage, reason).into()),
+            held = self.slots.acquire(&job.request.user_id) => Ok(self.held(held)),
+            () = tokio::time::sleep_until(job.patience(limit).into()) => Err(Ended::HandBack),
+        }
+    }
+
+    fn held(&self, held: Held) -> Slot {
+        Slot {
             lifecycle: self.lifecycle.clone(),
             in_hand: self.health.in_hand(),
             health: self.health.clone(),
-            _permit: permit,
-        })
+            _held: held,
+        }
     }
 }
 
@@ -96,17 +117,17 @@ pub struct Slot {
     lifecycle: Lifecycle,
     in_hand: InHand,
     health: Arc<Health>,
-    _permit: OwnedSemaphorePermit,
+    _held: Held,
 }
 
 impl Slot {
-    /// Runs `work` for at most `limit`, and not past `deadline` or the worker's end. When the time
-    /// is up the work is dropped, which stops it.
+    /// Runs `work` for at most `limit`, and not past the job's deadline, its withdrawal or the worker's
+    /// end. Then the work is dropped, which stops it.
     pub async fn limit<T>(
         &self,
+        job: &Job,
         stage: Stage,
         limit: Duration,
-        deadline: Instant,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Ended> {
         let started = Instant::now();
@@ -114,9 +135,10 @@ impl Slot {
             biased;
             done = work => Ok(done?),
             () = self.lifecycle.reached(Phase::HandingBack) => Err(Ended::HandBack),
-            () = at(Some(deadline.min(started + limit))) => {
-                let limit = limit.min(deadline.saturating_duration_since(started));
-                Err(Ended::Fault(out_of_time(stage, limit)))
+            reason = job.place.withdrawn() => Err(withdrawn(stage, reason).into()),
+            () = tokio::time::sleep_until(job.deadline.min(started + limit).into()) => {
+                let limit = limit.min(job.deadline.saturating_duration_since(started));
+                Err(out_of_time(stage, limit).into())
             }
         }
     }
@@ -130,12 +152,12 @@ impl Slot {
     pub fn failed(self, reason: Reason) {
         self.health.failed(reason);
     }
-}
 
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
+    /// The job ended without its result.
+    pub fn ended(self, ended: &Ended) {
+        if let Ended::Fault(fault) = ended {
+            self.failed(fault.reason);
+        }
     }
 }
 

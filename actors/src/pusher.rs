@@ -8,8 +8,9 @@ use actix::{Actor, Context, Handler};
 use crate::desk::{Desk, Ready};
 use crate::fault::{Fault, Stage};
 use crate::job::Job;
+use crate::lease::Doing;
 use crate::messages::{Built, ImageBuilt};
-use crate::pool::{Ended, Pool};
+use crate::pool::Pool;
 use crate::ports::Registry;
 use crate::reference::ImageReference;
 
@@ -28,7 +29,7 @@ impl Actor for Pusher {
     type Context = Context<Self>;
 }
 
-crate::stoppable!(Pusher);
+crate::supervised!(Pusher);
 
 impl Handler<ImageBuilt> for Pusher {
     type Result = ();
@@ -36,6 +37,7 @@ impl Handler<ImageBuilt> for Pusher {
     fn handle(&mut self, message: ImageBuilt, _: &mut Self::Context) {
         fail::fail_point!("pusher::handle");
         let ImageBuilt { mut job, commit, built } = message;
+        job.lease.now(Doing::Waiting);
         job.progress.enter(Stage::Pusher, job.attempt());
         let span = job.progress.span();
         self.pool.run(span, self.clone().work(job, commit, built));
@@ -44,15 +46,15 @@ impl Handler<ImageBuilt> for Pusher {
 
 impl Pusher {
     async fn work(self, mut job: Job, commit: String, built: Built) {
-        let slot = match self.pool.slot(Some(job.deadline)).await {
+        let slot = match self.pool.slot_for(&job, Stage::Pusher, self.timeout).await {
             Ok(slot) => slot,
             Err(ended) => return self.desk.end(job, ended).await,
         };
-        job.lease.working(Stage::Pusher);
+        job.lease.now(Doing::Working(Stage::Pusher));
         fail::fail_point!("pusher::work");
         let started = Instant::now();
         let push = self.push(&job, commit, built);
-        let pushed = slot.limit(Stage::Pusher, self.timeout, job.deadline, push).await;
+        let pushed = slot.limit(&job, Stage::Pusher, self.timeout, push).await;
         job.timings.pusher += started.elapsed();
         match pushed {
             Ok(ready) => {
@@ -60,9 +62,7 @@ impl Pusher {
                 self.desk.ready(job, ready).await;
             }
             Err(ended) => {
-                if let Ended::Fault(fault) = &ended {
-                    slot.failed(fault.reason);
-                }
+                slot.ended(&ended);
                 self.desk.end(job, ended).await;
             }
         }

@@ -11,7 +11,7 @@ use crate::fault::{Fault, Kind, Reason, Stage};
 use crate::history;
 use crate::intake::Delivery;
 use crate::job::{Attempt, BuildRequest, Checkpoint, History, Timings};
-use crate::lease::Lease;
+use crate::lease::{Doing, Lease};
 use crate::outcome::Subject;
 use crate::policy::{Decision, RetryPolicy};
 use crate::pool::Pool;
@@ -37,25 +37,26 @@ impl Actor for Retry {
     type Context = Context<Self>;
 }
 
-crate::stoppable!(Retry);
+crate::supervised!(Retry);
 
 impl Handler<Delivery> for Retry {
     type Result = ();
 
     fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
         fail::fail_point!("retry::handle");
+        delivery.lease.now(Doing::Waiting);
         self.pool.run(tracing::Span::current(), self.clone().work(delivery));
     }
 }
 
 impl Retry {
     async fn work(self, delivery: Delivery) {
-        let Ok(slot) = self.pool.slot(None).await else {
+        let Ok(slot) = self.pool.slot().await else {
             // The worker stops: the failed try stays where it is.
             return delivery.lease.release();
         };
         fail::fail_point!("retry::work");
-        let mut lease = delivery.lease;
+        let lease = delivery.lease;
         lease.observe(self.desk.observer.retry(lease.message()));
         let history = history::of(lease.message());
         let build_id = request::build_id(lease.message()).unwrap_or_default();
@@ -69,8 +70,8 @@ impl Retry {
         if over_limit || history.attempts.is_empty() {
             history.record(&crashed(Stage::Listener), true);
         }
-        let last = history.attempts.last().map(|last| (last.stage, last.reason));
-        if let Some((stage, Reason::Crashed)) = last {
+        let last = history.attempts.last().cloned();
+        if let Some(Attempt { stage, reason: Reason::Crashed, counted: true, .. }) = last {
             self.desk.observer.metrics.crash(stage);
         }
         let decision = if over_limit { Decision::GiveUp } else { self.policy.decide(&history) };
@@ -84,8 +85,8 @@ impl Retry {
                 history.log.clear();
                 let message = history::with(lease.message(), &history);
                 let published = self.desk.broker.publish(Route::BuildAfter(delay), message).await;
-                if let (Ok(()), Some((_, reason))) = (&published, last) {
-                    self.desk.observer.metrics.retry(reason);
+                if let (Ok(()), Some(last)) = (&published, last) {
+                    self.desk.observer.metrics.retry(last.reason);
                 }
                 settle(lease, published).await;
             }
@@ -107,13 +108,18 @@ impl Retry {
                         .image_ready(lease, &request, &history, attempts, timings, ready)
                         .await;
                 }
-                Err(fault) => {
-                    // Both outcomes are still possible: neither is told until that is known.
+                // Both outcomes are still possible: neither is told until that is known.
+                Err(fault) if fault.kind() == Kind::Capacity => {
                     tracing::warn!(%fault, "cannot ask for the image of a failed build");
                     let delay = self.policy.delay(1, fault.retry_after);
                     let later = history::with(message, &history);
                     let published = self.desk.broker.publish(Route::BuildAfter(delay), later).await;
                     return settle(lease, published).await;
+                }
+                // A registry that answers with errors may do so for ever, and the tries are used up.
+                Err(fault) => {
+                    tracing::warn!(%fault, "cannot ask for the image of a failed build");
+                    Subject::of(&request)
                 }
             },
             Err(rejected) => Subject::of_rejected(&build_id, rejected.known),

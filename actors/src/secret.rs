@@ -52,10 +52,19 @@ pub struct Redactor(Vec<Secret>);
 impl Redactor {
     /// Texts of fewer than this many bytes are left alone: replacing them would only garble.
     const SHORTEST: usize = 4;
+    /// Single lines of a secret are known by themselves from this many bytes on.
+    const LINE: usize = 8;
 
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
-        let mut known: Vec<_> =
-            secrets.into_iter().filter(|s| s.expose().len() >= Self::SHORTEST).collect();
+        let mut known = Vec::new();
+        for secret in secrets {
+            // Logs come line by line, and so must the lines of a key file be known.
+            let lines =
+                secret.expose().lines().map(str::trim).filter(|line| line.len() >= Self::LINE);
+            known.extend(lines.map(Secret::new));
+            known.push(secret);
+        }
+        known.retain(|secret| secret.expose().len() >= Self::SHORTEST);
         // Longest first, so that a secret that contains another one goes whole.
         known.sort_by_key(|s| std::cmp::Reverse(s.expose().len()));
         Self(known)
@@ -83,6 +92,12 @@ mod tests {
     fn a_secret_is_never_printed() {
         let secret = Secret::new("hunter2hunter2");
         assert_eq!(format!("{secret} {secret:?}"), "[secret] [secret]");
+    }
+
+    #[test]
+    fn a_redactor_knows_the_lines_of_a_secret() {
+        let redactor = Redactor::new([Secret::new("-----BEGIN-----\nMIIEvQIBADANBg\nok\n")]);
+        assert_eq!(redactor.redact("it is MIIEvQIBADANBg ok"), "it is [secret] ok");
     }
 
     #[test]

@@ -10,21 +10,26 @@
 //! | a job of the actor's pool panics | the job is handed back; restart |
 //! | the actor stops by itself | restart |
 //! | the actor's thread is gone | restart on a new one |
+//! | the actor does not answer within the health interval (its thread is blocked) | restart on a new thread; what was in its mailbox is handed back |
 //! | more deaths than `max_restarts` within `window` | escalate: the worker drains and exits |
 
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::dev::SendError;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use actix_rt::{Arbiter, System};
 use futures_util::FutureExt;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, timeout};
 
+use crate::fault::Stage;
 use crate::health::{Health, State};
+use crate::lease::{Doing, Leased, Revocable};
 use crate::lifecycle::{Lifecycle, Phase};
 
 /// How patient the supervisor is (`SUPERVISOR_…`).
@@ -45,14 +50,27 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[rtype(result = "()")]
 pub struct Stop;
 
+/// Asks an actor whether it gets to its messages.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Beat(oneshot::Sender<()>);
+
+impl Beat {
+    /// The actor's answer.
+    pub fn answer(self) {
+        // Nobody waits for a late one.
+        let _ = self.0.send(());
+    }
+}
+
 /// An actor that the supervisor can look after.
-pub trait Supervised: Actor<Context = Context<Self>> + Handler<Stop> {}
+pub trait Supervised: Actor<Context = Context<Self>> + Handler<Stop> + Handler<Beat> {}
 
-impl<A: Actor<Context = Context<A>> + Handler<Stop>> Supervised for A {}
+impl<A: Actor<Context = Context<A>> + Handler<Stop> + Handler<Beat>> Supervised for A {}
 
-/// Implements [`Stop`] for an actor.
+/// Lets the supervisor look after an actor.
 #[macro_export]
-macro_rules! stoppable {
+macro_rules! supervised {
     ($actor:ty) => {
         impl actix::Handler<$crate::supervisor::Stop> for $actor {
             type Result = ();
@@ -61,17 +79,53 @@ macro_rules! stoppable {
                 actix::ActorContext::stop(ctx);
             }
         }
+
+        impl actix::Handler<$crate::supervisor::Beat> for $actor {
+            type Result = ();
+
+            fn handle(&mut self, beat: $crate::supervisor::Beat, _: &mut Self::Context) {
+                beat.answer();
+            }
+        }
     };
 }
 
 /// The way to an actor, whichever instance of it lives at the moment.
 pub struct Mailbox<A: Actor> {
     current: watch::Receiver<Option<Addr<A>>>,
+    mail: Mail,
 }
 
 impl<A: Actor> Clone for Mailbox<A> {
     fn clone(&self) -> Self {
-        Self { current: self.current.clone() }
+        Self { current: self.current.clone(), mail: self.mail.clone() }
+    }
+}
+
+/// What was sent to an actor and may not have been looked at yet, in order.
+#[derive(Clone, Default)]
+struct Mail(Arc<Mutex<Vec<Revocable>>>);
+
+impl Mail {
+    fn add(&self, lease: Revocable) {
+        let mut mail = self.lock();
+        mail.retain(|lease| lease.doing() == Some(Doing::Mailed));
+        mail.push(lease);
+    }
+
+    /// Takes everything away from an actor that is stuck: in the message that it looks at, and so
+    /// before all others.
+    fn take_away(&self, stage: Stage) {
+        let mail = std::mem::take(&mut *self.lock());
+        let mut unread = mail.iter().filter(|lease| lease.doing() == Some(Doing::Mailed));
+        if let Some(first) = unread.next() {
+            first.revoke_from(stage);
+        }
+        unread.for_each(Revocable::revoke);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Revocable>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,15 +135,18 @@ impl<A: Actor<Context = Context<A>>> Mailbox<A> {
     pub async fn deliver<M>(&self, mut message: M)
     where
         A: Handler<M>,
-        M: Message<Result = ()> + Send + 'static,
+        M: Message<Result = ()> + Leased + Send + 'static,
     {
         let mut current = self.current.clone();
+        let lease = message.lease().revocable();
         loop {
             let address = match current.wait_for(Option::is_some).await {
                 Ok(address) => address.clone(),
                 Err(_) => return,
             };
             let Some(address) = address else { continue };
+            // Before it is sent: the actor may be stuck in it when this goes on.
+            self.mail.add(lease.clone());
             match address.try_send(message) {
                 Ok(()) => return,
                 // Its death has not been noticed yet: the address changes in a moment.
@@ -115,6 +172,8 @@ enum Exit {
     Stopped,
     /// Its thread ended under it.
     Lost,
+    /// Its thread is blocked.
+    Hung,
 }
 
 impl Exit {
@@ -123,6 +182,7 @@ impl Exit {
             Exit::Panicked(message) => format!("panicked: {message}"),
             Exit::Stopped => "stopped by itself".to_owned(),
             Exit::Lost => "its thread ended".to_owned(),
+            Exit::Hung => "hung: it did not get to its messages".to_owned(),
         }
     }
 }
@@ -163,16 +223,18 @@ impl Supervisor {
         F: Fn() -> A + Send + Sync + 'static,
     {
         let (publish, current) = watch::channel(None);
+        let mail = Mail::default();
         let child = Child {
             supervisor: self.clone(),
             health,
             panics,
             factory: Arc::new(factory),
             publish: Arc::new(publish),
+            mail: mail.clone(),
             system: System::current(),
         };
         tokio::spawn(child.live());
-        Mailbox { current }
+        Mailbox { current, mail }
     }
 }
 
@@ -182,6 +244,7 @@ struct Child<A: Actor, F> {
     panics: mpsc::UnboundedReceiver<String>,
     factory: Arc<F>,
     publish: Arc<watch::Sender<Option<Addr<A>>>>,
+    mail: Mail,
     system: System,
 }
 
@@ -194,19 +257,29 @@ where
         let intensity = self.supervisor.intensity.clone();
         let mut deaths = VecDeque::new();
         let mut arbiter = self.arbiter();
-        let mut health_line = tokio::time::interval(intensity.health_interval);
+        let mut tick = tokio::time::interval(intensity.health_interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut exit = self.run(&arbiter);
             self.health.enter(State::Running);
+            let mut beat = None;
             let exit = loop {
                 tokio::select! {
                     exit = &mut exit => break exit.unwrap_or(Exit::Lost),
                     Some(panic) = self.panics.recv() => {
-                        self.stop();
-                        let _ = (&mut exit).await;
-                        break Exit::Panicked(panic);
+                        let ended = self.end(&mut exit);
+                        match timeout(intensity.health_interval, ended).await {
+                            Ok(()) => break Exit::Panicked(panic),
+                            Err(_) => break Exit::Hung,
+                        }
                     }
-                    _ = health_line.tick() => self.health.log(),
+                    _ = tick.tick() => {
+                        self.health.log();
+                        if beat.take().is_some_and(unanswered) {
+                            break Exit::Hung;
+                        }
+                        beat = self.beat();
+                    }
                     () = self.supervisor.lifecycle.reached(Phase::HandingBack) => {
                         self.stop();
                         self.health.enter(State::Stopped);
@@ -214,9 +287,18 @@ where
                     }
                 }
             };
+            if matches!(exit, Exit::Hung) {
+                self.stop();
+            }
             self.publish.send_replace(None);
-            if matches!(exit, Exit::Lost) {
-                arbiter = self.arbiter();
+            match exit {
+                Exit::Lost => arbiter = self.arbiter(),
+                Exit::Hung => {
+                    // The blocked thread is left to itself; should it ever go on, it finds a Stop.
+                    arbiter = self.arbiter();
+                    self.mail.take_away(self.health.name().stage());
+                }
+                Exit::Panicked(_) | Exit::Stopped => {}
             }
             let actor = self.health.name().as_str();
             let cause = exit.cause();
@@ -239,7 +321,8 @@ where
                 self.supervisor.escalated.send_replace(Some(format!("{actor}: {cause}")));
                 return;
             }
-            let pause = (FIRST_PAUSE * 2u32.pow(deaths.len() as u32 - 1)).min(LONGEST_PAUSE);
+            let doubled = 2u32.saturating_pow(deaths.len() as u32 - 1);
+            let pause = FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
             tracing::error!(
                 actor,
                 cause,
@@ -255,6 +338,25 @@ where
     fn arbiter(&self) -> Arbiter {
         System::set_current(self.system.clone());
         Arbiter::new()
+    }
+
+    /// Asks the actor for a sign of life.
+    fn beat(&self) -> Option<oneshot::Receiver<()>> {
+        let (answer, answered) = oneshot::channel();
+        self.publish.borrow().as_ref()?.do_send(Beat(answer));
+        Some(answered)
+    }
+
+    /// Ends the present instance, which may be about to begin.
+    async fn end(&self, exit: &mut oneshot::Receiver<Exit>) {
+        let mut address = self.publish.subscribe();
+        tokio::select! {
+            // The sender is `self`, so it cannot be gone.
+            _ = address.wait_for(Option::is_some) => {}
+            _ = &mut *exit => return,
+        }
+        self.stop();
+        let _ = exit.await;
     }
 
     fn stop(&self) {
@@ -288,6 +390,12 @@ where
         });
         exit
     }
+}
+
+/// Whether an actor had a whole interval and gave no answer. A dropped question is a death, which is
+/// heard of by itself.
+fn unanswered(mut answer: oneshot::Receiver<()>) -> bool {
+    matches!(answer.try_recv(), Err(TryRecvError::Empty))
 }
 
 /// What a panic said.

@@ -36,6 +36,8 @@ pub struct Config {
     pub builder: StageConfig,
     pub pusher: StageConfig,
     pub notifier: StageConfig,
+    /// Builder slots that one user can hold at once.
+    pub builds_per_user: usize,
     /// Failed tries that are decided on at once.
     pub retry_concurrency: usize,
     pub retry: RetryPolicy,
@@ -100,6 +102,8 @@ pub struct ListenerConfig {
     pub concurrency: u16,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
+    /// Whether newer requests supersede older ones that do not build yet.
+    pub supersede: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -200,7 +204,7 @@ impl Config {
                 dead_queue: read.queue("DEAD_QUEUE", raw.dead_queue, "image-builder.dead"),
                 dead_ttl: match raw.dead_queue_ttl.as_deref() {
                     Some("0") => None,
-                    _ => Some(read.duration("DEAD_QUEUE_TTL", raw.dead_queue_ttl, "7d")),
+                    _ => Some(read.ttl("DEAD_QUEUE_TTL", raw.dead_queue_ttl, "7d")),
                 },
                 result_queue: raw
                     .result_queue
@@ -257,7 +261,13 @@ impl Config {
                     )
                     .min(u16::MAX.into()) as u16,
                 job_timeout,
+                supersede: read.flag("LISTENER_SUPERSEDE", raw.listener_supersede),
             },
+            builds_per_user: read.count(
+                "BUILDER_PER_USER",
+                raw.builder_per_user,
+                builder.concurrency,
+            ),
             connector,
             builder,
             pusher,

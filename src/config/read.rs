@@ -8,6 +8,7 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::{ConfigErrors, StageConfig};
+use crate::topology::LONGEST_TTL;
 
 /// The variables as texts: envy stops at the first value of a wrong type, so none has one.
 #[derive(Clone, Default, Deserialize)]
@@ -46,6 +47,8 @@ pub(super) struct Raw {
     pub pusher_concurrency: Option<String>,
     pub notifier_concurrency: Option<String>,
     pub retry_concurrency: Option<String>,
+    pub builder_per_user: Option<String>,
+    pub listener_supersede: Option<String>,
     pub connector_timeout: Option<String>,
     pub builder_timeout: Option<String>,
     pub pusher_timeout: Option<String>,
@@ -116,6 +119,15 @@ impl Reader {
         }
     }
 
+    /// A duration that a queue can keep a message for.
+    pub(super) fn ttl(&mut self, name: &str, value: Option<String>, default: &str) -> Duration {
+        let ttl = self.duration(name, value, default);
+        if ttl > LONGEST_TTL {
+            self.bad(name, format!("must be at most {} days", LONGEST_TTL.as_secs() / 86_400));
+        }
+        ttl
+    }
+
     pub(super) fn count(&mut self, name: &str, value: Option<String>, default: usize) -> usize {
         let Some(text) = value else { return default };
         match text.parse() {
@@ -123,6 +135,17 @@ impl Reader {
             _ => {
                 self.bad(name, format!("`{text}` is no whole number from 1 to 10000"));
                 default
+            }
+        }
+    }
+
+    pub(super) fn flag(&mut self, name: &str, value: Option<String>) -> bool {
+        match value.as_deref() {
+            None | Some("false" | "0" | "no") => false,
+            Some("true" | "1" | "yes") => true,
+            Some(text) => {
+                self.bad(name, format!("`{text}` is neither true nor false"));
+                false
             }
         }
     }

@@ -213,6 +213,8 @@ impl Drop for CancelOnDrop<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncBufReadExt, BufReader};
     use tokio::net::TcpListener;
 
@@ -227,7 +229,8 @@ mod tests {
         drop(CancelOnDrop { address: &address, version, build_id: Some("the-id".to_owned()) });
 
         // What comes first is the cancelling of the second: the first one sends nothing.
-        let (stream, _) = listener.accept().await.expect("a connection");
+        let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
+        let (stream, _) = accepted.expect("a request in time").expect("a connection");
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).await.expect("a request");
         assert_eq!(line.trim_end(), format!("POST /v{version}/build/cancel?id=the-id HTTP/1.1"));

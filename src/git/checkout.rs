@@ -50,7 +50,7 @@ pub(super) fn write_tree(
     let root = repository.find_commit(commit).map_err(|error| git_fault(&error))?.tree_id();
     measure(session, repository, root)?;
 
-    match fs::create_dir(directory) {
+    match new_directory(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(disk_fault(&error, "the source"));
         }
@@ -98,10 +98,10 @@ fn write_entry(
     let path = directory.join(OsStr::from_bytes(entry.path));
     let blob = || repository.find_blob(entry.id).map_err(|error| git_fault(&error));
     let written = match entry.kind {
-        Kind::Directory => fs::create_dir(&path),
+        Kind::Directory => new_directory(&path),
         Kind::Submodule => {
             unfinished.submodules.push((entry.path.to_vec(), entry.id));
-            fs::create_dir(&path)
+            new_directory(&path)
         }
         Kind::Link => symlink(OsStr::from_bytes(blob()?.content()), &path),
         Kind::File { executable } => {
@@ -129,6 +129,12 @@ fn write_entry(
         ),
         _ => disk_fault(&error, &format!("`{}`", shown(entry.path))),
     })
+}
+
+/// A directory that was not there before, with git's mode, whatever the process's umask is.
+fn new_directory(path: &Path) -> io::Result<()> {
+    fs::create_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
 /// A file that was not there before. Its mode is git's, whatever the process's umask is.

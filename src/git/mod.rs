@@ -1,21 +1,21 @@
 //! The source connector: from a request to a tree of files, over git's smart HTTP protocol.
 //!
 //! libgit2 speaks the git protocol and keeps the objects; everything that touches the network goes
-//! through [`client`], so that a credential, an address, a status code, a limit and a cancelled
+//! through `client`, so that a credential, an address, a status code, a limit and a cancelled
 //! job are looked after in one place.
 //!
 //! | file | does |
 //! |---|---|
-//! | [`address`] | where a repository is, and whether a build may reach there |
-//! | [`client`] | HTTP with deadlines, limits and faults in the contract's words |
-//! | [`advertisement`] | the refs that a server offers |
-//! | [`resolve`] | what of them a request asks for |
-//! | [`transport`] | one fetch by libgit2 over our HTTP |
-//! | [`transfer`] | getting a commit from servers that allow more or less |
-//! | [`walk`], [`checkout`] | from a commit to files, within the limits |
-//! | [`ini`], [`submodules`] | repositories inside repositories |
-//! | [`lfs`] | real content in place of Git LFS pointers |
-//! | [`releases`] | GitHub's REST API: from a release to its tag |
+//! | `address` | where a repository is, and whether a build may reach there |
+//! | `client` | HTTP with deadlines, limits and faults in the contract's words |
+//! | `advertisement` | the refs that a server offers |
+//! | `resolve` | what of them a request asks for |
+//! | `transport` | one fetch by libgit2 over our HTTP |
+//! | `transfer` | getting a commit from servers that allow more or less |
+//! | `walk`, `checkout` | from a commit to files, within the limits |
+//! | `ini`, `submodules` | repositories inside repositories |
+//! | `lfs` | real content in place of Git LFS pointers |
+//! | `releases` | GitHub's REST API: from a release to its tag |
 
 mod address;
 mod advertisement;
@@ -230,6 +230,7 @@ impl Job {
         let resolved =
             resolve::resolve(&advertisement, target, self.pinned.as_deref(), &self.address)?;
 
+        session.note(format!("fetching {target} of {}", self.address.label));
         let bare = self.workspace.path().join("repository.git");
         let repository = session::new_repository(&bare)?;
         let connection = Arc::new(connection);
@@ -244,6 +245,7 @@ impl Job {
         session::remove_repository(&bare)?;
 
         let commit = commit.to_string();
+        session.note_total(&commit);
         Ok(FetchedSource {
             version: resolved.version.unwrap_or_else(|| commit[..12].to_owned()),
             commit,

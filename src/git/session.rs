@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use git2::{ErrorClass, Repository, RepositoryInitOptions};
+use git2::{ErrorClass, ObjectType, Oid, Repository, RepositoryInitOptions};
 use image_builder_actors::fault::{Fault, Reason};
 use image_builder_actors::limits::Limits;
 use image_builder_actors::progress::Progress;
@@ -20,6 +20,9 @@ use super::fault;
 
 /// How often a long transfer tells how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// Largest commit, tag or tree that is read, in bytes: room for half a million files in a directory.
+const LARGEST_OBJECT: usize = 64 << 20;
 
 /// One fetch in progress.
 pub(super) struct Session {
@@ -91,6 +94,18 @@ impl Session {
             *told = Instant::now();
             self.progress.note(text());
         }
+    }
+
+    /// Tells what the source tree holds.
+    pub(super) fn note_total(&self, commit: &str) {
+        let entries = self.entries.load(Ordering::Relaxed);
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let transferred = self.transferred.load(Ordering::Relaxed);
+        self.progress.note(format!(
+            "commit {commit}: {entries} files and directories, {}, of a transfer of {}",
+            size(bytes),
+            size(transferred)
+        ));
     }
 
     /// Counts bytes that came over the network.
@@ -166,6 +181,19 @@ pub(super) fn new_repository(path: &Path) -> Result<Repository, Fault> {
 
 pub(super) fn remove_repository(path: &Path) -> Result<(), Fault> {
     std::fs::remove_dir_all(path).map_err(|error| disk_fault(&error, "the clone"))
+}
+
+/// An error when a commit, tag or tree is larger than any honest one: libgit2 reads them whole.
+pub(super) fn check_size(repository: &Repository, id: Oid, label: &str) -> Result<(), Fault> {
+    let odb = repository.odb().map_err(|error| git_fault(&error))?;
+    let (bytes, kind) = odb.read_header(id).map_err(|error| git_fault(&error))?;
+    if bytes > LARGEST_OBJECT && kind != ObjectType::Blob {
+        return Err(fault(
+            Reason::TooLarge,
+            format!("The {label} holds a {kind} of {}.", size(bytes as u64)),
+        ));
+    }
+    Ok(())
 }
 
 /// The fault of a failed write (or read) of ours.

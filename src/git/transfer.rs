@@ -9,7 +9,7 @@ use super::advertisement::{Advertisement, wanted_ref};
 use super::client::Connection;
 use super::fault;
 use super::resolve::Wanted;
-use super::session::{Session, git_fault};
+use super::session::{Session, check_size, git_fault};
 use super::transport::{FetchError, fetch};
 
 /// All history, for a fetch into an empty repository.
@@ -185,6 +185,7 @@ impl Search<'_> {
 
     /// The commit that an object is, or that a tag points to in the end.
     fn peel(&self, id: Oid) -> Result<Oid, Fault> {
+        check_size(self.repository, id, &self.connection.address.label)?;
         let object = self.repository.find_object(id, None).map_err(|error| git_fault(&error))?;
         match object.peel(ObjectType::Commit) {
             Ok(commit) => Ok(commit.id()),

@@ -4,7 +4,7 @@ use git2::{Oid, Repository, Tree};
 use image_builder_actors::fault::{Fault, Reason};
 
 use super::fault;
-use super::session::{Session, git_fault};
+use super::session::{Session, check_size, git_fault};
 
 /// Longest path below the tree's root, in bytes: what Linux takes, with room for the workspace.
 const LONGEST_PATH: usize = 3_500;
@@ -36,7 +36,10 @@ pub(super) fn walk(
     root: Oid,
     mut visit: impl FnMut(Entry<'_>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let tree = |id| repository.find_tree(id).map_err(|error| git_fault(&error));
+    let tree = |id| {
+        check_size(repository, id, "repository")?;
+        repository.find_tree(id).map_err(|error| git_fault(&error))
+    };
     let mut path = Vec::new();
     let mut levels = vec![Level { tree: tree(root)?, next: 0, length: 0 }];
     while let Some(level) = levels.last_mut() {

@@ -13,7 +13,7 @@ use lapin::options::{
 };
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use lapin::{Acker, Channel, Connection, Consumer};
+use lapin::{Acker, Channel, Connection, Consumer, ErrorKind};
 use tokio::sync::{mpsc, watch};
 
 use super::declare::{Declarer, soft_error};
@@ -235,6 +235,16 @@ async fn deliver(
             in_hand.lock().insert(delivery.delivery_tag, delivery.acker.clone());
             room.send(properties::of_delivery(delivery));
             ControlFlow::Continue(())
+        }
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::ParsingError(_)) => {
+            // The library gives the whole connection up, and the message comes again.
+            tracing::error!(
+                %error,
+                "the broker sent a message that cannot be read, most likely with a message id or a \
+                 header's name that is not UTF-8: nothing is consumed until it is removed from the \
+                 head of its queue, for which the management console has `Get messages`"
+            );
+            ControlFlow::Break(())
         }
         Some(Err(error)) => {
             tracing::warn!(%error, "a subscription ended");

@@ -91,11 +91,13 @@ impl Declarer {
     }
 }
 
-async fn declare_queue(
+/// Declares a queue, or, if `passive`, only asks whether there is one of this name. Returns how many
+/// messages it has ready.
+pub(crate) async fn declare_queue(
     channel: &Channel,
     queue: &QueueDeclaration,
     passive: bool,
-) -> lapin::Result<()> {
+) -> lapin::Result<u32> {
     let options = QueueDeclareOptions { passive, durable: true, ..Default::default() };
     let mut arguments = FieldTable::default();
     for (key, value) in &queue.arguments {
@@ -105,7 +107,8 @@ async fn declare_queue(
         };
         arguments.insert((*key).into(), value);
     }
-    channel.queue_declare(queue.name.as_str().into(), options, arguments).await.map(drop)
+    let queue = channel.queue_declare(queue.name.as_str().into(), options, arguments).await?;
+    Ok(queue.message_count())
 }
 
 fn unusable(queue: &QueueDeclaration, reason: &str) -> Failure {
@@ -114,7 +117,7 @@ fn unusable(queue: &QueueDeclaration, reason: &str) -> Failure {
 }
 
 /// The broker's refusal of one request, which costs a channel, with its words.
-pub(super) fn soft_error(error: &lapin::Error) -> Option<(&AMQPSoftError, &str)> {
+pub(crate) fn soft_error(error: &lapin::Error) -> Option<(&AMQPSoftError, &str)> {
     match error.kind() {
         ErrorKind::ProtocolError(refusal) => match refusal.kind() {
             AMQPErrorKind::Soft(soft) => Some((soft, refusal.get_message().as_str())),

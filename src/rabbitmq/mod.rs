@@ -15,14 +15,16 @@
 //! | `consume.rs` | a subscription and its settling |
 //! | `cancellations.rs` | the bodies that the cancel exchange hands out |
 //! | `properties.rs` | messages to AMQP properties and back |
+//!
+//! A command that is over soon takes [`connect_once`] instead, and waits for nothing.
 
 mod address;
 mod cancellations;
 mod consume;
-mod declare;
+pub(crate) mod declare;
 mod handshake;
 mod link;
-mod properties;
+pub(crate) mod properties;
 mod publish;
 
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use tokio::time::timeout;
 
 use self::address::Address;
 use self::declare::Declarer;
+use self::handshake::Failure;
 use self::link::{Link, LinkSettings, Side};
 use self::publish::Publisher;
 use crate::topology::Topology;
@@ -179,6 +182,36 @@ impl Broker for RabbitMq {
     async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {
         self.publisher.publish(route, message).await
     }
+}
+
+/// Why one attempt to connect failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectOnceError {
+    /// Another attempt may do.
+    #[error("cannot reach the broker at {address}: {reason}")]
+    Unreachable { address: String, reason: String },
+    #[error(transparent)]
+    Refused(#[from] ConnectError),
+}
+
+/// Connects, in one attempt of at most `limit`, and declares nothing. `purpose` is appended to the
+/// connection's name.
+///
+/// # Errors
+/// The broker cannot be reached, or will not be used however long one waits.
+pub async fn connect_once(
+    settings: &RabbitSettings,
+    purpose: &str,
+    limit: Duration,
+) -> Result<lapin::Connection, ConnectOnceError> {
+    let address = Address::parse(settings.uri.expose(), settings.heartbeat)?;
+    let name = format!("{} {purpose}", settings.connection_name);
+    handshake::connect(&address, &name, limit).await.map_err(|failure| match failure {
+        Failure::Temporary(reason) => {
+            ConnectOnceError::Unreachable { address: address.to_string(), reason }
+        }
+        Failure::Permanent(error) => error.into(),
+    })
 }
 
 fn too_slow(what: &str, queue: &str, limit: Duration) -> BrokerError {

@@ -21,7 +21,7 @@ const OTHER_PROPERTIES: usize = 512;
 /// # Errors
 /// One sentence on what AMQP cannot carry. `frame_max` is the longest frame of the connection, in
 /// bytes: all properties travel in one, and a longer one would cost the connection.
-pub(super) fn of_message(message: &Message, frame_max: u32) -> Result<BasicProperties, String> {
+pub(crate) fn of_message(message: &Message, frame_max: u32) -> Result<BasicProperties, String> {
     let id = message.message_id.as_deref().unwrap_or_default();
     let size: usize = message.headers.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
     let room = (frame_max as usize).saturating_sub(OTHER_PROPERTIES);

@@ -13,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use self::lines::{Form, Lines};
+use crate::rabbitmq::LOG_DIRECTIVE;
 
 /// The form of log lines (`LOG_FORMAT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,11 @@ impl LogFormat {
 /// One line that names the variable.
 pub fn filter(text: Option<&str>) -> Result<EnvFilter, String> {
     let text = text.filter(|text| !text.is_empty()).unwrap_or("info");
-    EnvFilter::try_new(text).map_err(|error| format!("RUST_LOG: `{text}`: {error}"))
+    let filter = EnvFilter::try_new(text);
+    let filter = filter.map_err(|error| format!("RUST_LOG: `{text}`: {error}"))?;
+    // Whatever is asked for: what this library logs below that holds messages and passwords.
+    let quiet = LOG_DIRECTIVE.parse().map_err(|error| format!("RUST_LOG: {error}"))?;
+    Ok(filter.add_directive(quiet))
 }
 
 /// Starts logging to the standard error stream.

@@ -40,9 +40,25 @@ fn a_secret_reaches_its_step_and_nothing_else() {
     let has = |text: &str| whole.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has(&step), "the image was searched");
     assert!(!has(&secret), "the secret is in the image");
-    // The step wrote it on its output: the log must not have it.
-    let masked = |line: &&String| line.contains(told.build_id()) && line.contains("***");
-    assert!(world.worker.lines().iter().any(|line| masked(&line)), "the log masks it");
+    // The step wrote it on its output: the log has it masked.
+    let masked = |line: &String| line.contains(told.build_id()) && line.contains("[secret]");
+    assert!(world.worker.lines().iter().any(masked));
+}
+
+#[test]
+fn a_secret_of_many_lines_is_masked_in_what_is_told_of_a_failed_build() {
+    let world = shared();
+    let lines = [unique("first-line"), unique("second-line")];
+    for line in &lines {
+        world.keep_secret(line);
+    }
+    let steps = "RUN --mount=type=secret,id=key cat /run/secrets/key; echo the end; exit 7";
+    let repo = repository("failing-secret", &[("Dockerfile", &dockerfile(steps))]);
+    let plan = json!({"buildPlan": {"secrets": {"key": lines.join("\n")}}});
+    let told = world.build(&with(world.request(&repo), plan)).failed("build_failed");
+    let log = told.data()["log"].to_string();
+    assert!(log.contains("[secret]") && log.contains("the end"), "{log}");
+    assert!(!log.contains(&lines[0]) && !log.contains(&lines[1]), "{log}");
 }
 
 #[test]

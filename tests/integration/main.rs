@@ -8,7 +8,15 @@ mod support;
 
 mod bad_input;
 mod builds;
+mod failures;
+mod house;
 mod identity;
 mod images;
+mod lifecycle;
 mod notifications;
+#[cfg(feature = "failpoints")]
+mod panics;
+mod replicas;
 mod requests;
+mod secrets;
+mod settings;

@@ -24,11 +24,17 @@ pub struct Broker {
 }
 
 /// A message that was fetched from a queue.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Fetched {
     pub body: Vec<u8>,
     /// Body, properties and headers, as text to be searched.
     pub text: String,
+}
+
+impl std::fmt::Debug for Fetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl Broker {

@@ -13,11 +13,14 @@ pub mod stand_in;
 pub mod worker;
 pub mod world;
 
+use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 /// Longest wait for something that takes seconds on an idle machine. Tests wait for events; this
 /// only ends those whose event never comes.
@@ -65,4 +68,21 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// The value of an environment variable, as `stack.sh env` prints them, or its default.
 pub fn setting(name: &str, default: &str) -> String {
     std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
+}
+
+/// Opens the port, and passes all connections on to this address.
+pub async fn forward(port: u16, to: &str) -> JoinHandle<()> {
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is still free");
+    let to = to.to_owned();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            let to = to.clone();
+            tokio::spawn(async move {
+                if let Ok(mut stream) = TcpStream::connect(to).await {
+                    let _ = tokio::io::copy_bidirectional(&mut from, &mut stream).await;
+                }
+            });
+        }
+    })
 }

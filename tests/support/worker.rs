@@ -81,9 +81,24 @@ impl Worker {
         worker
     }
 
+    /// Starts a worker that finds this file in its directory, and waits until it is at work.
+    pub fn start_with_file(settings: &Settings, path: &str, text: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let path = directory.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a file is in a directory"))
+            .and_then(|()| std::fs::write(path, text))
+            .expect("a file can be written");
+        let worker = Self::spawn_in(directory, settings);
+        worker.wait_for_line("at work");
+        worker
+    }
+
     /// Starts a worker.
     pub fn spawn(settings: &Settings) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        Self::spawn_in(tempfile::tempdir().expect("a temporary directory can be made"), settings)
+    }
+
+    fn spawn_in(directory: TempDir, settings: &Settings) -> Self {
         let mut child =
             command(&["serve"], settings, &directory).spawn().expect("the program starts");
         let log = Arc::new(Log::default());

@@ -178,6 +178,15 @@ impl FakeBroker {
         of_queue.map(|subscriber| subscriber.unsettled.len()).sum()
     }
 
+    /// Whether anybody takes deliveries of a queue.
+    pub fn subscribed(&self, queue: Queue) -> bool {
+        let place = Place::from(queue);
+        let state = self.lock();
+        let mut of_queue =
+            state.subscriptions.values().filter(|subscriber| subscriber.place == place);
+        of_queue.any(|subscriber| subscriber.deliveries.is_some())
+    }
+
     /// How many deliveries were acked.
     pub fn acked(&self) -> u64 {
         self.lock().acked

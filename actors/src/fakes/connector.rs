@@ -338,3 +338,63 @@ fn write(tree: &Path, files: &BTreeMap<String, String>) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::job::{Forge, PlanRequest};
+
+    fn request() -> BuildRequest {
+        BuildRequest {
+            redrive_of: None,
+            build_id: "b".to_owned(),
+            user_id: "u".to_owned(),
+            application_id: "a".to_owned(),
+            forge: Forge::Github,
+            repo: RepoName { owner: "o".to_owned(), name: "n".to_owned() },
+            target: Target::DefaultBranch,
+            token: None,
+            force: false,
+            plan: PlanRequest::default(),
+        }
+    }
+
+    async fn fetch(fake: &FakeConnector) -> Result<FetchedSource, Fault> {
+        let request = request();
+        let workspace = Workspace::create(&std::env::temp_dir()).expect("can be made");
+        fake.fetch(&request, None, workspace, &Progress::new("b", request.redactor())).await
+    }
+
+    #[tokio::test]
+    async fn scripted_faults_come_as_often_as_told_and_a_panic_once() {
+        let fake = FakeConnector::new();
+        let down = Fault::new(Stage::Connector, Reason::ForgeDown, "is down");
+        fake.fail_next(2, &down);
+        assert_eq!(fetch(&fake).await.err(), Some(down.clone()));
+        fake.panic_on_next();
+        let panicked = std::panic::AssertUnwindSafe(fetch(&fake)).catch_unwind().await;
+        assert!(panicked.is_err());
+        assert_eq!(fetch(&fake).await.err(), Some(down));
+        let source = fetch(&fake).await.expect("the script is over");
+        assert!(source.tree.join("Dockerfile").exists());
+        assert_eq!((fake.calls().len(), fake.abandoned()), (4, 0));
+    }
+
+    #[tokio::test]
+    async fn held_calls_wait_until_they_are_let_go_and_dropped_ones_are_counted() {
+        let fake = FakeConnector::new();
+        fake.hold();
+        let held = tokio::spawn({
+            let fake = fake.clone();
+            async move { fetch(&fake).await.map(|source| source.commit) }
+        });
+        fake.called(1).await;
+        assert!(fetch(&fake).now_or_never().is_none());
+        assert_eq!(fake.abandoned(), 1);
+        fake.let_go();
+        assert!(held.await.expect("does not panic").is_ok());
+        assert_eq!(fake.calls().len(), 2);
+    }
+}

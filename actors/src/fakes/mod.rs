@@ -5,5 +5,7 @@ pub mod builder;
 pub mod connector;
 pub mod notifier;
 pub mod planner;
+pub mod probe;
 pub mod registry;
 pub mod script;
+pub mod world;

@@ -170,11 +170,16 @@ impl Reader<'_> {
         let application_id = top.name("applicationID", false);
         let force = top.flag("force");
         let _ = top.text("uuid");
-        if let Some(uuid) = self.map.get("uuid").and_then(Value::as_str)
-            && !uuid.is_empty()
-            && !is_id(uuid)
-        {
-            self.invalid(format!("`uuid` must be 1 to {LONGEST_ID} visible ASCII characters."));
+        let redrive_of = top.text("redriveOf");
+        for name in ["uuid", "redriveOf"] {
+            if let Some(id) = self.map.get(name).and_then(Value::as_str)
+                && !id.is_empty()
+                && !is_id(id)
+            {
+                self.invalid(format!(
+                    "`{name}` must be 1 to {LONGEST_ID} visible ASCII characters."
+                ));
+            }
         }
         let plan = plan::read(self.map.get("buildPlan"), self.faults);
         for message in source.faults.into_iter().chain(top.faults) {
@@ -190,6 +195,7 @@ impl Reader<'_> {
             target: target?,
             token,
             force,
+            redrive_of,
             plan,
         })
     }

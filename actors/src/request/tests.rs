@@ -105,6 +105,17 @@ fn the_older_shape_pins_a_commit_on_its_branch() {
 }
 
 #[test]
+fn a_redriven_request_names_the_build_that_was_given_up() {
+    let body = |old: Value| json!({"userID": "u", "repo": "o/n", "redriveOf": old});
+    let redriven = read(&body(json!("old-1"))).expect("a good request");
+    assert_eq!(redriven.redrive_of.as_deref(), Some("old-1"));
+    assert_eq!(read(&body(Value::Null)).expect("a good request").redrive_of, None);
+    for bad in [json!("a b"), json!("x".repeat(201)), json!(7)] {
+        assert!(fault(&body(bad)).message.contains("`redriveOf`"));
+    }
+}
+
+#[test]
 fn every_broken_rule_is_named_in_one_fault() {
     let fault = fault(&json!({
         "userID": 7, "repo": "nope", "force": "yes", "type": "branch",

@@ -62,9 +62,12 @@ async fn on_memory(test: impl AsyncFnOnce(&FakeBroker)) {
     test(&FakeBroker::new()).await;
 }
 
-/// Runs a test on RabbitMQ, and removes its queues whatever comes of it.
 async fn on_rabbitmq(test: impl AsyncFnOnce(&Rabbit)) {
-    let rabbit = Rabbit::start().await;
+    on(Rabbit::start().await, test).await;
+}
+
+/// Runs a test on this broker, and removes its queues whatever comes of it.
+async fn on(rabbit: Rabbit, test: impl AsyncFnOnce(&Rabbit)) {
     let outcome = AssertUnwindSafe(test(&rabbit)).catch_unwind().await;
     rabbit.tear_down().await;
     if let Err(panic) = outcome {

@@ -1,10 +1,8 @@
 //! What only a real RabbitMQ can show: broken networks, queues that others have declared, refusals.
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use futures_util::future::join_all;
 use image_builder::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
 use image_builder_actors::ports::{Broker, BrokerError, Message, Queue, Route};
@@ -14,24 +12,19 @@ use lapin::uri::AMQPUri;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::World;
-use super::on_rabbitmq;
 use super::proxy::{Network, Proxy};
 use super::rabbit::{
     Management, PATIENCE, Rabbit, delete_topology, plain_channel, settings, topology_settings,
     unique, uri,
 };
 use super::suite::{body, message, next, publish, subscribe};
+use super::{World, on, on_rabbitmq};
 
 /// Runs a test on a worker that reaches the broker through a proxy, with a heartbeat every second.
 async fn behind_a_proxy(test: impl AsyncFnOnce(&Rabbit, &Proxy)) {
     let (proxy, uri) = proxy(Network::Up).await;
     let rabbit = Rabbit::start_with(settings(&uri, topology_settings())).await;
-    let outcome = AssertUnwindSafe(test(&rabbit, &proxy)).catch_unwind().await;
-    rabbit.tear_down().await;
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
+    on(rabbit, async |rabbit: &Rabbit| test(rabbit, &proxy).await).await;
 }
 
 async fn proxy(network: Network) -> (Proxy, String) {
@@ -177,18 +170,19 @@ async fn calls_wait_for_an_absent_broker_no_longer_than_the_limit() {
     let (proxy, uri) = proxy(Network::Up).await;
     let limit = Duration::from_millis(500);
     let settings = RabbitSettings { publish_timeout: limit, ..settings(&uri, topology_settings()) };
-    let rabbit = Rabbit::start_with(settings).await;
-    proxy.set(Network::Down);
-    wait_connected(&rabbit, false).await;
-    let asked = Instant::now();
-    let (published, subscribed) = tokio::join!(
-        rabbit.broker.publish(Route::Build, message("too late")),
-        rabbit.broker.subscribe(Queue::Build, 1),
-    );
-    assert!(asked.elapsed() >= limit && asked.elapsed() < 4 * limit, "{:?}", asked.elapsed());
-    assert!(matches!(published, Err(BrokerError::Unavailable(_))), "{published:?}");
-    assert!(matches!(subscribed.err(), Some(BrokerError::Unavailable(_))));
-    rabbit.tear_down().await;
+    on(Rabbit::start_with(settings).await, async |rabbit: &Rabbit| {
+        proxy.set(Network::Down);
+        wait_connected(rabbit, false).await;
+        let asked = Instant::now();
+        let (published, subscribed) = tokio::join!(
+            rabbit.broker.publish(Route::Build, message("too late")),
+            rabbit.broker.subscribe(Queue::Build, 1),
+        );
+        assert!(asked.elapsed() >= limit && asked.elapsed() < 4 * limit, "{:?}", asked.elapsed());
+        assert!(matches!(published, Err(BrokerError::Unavailable(_))), "{published:?}");
+        assert!(matches!(subscribed.err(), Some(BrokerError::Unavailable(_))));
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,15 +194,17 @@ async fn a_queue_that_was_declared_otherwise_before_is_used_as_it_is() {
         let declared = channel.queue_declare(queue.as_str().into(), durable, FieldTable::default());
         declared.await.expect("a classic queue can be declared");
     }
-    let rabbit = Rabbit::start_with(settings(&uri(), names)).await;
-    publish(&*rabbit.broker, Route::Build, message("job")).await;
-    let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 1).await;
-    let first = next(&mut deliveries).await;
-    deliveries.settle.nack(first.tag).await.expect("it can be nacked");
-    // A classic queue does not count, and says at least that it is not the first time.
-    assert_eq!(next(&mut deliveries).await.redeliveries, 1);
     connection.close(200, "done".into()).await.expect("it can be closed");
-    rabbit.tear_down().await;
+    let rabbit = Rabbit::start_with(settings(&uri(), names)).await;
+    on(rabbit, async |rabbit: &Rabbit| {
+        publish(&*rabbit.broker, Route::Build, message("job")).await;
+        let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 1).await;
+        let first = next(&mut deliveries).await;
+        deliveries.settle.nack(first.tag).await.expect("it can be nacked");
+        // A classic queue does not count, and says at least that it is not the first time.
+        assert_eq!(next(&mut deliveries).await.redeliveries, 1);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,12 +270,8 @@ async fn without_the_right_to_declare(test: impl AsyncFnOnce(&Rabbit)) {
     address.authority.userinfo.password = "builder".to_owned();
     let rabbit = Rabbit::start_with(settings(&address.to_string(), topology_settings())).await;
     management.put_user(&user, "builder", "^$").await;
-    let outcome = AssertUnwindSafe(test(&rabbit)).catch_unwind().await;
-    rabbit.tear_down().await;
+    on(rabbit, test).await;
     management.delete_user(&user).await;
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -293,7 +285,8 @@ async fn a_message_for_a_queue_that_is_gone_for_good_is_refused_by_name() {
     .await;
 }
 
-/// The library hands a returned message to whichever confirm comes next on its channel.
+/// The library hands a returned message to whichever confirm comes next on its channel. A race: with
+/// a channel that publishes share, this failed in about one run of five.
 #[tokio::test(flavor = "multi_thread")]
 async fn returned_messages_are_never_taken_for_others_that_are_published_at_the_same_time() {
     without_the_right_to_declare(async |rabbit: &Rabbit| {
@@ -405,11 +398,12 @@ async fn strange_headers_of_other_publishers_do_no_harm() {
 async fn names_may_be_long_and_odd() {
     let mut names = topology_settings();
     names.build_queue = format!("{}/ü#*.  \"'{}", names.build_queue, "x".repeat(120));
-    let rabbit = Rabbit::start_with(settings(&uri(), names)).await;
-    publish(&*rabbit.broker, Route::BuildAfter(Duration::ZERO), message("job")).await;
-    let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 1).await;
-    assert_eq!(body(&next(&mut deliveries).await), "job");
-    rabbit.tear_down().await;
+    on(Rabbit::start_with(settings(&uri(), names)).await, async |rabbit: &Rabbit| {
+        publish(&*rabbit.broker, Route::BuildAfter(Duration::ZERO), message("job")).await;
+        let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 1).await;
+        assert_eq!(body(&next(&mut deliveries).await), "job");
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,7 +17,8 @@ use super::real::{connector, name, with};
 use super::stand_in::{Answer, StandIn};
 use super::{empties, fetch_into, list, refused, request, scratch};
 
-const SOON: Duration = Duration::from_secs(2);
+/// Far below the silence after which a server is given up anyway.
+const SOON: Duration = Duration::from_secs(5);
 
 /// A server that treats its one connection so, and the moment at which the client closed it.
 async fn server<F, W>(treat: F) -> (String, oneshot::Receiver<()>, oneshot::Receiver<Instant>)

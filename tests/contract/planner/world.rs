@@ -125,6 +125,7 @@ pub(super) fn request(plan: PlanRequest) -> BuildRequest {
         target: Target::DefaultBranch,
         token: None,
         force: false,
+        redrive_of: None,
         plan,
     }
 }

@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# What the Makefile's targets do. Run it without arguments for help.
+#
+# Services come from `docker compose` where that is there and the images can be pulled, and from
+# Debian's packages elsewhere (stack.sh). What answers already is used as it is.
+# shellcheck source-path=SCRIPTDIR
+set -euo pipefail
+
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+root=${here%/*}
+cd "$root"
+
+# A forge's token is for the demo alone: neither daemons nor compilers get to see it.
+demo_token=${TOKEN:-}
+unset TOKEN MAKEFLAGS MFLAGS MAKEOVERRIDES
+
+# shellcheck source=lib.sh
+. "$here/lib.sh"
+# shellcheck source=services.sh
+. "$here/services.sh"
+# shellcheck source=images.sh
+. "$here/images.sh"
+# shellcheck source=replicas.sh
+. "$here/replicas.sh"
+
+NEEDS_SOMETHING=69 # exit code: something that is needed is not available
+
+usage() {
+    cat <<USAGE
+usage: ops.sh services | up | logs | down | prep | devc | demo | test | lint
+The Makefile says what each of them does.
+USAGE
+}
+
+stack() { "$here/stack.sh" "$@"; }
+
+heading() { printf '\n==> %s\n' "$*" >&2; }
+
+# --- services -------------------------------------------------------------------
+
+# True where the compose file can be used: the plugin is there, its images can be had, and
+# nothing else has the broker's or the registry's port.
+compose_ready() {
+    engine_answers && docker compose version >/dev/null 2>&1 || return 1
+    ! compose_runs || return 0
+    mkdir -p "$STATE" 2>/dev/null || true
+    can_pull "$(compose_image rabbitmq)" || return 1
+    ! port_taken "$AMQP_PORT" && ! port_taken "$REGISTRY_PORT"
+}
+
+compose_runs() { [[ $(compose ps -q rabbitmq 2>/dev/null) ]]; }
+
+compose() { DOCKER_GID=$(engine_group) docker compose "$@"; }
+
+compose_image() { # PREFIX
+    awk -v prefix="$1" '$1 == "image:" && index($2, prefix) == 1 { print $2 }' docker-compose.yml
+}
+
+services() { # [SERVICE OF THE STACK...]
+    if compose_ready; then
+        compose up -d --wait rabbitmq registry registry-ui
+        say "rabbitmq: amqp://guest:guest@localhost:$AMQP_PORT, management on http://localhost:$MANAGEMENT_PORT"
+        say "registry: localhost:$REGISTRY_PORT, front end on http://localhost:8081"
+        return
+    fi
+    stack install
+    stack up docker rabbitmq registry
+    say "No registry front end: Debian packages none, and its image cannot be pulled or its registry is"
+    say "not the one of docker-compose.yml. To list what is in the registry:"
+    say "  curl localhost:$REGISTRY_PORT/v2/_catalog"
+}
+
+# Everything that the tests need, the services of the compose file included where they can be had.
+test_bed() {
+    if compose_ready; then compose up -d --wait rabbitmq registry; fi
+    stack install
+    stack up
+    stack images
+    stack_environment
+}
+
+stack_environment() {
+    set -a
+    eval "$(stack env)"
+    set +a
+}
+
+# --- set-up ---------------------------------------------------------------------
+
+settings_file() {
+    if [[ ! -e config/.env ]]; then
+        # It may come to hold credentials.
+        (umask 077 && cp config/.env.example config/.env)
+        say "config/.env: made from config/.env.example"
+    fi
+}
+
+prep() {
+    settings_file
+    stack install
+    engine_answers || stack up docker
+    stack images
+}
+
+# --- development ----------------------------------------------------------------
+
+devc() {
+    local image
+    image=$(sed -n 's/^ARG BASE=//p' "$here/Dockerfile")
+    local -a needs=()
+    type -P devcontainer >/dev/null || needs+=("the devcontainer command (npm install -g @devcontainers/cli)")
+    if ! engine_answers; then
+        needs+=("a Docker Engine that answers at $ENGINE")
+    elif ! has_image "$image" && ! can_pull "$image"; then
+        needs+=("a registry that the image $image can be pulled from")
+    fi
+    if ((${#needs[@]})); then
+        say "make devc: the dev container needs"
+        printf '  - %s\n' "${needs[@]}" >&2
+        say "Without it, 'make prep' sets this machine up in the same way."
+        exit "$NEEDS_SOMETHING"
+    fi
+    devcontainer up --workspace-folder .
+    exec devcontainer exec --workspace-folder . bash
+}
+
+run_tests() {
+    local log=${CARGO_TARGET_DIR:-target}/test.log result=0
+    heading "setting the machine up"
+    test_bed
+    "$here/nixpacks.sh" >/dev/null
+    heading "testing"
+    mkdir -p "${log%/*}"
+    cargo test --workspace --no-fail-fast --features failpoints 2>&1 | tee "$log" || result=$?
+    heading "in short (all of it is in $log)"
+    grep -E '^(test result|error): |^test .* FAILED$' "$log" || true
+    return "$result"
+}
+
+lint() {
+    stack install
+    if type -P rustup >/dev/null; then
+        for tool in fmt clippy; do
+            cargo "$tool" --version >/dev/null 2>&1 || rustup component add "${tool/#fmt/rustfmt}"
+        done
+    fi
+    heading "format"
+    cargo fmt --all --check
+    heading "lints"
+    cargo clippy --workspace --all-targets --features failpoints -- -D warnings
+    heading "documentation"
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --features failpoints
+    heading "scripts"
+    shellcheck -x "$here"/*.sh .ci/run
+    heading "dependencies"
+    if ! cargo deny --version >/dev/null 2>&1; then
+        say "cargo-deny is not installed, so licences, sources and advisories were NOT checked"
+        say "(cargo install --locked cargo-deny)"
+        return
+    fi
+    cargo deny check bans licenses sources
+    if cargo deny fetch db; then
+        cargo deny check advisories
+    else
+        say "the advisory database cannot be reached, so advisories were NOT checked"
+    fi
+}
+
+demo() {
+    heading "setting the machine up"
+    if [[ ${REPO:-} ]]; then
+        if compose_ready; then compose up -d --wait rabbitmq registry; fi
+        stack install
+        stack up docker rabbitmq registry
+        stack images
+        stack_environment
+    else
+        test_bed
+    fi
+    if [[ $(engine_cli image inspect -f '{{index .Config.Labels "image-builder.stand-in"}}' "$NIXPACKS_IMAGE") ]]; then
+        export DEMO_STAND_IN=$NIXPACKS_IMAGE
+    fi
+    heading "compiling (several minutes the first time)"
+    cargo build --bin image-builder --example demo
+    TOKEN=$demo_token exec "${CARGO_TARGET_DIR:-target}/debug/examples/demo"
+}
+
+command=${1:-help}
+case $command in
+    services | up | logs | down | prep | devc | lint | demo) "$command" ;;
+    test) run_tests ;;
+    help | -h | --help) usage ;;
+    *)
+        usage >&2
+        exit 64
+        ;;
+esac

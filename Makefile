@@ -1,0 +1,43 @@
+# What operators and developers do with image-builder. `make` lists it.
+# The work is done by scripts in .devcontainer/, which the dev container and CI share.
+
+.DEFAULT_GOAL := help
+.PHONY: help services run up logs down prep devc demo test lint fmt
+
+OPS := .devcontainer/ops.sh
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+services: ## start RabbitMQ (management on 15672), a registry (5000) and its front end (8081)
+	@$(OPS) services
+
+run: prep ## run one worker from source, with config/.env
+	cargo run -- serve
+
+up: ## build the service's image and run three replicas on one queue (8080, 8082, 8083)
+	@$(OPS) up
+
+logs: ## follow the logs of the three replicas
+	@$(OPS) logs
+
+down: ## stop the replicas, and the services that were started from here
+	@$(OPS) down
+
+prep: ## install what is missing, create config/.env, get or make the base images
+	@$(OPS) prep
+
+devc: ## open the dev container (needs the devcontainer command and images that can be pulled)
+	@$(OPS) devc
+
+demo: ## see it work, from nothing (REPO=owner/name [TOKEN=...] for a repository on GitHub)
+	@$(OPS) demo
+
+test: ## set everything up and run all tests
+	@$(OPS) test
+
+lint: ## check format, lints, documentation, dependencies and scripts
+	@$(OPS) lint
+
+fmt: ## format the code
+	cargo fmt --all

@@ -1,0 +1,180 @@
+//! Slots that are shared fairly: a free slot goes to the waiting key that holds the fewest, and among
+//! equals to the one that has waited longest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// A bounded number of slots. Clones share them.
+#[derive(Clone)]
+pub struct Slots(Arc<Shared>);
+
+struct Shared {
+    /// Slots that one key can hold at once.
+    per_key: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    free: usize,
+    held: HashMap<String, usize>,
+    /// By arrival.
+    waiting: BTreeMap<u64, Waiter>,
+    next: u64,
+}
+
+struct Waiter {
+    key: String,
+    slot: oneshot::Sender<Held>,
+}
+
+/// A slot, until it is dropped.
+pub struct Held {
+    slots: Slots,
+    key: String,
+}
+
+impl Slots {
+    /// `count` slots, of which one key can hold `per_key` at once.
+    pub fn new(count: usize, per_key: usize) -> Self {
+        let state = State { free: count, held: HashMap::new(), waiting: BTreeMap::new(), next: 0 };
+        Self(Arc::new(Shared { per_key, state: Mutex::new(state) }))
+    }
+
+    /// Waits for a slot. Dropping the future leaves the queue.
+    pub async fn acquire(&self, key: &str) -> Held {
+        let (waiting, slot) = {
+            let mut state = self.lock();
+            let number = state.next;
+            state.next += 1;
+            let (sender, slot) = oneshot::channel();
+            state.waiting.insert(number, Waiter { key: key.to_owned(), slot: sender });
+            let handed = self.hand_out(&mut state);
+            drop(state);
+            // Dropped outside the lock: a slot whose waiter left comes back through it.
+            drop(handed);
+            (Waiting { slots: self.clone(), number }, slot)
+        };
+        match slot.await {
+            Ok(held) => {
+                drop(waiting);
+                held
+            }
+            // The sender is only dropped with the entry, which `waiting` keeps.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Gives free slots to those who wait; the answer are slots that nobody took.
+    fn hand_out(&self, state: &mut State) -> Vec<Held> {
+        let mut refused = Vec::new();
+        while state.free > 0 {
+            let held = |key: &str| state.held.get(key).copied().unwrap_or(0);
+            let next = state
+                .waiting
+                .iter()
+                .filter(|(_, waiter)| held(&waiter.key) < self.0.per_key)
+                .min_by_key(|(number, waiter)| (held(&waiter.key), **number))
+                .map(|(number, _)| *number);
+            let Some(waiter) = next.and_then(|number| state.waiting.remove(&number)) else { break };
+            state.free -= 1;
+            *state.held.entry(waiter.key.clone()).or_default() += 1;
+            let slot = Held { slots: self.clone(), key: waiter.key };
+            refused.extend(waiter.slot.send(slot).err());
+        }
+        refused
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let refused = {
+            let mut state = self.slots.lock();
+            state.free += 1;
+            if let Some(held) = state.held.get_mut(&self.key) {
+                *held -= 1;
+                if *held == 0 {
+                    state.held.remove(&self.key);
+                }
+            }
+            self.slots.hand_out(&mut state)
+        };
+        drop(refused);
+    }
+}
+
+/// A place in the queue, until it is dropped.
+struct Waiting {
+    slots: Slots,
+    number: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let gone = self.slots.lock().waiting.remove(&self.number);
+        drop(gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn never_more_than_all_slots_are_held_at_once() {
+        let slots = Slots::new(2, 2);
+        let first = slots.acquire("a").await;
+        let _second = slots.acquire("b").await;
+        let mut third = Box::pin(slots.acquire("c"));
+        assert!(third.as_mut().now_or_never().is_none());
+        drop(first);
+        third.await;
+    }
+
+    #[tokio::test]
+    async fn a_free_slot_goes_to_whoever_holds_the_fewest() {
+        let slots = Slots::new(2, 2);
+        let (one, _two) = (slots.acquire("flood").await, slots.acquire("flood").await);
+        let mut more = Box::pin(slots.acquire("flood"));
+        assert!(more.as_mut().now_or_never().is_none());
+        let mut other = Box::pin(slots.acquire("other"));
+        assert!(other.as_mut().now_or_never().is_none());
+        drop(one);
+        assert!(other.as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn one_key_holds_no_more_than_its_share() {
+        let slots = Slots::new(3, 1);
+        let first = slots.acquire("a").await;
+        let mut second = Box::pin(slots.acquire("a"));
+        assert!(second.as_mut().now_or_never().is_none());
+        slots.acquire("b").await;
+        drop(first);
+        second.await;
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_queue_takes_no_slot_along() {
+        let slots = Slots::new(1, 1);
+        let first = slots.acquire("a").await;
+        let mut leaver = Box::pin(slots.acquire("b"));
+        assert!(leaver.as_mut().now_or_never().is_none());
+        drop(leaver);
+        drop(first);
+        // Handed a slot and then dropped before it was looked at.
+        let held = slots.acquire("a").await;
+        let mut late = Box::pin(slots.acquire("b"));
+        assert!(late.as_mut().now_or_never().is_none());
+        drop(held);
+        drop(late);
+        slots.acquire("c").await;
+    }
+}

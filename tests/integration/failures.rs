@@ -1,0 +1,198 @@
+//! Failures: what is tried again, how often, and what is given up and told once.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use crate::support::git_server::{self, GitRepo};
+use crate::support::stand_in::{Answer, StandIn};
+use crate::support::world::{World, dockerfile, repository};
+use crate::support::{forward, registry, runtime, unique};
+
+#[test]
+fn a_build_that_fails_at_the_same_step_twice_is_given_up_and_told_once() {
+    let world = World::new();
+    let worker = world.worker();
+    let repo = failing();
+    let commit = repo.git(&["rev-parse", "HEAD"]);
+    let told = world.build(&world.request(&repo)).failed("build_failed");
+    assert_eq!(told.data()["attempts"], 2);
+    assert_eq!(told.text("/fault"), "user");
+    assert_eq!(told.text("/stage"), "builder");
+    assert_eq!(told.text("/commit"), commit);
+    assert!(told.text("/message").contains("exit 3"), "{}", told.raw);
+    let log: Vec<&str> =
+        told.data()["log"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert!(log.contains(&"the last words"), "{log:?}");
+    assert_eq!(worker.restarts(), [0; 6]);
+
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!(told.len(), 1);
+    let [letter] = &letters[..] else { panic!("one dead letter: {letters:?}") };
+    let letter: Value = serde_json::from_slice(&letter.body).expect("dead letters are JSON");
+    assert_eq!(letter["buildID"], told[0].build_id());
+    assert_eq!(letter["history"]["attempts"].as_array().map(Vec::len), Some(2), "{letter}");
+}
+
+/// A repository whose build fails in its last step.
+fn failing() -> GitRepo {
+    let steps = format!("RUN echo {}\nRUN echo the last words; exit 3", unique("step"));
+    repository("failing", &[("Dockerfile", &dockerfile(&steps))])
+}
+
+#[test]
+fn a_build_that_outlasts_its_time_is_stopped_and_given_up() {
+    let world = World::new().with("BUILDER_TIMEOUT", "2s");
+    let worker = world.worker();
+    let repo = repository("endless", &[("Dockerfile", &dockerfile("RUN sleep 600"))]);
+    let told = world.build(&world.request(&repo)).failed("build_timeout");
+    assert_eq!(told.data()["attempts"], 2);
+    assert!(told.text("/message").contains("2 s"), "{}", told.raw);
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn a_registry_that_fails_is_tried_five_times_and_then_given_up() {
+    let broken = runtime().block_on(StandIn::start(|asked| match asked.path.as_str() {
+        "/v2/" => Answer::bytes("{}"),
+        _ => Answer::status(500),
+    }));
+    let url = broken.url();
+    let world = World::new().with("REGISTRY_URL", url.trim_start_matches("http://"));
+    let worker = world.worker();
+    let repo = repository("no-registry", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let told = world.build(&world.request(&repo)).failed("registry_failed");
+    assert_eq!(told.data()["attempts"], 5);
+    assert_eq!(told.text("/fault"), "service");
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (1, 1));
+}
+
+#[test]
+fn an_image_that_cannot_be_pushed_in_time_is_built_once_and_pushed_again() {
+    // Lets everything be looked up, and takes nothing: the engine tries again for a minute.
+    let silent = runtime().block_on(StandIn::start(|asked| match asked.path.as_str() {
+        "/v2/" => Answer::bytes("{}"),
+        _ if asked.method == "GET" || asked.method == "HEAD" => Answer::status(404),
+        _ => Answer::status(500),
+    }));
+    let url = silent.url();
+    let world = World::new()
+        .with("REGISTRY_URL", url.trim_start_matches("http://"))
+        .with("PUSHER_TIMEOUT", "1s")
+        .with("RETRY_MAX_ATTEMPTS", "3");
+    let worker = world.worker();
+    let repo = repository("unpushable", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let told = world.build(&world.request(&repo));
+    let reason = told.text("/reason").to_owned();
+    assert!(matches!(reason.as_str(), "timeout" | "registry_failed"), "{}", told.raw);
+    assert_eq!(told.data()["attempts"], 3);
+    assert_eq!(told.text("/stage"), "pusher");
+    let built = worker.lines().iter().filter(|line| line.contains("\"image built\"")).count();
+    assert_eq!(built, 1);
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn a_registry_that_refuses_the_workers_password_is_told_at_once() {
+    let (url, username, _) = registry::guarded();
+    let wrong = unique("wrong-password");
+    let world = World::new()
+        .with("REGISTRY_URL", &url)
+        .with("REGISTRY_USERNAME", &username)
+        .with("REGISTRY_PASSWORD", &wrong);
+    world.keep_secret(&wrong);
+    let worker = world.worker();
+    let repo = repository("refused", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let told = world.build(&world.request(&repo)).failed("registry_refused");
+    assert_eq!(told.data()["attempts"], 1);
+    assert_eq!(told.text("/fault"), "service");
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (1, 1));
+}
+
+#[test]
+fn a_build_waits_for_a_registry_that_is_down_and_no_try_is_counted() {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("a local port is free")
+        .port();
+    let world = World::new().with("REGISTRY_URL", &format!("localhost:{port}"));
+    let worker = world.worker();
+    let repo = repository("waiting", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let build_id = world.publish(&world.request(&repo));
+    worker.wait_for_line_where("the registry is down", |line| {
+        line.contains("registry_down") && line.contains(&build_id)
+    });
+    worker.wait_for_line("the listener pauses");
+    assert!(world.managers.of(&build_id).is_empty(), "nobody is told of waiting");
+
+    let _registry = runtime().block_on(forward(port, &registry::open()));
+    worker.wait_for_line("the listener resumes");
+    let told = world.outcome(&build_id).ready();
+    assert_eq!(told.data()["attempts"], 1);
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn a_forge_that_fails_is_tried_again_until_it_works() {
+    let failures = AtomicUsize::new(0);
+    let forge = git_server::server_url();
+    let flaky = runtime().block_on(StandIn::start(move |_| {
+        match failures.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Answer::status(500),
+            _ => Answer::From(forge.clone()),
+        }
+    }));
+    let world = World::new().with("GITHUB_URL", &flaky.url());
+    let worker = world.worker();
+    let repo = repository("flaky-forge", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let told = world.build(&world.request(&repo)).ready();
+    assert_eq!(told.data()["attempts"], 3);
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn a_forge_that_asks_for_patience_costs_no_try() {
+    let asked_before = AtomicBool::new(false);
+    let forge = git_server::server_url();
+    let limited = runtime().block_on(StandIn::start(move |_| {
+        match asked_before.swap(true, Ordering::Relaxed) {
+            false => Answer::status(429).with("retry-after", "1"),
+            true => Answer::From(forge.clone()),
+        }
+    }));
+    let world = World::new().with("GITHUB_URL", &limited.url());
+    let worker = world.worker();
+    let repo = repository("limited-forge", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let told = world.build(&world.request(&repo)).ready();
+    assert_eq!(told.data()["attempts"], 1);
+    assert!(worker.lines().iter().any(|line| line.contains("rate_limited")));
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn an_engine_that_is_not_there_costs_no_try() {
+    let socket = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = socket.path().join("docker.sock");
+    let world = World::new().with("DOCKER_HOST", &format!("unix://{}", path.display()));
+    let worker = world.worker();
+    let repo = repository("no-engine", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let build_id = world.publish(&world.request(&repo));
+    worker.wait_for_line_where("the engine is down", |line| line.contains("engine_down"));
+    std::os::unix::fs::symlink("/var/run/docker.sock", &path).expect("a link can be made");
+    let told = world.outcome(&build_id).ready();
+    assert_eq!(told.data()["attempts"], 1);
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn no_copy_is_kept_where_none_is_wanted() {
+    let world = World::new().with("DEAD_QUEUE_TTL", "0");
+    let worker = world.worker();
+    let repo = repository("forgotten", &[("readme.md", "nothing to build")]);
+    world.build(&world.request(&repo)).failed("no_build_plan");
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (1, 0));
+}

@@ -1,0 +1,139 @@
+//! A panic in each of the six actors, in its handler (which takes the actor down) and in its work
+//! (which takes the job down): every job still has its one outcome, and nobody else notices.
+//!
+//! The points are those of the `failpoints` feature: the program panics once at the one it is told.
+
+use serde_json::json;
+
+use crate::support::git_server::GitRepo;
+use crate::support::world::{World, dockerfile, repository, with};
+
+const ACTORS: [&str; 6] = ["listener", "connector", "builder", "pusher", "notifier", "retry"];
+
+/// Runs three builds while an actor panics once at this point; `attempts` are those of their
+/// outcomes, in ascending order.
+#[track_caller]
+fn survives(point: &str, repo: &GitRepo, kind: &str, attempts: [u64; 3]) {
+    let world = World::new().with("FAILPOINTS", &format!("{point}=1*panic"));
+    let worker = world.worker();
+    let published: Vec<String> = (0..3)
+        .map(|n| {
+            let application = json!({"applicationID": format!("app-{n}")});
+            world.publish(&with(world.request(repo), application))
+        })
+        .collect();
+    for build_id in &published {
+        assert_eq!(world.outcome(build_id).kind(), kind);
+    }
+
+    let (actor, _) = point.split_once("::").expect("a point is in an actor");
+    let expected = ACTORS.map(|name| u64::from(name == actor));
+    assert_eq!(worker.restarts(), expected, "{actor} was restarted once, and nobody else");
+    let lines = worker.lines();
+    let died = lines.iter().filter(|line| line.contains("an actor died")).collect::<Vec<_>>();
+    let [line] = &died[..] else { panic!("one line on it: {died:?}") };
+    assert!(line.contains(actor) && line.contains(point), "{line}");
+
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!(told.len(), 3, "each was told once: {told:?}");
+    let mut found: Vec<_> =
+        told.iter().filter_map(|told| told.data()["attempts"].as_u64()).collect();
+    found.sort_unstable();
+    assert_eq!(found, attempts);
+    assert_eq!(letters.len(), if kind == "build.failed" { 3 } else { 0 });
+}
+
+#[track_caller]
+fn survives_good_builds(point: &str, attempts: [u64; 3]) {
+    let repo = repository("panics", &[("Dockerfile", &dockerfile("COPY . /src"))]);
+    survives(point, &repo, "image.ready", attempts);
+}
+
+#[track_caller]
+fn survives_failing_builds(point: &str, attempts: [u64; 3]) {
+    let repo = repository("panics", &[("Dockerfile", &dockerfile("RUN exit 3"))]);
+    survives(point, &repo, "build.failed", attempts);
+}
+
+// A job that only waited in the actor's mailbox loses no try; one that was worked on loses one.
+
+#[test]
+fn the_listener_panics_in_its_handler() {
+    survives_good_builds("listener::handle", [1, 1, 1]);
+}
+
+#[test]
+fn the_listener_panics_at_work() {
+    survives_good_builds("listener::work", [1, 1, 2]);
+}
+
+#[test]
+fn the_connector_panics_in_its_handler() {
+    survives_good_builds("connector::handle", [1, 1, 1]);
+}
+
+#[test]
+fn the_connector_panics_at_work() {
+    survives_good_builds("connector::work", [1, 1, 2]);
+}
+
+#[test]
+fn the_builder_panics_in_its_handler() {
+    survives_good_builds("builder::handle", [1, 1, 1]);
+}
+
+#[test]
+fn the_builder_panics_at_work() {
+    survives_good_builds("builder::work", [1, 1, 2]);
+}
+
+#[test]
+fn the_pusher_panics_in_its_handler() {
+    survives_good_builds("pusher::handle", [1, 1, 1]);
+}
+
+#[test]
+fn the_pusher_panics_at_work() {
+    survives_good_builds("pusher::work", [1, 1, 2]);
+}
+
+// What these two lose is told, or decided, again: no build has to do with it.
+
+#[test]
+fn the_notifier_panics_in_its_handler() {
+    survives_good_builds("notifier::handle", [1, 1, 1]);
+}
+
+#[test]
+fn the_notifier_panics_at_work() {
+    survives_good_builds("notifier::work", [1, 1, 1]);
+}
+
+#[test]
+fn the_retry_actor_panics_in_its_handler() {
+    survives_failing_builds("retry::handle", [2, 2, 2]);
+}
+
+#[test]
+fn the_retry_actor_panics_at_work() {
+    survives_failing_builds("retry::work", [2, 2, 2]);
+}
+
+#[test]
+fn an_actor_that_dies_again_and_again_ends_the_worker_and_no_job_is_lost() {
+    let failing = World::new()
+        .with("FAILPOINTS", "builder::handle=panic")
+        .with("SUPERVISOR_MAX_RESTARTS", "2")
+        .with("RETRY_MAX_DELAY", "200ms");
+    let repo = repository("hopeless", &[("Dockerfile", &dockerfile("COPY . /src"))]);
+    let worker = failing.worker();
+    let build_id = failing.publish(&failing.request(&repo));
+    assert_eq!(worker.wait(), 75, "start it again");
+    assert!(failing.managers.of(&build_id).is_empty());
+
+    let world = failing.with("FAILPOINTS", "");
+    let next = world.worker();
+    assert_eq!(world.outcome(&build_id).ready().data()["attempts"], 1);
+    let (told, _) = world.finish(&[&next]);
+    assert_eq!(told.len(), 1);
+}

@@ -1,0 +1,115 @@
+//! The command line and the settings: what is wrong is said at once, and ends with its code.
+
+use crate::support::git_server;
+use crate::support::worker::{Settings, Worker, run};
+use crate::support::world::{World, dockerfile, repository};
+
+fn settings(pairs: &[(&str, &str)]) -> Settings {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn all_bad_settings_are_named_at_once() {
+    let bad = [
+        ("RABBITMQ_URI", "http://localhost:5672"),
+        ("RETRY_INITIAL_DELAY", "soon"),
+        ("BUILDER_CONCURRENCY", "many"),
+        ("RETRY_MULTIPLIER", "0"),
+        ("CONTAINER_MANAGER_URL", "ftp://example.invalid"),
+        ("DOCKER_HOST", "carrier pigeon"),
+        ("BUILDER_NETWORK", "bridge of sighs"),
+        ("HTTP_ADDR", "nowhere"),
+        ("LOG_FORMAT", "haiku"),
+        ("JOB_TIMEOUT", "2h"),
+        ("GITHUB_URL", "https://me:hunter2hunter2@github.com"),
+    ];
+    let ended = run(&["serve"], &settings(&bad));
+    assert_eq!(ended.code, 78, "{}", ended.stderr);
+    for (name, _) in bad {
+        let lines = ended.stderr.lines().filter(|line| line.contains(&format!(": {name}: ")));
+        assert_eq!(lines.count(), 1, "one line on {name}:\n{}", ended.stderr);
+    }
+    assert_eq!(ended.stderr.lines().count(), bad.len(), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_missing_broker_address_and_a_bad_secret_are_named() {
+    let ended = run(&["serve"], &Settings::new());
+    assert_eq!(ended.code, 78, "{}", ended.stderr);
+    assert!(ended.stderr.contains("RABBITMQ_URI"), "{}", ended.stderr);
+
+    let secret = "hunter2hunter2";
+    let uri = "amqp://guest:guest@localhost:5672/%2f";
+    let ended = run(&["serve"], &settings(&[("RABBITMQ_URI", uri), ("NOTIFIER_SECRET", secret)]));
+    assert_eq!(ended.code, 78, "{}", ended.stderr);
+    assert!(ended.stderr.contains("NOTIFIER_SECRET"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(secret), "{}", ended.stderr);
+}
+
+#[test]
+fn a_broker_that_refuses_the_password_is_a_bad_setting() {
+    let mut world = World::new();
+    world.settings.insert(
+        "RABBITMQ_URI".to_owned(),
+        crate::support::broker::uri().replace("guest:guest@", "guest:hunter2hunter2@"),
+    );
+    let worker = Worker::spawn(&world.settings());
+    assert_eq!(worker.wait(), 78, "{:?}", worker.lines());
+    let lines = worker.lines().join("\n");
+    assert!(lines.contains("RABBITMQ_URI"), "{lines}");
+    assert!(!lines.contains("hunter2"), "{lines}");
+}
+
+#[test]
+fn the_command_line_is_explained_and_its_mistakes_are_usage() {
+    let help = run(&["--help"], &Settings::new());
+    assert_eq!(help.code, 0);
+    assert!(help.stdout.contains("serve"), "{}", help.stdout);
+    let help = run(&["serve", "--help"], &Settings::new());
+    assert_eq!(help.code, 0);
+    assert!(help.stdout.contains("SIGTERM"), "{}", help.stdout);
+    let version = run(&["--version"], &Settings::new());
+    assert_eq!(
+        (version.code, version.stdout.trim()),
+        (0, concat!("image-builder ", env!("CARGO_PKG_VERSION")))
+    );
+    for wrong in [&["sing"][..], &[], &["serve", "--loudly"], &["serve", "extra"]] {
+        let ended = run(wrong, &Settings::new());
+        assert_eq!(ended.code, 64, "{wrong:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains("Usage"), "{wrong:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_directory_is_had_by_one_process_at_a_time() {
+    let world = World::new();
+    let settings = world.settings();
+    let first = Worker::start(&settings);
+    let second = Worker::spawn(&settings);
+    assert_eq!(second.wait(), 75);
+    let lines = second.lines().join("\n");
+    assert!(lines.contains("DATA_DIR"), "{lines}");
+    world.finish(&[&first]);
+}
+
+#[test]
+fn settings_come_from_files_too_and_the_real_environment_wins() {
+    let world = World::new();
+    let mut settings = world.settings();
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = directory.path().join("secret");
+    let secret = settings.remove("NOTIFIER_SECRET").expect("the world has one");
+    std::fs::write(&file, format!("{secret}\n")).expect("a file can be written");
+    settings.insert("NOTIFIER_SECRET_FILE".to_owned(), file.display().to_string());
+    // The older name of the broker's address.
+    let uri = settings.remove("RABBITMQ_URI").expect("the world has one");
+    settings.insert("AMQP_URL".to_owned(), uri);
+    let env = format!("GITHUB_URL={}\nBUILD_QUEUE=not-this-one\n", git_server::server_url());
+    settings.remove("GITHUB_URL");
+
+    let worker = Worker::start_with_file(&settings, "config/.env", &env);
+    let repo = repository("from-files", &[("Dockerfile", &dockerfile("RUN true"))]);
+    world.build(&world.request(&repo)).ready();
+    world.finish(&[&worker]);
+}

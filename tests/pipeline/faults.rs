@@ -1,0 +1,189 @@
+//! What becomes of jobs when something else is at fault.
+
+use std::time::Duration;
+
+use image_builder_actors::crew::Settings;
+use image_builder_actors::fakes::builder::{End, Script};
+use image_builder_actors::fault::{Fault, Reason, Stage};
+use image_builder_actors::lifecycle::Phase;
+use image_builder_actors::ports::{BrokerError, Queue, Route};
+
+use image_builder_actors::fakes::world::{request, settings, with_crew};
+
+fn fault(stage: Stage, reason: Reason) -> Fault {
+    Fault::new(stage, reason, "the test wants it so")
+}
+
+#[test]
+fn a_failing_build_is_tried_again_and_given_up_when_it_fails_the_same_way() {
+    with_crew(settings(), async |world| {
+        world.engine.fail_next(9, fault(Stage::Builder, Reason::BuildFailed).at_step("RUN x"));
+        world.request(&request("b1")).await;
+        let (id, body) = world.told_once().await;
+        assert_eq!(id, "b1.build.failed");
+        assert_eq!(body["data"]["attempts"], 2);
+        assert_eq!(body["data"]["reason"], "build_failed");
+        assert_eq!(body["data"]["fault"], "user");
+        assert_eq!(body["data"]["log"][0], "=> RUN scripted");
+        assert_eq!(world.broker.delays().len(), 1);
+        assert_eq!(world.broker.messages(Route::Dead).len(), 1);
+    });
+}
+
+#[test]
+fn a_failing_service_is_tried_up_to_the_total_of_tries() {
+    with_crew(settings(), async |world| {
+        world.registry.fail_pushes(9, fault(Stage::Pusher, Reason::RegistryFailed));
+        world.request(&request("b1")).await;
+        let (_, body) = world.told_once().await;
+        assert_eq!(body["data"]["attempts"], 3);
+        assert_eq!(body["data"]["fault"], "service");
+        assert_eq!(world.engine.built(), 1);
+    });
+}
+
+#[test]
+fn a_registry_that_refuses_is_final() {
+    with_crew(settings(), async |world| {
+        world.registry.fail_pushes(1, fault(Stage::Pusher, Reason::RegistryRefused));
+        world.request(&request("b1")).await;
+        let (_, body) = world.told_once().await;
+        assert_eq!(body["data"]["attempts"], 1);
+        assert_eq!(body["data"]["reason"], "registry_refused");
+        assert!(world.broker.delays().is_empty());
+    });
+}
+
+#[test]
+fn without_room_the_listener_pauses_and_no_try_is_counted() {
+    with_crew(settings(), async |world| {
+        world.probe.set_room(false);
+        world.registry.fail_pushes(1, fault(Stage::Pusher, Reason::RegistryDown));
+        world.request(&request("b1")).await;
+        world.probe.wait_for_looks(1).await;
+        world.request(&request("b2")).await;
+        world.probe.wait_for_looks(2).await;
+        assert!(world.managers.told().is_empty());
+        assert_eq!(world.forge.calls().len(), 1);
+
+        world.probe.set_room(true);
+        let told = world.told(2).await;
+        for (_, body) in told {
+            assert_eq!(body["data"]["attempts"], 1, "{body}");
+        }
+        assert_eq!(world.probe.looks()[0], Reason::RegistryDown);
+    });
+}
+
+#[test]
+fn a_user_whose_own_token_is_rate_limited_holds_up_nobody_else() {
+    with_crew(settings(), async |world| {
+        world.probe.set_room(false);
+        world.forge.fail_next(1, &fault(Stage::Connector, Reason::RateLimited));
+        world.request(&request("b1")).await;
+        world.request(&request("b2")).await;
+        world.told(2).await;
+        assert!(world.probe.looks().is_empty());
+    });
+}
+
+#[test]
+fn a_build_that_takes_too_long_is_stopped() {
+    let mut settings = settings();
+    settings.builder.timeout = Duration::from_millis(50);
+    with_crew(settings, async |world| {
+        world.engine.script("b1", Script { output: Vec::new(), end: End::Never });
+        world.request(&request("b1")).await;
+        let (_, body) = world.told_once().await;
+        assert_eq!(body["data"]["reason"], "build_timeout");
+        assert_eq!(world.engine.dropped(), 2);
+        assert_eq!(world.workspaces_left().await, 0);
+    });
+}
+
+#[test]
+fn a_job_that_only_waited_for_too_long_goes_back_uncounted() {
+    let settings = Settings { job_timeout: Duration::from_millis(300), ..settings() };
+    let mut settings = settings;
+    settings.builder.concurrency = 1;
+    settings.builder.timeout = Duration::from_secs(10);
+    with_crew(settings, async |world| {
+        world.engine.hold();
+        world.request(&request("b1")).await;
+        world.engine.until_running("b1").await;
+        let mut other = request("b2");
+        other["userID"] = "bob".into();
+        world.request(&other).await;
+        // The first times out in hand, the second while it waits: that one is handed back.
+        world.broker.wait_published(3, |route| route == Route::Build).await;
+        world.engine.release();
+        let told = world.told(2).await;
+        let second = told.iter().find(|(id, _)| id.starts_with("b2")).expect("told");
+        assert_eq!(second.0, "b2.image.ready");
+        assert_eq!(second.1["data"]["attempts"], 1);
+    });
+}
+
+#[test]
+fn a_lost_connection_is_a_new_subscription_and_every_job_ends() {
+    with_crew(settings(), async |world| {
+        world.engine.hold();
+        world.request(&request("b1")).await;
+        world.engine.until_running("b1").await;
+        world.broker.kill_connection();
+        world.engine.release();
+        let told = world.told(1).await;
+        assert_eq!(told[0].0, "b1.image.ready");
+        world.quiet().await;
+        assert_eq!(world.engine.built(), 1);
+        assert!(world.managers.told().iter().all(|told| told.id == "b1.image.ready"));
+    });
+}
+
+#[test]
+fn an_outcome_that_is_not_confirmed_is_not_acked() {
+    with_crew(settings(), async |world| {
+        let error = BrokerError::Refused("unroutable".to_owned());
+        world.broker.fail_publishes(1, error, |route| route == Route::Outcome);
+        world.request(&request("b1")).await;
+        let (id, _) = world.told_once().await;
+        assert_eq!(id, "b1.image.ready");
+        assert_eq!(world.engine.built(), 1);
+    });
+}
+
+#[test]
+fn what_cannot_be_finished_in_the_drain_goes_back_with_its_checkpoint() {
+    with_crew(settings(), async |mut world| {
+        world.engine.hold();
+        world.request(&request("b1")).await;
+        world.engine.until_running("b1").await;
+        world.lifecycle.enter(Phase::Draining);
+        world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
+        world.lifecycle.enter(Phase::HandingBack);
+        world.crew.settled().await;
+        assert_eq!(world.engine.dropped(), 1);
+        let left = world.broker.messages(Route::Build);
+        assert_eq!(left.len(), 1);
+        let history = image_builder_actors::history::of(&left[0]);
+        assert_eq!(history.counted(), 0);
+        assert!(history.checkpoint.commit.is_some());
+        assert_eq!(world.workspaces_left().await, 0);
+    });
+}
+
+#[test]
+fn a_drain_finishes_what_is_in_hand() {
+    with_crew(settings(), async |mut world| {
+        world.engine.hold();
+        world.request(&request("b1")).await;
+        world.engine.until_running("b1").await;
+        world.lifecycle.enter(Phase::Draining);
+        world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
+        world.request(&request("b2")).await;
+        world.engine.release();
+        world.drain().await;
+        assert_eq!(world.broker.messages(Route::Build).len(), 1, "the second is left for others");
+        assert_eq!(world.engine.built(), 1);
+    });
+}

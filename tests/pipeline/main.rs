@@ -1,0 +1,7 @@
+//! A job's way through the six actors, on ports in memory.
+
+mod faults;
+mod outcomes;
+mod resuming;
+mod sharing;
+mod supervision;

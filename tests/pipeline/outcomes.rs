@@ -1,0 +1,169 @@
+//! How requests end when nothing, or only the request, is at fault.
+
+use image_builder_actors::ports::Route;
+use serde_json::json;
+
+use image_builder_actors::fakes::world::{request, settings, with_crew};
+
+#[test]
+fn a_request_becomes_an_image_and_the_container_manager_is_told() {
+    with_crew(settings(), async |world| {
+        world.request(&request("b1")).await;
+        let (id, body) = world.told_once().await;
+        assert_eq!(id, "b1.image.ready");
+        let data = &body["data"];
+        assert_eq!(body["type"], "image.ready");
+        assert_eq!(data["buildID"], "b1");
+        assert_eq!(data["attempts"], 1);
+        assert_eq!(data["reused"], false);
+        assert_eq!(data["builder"], "dockerfile");
+        assert_eq!(data["image"]["repository"], "registry.test/alice/name");
+        assert_eq!(data["image"]["tag"], data["commit"]);
+        let pushed = world.registry.pushed();
+        assert_eq!(pushed.len(), 1);
+        assert!(pushed[0].further_tags[0].starts_with("key-"));
+        assert_eq!(world.workspaces_left().await, 0);
+    });
+}
+
+#[test]
+fn a_request_without_any_id_gets_one_and_keeps_it() {
+    with_crew(settings(), async |world| {
+        world.request(&json!({"userID": "alice", "repo": "owner/name"})).await;
+        let (id, body) = world.told_once().await;
+        let build_id = body["data"]["buildID"].as_str().expect("an id");
+        assert!(uuid::Uuid::parse_str(build_id).is_ok(), "{build_id}");
+        assert_eq!(id, format!("{build_id}.image.ready"));
+    });
+}
+
+#[test]
+fn an_image_of_the_same_inputs_is_reused_unless_it_is_forced() {
+    with_crew(settings(), async |world| {
+        world.request(&request("b1")).await;
+        world.told(1).await;
+        world.request(&request("b2")).await;
+        let told = world.told(2).await;
+        assert_eq!(told[1].1["data"]["reused"], true);
+        assert_eq!(told[1].1["data"]["image"], told[0].1["data"]["image"]);
+        assert_eq!(world.engine.built(), 1);
+
+        let mut forced = request("b3");
+        forced["force"] = json!(true);
+        world.request(&forced).await;
+        assert_eq!(world.told(3).await[2].1["data"]["reused"], false);
+        assert_eq!(world.engine.built(), 2);
+    });
+}
+
+#[test]
+fn the_same_request_twice_at_once_is_built_once_and_told_under_one_id() {
+    with_crew(settings(), async |world| {
+        world.engine.hold();
+        world.request(&request("b1")).await;
+        world.request(&request("b1")).await;
+        world.engine.until_running("b1").await;
+        world.planner.wait_for_calls(2).await;
+        world.engine.release();
+        let told = world.told(2).await;
+        assert_eq!(told[0].0, told[1].0);
+        assert_eq!(told[0].1["data"]["image"], told[1].1["data"]["image"]);
+        assert_eq!(world.engine.built(), 1);
+    });
+}
+
+#[test]
+fn two_users_never_share_an_image() {
+    with_crew(settings(), async |world| {
+        world.request(&request("b1")).await;
+        let mut other = request("b2");
+        other["userID"] = json!("bob");
+        world.request(&other).await;
+        let told = world.told(2).await;
+        assert_eq!(world.engine.built(), 2);
+        let repository = |n: usize| &told[n].1["data"]["image"]["repository"];
+        assert_ne!(repository(0), repository(1));
+    });
+}
+
+#[test]
+fn bad_input_is_a_user_fault_told_once_and_never_retried() {
+    let mut long = request("long");
+    long["padding"] = json!("x".repeat(1 << 20));
+    let cases = [
+        (json!({"uuid": "types", "userID": "u", "repo": 7}), "repo"),
+        (json!({"uuid": "missing", "userID": "u"}), "repo"),
+        (json!({"uuid": "connector", "userID": "u", "repo": "o/n", "connector": "x"}), "connector"),
+        (long, "bytes"),
+    ];
+    with_crew(settings(), async |world| {
+        for (count, (body, named)) in cases.iter().enumerate() {
+            world.request(body).await;
+            let told = world.told(count + 1).await;
+            let data = &told[count].1["data"];
+            assert_eq!(data["fault"], "user", "{data}");
+            assert_eq!(data["stage"], "listener");
+            assert_eq!(data["attempts"], 1);
+            assert!(data["message"].as_str().is_some_and(|text| text.contains(named)), "{data}");
+        }
+        assert!(world.broker.delays().is_empty());
+        assert_eq!(world.broker.messages(Route::Dead).len(), cases.len());
+        assert_eq!(world.restarts(), [0; 6]);
+    });
+}
+
+#[test]
+fn a_body_that_names_no_user_leaves_a_dead_copy_and_tells_nobody() {
+    with_crew(settings(), async |world| {
+        for (count, body) in [b"".as_slice(), b"{", b"[]", b"\xff\xfe", b"{\"repo\":\"o/n\"}"]
+            .into_iter()
+            .enumerate()
+        {
+            world.publish(body).await;
+            world.broker.wait_for(Route::Dead, count + 1).await;
+        }
+        world.quiet().await;
+        assert!(world.managers.told().is_empty());
+        world.request(&request("good")).await;
+        world.told_once().await;
+    });
+}
+
+#[test]
+fn no_credential_leaves_the_build_and_fail_queues() {
+    with_crew(settings(), async |world| {
+        let mut body = request("b1");
+        body["buildPlan"] = json!({"secrets": {"npm": "s3cr3t-value"}});
+        let fault = image_builder_actors::fault::Fault::new(
+            image_builder_actors::fault::Stage::Builder,
+            image_builder_actors::fault::Reason::BuildFailed,
+            "it said hunter2hunter2 and s3cr3t-value",
+        );
+        world.engine.fail_next(2, fault);
+        world.request(&body).await;
+        let (_, told) = world.told_once().await;
+        let dead = world.broker.wait_for(Route::Dead, 1).await;
+        for text in [told.to_string(), String::from_utf8_lossy(&dead[0].body).into_owned()] {
+            assert!(!text.contains("hunter2hunter2") && !text.contains("s3cr3t-value"), "{text}");
+        }
+        assert!(told["data"]["message"].as_str().is_some_and(|text| text.contains("[secret]")));
+    });
+}
+
+#[test]
+fn a_manager_that_does_not_answer_costs_no_build() {
+    with_crew(settings(), async |world| {
+        let error = image_builder_actors::ports::NotifyError {
+            message: "it answered 500".to_owned(),
+            retry_after: None,
+        };
+        world.managers.fail(6, error);
+        world.request(&request("b1")).await;
+        world.told_once().await;
+        assert_eq!(world.managers.calls(), 7);
+        assert_eq!(world.engine.built(), 1);
+        assert_eq!(world.registry.pushed().len(), 1);
+        let millis: Vec<_> = world.broker.delays().iter().map(|delay| delay.as_millis()).collect();
+        assert_eq!(millis, [10, 20, 40, 40, 40, 40]);
+    });
+}

@@ -1,0 +1,131 @@
+//! Users share a worker; requests take each other's place; builds are cancelled.
+
+use image_builder_actors::fault::Reason;
+use image_builder_actors::health::ActorName;
+use image_builder_actors::ports::Route;
+use serde_json::{Value, json};
+
+use image_builder_actors::fakes::world::{request, settings, with_crew};
+
+fn of_user(user: &str, number: usize) -> Value {
+    let mut body = request(&format!("{user}-{number}"));
+    body["userID"] = json!(user);
+    body["applicationID"] = json!(format!("app-{number}"));
+    body
+}
+
+#[test]
+fn a_user_who_floods_the_queue_does_not_hold_up_another() {
+    with_crew(settings(), async |world| {
+        world.engine.hold();
+        for number in 0..50 {
+            world.request(&of_user("flood", number)).await;
+        }
+        world.engine.until_running("flood-0").await;
+        world.request(&of_user("other", 0)).await;
+        // It is in sight, behind as many of the flood's as there is room for.
+        world.until_fetched("other-0").await;
+        world.until(|world| world.health(ActorName::Builder).waiting == 6).await;
+        world.engine.release();
+        let told = world.told(51).await;
+        let orders = world.engine.orders();
+        let place = orders.iter().position(|order| order.build_id == "other-0").expect("built");
+        assert!(place <= 3, "one of the next two slots is the other user's; it came {place}th");
+        for (_, body) in &told {
+            assert_eq!(body["data"]["attempts"], 1);
+        }
+    });
+}
+
+#[test]
+fn one_user_holds_no_more_than_their_share_of_the_builders() {
+    let mut settings = settings();
+    settings.builds_per_user = 1;
+    with_crew(settings, async |world| {
+        world.engine.hold();
+        for number in 0..3 {
+            world.request(&of_user("slow", number)).await;
+        }
+        world.engine.until_running("slow-0").await;
+        world.request(&of_user("other", 0)).await;
+        world.engine.until_running("other-0").await;
+        assert_eq!(world.engine.running(), ["other-0", "slow-0"]);
+        world.engine.release();
+        world.told(4).await;
+    });
+}
+
+#[test]
+fn a_newer_request_takes_the_place_of_an_older_one_that_does_not_build_yet() {
+    let mut settings = settings();
+    settings.supersede = true;
+    settings.builder.concurrency = 1;
+    settings.builds_per_user = 1;
+    with_crew(settings, async |world| {
+        world.engine.hold();
+        world.request(&of_user("busy", 0)).await;
+        world.engine.until_running("busy-0").await;
+        let version = |id: &str| {
+            let mut body = request(id);
+            body["userID"] = json!("alice");
+            body
+        };
+        world.request(&version("old")).await;
+        world.until_fetched("old").await;
+        world.request(&version("new")).await;
+        let told = world.told(1).await;
+        assert_eq!(told[0].0, "old.build.cancelled");
+        assert_eq!(told[0].1["data"]["reason"], "superseded");
+        world.engine.release();
+        let told = world.told(3).await;
+        assert!(told.iter().any(|(id, _)| id == "new.image.ready"));
+        assert_eq!(world.engine.built(), 2);
+    });
+}
+
+#[test]
+fn a_build_that_has_begun_is_not_superseded() {
+    let mut settings = settings();
+    settings.supersede = true;
+    with_crew(settings, async |world| {
+        world.engine.hold();
+        world.request(&request("old")).await;
+        world.engine.until_running("old").await;
+        let mut newer = request("new");
+        newer["force"] = json!(true);
+        world.request(&newer).await;
+        world.engine.until_running("new").await;
+        world.engine.release();
+        let told = world.told(2).await;
+        assert!(told.iter().all(|(id, _)| id.ends_with(".image.ready")), "{told:?}");
+    });
+}
+
+#[test]
+fn a_cancelled_build_stops_and_is_told_as_cancelled() {
+    with_crew(settings(), async |world| {
+        world.engine.hold();
+        world.request(&request("b1")).await;
+        world.engine.until_running("b1").await;
+        world.crew.board.cancel("b1");
+        world.engine.until_stopped("b1").await;
+        let (id, body) = world.told_once().await;
+        assert_eq!(id, "b1.build.cancelled");
+        assert_eq!(body["data"]["reason"], Reason::Cancelled.as_str());
+        assert_eq!(world.engine.built(), 0);
+        assert_eq!(world.workspaces_left().await, 0);
+        assert!(world.broker.delays().is_empty());
+    });
+}
+
+#[test]
+fn a_build_can_be_cancelled_before_it_comes_into_sight() {
+    with_crew(settings(), async |world| {
+        world.crew.board.cancel("b1");
+        world.request(&request("b1")).await;
+        let (id, _) = world.told_once().await;
+        assert_eq!(id, "b1.build.cancelled");
+        assert!(world.forge.calls().is_empty());
+        assert_eq!(world.broker.messages(Route::Dead).len(), 1);
+    });
+}
