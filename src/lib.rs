@@ -11,7 +11,7 @@
 //! | the forge | [`git`] |
 //! | how an image is planned and built | [`planner`], [`docker`] |
 //! | where it goes, and who is told | [`registry`], [`webhook`] |
-//! | what an operator sees | [`http`], [`readiness`], [`telemetry`] |
+//! | what an operator sees | [`http`], [`metrics`], [`readiness`], [`telemetry`], [`otlp`] |
 //! | what an operator does with builds that were given up | [`dead`] |
 
 pub mod config;
@@ -22,6 +22,8 @@ pub mod exit;
 pub mod git;
 pub mod http;
 pub mod http_client;
+pub mod metrics;
+pub mod otlp;
 pub mod outside;
 pub mod planner;
 pub mod rabbitmq;

@@ -14,6 +14,7 @@ use crate::desk::Desk;
 use crate::fair::Slots;
 use crate::health::{ActorName, Health};
 use crate::intake::Intake;
+use crate::journey::Observer;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::listener::Listener;
 use crate::notifier::Notifier;
@@ -103,16 +104,19 @@ impl Crew {
         ports: Ports,
         settings: Settings,
         health: &[Arc<Health>],
+        observer: Observer,
         lifecycle: Lifecycle,
     ) -> Self {
         let supervisor = Supervisor::new(settings.intensity, lifecycle.clone());
         let capacity = Capacity::default();
+        observer.metrics.show(&capacity);
         tokio::spawn(capacity.clone().watch(ports.probe, lifecycle.clone()));
         let desk = Desk {
             broker: ports.broker.clone(),
             dead_ttl: settings.dead_ttl,
             results: settings.results,
             capacity: capacity.clone(),
+            observer,
         };
         let rules = Arc::new(settings.rules);
         let board = Board::new(BoardRules {

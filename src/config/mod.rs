@@ -3,6 +3,7 @@
 //! Reading never stops at the first bad value: [`ConfigErrors`] names them all.
 
 mod read;
+mod traces;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,7 +16,8 @@ use image_builder_actors::secret::Secret;
 use image_builder_actors::supervisor::Intensity;
 use reqwest::Url;
 
-use read::{Raw, Reader};
+use self::read::{Raw, Reader};
+use crate::otlp::TraceSettings;
 
 /// The file that is read beside the environment, relative to the working directory.
 pub const ENV_FILE: &str = "config/.env";
@@ -43,6 +45,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `host:port` of the HTTP server.
     pub http_addr: String,
+    /// Where traces go; `None` = there are none.
+    pub traces: Option<TraceSettings>,
     pub limits: Limits,
 }
 
@@ -286,6 +290,7 @@ impl Config {
             },
             drain_timeout: read.duration("DRAIN_TIMEOUT", raw.drain_timeout, "60s"),
             http_addr: read.address("HTTP_ADDR", raw.http_addr, "127.0.0.1:8080"),
+            traces: read.traces(),
             limits: Limits::default(),
         }
     }

@@ -63,6 +63,12 @@ pub(super) struct Raw {
     pub supervisor_health_interval: Option<String>,
     pub drain_timeout: Option<String>,
     pub http_addr: Option<String>,
+    pub otel_exporter_otlp_endpoint: Option<String>,
+    pub otel_exporter_otlp_headers: Option<String>,
+    pub otel_exporter_otlp_headers_file: Option<String>,
+    pub otel_exporter_otlp_protocol: Option<String>,
+    pub otel_service_name: Option<String>,
+    pub otel_resource_attributes: Option<String>,
 }
 
 impl Raw {
@@ -86,7 +92,7 @@ impl Reader {
         Self { raw, errors: Vec::new() }
     }
 
-    fn bad(&mut self, name: &str, what: impl std::fmt::Display) {
+    pub(super) fn bad(&mut self, name: &str, what: impl std::fmt::Display) {
         self.errors.push(format!("{name}: {what}"));
     }
 

@@ -103,3 +103,49 @@ fn the_defaults_in_the_example_file_are_the_defaults() {
     let plain = Config::read(vars(&[URI])).expect("a good configuration");
     assert_eq!(format!("{shown:#?}"), format!("{plain:#?}"));
 }
+
+#[test]
+fn traces_are_set_by_opentelemetrys_own_variables() {
+    assert!(Config::read(vars(&[URI])).expect("good").traces.is_none());
+    let config = Config::read(vars(&[
+        URI,
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2, x-scope = a"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.name=other"),
+    ]));
+    let config = config.expect("good");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let traces = config.traces.expect("they are on");
+    assert_eq!(traces.url.as_str(), "http://collector:4318/base/v1/traces");
+    let header = |n: usize| (traces.headers[n].0.as_str(), traces.headers[n].1.expose());
+    assert_eq!(header(0), ("authorization", "Bearer hunter2"));
+    assert_eq!(header(1), ("x-scope", "a"));
+    let of = |name: &str| {
+        let found = traces.resource.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    assert_eq!(of("service.name"), Some("other"));
+    assert_eq!(of("deployment.environment.name"), Some("test"));
+    assert_eq!(of("service.version"), Some(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn what_is_wrong_with_the_settings_of_traces_is_named_without_their_secrets() {
+    let errors = Config::read(vars(&[
+        URI,
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
+    ]))
+    .expect_err("bad");
+    let names: Vec<_> = errors.0.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+    assert_eq!(
+        names,
+        [
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_ENDPOINT"
+        ]
+    );
+    assert!(!errors.to_string().contains("hunter2"));
+}
