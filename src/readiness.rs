@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-/// How often each need is looked at.
+/// How often a need that is met is looked at, and longest wait for what is found.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Pause between looks at a need that is not met.
+const SOON: Duration = Duration::from_millis(500);
 
 /// What the worker needs, and how it stands. Clones share it.
 #[derive(Debug, Clone)]
@@ -42,7 +44,7 @@ impl Readiness {
         Self { needs: Arc::new(Mutex::new(needs.iter().map(need).collect())) }
     }
 
-    /// Looks at a need every few seconds from now on, and writes a line on each change.
+    /// Looks at a need again and again from now on, and writes a line on each change.
     pub fn watch<F, Fut>(&self, name: &'static str, look: F)
     where
         F: Fn() -> Fut + Send + 'static,
@@ -50,12 +52,12 @@ impl Readiness {
     {
         let readiness = self.clone();
         tokio::spawn(async move {
-            let mut interval = tokio::time::interval(INTERVAL);
-            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                interval.tick().await;
                 let found = tokio::time::timeout(INTERVAL, look()).await;
-                readiness.note(name, found.unwrap_or_else(|_| Err("no answer".to_owned())));
+                let found = found.unwrap_or_else(|_| Err("no answer".to_owned()));
+                let pause = if found.is_ok() { INTERVAL } else { SOON };
+                readiness.note(name, found);
+                tokio::time::sleep(pause).await;
             }
         });
     }

@@ -60,7 +60,9 @@ impl Retry {
         lease.observe(self.desk.observer.retry(lease.message()));
         let history = history::of(lease.message());
         let build_id = request::build_id(lease.message()).unwrap_or_default();
-        let span = progress::span(&build_id, "retry", history.counted());
+        // The number of the try that failed, whether or not it was counted.
+        let uncounted = history.attempts.last().is_none_or(|last| !last.counted);
+        let span = progress::span(&build_id, "retry", history.counted() + u32::from(uncounted));
         self.decide(lease, history, delivery.over_delivery_limit).instrument(span).await;
         slot.done();
     }

@@ -8,6 +8,7 @@
 
 mod proto;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,7 +36,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const LAST: Duration = Duration::from_secs(2);
 
 /// Where traces go, and as whose (`OTEL_…`).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TraceSettings {
     /// The address that spans are posted to, its path included. May hold a credential.
     pub url: Url,
@@ -43,6 +44,17 @@ pub struct TraceSettings {
     pub headers: Vec<(String, Secret)>,
     /// The resource's attributes, `service.name` among them.
     pub resource: Vec<(String, String)>,
+}
+
+impl fmt::Debug for TraceSettings {
+    /// Without what the address holds: that may be a credential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TraceSettings")
+            .field("host", &self.url.host_str())
+            .field("headers", &self.headers)
+            .field("resource", &self.resource)
+            .finish()
+    }
 }
 
 /// Sends spans until it is closed.
