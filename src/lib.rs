@@ -10,11 +10,13 @@
 //! | RabbitMQ | [`rabbitmq`], and its queues as data in [`topology`] |
 //! | the forge | [`git`] |
 //! | how an image is planned and built | [`planner`], [`docker`] |
+//! | room on the disk: watermarks, pruning | [`disk`] |
 //! | where it goes, and who is told | [`registry`], [`webhook`] |
 //! | what an operator sees | [`http`], [`readiness`], [`telemetry`] |
 
 pub mod config;
 pub mod data_dir;
+pub mod disk;
 pub mod docker;
 pub mod exit;
 pub mod git;

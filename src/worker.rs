@@ -90,7 +90,9 @@ async fn work(config: Config) -> Result<Exit, StartError> {
 
     let lifecycle = Lifecycle::default();
     let settings = settings(&config, &data_dir, outside.registry_name.clone());
+    let disk = outside.disk();
     let mut crew = Crew::start(outside.ports(broker.clone()), settings, &health, lifecycle.clone());
+    tokio::spawn(disk.run(crew.capacity(), lifecycle.clone()));
     tracing::info!("at work");
 
     let exit = tokio::select! {

@@ -76,6 +76,7 @@ pub struct Stage {
 pub struct Crew {
     supervisor: Supervisor,
     intakes: JoinSet<()>,
+    capacity: Capacity,
 }
 
 /// The health of each actor, to be shown before the crew is at work.
@@ -191,7 +192,12 @@ impl Crew {
         intakes.spawn(intake(Queue::Build, settings.prefetch).run(listener));
         intakes.spawn(intake(Queue::Outcome, to_u16(settings.notifier.concurrency)).run(notifier));
         intakes.spawn(intake(Queue::Fail, to_u16(settings.retry_concurrency)).run(retry));
-        Self { supervisor, intakes }
+        Self { supervisor, intakes, capacity }
+    }
+
+    /// For whoever notices on its own that there is no room to work.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity.clone()
     }
 
     /// Waits until an actor has died too often; the answer says which, and of what.
