@@ -227,13 +227,13 @@ impl DiskGuard {
         room.map_or(0, |room| room.lacks(&self.inner.settings.high))
     }
 
-    /// One pruning: down to the budget, to what frees `missing` bytes, and by a quarter where the
+    /// One pruning: down to the budget, to what frees `missing` bytes, and by half where the
     /// engine said that it is full. Returns the bytes freed; `None` = the engine failed.
     async fn prune(&self, pruner: &mut Pruner, missing: u64, told_full: bool) -> Option<u64> {
         let Size(budget) = self.inner.settings.budget;
         let target = |held: Held| {
             let held = held.total();
-            let enough = if told_full { held / 4 * 3 } else { held };
+            let enough = if told_full { held / 2 } else { held };
             budget.min(held.saturating_sub(missing)).min(enough)
         };
         match pruner.prune(target).await {
