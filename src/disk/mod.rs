@@ -38,6 +38,7 @@ use guarded::{GuardedBuilder, GuardedRegistry, Strikes};
 use in_use::InUse;
 use inventory::Held;
 use pruner::Pruner;
+pub use pruner::Young;
 use size::{Size, Watermark};
 use space::{Place, Room};
 
@@ -45,8 +46,7 @@ use space::{Place, Room};
 const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
 /// How often the engine is pruned down to the budget.
 const BETWEEN_TIDYINGS: Duration = Duration::from_secs(5 * 60);
-/// What was built or pushed less than this ago is not pruned: another worker may be about to push it.
-const YOUNG: Duration = Duration::from_secs(5 * 60);
+const YOUNG: Young = Young { image: Duration::from_secs(5 * 60), cache: Duration::from_secs(60) };
 /// What is freed can be less than what the engine counted: so often is looked and pruned again.
 const MOST_ROUNDS: usize = 4;
 
@@ -61,8 +61,8 @@ pub struct DiskSettings {
     pub budget: Size,
     /// The longest that a job lasts: so long it may have an image in hand.
     pub longest_job: Duration,
-    /// What was used less than this ago is not pruned.
-    pub young: Duration,
+    /// What is too young to be pruned.
+    pub young: Young,
     pub between_looks: Duration,
     pub between_tidyings: Duration,
 }

@@ -10,7 +10,9 @@ use time::OffsetDateTime;
 use super::in_use::InUse;
 use super::inventory::{Held, Image, Inventory, Layer, Whose, layers};
 use super::size::Size;
-use crate::docker::{DockerEngine, ImageDetail, ImageUsage, KEY_LABEL, LOCAL_REGISTRY};
+use crate::docker::{
+    CacheRecord, DockerEngine, ImageDetail, ImageUsage, KEY_LABEL, LOCAL_REGISTRY,
+};
 
 /// A name in the registry that an image has had for so long was left there by a push that was killed:
 /// no job lasts that long.
@@ -22,10 +24,19 @@ pub(super) struct Pruner {
     in_use: InUse,
     /// The registry's name in references.
     registry: String,
-    /// What was used less than this ago may be in a job's hands on another worker.
-    young: Duration,
+    young: Young,
     /// The layers of images seen before, by image: an image never changes.
     known: HashMap<String, Vec<Layer>>,
+}
+
+/// What is too young to go.
+#[derive(Debug, Clone, Copy)]
+pub struct Young {
+    /// An image that was used less than this ago may be in a job's hands on another worker.
+    pub image: Duration,
+    /// A record of the build cache that was used less than this ago a running build may be about to
+    /// use again. Whole seconds.
+    pub cache: Duration,
 }
 
 /// What one pruning did.
@@ -46,7 +57,7 @@ impl Pruner {
         engine: Arc<DockerEngine>,
         in_use: InUse,
         registry: String,
-        young: Duration,
+        young: Young,
     ) -> Self {
         Self { engine, in_use, registry, young, known: HashMap::new() }
     }
@@ -72,7 +83,7 @@ impl Pruner {
             }
         }
         if let Some(keep) = choice.keep_cache {
-            self.engine.prune_cache(keep).await?;
+            self.engine.prune_cache(keep, self.young.cache).await?;
         }
         if removed == 0 && choice.keep_cache.is_none() {
             return Ok(Pruned { before, after: before });
@@ -105,7 +116,11 @@ impl Pruner {
                 id: usage.id,
             });
         }
-        Ok(Inventory { images, cache })
+        let in_use = |record: CacheRecord| CacheRecord {
+            in_use: record.in_use || now - record.last_use() < self.young.cache,
+            ..record
+        };
+        Ok(Inventory { images, cache: cache.into_iter().map(in_use).collect() })
     }
 
     async fn layers(&mut self, id: &str, detail: &ImageDetail) -> Result<Vec<Layer>, Fault> {
@@ -122,7 +137,7 @@ impl Pruner {
         let whose = whose(image, &self.registry, age > STALE);
         let needed = || {
             image.has_containers()
-                || age < self.young
+                || age < self.young.image
                 || image.label(KEY_LABEL).is_some_and(|key| self.in_use.has(key))
         };
         match whose {

@@ -233,13 +233,18 @@ impl DockerEngine {
 
     /// Prunes the build cache, what was used the longest time ago first, until it holds at most
     /// `keep` bytes. What a running build has stays, and so do layers of images, which do not count.
+    /// So does what was used less than `young` ago: builds let go of their context for a moment, and
+    /// fail when it is pruned just then.
     ///
     /// # Errors
     /// `engine_down`, `engine_failed` or `timeout`.
-    pub async fn prune_cache(&self, keep: u64) -> Result<(), Fault> {
+    pub async fn prune_cache(&self, keep: u64, young: Duration) -> Result<(), Fault> {
         let what = "pruning the build cache";
         let version = self.spoken_version().await?;
-        let target = format!("/build/prune?keep-storage={}", keep.min(i64::MAX as u64));
+        let keep = keep.min(i64::MAX as u64).to_string();
+        let filters = format!(r#"{{"until":["{}s"]}}"#, young.as_secs());
+        let query = wire::query(&[("keep-storage", &keep), ("filters", &filters)]);
+        let target = format!("/build/prune{query}");
         let request = wire::post(&self.address, version, &target)
             .and_then(|request| request.body(wire::no_body()))
             .map_err(|error| faults::engine_broke(what, &error))?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use image_builder::disk::size::Size;
-use image_builder::disk::{DiskGuard, DiskSettings};
+use image_builder::disk::{DiskGuard, DiskSettings, Young};
 use image_builder::docker::LOCAL_REPOSITORY;
 use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
 use image_builder_actors::fault::Fault;
@@ -107,13 +107,13 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// With watermarks out of the way and no image too young to go, unless `change` says otherwise.
+    /// With watermarks out of the way and nothing too young to go, unless `change` says otherwise.
     pub(crate) fn new(small: &SmallEngine, change: impl FnOnce(&mut DiskSettings)) -> Self {
         let data_dir = tempfile::tempdir().expect("a directory");
         let mark = |text: &str| text.parse().expect("a watermark");
         let job = Duration::from_secs(600);
         let mut settings = DiskSettings::new(mark("1%,1MB"), mark("2%,2MB"), Size(0), job);
-        settings.young = Duration::ZERO;
+        settings.young = Young { image: Duration::ZERO, cache: Duration::ZERO };
         change(&mut settings);
         install_tls();
         let url = RegistryUrl::parse("localhost:5000").expect("an address");

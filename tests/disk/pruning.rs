@@ -98,7 +98,7 @@ async fn nothing_goes_that_is_in_use_or_that_somebody_else_made_or_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_worker_may_be_about_to_push_stays() {
     let small = SmallEngine::start(400).await;
-    let worker = Guarded::new(&small, |settings| settings.young = Duration::from_secs(600));
+    let worker = Guarded::new(&small, |settings| settings.young.image = Duration::from_secs(600));
     let order = Order::of_bytes(5 * MB);
     order.build(&*small.engine).await.expect("the build is good");
     worker.guard.tidy().await;
@@ -125,7 +125,7 @@ async fn two_workers_prune_at_once_without_harm() {
 async fn pruning_everything_again_and_again_breaks_no_running_build() {
     let small = SmallEngine::start(1200).await;
     small.load("debian:bookworm-slim");
-    let worker = Guarded::new(&small, |_| {});
+    let worker = Guarded::new(&small, |settings| settings.young.cache = Duration::from_secs(5));
     let done = Arc::new(AtomicBool::new(false));
     let pruning = tokio::spawn({
         let (guard, done) = (worker.guard.clone(), done.clone());
@@ -138,7 +138,7 @@ async fn pruning_everything_again_and_again_breaks_no_running_build() {
             rounds
         }
     });
-    for _ in 0..3 {
+    for _ in 0..5 {
         // Steps that are shared between builds, come from another stage, and from a cache mount.
         let dockerfile = "FROM debian:bookworm-slim AS one\nCOPY data /data\n\
              RUN --mount=type=cache,target=/c cp /data /c/d && cp /c/d /two\n\
