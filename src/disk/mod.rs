@@ -80,6 +80,12 @@ impl DiskSettings {
             between_tidyings: BETWEEN_TIDYINGS,
         }
     }
+
+    /// Bytes that a disk lacks to the high watermark. A share of a small disk can be less than a low
+    /// watermark in bytes: then that one is aimed at.
+    fn missing(&self, room: Room) -> u64 {
+        room.lacks(&self.high).max(room.lacks(&self.low))
+    }
 }
 
 /// Keeps an eye on the disks, and makes room. Clones share everything.
@@ -224,7 +230,7 @@ impl DiskGuard {
     async fn missing_on_engine(&self) -> u64 {
         let Some(disk) = self.engine_disk().await.cloned() else { return 0 };
         let room = tokio::task::spawn_blocking(move || disk.room().ok()).await.ok().flatten();
-        room.map_or(0, |room| room.lacks(&self.inner.settings.high))
+        room.map_or(0, |room| self.inner.settings.missing(room))
     }
 
     /// One pruning: down to the budget, to what frees `missing` bytes, and by half where the
@@ -275,4 +281,22 @@ fn interval(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pruning_aims_at_the_higher_watermark_whichever_that_is_on_the_disk() {
+        let mark = |text: &str| text.parse().expect("a watermark");
+        let missing = |low, high| {
+            let (budget, job) = (Size(0), Duration::from_secs(1));
+            let room = Room { place: "the disk", free: 3_000, total: 20_000 };
+            DiskSettings::new(mark(low), mark(high), budget, job).missing(room)
+        };
+        assert_eq!(missing("5%", "20%"), 1_000);
+        assert_eq!(missing("5KB", "10%"), 2_000);
+        assert_eq!(missing("5%", "10%"), 0);
+    }
 }
