@@ -10,6 +10,7 @@
 //! | RabbitMQ | [`rabbitmq`], and its queues as data in [`topology`] |
 //! | the forge | [`git`] |
 //! | how an image is planned and built | [`planner`], [`docker`] |
+//! | room on the disk: watermarks, pruning | [`disk`] |
 //! | where it goes, and who is told | [`registry`], [`webhook`] |
 //! | what an operator sees | [`http`], [`metrics`], [`readiness`], [`telemetry`], [`otlp`] |
 //! | what an operator does with builds that were given up | [`dead`] |
@@ -17,6 +18,7 @@
 pub mod config;
 pub mod data_dir;
 pub mod dead;
+pub mod disk;
 pub mod docker;
 pub mod exit;
 pub mod git;

@@ -116,9 +116,11 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
 
     let lifecycle = Lifecycle::default();
     let settings = settings(&config, &data_dir, outside.registry_name.clone());
+    let disk = outside.disk();
     let ports = outside.ports(broker.clone());
     let mut crew = Crew::start(ports, settings, &health, observer, lifecycle.clone());
     tokio::spawn(hear_cancellations(broker.cancellations(), crew.board.clone()));
+    tokio::spawn(disk.run(crew.capacity.clone(), lifecycle.clone()));
     tracing::info!("at work");
 
     let exit = tokio::select! {

@@ -91,6 +91,8 @@ pub struct Crew {
     ends: JoinSet<()>,
     /// For those who cancel builds.
     pub board: Board,
+    /// Told and asked whether there is room to work.
+    pub capacity: Capacity,
 }
 
 /// The health of each actor, to be shown before the crew is at work.
@@ -230,7 +232,7 @@ impl Crew {
         ends.spawn(intake(Queue::Outcome, outcomes, Phase::Closing).run(notifier));
         let failures = to_u16(settings.retry_concurrency);
         ends.spawn(intake(Queue::Fail, failures, Phase::Closing).run(retry));
-        Self { supervisor, lifecycle, builds, ends, board }
+        Self { supervisor, lifecycle, builds, ends, board, capacity }
     }
 
     /// Waits until an actor has died too often; the answer says which, and of what.

@@ -17,6 +17,7 @@ use image_builder_actors::supervisor::Intensity;
 use reqwest::Url;
 
 use self::read::{Raw, Reader};
+use crate::disk::size::{Size, Watermark};
 use crate::otlp::TraceSettings;
 
 /// The file that is read beside the environment, relative to the working directory.
@@ -28,6 +29,7 @@ pub struct Config {
     pub broker: BrokerConfig,
     pub data_dir: PathBuf,
     pub engine: EngineConfig,
+    pub disk: DiskConfig,
     pub registry: RegistryConfig,
     pub managers: ManagersConfig,
     pub forge: ForgeConfig,
@@ -72,6 +74,16 @@ pub struct EngineConfig {
     pub tls_verify: bool,
     /// Network of `RUN` steps: `host` or `none`; `None` = the engine's default.
     pub network: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct DiskConfig {
+    /// Free space below which nothing is built.
+    pub low: Watermark,
+    /// Free space that pruning aims at.
+    pub high: Watermark,
+    /// What images made here and the build cache may hold on the engine.
+    pub budget: Size,
 }
 
 #[derive(Debug, Clone)]
@@ -222,6 +234,7 @@ impl Config {
                 tls_verify: raw.docker_tls_verify.is_some_and(|value| value != "0"),
                 network: read.one_of("BUILDER_NETWORK", raw.builder_network, &["host", "none"]),
             },
+            disk: read.disk(),
             registry: RegistryConfig {
                 url: raw.registry_url.unwrap_or_else(|| "localhost:5000".to_owned()),
                 password: read.secret(

@@ -28,6 +28,9 @@ fn every_bad_value_is_named_at_once() {
         ("HTTP_ADDR", "8080x"),
         ("RETRY_MULTIPLIER", "0.5"),
         ("JOB_TIMEOUT", "31m"),
+        ("DISK_LOW_WATERMARK", "much"),
+        ("DISK_HIGH_WATERMARK", "101%"),
+        ("CACHE_BUDGET", "5%"),
     ]))
     .expect_err("a bad configuration");
     for name in [
@@ -41,6 +44,9 @@ fn every_bad_value_is_named_at_once() {
         "HTTP_ADDR",
         "RETRY_MULTIPLIER",
         "JOB_TIMEOUT",
+        "DISK_LOW_WATERMARK",
+        "DISK_HIGH_WATERMARK",
+        "CACHE_BUDGET",
     ] {
         assert!(
             errors.0.iter().any(|line| line.starts_with(&format!("{name}: "))),
@@ -48,6 +54,21 @@ fn every_bad_value_is_named_at_once() {
         );
     }
     assert!(!errors.to_string().contains("hunter2"));
+}
+
+#[test]
+fn the_low_watermark_is_below_the_high_one() {
+    let config = Config::read(vars(&[URI])).expect("good");
+    assert_eq!(config.disk.low.of(10_000_000_000), 500_000_000);
+    assert_eq!(config.disk.high.of(1_000_000_000_000), 4_000_000_000);
+    assert_eq!(config.disk.budget.0, 20_000_000_000);
+
+    let marks = |low, high| {
+        Config::read(vars(&[URI, ("DISK_LOW_WATERMARK", low), ("DISK_HIGH_WATERMARK", high)]))
+    };
+    assert!(marks("1GiB", "30%").is_ok());
+    let error = marks("3GB", "3GB").expect_err("equal").to_string();
+    assert!(error.starts_with("DISK_LOW_WATERMARK: `3.0 GB` must be below"), "{error}");
 }
 
 #[test]
