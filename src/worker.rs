@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, StageConfig};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::disk::inventory::Held;
 use crate::exit::Exit;
 use crate::http::{self, Observed};
 use crate::otlp::Exporter;
@@ -25,7 +26,7 @@ use crate::rabbitmq::{ConnState, ConnectError, RabbitMq};
 use crate::readiness::Readiness;
 
 /// What `/readyz` tells of.
-const NEEDS: [&str; 3] = ["broker", "engine", "registry"];
+const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
 
 /// How long handing back may take after the drain's time is up.
 const HAND_BACK: Duration = Duration::from_secs(20);
@@ -117,6 +118,7 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     let lifecycle = Lifecycle::default();
     let settings = settings(&config, &data_dir, outside.registry_name.clone());
     let disk = outside.disk();
+    tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
     let ports = outside.ports(broker.clone());
     let mut crew = Crew::start(ports, settings, &health, observer, lifecycle.clone());
     tokio::spawn(hear_cancellations(broker.cancellations(), crew.board.clone()));
@@ -192,6 +194,14 @@ fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<ConnState
         async move { if connected { Ok(()) } else { Err("not connected".to_owned()) } }
     });
     cell
+}
+
+/// Shows how much the caches hold, whenever that was counted.
+async fn show_caches(mut held: watch::Receiver<Held>, metrics: Metrics) {
+    while held.changed().await.is_ok() {
+        let bytes = held.borrow_and_update().total();
+        metrics.cache_bytes(bytes);
+    }
 }
 
 /// Withdraws the builds that somebody wants to stop, for as long as the broker is there.
