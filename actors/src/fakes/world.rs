@@ -155,10 +155,12 @@ impl World {
 
     /// Waits until the source of this build was asked for.
     pub async fn until_fetched(&self, build_id: &str) {
-        let mut count = 1;
-        while !self.forge.calls().iter().any(|call| call.build_id == build_id) {
-            self.forge.called(count).await;
-            count = self.forge.calls().len() + 1;
+        loop {
+            let calls = self.forge.calls();
+            if calls.iter().any(|call| call.build_id == build_id) {
+                return;
+            }
+            self.forge.called(calls.len() + 1).await;
         }
     }
 
