@@ -22,6 +22,8 @@ pub mod exit;
 pub mod git;
 pub mod http;
 pub mod http_client;
+#[cfg(feature = "failpoints")]
+pub mod killing;
 pub mod outside;
 pub mod planner;
 pub mod rabbitmq;

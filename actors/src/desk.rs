@@ -280,6 +280,7 @@ fn stands(lease: &Lease) -> bool {
 pub(crate) async fn settle(lease: Lease, made: Result<(), BrokerError>) {
     match made {
         Ok(()) => {
+            fail::fail_point!("desk::settle");
             if let Err(error) = lease.ack().await {
                 // The broker delivers it again, and the repetition is told under the same id.
                 tracing::warn!(%error, "cannot ack a delivery that is done");

@@ -81,6 +81,7 @@ impl Notifier {
         });
         match told {
             Ok(()) => {
+                fail::fail_point!("notifier::told");
                 tracing::info!(webhook_id = notification.id, "notified");
                 slot.done();
                 settle(lease, Ok(())).await;
