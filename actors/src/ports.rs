@@ -79,7 +79,8 @@ pub trait Settle: Send + Sync {
     async fn ack(&self, tag: u64) -> Result<(), BrokerError>;
     /// The delivery goes back to its queue.
     async fn nack(&self, tag: u64) -> Result<(), BrokerError>;
-    /// No further deliveries; those in hand can still be settled.
+    /// No further deliveries; those in hand can still be settled. What had come by then is still
+    /// received, for its owner to give back, before the deliveries end.
     async fn cancel(&self);
 }
 
