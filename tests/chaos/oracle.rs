@@ -153,6 +153,10 @@ fn judge_build(id: &str, asked: &Asked, told: &[&Told], count: &mut Count) {
 
 /// Whether this is a way in which the request may end.
 fn judge_one(request: &Request, told: &Told) -> Result<(), String> {
+    if told.text("/reason") == "crashed" {
+        // Workers are killed, but by no request: none may be taken for one that kills.
+        return Err("taken for a request that kills its workers".to_owned());
+    }
     if told.kind() == "build.failed" && told.text("/fault") == "service" {
         return Ok(());
     }
