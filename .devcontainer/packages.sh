@@ -17,6 +17,7 @@ rabbitmq-server rabbitmq-server
 docker-registry docker-registry
 lighttpd lighttpd
 mmdebstrap mmdebstrap
+promtool prometheus
 shellcheck shellcheck
 COMMANDS
     perl -MFindBin -e1 2>/dev/null || echo perl # all of it, for OpenSSL's build

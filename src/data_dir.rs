@@ -57,6 +57,11 @@ impl DataDir {
         &self.path
     }
 
+    /// Where it is written down which names pushes gave to images.
+    pub fn pushes(&self) -> PathBuf {
+        self.path.join("pushes")
+    }
+
     /// Where jobs have their workspaces.
     pub fn workspaces(&self) -> PathBuf {
         self.path.join("work")

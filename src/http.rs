@@ -1,133 +1,126 @@
 //! The operator's HTTP endpoints: `/livez`, `/readyz`, `/metrics`.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use image_builder_actors::health::Health;
-use tokio::net::TcpListener;
+use image_builder_actors::metrics::Metrics;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
+use crate::metrics;
 use crate::readiness::Readiness;
+
+/// Connections at once; further ones wait to be accepted.
+const MOST_CONNECTIONS: usize = 64;
+/// How long a client may take to send a request's head, waiting for its next request included.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// A connection takes no further requests after this.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+/// How long the last answer of a connection may take to be read.
+const LAST_ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the endpoints show.
 #[derive(Clone)]
 pub struct Observed {
     pub readiness: Readiness,
     pub actors: Arc<[Arc<Health>]>,
+    pub metrics: Metrics,
 }
 
 /// Serves until the program ends.
 pub async fn serve(listener: TcpListener, observed: Observed) {
+    let turns = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
+        let Ok(turn) = turns.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of file descriptors, most likely: others will be closed.
                 tracing::warn!(%error, "cannot accept an HTTP connection");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let observed = observed.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let response = respond(&request, &observed);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an HTTP connection ended early");
-            }
+            answer(stream, &observed).await;
+            drop(turn);
         });
+    }
+}
+
+/// Answers the requests of one connection, which ends in bounded time however slow the client is.
+async fn answer(stream: TcpStream, observed: &Observed) {
+    let service = service_fn(|request| {
+        let response = respond(&request, observed);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => Ok(ended),
+        () = tokio::time::sleep(CONNECTION_LIMIT) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(LAST_ANSWER_LIMIT, connection).await
+        }
+    };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection ended early"),
+        Err(_) => tracing::debug!("an HTTP client was too slow"),
     }
 }
 
 fn respond(request: &Request<Incoming>, observed: &Observed) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n".into());
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
     }
     match request.uri().path() {
-        "/livez" => text(StatusCode::OK, "text/plain", "ok\n".into()),
+        "/livez" => plain(StatusCode::OK, "ok\n"),
         "/readyz" => {
             let (ready, body) = observed.readiness.report();
             let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             text(status, "application/json", body)
         }
-        "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", metrics(&observed.actors)),
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "try /livez, /readyz or /metrics\n".into()),
+        "/metrics" => {
+            match metrics::page(&observed.metrics, &observed.actors, &observed.readiness) {
+                Ok(page) => text(StatusCode::OK, metrics::CONTENT_TYPE, page),
+                Err(error) => {
+                    tracing::error!(%error, "cannot show the metrics");
+                    plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
+                }
+            }
+        }
+        _ => plain(StatusCode::NOT_FOUND, "try /livez, /readyz or /metrics\n"),
     }
 }
 
-fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
-    response
+fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    text(status, "text/plain; charset=utf-8", body)
 }
 
-/// The actors' figures in the Prometheus text format.
-fn metrics(actors: &[Arc<Health>]) -> String {
-    let snapshots: Vec<_> =
-        actors.iter().map(|actor| (actor.name().as_str(), actor.snapshot())).collect();
-    let mut out = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, String)>| {
-        let _ = writeln!(out, "# HELP image_builder_{name} {help}");
-        let _ = writeln!(out, "# TYPE image_builder_{name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(out, "image_builder_{name}{{{labels}}} {value}");
-        }
-    };
-    let each = |value: &dyn Fn(&image_builder_actors::health::Snapshot) -> String| {
-        snapshots
-            .iter()
-            .map(|(actor, now)| (format!("actor=\"{actor}\""), value(now)))
-            .collect::<Vec<_>>()
-    };
-    family(
-        "actor_in_hand",
-        "gauge",
-        "Jobs that the actor works on.",
-        each(&|now| now.in_hand.to_string()),
-    );
-    family(
-        "actor_waiting",
-        "gauge",
-        "Jobs that wait for a slot of the actor.",
-        each(&|now| now.waiting.to_string()),
-    );
-    family(
-        "actor_done_total",
-        "counter",
-        "Jobs that the actor did well.",
-        each(&|now| now.done.to_string()),
-    );
-    family(
-        "actor_restarts_total",
-        "counter",
-        "Deaths of the actor.",
-        each(&|now| now.restarts.to_string()),
-    );
-    family(
-        "actor_oldest_seconds",
-        "gauge",
-        "Age of the actor's oldest job in hand.",
-        each(&|now| now.oldest.map_or(0.0, |age| age.as_secs_f64()).to_string()),
-    );
-    let failed = snapshots.iter().flat_map(|(actor, now)| {
-        now.failed.iter().map(move |(reason, count)| {
-            (format!("actor=\"{actor}\",reason=\"{reason}\""), count.to_string())
-        })
-    });
-    family("actor_failed_total", "counter", "Jobs that failed with the actor.", failed.collect());
-    out
+fn text(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }

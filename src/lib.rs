@@ -10,13 +10,15 @@
 //! | RabbitMQ | [`rabbitmq`], and its queues as data in [`topology`] |
 //! | the forge | [`git`] |
 //! | how an image is planned and built | [`planner`], [`docker`] |
+//! | room on the disk: watermarks, pruning | [`disk`] |
 //! | where it goes, and who is told | [`registry`], [`webhook`] |
-//! | what an operator sees | [`http`], [`readiness`], [`telemetry`] |
+//! | what an operator sees | [`http`], [`metrics`], [`readiness`], [`telemetry`], [`otlp`] |
 //! | what an operator does with builds that were given up | [`dead`] |
 
 pub mod config;
 pub mod data_dir;
 pub mod dead;
+pub mod disk;
 pub mod docker;
 pub mod exit;
 pub mod git;
@@ -24,6 +26,8 @@ pub mod http;
 pub mod http_client;
 #[cfg(feature = "failpoints")]
 pub mod killing;
+pub mod metrics;
+pub mod otlp;
 pub mod outside;
 pub mod planner;
 pub mod rabbitmq;

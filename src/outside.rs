@@ -11,6 +11,7 @@ use image_builder_actors::ports::{Broker, Probe};
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::disk::{DiskGuard, DiskSettings};
 use crate::docker::{DockerEngine, DockerSettings};
 use crate::git::{GitConnector, GitSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
@@ -29,6 +30,7 @@ pub struct Outside {
     engine: Arc<DockerEngine>,
     registry: Arc<RegistryClient>,
     managers: Arc<WebhookNotifier>,
+    disk: DiskGuard,
 }
 
 impl Outside {
@@ -56,10 +58,15 @@ impl Outside {
         let registry = RegistrySettings {
             credentials,
             push_timeout: config.pusher.timeout,
+            journal: Some(data_dir.pushes()),
             ..RegistrySettings::new(url)
         };
         let registry =
             RegistryClient::new(registry, engine.docker().clone()).context("REGISTRY_URL")?;
+        let (engine, registry) = (Arc::new(engine), Arc::new(registry));
+        let disk = config.disk.clone();
+        let disk = DiskSettings::new(disk.low, disk.high, disk.budget, config.listener.job_timeout);
+        let disk = DiskGuard::new(disk, data_dir.path(), engine.clone(), registry.clone());
         let keys = config.managers.secret.as_ref().map(SigningKeys::parse);
         let managers = WebhookSettings {
             container_manager_url: config.managers.container_manager.clone(),
@@ -79,9 +86,10 @@ impl Outside {
             registry_name,
             forge: Arc::new(GitConnector::new(forge).context("GITHUB_URL")?),
             planner: Arc::new(SourcePlanner::new(planner)),
-            engine: Arc::new(engine),
-            registry: Arc::new(registry),
+            engine,
+            registry,
             managers: Arc::new(WebhookNotifier::new(managers).context("CONTAINER_MANAGER_URL")?),
+            disk,
         })
     }
 
@@ -97,6 +105,16 @@ impl Outside {
             let registry = registry.clone();
             async move { registry.ping().await.map_err(|fault| fault.message) }
         });
+        let disk = self.disk.clone();
+        readiness.watch("disk", move || {
+            let disk = disk.clone();
+            async move { disk.look().await }
+        });
+    }
+
+    /// Keeps an eye on the disks, for as long as the worker works.
+    pub fn disk(&self) -> DiskGuard {
+        self.disk.clone()
     }
 
     /// All ports, with this broker.
@@ -105,14 +123,15 @@ impl Outside {
             forge: self.forge.clone(),
             engine: self.engine.clone(),
             registry: self.registry.clone(),
+            disk: self.disk.clone(),
         };
         Ports {
             probe: Arc::new(probe),
             broker,
             forge: self.forge,
             planner: self.planner,
-            engine: self.engine,
-            registry: self.registry,
+            engine: self.disk.builder(),
+            registry: self.disk.registry(),
             managers: self.managers,
         }
     }
@@ -123,6 +142,7 @@ struct Probes {
     forge: Arc<GitConnector>,
     engine: Arc<DockerEngine>,
     registry: Arc<RegistryClient>,
+    disk: DiskGuard,
 }
 
 #[async_trait]
@@ -132,6 +152,7 @@ impl Probe for Probes {
             Reason::ForgeDown => self.forge.ping().await,
             Reason::EngineDown => self.engine.ping().await,
             Reason::RegistryDown => self.registry.ping().await,
+            Reason::DiskLow => return self.disk.make_room().await,
             // Patience is all that was asked for.
             _ => Ok(()),
         };

@@ -6,11 +6,13 @@ use std::time::Duration;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-/// How often each need is looked at.
+/// How often a need that is met is looked at, and longest wait for what is found.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Pause between looks at a need that is not met.
+const SOON: Duration = Duration::from_millis(500);
 
 /// What the worker needs, and how it stands. Clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Readiness {
     needs: Arc<Mutex<Vec<Need>>>,
 }
@@ -23,30 +25,39 @@ struct Need {
     since: OffsetDateTime,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    #[serde(skip)]
+    looked_at: bool,
 }
 
 impl Readiness {
-    /// Looks at a need every few seconds from now on, and writes a line on each change.
+    /// Of these needs, none of which is known to be met: a need that nobody watches yet keeps the
+    /// worker from being ready.
+    pub fn of(needs: &[&'static str]) -> Self {
+        let since = OffsetDateTime::now_utc();
+        let need = |name: &&'static str| Need {
+            name,
+            ready: false,
+            since,
+            detail: Some("not looked at yet".to_owned()),
+            looked_at: false,
+        };
+        Self { needs: Arc::new(Mutex::new(needs.iter().map(need).collect())) }
+    }
+
+    /// Looks at a need again and again from now on, and writes a line on each change.
     pub fn watch<F, Fut>(&self, name: &'static str, look: F)
     where
         F: Fn() -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), String>> + Send,
     {
-        let not_yet = Need {
-            name,
-            ready: false,
-            since: OffsetDateTime::now_utc(),
-            detail: Some("not looked at yet".to_owned()),
-        };
-        self.lock().push(not_yet);
         let readiness = self.clone();
         tokio::spawn(async move {
-            let mut interval = tokio::time::interval(INTERVAL);
-            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
-                interval.tick().await;
                 let found = tokio::time::timeout(INTERVAL, look()).await;
-                readiness.note(name, found.unwrap_or_else(|_| Err("no answer".to_owned())));
+                let found = found.unwrap_or_else(|_| Err("no answer".to_owned()));
+                let pause = if found.is_ok() { INTERVAL } else { SOON };
+                readiness.note(name, found);
+                tokio::time::sleep(pause).await;
             }
         });
     }
@@ -59,13 +70,21 @@ impl Readiness {
         (ready, format!("{report}\n"))
     }
 
+    /// Each need, and whether it is met.
+    pub fn states(&self) -> Vec<(&'static str, bool)> {
+        self.lock().iter().map(|need| (need.name, need.ready)).collect()
+    }
+
     fn note(&self, name: &'static str, found: Result<(), String>) {
         let mut needs = self.lock();
         let Some(need) = needs.iter_mut().find(|need| need.name == name) else { return };
         let ready = found.is_ok();
         let detail = found.err();
-        if ready != need.ready {
+        let changed = ready != need.ready;
+        if changed {
             need.since = OffsetDateTime::now_utc();
+        }
+        if changed || !need.looked_at {
             match &detail {
                 None => tracing::info!(need = name, "{name} is ready"),
                 Some(detail) => tracing::warn!(need = name, detail, "{name} is not ready"),
@@ -73,9 +92,52 @@ impl Readiness {
         }
         need.ready = ready;
         need.detail = detail;
+        need.looked_at = true;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Need>> {
         self.needs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn report(readiness: &Readiness) -> (bool, Value) {
+        let (ready, report) = readiness.report();
+        (ready, serde_json::from_str(&report).expect("the report is JSON"))
+    }
+
+    #[test]
+    fn the_worker_is_ready_once_every_need_is_met() {
+        let readiness = Readiness::of(&["broker", "disk"]);
+        readiness.note("broker", Ok(()));
+        let (ready, half) = report(&readiness);
+        assert!(!ready);
+        assert_eq!(half["needs"][0]["ready"], true);
+        assert_eq!(half["needs"][1]["detail"], "not looked at yet");
+        readiness.note("disk", Ok(()));
+        assert!(report(&readiness).0);
+    }
+
+    #[test]
+    fn since_is_the_moment_of_the_last_change() {
+        let readiness = Readiness::of(&["disk"]);
+        let since = |readiness: &Readiness| report(readiness).1["needs"][0]["since"].clone();
+        readiness.note("disk", Ok(()));
+        let ready_since = since(&readiness);
+        readiness.note("disk", Ok(()));
+        assert_eq!(since(&readiness), ready_since);
+        readiness.note("disk", Err("full".to_owned()));
+        assert_ne!(since(&readiness), ready_since);
+        let lost_since = since(&readiness);
+        readiness.note("disk", Err("fuller".to_owned()));
+        let (ready, now) = report(&readiness);
+        assert!(!ready);
+        assert_eq!(now["needs"][0]["since"], lost_since);
+        assert_eq!(now["needs"][0]["detail"], "fuller");
     }
 }

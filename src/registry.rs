@@ -10,12 +10,15 @@
 mod api;
 mod auth;
 mod faults;
+mod journal;
 mod manifest;
 mod push;
 mod url;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::auth::DockerCredentials;
@@ -30,6 +33,7 @@ use tokio::sync::OnceCell;
 use self::api::Api;
 pub use self::auth::RegistryCredentials;
 use self::faults::{fault, of_engine};
+use self::journal::Journal;
 use self::manifest::{Content, Manifest, Platform, choose};
 use self::push::EnginePush;
 pub use self::url::{RegistryUrl, RegistryUrlError};
@@ -44,6 +48,9 @@ pub struct RegistrySettings {
     pub request_timeout: Duration,
     /// Longest duration of a whole push.
     pub push_timeout: Duration,
+    /// A directory to write down which names pushes gave to images on the engine, so that those of a
+    /// worker that was killed are cleared; `None` = they are not.
+    pub journal: Option<PathBuf>,
 }
 
 impl RegistrySettings {
@@ -54,6 +61,7 @@ impl RegistrySettings {
             credentials: None,
             request_timeout: Duration::from_secs(30),
             push_timeout: Duration::from_secs(5 * 60),
+            journal: None,
         }
     }
 }
@@ -73,9 +81,10 @@ impl RegistryClient {
     /// Opens no connection. `docker` must have agreed on an API version with its engine.
     ///
     /// # Errors
-    /// The system's certificates cannot be loaded.
+    /// The system's certificates cannot be loaded, or the journal's directory cannot be written.
     pub fn new(settings: RegistrySettings, docker: Docker) -> anyhow::Result<Self> {
-        let RegistrySettings { url, credentials, request_timeout, push_timeout } = settings;
+        let RegistrySettings { url, credentials, request_timeout, push_timeout, journal } =
+            settings;
         let redactor = Redactor::new(credentials.iter().map(|known| known.password.clone()));
         let for_engine = credentials.as_ref().map(|known| DockerCredentials {
             username: Some(known.username.clone()),
@@ -84,13 +93,25 @@ impl RegistryClient {
             ..DockerCredentials::default()
         });
         let api = Api::new(&url.api_base(), credentials, redactor.clone(), request_timeout)?;
-        let engine = EnginePush::new(docker.clone(), for_engine, redactor);
+        let journal = journal.map(|dir| Journal::open(&dir)).transpose();
+        let journal = journal.context("the journal of pushes cannot be written")?;
+        let engine = EnginePush::new(docker.clone(), for_engine, redactor, journal);
         Ok(Self { url, push_timeout, docker, api, engine, platform: OnceCell::new() })
     }
 
     /// Whether the registry answers, for readiness; it need not let the worker in.
     pub async fn ping(&self) -> Result<(), Fault> {
         self.api.ping().await
+    }
+
+    /// The registry's name in references.
+    pub fn name(&self) -> String {
+        self.url.to_string()
+    }
+
+    /// Takes the names away from the engine's images that pushes of a dead worker left there.
+    pub async fn clear_left_names(&self) {
+        self.engine.clear_left_names().await;
     }
 
     /// The API's name for the reference's repository. The worker's credential is this registry's

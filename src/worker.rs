@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use image_builder_actors::board::Board;
 use image_builder_actors::crew::{self, Crew, Settings, Stage};
+use image_builder_actors::journey::Observer;
 use image_builder_actors::lifecycle::{Lifecycle, Phase};
+use image_builder_actors::metrics::Metrics;
 use image_builder_actors::request::Rules;
+use image_builder_actors::trace::Tracer;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -14,11 +17,16 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::{Config, StageConfig};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::disk::inventory::Held;
 use crate::exit::Exit;
 use crate::http::{self, Observed};
+use crate::otlp::Exporter;
 use crate::outside::{self, Outside};
 use crate::rabbitmq::{ConnState, ConnectError, RabbitMq};
 use crate::readiness::Readiness;
+
+/// What `/readyz` tells of.
+const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
 
 /// How long handing back may take after the drain's time is up.
 const HAND_BACK: Duration = Duration::from_secs(20);
@@ -53,7 +61,15 @@ impl StartError {
 
 /// Works until a signal or an escalation ends it. Must be called where an actix `System` runs.
 pub async fn serve(config: Config) -> Exit {
-    match work(config).await {
+    let ended = match Exporter::start(config.traces.clone()) {
+        Ok(exporter) => {
+            let ended = work(config, exporter.tracer()).await;
+            exporter.close().await;
+            ended
+        }
+        Err(error) => Err(StartError::Setting(error.context("OTEL_EXPORTER_OTLP_HEADERS"))),
+    };
+    match ended {
         Ok(exit) => exit,
         Err(error) => {
             tracing::error!("cannot start: {error}");
@@ -62,17 +78,22 @@ pub async fn serve(config: Config) -> Exit {
     }
 }
 
-async fn work(config: Config) -> Result<Exit, StartError> {
+async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let data_dir = DataDir::open(&config.data_dir)?;
-    let readiness = Readiness::default();
+    let readiness = Readiness::of(&NEEDS);
+    let observer = Observer { metrics: Metrics::new(), tracer };
     let health = crew::health();
     let listener = TcpListener::bind(&config.http_addr)
         .await
         .map_err(|error| StartError::Listen { address: config.http_addr.clone(), error })?;
     // Not always what was asked for: port 0 means any that is free.
     let http_addr = listener.local_addr().map_or(config.http_addr.clone(), |at| at.to_string());
-    let observed = Observed { readiness: readiness.clone(), actors: health.clone() };
+    let observed = Observed {
+        readiness: readiness.clone(),
+        actors: health.clone(),
+        metrics: observer.metrics.clone(),
+    };
     tokio::spawn(http::serve(listener, observed));
 
     let outside = Outside::assemble(&config, &data_dir).map_err(StartError::Setting)?;
@@ -96,8 +117,12 @@ async fn work(config: Config) -> Result<Exit, StartError> {
 
     let lifecycle = Lifecycle::default();
     let settings = settings(&config, &data_dir, outside.registry_name.clone());
-    let mut crew = Crew::start(outside.ports(broker.clone()), settings, &health, lifecycle.clone());
+    let disk = outside.disk();
+    tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
+    let ports = outside.ports(broker.clone());
+    let mut crew = Crew::start(ports, settings, &health, observer, lifecycle.clone());
     tokio::spawn(hear_cancellations(broker.cancellations(), crew.board.clone()));
+    tokio::spawn(disk.run(crew.capacity.clone(), lifecycle.clone()));
     tracing::info!("at work");
 
     let exit = tokio::select! {
@@ -169,6 +194,14 @@ fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<ConnState
         async move { if connected { Ok(()) } else { Err("not connected".to_owned()) } }
     });
     cell
+}
+
+/// Shows how much the caches hold, whenever that was counted.
+async fn show_caches(mut held: watch::Receiver<Held>, metrics: Metrics) {
+    while held.changed().await.is_ok() {
+        let bytes = held.borrow_and_update().total();
+        metrics.cache_bytes(bytes);
+    }
 }
 
 /// Withdraws the builds that somebody wants to stop, for as long as the broker is there.

@@ -14,6 +14,7 @@ use crate::desk::Desk;
 use crate::fair::Slots;
 use crate::health::{ActorName, Health};
 use crate::intake::Intake;
+use crate::journey::Observer;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::listener::Listener;
 use crate::notifier::Notifier;
@@ -90,6 +91,8 @@ pub struct Crew {
     ends: JoinSet<()>,
     /// For those who cancel builds.
     pub board: Board,
+    /// Told and asked whether there is room to work.
+    pub capacity: Capacity,
 }
 
 /// The health of each actor, to be shown before the crew is at work.
@@ -103,16 +106,19 @@ impl Crew {
         ports: Ports,
         settings: Settings,
         health: &[Arc<Health>],
+        observer: Observer,
         lifecycle: Lifecycle,
     ) -> Self {
         let supervisor = Supervisor::new(settings.intensity, lifecycle.clone());
         let capacity = Capacity::default();
+        observer.metrics.show(&capacity);
         tokio::spawn(capacity.clone().watch(ports.probe, lifecycle.clone()));
         let desk = Desk {
             broker: ports.broker.clone(),
             dead_ttl: settings.dead_ttl,
             results: settings.results,
             capacity: capacity.clone(),
+            observer,
         };
         let rules = Arc::new(settings.rules);
         let board = Board::new(BoardRules {
@@ -226,7 +232,7 @@ impl Crew {
         ends.spawn(intake(Queue::Outcome, outcomes, Phase::Closing).run(notifier));
         let failures = to_u16(settings.retry_concurrency);
         ends.spawn(intake(Queue::Fail, failures, Phase::Closing).run(retry));
-        Self { supervisor, lifecycle, builds, ends, board }
+        Self { supervisor, lifecycle, builds, ends, board, capacity }
     }
 
     /// Waits until an actor has died too often; the answer says which, and of what.

@@ -20,7 +20,9 @@ use crate::dead::Letter;
 use crate::fault::{Fault, Kind, Reason};
 use crate::history;
 use crate::job::{BuildRequest, BuilderKind, History, Job, RegistryImage, Timings};
+use crate::journey::Observer;
 use crate::lease::Lease;
+use crate::metrics;
 use crate::outcome::{
     Body, BuildFailed, Culprit, Image, ImageReady, NotificationType, Seconds, Subject,
     notification_id,
@@ -29,9 +31,7 @@ use crate::policy;
 use crate::pool::Ended;
 use crate::ports::{Broker, BrokerError, Message, Route};
 use crate::reference::ImageReference;
-
-/// The header that names W3C trace context.
-pub const TRACEPARENT: &str = "traceparent";
+use crate::trace::TRACEPARENT;
 
 /// Settles deliveries. Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +43,7 @@ pub struct Desk {
     pub results: bool,
     /// Told when there is no room to work.
     pub capacity: Capacity,
+    pub observer: Observer,
 }
 
 /// An image that is in the registry, and how it came there.
@@ -115,8 +116,12 @@ impl Desk {
         if !stands(&lease) {
             return;
         }
-        let kind = NotificationType::ImageReady;
-        let told = self.tell(&request.build_id, kind, &data, lease.message()).await;
+        let ended = if ready.reused { metrics::Ended::Reused } else { metrics::Ended::Ready };
+        lease.journey(|journey| journey.leave().about(request).result(ended.result()));
+        let told = self.tell(&request.build_id, NotificationType::ImageReady, &data, &lease).await;
+        if told.is_ok() {
+            self.observer.metrics.ended(ended, history.requested_at);
+        }
         settle(lease, told).await;
     }
 
@@ -132,6 +137,7 @@ impl Desk {
     pub async fn failed(&self, job: Job, fault: Fault) {
         let Job { request, mut history, progress, lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
+        lease.journey(|journey| journey.about(&request).fail(&fault).leave());
         if policy::pauses(&fault, request.token.is_some()) {
             self.capacity.lacks(fault.reason, fault.retry_after);
         }
@@ -160,7 +166,12 @@ impl Desk {
         if !stands(&lease) {
             return;
         }
+        let ended = metrics::Ended::given_up(fault.reason);
+        lease.journey(|journey| journey.fail(&fault).result(ended.result()));
         let given_up = self.tell_failure(&lease, subject, &history, &fault).await;
+        if given_up.is_ok() {
+            self.observer.metrics.ended(ended, history.requested_at);
+        }
         settle(lease, given_up).await;
     }
 
@@ -176,7 +187,7 @@ impl Desk {
             _ => NotificationType::BuildFailed,
         };
         tracing::warn!(
-            id = subject.build_id,
+            build_id = subject.build_id,
             user_id = subject.user_id,
             stage = fault.stage.as_str(),
             reason = fault.reason.as_str(),
@@ -201,7 +212,7 @@ impl Desk {
                 attempts: history.counted(),
                 log: history.log.clone(),
             };
-            self.tell(&build_id, kind, &data, lease.message()).await?;
+            self.tell(&build_id, kind, &data, lease).await?;
         }
         self.bury(&build_id, &lease.message().body, history, fault).await
     }
@@ -230,6 +241,7 @@ impl Desk {
         if !stands(&job.lease) {
             return;
         }
+        job.lease.journey(|journey| journey.leave().about(&job.request).result("handed back"));
         tracing::info!("handed back to the build queue");
         let message = history::with(job.lease.message(), &job.history);
         let published = self.broker.publish(Route::Build, message).await;
@@ -242,7 +254,7 @@ impl Desk {
         build_id: &str,
         kind: NotificationType,
         data: &T,
-        cause: &Message,
+        cause: &Lease,
     ) -> Result<(), BrokerError> {
         let timestamp = OffsetDateTime::now_utc();
         let mut message = Message {
@@ -251,8 +263,8 @@ impl Desk {
             timestamp: Some(timestamp),
             ..Message::default()
         };
-        if let Some(trace) = cause.headers.get(TRACEPARENT) {
-            message.headers.insert(TRACEPARENT.to_owned(), trace.clone());
+        if let Some(trace) = cause.traceparent() {
+            message.headers.insert(TRACEPARENT.to_owned(), trace);
         }
         if self.results {
             self.broker.publish(Route::Result, message.clone()).await?;

@@ -19,6 +19,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Every stage, in the order of a job's way.
+    pub const ALL: [Stage; 4] = [Stage::Listener, Stage::Connector, Stage::Builder, Stage::Pusher];
+
     /// The stage's name, as it stands in notifications and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -54,6 +57,21 @@ pub enum Kind {
     Crash,
     /// Somebody no longer wants the result: final.
     Withdrawn,
+}
+
+impl Kind {
+    /// The kind's name, as it stands in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::User => "user",
+            Kind::Build => "build",
+            Kind::Service => "service",
+            Kind::Refused => "refused",
+            Kind::Capacity => "capacity",
+            Kind::Crash => "crash",
+            Kind::Withdrawn => "withdrawn",
+        }
+    }
 }
 
 macro_rules! reasons {

@@ -153,6 +153,8 @@ impl Health {
     pub fn log(&self) {
         let now = self.snapshot();
         let failed: u64 = now.failed.values().sum();
+        let by_reason = now.failed.iter().map(|(reason, count)| format!("{reason}={count}"));
+        let failed_by = by_reason.collect::<Vec<_>>().join(" ");
         tracing::info!(
             actor = self.name.as_str(),
             state = now.state.as_str(),
@@ -160,6 +162,7 @@ impl Health {
             waiting = now.waiting,
             done = now.done,
             failed,
+            failed_by = (failed > 0).then_some(failed_by),
             restarts = now.restarts,
             oldest_seconds = now.oldest.map(|age| age.as_secs()),
             last_fault = now.last_fault,

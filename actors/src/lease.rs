@@ -12,7 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::fault::{Fault, Reason, Stage};
 use crate::history;
+use crate::journey::Journey;
 use crate::ports::{Broker, BrokerError, Message, Queue, Route, Settle};
+use crate::progress;
+use crate::request;
+use crate::trace::TRACEPARENT;
 
 /// What the holder of a lease was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,10 +42,19 @@ struct Held {
     tag: u64,
     redeliveries: u64,
     doing: Doing,
+    journey: Journey,
     settle: Arc<dyn Settle>,
     dropped: mpsc::UnboundedSender<Dropped>,
     /// The subscription's own bound on unsettled deliveries.
     _slot: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// Settling may take a while yet, in which nobody works on the delivery.
+    fn end_journey(&mut self, why: &str) {
+        let mut journey = std::mem::take(&mut self.journey);
+        journey.broke_off(why);
+    }
 }
 
 /// A lease that ended without being settled.
@@ -63,6 +76,12 @@ impl Lease {
     pub fn now(&self, doing: Doing) {
         if let Some(held) = &mut *lock(&self.held) {
             held.doing = doing;
+            match doing {
+                Doing::Working(stage) => held.journey.enter(stage),
+                Doing::Mailed | Doing::Waiting => {
+                    held.journey.leave();
+                }
+            }
         }
     }
 
@@ -74,6 +93,31 @@ impl Lease {
     /// A way to end the lease for those who find its holder stuck.
     pub fn revocable(&self) -> Revocable {
         Revocable(Arc::downgrade(&self.held))
+    }
+
+    /// Says how the delivery is seen from here on, until it is settled.
+    pub fn observe(&self, mut journey: Journey) {
+        if let Some(held) = &mut *lock(&self.held) {
+            if let Doing::Working(stage) = held.doing {
+                journey.enter(stage);
+            }
+            held.journey = journey;
+        }
+    }
+
+    /// Adds something to how the delivery is seen.
+    pub fn journey(&self, add: impl FnOnce(&mut Journey) -> &mut Journey) {
+        if let Some(held) = &mut *lock(&self.held) {
+            add(&mut held.journey);
+        }
+    }
+
+    /// The trace context for what comes of this delivery: the worker's own where it traces, else
+    /// the one that the message brought.
+    pub fn traceparent(&self) -> Option<String> {
+        let own = lock(&self.held).as_ref().and_then(|held| held.journey.context());
+        let own = own.map(|context| context.to_string());
+        own.or_else(|| self.message.headers.get(TRACEPARENT).cloned())
     }
 
     /// Ends the lease: the next durable fact exists. An error means that the delivery was already
@@ -90,7 +134,8 @@ impl Lease {
     /// that grows with the number of deliveries. For when publishing is impossible.
     pub fn release(self) {
         let held = lock(&self.held).take();
-        if let Some(held) = held {
+        if let Some(mut held) = held {
+            held.end_journey("given back to its queue");
             tokio::spawn(nack_later(held));
         }
     }
@@ -146,7 +191,8 @@ fn lock(held: &Mutex<Option<Held>>) -> MutexGuard<'_, Option<Held>> {
 }
 
 fn hand_over(held: Option<Held>) {
-    if let Some(held) = held {
+    if let Some(mut held) = held {
+        held.end_journey("crashed");
         // A closed channel means that the runtime ends: the broker delivers again.
         let _ = held.dropped.clone().send(Dropped(held));
     }
@@ -198,6 +244,7 @@ impl Settler {
             tag,
             redeliveries,
             doing: Doing::Mailed,
+            journey: Journey::default(),
             settle: self.settle.clone(),
             dropped: self.dropped.clone(),
             _slot: slot,
@@ -236,7 +283,11 @@ async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
         Doing::Mailed | Doing::Waiting => (Stage::Listener, false),
     };
     let fault = Fault::new(stage, Reason::Crashed, CRASH_MESSAGE);
-    tracing::warn!(%stage, counted, "a job was dropped by a crash: it goes to the fail queue");
+    let attempt = history::of(&held.message).counted() + 1;
+    let build_id = request::build_id(&held.message).unwrap_or_default();
+    progress::span(&build_id, stage.as_str(), attempt).in_scope(|| {
+        tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
+    });
     let message = history::with_fault(&held.message, &fault, counted);
     match broker.publish(Route::Fail, message).await {
         Ok(()) => drop(held.settle.ack(held.tag).await),

@@ -17,7 +17,8 @@
 //! | who waits for whom, who was withdrawn | [`board`], [`fair`] |
 //! | what becomes of a failure | [`policy`], [`history`], [`dead`] |
 //! | the actors | [`listener`], [`connector`], [`builder`], [`pusher`], [`notifier`], [`retry`], [`messages`] |
-//! | who keeps them alive | [`supervisor`], [`pool`], [`health`], [`lifecycle`], [`capacity`] |
+//! | what an operator sees of them | [`journey`], [`metrics`], [`trace`], [`health`] |
+//! | who keeps them alive | [`supervisor`], [`pool`], [`lifecycle`], [`capacity`] |
 
 pub mod board;
 pub mod builder;
@@ -34,11 +35,13 @@ pub mod health;
 pub mod history;
 pub mod intake;
 pub mod job;
+pub mod journey;
 pub mod lease;
 pub mod lifecycle;
 pub mod limits;
 pub mod listener;
 pub mod messages;
+pub mod metrics;
 pub mod notifier;
 pub mod outcome;
 pub mod policy;
@@ -51,4 +54,5 @@ pub mod request;
 pub mod retry;
 pub mod secret;
 pub mod supervisor;
+pub mod trace;
 pub mod workspace;

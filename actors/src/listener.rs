@@ -20,7 +20,7 @@ use crate::messages::{Built, ImageBuilt, JobAccepted};
 use crate::outcome::Subject;
 use crate::pool::Pool;
 use crate::ports::{ImageBuilder, Route};
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::pusher::Pusher;
 use crate::request::{self, Rules};
 use crate::supervisor::Mailbox;
@@ -69,27 +69,35 @@ impl Listener {
         let Some(build_id) = request::build_id(message) else {
             return self.stamp(delivery, in_hand).await;
         };
+        let journey = || self.desk.observer.build(&build_id, message, &history);
         let request = match request::parse(&message.body, &build_id, &self.rules) {
             Ok(request) => request,
             Err(rejected) => {
+                delivery.lease.observe(journey());
                 self.pool.health().failed(rejected.fault.reason);
                 let subject = Subject::of_rejected(&build_id, rejected.known);
                 let mut history = history;
                 history.record(&rejected.fault, true);
-                return self.desk.give_up(delivery.lease, subject, history, rejected.fault).await;
+                let span = progress::span(&build_id, Stage::Listener.as_str(), history.counted());
+                let given_up = self.desk.give_up(delivery.lease, subject, history, rejected.fault);
+                return given_up.instrument(span).await;
             }
         };
         let place = match self.board.admit(&request, history.requested_at) {
             Admission::Admitted(place) => place,
             Admission::GiveWay => return self.give_way(delivery, history, &request).await,
             Admission::Withdrawn(reason) => {
+                delivery.lease.observe(journey());
                 self.pool.health().failed(reason);
                 let (fault, mut history) = (withdrawn(Stage::Listener, reason), history);
                 history.record(&fault, true);
+                let span = progress::span(&build_id, Stage::Listener.as_str(), history.counted());
                 let subject = Subject::of(&request);
-                return self.desk.give_up(delivery.lease, subject, history, fault).await;
+                let given_up = self.desk.give_up(delivery.lease, subject, history, fault);
+                return given_up.instrument(span).await;
             }
         };
+        delivery.lease.observe(journey());
         let progress = Progress::new(&build_id, request.redactor());
         let mut job = Job {
             place,
@@ -108,7 +116,7 @@ impl Listener {
                 user_id = job.request.user_id,
                 application_id = job.request.application_id,
                 repo = %job.request.repo,
-                target = %job.request.target,
+                revision = %job.request.target,
                 redeliveries = delivery.redeliveries,
                 redrive_of = job.request.redrive_of,
                 "job accepted"

@@ -7,15 +7,18 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tracing::Instrument;
 
-use crate::desk::{Desk, TRACEPARENT, settle};
+use crate::desk::{Desk, settle};
 use crate::fault::Reason;
 use crate::intake::Delivery;
-use crate::lease::Doing;
+use crate::journey;
+use crate::lease::{Doing, Lease};
 use crate::outcome::{Envelope, Notification};
 use crate::policy::RetryPolicy;
-use crate::pool::Pool;
+use crate::pool::{Pool, Slot};
 use crate::ports::{Message, Notifier as NotifierPort, NotifyError, Route};
+use crate::progress;
 
 /// How often a notification has been tried.
 const TRIES: &str = "x-image-builder-tries";
@@ -57,8 +60,16 @@ impl Notifier {
         };
         fail::fail_point!("notifier::work");
         let lease = delivery.lease;
+        let id = lease.message().message_id.clone().unwrap_or_default();
+        let build_id = journey::build_of(&id);
+        lease.observe(self.desk.observer.notification(build_id, lease.message()));
+        let span = progress::span(build_id, "notifier", tries(lease.message()) + 1);
+        self.tell(lease, slot).instrument(span).await;
+    }
+
+    async fn tell(&self, lease: Lease, slot: Slot) {
         let message = lease.message();
-        let Some(notification) = notification(message) else {
+        let Some(notification) = notification(&lease) else {
             tracing::error!(
                 message_id = message.message_id,
                 bytes = message.body.len(),
@@ -82,13 +93,16 @@ impl Notifier {
         match told {
             Ok(()) => {
                 fail::fail_point!("notifier::told");
+                self.desk.observer.metrics.notification(notification.kind, true);
                 tracing::info!(webhook_id = notification.id, "notified");
                 slot.done();
                 settle(lease, Ok(())).await;
             }
             Err(error) => {
-                let (route, later) = self.postponed(message, error.retry_after);
+                self.desk.observer.metrics.notification(notification.kind, false);
+                let (route, later) = self.postponed(lease.message(), error.retry_after);
                 tracing::warn!(webhook_id = notification.id, %error, route = ?route, "cannot notify: trying again later");
+                lease.journey(|journey| journey.broke_off(&error.message));
                 slot.failed(Reason::Timeout);
                 let published = self.desk.broker.publish(route, later).await;
                 settle(lease, published).await;
@@ -101,8 +115,7 @@ impl Notifier {
     }
 
     fn postponed(&self, message: &Message, retry_after: Option<Duration>) -> (Route, Message) {
-        let tries =
-            message.headers.get(TRIES).and_then(|tries| tries.parse().ok()).unwrap_or(0) + 1;
+        let tries = tries(message) + 1;
         let mut later = message.clone();
         later.headers.insert(TRIES.to_owned(), tries.to_string());
         later.headers.remove(NOT_BEFORE);
@@ -115,13 +128,19 @@ impl Notifier {
     }
 }
 
-fn notification(message: &Message) -> Option<Notification> {
+/// How often the notification has been tried.
+fn tries(message: &Message) -> u32 {
+    message.headers.get(TRIES).and_then(|tries| tries.parse().ok()).unwrap_or(0)
+}
+
+fn notification(lease: &Lease) -> Option<Notification> {
+    let message = lease.message();
     let envelope: Envelope<'_> = serde_json::from_slice(&message.body).ok()?;
     Some(Notification {
         id: message.message_id.clone()?,
         kind: envelope.kind,
         body: message.body.clone(),
-        traceparent: message.headers.get(TRACEPARENT).cloned(),
+        traceparent: lease.traceparent(),
     })
 }
 

@@ -20,6 +20,12 @@ pub enum NotificationType {
 }
 
 impl NotificationType {
+    pub const ALL: [NotificationType; 3] = [
+        NotificationType::ImageReady,
+        NotificationType::BuildFailed,
+        NotificationType::BuildCancelled,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             NotificationType::ImageReady => "image.ready",
@@ -174,6 +180,14 @@ pub enum Culprit {
 }
 
 impl Culprit {
+    /// The culprit's name, as it stands in notifications and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Culprit::User => "user",
+            Culprit::Service => "service",
+        }
+    }
+
     /// The contract's column `fault`.
     pub fn of(reason: Reason) -> Self {
         match reason.kind() {

@@ -32,6 +32,12 @@ pub struct Progress {
     tail: Arc<Mutex<Tail>>,
 }
 
+/// The span that a job's log lines stand in. Its level is the highest one, so that the lines that a
+/// filter lets through never lose it.
+pub fn span(build_id: &str, stage: &str, attempt: u32) -> tracing::Span {
+    tracing::error_span!(parent: None, "job", build_id, stage, attempt)
+}
+
 #[derive(Debug, Default)]
 struct Tail {
     lines: VecDeque<String>,
@@ -47,15 +53,13 @@ impl Progress {
     pub const LINE_BYTES: usize = 2 * 1024;
 
     pub fn new(build_id: &str, redactor: Redactor) -> Self {
-        let span = tracing::info_span!("job", build_id);
+        let span = span(build_id, Stage::Listener.as_str(), 1);
         Self { build_id: build_id.into(), span, redactor, tail: Arc::default() }
     }
 
     /// The same job, in this stage and at this try (from 1).
     pub fn enter(&mut self, stage: Stage, attempt: u32) {
-        let build_id = &*self.build_id;
-        self.span =
-            tracing::info_span!(parent: None, "job", build_id, stage = stage.as_str(), attempt);
+        self.span = span(&self.build_id, stage.as_str(), attempt);
     }
 
     /// The span that all of the job's log lines stand in.

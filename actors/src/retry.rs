@@ -4,18 +4,19 @@
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler};
+use tracing::Instrument;
 
 use crate::desk::{Desk, Ready, crashed, settle};
-use crate::fault::{Fault, Kind, Stage};
+use crate::fault::{Fault, Kind, Reason, Stage};
 use crate::history;
 use crate::intake::Delivery;
 use crate::job::{Attempt, BuildRequest, Checkpoint, History, Timings};
-use crate::lease::Doing;
-use crate::lease::Lease;
+use crate::lease::{Doing, Lease};
 use crate::outcome::Subject;
 use crate::policy::{Decision, RetryPolicy};
 use crate::pool::Pool;
 use crate::ports::{Registry, Route};
+use crate::progress;
 use crate::reference::ImageReference;
 use crate::request::{self, Rules};
 
@@ -55,19 +56,30 @@ impl Retry {
             return delivery.lease.release();
         };
         fail::fail_point!("retry::work");
-        let over_limit = delivery.over_delivery_limit;
         let lease = delivery.lease;
-        let mut history = history::of(lease.message());
+        lease.observe(self.desk.observer.retry(lease.message()));
+        let history = history::of(lease.message());
+        let build_id = request::build_id(lease.message()).unwrap_or_default();
+        // The number of the try that failed, whether or not it was counted.
+        let uncounted = history.attempts.last().is_none_or(|last| !last.counted);
+        let span = progress::span(&build_id, "retry", history.counted() + u32::from(uncounted));
+        self.decide(lease, history, delivery.over_delivery_limit).instrument(span).await;
+        slot.done();
+    }
+
+    async fn decide(&self, lease: Lease, mut history: History, over_limit: bool) {
         // What the broker moved here took its worker down each time it was delivered.
         if over_limit || history.attempts.is_empty() {
             history.record(&crashed(Stage::Listener), true);
         }
+        let last = history.attempts.last().cloned();
+        if let Some(Attempt { stage, reason: Reason::Crashed, counted: true, .. }) = last {
+            self.desk.observer.metrics.crash(stage);
+        }
         let decision = if over_limit { Decision::GiveUp } else { self.policy.decide(&history) };
         match decision {
             Decision::Retry(delay) | Decision::Wait(delay) => {
-                let build_id = request::build_id(lease.message());
                 tracing::info!(
-                    build_id,
                     delay_seconds = delay.as_secs_f64(),
                     attempts = history.counted(),
                     "to be tried again"
@@ -75,11 +87,13 @@ impl Retry {
                 history.log.clear();
                 let message = history::with(lease.message(), &history);
                 let published = self.desk.broker.publish(Route::BuildAfter(delay), message).await;
+                if let (Ok(()), Some(last)) = (&published, last) {
+                    self.desk.observer.metrics.retry(last.reason);
+                }
                 settle(lease, published).await;
             }
             Decision::GiveUp => self.give_up(lease, history).await,
         }
-        slot.done();
     }
 
     async fn give_up(&self, lease: Lease, history: History) {
@@ -89,7 +103,7 @@ impl Retry {
             Ok(request) => match self.image_of(&request, &history).await {
                 Ok(None) => Subject::of(&request),
                 Ok(Some(ready)) => {
-                    tracing::info!(build_id, "the registry has the image after all");
+                    tracing::info!("the registry has the image after all");
                     let (attempts, timings) = (history.counted(), Timings::default());
                     return self
                         .desk
@@ -98,7 +112,7 @@ impl Retry {
                 }
                 // Both outcomes are still possible: neither is told until that is known.
                 Err(fault) if fault.kind() == Kind::Capacity => {
-                    tracing::warn!(build_id, %fault, "cannot ask for the image of a failed build");
+                    tracing::warn!(%fault, "cannot ask for the image of a failed build");
                     let delay = self.policy.delay(1, fault.retry_after);
                     let later = history::with(message, &history);
                     let published = self.desk.broker.publish(Route::BuildAfter(delay), later).await;
@@ -106,7 +120,7 @@ impl Retry {
                 }
                 // A registry that answers with errors may do so for ever, and the tries are used up.
                 Err(fault) => {
-                    tracing::warn!(build_id, %fault, "cannot ask for the image of a failed build");
+                    tracing::warn!(%fault, "cannot ask for the image of a failed build");
                     Subject::of(&request)
                 }
             },

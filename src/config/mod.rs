@@ -3,6 +3,7 @@
 //! Reading never stops at the first bad value: [`ConfigErrors`] names them all.
 
 mod read;
+mod traces;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,7 +16,9 @@ use image_builder_actors::secret::Secret;
 use image_builder_actors::supervisor::Intensity;
 use reqwest::Url;
 
-use read::{Raw, Reader};
+use self::read::{Raw, Reader};
+use crate::disk::size::{Size, Watermark};
+use crate::otlp::TraceSettings;
 
 /// The file that is read beside the environment, relative to the working directory.
 pub const ENV_FILE: &str = "config/.env";
@@ -26,6 +29,7 @@ pub struct Config {
     pub broker: BrokerConfig,
     pub data_dir: PathBuf,
     pub engine: EngineConfig,
+    pub disk: DiskConfig,
     pub registry: RegistryConfig,
     pub managers: ManagersConfig,
     pub forge: ForgeConfig,
@@ -43,6 +47,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// `host:port` of the HTTP server.
     pub http_addr: String,
+    /// Where traces go; `None` = there are none.
+    pub traces: Option<TraceSettings>,
     pub limits: Limits,
 }
 
@@ -68,6 +74,16 @@ pub struct EngineConfig {
     pub tls_verify: bool,
     /// Network of `RUN` steps: `host` or `none`; `None` = the engine's default.
     pub network: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct DiskConfig {
+    /// Free space below which nothing is built.
+    pub low: Watermark,
+    /// Free space that pruning aims at.
+    pub high: Watermark,
+    /// What images made here and the build cache may hold on the engine.
+    pub budget: Size,
 }
 
 #[derive(Debug, Clone)]
@@ -218,6 +234,7 @@ impl Config {
                 tls_verify: raw.docker_tls_verify.is_some_and(|value| value != "0"),
                 network: read.one_of("BUILDER_NETWORK", raw.builder_network, &["host", "none"]),
             },
+            disk: read.disk(),
             registry: RegistryConfig {
                 url: raw.registry_url.unwrap_or_else(|| "localhost:5000".to_owned()),
                 password: read.secret(
@@ -286,6 +303,7 @@ impl Config {
             },
             drain_timeout: read.duration("DRAIN_TIMEOUT", raw.drain_timeout, "60s"),
             http_addr: read.address("HTTP_ADDR", raw.http_addr, "127.0.0.1:8080"),
+            traces: read.traces(),
             limits: Limits::default(),
         }
     }

@@ -7,7 +7,7 @@ use image_builder_actors::secret::Secret;
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::{ConfigErrors, StageConfig};
+use super::{ConfigErrors, DiskConfig, StageConfig};
 use crate::topology::LONGEST_TTL;
 
 /// The variables as texts: envy stops at the first value of a wrong type, so none has one.
@@ -31,6 +31,9 @@ pub(super) struct Raw {
     pub docker_cert_path: Option<String>,
     pub docker_tls_verify: Option<String>,
     pub builder_network: Option<String>,
+    pub disk_low_watermark: Option<String>,
+    pub disk_high_watermark: Option<String>,
+    pub cache_budget: Option<String>,
     pub registry_url: Option<String>,
     pub registry_username: Option<String>,
     pub registry_password: Option<String>,
@@ -63,6 +66,12 @@ pub(super) struct Raw {
     pub supervisor_health_interval: Option<String>,
     pub drain_timeout: Option<String>,
     pub http_addr: Option<String>,
+    pub otel_exporter_otlp_endpoint: Option<String>,
+    pub otel_exporter_otlp_headers: Option<String>,
+    pub otel_exporter_otlp_headers_file: Option<String>,
+    pub otel_exporter_otlp_protocol: Option<String>,
+    pub otel_service_name: Option<String>,
+    pub otel_resource_attributes: Option<String>,
 }
 
 impl Raw {
@@ -86,7 +95,7 @@ impl Reader {
         Self { raw, errors: Vec::new() }
     }
 
-    fn bad(&mut self, name: &str, what: impl std::fmt::Display) {
+    pub(super) fn bad(&mut self, name: &str, what: impl std::fmt::Display) {
         self.errors.push(format!("{name}: {what}"));
     }
 
@@ -141,6 +150,39 @@ impl Reader {
                 self.bad(name, format!("`{text}` is neither true nor false"));
                 false
             }
+        }
+    }
+
+    pub(super) fn disk(&mut self) -> DiskConfig {
+        let raw = self.raw.clone();
+        let errors = self.errors.len();
+        let low = self.parsed("DISK_LOW_WATERMARK", raw.disk_low_watermark, "5%,2GB");
+        let high = self.parsed("DISK_HIGH_WATERMARK", raw.disk_high_watermark, "10%,4GB");
+        let budget = self.parsed("CACHE_BUDGET", raw.cache_budget, "20GB");
+        let disk = DiskConfig { low, high, budget };
+        if self.errors.len() == errors && !disk.low.may_be_below(&disk.high) {
+            self.bad(
+                "DISK_LOW_WATERMARK",
+                format!("`{}` must be below DISK_HIGH_WATERMARK, `{}`", disk.low, disk.high),
+            );
+        }
+        disk
+    }
+
+    /// A value of a type that can tell what is wrong with a text. The default is a good one.
+    fn parsed<T>(&mut self, name: &str, value: Option<String>, default: &str) -> T
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+    {
+        let parsed = value.as_deref().map(|text| (text, text.parse()));
+        match parsed {
+            Some((_, Ok(value))) => return value,
+            Some((text, Err(error))) => self.bad(name, format!("`{text}` {error}")),
+            None => {}
+        }
+        match default.parse() {
+            Ok(value) => value,
+            Err(error) => unreachable!("{name}'s default {error}"),
         }
     }
 

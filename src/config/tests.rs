@@ -28,6 +28,9 @@ fn every_bad_value_is_named_at_once() {
         ("HTTP_ADDR", "8080x"),
         ("RETRY_MULTIPLIER", "0.5"),
         ("JOB_TIMEOUT", "31m"),
+        ("DISK_LOW_WATERMARK", "much"),
+        ("DISK_HIGH_WATERMARK", "101%"),
+        ("CACHE_BUDGET", "5%"),
     ]))
     .expect_err("a bad configuration");
     for name in [
@@ -41,6 +44,9 @@ fn every_bad_value_is_named_at_once() {
         "HTTP_ADDR",
         "RETRY_MULTIPLIER",
         "JOB_TIMEOUT",
+        "DISK_LOW_WATERMARK",
+        "DISK_HIGH_WATERMARK",
+        "CACHE_BUDGET",
     ] {
         assert!(
             errors.0.iter().any(|line| line.starts_with(&format!("{name}: "))),
@@ -48,6 +54,21 @@ fn every_bad_value_is_named_at_once() {
         );
     }
     assert!(!errors.to_string().contains("hunter2"));
+}
+
+#[test]
+fn the_low_watermark_is_below_the_high_one() {
+    let config = Config::read(vars(&[URI])).expect("good");
+    assert_eq!(config.disk.low.of(10_000_000_000), 500_000_000);
+    assert_eq!(config.disk.high.of(1_000_000_000_000), 4_000_000_000);
+    assert_eq!(config.disk.budget.0, 20_000_000_000);
+
+    let marks = |low, high| {
+        Config::read(vars(&[URI, ("DISK_LOW_WATERMARK", low), ("DISK_HIGH_WATERMARK", high)]))
+    };
+    assert!(marks("1GiB", "30%").is_ok());
+    let error = marks("3GB", "3GB").expect_err("equal").to_string();
+    assert!(error.starts_with("DISK_LOW_WATERMARK: `3.0 GB` must be below"), "{error}");
 }
 
 #[test]
@@ -102,4 +123,50 @@ fn the_defaults_in_the_example_file_are_the_defaults() {
     let shown = Config::read(example()).expect("the example is a good configuration");
     let plain = Config::read(vars(&[URI])).expect("a good configuration");
     assert_eq!(format!("{shown:#?}"), format!("{plain:#?}"));
+}
+
+#[test]
+fn traces_are_set_by_opentelemetrys_own_variables() {
+    assert!(Config::read(vars(&[URI])).expect("good").traces.is_none());
+    let config = Config::read(vars(&[
+        URI,
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hunter2, x-scope = a"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.name=other"),
+    ]));
+    let config = config.expect("good");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let traces = config.traces.expect("they are on");
+    assert_eq!(traces.url.as_str(), "http://collector:4318/base/v1/traces");
+    let header = |n: usize| (traces.headers[n].0.as_str(), traces.headers[n].1.expose());
+    assert_eq!(header(0), ("authorization", "Bearer hunter2"));
+    assert_eq!(header(1), ("x-scope", "a"));
+    let of = |name: &str| {
+        let found = traces.resource.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    assert_eq!(of("service.name"), Some("other"));
+    assert_eq!(of("deployment.environment.name"), Some("test"));
+    assert_eq!(of("service.version"), Some(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn what_is_wrong_with_the_settings_of_traces_is_named_without_their_secrets() {
+    let errors = Config::read(vars(&[
+        URI,
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
+    ]))
+    .expect_err("bad");
+    let names: Vec<_> = errors.0.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+    assert_eq!(
+        names,
+        [
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_ENDPOINT"
+        ]
+    );
+    assert!(!errors.to_string().contains("hunter2"));
 }

@@ -105,7 +105,10 @@ fn of_step(error: &str, step: &FailedStep) -> Fault {
     if is_disk_full(&cause) {
         return disk_full();
     }
-    if is_engines_own(&cause) {
+    // The context can be fetched once; somebody pruned the engine's build cache in between.
+    let lost_context =
+        step.name == "[internal] load remote build context" && cause.ends_with("context not found");
+    if lost_context || is_engines_own(&cause) {
         return engine_broke(&format!("running step `{shown}`"), &cause);
     }
     fault(Reason::BuildFailed, format!("Step `{shown}` failed: {cause}."))
@@ -347,6 +350,12 @@ mod tests {
                 "no active session for xyz: context deadline exceeded",
                 Reason::EngineFailed,
                 "session",
+            ),
+            (
+                Some("[internal] load remote build context"),
+                "Get \"http://build-context-w732\": context not found",
+                Reason::EngineFailed,
+                "context not found",
             ),
             (None, "no space left on device", Reason::DiskLow, "disk"),
             (None, "something new", Reason::EngineFailed, "something new"),

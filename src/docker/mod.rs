@@ -9,6 +9,7 @@ mod build;
 mod context;
 mod events;
 mod faults;
+mod housekeeping;
 mod ignore;
 mod session;
 mod wire;
@@ -28,7 +29,12 @@ use image_builder_actors::progress::Progress;
 use image_builder_actors::secret::Secret;
 
 use address::Address;
+pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
 
+/// What the names of all images that were built here begin with, on the engine alone.
+pub const LOCAL_REGISTRY: &str = "image-builder.local";
+/// The label with the build key.
+pub const KEY_LABEL: &str = "image-builder.build-key";
 /// The repository of every image that was built here, on the engine alone: no registry has this name.
 /// The tag is the build key.
 pub const LOCAL_REPOSITORY: &str = "image-builder.local/built";
@@ -168,7 +174,9 @@ impl DockerEngine {
         let builder = [BuilderKind::Dockerfile, BuilderKind::Nixpacks]
             .into_iter()
             .find(|kind| labels.get(BUILDER_LABEL).is_some_and(|label| label == kind.as_str()));
-        Ok(image.id.zip(builder).map(|(id, builder)| BuiltImage { id, builder, key: key.clone() }))
+        let Some((id, builder)) = image.id.zip(builder) else { return Ok(None) };
+        self.touch(key).await;
+        Ok(Some(BuiltImage { id, builder, key: key.clone() }))
     }
 }
 
@@ -176,6 +184,7 @@ impl DockerEngine {
 impl ImageBuilder for DockerEngine {
     async fn build(&self, order: &BuildOrder, progress: &Progress) -> Result<BuiltImage, Fault> {
         let version = self.negotiated().await?.client_version();
+        self.rename_predecessor(&order.key).await?;
         let id = build::build(self, version, order, progress).await.map_err(|fault| Fault {
             // Both hold what others wrote.
             message: progress.redact(&fault.message),

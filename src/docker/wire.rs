@@ -103,6 +103,16 @@ pub(super) fn post(
     Ok(Request::builder().method(Method::POST).uri(uri).header(HOST, address.host_header()))
 }
 
+/// A request for the engine's `path_and_query`.
+pub(super) fn get(
+    address: &Address,
+    version: ClientVersion,
+    path_and_query: &str,
+) -> Result<Request<Body>, hyper::http::Error> {
+    let uri: Uri = format!("/v{version}{path_and_query}").parse()?;
+    Request::builder().uri(uri).header(HOST, address.host_header()).body(no_body())
+}
+
 /// What the engine says in an answer that is an error: `{"message": …}`.
 pub(super) async fn error_message(response: Response<Incoming>) -> String {
     #[derive(serde::Deserialize)]

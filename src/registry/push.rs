@@ -18,6 +18,7 @@ use image_builder_actors::secret::Redactor;
 use tokio::sync::OwnedMutexGuard;
 
 use super::faults::{fault, of_engine};
+use super::journal::{Journal, Page};
 use super::manifest::is_digest;
 
 /// A push tells at most this often how far it is.
@@ -30,6 +31,8 @@ pub(super) struct EnginePush {
     redactor: Redactor,
     /// The names that are being pushed now.
     names: Names,
+    /// Where they are written down, for the case that this process dies.
+    journal: Option<Journal>,
 }
 
 /// A name may stand for one image only: two pushes under one name take turns.
@@ -40,8 +43,17 @@ impl EnginePush {
         docker: Docker,
         credentials: Option<DockerCredentials>,
         redactor: Redactor,
+        journal: Option<Journal>,
     ) -> Self {
-        Self { docker, credentials, redactor, names: Names::default() }
+        Self { docker, credentials, redactor, names: Names::default(), journal }
+    }
+
+    /// Clears the names that dead workers left on images.
+    pub(super) async fn clear_left_names(&self) {
+        for left in self.journal.iter().flat_map(Journal::left) {
+            let _turn = self.turn(left.name()).await;
+            left.clear(&self.docker).await;
+        }
     }
 
     /// Pushes the engine's image `image_id` as `reference`, and returns the digest that the engine
@@ -68,6 +80,19 @@ impl EnginePush {
             Err(EngineError::DockerResponseServerError { status_code: 404, .. }) => false,
             Err(error) => return Err(of_engine(&what, error, &self.redactor)),
         };
+        let was_left = self.journal.as_ref().is_some_and(|journal| journal.take_over(&name));
+        let was_there = was_there && !was_left;
+        let page = match &self.journal {
+            Some(journal) if !was_there => {
+                Some(journal.write(&name, image_id).map_err(|error| {
+                    fault(
+                        Reason::EngineFailed,
+                        format!("{what}: cannot write to DATA_DIR: {error}"),
+                    )
+                })?)
+            }
+            _ => None,
+        };
         let options =
             TagImageOptionsBuilder::new().repo(&reference.name()).tag(&reference.tag).build();
         // From here on the engine may know the name, whether or not its answer gets here.
@@ -76,6 +101,7 @@ impl EnginePush {
             name,
             image_id: image_id.to_owned(),
             was_there,
+            page,
             _turn: turn,
         }));
         self.docker
@@ -170,6 +196,7 @@ struct Tagged {
     image_id: String,
     /// Whether the name stood for an image before: then it is not ours to remove.
     was_there: bool,
+    page: Option<Page>,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -197,16 +224,35 @@ impl Tagged {
         if self.was_there {
             return;
         }
-        let Ok(image) = self.docker.inspect_image(&self.name).await else { return };
+        if self.take_away().await
+            && let Some(page) = self.page
+        {
+            page.gone();
+        }
+    }
+
+    /// Whether the image no longer has the name.
+    async fn take_away(&self) -> bool {
+        let image = match self.docker.inspect_image(&self.name).await {
+            Ok(image) => image,
+            Err(EngineError::DockerResponseServerError { status_code, .. }) => {
+                return status_code == 404;
+            }
+            Err(_) => return false,
+        };
+        if image.id.as_ref() != Some(&self.image_id) {
+            return true;
+        }
         // Removing an image's last name removes the image.
-        let has_another_name = image.repo_tags.is_some_and(|names| names.len() > 1);
-        if !has_another_name || image.id.as_ref() != Some(&self.image_id) {
-            return;
+        if image.repo_tags.is_none_or(|names| names.len() < 2) {
+            return false;
         }
         let options = RemoveImageOptionsBuilder::new().noprune(true).build();
-        if let Err(error) = self.docker.remove_image(&self.name, Some(options), None).await {
+        let removed = self.docker.remove_image(&self.name, Some(options), None).await;
+        if let Err(error) = &removed {
             tracing::warn!(name = self.name, %error, "cannot remove the name of a pushed image");
         }
+        removed.is_ok()
     }
 }
 

@@ -83,6 +83,7 @@ impl World for InMemory {
 /// A request for a target of a repository.
 pub(crate) fn request(repo: &RepoName, target: Target, token: Option<&str>) -> BuildRequest {
     BuildRequest {
+        redrive_of: None,
         build_id: "a-build".to_owned(),
         user_id: "a-user".to_owned(),
         application_id: "an-application".to_owned(),

@@ -1,6 +1,5 @@
 //! Failures: what is tried again, how often, and what is given up and told once.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
@@ -8,7 +7,7 @@ use serde_json::Value;
 use crate::support::git_server::{self, GitRepo};
 use crate::support::stand_in::{Answer, StandIn};
 use crate::support::world::{World, dockerfile, repository};
-use crate::support::{forward, registry, runtime, unique};
+use crate::support::{Door, registry, runtime, unique};
 
 #[test]
 fn a_build_that_fails_at_the_same_step_twice_is_given_up_and_told_once() {
@@ -114,11 +113,8 @@ fn a_registry_that_refuses_the_workers_password_is_told_at_once() {
 
 #[test]
 fn a_build_waits_for_a_registry_that_is_down_and_no_try_is_counted() {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("a local port is free")
-        .port();
-    let world = World::new().with("REGISTRY_URL", &format!("localhost:{port}"));
+    let door = Door::closed();
+    let world = World::new().with("REGISTRY_URL", &format!("localhost:{}", door.port));
     let worker = world.worker();
     let repo = repository("waiting", &[("Dockerfile", &dockerfile("RUN true"))]);
     let build_id = world.publish(&world.request(&repo));
@@ -128,7 +124,7 @@ fn a_build_waits_for_a_registry_that_is_down_and_no_try_is_counted() {
     worker.wait_for_line("the listener pauses");
     assert!(world.managers.of(&build_id).is_empty(), "nobody is told of waiting");
 
-    let _registry = runtime().block_on(forward(port, &registry::open()));
+    door.open(&registry::open());
     worker.wait_for_line("the listener resumes");
     let told = world.outcome(&build_id).ready();
     assert_eq!(told.data()["attempts"], 1);

@@ -1,10 +1,8 @@
 //! The worker's life: it starts before its broker, serves its endpoints, drains, and hands back.
 
-use std::net::{Ipv4Addr, TcpListener};
-
 use crate::support::worker::Worker;
 use crate::support::world::{World, dockerfile, repository};
-use crate::support::{broker, forward, runtime, unique, until};
+use crate::support::{Door, broker, unique, until};
 
 /// A Dockerfile with a step that takes a while, which is seen by the text that it writes first.
 fn slow(seconds: u32) -> (String, String) {
@@ -100,10 +98,11 @@ fn a_connection_that_is_closed_in_the_middle_of_a_job_costs_no_outcome() {
     let repo = repository("cut-off", &[("Dockerfile", &dockerfile)]);
     let build_id = world.publish(&world.request(&repo));
     wait_until_begun(&worker, &mark);
-    let closed = until("the broker knows the connections", || {
-        Some(broker::close_connections_of(worker.pid())).filter(|closed| *closed >= 2)
+    // One that consumes and one that publishes.
+    let connections = until("the broker lists both connections", || {
+        Some(broker::connections_of(worker.pid())).filter(|connections| connections.len() == 2)
     });
-    assert_eq!(closed, 2, "one that consumes and one that publishes");
+    broker::close_connections(&connections);
     worker.wait_for_line("lost the broker");
     world.outcome(&build_id).ready();
     assert_eq!(worker.restarts(), [0; 6]);
@@ -115,21 +114,19 @@ fn a_connection_that_is_closed_in_the_middle_of_a_job_costs_no_outcome() {
 
 #[test]
 fn a_worker_waits_for_its_broker_and_says_so() {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("a local port is free")
-        .port();
+    let door = Door::closed();
     let uri = broker::uri();
     let (login, rest) = uri.split_once('@').expect("the address has a login");
     let (address, vhost) = rest.split_once('/').unwrap_or((rest, "%2f"));
-    let world = World::new().with("RABBITMQ_URI", &format!("{login}@127.0.0.1:{port}/{vhost}"));
+    let world =
+        World::new().with("RABBITMQ_URI", &format!("{login}@127.0.0.1:{}/{vhost}", door.port));
     let worker = Worker::spawn(&world.settings());
     worker.wait_for_line("\"starting\"");
     let (status, report) = worker.get("/readyz");
     assert_eq!(status, 503, "{report}");
     assert_eq!(worker.get("/livez").0, 200);
 
-    let _proxy = runtime().block_on(forward(port, address));
+    door.open(address);
     worker.wait_for_line("at work");
     let repo = repository("patient", &[("Dockerfile", &dockerfile("RUN true"))]);
     world.build(&world.request(&repo)).ready();

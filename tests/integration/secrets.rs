@@ -51,7 +51,7 @@ fn no_credential_is_in_a_log_a_process_list_a_notification_or_a_dead_letter() {
         .with("REGISTRY_URL", &registry_url)
         .with("REGISTRY_USERNAME", &username)
         .with("REGISTRY_PASSWORD", &password)
-        .with("RUST_LOG", "debug");
+        .with("RUST_LOG", "trace");
     let [wrong_token, secret, variable] = ["token", "secret", "variable"].map(unique);
     for text in [GOOD_TOKEN, &password, &wrong_token, &secret] {
         world.keep_secret(text);

@@ -111,21 +111,23 @@ pub fn queues(prefix: &str) -> Vec<String> {
     names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
 }
 
-/// Closes the connections that this process has to the broker, as an operator would; returns how
-/// many there were.
-pub fn close_connections_of(pid: u32) -> usize {
+/// The broker's names for the connections that this process has to it. A new one is listed only
+/// after a while.
+pub fn connections_of(pid: u32) -> Vec<String> {
     let ports = local_ports(pid);
     let all = management(reqwest::Method::GET, "/api/connections?columns=name,peer_port");
     let own = all.as_array().into_iter().flatten().filter(|connection| {
         connection["peer_port"].as_u64().is_some_and(|port| ports.contains(&port))
     });
-    let mut closed = 0;
-    for name in own.filter_map(|connection| connection["name"].as_str()) {
+    own.filter_map(|connection| connection["name"].as_str()).map(str::to_owned).collect()
+}
+
+/// Closes connections, as an operator would.
+pub fn close_connections(names: &[String]) {
+    for name in names {
         let path = format!("/api/connections/{}", name.replace(' ', "%20").replace('>', "%3E"));
         management(reqwest::Method::DELETE, &path);
-        closed += 1;
     }
-    closed
 }
 
 fn management(method: reqwest::Method, path: &str) -> Value {

@@ -51,14 +51,28 @@ pub fn label(image: &str, name: &str) -> String {
     docker(&["image", "inspect", "--format", &format, image])
 }
 
-/// Forgets images; those that are gone already or in use do no harm.
-pub fn forget(images: &[String]) {
-    if images.is_empty() {
+/// Forgets the images of these build keys.
+pub fn forget(keys: &[String]) {
+    if keys.is_empty() {
         return;
     }
-    let mut arguments = vec!["image", "rm", "--force"];
-    arguments.extend(images.iter().map(String::as_str));
-    let _ = run(&arguments);
+    let all =
+        run(&["image", "ls", "--quiet", "--no-trunc", "--filter", "label=image-builder.build-key"]);
+    let all = String::from_utf8_lossy(&all.stdout).into_owned();
+    let format = "{{.Id}} {{index .Config.Labels \"image-builder.build-key\"}}";
+    let arguments = ["image", "inspect", "--format", format];
+    // Others forget theirs meanwhile: what is gone is only missing in the answer.
+    let keyed = run(&[&arguments[..], &all.lines().collect::<Vec<_>>()].concat());
+    let keyed = String::from_utf8_lossy(&keyed.stdout).into_owned();
+    let ours: Vec<&str> = keyed
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(_, key)| keys.iter().any(|known| known == key))
+        .map(|(id, _)| id)
+        .collect();
+    if !ours.is_empty() {
+        let _ = run(&[&["image", "rm", "--force"], &ours[..]].concat());
+    }
 }
 
 /// A container that is running; dropping it removes it.

@@ -18,9 +18,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::task::JoinHandle;
 
 /// Longest wait for something that takes seconds on an idle machine. Tests wait for events; this
 /// only ends those whose event never comes.
@@ -70,19 +69,36 @@ pub fn setting(name: &str, default: &str) -> String {
     std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
 }
 
-/// Opens the port, and passes all connections on to this address.
-pub async fn forward(port: u16, to: &str) -> JoinHandle<()> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is still free");
-    let to = to.to_owned();
-    tokio::spawn(async move {
-        while let Ok((mut from, _)) = listener.accept().await {
-            let to = to.clone();
-            tokio::spawn(async move {
-                if let Ok(mut stream) = TcpStream::connect(to).await {
-                    let _ = tokio::io::copy_bidirectional(&mut from, &mut stream).await;
-                }
-            });
-        }
-    })
+/// A local port that refuses connections until it is opened.
+pub struct Door {
+    socket: TcpSocket,
+    pub port: u16,
+}
+
+impl Door {
+    /// Nobody else can have the port meanwhile.
+    pub fn closed() -> Self {
+        let _guard = runtime().enter();
+        let socket = TcpSocket::new_v4().expect("sockets are to be had");
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a local port is free");
+        let port = socket.local_addr().expect("the port is known").port();
+        Self { socket, port }
+    }
+
+    /// From now on all connections are passed on to this address.
+    pub fn open(self, to: &str) {
+        let _guard = runtime().enter();
+        let listener = self.socket.listen(64).expect("a bound socket can listen");
+        let to = to.to_owned();
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                let to = to.clone();
+                tokio::spawn(async move {
+                    if let Ok(mut stream) = TcpStream::connect(to).await {
+                        let _ = tokio::io::copy_bidirectional(&mut from, &mut stream).await;
+                    }
+                });
+            }
+        });
+    }
 }

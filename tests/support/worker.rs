@@ -65,7 +65,7 @@ struct Lines {
     ended: bool,
 }
 
-/// A running `image-builder serve`. Dropping it kills it.
+/// A running `image-builder serve`. Dropping it kills it, and removes the images that it built.
 pub struct Worker {
     child: Mutex<Child>,
     pid: u32,
@@ -206,6 +206,18 @@ impl Worker {
         })
     }
 
+    /// The keys of all that it has planned to build.
+    fn build_keys(&self) -> Vec<String> {
+        let lines = self.lines();
+        let planned = lines.iter().filter(|line| line.contains("\"build planned\""));
+        planned
+            .filter_map(|line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                line["key"].as_str().map(str::to_owned)
+            })
+            .collect()
+    }
+
     /// The value of a sample, named as it stands in `/metrics`, labels included.
     #[track_caller]
     pub fn metric(&self, sample: &str) -> f64 {
@@ -243,9 +255,10 @@ impl Drop for Worker {
         let mut child = self.child.lock().expect("nobody panics with it");
         let _ = child.kill();
         let _ = child.wait();
+        super::engine::forget(&self.build_keys());
         if std::thread::panicking() {
             let mut lines = self.lines();
-            let tail = lines.split_off(lines.len().saturating_sub(60));
+            let tail = lines.split_off(lines.len().saturating_sub(40));
             eprintln!("--- the worker's last lines\n{}", tail.join("\n"));
         }
     }

@@ -12,6 +12,7 @@ use crate::fakes::planner::FakePlanner;
 use crate::fakes::probe::FakeProbe;
 use crate::fakes::registry::FakeRegistry;
 use crate::health::{ActorName, Health, Snapshot};
+use crate::journey::Observer;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::limits::Limits;
 use crate::outcome::Notification;
@@ -109,7 +110,7 @@ impl World {
             probe: Arc::new(probe.clone()),
         };
         let (health, lifecycle) = (crew::health(), Lifecycle::default());
-        let crew = Crew::start(ports, settings, &health, lifecycle.clone());
+        let crew = Crew::start(ports, settings, &health, Observer::default(), lifecycle.clone());
         Self {
             broker,
             forge,

@@ -118,7 +118,7 @@ async fn a_fetch_ends_when_it_is_dropped_in_the_middle_of_a_pack() {
             return Answer::From(server_url());
         }
         tell.notify_one();
-        Answer::Endless { headers: Vec::new(), piece: b"000dNAK\n".to_vec() }
+        Answer::Endless { headers: Vec::new(), piece: b"0008NAK\n".to_vec() }
             .with("content-type", "application/x-git-upload-pack-result")
     })
     .await;

@@ -1,0 +1,214 @@
+//! The names that pushes give to images on the engine, written down: a worker that is killed in a push
+//! leaves its name behind, and the next one with the same data directory takes it away.
+//!
+//! Files are written and read where a task runs: they are few, small, and local.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bollard::Docker;
+use bollard::errors::Error as EngineError;
+use bollard::query_parameters::RemoveImageOptionsBuilder;
+use serde::{Deserialize, Serialize};
+
+/// What a page that nobody works on any longer ends with.
+const LEFT: &str = "left";
+
+/// A directory with a file for each name that is being pushed.
+#[derive(Debug)]
+pub(super) struct Journal {
+    dir: PathBuf,
+}
+
+/// A name that this worker gave to an image.
+#[derive(Debug, Serialize, Deserialize)]
+struct Named {
+    name: String,
+    image_id: String,
+}
+
+/// A name that is being pushed. Dropped before it is [gone](Page::gone), it is left to be cleared.
+#[derive(Debug)]
+pub(super) struct Page(Option<PathBuf>);
+
+impl Journal {
+    /// Makes the directory where it is missing. What is in it a dead worker left.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        for entry in fs::read_dir(dir)? {
+            leave(&entry?.path());
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Writes down that `name` is about to be given to an image.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn write(&self, name: &str, image_id: &str) -> io::Result<Page> {
+        let named = Named { name: name.to_owned(), image_id: image_id.to_owned() };
+        let path = self.dir.join(uuid::Uuid::new_v4().simple().to_string());
+        let page = Page(Some(path.clone()));
+        fs::write(path, serde_json::to_vec(&named)?)?;
+        Ok(page)
+    }
+
+    /// The names that were left.
+    pub(super) fn left(&self) -> Vec<Left> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let pages = entries.map(|entry| entry.path());
+        pages
+            .filter(|page| page.extension().is_some_and(|it| it == LEFT))
+            .filter_map(read)
+            .collect()
+    }
+
+    /// Whether `name` was left. From now on it is no longer: the caller is about to give it again.
+    pub(super) fn take_over(&self, name: &str) -> bool {
+        let mut was_left = false;
+        for left in self.left().into_iter().filter(|left| left.name() == name) {
+            left.done();
+            was_left = true;
+        }
+        was_left
+    }
+}
+
+/// A name that was left on an image, with the page that says so.
+#[derive(Debug)]
+pub(super) struct Left {
+    named: Named,
+    page: PathBuf,
+}
+
+impl Left {
+    pub(super) fn name(&self) -> &str {
+        &self.named.name
+    }
+
+    /// Takes the name away from its image. One that stands for another image by now is not ours. What
+    /// the engine cannot be asked about now stays for the next time.
+    pub(super) async fn clear(self, docker: &Docker) {
+        if !self.page.exists() {
+            return;
+        }
+        match take_away(docker, &self.named).await {
+            Ok(()) => self.done(),
+            Err(error) => {
+                tracing::debug!(%error, name = self.name(), "cannot clear a name that was left");
+            }
+        }
+    }
+
+    fn done(self) {
+        remove(&self.page);
+    }
+}
+
+/// A page that was only half written names nothing: the name would have been given after it.
+fn read(page: PathBuf) -> Option<Left> {
+    let named = fs::read(&page).ok().and_then(|content| serde_json::from_slice(&content).ok());
+    if named.is_none() {
+        remove(&page);
+    }
+    Some(Left { named: named?, page })
+}
+
+fn remove(page: &Path) {
+    if let Err(error) = fs::remove_file(page) {
+        tracing::warn!(%error, path = %page.display(), "cannot remove a page of the journal");
+    }
+}
+
+impl Page {
+    /// The name is gone from the engine.
+    pub(super) fn gone(mut self) {
+        if let Some(path) = self.0.take() {
+            remove(&path);
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            leave(&path);
+        }
+    }
+}
+
+/// Marks a page as one that nobody works on. Should that fail, the next worker does it.
+fn leave(page: &Path) {
+    if page.extension().is_none() {
+        let _ = fs::rename(page, page.with_extension(LEFT));
+    }
+}
+
+async fn take_away(docker: &Docker, named: &Named) -> Result<(), EngineError> {
+    use EngineError::DockerResponseServerError;
+    let image = match docker.inspect_image(&named.name).await {
+        Ok(image) => image,
+        Err(DockerResponseServerError { status_code: 404, .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if image.id.as_ref() != Some(&named.image_id) {
+        return Ok(());
+    }
+    let options = RemoveImageOptionsBuilder::new().noprune(true).build();
+    match docker.remove_image(&named.name, Some(options), None).await {
+        Ok(_) => {
+            tracing::info!(name = named.name, "cleared the name of a push that was cut off");
+            Ok(())
+        }
+        // Gone already, or a container is made of it.
+        Err(DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(dir: &Path) -> Vec<bool> {
+        let entries = fs::read_dir(dir).expect("there").flatten();
+        entries.map(|entry| entry.path().extension().is_some()).collect()
+    }
+
+    #[test]
+    fn a_page_lasts_as_long_as_its_name_and_is_left_by_whoever_dies() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("pushing");
+        let journal = Journal::open(&path).expect("opened");
+        let done = journal.write("r/a:1", "sha256:1").expect("written");
+        let dropped = journal.write("r/a:2", "sha256:2").expect("written");
+        let killed = journal.write("r/a:3", "sha256:3").expect("written");
+        done.gone();
+        drop(dropped);
+        std::mem::forget(killed);
+        assert_eq!(pages(&path).len(), 2);
+        assert_eq!(pages(&path).iter().filter(|left| **left).count(), 1);
+        let _next = Journal::open(&path).expect("opened again");
+        assert_eq!(pages(&path), [true, true]);
+    }
+
+    #[test]
+    fn a_name_that_was_left_and_is_given_again_is_no_longer_left() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let journal = Journal::open(dir.path()).expect("opened");
+        drop(journal.write("r/a:1", "sha256:1").expect("written"));
+        drop(journal.write("r/a:2", "sha256:2").expect("written"));
+        let held = journal.write("r/a:3", "sha256:3").expect("written");
+        fs::write(dir.path().join("torn.left"), "{").expect("written");
+        assert!(journal.take_over("r/a:1"));
+        assert!(!journal.take_over("r/a:1") && !journal.take_over("r/a:3"));
+        let left = journal.left();
+        assert_eq!(left.iter().map(Left::name).collect::<Vec<_>>(), ["r/a:2"]);
+        held.gone();
+        assert_eq!(pages(dir.path()).len(), 1);
+    }
+}

@@ -1,0 +1,86 @@
+//! Logs: JSON lines with stable names, or text that a person likes to read on a terminal.
+//!
+//! Both forms are flat: a line has the fields of its event and those of the job that it is about
+//! (`build_id`, `stage`, `attempt`), wherever in the program it was written.
+
+mod fields;
+mod lines;
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use self::lines::{Form, Lines};
+use crate::rabbitmq::LOG_DIRECTIVE;
+
+/// The form of log lines (`LOG_FORMAT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    /// The form that `text` names; by default text on a terminal and JSON elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// One line that names the variable.
+    pub fn read(text: Option<&str>) -> Result<Self, String> {
+        match text.filter(|text| !text.is_empty()) {
+            None if std::io::stderr().is_terminal() => Ok(LogFormat::Text),
+            None => Ok(LogFormat::Json),
+            Some("text") => Ok(LogFormat::Text),
+            Some("json") => Ok(LogFormat::Json),
+            Some(other) => Err(format!("LOG_FORMAT: `{other}` is not one of text, json")),
+        }
+    }
+}
+
+/// What is logged (`RUST_LOG`), `info` by default.
+///
+/// # Errors
+///
+/// One line that names the variable.
+pub fn filter(text: Option<&str>) -> Result<EnvFilter, String> {
+    let text = text.filter(|text| !text.is_empty()).unwrap_or("info");
+    let filter = EnvFilter::try_new(text);
+    let filter = filter.map_err(|error| format!("RUST_LOG: `{text}`: {error}"))?;
+    // Whatever is asked for: what this library logs below that holds messages and passwords.
+    let quiet = LOG_DIRECTIVE.parse().map_err(|error| format!("RUST_LOG: {error}"))?;
+    Ok(filter.add_directive(quiet))
+}
+
+/// Starts logging to the standard error stream.
+pub fn start(format: LogFormat, filter: EnvFilter) {
+    let form = match format {
+        LogFormat::Json => Form::Json,
+        LogFormat::Text => {
+            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            Form::Text { colours: std::io::stderr().is_terminal() && !no_color }
+        }
+    };
+    let lines = Lines::new(form, std::io::stderr).with_filter(filter);
+    tracing_subscriber::registry().with(lines).init();
+    log_panics();
+}
+
+/// Panics are log lines like all others, in the form of all others.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let backtrace = std::backtrace::Backtrace::capture();
+        let captured = backtrace.status() == std::backtrace::BacktraceStatus::Captured;
+        tracing::error!(
+            location = panic.location().map(ToString::to_string),
+            thread = std::thread::current().name(),
+            backtrace = captured.then(|| backtrace.to_string()),
+            "panicked: {}",
+            text.unwrap_or("unknown")
+        );
+    }));
+}

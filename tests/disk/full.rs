@@ -1,0 +1,97 @@
+//! Disks that are nearly full.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use image_builder::disk::DiskGuard;
+use image_builder::disk::size::Size;
+use image_builder_actors::capacity::Capacity;
+use image_builder_actors::fault::Reason;
+use image_builder_actors::lifecycle::Lifecycle;
+use image_builder_actors::ports::Probe;
+
+use crate::engine::SmallEngine;
+use crate::orders::{Guarded, MB, Order, has};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the worker asks whether there is room again.
+pub(crate) struct Disk(pub(crate) DiskGuard);
+
+#[async_trait]
+impl Probe for Disk {
+    async fn probe(&self, reason: Reason) -> Result<(), String> {
+        assert_eq!(reason, Reason::DiskLow);
+        self.0.make_room().await
+    }
+}
+
+/// A worker's capacity, with its guard at work.
+fn at_work(worker: &Guarded) -> Capacity {
+    let (capacity, lifecycle) = (Capacity::default(), Lifecycle::default());
+    tokio::spawn(worker.guard.clone().run(capacity.clone(), lifecycle.clone()));
+    tokio::spawn(capacity.clone().watch(Arc::new(Disk(worker.guard.clone())), lifecycle));
+    capacity
+}
+
+async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, event)
+        .await
+        .unwrap_or_else(|_| panic!("it takes too long: {what}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn below_the_low_watermark_nothing_is_built_until_pruning_made_room() {
+    let small = SmallEngine::start(600).await;
+    let worker = Guarded::new(&small, |settings| {
+        settings.low = "150MB".parse().expect("a watermark");
+        settings.high = "250MB".parse().expect("a watermark");
+        settings.budget = Size(10_000 * MB);
+        settings.between_looks = Duration::from_millis(100);
+    });
+    let old = Order::of_bytes(150 * MB);
+    old.build(&*small.engine).await.expect("the build is good");
+    let capacity = at_work(&worker);
+    // Somebody else fills the disk.
+    let ballast = small.room().free - 100 * MB;
+    let file = File::create(small.disk().join("ballast")).expect("created");
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ballast)
+        .expect("there is room");
+
+    in_time("noticing", capacity.lost()).await;
+    in_time("pruning", capacity.found()).await;
+    assert!(!has(&small, &old).await);
+    assert!(small.room().free > 250 * MB, "{} are free", Size(small.room().free));
+    Order::of_bytes(5 * MB).build(&*worker.builder).await.expect("there is room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_others_fill_stops_builds_until_they_leave() {
+    let small = SmallEngine::start(400).await;
+    let worker = Guarded::new(&small, |settings| {
+        settings.low = "100MB".parse().expect("a watermark");
+        // More than the disk has: pruning can never get there.
+        settings.high = "900MB".parse().expect("a watermark");
+        settings.between_looks = Duration::from_millis(100);
+    });
+    let ballast = small.disk().join("ballast");
+    let file = File::create(&ballast).expect("created");
+    let bytes = small.room().free - 50 * MB;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).expect("room");
+
+    let order = Order::of_bytes(5 * MB);
+    let fault = order.build(&*worker.builder).await.expect_err("there is no room");
+    assert_eq!(fault.reason, Reason::DiskLow);
+    assert!(fault.message.contains("DISK_LOW_WATERMARK"), "{fault}");
+    let capacity = at_work(&worker);
+    in_time("noticing", capacity.lost()).await;
+    assert!(worker.guard.make_room().await.is_err(), "there is nothing to prune");
+    assert_eq!(capacity.lacking().map(|lack| lack.reason), Some(Reason::DiskLow));
+
+    drop(file);
+    std::fs::remove_file(ballast).expect("removed");
+    in_time("resuming", capacity.found()).await;
+    order.build(&*worker.builder).await.expect("there is room");
+}

@@ -1,0 +1,131 @@
+//! Builds to order, and a guard over the engine that does them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use image_builder::disk::size::Size;
+use image_builder::disk::{DiskGuard, DiskSettings, Young};
+use image_builder::docker::LOCAL_REPOSITORY;
+use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
+use image_builder_actors::fault::Fault;
+use image_builder_actors::job::{BuildKey, BuilderKind, BuiltImage};
+use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
+use image_builder_actors::progress::Progress;
+use image_builder_actors::secret::Redactor;
+use tempfile::TempDir;
+
+use crate::engine::SmallEngine;
+
+pub(crate) const MB: u64 = 1_000_000;
+
+/// A text that no other test uses.
+pub(crate) fn unique() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// An order with the context that it needs.
+pub(crate) struct Order {
+    pub(crate) order: BuildOrder,
+    _context: TempDir,
+}
+
+impl Order {
+    /// An image of one file of this many bytes.
+    pub(crate) fn of_bytes(bytes: u64) -> Self {
+        Self::new("FROM scratch\nCOPY data /data\n", bytes)
+    }
+
+    /// A build of this Dockerfile, with a file `data` of this many bytes beside it.
+    pub(crate) fn new(dockerfile: &str, bytes: u64) -> Self {
+        let context = tempfile::tempdir().expect("a directory");
+        write(&context.path().join("data"), bytes);
+        std::fs::write(context.path().join("Dockerfile"), dockerfile).expect("written");
+        let key = unique() + &unique();
+        let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let order = BuildOrder {
+            build_id: unique(),
+            key: serde_json::from_value(key.as_str().into()).expect("a key is a string"),
+            plan: Plan {
+                builder: BuilderKind::Dockerfile,
+                context: context.path().to_owned(),
+                dockerfile: "Dockerfile".to_owned(),
+                target: None,
+                build_args: BTreeMap::new(),
+                secrets: BTreeMap::new(),
+                fingerprint: String::new(),
+            },
+            labels: BTreeMap::from([
+                label("image-builder.builder", "dockerfile"),
+                label("image-builder.build-key", &key),
+            ]),
+        };
+        Self { order, _context: context }
+    }
+
+    pub(crate) fn key(&self) -> &BuildKey {
+        &self.order.key
+    }
+
+    /// What the engine calls the image.
+    pub(crate) fn name(&self) -> String {
+        format!("{LOCAL_REPOSITORY}:{}", self.key().as_str())
+    }
+
+    pub(crate) async fn build(&self, builder: &dyn ImageBuilder) -> Result<BuiltImage, Fault> {
+        let progress = Progress::new(&self.order.build_id, Redactor::default());
+        builder.build(&self.order, &progress).await
+    }
+}
+
+/// A file that no other one equals, and that really takes up room.
+fn write(path: &Path, bytes: u64) {
+    let mut file = File::create(path).expect("created");
+    let mut block = vec![b'.'; MB as usize];
+    let mark = unique();
+    block[..mark.len()].copy_from_slice(mark.as_bytes());
+    for _ in 0..bytes / MB {
+        file.write_all(&block).expect("written");
+    }
+    file.write_all(&block[..(bytes % MB) as usize]).expect("written");
+}
+
+/// As the program does when it starts.
+pub(crate) fn install_tls() {
+    // Another test may have done it already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// A guard over a small engine, as a worker has one.
+pub(crate) struct Guarded {
+    pub(crate) guard: DiskGuard,
+    pub(crate) builder: Arc<dyn ImageBuilder>,
+    _data_dir: TempDir,
+}
+
+impl Guarded {
+    /// With watermarks out of the way and nothing too young to go, unless `change` says otherwise.
+    pub(crate) fn new(small: &SmallEngine, change: impl FnOnce(&mut DiskSettings)) -> Self {
+        let data_dir = tempfile::tempdir().expect("a directory");
+        let mark = |text: &str| text.parse().expect("a watermark");
+        let job = Duration::from_secs(600);
+        let mut settings = DiskSettings::new(mark("1%,1MB"), mark("2%,2MB"), Size(0), job);
+        settings.young = Young { image: Duration::ZERO, cache: Duration::ZERO };
+        change(&mut settings);
+        install_tls();
+        let url = RegistryUrl::parse("localhost:5000").expect("an address");
+        let docker = small.engine.docker().clone();
+        let registry = RegistryClient::new(RegistrySettings::new(url), docker).expect("a client");
+        let guard =
+            DiskGuard::new(settings, data_dir.path(), small.engine.clone(), Arc::new(registry));
+        Self { builder: guard.builder(), guard, _data_dir: data_dir }
+    }
+}
+
+/// Whether the engine has the image of an order.
+pub(crate) async fn has(small: &SmallEngine, order: &Order) -> bool {
+    small.engine.image_detail(&order.name()).await.expect("the engine answers").is_some()
+}

@@ -1,0 +1,160 @@
+//! What is pruned, and what is not, on a real engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use image_builder::disk::size::Size;
+
+use crate::engine::SmallEngine;
+use crate::orders::{Guarded, MB, Order, has};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_use_goes_first_and_only_down_to_the_budget() {
+    let small = SmallEngine::start(700).await;
+    // An image's layer is in the cache two times more: as the context came, and unpacked.
+    let worker = Guarded::new(&small, |settings| settings.budget = Size(125 * MB));
+    // Built by another worker, which is done with them.
+    let orders = [30, 30, 30].map(|megabytes| Order::of_bytes(megabytes * MB));
+    for order in &orders {
+        order.build(&*small.engine).await.expect("the build is good");
+    }
+    small.engine.find_by_key(orders[0].key()).await.expect("an answer").expect("it is there");
+    let before = small.room().free;
+
+    worker.guard.tidy().await;
+    assert!(has(&small, &orders[0]).await, "the image that was used last is gone");
+    assert!(!has(&small, &orders[1]).await, "the image that was used first is still there");
+    assert!(has(&small, &orders[2]).await, "more went than had to");
+    let held = *worker.guard.held().borrow();
+    assert_eq!(held.images, 60 * MB);
+    assert!(held.total() <= 125 * MB, "{held:?}");
+    // One image's layer, and the contexts of two builds.
+    let freed = small.room().free - before;
+    assert!(freed >= 140 * MB, "only {} were freed", Size(freed));
+
+    let again = small.room().free;
+    worker.guard.tidy().await;
+    assert!(small.room().free.abs_diff(again) < MB, "there was nothing left to do");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_that_is_in_use_or_that_somebody_else_made_or_named() {
+    let small = SmallEngine::start(700).await;
+    let worker = Guarded::new(&small, |_| {});
+    let orders: [Order; 6] = std::array::from_fn(|_| Order::of_bytes(5 * MB));
+    let [in_hand, contained, named, replaced, inherited, old] = &orders;
+    // A job of this worker has it, and the others are done with.
+    in_hand.build(&*worker.builder).await.expect("the build is good");
+    for order in [contained, named, replaced, inherited, old] {
+        order.build(&*small.engine).await.expect("the build is good");
+    }
+    small.docker(&["create", "--name", "it", &contained.name(), "/data"]);
+    small.docker(&["tag", &named.name(), "somebody/elses:1"]);
+    // Somebody's own image, on top of one that was made here.
+    let theirs = tempfile::tempdir().expect("a directory");
+    let dockerfile = format!("FROM {}\nCOPY Dockerfile /mine\n", inherited.name());
+    std::fs::write(theirs.path().join("Dockerfile"), dockerfile).expect("written");
+    small.docker(&["build", "--tag", "somebody/derived:1", theirs.path().to_str().expect("text")]);
+    // A forced build takes the name away from an earlier image.
+    let first = small.engine.image_detail(&replaced.name()).await.expect("an answer");
+    let first_id = small.docker(&["inspect", "--format", "{{.Id}}", &replaced.name()]);
+    let mut forced = Order::of_bytes(5 * MB);
+    forced.order.key = replaced.key().clone();
+    forced.build(&*small.engine).await.expect("the build is good");
+    assert!(first.is_some() && small.docker(&["images", "-q", "--no-trunc"]).contains(&first_id));
+
+    worker.guard.tidy().await;
+    for order in [in_hand, contained, named] {
+        assert!(has(&small, order).await);
+    }
+    let names = small.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+    assert!(names.contains("somebody/elses:1") && names.contains("somebody/derived:1"), "{names}");
+    for order in [replaced, inherited, old] {
+        assert!(!has(&small, order).await, "{names}");
+    }
+    assert!(!small.docker(&["images", "-q", "--no-trunc"]).contains(&first_id), "{names}");
+
+    // A push ends the claim, this one by failing: nobody listens where the engine is.
+    let image = worker.builder.find(in_hand.key()).await.expect("an answer").expect("there");
+    let reference = image_builder_actors::reference::ImageReference::for_build(
+        "localhost:5000",
+        "u",
+        "a",
+        "c0ffee",
+    );
+    let progress = image_builder_actors::progress::Progress::new(
+        "b",
+        image_builder_actors::secret::Redactor::default(),
+    );
+    let registry = worker.guard.registry();
+    for _ in 0..2 {
+        registry.push(&image, &reference, &[], &progress).await.expect_err("no registry");
+    }
+    worker.guard.tidy().await;
+    assert!(!has(&small, in_hand).await, "nobody has it in hand any longer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_worker_may_be_about_to_push_stays() {
+    let small = SmallEngine::start(400).await;
+    let worker = Guarded::new(&small, |settings| settings.young.image = Duration::from_secs(600));
+    let order = Order::of_bytes(5 * MB);
+    order.build(&*small.engine).await.expect("the build is good");
+    worker.guard.tidy().await;
+    assert!(has(&small, &order).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_prune_at_once_without_harm() {
+    let small = SmallEngine::start(700).await;
+    let workers = [0, 1].map(|_| Guarded::new(&small, |s| s.budget = Size(65 * MB)));
+    let orders: [Order; 8] = std::array::from_fn(|_| Order::of_bytes(10 * MB));
+    for order in &orders {
+        order.build(&*small.engine).await.expect("the build is good");
+    }
+    tokio::join!(workers[0].guard.tidy(), workers[1].guard.tidy());
+    workers[0].guard.tidy().await;
+    let held = *workers[0].guard.held().borrow();
+    assert!(held.total() <= 65 * MB, "{held:?}");
+    assert!(has(&small, &orders[7]).await, "the newest two fit into the budget");
+    assert!(!has(&small, &orders[0]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pruning_everything_again_and_again_breaks_no_running_build() {
+    let small = SmallEngine::start(1200).await;
+    small.load("debian:bookworm-slim");
+    let worker = Guarded::new(&small, |settings| settings.young.cache = Duration::from_secs(5));
+    let done = Arc::new(AtomicBool::new(false));
+    let pruning = tokio::spawn({
+        let (guard, done) = (worker.guard.clone(), done.clone());
+        async move {
+            let mut rounds = 0;
+            while !done.load(Ordering::Relaxed) {
+                guard.tidy().await;
+                rounds += 1;
+            }
+            rounds
+        }
+    });
+    for _ in 0..5 {
+        // Steps that are shared between builds, come from another stage, and from a cache mount.
+        let dockerfile = "FROM debian:bookworm-slim AS one\nCOPY data /data\n\
+             RUN --mount=type=cache,target=/c cp /data /c/d && cp /c/d /two\n\
+             FROM debian:bookworm-slim\nRUN sleep 0.3; echo shared > /shared\n\
+             COPY --from=one /two /two\nRUN sleep 0.3; cmp /two /two && rm /two\n";
+        let orders = [0, 1].map(|_| Order::new(dockerfile, 3 * MB));
+        let (first, second) =
+            tokio::join!(orders[0].build(&*worker.builder), orders[1].build(&*worker.builder));
+        for built in [first, second] {
+            built.unwrap_or_else(|fault| panic!("pruning broke a build: {fault}"));
+        }
+        for order in &orders {
+            assert!(has(&small, order).await, "what a job has in hand was pruned");
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    let rounds = pruning.await.expect("pruning does not panic");
+    assert!(rounds > 3, "only {rounds} prunings met the builds");
+}
