@@ -166,6 +166,9 @@ impl Intake {
     /// Gives back a delivery that nobody has read. Of a build, as a new message: a nack would count as
     /// a delivery, and after some of those the broker takes a message for one that kills its workers.
     async fn give_back(&self, subscription: &Subscription, raw: RawDelivery) {
+        if !subscription.settle.holds(raw.tag) {
+            return;
+        }
         let given_back = match self.queue {
             Queue::Build => {
                 let mut message = history::with(&raw.message, &history::of(&raw.message));

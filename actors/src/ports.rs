@@ -75,6 +75,9 @@ pub struct Subscription {
 /// the broker delivers again what was not settled.
 #[async_trait]
 pub trait Settle: Send + Sync {
+    /// Whether the delivery can still be settled, as far as is known here. One that cannot is
+    /// delivered again whatever is done about this one.
+    fn holds(&self, tag: u64) -> bool;
     /// The delivery is done with.
     async fn ack(&self, tag: u64) -> Result<(), BrokerError>;
     /// The delivery goes back to its queue.

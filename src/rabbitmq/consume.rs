@@ -132,6 +132,10 @@ struct Settling {
 
 #[async_trait]
 impl Settle for Settling {
+    fn holds(&self, tag: u64) -> bool {
+        self.in_hand.lock().contains_key(&tag)
+    }
+
     async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
         let acker = self.take(tag)?;
         told(acker.ack(BasicAckOptions::default()).await)
@@ -191,15 +195,21 @@ impl Feed {
         };
         if owner_stopped {
             self.stop().await;
+        } else {
+            // Before anybody is told of the end: none of it can be settled any more.
+            self.in_hand.lock().clear();
         }
-        let Self { connection, channel, consumer, deliveries, in_hand, .. } = self;
-        drop(connection);
+        let Self { link, connection, channel, consumer, deliveries, in_hand } = self;
         drop(deliveries);
         quiet.send_replace(true);
         if owner_stopped {
             // What is in hand can be settled until the last owner lets go.
-            while wish.changed().await.is_ok() {}
+            tokio::select! {
+                () = async { while wish.changed().await.is_ok() {} } => {}
+                () = link.lost(&connection) => {}
+            }
         }
+        drop(connection);
         in_hand.lock().clear();
         drop(consumer);
         let goodbye = channel.close(200, "the subscription ends".into());
