@@ -2,7 +2,7 @@
 # The work is done by scripts in .devcontainer/, which the dev container and CI share.
 
 .DEFAULT_GOAL := help
-.PHONY: help services run up logs down prep devc demo test lint fmt
+.PHONY: help services run up logs down prep devc demo test chaos lint fmt
 
 OPS := .devcontainer/ops.sh
 
@@ -35,6 +35,9 @@ demo: ## see it work, from nothing (REPO=owner/name [TOKEN=...] for a repository
 
 test: ## set everything up and run all tests
 	@$(OPS) test
+
+chaos: ## break everything at random while building, and count (RUNS=500 SEED=n CHAOS_RESTARTS=0)
+	@$(OPS) chaos
 
 lint: ## check format, lints, documentation, dependencies and scripts
 	@$(OPS) lint

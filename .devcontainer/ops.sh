@@ -27,7 +27,7 @@ NEEDS_SOMETHING=69 # exit code: something that is needed is not available
 
 usage() {
     cat <<USAGE
-usage: ops.sh services | up | logs | down | prep | devc | demo | test | lint
+usage: ops.sh services | up | logs | down | prep | devc | demo | test | chaos | lint
 The Makefile says what each of them does.
 USAGE
 }
@@ -137,6 +137,18 @@ run_tests() {
     return "$result"
 }
 
+# A long run, with the broker and the engine restarted for real; `make test` has a short one.
+chaos() {
+    heading "setting the machine up"
+    test_bed
+    heading "chaos (logs and evidence: ${CARGO_TARGET_DIR:-target}/chaos)"
+    # Only what was started from here is restarted from here.
+    local restarts=0
+    if is_ours rabbitmq && is_ours docker; then restarts=1; fi
+    RUNS=${RUNS:-500} CHAOS_RESTARTS=${CHAOS_RESTARTS:-$restarts} \
+        cargo test --features failpoints --test chaos -- --nocapture
+}
+
 lint() {
     stack install
     if type -P rustup >/dev/null; then
@@ -187,7 +199,7 @@ demo() {
 
 command=${1:-help}
 case $command in
-    services | up | logs | down | prep | devc | lint | demo) "$command" ;;
+    services | up | logs | down | prep | devc | chaos | lint | demo) "$command" ;;
     test) run_tests ;;
     help | -h | --help) usage ;;
     *)

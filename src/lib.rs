@@ -24,6 +24,8 @@ pub mod exit;
 pub mod git;
 pub mod http;
 pub mod http_client;
+#[cfg(feature = "failpoints")]
+pub mod killing;
 pub mod metrics;
 pub mod otlp;
 pub mod outside;

@@ -60,6 +60,8 @@ fn serve() -> ExitCode {
     // The points that a test names in FAILPOINTS, until the program ends.
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
+    #[cfg(feature = "failpoints")]
+    image_builder::killing::prepare();
     let config = match settings() {
         Ok(config) => config,
         Err(errors) => return refuse(&errors),

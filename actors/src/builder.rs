@@ -89,6 +89,7 @@ impl Builder {
         job.history.checkpoint.planned = planned.into_inner();
         match built {
             Ok(built) => {
+                fail::fail_point!("builder::built");
                 if let Built::Here(image) = &built {
                     job.history.checkpoint.image = Some(image.clone());
                 }

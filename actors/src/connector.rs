@@ -60,6 +60,7 @@ impl Connector {
         job.timings.connector += started.elapsed();
         match fetched {
             Ok(source) => {
+                fail::fail_point!("connector::fetched");
                 job.history.checkpoint.commit = Some(source.commit.clone());
                 tracing::info!(
                     commit = source.commit,

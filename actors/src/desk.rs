@@ -7,6 +7,9 @@
 //! | [`Desk::failed`], final; [`Desk::give_up`] | outcome, dead copy |
 //! | [`Desk::hand_back`] | build queue |
 //!
+//! A delivery that the broker is known to have taken back is not decided on any more: its next holder
+//! does. Only an image is told of all the same, since it is there.
+//!
 //! Where a fact cannot be made the delivery is released, and the broker delivers it again.
 
 use std::sync::Arc;
@@ -153,7 +156,7 @@ impl Desk {
         if policy::is_final(fault.kind()) {
             return self.give_up(lease, Subject::of(&request), history, fault).await;
         }
-        if !stands(&lease) {
+        if !decides(&lease) {
             return;
         }
         let message = history::with(lease.message(), &history);
@@ -163,7 +166,7 @@ impl Desk {
 
     /// The request failed for good: its owner is told, and a copy is kept.
     pub async fn give_up(&self, lease: Lease, subject: Subject, history: History, fault: Fault) {
-        if !stands(&lease) {
+        if !decides(&lease) {
             return;
         }
         let ended = metrics::Ended::given_up(fault.reason);
@@ -238,7 +241,7 @@ impl Desk {
 
     /// The job goes back to the build queue with what is known of it, and no try is counted.
     pub async fn hand_back(&self, job: Job) {
-        if !stands(&job.lease) {
+        if !decides(&job.lease) {
             return;
         }
         job.lease.journey(|journey| journey.leave().about(&job.request).result("handed back"));
@@ -288,10 +291,24 @@ fn stands(lease: &Lease) -> bool {
     stands
 }
 
+/// Whether the lease's holder may still decide on another try, or on giving up. What the broker has
+/// taken back is decided on by whoever gets it next: two would make two jobs of one, or tell of one
+/// build two things.
+pub(crate) fn decides(lease: &Lease) -> bool {
+    if lease.is_stale() {
+        tracing::warn!(
+            "the broker has taken the delivery back: it is left to whoever gets it next"
+        );
+        return false;
+    }
+    stands(lease)
+}
+
 /// Acks where the durable fact was made, releases where it was not.
 pub(crate) async fn settle(lease: Lease, made: Result<(), BrokerError>) {
     match made {
         Ok(()) => {
+            fail::fail_point!("desk::settle");
             if let Err(error) = lease.ack().await {
                 // The broker delivers it again, and the repetition is told under the same id.
                 tracing::warn!(%error, "cannot ack a delivery that is done");

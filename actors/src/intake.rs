@@ -4,12 +4,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message as ActixMessage};
+use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
 use crate::capacity::Capacity;
+use crate::history;
 use crate::lease::{Lease, Leased, Settler};
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::ports::{Broker, Queue, RawDelivery, Subscription};
+use crate::ports::{Broker, Queue, RawDelivery, Route, Subscription};
 use crate::supervisor::Mailbox;
 
 /// A delivery on its way to an actor.
@@ -42,6 +44,9 @@ const LAST_ONES: Duration = Duration::from_millis(300);
 /// killed its worker, and a killed worker charges all that was delivered to it. One redelivery is
 /// what any reconnect does.
 const SUSPICIOUS: u64 = 2;
+
+/// The header that counts the deliveries of a message before it was last given back unread.
+const REDELIVERIES: &str = "x-image-builder-redeliveries";
 
 /// Takes deliveries from one queue and hands them to one actor.
 pub struct Intake {
@@ -148,6 +153,39 @@ impl Intake {
         }
     }
 
+    /// Ends a subscription; what has come and nobody has in hand goes back.
+    async fn cancel(&self, subscription: &mut Subscription) {
+        subscription.settle.cancel().await;
+        let mut unread = Vec::new();
+        while let Some(raw) = subscription.deliveries.recv().await {
+            unread.push(raw);
+        }
+        join_all(unread.into_iter().map(|raw| self.give_back(subscription, raw))).await;
+    }
+
+    /// Gives back a delivery that nobody has read. Of a build, as a new message: a nack would count as
+    /// a delivery, and after some of those the broker takes a message for one that kills its workers.
+    async fn give_back(&self, subscription: &Subscription, raw: RawDelivery) {
+        if !subscription.settle.holds(raw.tag) {
+            return;
+        }
+        let given_back = match self.queue {
+            Queue::Build => {
+                let mut message = history::with(&raw.message, &history::of(&raw.message));
+                let redeliveries = redeliveries(&raw).to_string();
+                message.headers.insert(REDELIVERIES.to_owned(), redeliveries);
+                self.broker.publish(Route::Build, message).await.is_ok()
+            }
+            // Nothing counts these.
+            Queue::Fail | Queue::Outcome => false,
+        };
+        // An error means that the channel is gone: the broker delivers it again.
+        let _ = match given_back {
+            true => subscription.settle.ack(raw.tag).await,
+            false => subscription.settle.nack(raw.tag).await,
+        };
+    }
+
     /// Hands on deliveries until the subscription is over. What nobody has in hand then goes back;
     /// leases stay good.
     async fn forward<A>(
@@ -170,11 +208,11 @@ impl Intake {
             let next = async { Some((slot.await.ok()?, subscription.deliveries.recv().await?)) };
             let (slot, raw) = tokio::select! {
                 () = self.no_more() => {
-                    subscription.settle.cancel().await;
+                    self.cancel(&mut subscription).await;
                     return Over::Draining;
                 }
                 () = self.no_room() => {
-                    subscription.settle.cancel().await;
+                    self.cancel(&mut subscription).await;
                     return Over::Paused;
                 }
                 next = next => match next {
@@ -182,13 +220,13 @@ impl Intake {
                     None => return Over::Lost,
                 },
             };
-            let suspicious = self.queue == Queue::Build && raw.redeliveries >= SUSPICIOUS;
+            let redeliveries = redeliveries(&raw);
+            let suspicious = self.queue == Queue::Build && redeliveries >= SUSPICIOUS;
             if suspicious {
-                // No more deliveries; those that came and that nobody has go back.
-                subscription.settle.cancel().await;
+                self.cancel(&mut subscription).await;
                 let _others = slots.acquire_many(u32::from(self.prefetch) - 1).await;
                 tracing::warn!(
-                    redeliveries = raw.redeliveries,
+                    redeliveries,
                     "a message was delivered again and again: it runs alone"
                 );
                 mailbox.deliver(delivery(&settler, raw, slot)).await;
@@ -200,15 +238,24 @@ impl Intake {
     }
 }
 
+/// How often the message was delivered before, the times included that the broker has forgotten.
+fn redeliveries(raw: &RawDelivery) -> u64 {
+    let before = raw.message.headers.get(REDELIVERIES).and_then(|count| count.parse().ok());
+    raw.redeliveries.saturating_add(before.unwrap_or(0))
+}
+
 fn delivery(
     settler: &Settler,
-    raw: RawDelivery,
+    mut raw: RawDelivery,
     slot: tokio::sync::OwnedSemaphorePermit,
 ) -> Delivery {
+    let redeliveries = redeliveries(&raw);
+    // It was read: what becomes of it now begins anew.
+    raw.message.headers.remove(REDELIVERIES);
     Delivery {
-        lease: settler.lease(raw.message, raw.tag, raw.redeliveries, slot),
+        lease: settler.lease(raw.message, raw.tag, redeliveries, slot),
         received: Instant::now(),
-        redeliveries: raw.redeliveries,
+        redeliveries,
         over_delivery_limit: raw.over_delivery_limit,
     }
 }

@@ -50,6 +50,10 @@ struct Held {
 }
 
 impl Held {
+    fn is_stale(&self) -> bool {
+        !self.settle.holds(self.tag)
+    }
+
     /// Settling may take a while yet, in which nobody works on the delivery.
     fn end_journey(&mut self, why: &str) {
         let mut journey = std::mem::take(&mut self.journey);
@@ -88,6 +92,12 @@ impl Lease {
     /// Whether the lease still stands; one that was [revoked](Revocable::revoke) does not.
     pub fn stands(&self) -> bool {
         lock(&self.held).is_some()
+    }
+
+    /// Whether the broker is known to have taken the delivery back: somebody gets it again, and what is
+    /// published on its account here would make two jobs of one. Where that is true it stays true.
+    pub fn is_stale(&self) -> bool {
+        lock(&self.held).as_ref().is_some_and(Held::is_stale)
     }
 
     /// A way to end the lease for those who find its holder stuck.
@@ -192,7 +202,7 @@ fn lock(held: &Mutex<Option<Held>>) -> MutexGuard<'_, Option<Held>> {
 
 fn hand_over(held: Option<Held>) {
     if let Some(mut held) = held {
-        held.end_journey("crashed");
+        held.end_journey(if held.is_stale() { "taken back by the broker" } else { "crashed" });
         // A closed channel means that the runtime ends: the broker delivers again.
         let _ = held.dropped.clone().send(Dropped(held));
     }
@@ -278,6 +288,9 @@ async fn revoke_overdue(
 
 /// Publishes a dropped build delivery to the fail queue as `crashed`, then acks it.
 async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
+    if held.is_stale() {
+        return;
+    }
     let (stage, counted) = match held.doing {
         Doing::Working(stage) => (stage, true),
         Doing::Mailed | Doing::Waiting => (Stage::Listener, false),

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::board::{Admission, Board, withdrawn};
 use crate::connector::Connector;
-use crate::desk::{Desk, settle};
+use crate::desk::{Desk, decides, settle};
 use crate::fault::Stage;
 use crate::health::InHand;
 use crate::history;
@@ -159,6 +159,9 @@ impl Listener {
             user_id = request.user_id,
             "gives way to other users' jobs"
         );
+        if !decides(&delivery.lease) {
+            return;
+        }
         let later = history::with(delivery.lease.message(), &history);
         let route = Route::BuildAfter(self.shortest_rung);
         let published = self.desk.broker.publish(route, later).await;
@@ -168,6 +171,9 @@ impl Listener {
     /// Gives a request without any id one, before any work: only a crash between the publish and
     /// the ack can give it two.
     async fn stamp(self, delivery: Delivery, in_hand: InHand) {
+        if !decides(&delivery.lease) {
+            return;
+        }
         let mut stamped = delivery.lease.message().clone();
         stamped = history::with(&stamped, &history::of(&stamped));
         stamped.message_id = Some(Uuid::new_v4().to_string());

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::Instrument;
 
-use crate::desk::{Desk, settle};
+use crate::desk::{Desk, decides, settle};
 use crate::fault::Reason;
 use crate::intake::Delivery;
 use crate::journey;
@@ -60,6 +60,9 @@ impl Notifier {
         };
         fail::fail_point!("notifier::work");
         let lease = delivery.lease;
+        if !decides(&lease) {
+            return;
+        }
         let id = lease.message().message_id.clone().unwrap_or_default();
         let build_id = journey::build_of(&id);
         lease.observe(self.desk.observer.notification(build_id, lease.message()));
@@ -92,6 +95,7 @@ impl Notifier {
         });
         match told {
             Ok(()) => {
+                fail::fail_point!("notifier::told");
                 self.desk.observer.metrics.notification(notification.kind, true);
                 tracing::info!(webhook_id = notification.id, "notified");
                 slot.done();

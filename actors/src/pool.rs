@@ -88,8 +88,8 @@ impl Pool {
     /// Waits for a slot for a job whose work may take `limit`; one that is free is had whatever the
     /// time.
     pub async fn slot_for(&self, job: &Job, stage: Stage, limit: Duration) -> Result<Slot, Ended> {
-        if !job.lease.stands() {
-            // Taken away from an actor that was stuck and now goes on.
+        if !job.lease.stands() || job.lease.is_stale() {
+            // Taken away from an actor that was stuck and now goes on, or taken back by the broker.
             return Err(Ended::HandBack);
         }
         let _waiting = self.health.waiting();

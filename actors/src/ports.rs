@@ -75,11 +75,15 @@ pub struct Subscription {
 /// the broker delivers again what was not settled.
 #[async_trait]
 pub trait Settle: Send + Sync {
+    /// Whether the delivery can still be settled, as far as is known here. One that cannot is
+    /// delivered again whatever is done about this one.
+    fn holds(&self, tag: u64) -> bool;
     /// The delivery is done with.
     async fn ack(&self, tag: u64) -> Result<(), BrokerError>;
     /// The delivery goes back to its queue.
     async fn nack(&self, tag: u64) -> Result<(), BrokerError>;
-    /// No further deliveries; those in hand can still be settled.
+    /// No further deliveries; those in hand can still be settled. What had come by then is still
+    /// received, for its owner to give back, before the deliveries end.
     async fn cancel(&self);
 }
 

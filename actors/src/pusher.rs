@@ -58,6 +58,7 @@ impl Pusher {
         job.timings.pusher += started.elapsed();
         match pushed {
             Ok(ready) => {
+                fail::fail_point!("pusher::pushed");
                 slot.done();
                 self.desk.ready(job, ready).await;
             }

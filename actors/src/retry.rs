@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Actor, Context, Handler};
 use tracing::Instrument;
 
-use crate::desk::{Desk, Ready, crashed, settle};
+use crate::desk::{Desk, Ready, crashed, decides, settle};
 use crate::fault::{Fault, Kind, Reason, Stage};
 use crate::history;
 use crate::intake::Delivery;
@@ -57,6 +57,9 @@ impl Retry {
         };
         fail::fail_point!("retry::work");
         let lease = delivery.lease;
+        if !decides(&lease) {
+            return;
+        }
         lease.observe(self.desk.observer.retry(lease.message()));
         let history = history::of(lease.message());
         let build_id = request::build_id(lease.message()).unwrap_or_default();

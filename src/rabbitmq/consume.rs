@@ -44,7 +44,7 @@ pub(super) async fn subscribe(
         };
         let error = match opened {
             Ok((channel, consumer)) => {
-                return Ok(start(link.clone(), connection, channel, consumer));
+                return Ok(start(link.clone(), connection, channel, consumer, prefetch));
             }
             Err(error) => error,
         };
@@ -86,9 +86,10 @@ fn start(
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
+    prefetch: u16,
 ) -> Subscription {
-    // Room for one: what waits there belongs to nobody yet if the receiver is dropped.
-    let (deliveries_in, deliveries) = mpsc::channel(1);
+    // Room for all that the broker sends ahead: after a cancel, its owner finds it there.
+    let (deliveries_in, deliveries) = mpsc::channel(usize::from(prefetch.max(1)));
     let (wish_in, wish) = watch::channel(Wish::Deliver);
     let (quiet_in, quiet) = watch::channel(false);
     let in_hand = Arc::new(InHand::default());
@@ -131,6 +132,10 @@ struct Settling {
 
 #[async_trait]
 impl Settle for Settling {
+    fn holds(&self, tag: u64) -> bool {
+        self.in_hand.lock().contains_key(&tag)
+    }
+
     async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
         let acker = self.take(tag)?;
         told(acker.ack(BasicAckOptions::default()).await)
@@ -190,15 +195,21 @@ impl Feed {
         };
         if owner_stopped {
             self.stop().await;
+        } else {
+            // Before anybody is told of the end: none of it can be settled any more.
+            self.in_hand.lock().clear();
         }
-        let Self { connection, channel, consumer, deliveries, in_hand, .. } = self;
-        drop(connection);
+        let Self { link, connection, channel, consumer, deliveries, in_hand } = self;
         drop(deliveries);
         quiet.send_replace(true);
         if owner_stopped {
             // What is in hand can be settled until the last owner lets go.
-            while wish.changed().await.is_ok() {}
+            tokio::select! {
+                () = async { while wish.changed().await.is_ok() {} } => {}
+                () = link.lost(&connection) => {}
+            }
         }
+        drop(connection);
         in_hand.lock().clear();
         drop(consumer);
         let goodbye = channel.close(200, "the subscription ends".into());
@@ -207,7 +218,8 @@ impl Feed {
         }
     }
 
-    /// Tells the broker to send no more, and gives back what came but was not handed out.
+    /// Tells the broker to send no more, and hands out what has come. To give it back is for the owner,
+    /// who can do so without its being counted; what there is no room for goes back at once.
     async fn stop(&mut self) {
         let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
         if !matches!(tokio::time::timeout(GOODBYE, cancel).await, Ok(Ok(()))) {
@@ -215,9 +227,14 @@ impl Feed {
         }
         // The broker's answer has ended the stream behind the last delivery.
         while let Some(Ok(delivery)) = self.consumer.next().await {
-            let options = BasicNackOptions { requeue: true, ..Default::default() };
-            // An error means that the channel is gone, and with it the delivery.
-            let _ = delivery.nack(options).await;
+            let (tag, acker) = (delivery.delivery_tag, delivery.acker.clone());
+            self.in_hand.lock().insert(tag, acker.clone());
+            if self.deliveries.try_send(properties::of_delivery(delivery)).is_err() {
+                self.in_hand.lock().remove(&tag);
+                let options = BasicNackOptions { requeue: true, ..Default::default() };
+                // An error means that the channel is gone, and with it the delivery.
+                let _ = acker.nack(options).await;
+            }
         }
     }
 }

@@ -141,6 +141,25 @@ fn a_lost_connection_is_a_new_subscription_and_every_job_ends() {
 }
 
 #[test]
+fn what_fails_after_its_delivery_was_taken_back_is_decided_on_by_its_next_holder_alone() {
+    with_crew(settings(), async |world| {
+        world.engine.fail_next(1, fault(Stage::Builder, Reason::EngineFailed));
+        world.engine.hold();
+        world.request(&request("b1")).await;
+        world.engine.until_running("b1").await;
+        world.broker.kill_connection();
+        world.engine.release();
+        let (id, body) = world.told_once().await;
+        assert_eq!(id, "b1.image.ready");
+        assert_eq!(body["data"]["attempts"], 1);
+        world.quiet().await;
+        let failed =
+            world.broker.published().iter().filter(|(route, _)| *route == Route::Fail).count();
+        assert_eq!(failed, 0, "two would make two jobs of one");
+    });
+}
+
+#[test]
 fn an_outcome_that_is_not_confirmed_is_not_acked() {
     with_crew(settings(), async |world| {
         let error = BrokerError::Refused("unroutable".to_owned());

@@ -33,3 +33,27 @@ pub fn digest(repository: &str, tag: &str) -> Option<String> {
         response.status().is_success().then(|| digest.to_str().unwrap_or_default().to_owned())
     })
 }
+
+/// The repositories of the open registry whose names begin with this.
+pub fn repositories(prefix: &str) -> Vec<String> {
+    let catalog = get("_catalog?n=100000");
+    let names = catalog["repositories"].as_array().into_iter().flatten();
+    let names = names.filter_map(|name| name.as_str()).filter(|name| name.starts_with(prefix));
+    names.map(str::to_owned).collect()
+}
+
+/// The tags of a repository of the open registry.
+pub fn tags(repository: &str) -> Vec<String> {
+    let list = get(&format!("{repository}/tags/list"));
+    let tags = list["tags"].as_array().into_iter().flatten();
+    tags.filter_map(|tag| tag.as_str()).map(str::to_owned).collect()
+}
+
+fn get(path: &str) -> serde_json::Value {
+    let url = format!("http://{}/v2/{path}", open());
+    runtime().block_on(async {
+        let response = reqwest::get(url).await.expect("the registry is up");
+        let text = response.text().await.expect("the answer is whole");
+        serde_json::from_str(&text).expect("a registry speaks JSON")
+    })
+}

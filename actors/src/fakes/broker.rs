@@ -353,6 +353,12 @@ impl FakeSettle {
 
 #[async_trait]
 impl Settle for FakeSettle {
+    fn holds(&self, tag: u64) -> bool {
+        let state = self.broker.lock();
+        let subscriber = state.subscriptions.get(&self.id);
+        subscriber.is_some_and(|subscriber| subscriber.unsettled.contains_key(&tag))
+    }
+
     async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
         self.settle(tag, |state, _, _| state.acked += 1)
     }

@@ -154,8 +154,10 @@ pub(super) async fn after_a_lost_connection_settling_is_stale_and_the_message_co
     publish(world.broker(), Route::Build, message("job")).await;
     let mut lost = subscribe(world.broker(), Queue::Build, 1).await;
     let before = next(&mut lost).await;
+    assert!(lost.settle.holds(before.tag));
     world.lose_consumer_connection().await;
     assert_ends(&mut lost).await;
+    assert!(!lost.settle.holds(before.tag));
     assert_eq!(lost.settle.ack(before.tag).await, Err(BrokerError::Stale));
     assert_eq!(lost.settle.nack(before.tag).await, Err(BrokerError::Stale));
 
