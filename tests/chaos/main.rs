@@ -61,10 +61,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn every_confirmed_request_ends_in_exactly_one_outcome_whatever_breaks() {
-    let random = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_micros());
-    let seed = setting("SEED", &random.to_string()).parse().expect("SEED is a number");
+    // The short run of every day asks the same each time; who looks for news gives a SEED.
+    let seed = setting("SEED", "1").parse().expect("SEED is a number");
     let runs = setting("RUNS", "40").parse().expect("RUNS is a number");
     eprintln!("chaos: SEED={seed} RUNS={runs}");
     Run::new(seed, runs, setting("CHAOS_RESTARTS", "0") == "1").run();
