@@ -13,7 +13,7 @@
 //! | `oracle.rs` | judges what was told by the contract alone |
 //! | `report.rs` | the figures, and the evidence of what was wrong |
 //!
-//! `RUNS` requests (40), two faults for each five; `SEED` (random); `CHAOS_RESTARTS=1` restarts and kills
+//! `RUNS` requests (40), two faults for each five; `SEED` (1); `CHAOS_RESTARTS=1` restarts and kills
 //! RabbitMQ and the engine for real, which disturbs all who use them. Not among the faults: a full
 //! disk, which cannot be had for one run alone.
 
