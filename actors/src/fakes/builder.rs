@@ -122,11 +122,6 @@ impl FakeBuilder {
         self.lock().running.iter().cloned().collect()
     }
 
-    /// Waits until this many builds were asked for.
-    pub async fn until_orders(&self, count: usize) {
-        self.until(|state| state.orders.len() >= count).await;
-    }
-
     /// Waits until a build of this id has begun.
     pub async fn until_running(&self, build_id: &str) {
         self.until(|state| state.running.contains(build_id)).await;

@@ -21,7 +21,6 @@ const SIZE: u64 = 1_000;
 #[derive(Debug, Clone, Default)]
 pub struct FakeRegistry {
     state: Arc<Mutex<State>>,
-    finds: Script<Fault>,
     pushes: Script<Fault>,
     pushed: watch::Sender<Vec<Push>>,
 }
@@ -53,16 +52,6 @@ impl FakeRegistry {
         self.pushes.fail(calls, fault);
     }
 
-    /// The next `calls` look-ups fail.
-    pub fn fail_finds(&self, calls: usize, fault: Fault) {
-        self.finds.fail(calls, fault);
-    }
-
-    /// The next push panics.
-    pub fn panic_on_push(&self) {
-        self.pushes.panic();
-    }
-
     /// The next push waits at a gate.
     pub fn hold_push(&self) -> Gate {
         self.pushes.wait()
@@ -83,13 +72,6 @@ impl FakeRegistry {
         self.pushed.borrow().clone()
     }
 
-    /// Waits until `count` pushes have succeeded.
-    pub async fn wait_for_pushes(&self, count: usize) -> Vec<Push> {
-        let mut pushed = self.pushed.subscribe();
-        let all = pushed.wait_for(|pushed| pushed.len() >= count).await;
-        all.expect("this value holds the sender").clone()
-    }
-
     /// How often something was looked up, failed calls included.
     pub fn finds(&self) -> usize {
         self.lock().finds
@@ -104,7 +86,6 @@ impl FakeRegistry {
 impl Registry for FakeRegistry {
     async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
         self.lock().finds += 1;
-        self.finds.play().await?;
         let state = self.lock();
         match &state.down {
             Some(fault) => Err(fault.clone()),
