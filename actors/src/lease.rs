@@ -75,6 +75,13 @@ impl Lease {
         &self.message
     }
 
+    /// Whether nobody can have worked on the message before: it was never delivered, and never
+    /// published by a worker.
+    pub fn is_first(&self) -> bool {
+        let redelivered = lock(&self.held).as_ref().is_none_or(|held| held.redeliveries > 0);
+        !redelivered && !self.message.headers.contains_key(history::HEADER)
+    }
+
     /// Says what becomes of the delivery now: a crash while it is worked on counts as a try, any other
     /// crash as nothing.
     pub fn now(&self, doing: Doing) {

@@ -13,6 +13,7 @@
 //! | to read about | see |
 //! |---|---|
 //! | what a job is made of | [`job`], [`request`], [`fault`], [`outcome`], [`progress`], [`workspace`] |
+//! | what its image is called, and how it is found again | [`images`], [`reference`] |
 //! | who settles a delivery, and when | [`lease`], [`desk`], [`intake`] |
 //! | who waits for whom, who was withdrawn | [`board`], [`fair`] |
 //! | what becomes of a failure | [`policy`], [`history`], [`dead`] |
@@ -33,6 +34,7 @@ pub mod fakes;
 pub mod fault;
 pub mod health;
 pub mod history;
+pub mod images;
 pub mod intake;
 pub mod job;
 pub mod journey;
