@@ -26,6 +26,7 @@ use crate::ports::{
     SourceConnector,
 };
 use crate::pusher::Pusher;
+use crate::redelivery::Redeliveries;
 use crate::request::Rules;
 use crate::retry::Retry;
 use crate::supervisor::{Intensity, Supervisor};
@@ -213,6 +214,7 @@ impl Crew {
             until,
             capacity: (queue == Queue::Build).then(|| capacity.clone()),
             last: OnceLock::new(),
+            redeliveries: Redeliveries::default(),
             longest: GRACE
                 + match queue {
                     Queue::Build => settings.job_timeout,

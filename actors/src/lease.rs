@@ -15,6 +15,7 @@ use crate::history;
 use crate::journey::Journey;
 use crate::ports::{Broker, BrokerError, Message, Queue, Route, Settle};
 use crate::progress;
+use crate::redelivery::Hold;
 use crate::request;
 use crate::trace::TRACEPARENT;
 
@@ -45,6 +46,7 @@ struct Held {
     journey: Journey,
     settle: Arc<dyn Settle>,
     dropped: mpsc::UnboundedSender<Dropped>,
+    hold: Hold,
     /// The subscription's own bound on unsettled deliveries.
     _slot: OwnedSemaphorePermit,
 }
@@ -142,7 +144,10 @@ impl Lease {
     pub async fn ack(self) -> Result<(), BrokerError> {
         let held = lock(&self.held).take();
         match held {
-            Some(held) => held.settle.ack(held.tag).await,
+            Some(held) => {
+                held.hold.settled();
+                held.settle.ack(held.tag).await
+            }
             None => Err(BrokerError::Stale),
         }
     }
@@ -248,11 +253,12 @@ impl Settler {
     }
 
     /// The lease of one delivery, which holds `slot` until it is settled.
-    pub fn lease(
+    pub(crate) fn lease(
         &self,
         message: Message,
         tag: u64,
         redeliveries: u64,
+        hold: Hold,
         slot: OwnedSemaphorePermit,
     ) -> Lease {
         let message = Arc::new(message);
@@ -264,6 +270,7 @@ impl Settler {
             journey: Journey::default(),
             settle: self.settle.clone(),
             dropped: self.dropped.clone(),
+            hold,
             _slot: slot,
         };
         let lease = Lease { message, held: Arc::new(Mutex::new(Some(held))) };
@@ -310,7 +317,10 @@ async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
     });
     let message = history::with_fault(&held.message, &fault, counted);
     match broker.publish(Route::Fail, message).await {
-        Ok(()) => drop(held.settle.ack(held.tag).await),
+        Ok(()) => {
+            held.hold.settled();
+            drop(held.settle.ack(held.tag).await);
+        }
         Err(error) => {
             tracing::warn!(%error, "cannot publish a crashed job: it goes back to its queue");
             nack_later(held).await;

@@ -3,7 +3,7 @@
 use image_builder_actors::fakes::world::{World, request, settings, with_crew};
 use image_builder_actors::fault::{Fault, Reason, Stage};
 use image_builder_actors::history;
-use image_builder_actors::ports::{Broker, Message, Route};
+use image_builder_actors::ports::{Broker, Message, NotifyError, Queue, Route};
 use serde_json::{Value, json};
 
 fn push_failed() -> Fault {
@@ -171,5 +171,52 @@ fn a_first_delivery_is_not_looked_for() {
         let (id, _) = world.told_once().await;
         assert_eq!(id, "b1.build.failed");
         assert_eq!(world.registry.finds(), 0);
+    });
+}
+
+// ---- redeliveries to the worker that has the message ---------------------------------------------
+
+#[test]
+fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_tells_of_it() {
+    with_crew(settings(), async |world| {
+        let mut forced = request("b1");
+        forced["force"] = json!(true);
+        let gate = world.registry.hold_push();
+        world.request(&forced).await;
+        gate.reached().await;
+        world.broker.kill_connection();
+        world.broker.wait_until(|broker| broker.unsettled(Queue::Build) == 1).await;
+        gate.open();
+        world.told_once().await;
+        assert_eq!(world.forge.calls().len(), 1);
+        assert_eq!(world.engine.built(), 1);
+        assert_eq!(world.registry.pushed().len(), 1);
+    });
+}
+
+#[test]
+fn a_notification_whose_delivery_was_taken_back_is_not_told_again() {
+    with_crew(settings(), async |world| {
+        let gate = world.managers.hold();
+        world.request(&request("b1")).await;
+        gate.reached().await;
+        world.broker.kill_connection();
+        world.broker.wait_until(|broker| broker.unsettled(Queue::Outcome) == 1).await;
+        gate.open();
+        world.told_once().await;
+        assert_eq!(world.managers.calls(), 1);
+    });
+}
+
+#[test]
+fn a_notification_that_failed_after_its_delivery_was_taken_back_is_told_by_the_redelivery() {
+    with_crew(settings(), async |world| {
+        let gate = world.managers.hold();
+        world.managers.fail(1, NotifyError { message: "no".to_owned(), retry_after: None });
+        world.request(&request("b1")).await;
+        gate.reached().await;
+        world.broker.kill_connection();
+        gate.open();
+        world.told_once().await;
     });
 }
