@@ -51,6 +51,14 @@ struct State {
     settled: VecDeque<(Instant, Print)>,
 }
 
+impl State {
+    fn forget_old(&mut self) {
+        while self.settled.front().is_some_and(|(at, _)| at.elapsed() > REMEMBERED) {
+            self.settled.pop_front();
+        }
+    }
+}
+
 /// What tells a message from any other. A message without a build id has none: two of those that read
 /// the same may be two builds.
 type Print = [u8; 32];
@@ -81,9 +89,7 @@ impl Redeliveries {
     pub(crate) fn again(&self, message: &Message) -> Turn {
         let Some(print) = print(message) else { return Turn::Work(self.hold(None)) };
         let mut state = self.lock();
-        while state.settled.front().is_some_and(|(at, _)| at.elapsed() > REMEMBERED) {
-            state.settled.pop_front();
-        }
+        state.forget_old();
         if state.in_hand.contains_key(&print) {
             Turn::Wait
         } else if state.settled.iter().any(|(_, settled)| *settled == print) {
@@ -126,6 +132,7 @@ impl Hold {
     pub(crate) fn settled(&self) {
         let Some(print) = self.print else { return };
         let mut state = self.all.lock();
+        state.forget_old();
         if state.settled.len() >= MOST_REMEMBERED {
             state.settled.pop_front();
         }
