@@ -1,9 +1,10 @@
 //! A panic in each of the six actors, in its handler (which takes the actor down) and in its work
-//! (which takes the job down): every job still has its one outcome, and nobody else notices.
+//! (which takes the job down), on whatever thread that runs: every job still has its one outcome, and
+//! nobody else notices.
 //!
 //! The points are those of the `failpoints` feature: the program panics once at the one it is told.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::git_server::GitRepo;
 use crate::support::world::{World, dockerfile, repository, with};
@@ -29,10 +30,19 @@ fn survives(point: &str, repo: &GitRepo, kind: &str, attempts: [u64; 3]) {
     let (actor, _) = point.split_once("::").expect("a point is in an actor");
     let expected = ACTORS.map(|name| u64::from(name == actor));
     assert_eq!(worker.restarts(), expected, "{actor} was restarted once, and nobody else");
+    let deaths = |cause: &str| {
+        worker.metric(&format!(
+            "image_builder_actor_deaths_total{{actor=\"{actor}\",cause=\"{cause}\"}}"
+        ))
+    };
+    assert_eq!(["panic", "stopped", "hung", "lost"].map(deaths), [1.0, 0.0, 0.0, 0.0]);
     let lines = worker.lines();
     let died = lines.iter().filter(|line| line.contains("an actor died")).collect::<Vec<_>>();
     let [line] = &died[..] else { panic!("one line on it: {died:?}") };
-    assert!(line.contains(actor) && line.contains(point), "{line}");
+    let line: Value = serde_json::from_str(line).expect("log lines are JSON");
+    assert_eq!(line["actor"], actor);
+    let cause = line["cause"].as_str().unwrap_or_default();
+    assert!(cause.starts_with("panic: ") && cause.contains(point), "{line}");
 
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!(told.len(), 3, "each was told once: {told:?}");
@@ -95,6 +105,28 @@ fn the_pusher_panics_in_its_handler() {
 #[test]
 fn the_pusher_panics_at_work() {
     survives_good_builds("pusher::work", [1, 1, 2]);
+}
+
+// What blocks, works on threads of its own.
+
+#[test]
+fn the_connector_panics_in_the_thread_that_fetches() {
+    survives_good_builds("connector::fetching", [1, 1, 2]);
+}
+
+#[test]
+fn the_builder_panics_in_the_thread_that_plans() {
+    survives_good_builds("builder::planning", [1, 1, 2]);
+}
+
+#[test]
+fn the_builder_panics_in_the_thread_that_opens_the_context() {
+    survives_good_builds("builder::opening", [1, 1, 2]);
+}
+
+#[test]
+fn the_builder_panics_in_the_thread_that_sends_the_context() {
+    survives_good_builds("builder::sending", [1, 1, 2]);
 }
 
 // What these two lose is told, or decided, again: no build has to do with it.
