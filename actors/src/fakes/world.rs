@@ -186,6 +186,11 @@ impl World {
         ActorName::ALL.map(|name| self.health(name).restarts())
     }
 
+    /// The deaths of this cause of each actor, in the order of [`ActorName::ALL`].
+    pub fn deaths(&self, cause: &str) -> [u64; 6] {
+        ActorName::ALL.map(|name| self.health(name).deaths.get(cause).copied().unwrap_or_default())
+    }
+
     /// Waits until the figures of the actors are as `good` wants them. They change without any event.
     pub async fn until(&self, good: impl Fn(&Self) -> bool) {
         let all = async {

@@ -9,9 +9,9 @@
 //! | the actor dies by | noticed by | the message in its hands | what waits in its mailbox | cause |
 //! |---|---|---|---|---|
 //! | a panic in a handler | the unwind boundary | handed back, no try counted | handed back, no try counted | `panic` |
-//! | a panic in a future of its context | the unwind boundary | – | handed back, no try counted | `panic` |
+//! | a panic in `started` or in a future of its context | the unwind boundary | – | handed back, no try counted | `panic` |
 //! | a panic in a job of its pool, on whatever thread that works | the job's own unwind boundary | the job: one try counted | still read, then the actor ends | `panic` |
-//! | a panic in its factory or in `started` | the unwind boundary | – | waits for the one that lives | `panic` |
+//! | a panic in its factory | the unwind boundary | – | waits for the one that lives | `panic` |
 //! | stopping by itself | the end of its context | handed back, no try counted | handed back, no try counted | `stopped` |
 //! | blocking its thread, or waiting for something that does not come | no answer to a [`Beat`] within the health interval | taken away, one try counted | taken away, no try counted | `hung` |
 //! | a factory that does not return within the health interval | no address | – | waits for the one that lives | `hung` |
@@ -96,7 +96,10 @@ macro_rules! supervised {
         impl actix::Handler<$crate::supervisor::Beat> for $actor {
             type Result = ();
 
-            fn handle(&mut self, beat: $crate::supervisor::Beat, _: &mut Self::Context) {
+            fn handle(&mut self, beat: $crate::supervisor::Beat, _ctx: &mut Self::Context) {
+                fail::fail_point!(concat!(stringify!($actor), "::beat"), |_| {
+                    actix::ActorContext::stop(_ctx);
+                });
                 beat.answer();
             }
         }
@@ -215,10 +218,10 @@ where
             match death {
                 Death::Lost => arbiter = self.arbiter(),
                 Death::Hung => {
+                    self.mail.take_away(self.health.name().stage());
                     // Should the blocked thread ever go on, it ends.
                     arbiter.stop();
                     arbiter = self.arbiter();
-                    self.mail.take_away(self.health.name().stage());
                 }
                 Death::Panic(_) | Death::Stopped => {}
             }
