@@ -6,8 +6,10 @@
 
 use serde_json::{Value, json};
 
+use crate::support::engine;
 use crate::support::git_server::GitRepo;
-use crate::support::world::{World, dockerfile, repository, with};
+use crate::support::turnstile::Steps;
+use crate::support::world::{World, dockerfile, held_repository, repository, with};
 
 const ACTORS: [&str; 6] = ["listener", "connector", "builder", "pusher", "notifier", "retry"];
 
@@ -127,6 +129,43 @@ fn the_builder_panics_in_the_thread_that_opens_the_context() {
 #[test]
 fn the_builder_panics_in_the_thread_that_sends_the_context() {
     survives_good_builds("builder::sending", [1, 1, 2]);
+}
+
+#[test]
+fn a_context_that_breaks_off_never_becomes_an_image() {
+    // After the first of its two files, which is the Dockerfile.
+    let world = World::new().with("FAILPOINTS", "builder::sending=1*off->1*panic");
+    let files = [("Dockerfile", &*dockerfile("COPY . /src")), ("last", "all is here")];
+    let repo = repository("broken-off", &files);
+    let worker = world.worker();
+    let told = world.build(&world.request(&repo)).ready();
+    assert_eq!(told.data()["attempts"], 2);
+    assert_eq!(engine::file_in(told.text("/image/imageID"), "/src/last"), "all is here");
+    let (told, _) = world.finish(&[&worker]);
+    assert_eq!(told.len(), 1);
+}
+
+#[test]
+fn an_actor_that_stops_is_replaced_and_its_build_goes_on() {
+    let world = World::new()
+        .with("FAILPOINTS", "Builder::beat=1*return")
+        .with("SUPERVISOR_HEALTH_INTERVAL", "2s")
+        .with("BUILDER_NETWORK", "host");
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let worker = world.worker();
+    let build_id = world.publish(&world.held_request(&repo, &world.user));
+    steps.turnstile.until("it builds", |count| count.inside().contains(&build_id));
+    worker.wait_for_line_where("the builder stops", |line| {
+        line.contains("an actor died") && line.contains("\"stopped: by itself\"")
+    });
+    steps.turnstile.let_all_go();
+    assert_eq!(world.outcome(&build_id).ready().data()["attempts"], 1);
+    assert_eq!(worker.restarts(), ACTORS.map(|name| u64::from(name == "builder")));
+    let stopped = "image_builder_actor_deaths_total{actor=\"builder\",cause=\"stopped\"}";
+    assert_eq!(worker.metric(stopped), 1.0);
+    world.finish(&[&worker]);
+    assert_eq!(steps.turnstile.count().came, [build_id]);
 }
 
 // What these two lose is told, or decided, again: no build has to do with it.
