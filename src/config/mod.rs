@@ -189,7 +189,13 @@ impl Config {
                 humantime::format_duration(stages)
             )
         });
-        cut_short.into_iter().collect()
+        let (places, per_user) = (usize::from(self.listener.concurrency), self.builds_per_user);
+        let hidden = (places <= per_user).then(|| {
+            format!(
+                "LISTENER_CONCURRENCY: {places} is not more than BUILDER_PER_USER ({per_user}): the builds of one user can take every place and hide those of others; raise it, or lower BUILDER_PER_USER"
+            )
+        });
+        cut_short.into_iter().chain(hidden).collect()
     }
 
     fn assemble(read: &mut Reader) -> Self {

@@ -74,6 +74,22 @@ fn a_job_that_may_be_cut_short_by_its_time_is_warned_of_and_no_error() {
 }
 
 #[test]
+fn a_listener_in_which_one_user_can_hide_the_others_is_warned_of() {
+    let of = |listener: &str, per_user: &str| {
+        let builder = [("BUILDER_CONCURRENCY", "3"), ("BUILDER_PER_USER", per_user)];
+        let pairs = [&[URI, ("LISTENER_CONCURRENCY", listener)], &builder[..]].concat();
+        Config::read(vars(&pairs)).expect("good").warnings()
+    };
+    assert_eq!(of("4", ""), [""; 0]);
+    assert_eq!(of("2", "1"), [""; 0]);
+    for (listener, per_user) in [("3", ""), ("1", "1")] {
+        let [warning] = &of(listener, per_user)[..] else { panic!("one warning") };
+        assert!(warning.starts_with("LISTENER_CONCURRENCY: "), "{warning}");
+        assert!(warning.contains("BUILDER_PER_USER"), "{warning}");
+    }
+}
+
+#[test]
 fn the_low_watermark_is_below_the_high_one() {
     let config = Config::read(vars(&[URI])).expect("good");
     assert_eq!(config.disk.low.of(10_000_000_000), 500_000_000);

@@ -200,6 +200,10 @@ fn an_actor_that_dies_again_and_again_ends_the_worker_and_no_job_is_lost() {
     let worker = failing.worker();
     let build_id = failing.publish(&failing.request(&repo));
     assert_eq!(worker.wait(), 75, "start it again");
+    let lines = worker.lines();
+    let lines = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(lines("an actor died: it is restarted"), 2);
+    assert_eq!(lines("an actor died too often"), 1);
     assert!(failing.managers.of(&build_id).is_empty());
 
     let world = failing.with("FAILPOINTS", "");

@@ -22,6 +22,9 @@
 //! one count by its cause. An actor that dies more than `max_restarts` times within `window` is not
 //! made again: the supervisor [escalates](Supervisor::escalated), the worker drains and exits.
 //!
+//! Nothing of the outside is needed to make an actor: ports that are not there yet fail jobs, or make
+//! the listener pause, and the worker waits for its broker before it makes any.
+//!
 //! A job that hangs is no death: its stage's time limit ends it.
 
 mod mailbox;
