@@ -8,6 +8,8 @@ mod support;
 
 mod bad_input;
 mod builds;
+mod cancelling;
+mod concurrency;
 mod failures;
 mod house;
 mod identity;
@@ -20,3 +22,4 @@ mod replicas;
 mod requests;
 mod secrets;
 mod settings;
+mod sharing;

@@ -10,6 +10,7 @@ pub mod git_server;
 pub mod managers;
 pub mod registry;
 pub mod stand_in;
+pub mod turnstile;
 pub mod worker;
 pub mod world;
 
