@@ -253,7 +253,7 @@ impl Settler {
     }
 
     /// The lease of one delivery, which holds `slot` until it is settled.
-    pub(crate) fn lease(
+    pub fn lease(
         &self,
         message: Message,
         tag: u64,

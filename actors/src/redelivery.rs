@@ -64,7 +64,7 @@ impl State {
 type Print = [u8; 32];
 
 /// A message in hand, until it is dropped.
-pub(crate) struct Hold {
+pub struct Hold {
     all: Redeliveries,
     print: Option<Print>,
 }
@@ -81,7 +81,7 @@ pub(crate) enum Turn {
 
 impl Redeliveries {
     /// A message that was never delivered before.
-    pub(crate) fn first(&self, message: &Message) -> Hold {
+    pub fn first(&self, message: &Message) -> Hold {
         self.hold(print(message))
     }
 

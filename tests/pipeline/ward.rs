@@ -17,6 +17,7 @@ use image_builder_actors::lease::{Doing, Lease, Leased, Settler};
 use image_builder_actors::lifecycle::Lifecycle;
 use image_builder_actors::pool::Pool;
 use image_builder_actors::ports::{Broker, Message, Queue, Route, Subscription};
+use image_builder_actors::redelivery::Redeliveries;
 use image_builder_actors::supervisor::{Mailbox, Supervisor};
 use tokio::sync::{Notify, Semaphore};
 
@@ -236,6 +237,7 @@ pub(crate) struct Deliveries {
     broker: FakeBroker,
     subscription: Subscription,
     settler: Settler,
+    redeliveries: Redeliveries,
     slots: Arc<Semaphore>,
 }
 
@@ -245,7 +247,8 @@ impl Deliveries {
         let subscription = broker.subscribe(Queue::Build, 16).await.expect("subscribed");
         let (port, settle) = (Arc::new(broker.clone()), subscription.settle.clone());
         let settler = Settler::start(port, Queue::Build, settle, PATIENCE);
-        Self { broker, subscription, settler, slots: Arc::new(Semaphore::new(16)) }
+        let (redeliveries, slots) = (Redeliveries::default(), Arc::new(Semaphore::new(16)));
+        Self { broker, subscription, settler, redeliveries, slots }
     }
 
     /// Has a message of this id delivered, with an order to do something.
@@ -254,7 +257,8 @@ impl Deliveries {
         self.broker.publish(Route::Build, message).await.expect("published");
         let raw = self.subscription.deliveries.recv().await.expect("delivered");
         let slot = self.slots.clone().acquire_owned().await.expect("never closed");
-        let lease = self.settler.lease(raw.message, raw.tag, raw.redeliveries, slot);
+        let hold = self.redeliveries.first(&raw.message);
+        let lease = self.settler.lease(raw.message, raw.tag, raw.redeliveries, hold, slot);
         ward.mailbox.deliver(Order { lease, act }).await;
     }
 
