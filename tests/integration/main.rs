@@ -20,3 +20,5 @@ mod replicas;
 mod requests;
 mod secrets;
 mod settings;
+#[cfg(feature = "failpoints")]
+mod stages;
