@@ -4,10 +4,11 @@
 //! | what goes wrong | see |
 //! |---|---|
 //! | the worker is killed | [`killed`] |
-
+//! | the worker is asked to end | [`drained`] |
 //! | the actor hangs, or its job | [`hung`] |
 //! | the actor panics, or its job | [`crate::panics`] |
 
+mod drained;
 mod killed;
 
 use crate::support::broker;
