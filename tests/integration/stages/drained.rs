@@ -108,6 +108,8 @@ fn is_handed_back(stage: &str, known: &Known) {
     first.terminate();
     assert_eq!(first.wait(), 0);
     assert!(world.managers.all().is_empty(), "nobody is told of it");
+    let lines = first.lines();
+    assert!(!lines.iter().any(|line| line.contains("not all could be handed back")), "{lines:?}");
 
     let newer = source.repo.commit(&[("more", "than before")]);
     let second = world.worker();
