@@ -200,7 +200,7 @@ fn forms(secret: &str) -> Vec<String> {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.broker.delete(&self.user, &self.settings["CANCEL_EXCHANGE"]);
+        self.broker.delete(&format!("{}.", self.user), &self.settings["CANCEL_EXCHANGE"]);
     }
 }
 
