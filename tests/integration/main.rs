@@ -16,6 +16,7 @@ mod lifecycle;
 mod notifications;
 #[cfg(feature = "failpoints")]
 mod panics;
+mod registry_faults;
 mod replicas;
 mod requests;
 mod secrets;

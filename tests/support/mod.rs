@@ -8,6 +8,7 @@ pub mod broker;
 pub mod engine;
 pub mod git_server;
 pub mod managers;
+pub mod marked;
 pub mod registry;
 pub mod stand_in;
 pub mod worker;

@@ -149,6 +149,18 @@ async fn respond(answer: Answer, asked: Asked) -> Response<Body> {
     response.body(body).unwrap_or_else(|_| Response::new(Empty::new().boxed()))
 }
 
+/// What git and a registry's clients look at. The length is that of the body, or of what a HEAD asks
+/// about.
+const PASSED_BACK: [&str; 7] = [
+    "content-type",
+    "content-length",
+    "www-authenticate",
+    "location",
+    "range",
+    "docker-content-digest",
+    "docker-upload-uuid",
+];
+
 async fn pass_on(server: &str, asked: Asked) -> (u16, Vec<(String, String)>, Body) {
     let client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -165,7 +177,7 @@ async fn pass_on(server: &str, asked: Asked) -> (u16, Vec<(String, String)>, Bod
     let headers = response
         .headers()
         .iter()
-        .filter(|(name, _)| matches!(name.as_str(), "content-type" | "www-authenticate"))
+        .filter(|(name, _)| PASSED_BACK.contains(&name.as_str()))
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
         .collect();
     let body = response.bytes().await.expect("the server behind answers in full");

@@ -9,7 +9,8 @@
 
 use serde_json::json;
 
-use super::{Marked, finish};
+use super::finish;
+use crate::support::marked::Marked;
 use crate::support::worker::Worker;
 use crate::support::world::{World, with};
 use crate::support::{Door, git_server, registry, until};
@@ -89,7 +90,7 @@ fn finishes(stage: &str) {
     let [told] = &told[..] else { panic!("one outcome: {told:?}") };
     assert_eq!(told.clone().ready().build_id(), build_id);
     assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
-    assert_eq!(source.runs(&[&worker]), 1);
+    assert_eq!(source.builds(&[&worker]), 1);
 }
 
 /// What the next worker knows of the job.
@@ -119,7 +120,7 @@ fn is_handed_back(stage: &str, known: &Known) {
     assert_eq!(told.text("/commit"), expected);
     let (told, _) = finish(&world, &[&second]);
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(source.runs(&[&first, &second]), 1);
+    assert_eq!(source.builds(&[&first, &second]), 1);
 }
 
 #[test]
@@ -175,6 +176,6 @@ fn retry_puts_what_it_has_on_the_ladder() {
         assert_eq!(told.data()["attempts"], 2, "{}", told.raw);
         let (told, letters) = finish(&world, &[&second]);
         assert_eq!((told.len(), letters), (1, 1), "{told:?}");
-        assert_eq!(source.runs(&[&first, &second]), 2);
+        assert_eq!(source.builds(&[&first, &second]), 2);
     }
 }

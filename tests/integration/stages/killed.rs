@@ -18,8 +18,9 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{Marked, finish};
+use super::finish;
 use crate::support::managers::Told;
+use crate::support::marked::Marked;
 use crate::support::worker::Worker;
 use crate::support::world::World;
 use crate::support::{registry, until};
@@ -172,7 +173,7 @@ impl Row {
             Request::UsedUp => check_failures(&told, "registry_failed", 5),
             _ => {
                 check_images(&told, if self.request == Request::Failed { 2 } else { 1 });
-                assert_eq!(source.runs(&[&first, &second]), 1, "{self:?}: it was built once");
+                assert_eq!(source.builds(&[&first, &second]), 1, "{self:?}: it was built once");
             }
         }
         assert_eq!(workspaces(&data), 0, "{self:?}");
