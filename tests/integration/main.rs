@@ -23,3 +23,4 @@ mod secrets;
 mod settings;
 #[cfg(feature = "failpoints")]
 mod stages;
+mod strange_input;

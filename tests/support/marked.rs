@@ -24,6 +24,11 @@ impl Marked {
         Self::new(|mark| format!("FROM scratch\nCOPY file /{mark}\n"))
     }
 
+    /// Its build is good, and takes a while.
+    pub fn slow() -> Self {
+        Self::new(|mark| dockerfile(&format!("RUN : {mark}; sleep 2")))
+    }
+
     /// Its build fails.
     pub fn failing() -> Self {
         Self::new(|mark| dockerfile(&format!("RUN : {mark}; exit 3")))
