@@ -95,15 +95,14 @@ fn a_request_that_two_replicas_get_is_told_under_one_id_and_both_images_are_ther
 
 #[test]
 fn an_older_request_that_is_told_late_is_known_by_its_time_and_its_commit() {
-    let delayed = Arc::new(Mutex::new(None));
     let late = Arc::new(AtomicBool::new(true));
-    let (key, is_late) = (delayed.clone(), late.clone());
+    let (key, is_late) = (Mutex::new(None), late.clone());
     // Fails for the first image that is looked up, and for no other.
     let failing = runtime().block_on(StandIn::start(move |asked| {
         if let Some((_, tag)) = asked.path.split_once("/manifests/key-") {
-            let mut key = key.lock().expect("no answer panics");
-            let key = key.get_or_insert_with(|| tag.to_owned());
-            if *key == *tag && is_late.load(Ordering::Relaxed) {
+            let mut first = key.lock().expect("no answer panics");
+            let first = first.get_or_insert_with(|| tag.to_owned());
+            if first == tag && is_late.load(Ordering::Relaxed) {
                 return Answer::status(500);
             }
         }

@@ -142,10 +142,8 @@ fn what_a_later_version_adds_is_ignored() {
         }),
     );
     let info = json!({"userID": world.user, "repo": full_name(&source.repo), "commit": "latest"});
-    let older = with(
-        json!({"uuid": unique("older"), "pullInfo": with(info, later.clone())}),
-        later.clone(),
-    );
+    let older =
+        with(json!({"uuid": unique("older"), "pullInfo": with(info, later.clone())}), later);
     for request in [flat, older] {
         let told = world.build(&request).ready();
         assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
