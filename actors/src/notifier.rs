@@ -88,7 +88,13 @@ impl Notifier {
             let published = self.desk.broker.publish(route, passed_on(message)).await;
             return settle(lease, published).await;
         }
-        let told = tokio::time::timeout(self.timeout, self.managers.notify(&notification)).await;
+        let notify = tokio::time::timeout(self.timeout, self.managers.notify(&notification));
+        let told = tokio::select! {
+            biased;
+            told = notify => told,
+            // Whether the manager has heard it is not known: it hears it again, under the same id.
+            () = slot.handing_back() => return lease.release(),
+        };
         let told = told.unwrap_or_else(|_| {
             let seconds = self.timeout.as_secs_f32();
             let message = format!("no answer within {seconds:.0} s");

@@ -18,8 +18,12 @@ mod lifecycle;
 mod notifications;
 #[cfg(feature = "failpoints")]
 mod panics;
+mod registry_faults;
 mod replicas;
 mod requests;
 mod secrets;
 mod settings;
 mod sharing;
+#[cfg(feature = "failpoints")]
+mod stages;
+mod strange_input;
