@@ -14,7 +14,8 @@ const DELIVERIES: usize = 21;
 fn a_request_that_kills_every_worker_is_given_up_and_costs_nobody_else_anything() {
     let world = World::new();
     let settings = world.settings();
-    let repo = repository("killer", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let mut worker = Worker::start(&settings);
+    let repo = repository("killer", &[("Dockerfile", &dockerfile("RUN sleep 100"))]);
     let killer = world.publish(&world.request(&repo));
     let repo = quick();
     let others: Vec<String> = (0..6)
@@ -26,22 +27,18 @@ fn a_request_that_kills_every_worker_is_given_up_and_costs_nobody_else_anything(
 
     // Whenever the killer is about to be built, its worker dies, and is started again.
     let mut kills = 0;
-    let worker = loop {
-        let worker = Worker::start(&settings);
-        let built = until("the killer is worked on, or given up", || {
-            let at_work = |line: &String| line.contains("build planned") && line.contains(&killer);
-            if worker.lines().iter().any(at_work) {
-                return Some(true);
-            }
-            (!world.managers.of(&killer).is_empty()).then_some(false)
-        });
-        if !built {
-            break worker;
+    while until("the killer is worked on, or given up", || {
+        let at_work = |line: &String| line.contains("build planned") && line.contains(&killer);
+        if worker.lines().iter().any(at_work) {
+            return Some(true);
         }
+        (!world.managers.of(&killer).is_empty()).then_some(false)
+    }) {
         worker.kill();
         worker.wait();
         kills += 1;
-    };
+        worker = Worker::start(&settings);
+    }
     assert_eq!(kills, DELIVERIES);
 
     world.outcome(&killer).failed("crashed");

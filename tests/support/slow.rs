@@ -20,9 +20,16 @@ impl Slow {
     /// Waits until the step runs.
     #[track_caller]
     pub fn wait_until_begun(&self, worker: &Worker) {
-        worker.wait_for_line_where("the step begins", |line| {
-            // Not the line that shows the step itself.
-            line.contains(&self.mark) && !line.contains("RUN echo")
-        });
+        worker.wait_for_line_where("the step begins", |line| self.is_begin(line));
+    }
+
+    /// How often the step was run for this worker.
+    pub fn times_begun(&self, worker: &Worker) -> usize {
+        worker.lines().iter().filter(|line| self.is_begin(line)).count()
+    }
+
+    fn is_begin(&self, line: &str) -> bool {
+        // Not the line that shows the step itself.
+        line.contains(&self.mark) && !line.contains("RUN echo")
     }
 }
