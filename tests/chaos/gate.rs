@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::runtime;
+use crate::support::{free_port, runtime};
 
 /// What the way is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,14 +116,6 @@ impl Drop for Gate {
         self.task.abort();
         self.set(Way::Refused);
     }
-}
-
-/// A port that no connection is given by itself: one that is let go for a while comes back.
-fn free_port() -> u16 {
-    let first = 20_000 + (std::process::id() % 10_000) as u16;
-    (first..32_000)
-        .find(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .expect("one of thousands of ports is free")
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}

@@ -79,7 +79,7 @@ async fn the_builds_of_a_killed_worker_end_on_the_engine() {
     small.load(BASE);
     let mark = unique();
     let mut worker =
-        Worker::start("killed::worker_that_builds", &[("HOST", small.host()), ("MARK", &mark)]);
+        Worker::start("killed::worker_that_builds", &[("HOST", &small.host()), ("MARK", &mark)]);
     in_time("the build runs", async || runs(&mark)).await;
     worker.kill();
     in_time("the build has ended", async || !runs(&mark)).await;
@@ -129,7 +129,7 @@ fn reference(registry: &str, name: &str) -> ImageReference {
     ImageReference::for_build(registry, "disk-tests", name, &"c".repeat(40))
 }
 
-/// On the machine's own engine: the one with a small disk reaches no registry.
+/// On the machine's own engine: no disk matters here.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_names_of_a_killed_push_are_cleared_by_the_next_worker_and_by_no_other() {
     let engine = DockerEngine::connect(DockerSettings::default()).expect("an engine");

@@ -8,3 +8,5 @@ mod full;
 mod killed;
 mod orders;
 mod pruning;
+#[path = "../support/mod.rs"]
+mod support;

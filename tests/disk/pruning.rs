@@ -75,10 +75,10 @@ async fn nothing_goes_that_is_in_use_or_that_somebody_else_made_or_named() {
     }
     assert!(!small.docker(&["images", "-q", "--no-trunc"]).contains(&first_id), "{names}");
 
-    // A push ends the claim, this one by failing: nobody listens where the engine is.
+    // A push ends the claim, this one by failing: nobody listens there.
     let image = worker.builder.find(in_hand.key()).await.expect("an answer").expect("there");
     let reference = image_builder_actors::reference::ImageReference::for_build(
-        "localhost:5000",
+        "localhost:1",
         "u",
         "a",
         "c0ffee",

@@ -1,5 +1,6 @@
 //! The real RabbitMQ, as a publisher and an operator use it.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::Confirmation;
@@ -8,17 +9,83 @@ use lapin::options::{
     QueueDeleteOptions,
 };
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 use super::{runtime, setting};
 
-/// The broker's address.
+/// How long a broker is given to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// The shared broker's address.
 pub fn uri() -> String {
     setting("RABBITMQ_URI", "amqp://guest:guest@localhost:5672/%2f")
 }
 
-/// A connection to the broker.
+/// Where a broker is.
+#[derive(Debug, Clone)]
+pub struct BrokerAt {
+    pub uri: String,
+    /// The management API, with name and password.
+    pub management: String,
+}
+
+impl BrokerAt {
+    /// The one that all tests share.
+    pub fn shared() -> Self {
+        Self {
+            uri: uri(),
+            management: setting("RABBITMQ_MANAGEMENT_URL", "http://guest:guest@localhost:15672"),
+        }
+    }
+
+    /// The names of all queues that begin with this.
+    pub fn queues(&self, prefix: &str) -> Vec<String> {
+        let all = self.ask(Method::GET, "/api/queues/%2f?columns=name", None);
+        let names = all.as_array().into_iter().flatten();
+        let names = names.filter_map(|queue| queue["name"].as_str());
+        names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
+    }
+
+    /// Makes a user, whose password is the name and who may declare what matches.
+    pub fn put_user(&self, name: &str, may_declare: &str) {
+        let user = json!({"password": name, "tags": ""});
+        self.ask(Method::PUT, &format!("/api/users/{name}"), Some(user));
+        self.permit(name, may_declare);
+    }
+
+    /// From now on the user may declare what matches, and nothing else.
+    pub fn permit(&self, user: &str, may_declare: &str) {
+        let permissions = json!({"configure": may_declare, "write": ".*", "read": ".*"});
+        self.ask(Method::PUT, &format!("/api/permissions/%2f/{user}"), Some(permissions));
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let mut request = reqwest::Client::new()
+            .request(method, format!("{}{path}", self.management))
+            .timeout(Duration::from_secs(20));
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        runtime().block_on(async {
+            let response = request
+                .send()
+                .await
+                .expect("RabbitMQ's management API is up: start it with .devcontainer/stack.sh up");
+            assert!(response.status().is_success(), "{path}: {}", response.status());
+            let text = response.text().await.expect("the answer is whole");
+            serde_json::from_str(&text).unwrap_or(Value::Null)
+        })
+    }
+}
+
+/// A connection to a broker. It is made anew when it was lost.
 pub struct Broker {
+    at: BrokerAt,
+    open: Mutex<Open>,
+}
+
+struct Open {
     connection: Connection,
     channel: Channel,
 }
@@ -38,15 +105,26 @@ impl std::fmt::Debug for Fetched {
 }
 
 impl Broker {
+    /// Connects to the broker that all tests share.
     pub fn connect() -> Self {
-        runtime().block_on(async {
-            let connection = Connection::connect(&uri(), ConnectionProperties::default())
-                .await
-                .expect("RabbitMQ is up: start it with .devcontainer/stack.sh up");
-            let channel = connection.create_channel().await.expect("a channel can be opened");
-            channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms are on");
-            Self { connection, channel }
-        })
+        Self::connect_to(BrokerAt::shared())
+    }
+
+    pub fn connect_to(at: BrokerAt) -> Self {
+        Self { open: Mutex::new(Open::at(&at)), at }
+    }
+
+    /// Whether this is the broker that all tests share.
+    pub fn is_shared(&self) -> bool {
+        self.at.uri == uri()
+    }
+
+    fn channel(&self) -> Channel {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.channel.status().connected() {
+            *open = Open::at(&self.at);
+        }
+        open.channel.clone()
     }
 
     /// Publishes to a queue, and waits until the broker has it.
@@ -61,8 +139,9 @@ impl Broker {
 
     fn publish_to(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let channel = self.channel();
         let confirmed = runtime().block_on(async {
-            self.channel
+            channel
                 .basic_publish(exchange.into(), key.into(), options, body, properties)
                 .await
                 .expect("the broker takes the message")
@@ -87,44 +166,65 @@ impl Broker {
     /// Takes one message out of a queue.
     pub fn get(&self, queue: &str) -> Option<Fetched> {
         let options = BasicGetOptions { no_ack: true };
+        let channel = self.channel();
         let message = runtime()
-            .block_on(self.channel.basic_get(queue.into(), options))
+            .block_on(channel.basic_get(queue.into(), options))
             .expect("the queue can be read")?;
         let body = message.delivery.data.clone();
         let text = format!("{} {:?}", String::from_utf8_lossy(&body), message.delivery.properties);
         Some(Fetched { body, text })
     }
 
+    /// Deletes a queue, with all that is in it.
+    pub fn delete_queue(&self, queue: &str) {
+        let channel = self.channel();
+        let deleted = channel.queue_delete(queue.into(), QueueDeleteOptions::default());
+        runtime().block_on(deleted).expect("the queue can be deleted");
+    }
+
     /// Deletes all queues whose names begin with this, and the exchange of this name.
     pub fn delete(&self, prefix: &str, exchange: &str) {
-        for name in queues(prefix) {
-            let deleted = self.channel.queue_delete(name.into(), QueueDeleteOptions::default());
+        let channel = self.channel();
+        for name in self.at.queues(prefix) {
+            let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
             let _ = runtime().block_on(deleted);
         }
-        let deleted =
-            self.channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
+        let deleted = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
         let _ = runtime().block_on(deleted);
     }
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = runtime().block_on(self.connection.close(200, "the test is over".into()));
+impl Open {
+    fn at(at: &BrokerAt) -> Self {
+        runtime().block_on(async {
+            let connection = Connection::connect(&at.uri, ConnectionProperties::default())
+                .await
+                .expect("RabbitMQ is up: start it with .devcontainer/stack.sh up");
+            let channel = connection.create_channel().await.expect("a channel can be opened");
+            channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms are on");
+            Self { connection, channel }
+        })
     }
 }
 
-/// The names of all queues that begin with this.
+impl Drop for Open {
+    fn drop(&mut self) {
+        // A broker that does not answer takes no leave.
+        let goodbye = self.connection.close(200, "the test is over".into());
+        let _ = runtime().block_on(async { tokio::time::timeout(GOODBYE, goodbye).await });
+    }
+}
+
+/// The names of all queues of the shared broker that begin with this.
 pub fn queues(prefix: &str) -> Vec<String> {
-    let all = management(reqwest::Method::GET, "/api/queues/%2f?columns=name");
-    let names = all.as_array().into_iter().flatten().filter_map(|queue| queue["name"].as_str());
-    names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
+    BrokerAt::shared().queues(prefix)
 }
 
 /// The broker's names for the connections that this process has to it. A new one is listed only
 /// after a while.
 pub fn connections_of(pid: u32) -> Vec<String> {
     let ports = local_ports(pid);
-    let all = management(reqwest::Method::GET, "/api/connections?columns=name,peer_port");
+    let all = BrokerAt::shared().ask(Method::GET, "/api/connections?columns=name,peer_port", None);
     let own = all.as_array().into_iter().flatten().filter(|connection| {
         connection["peer_port"].as_u64().is_some_and(|port| ports.contains(&port))
     });
@@ -135,23 +235,8 @@ pub fn connections_of(pid: u32) -> Vec<String> {
 pub fn close_connections(names: &[String]) {
     for name in names {
         let path = format!("/api/connections/{}", name.replace(' ', "%20").replace('>', "%3E"));
-        management(reqwest::Method::DELETE, &path);
+        BrokerAt::shared().ask(Method::DELETE, &path, None);
     }
-}
-
-fn management(method: reqwest::Method, path: &str) -> Value {
-    let base = setting("RABBITMQ_MANAGEMENT_URL", "http://guest:guest@localhost:15672");
-    runtime().block_on(async {
-        let response = reqwest::Client::new()
-            .request(method, format!("{base}{path}"))
-            .timeout(Duration::from_secs(20))
-            .send()
-            .await
-            .expect("RabbitMQ's management API is up: start it with .devcontainer/stack.sh up");
-        assert!(response.status().is_success(), "{path}: {}", response.status());
-        let text = response.text().await.expect("the answer is whole");
-        serde_json::from_str(&text).unwrap_or(Value::Null)
-    })
 }
 
 /// The local ports of a process's TCP connections.

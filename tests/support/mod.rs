@@ -5,11 +5,16 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this")]
 
 pub mod broker;
+pub mod daemon;
 pub mod engine;
 pub mod git_server;
 pub mod managers;
 pub mod marked;
+pub mod node;
+pub mod own_engine;
+pub mod proxy;
 pub mod registry;
+pub mod slow;
 pub mod stand_in;
 pub mod turnstile;
 pub mod worker;
@@ -17,7 +22,7 @@ pub mod world;
 
 use std::net::Ipv4Addr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -69,6 +74,17 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// The value of an environment variable, as `stack.sh env` prints them, or its default.
 pub fn setting(name: &str, default: &str) -> String {
     std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or_else(|| default.to_owned())
+}
+
+/// A local port that no connection is given by itself, so that whoever lets go of it for a while can
+/// have it again. None is handed out twice.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 500) as u16 * 24;
+    (first..32_000)
+        .map(|_| first + NEXT.fetch_add(1, Ordering::Relaxed))
+        .find(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("one of thousands of ports is free")
 }
 
 /// A local port that nobody gets through until it is opened.

@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::broker::{self, Broker, Fetched};
+use super::broker::{Broker, BrokerAt, Fetched};
 use super::git_server::{self, GitRepo};
 use super::managers::{Managers, Told};
 use super::stand_in::{Answer, StandIn};
@@ -17,7 +17,8 @@ use super::turnstile::Steps;
 use super::worker::{Settings, Worker};
 use super::{PATIENCE, engine, registry, runtime, unique};
 
-/// A deployment. Dropping it removes its queues; its workers must be dropped before.
+/// A deployment. Dropping it removes its queues from the shared broker; its workers must be dropped
+/// before.
 pub struct World {
     /// What all of its names begin with; also the id of its user.
     pub user: String,
@@ -31,7 +32,13 @@ pub struct World {
 }
 
 impl World {
+    /// A deployment on the broker that all tests share.
     pub fn new() -> Self {
+        Self::on(BrokerAt::shared())
+    }
+
+    /// A deployment on this broker.
+    pub fn on(at: BrokerAt) -> Self {
         let user = unique("it");
         let managers = Managers::start();
         let releases: Arc<Mutex<HashMap<String, Value>>> = Arc::default();
@@ -43,7 +50,7 @@ impl World {
             }
         }));
         let settings = [
-            ("RABBITMQ_URI", broker::uri()),
+            ("RABBITMQ_URI", at.uri.clone()),
             ("BUILD_QUEUE", format!("{user}.build")),
             ("FAIL_QUEUE", format!("{user}.fail")),
             ("OUTCOME_QUEUE", format!("{user}.outcome")),
@@ -65,7 +72,7 @@ impl World {
             settings.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
         settings.extend(std::env::var("DOCKER_HOST").map(|host| ("DOCKER_HOST".to_owned(), host)));
         Self {
-            broker: Broker::connect(),
+            broker: Broker::connect_to(at),
             releases,
             _forge_api: forge_api,
             data: tempfile::tempdir().expect("a temporary directory can be made"),
@@ -215,8 +222,11 @@ fn forms(secret: &str) -> Vec<String> {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // With the dot: the next world's name may begin with all of this one's.
-        self.broker.delete(&format!("{}.", self.user), &self.settings["CANCEL_EXCHANGE"]);
+        // A node of the test's own takes its queues with it, and may have gone already.
+        if self.broker.is_shared() {
+            // With the dot: the next world's name may begin with all of this one's.
+            self.broker.delete(&format!("{}.", self.user), &self.settings["CANCEL_EXCHANGE"]);
+        }
     }
 }
 
