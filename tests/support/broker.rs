@@ -66,6 +66,19 @@ impl Broker {
         );
     }
 
+    /// Publishes to all queues of a fanout exchange.
+    pub fn broadcast(&self, exchange: &str, body: &[u8]) {
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        runtime().block_on(async {
+            self.channel
+                .basic_publish(exchange.into(), "".into(), options, body, properties)
+                .await
+                .expect("the broker takes the message")
+                .await
+                .expect("the broker confirms")
+        });
+    }
+
     /// Takes all messages out of a queue that nobody consumes.
     pub fn drain(&self, queue: &str) -> Vec<Fetched> {
         let mut fetched = Vec::new();
@@ -114,12 +127,34 @@ pub fn queues(prefix: &str) -> Vec<String> {
 /// The broker's names for the connections that this process has to it. A new one is listed only
 /// after a while.
 pub fn connections_of(pid: u32) -> Vec<String> {
-    let ports = local_ports(pid);
+    let ports = tcp_ports(pid);
     let all = management(reqwest::Method::GET, "/api/connections?columns=name,peer_port");
     let own = all.as_array().into_iter().flatten().filter(|connection| {
         connection["peer_port"].as_u64().is_some_and(|port| ports.contains(&port))
     });
     own.filter_map(|connection| connection["name"].as_str()).map(str::to_owned).collect()
+}
+
+/// How many connections the broker has from this process, and how many channels on them. The figures
+/// are up to five seconds old.
+pub fn connections_and_channels_of(pid: u32) -> (u64, u64) {
+    let ports = tcp_ports(pid);
+    let all = management(reqwest::Method::GET, "/api/connections?columns=channels,peer_port");
+    let own = all.as_array().into_iter().flatten().filter(|connection| {
+        connection["peer_port"].as_u64().is_some_and(|port| ports.contains(&port))
+    });
+    own.fold((0, 0), |(connections, channels), connection| {
+        (connections + 1, channels + connection["channels"].as_u64().unwrap_or_default())
+    })
+}
+
+/// The queues whose names begin with this and that hold messages, unacked ones included. The figures
+/// are up to five seconds old.
+pub fn queues_in_use(prefix: &str) -> Vec<String> {
+    let all = management(reqwest::Method::GET, "/api/queues/%2f?columns=name,messages");
+    let in_use = all.as_array().into_iter().flatten().filter(|queue| queue["messages"] != 0);
+    let names = in_use.filter_map(|queue| queue["name"].as_str());
+    names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
 }
 
 /// Closes connections, as an operator would.
@@ -145,8 +180,8 @@ fn management(method: reqwest::Method, path: &str) -> Value {
     })
 }
 
-/// The local ports of a process's TCP connections.
-fn local_ports(pid: u32) -> Vec<u64> {
+/// The local ports of a process's TCP sockets.
+pub fn tcp_ports(pid: u32) -> Vec<u64> {
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is alive");
     let sockets: Vec<String> = fds
         .flatten()
