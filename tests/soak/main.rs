@@ -46,14 +46,17 @@ use self::support::git_server::GOOD_TOKEN;
 use self::support::managers::Told;
 use self::support::worker::Worker;
 use self::support::world::World;
-use self::support::{PATIENCE, registry, setting};
+use self::support::{PATIENCE, broker, registry, setting, until};
 
 /// Requests that are published at once; two such bursts are under way at a time.
 const BURST: usize = 20;
-/// Pause between two samples of an idle stretch.
+/// Samples at the end of an idle stretch.
+const SAMPLES: usize = 3;
+/// Pause between them.
 const BETWEEN_SAMPLES: Duration = Duration::from_secs(2);
-/// After so long without work a connection that was kept for the next job is closed.
-const KEPT_OPEN: Duration = Duration::from_secs(100);
+/// After so long without work all connections that were kept for the next job are closed: those that
+/// were idle for 90 s are looked for every 90 s.
+const KEPT_OPEN: Duration = Duration::from_secs(190);
 /// A body that nobody can make sense of.
 const GARBAGE: &[u8] = b"{\"userID\": ";
 
@@ -62,6 +65,16 @@ fn after_thousands_of_jobs_the_worker_holds_what_it_held_after_the_first() {
     let jobs = setting("SOAK_JOBS", "60").parse().expect("SOAK_JOBS is a number");
     let minutes = setting("SOAK_MINUTES", "1").parse().expect("SOAK_MINUTES is a number");
     Run::new(jobs, minutes).run();
+}
+
+/// A worker whose connections the broker lists, which takes it a while.
+fn worker(world: &World) -> Worker {
+    let worker = world.worker();
+    until("the broker lists the worker's connections", || {
+        let (connections, channels) = broker::connections_and_channels_of(worker.pid());
+        (connections == 2 && channels > 0).then_some(())
+    });
+    worker
 }
 
 /// One run.
@@ -95,10 +108,10 @@ impl Run {
         }
         world.keep_secret(GOOD_TOKEN);
         world.keep_secret(SECRET);
-        let waves = (minutes / 3).clamp(3, 10);
+        let waves = (minutes / 2).clamp(3, 10);
         Self {
             repositories: Repositories::create(&world.user, jobs),
-            worker: world.worker(),
+            worker: worker(&world),
             oracle: Oracle::default(),
             begun: Instant::now(),
             jobs,
@@ -205,11 +218,11 @@ impl Run {
 
     // ---- idle stretches --------------------------------------------------------------------------
 
-    /// Lets the worker idle for so long; returns what it holds then.
+    /// Lets the worker idle for so long; returns what it holds at the end.
     fn rest(&self, rest: Duration) -> Sample {
-        let end = Instant::now() + rest;
+        std::thread::sleep(rest);
         let mut held = self.sample();
-        while Instant::now() < end {
+        for _ in 1..SAMPLES {
             std::thread::sleep(BETWEEN_SAMPLES);
             held.settle(self.sample());
         }

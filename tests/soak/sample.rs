@@ -63,8 +63,8 @@ impl Sample {
         }
     }
 
-    /// What is held still at a later moment of the same idle stretch: connections that are kept for
-    /// the next job go one after the other, and the broker's figures lag.
+    /// What is still held at a later moment: what comes and goes by itself, such as a look at whether
+    /// the registry is up, is not counted.
     pub fn settle(&mut self, later: Sample) {
         self.memory = later.memory;
         for (name, level) in &mut self.levels {
