@@ -1,5 +1,7 @@
 //! The real registries, asked over HTTP.
 
+use std::sync::OnceLock;
+
 use reqwest::header::ACCEPT;
 
 use super::{runtime, setting};
@@ -22,7 +24,7 @@ pub fn guarded() -> (String, String, String) {
 pub fn digest(repository: &str, tag: &str) -> Option<String> {
     let url = format!("http://{}/v2/{repository}/manifests/{tag}", open());
     runtime().block_on(async {
-        let response = reqwest::Client::new()
+        let response = client()
             .head(url)
             .header(ACCEPT, "application/vnd.docker.distribution.manifest.v2+json")
             .header(ACCEPT, "application/vnd.oci.image.manifest.v1+json")
@@ -49,10 +51,16 @@ pub fn tags(repository: &str) -> Vec<String> {
     tags.filter_map(|tag| tag.as_str()).map(str::to_owned).collect()
 }
 
+/// One for all: each that is made reads the machine's certificates.
+fn client() -> &'static reqwest::Client {
+    static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
+    CLIENT.get_or_init(reqwest::Client::new)
+}
+
 fn get(path: &str) -> serde_json::Value {
     let url = format!("http://{}/v2/{path}", open());
     runtime().block_on(async {
-        let response = reqwest::get(url).await.expect("the registry is up");
+        let response = client().get(url).send().await.expect("the registry is up");
         let text = response.text().await.expect("the answer is whole");
         serde_json::from_str(&text).expect("a registry speaks JSON")
     })
