@@ -65,8 +65,7 @@ fn an_outcome_waits_for_a_manager_that_is_away_for_longer_than_the_ladder_is_lon
     let build_id = world.publish(&world.request(&source.repo));
     // The ladder has two rungs.
     until("the last rung was used again and again", || (delays(&first).len() >= 5).then_some(()));
-    first.kill();
-    first.wait();
+    first.stop();
     let second = worker();
     until("the next worker tries as well", || (delays(&second).len() >= 2).then_some(()));
     assert!(world.managers.all().is_empty());
