@@ -46,7 +46,7 @@ use self::support::git_server::GOOD_TOKEN;
 use self::support::managers::Told;
 use self::support::worker::Worker;
 use self::support::world::World;
-use self::support::{PATIENCE, broker, registry, setting, until};
+use self::support::{broker, registry, setting, until};
 
 /// Requests that are published at once; two such bursts are under way at a time.
 const BURST: usize = 20;
@@ -57,6 +57,8 @@ const BETWEEN_SAMPLES: Duration = Duration::from_secs(2);
 /// After so long without work all connections that were kept for the next job are closed: those that
 /// were idle for 90 s are looked for every 90 s.
 const KEPT_OPEN: Duration = Duration::from_secs(190);
+/// A request of which nobody is told for so long is lost.
+const LOST: Duration = Duration::from_secs(10 * 60);
 /// A body that nobody can make sense of.
 const GARBAGE: &[u8] = b"{\"userID\": ";
 
@@ -210,8 +212,8 @@ impl Run {
                 Some(id) => told.build_id() == id,
                 None => told.text("/applicationID") == request.application,
             };
-            let what = format!("{:?} {}", request.sort, request.body);
-            self.world.managers.wait_for(&what, PATIENCE, wanted)?;
+            let what = format!("{:?} of {}", request.sort, request.application);
+            self.world.managers.wait_for(&what, LOST, wanted)?;
         }
         Ok(())
     }
