@@ -46,7 +46,7 @@ use self::support::git_server::GOOD_TOKEN;
 use self::support::managers::Told;
 use self::support::worker::Worker;
 use self::support::world::World;
-use self::support::{PATIENCE, broker, registry, setting, until};
+use self::support::{broker, registry, setting, until};
 
 /// Requests that are published at once; two such bursts are under way at a time.
 const BURST: usize = 20;
@@ -57,6 +57,8 @@ const BETWEEN_SAMPLES: Duration = Duration::from_secs(2);
 /// After so long without work all connections that were kept for the next job are closed: those that
 /// were idle for 90 s are looked for every 90 s.
 const KEPT_OPEN: Duration = Duration::from_secs(190);
+/// A request of which nobody is told for so long is lost.
+const LOST: Duration = Duration::from_secs(10 * 60);
 /// A body that nobody can make sense of.
 const GARBAGE: &[u8] = b"{\"userID\": ";
 
@@ -75,6 +77,12 @@ fn worker(world: &World) -> Worker {
         (connections == 2 && channels > 0).then_some(())
     });
     worker
+}
+
+/// What the service's image tells the allocator.
+fn allocator() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let words = include_str!("../../Dockerfile").split_whitespace();
+    words.filter(|word| word.starts_with("MALLOC_")).filter_map(|word| word.split_once('='))
 }
 
 /// One run.
@@ -105,6 +113,9 @@ impl Run {
         let budget = setting("SOAK_CACHE_BUDGET", "");
         if !budget.is_empty() {
             world = world.with("CACHE_BUDGET", &budget);
+        }
+        for (name, value) in allocator() {
+            world = world.with(name, value);
         }
         world.keep_secret(GOOD_TOKEN);
         world.keep_secret(SECRET);
@@ -210,8 +221,8 @@ impl Run {
                 Some(id) => told.build_id() == id,
                 None => told.text("/applicationID") == request.application,
             };
-            let what = format!("{:?} {}", request.sort, request.body);
-            self.world.managers.wait_for(&what, PATIENCE, wanted)?;
+            let what = format!("{:?} of {}", request.sort, request.application);
+            self.world.managers.wait_for(&what, LOST, wanted)?;
         }
         Ok(())
     }
