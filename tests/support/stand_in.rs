@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this")]
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -48,6 +49,8 @@ pub enum Answer {
     },
     /// Passes the request on to this server, and its answer back.
     From(String),
+    /// Closes the connection.
+    HangUp,
 }
 
 impl Answer {
@@ -99,7 +102,7 @@ impl StandIn {
                             body: body.unwrap_or_default(),
                         };
                         record.lock().expect("no test panics here").push(asked.clone());
-                        Ok::<_, Infallible>(respond(answer(&asked), asked).await)
+                        respond(answer(&asked), asked).await
                     }
                 });
                 tokio::spawn(
@@ -130,7 +133,7 @@ impl Drop for StandIn {
 
 type Body = BoxBody<Bytes, Infallible>;
 
-async fn respond(answer: Answer, asked: Asked) -> Response<Body> {
+async fn respond(answer: Answer, asked: Asked) -> io::Result<Response<Body>> {
     let (status, headers, body): (u16, Vec<(String, String)>, Body) = match answer {
         Answer::Text { status, headers, body } => (status, headers, Full::from(body).boxed()),
         Answer::Endless { headers, piece } => {
@@ -141,12 +144,13 @@ async fn respond(answer: Answer, asked: Asked) -> Response<Body> {
             (200, headers, BodyExt::boxed(StreamBody::new(frames)))
         }
         Answer::From(server) => pass_on(&server, asked).await,
+        Answer::HangUp => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
         response = response.header(name, value);
     }
-    response.body(body).unwrap_or_else(|_| Response::new(Empty::new().boxed()))
+    Ok(response.body(body).unwrap_or_else(|_| Response::new(Empty::new().boxed())))
 }
 
 async fn pass_on(server: &str, asked: Asked) -> (u16, Vec<(String, String)>, Body) {
