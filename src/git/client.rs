@@ -2,6 +2,7 @@
 //! another server, no credential to a stranger, and every failure as a fault of the contract.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -201,6 +202,9 @@ pub(super) fn upload_pack(
 }
 
 /// Sends a request; a redirect is an answer like others.
+///
+/// A server may close a connection that was idle just when the next request goes out on it. No request
+/// here changes anything, so one that was not answered at all is sent once more.
 pub(super) async fn send_once(
     session: &Session,
     address: &Address,
@@ -208,7 +212,29 @@ pub(super) async fn send_once(
 ) -> Result<Response, Fault> {
     check_address(address, request.url())?;
     let client = session.clients.get(address.is_forge);
-    guarded(session, address, client.execute(request)).await
+    let again = request.try_clone();
+    let answered = async {
+        match (client.execute(request).await, again) {
+            (Err(error), Some(again)) if was_hung_up(&error) => client.execute(again).await,
+            (result, _) => result,
+        }
+    };
+    guarded(session, address, answered).await
+}
+
+/// Whether the connection ended after the request and before the answer.
+fn was_hung_up(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Sends a request, follows its redirects as far as they stay with the same server, and returns the

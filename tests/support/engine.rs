@@ -56,20 +56,25 @@ pub fn forget(keys: &[String]) {
     if keys.is_empty() {
         return;
     }
-    let all =
-        run(&["image", "ls", "--quiet", "--no-trunc", "--filter", "label=image-builder.build-key"]);
+    let format = "{{.ID}} {{.Tag}}";
+    let label = "label=image-builder.build-key";
+    let all = run(&["image", "ls", "--no-trunc", "--filter", label, "--format", format]);
     let all = String::from_utf8_lossy(&all.stdout).into_owned();
-    let format = "{{.Id}} {{index .Config.Labels \"image-builder.build-key\"}}";
-    let arguments = ["image", "inspect", "--format", format];
-    // Others forget theirs meanwhile: what is gone is only missing in the answer.
-    let keyed = run(&[&arguments[..], &all.lines().collect::<Vec<_>>()].concat());
-    let keyed = String::from_utf8_lossy(&keyed.stdout).into_owned();
-    let ours: Vec<&str> = keyed
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter(|(_, key)| keys.iter().any(|known| known == key))
-        .map(|(id, _)| id)
-        .collect();
+    let all = || all.lines().filter_map(|line| line.split_once(' '));
+    let is_ours = |key: &str| keys.iter().any(|known| known == key);
+    // A build's image is tagged with its key. What a later build of the key has replaced has no tag,
+    // and only its label tells: to look at all images takes long where there are many.
+    let nameless: Vec<&str> = all().filter(|(_, tag)| *tag == "<none>").map(|(id, _)| id).collect();
+    let mut replaced = String::new();
+    if !nameless.is_empty() {
+        let format = "{{.Id}} {{index .Config.Labels \"image-builder.build-key\"}}";
+        // Others forget theirs meanwhile: what is gone is only missing in the answer.
+        let keyed = run(&[&["image", "inspect", "--format", format], &nameless[..]].concat());
+        replaced = String::from_utf8_lossy(&keyed.stdout).into_owned();
+    }
+    let replaced = replaced.lines().filter_map(|line| line.split_once(' '));
+    let ours: Vec<&str> =
+        all().chain(replaced).filter(|(_, key)| is_ours(key)).map(|(id, _)| id).collect();
     if !ours.is_empty() {
         let _ = run(&[&["image", "rm", "--force"], &ours[..]].concat());
     }

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this")]
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -52,6 +53,8 @@ pub enum Answer {
     From(String),
     /// Answers this, once it is there.
     Later(BoxFuture<'static, Answer>),
+    /// Closes the connection.
+    HangUp,
 }
 
 impl Answer {
@@ -103,7 +106,7 @@ impl StandIn {
                             body: body.unwrap_or_default(),
                         };
                         record.lock().expect("no test panics here").push(asked.clone());
-                        Ok::<_, Infallible>(respond(answer(&asked), asked).await)
+                        respond(answer(&asked), asked).await
                     }
                 });
                 tokio::spawn(
@@ -134,7 +137,7 @@ impl Drop for StandIn {
 
 type Body = BoxBody<Bytes, Infallible>;
 
-async fn respond(answer: Answer, asked: Asked) -> Response<Body> {
+async fn respond(answer: Answer, asked: Asked) -> io::Result<Response<Body>> {
     let (status, headers, body): (u16, Vec<(String, String)>, Body) = match answer {
         Answer::Text { status, headers, body } => (status, headers, Full::from(body).boxed()),
         Answer::Endless { headers, piece } => {
@@ -146,12 +149,13 @@ async fn respond(answer: Answer, asked: Asked) -> Response<Body> {
         }
         Answer::From(server) => pass_on(&server, asked).await,
         Answer::Later(answer) => return Box::pin(respond(answer.await, asked)).await,
+        Answer::HangUp => return Err(io::ErrorKind::ConnectionAborted.into()),
     };
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
         response = response.header(name, value);
     }
-    response.body(body).unwrap_or_else(|_| Response::new(Empty::new().boxed()))
+    Ok(response.body(body).unwrap_or_else(|_| Response::new(Empty::new().boxed())))
 }
 
 /// Headers that are not passed on.

@@ -2,6 +2,8 @@
 //!
 //! The forge is a stand-in, since the real git server cannot be made to answer so.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -85,6 +87,31 @@ async fn a_list_of_refs_without_an_end_is_bounded() {
     let connector = connector(&forge.url(), &forge.url(), limits);
     let request = request(&somewhere(), Target::DefaultBranch, None);
     refused(&connector, &request, Reason::TooLarge, "10.0 MiB").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_the_forge_hangs_up_on_is_made_once_more() {
+    let repo = GitRepo::create("it", "hung-up");
+    repo.commit(&[("a", "1")]);
+    let seen = Mutex::new(BTreeSet::new());
+    let forge = StandIn::start(move |asked| {
+        let is_new = seen.lock().expect("no answer panics").insert(asked.path.clone());
+        if is_new { Answer::HangUp } else { Answer::From(server_url()) }
+    })
+    .await;
+    let patient = connector(&forge.url(), &forge.url(), Limits::default());
+    fetched(&patient, &request(&name(&repo), Target::DefaultBranch, None)).await;
+    assert_eq!(
+        forge.asked().len(),
+        5,
+        "the refs, and the pack in two rounds; the first of each twice"
+    );
+
+    let forge = StandIn::start(|_| Answer::HangUp).await;
+    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+    let request = request(&somewhere(), Target::DefaultBranch, None);
+    refused(&connector, &request, Reason::ForgeFailed, "broke").await;
+    assert_eq!(forge.asked().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
