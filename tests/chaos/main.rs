@@ -7,21 +7,25 @@
 //! | `requests.rs` | what is asked for, and how it has to end |
 //! | `faults.rs` | what goes wrong |
 //! | `gate.rs` | a way to a service that can be barred |
+//! | `disk.rs` | a worker's small disk, which can be filled |
 //! | `workers.rs` | processes that are started again whenever they end |
 //! | `world.rs` | the deployment: workers, gates, services |
 //! | `post.rs` | the oracle's own way to the broker |
-//! | `oracle.rs` | judges what was told by the contract alone |
+//! | `evidence.rs`, `journal.rs` | what is there afterwards |
+//! | `oracle/` | judges that by the contract alone |
 //! | `report.rs` | the figures, and the evidence of what was wrong |
 //!
-//! `RUNS` requests (40), two faults for each five; `SEED` (1); `CHAOS_RESTARTS=1` restarts and kills
-//! RabbitMQ and the engine for real, which disturbs all who use them. Not among the faults: a full
-//! disk, which cannot be had for one run alone.
+//! `RUNS` requests (40), two faults for each five; `SEED` (1). The deployment has a broker and an engine
+//! of its own, which are restarted and killed for real; `CHAOS_RESTARTS=0` leaves that out. It needs root.
 
 #![allow(unreachable_pub, reason = "a test's modules are for the test")]
 
 mod dice;
+mod disk;
+mod evidence;
 mod faults;
 mod gate;
+mod journal;
 mod oracle;
 mod post;
 mod report;
@@ -34,22 +38,21 @@ mod world;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::dice::Dice;
+use self::evidence::{Evidence, Left};
 use self::faults::{Done, Fault};
-use self::oracle::{Oracle, Violation};
+use self::oracle::Oracle;
 use self::post::Post;
 use self::report::Report;
 use self::requests::{Repositories, Request, Sort};
-use self::support::broker::Broker;
-use self::support::{engine, setting, unique, until};
+use self::support::{setting, unique, until};
 use self::world::{PATIENCE, World, lock};
 
 /// Requests that may be under way at once.
@@ -65,7 +68,7 @@ fn every_confirmed_request_ends_in_exactly_one_outcome_whatever_breaks() {
     let seed = setting("SEED", "1").parse().expect("SEED is a number");
     let runs = setting("RUNS", "40").parse().expect("RUNS is a number");
     eprintln!("chaos: SEED={seed} RUNS={runs}");
-    Run::new(seed, runs, setting("CHAOS_RESTARTS", "0") == "1").run();
+    Run::new(seed, runs, setting("CHAOS_RESTARTS", "1") == "1").run();
 }
 
 /// One run.
@@ -94,7 +97,7 @@ struct Progress {
 struct Events {
     faults: BTreeMap<String, usize>,
     in_vain: usize,
-    wrong: Vec<Violation>,
+    failed: Vec<String>,
     file: Option<fs::File>,
 }
 
@@ -107,14 +110,15 @@ impl Run {
         let repositories = Repositories::create(&run);
         let progress = Progress::default();
         lock(&progress.log).file = fs::File::create(logs.join("faults.log")).ok();
+        let world = World::start(&run, &logs);
         Self {
             seed,
             requests: repositories.requests(&run, seed, count),
             // Some will have nothing to strike.
             faults: faults::faults(seed, count * 9 / 20, restarts),
-            world: World::start(&run, &logs),
+            post: Post::to(&world.broker_at.uri),
+            world,
             repositories,
-            post: Post::default(),
             oracle: Oracle::default(),
             begun: Instant::now(),
             progress,
@@ -123,18 +127,18 @@ impl Run {
 
     fn run(mut self) {
         until("the workers have made their queues", || {
-            support::broker::queues(&self.world.build_queue).first().map(drop)
+            self.world.broker_at.queues(&self.world.build_queue).first().map(drop)
         });
         self.disturb();
-        let mut violations = Vec::new();
         self.until_told();
-        if let Err(text) = self.until_quiet() {
-            violations.push(Violation::general(text));
-        }
+        let waiting = self.until_quiet();
         self.ask_for_fresh_ones();
-        violations.extend(self.leftovers());
-        violations.extend(self.stop());
-        self.finish(violations);
+        let left = self.leavings();
+        for site in &self.world.workers {
+            lock(&site.worker).stop(PATIENCE);
+        }
+        let evidence = Evidence::collect(&self.world, &mut self.post, left, waiting);
+        self.finish(evidence);
     }
 
     // ---- requests and faults -------------------------------------------------------------------
@@ -194,22 +198,21 @@ impl Run {
         }
     }
 
-    /// Waits until the run's queues are empty and nothing is unacked.
-    fn until_quiet(&self) -> Result<(), String> {
+    /// Waits until the queues are empty and nothing is unacked; returns what they have in the end.
+    fn until_quiet(&self) -> Vec<(String, u64)> {
         // The broker's figures are up to five seconds old.
         const LAG: Duration = Duration::from_secs(6);
         let deadline = Instant::now() + PATIENCE;
         let mut empty_since = None;
         loop {
-            let waiting = self.world.waiting();
-            let busy = waiting.as_ref().map_or(true, |all| all.iter().any(|(_, n)| *n > 0));
-            if busy {
+            let waiting = self.world.waiting().unwrap_or_else(|error| vec![(error, 1)]);
+            if !oracle::judge_waiting(&waiting).is_empty() {
                 empty_since = None;
             } else if empty_since.get_or_insert_with(Instant::now).elapsed() > LAG {
-                return Ok(());
+                return waiting;
             }
             if Instant::now() > deadline {
-                return Err(format!("the queues do not get empty: {waiting:?}"));
+                return waiting;
             }
             std::thread::sleep(Duration::from_millis(500));
         }
@@ -224,142 +227,45 @@ impl Run {
         self.until_told();
     }
 
-    /// What is left where nothing may be.
-    fn leftovers(&self) -> Vec<Violation> {
+    /// What builds have left behind; they are given a while to be gone.
+    fn leavings(&self) -> Left {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let left = self.left();
-            if left.is_empty() || Instant::now() > deadline {
-                return left.into_iter().map(Violation::general).collect();
+            let left = Left::collect(&self.world);
+            let clean = oracle::judge_left(&self.world.run, &left).is_empty();
+            if clean || Instant::now() > deadline {
+                return left;
             }
             std::thread::sleep(Duration::from_millis(200));
         }
     }
 
-    fn left(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        for site in &self.world.workers {
-            let work = lock(&site.worker).data.join("work");
-            for entry in fs::read_dir(&work).into_iter().flatten().flatten() {
-                left.push(format!("a workspace is left: {}", entry.path().display()));
-            }
-        }
-        let run = &self.world.run;
-        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&line).contains(run.as_str()) {
-                left.push(format!("a step still runs: {}", String::from_utf8_lossy(&line)));
-            }
-        }
-        let containers =
-            engine::docker(&["ps", "--all", "--no-trunc", "--format", "{{.Image}} {{.Command}}"]);
-        let ours = |line: &&str| line.contains(run) || line.contains(&self.world.registry_name);
-        left.extend(
-            containers.lines().filter(ours).map(|line| format!("a container is left: {line}")),
-        );
-        left
-    }
-
-    /// Drains the workers; returns what is wrong with that, and what is left in the queues.
-    fn stop(&mut self) -> Vec<Violation> {
-        let mut wrong = Vec::new();
-        for site in &self.world.workers {
-            let worker = lock(&site.worker);
-            wrong.extend(worker.stop(PATIENCE).err());
-            wrong.extend(worker.faults());
-            let log = fs::read(&worker.log).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            let died = |line: &&str| line.contains("panicked") || line.contains("an actor died");
-            wrong.extend(log.lines().filter(died).map(|line| format!("{}: {line}", worker.name)));
-        }
-        for queue in support::broker::queues(&format!("{}.", self.world.run)) {
-            if queue == self.world.dead_queue {
-                continue;
-            }
-            for body in self.post.drain(&queue) {
-                wrong.push(format!("left in {queue}: {}", String::from_utf8_lossy(&body)));
-            }
-        }
-        wrong.into_iter().map(Violation::general).collect()
-    }
-
-    fn finish(mut self, mut violations: Vec<Violation>) {
-        let told = self.world.managers.all();
-        let mut count = self.oracle.judge(&told);
-        violations.append(&mut count.violations);
-        violations.extend(oracle::judge_registry(
-            &told,
-            &self.world.registry_name,
-            &self.world.run,
-        ));
-        violations.extend(self.judge_letters(&told));
-        violations.extend(self.world.managers.faults().into_iter().map(Violation::general));
+    fn finish(self, mut evidence: Evidence) {
         let events = std::mem::take(&mut *lock(&self.progress.log));
-        violations.extend(events.wrong);
-        count.violations = violations;
-        let workers: Vec<_> = self.world.workers.iter().map(|site| lock(&site.worker)).collect();
+        evidence.failed_faults = events.failed;
+        let workers = self.world.workers.iter().map(|site| lock(&site.worker).generations());
         let report = Report {
             seed: self.seed,
             duration: self.begun.elapsed(),
             faults: events.faults,
             in_vain: events.in_vain,
-            processes: workers.iter().map(|worker| worker.generations()).sum(),
-            count,
+            processes: workers.sum(),
+            count: self.oracle.judge(&evidence),
         };
-        let logs: Vec<PathBuf> = workers.iter().map(|worker| worker.log.clone()).collect();
-        drop(workers);
         report.print(&self.oracle);
+        let file = report::keep_evidence(&report.count, &evidence);
         let violations = &report.count.violations;
-        let evidence = report::keep_evidence(violations, &told, &logs);
-        self.tidy();
         for violation in violations {
             let id = violation.build_id.as_deref().unwrap_or("-");
-            eprintln!("VIOLATION {id}: {}", violation.text);
+            eprintln!("VIOLATION {:?} {id}: {}", violation.finding, violation.text);
         }
         assert!(
             violations.is_empty(),
             "{} violations with SEED={}; the evidence is in {}",
             violations.len(),
             self.seed,
-            evidence.display()
+            file.display()
         );
-    }
-
-    /// Every build that was given up has a dead letter, and no other has.
-    fn judge_letters(&mut self, told: &[support::managers::Told]) -> Vec<Violation> {
-        let letters = self.post.drain(&self.world.dead_queue);
-        let letters: Vec<Value> =
-            letters.iter().filter_map(|body| serde_json::from_slice(body).ok()).collect();
-        let buried: Vec<&str> =
-            letters.iter().filter_map(|letter| letter["buildID"].as_str()).collect();
-        let failed: Vec<&str> = told
-            .iter()
-            .filter(|told| told.kind() != "image.ready")
-            .map(|told| told.build_id())
-            .collect();
-        let violation = |id: &str, text: &str| Violation {
-            build_id: Some(id.to_owned()),
-            text: text.to_owned(),
-        };
-        let missing = failed.iter().filter(|id| !buried.contains(id));
-        let missing = missing.map(|id| violation(id, "given up without a dead letter"));
-        let odd = buried.iter().filter(|id| !failed.contains(id));
-        missing
-            .chain(odd.map(|id| violation(id, "has a dead letter and was not given up")))
-            .collect()
-    }
-
-    /// Removes the run's queues and images.
-    fn tidy(&self) {
-        Broker::connect().delete(&format!("{}.", self.world.run), &self.world.cancel_exchange);
-        for path in self.repositories.paths() {
-            for ending in ["", ".git"] {
-                let source = format!("{}/{path}{ending}", self.world.forge_url);
-                let label = format!("label=org.opencontainers.image.source={source}");
-                let images = engine::docker(&["image", "ls", "--quiet", "--filter", &label]);
-                engine::forget(&images.lines().map(str::to_owned).collect::<Vec<_>>());
-            }
-        }
     }
 }
 
@@ -420,7 +326,7 @@ impl Progress {
                 "struck nothing"
             }
             Done::Wrong(text) => {
-                log.wrong.push(Violation::general(format!("{fault}: {text}")));
+                log.failed.push(format!("{fault}: {text}"));
                 "went wrong"
             }
         };

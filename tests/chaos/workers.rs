@@ -9,11 +9,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 
+use crate::disk::Disk;
 use crate::support::worker::{Settings, command};
 
 /// Pause before a worker that ended is started again.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a worker has to notice that its disk is filled: it looks every ten seconds, and before each
+/// build.
+const NOTICES: Duration = Duration::from_secs(15);
 
 /// A worker, whichever process it is at the moment.
 pub struct Worker {
@@ -23,6 +29,8 @@ pub struct Worker {
     pub data: PathBuf,
     pub log: PathBuf,
     shared: Arc<Shared>,
+    // Goes after the process: `drop` awaits its end.
+    disk: Disk,
 }
 
 struct Shared {
@@ -39,8 +47,12 @@ struct State {
     started: bool,
     /// Ends that somebody has asked for.
     asked: Option<Asked>,
+    /// Whether the present process says that a disk is low.
+    disk_low: bool,
     stopping: bool,
     last_exit: Option<ExitStatus>,
+    /// When processes ended.
+    ends: Vec<OffsetDateTime>,
     /// What went wrong with processes: nobody killed them, and they ended.
     faults: Vec<String>,
 }
@@ -53,9 +65,10 @@ enum Asked {
 }
 
 impl Worker {
-    /// Starts it, with its own directories below `home`.
+    /// Starts it, with its own disk and files below `home`.
     pub fn start(name: &str, home: &Path, log: PathBuf, mut settings: Settings) -> Self {
         let (data, kill_at) = (home.join(name), home.join(format!("{name}.kill")));
+        let disk = Disk::mount(&data);
         settings.insert("DATA_DIR".to_owned(), data.display().to_string());
         settings.insert("KILL_AT".to_owned(), kill_at.display().to_string());
         let shared = Arc::new(Shared { state: Mutex::default(), news: Condvar::new() });
@@ -69,7 +82,7 @@ impl Worker {
             shared: shared.clone(),
         };
         std::thread::spawn(move || keeper.keep());
-        Self { name: name.to_owned(), kill_at, data, log, shared }
+        Self { name: name.to_owned(), kill_at, data, log, shared, disk }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -138,18 +151,40 @@ impl Worker {
         }
     }
 
-    /// Ends it for good; it must drain well.
-    pub fn stop(&self, patience: Duration) -> Result<(), String> {
-        self.state().stopping = true;
-        self.terminate(None, patience)?;
-        match self.state().last_exit {
-            Some(exit) if exit.success() => Ok(()),
-            exit => Err(format!("{} ended with {exit:?} instead of draining", self.name)),
+    /// Fills its disk for a while; returns whether it paused for that, and then resumed.
+    pub fn fill_disk(&self, during: Duration, patience: Duration) -> Result<bool, String> {
+        let ballast = self.disk.fill().map_err(|error| format!("{}'s disk: {error}", self.name))?;
+        let paused = self.wait(NOTICES, |state| state.disk_low);
+        if paused {
+            std::thread::sleep(during);
         }
+        drop(ballast);
+        match self.wait(patience, |state| !state.disk_low) {
+            true => Ok(paused),
+            false => Err(format!("{} does not resume with its disk empty again", self.name)),
+        }
+    }
+
+    /// Ends it for good; it must drain well.
+    pub fn stop(&self, patience: Duration) {
+        self.state().stopping = true;
+        let ended = self.terminate(None, patience);
+        let mut state = self.state();
+        let wrong = match (ended, state.last_exit) {
+            (Err(text), _) => text,
+            (Ok(()), Some(exit)) if exit.success() => return,
+            (Ok(()), exit) => format!("{} ended with {exit:?} instead of draining", self.name),
+        };
+        state.faults.push(wrong);
     }
 
     pub fn faults(&self) -> Vec<String> {
         self.state().faults.clone()
+    }
+
+    /// When its processes ended.
+    pub fn ends(&self) -> Vec<OffsetDateTime> {
+        self.state().ends.clone()
     }
 
     /// How many processes it has been.
@@ -182,6 +217,21 @@ impl Drop for Worker {
 impl State {
     fn ended(&self) -> bool {
         self.child.is_none()
+    }
+
+    /// Takes note of a line of the process's log; returns whether there was news in it.
+    fn hear(&mut self, line: &str) -> bool {
+        let low = line.contains("\"disk_low\"");
+        if line.contains("\"starting\"") {
+            self.started = true;
+        } else if low && line.contains("the listener pauses") {
+            self.disk_low = true;
+        } else if low && line.contains("the listener resumes") {
+            self.disk_low = false;
+        } else {
+            return false;
+        }
+        true
     }
 
     /// Whether the process ended as somebody had asked, and what is wrong if not.
@@ -236,6 +286,7 @@ impl Keeper {
             state.generation += 1;
             state.child = Some(child);
             state.started = false;
+            state.disk_low = false;
             state.asked = None;
             state.generation
         };
@@ -255,6 +306,7 @@ impl Keeper {
                 if let Some(exit) = child.try_wait().expect("a child can be waited for") {
                     state.child = None;
                     state.last_exit = Some(exit);
+                    state.ends.push(OffsetDateTime::now_utc());
                     state.judge(&self.name, exit);
                     self.shared.news.notify_all();
                     return;
@@ -268,13 +320,11 @@ impl Keeper {
 fn keep_lines(stream: impl Read, log: &Mutex<File>, shared: &Shared, generation: usize) {
     for line in BufReader::new(stream).split(b'\n') {
         let Ok(mut line) = line else { return };
-        if line.windows(10).any(|text| text == b"\"starting\"") {
-            let mut state = shared.lock();
-            if state.generation == generation {
-                state.started = true;
-                shared.news.notify_all();
-            }
+        let mut state = shared.lock();
+        if state.generation == generation && state.hear(&String::from_utf8_lossy(&line)) {
+            shared.news.notify_all();
         }
+        drop(state);
         line.push(b'\n');
         // A log that cannot be written is missed where it is looked at.
         let _ = log.lock().expect("no reader panics").write_all(&line);
