@@ -8,9 +8,10 @@
 //! | `faults.rs` | what goes wrong |
 //! | `gate.rs` | a way to a service that can be barred |
 //! | `disk.rs` | a worker's small disk, which can be filled |
-//! | `workers.rs` | processes that are started again whenever they end |
+//! | `workers.rs`, `keeper.rs` | processes that are started again whenever they end |
 //! | `world.rs` | the deployment: workers, gates, services |
 //! | `post.rs` | the oracle's own way to the broker |
+//! | `progress.rs` | how far requests and faults have come |
 //! | `evidence.rs`, `journal.rs` | what is there afterwards |
 //! | `oracle/` | judges that by the contract alone |
 //! | `report.rs` | the figures, and the evidence of what was wrong |
@@ -26,8 +27,10 @@ mod evidence;
 mod faults;
 mod gate;
 mod journal;
+mod keeper;
 mod oracle;
 mod post;
+mod progress;
 mod report;
 mod requests;
 #[path = "../support/mod.rs"]
@@ -35,11 +38,7 @@ mod support;
 mod workers;
 mod world;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
@@ -47,9 +46,10 @@ use serde_json::json;
 
 use self::dice::Dice;
 use self::evidence::{Evidence, Left};
-use self::faults::{Done, Fault};
+use self::faults::Fault;
 use self::oracle::Oracle;
 use self::post::Post;
+use self::progress::Progress;
 use self::report::Report;
 use self::requests::{Repositories, Request, Sort};
 use self::support::{setting, unique, until};
@@ -84,23 +84,6 @@ struct Run {
     progress: Progress,
 }
 
-/// How far requests and faults have come: each waits for the other to keep in step.
-#[derive(Default)]
-struct Progress {
-    published: AtomicUsize,
-    happened: AtomicUsize,
-    given_up: AtomicBool,
-    log: Mutex<Events>,
-}
-
-#[derive(Default)]
-struct Events {
-    faults: BTreeMap<String, usize>,
-    in_vain: usize,
-    failed: Vec<String>,
-    file: Option<fs::File>,
-}
-
 impl Run {
     fn new(seed: u64, count: usize, restarts: bool) -> Self {
         let logs = report::directory();
@@ -108,8 +91,7 @@ impl Run {
         fs::create_dir_all(&logs).expect("the target directory can be written");
         let run = unique("chaos");
         let repositories = Repositories::create(&run);
-        let progress = Progress::default();
-        lock(&progress.log).file = fs::File::create(logs.join("faults.log")).ok();
+        let progress = Progress::noted_in(&logs.join("faults.log"));
         let world = World::start(&run, &logs);
         Self {
             seed,
@@ -173,7 +155,7 @@ impl Run {
                     std::thread::sleep(Duration::from_millis(300));
                 }
                 publish(world, oracle, post, request);
-                progress.published.fetch_add(1, Ordering::SeqCst);
+                progress.published();
             }
         });
     }
@@ -241,7 +223,7 @@ impl Run {
     }
 
     fn finish(self, mut evidence: Evidence) {
-        let events = std::mem::take(&mut *lock(&self.progress.log));
+        let events = self.progress.events();
         evidence.failed_faults = events.failed;
         let workers = self.world.workers.iter().map(|site| lock(&site.worker).generations());
         let report = Report {
@@ -287,66 +269,5 @@ fn publish(world: &World, oracle: &mut Oracle, post: &mut Post, request: Request
     if cancelled {
         let body = json!({"buildID": id}).to_string();
         post.publish(&world.cancel_exchange, "", body.as_bytes(), &BasicProperties::default());
-    }
-}
-
-impl Progress {
-    fn until_published(&self, count: usize) {
-        self.until(&self.published, count);
-    }
-
-    fn until_happened(&self, count: usize) {
-        self.until(&self.happened, count);
-    }
-
-    fn until(&self, counter: &AtomicUsize, count: usize) {
-        while counter.load(Ordering::SeqCst) < count {
-            assert!(
-                !self.given_up.load(Ordering::SeqCst),
-                "another thread of the run has panicked"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn stop_others_on_panic(&self) -> impl Drop {
-        OnPanic(&self.given_up)
-    }
-
-    /// Writes down what became of a fault.
-    fn note(&self, fault: Fault, done: Done) {
-        let mut log = lock(&self.log);
-        let outcome = match done {
-            Done::Happened => {
-                *log.faults.entry(fault.to_string()).or_default() += 1;
-                "happened"
-            }
-            Done::InVain => {
-                log.in_vain += 1;
-                "struck nothing"
-            }
-            Done::Wrong(text) => {
-                log.failed.push(format!("{fault}: {text}"));
-                "went wrong"
-            }
-        };
-        let now = time::OffsetDateTime::now_utc();
-        if let Some(file) = &mut log.file {
-            // Only for those who look into a run; the figures do without.
-            let _ = writeln!(file, "{now} {outcome}: {fault:?}");
-        }
-        drop(log);
-        self.happened.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-/// Tells the other threads of a run that this one has panicked: they would wait for it for ever.
-struct OnPanic<'a>(&'a AtomicBool);
-
-impl Drop for OnPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.store(true, Ordering::SeqCst);
-        }
     }
 }

@@ -152,7 +152,11 @@ impl World {
         let queues = queues
             .filter_map(|queue| Some((queue["name"].as_str()?, queue["messages"].as_u64()?)))
             .filter(|(name, _)| *name != self.dead_queue);
-        Ok(queues.map(|(name, messages)| (name.to_owned(), messages)).collect())
+        let queues: Vec<_> = queues.map(|(name, count)| (name.to_owned(), count)).collect();
+        match queues.iter().any(|(name, _)| *name == self.build_queue) {
+            true => Ok(queues),
+            false => Err("the broker does not tell of the queues".to_owned()),
+        }
     }
 
     fn management(&self, method: reqwest::Method, path: &str) -> Result<serde_json::Value, String> {
