@@ -16,7 +16,7 @@
 //! | `oracle/` | judges that by the contract alone |
 //! | `report.rs` | the figures, and the evidence of what was wrong |
 //!
-//! `RUNS` requests (40), two faults for each five; `SEED` (1). The deployment has a broker and an engine
+//! `RUNS` requests (30), two faults for each five; `SEED` (10). The deployment has a broker and an engine
 //! of its own, which are restarted and killed for real; `CHAOS_RESTARTS=0` leaves that out. It needs root.
 
 #![allow(unreachable_pub, reason = "a test's modules are for the test")]
@@ -65,8 +65,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 #[test]
 fn every_confirmed_request_ends_in_exactly_one_outcome_whatever_breaks() {
     // The short run of every day asks the same each time; who looks for news gives a SEED.
-    let seed = setting("SEED", "1").parse().expect("SEED is a number");
-    let runs = setting("RUNS", "40").parse().expect("RUNS is a number");
+    let seed = setting("SEED", "10").parse().expect("SEED is a number");
+    let runs = setting("RUNS", "30").parse().expect("RUNS is a number");
     eprintln!("chaos: SEED={seed} RUNS={runs}");
     Run::new(seed, runs, setting("CHAOS_RESTARTS", "1") == "1").run();
 }

@@ -42,6 +42,7 @@ pub struct World {
     pub registry_name: String,
     pub forge: Mutex<Gate>,
     pub manager: Mutex<Gate>,
+    client: reqwest::Client,
     _home: TempDir,
 }
 
@@ -130,6 +131,7 @@ impl World {
             registry: Mutex::new(registry),
             forge: Mutex::new(forge),
             manager: Mutex::new(manager),
+            client: reqwest::Client::new(),
             _home: home,
         }
     }
@@ -161,9 +163,8 @@ impl World {
 
     fn management(&self, method: reqwest::Method, path: &str) -> Result<serde_json::Value, String> {
         runtime().block_on(async {
-            let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build();
-            let client = client.map_err(|error| error.to_string())?;
-            let request = client.request(method, format!("{}{path}", self.broker_at.management));
+            let url = format!("{}{path}", self.broker_at.management);
+            let request = self.client.request(method, url).timeout(Duration::from_secs(20));
             let response = request.send().await.and_then(reqwest::Response::error_for_status);
             let text = response.map_err(|error| error.to_string())?.text().await;
             Ok(serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default())

@@ -1,5 +1,7 @@
 //! The real registries, asked over HTTP.
 
+use std::sync::OnceLock;
+
 use reqwest::StatusCode;
 use reqwest::header::ACCEPT;
 
@@ -23,7 +25,7 @@ pub fn guarded() -> (String, String, String) {
 pub fn digest(repository: &str, tag: &str) -> Option<String> {
     let url = format!("http://{}/v2/{repository}/manifests/{tag}", open());
     runtime().block_on(async {
-        let response = reqwest::Client::new()
+        let response = client()
             .head(url)
             .header(ACCEPT, "application/vnd.docker.distribution.manifest.v2+json")
             .header(ACCEPT, "application/vnd.oci.image.manifest.v1+json")
@@ -61,12 +63,18 @@ pub fn tags(repository: &str) -> Vec<String> {
     tags.filter_map(|tag| tag.as_str()).map(str::to_owned).collect()
 }
 
+/// To make one takes its time.
+fn client() -> &'static reqwest::Client {
+    static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
+    CLIENT.get_or_init(reqwest::Client::new)
+}
+
 /// What the open registry answers; null where it has no such thing, as a repository that nothing was
 /// pushed to in the end.
 fn get(path: &str) -> serde_json::Value {
     let url = format!("http://{}/v2/{path}", open());
     runtime().block_on(async {
-        let response = reqwest::get(&url).await.expect("the registry is up");
+        let response = client().get(&url).send().await.expect("the registry is up");
         if response.status() == StatusCode::NOT_FOUND {
             return serde_json::Value::Null;
         }

@@ -360,6 +360,17 @@ fn an_image_that_no_outcome_knows_is_found() {
 }
 
 #[test]
+fn the_image_of_a_build_that_was_cancelled_may_be_there() {
+    let mut case = Case::clean();
+    case.ask(Sort::Cancelled, "d");
+    let cancelled = case.told("d", "build.cancelled", json!({"reason": "cancelled"}));
+    case.evidence.told.push(cancelled);
+    case.evidence.letters.push("d".to_owned());
+    case.store("d", &digest("d"));
+    case.assert_clean();
+}
+
+#[test]
 fn a_build_that_was_given_up_has_a_dead_letter_and_no_other_has() {
     let mut case = Case::clean();
     case.evidence.letters.clear();
