@@ -1,32 +1,18 @@
 //! The worker's life: it starts before its broker, serves its endpoints, drains, and hands back.
 
+use crate::support::slow::Slow;
 use crate::support::worker::Worker;
 use crate::support::world::{World, dockerfile, repository};
-use crate::support::{Door, broker, unique, until};
-
-/// A Dockerfile with a step that takes a while, which is seen by the text that it writes first.
-fn slow(seconds: u32) -> (String, String) {
-    let mark = unique("slow");
-    (dockerfile(&format!("RUN echo begun {mark}; sleep {seconds}")), format!("begun {mark}"))
-}
-
-/// Waits until the slow step runs.
-#[track_caller]
-fn wait_until_begun(worker: &Worker, mark: &str) {
-    worker.wait_for_line_where("the step begins", |line| {
-        // Not the line that shows the step itself.
-        line.contains(mark) && !line.contains("RUN echo")
-    });
-}
+use crate::support::{Door, broker, until};
 
 #[test]
 fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
     let world = World::new();
     let worker = world.worker();
-    let (dockerfile, mark) = slow(3);
-    let repo = repository("drained", &[("Dockerfile", &dockerfile)]);
+    let slow = Slow::new(3);
+    let repo = repository("drained", &[("Dockerfile", &slow.dockerfile)]);
     let build_id = world.publish(&world.request(&repo));
-    wait_until_begun(&worker, &mark);
+    slow.wait_until_begun(&worker);
     let (told, _) = world.finish(&[&worker]);
     let [told] = &told[..] else { panic!("one outcome: {told:?}") };
     assert_eq!(told.clone().ready().build_id(), build_id);
@@ -37,18 +23,18 @@ fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
 fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
     let world = World::new().with("DRAIN_TIMEOUT", "500ms");
     let first = world.worker();
-    let (dockerfile, mark) = slow(8);
-    let repo = repository("handed-back", &[("Dockerfile", &dockerfile)]);
+    let slow = Slow::new(8);
+    let repo = repository("handed-back", &[("Dockerfile", &slow.dockerfile)]);
     let commit = repo.git(&["rev-parse", "HEAD"]);
     let build_id = world.publish(&world.request(&repo));
-    wait_until_begun(&first, &mark);
+    slow.wait_until_begun(&first);
     first.stop();
     assert!(world.managers.of(&build_id).is_empty());
 
     // The commit is pinned: what is pushed meanwhile is not built.
     repo.commit(&[("more", "than before")]);
     let second = world.worker();
-    wait_until_begun(&second, &mark);
+    slow.wait_until_begun(&second);
     let told = world.outcome(&build_id).ready();
     assert_eq!(told.data()["attempts"], 1);
     assert_eq!(told.text("/commit"), commit);
@@ -60,10 +46,10 @@ fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
 fn a_second_sigterm_leaves_at_once_and_nothing_is_lost() {
     let world = World::new();
     let first = world.worker();
-    let (dockerfile, mark) = slow(6);
-    let repo = repository("left", &[("Dockerfile", &dockerfile)]);
+    let slow = Slow::new(6);
+    let repo = repository("left", &[("Dockerfile", &slow.dockerfile)]);
     let build_id = world.publish(&world.request(&repo));
-    wait_until_begun(&first, &mark);
+    slow.wait_until_begun(&first);
     first.terminate();
     first.wait_for_line("draining");
     first.terminate();
@@ -78,10 +64,10 @@ fn a_second_sigterm_leaves_at_once_and_nothing_is_lost() {
 fn a_killed_workers_build_is_done_by_the_next_one() {
     let world = World::new();
     let first = world.worker();
-    let (dockerfile, mark) = slow(6);
-    let repo = repository("killed", &[("Dockerfile", &dockerfile)]);
+    let slow = Slow::new(6);
+    let repo = repository("killed", &[("Dockerfile", &slow.dockerfile)]);
     let build_id = world.publish(&world.request(&repo));
-    wait_until_begun(&first, &mark);
+    slow.wait_until_begun(&first);
     first.kill();
     assert_eq!(first.wait(), -1);
     let second = world.worker();
@@ -94,10 +80,10 @@ fn a_killed_workers_build_is_done_by_the_next_one() {
 fn a_connection_that_is_closed_in_the_middle_of_a_job_costs_no_outcome() {
     let world = World::new();
     let worker = world.worker();
-    let (dockerfile, mark) = slow(3);
-    let repo = repository("cut-off", &[("Dockerfile", &dockerfile)]);
+    let slow = Slow::new(3);
+    let repo = repository("cut-off", &[("Dockerfile", &slow.dockerfile)]);
     let build_id = world.publish(&world.request(&repo));
-    wait_until_begun(&worker, &mark);
+    slow.wait_until_begun(&worker);
     // One that consumes and one that publishes.
     let connections = until("the broker lists both connections", || {
         Some(broker::connections_of(worker.pid())).filter(|connections| connections.len() == 2)

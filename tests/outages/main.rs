@@ -1,9 +1,19 @@
-//! Brokers and engines that go away while the real program works: restarted, killed and frozen for real.
+//! Brokers and engines that go away while the real program works: restarted, killed and frozen for
+//! real, requests that kill their workers, and workers that are replaced one after another.
 //!
-//! Each is a node or an engine of the tests' own, which needs root, `rabbitmq-server` and `dockerd`;
-//! the other services are the development ones: `.devcontainer/stack.sh up` and `images`.
+//! What goes away is a RabbitMQ node or a container engine of the test's own, which needs root and the
+//! packages `rabbitmq-server` and `docker.io`. The rest are the development services:
+//! `.devcontainer/stack.sh up` and `images`.
+
+#![allow(unreachable_pub, reason = "a test's modules are for the test")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod own;
+mod broker;
+mod engine;
+mod killer;
+mod outcome_queue;
+mod replaced;
+mod rule;
+mod subscriptions;

@@ -9,7 +9,8 @@ use lapin::options::{
     QueueDeleteOptions,
 };
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 use super::{runtime, setting};
 
@@ -40,17 +41,34 @@ impl BrokerAt {
 
     /// The names of all queues that begin with this.
     pub fn queues(&self, prefix: &str) -> Vec<String> {
-        let all = self.management(reqwest::Method::GET, "/api/queues/%2f?columns=name");
+        let all = self.ask(Method::GET, "/api/queues/%2f?columns=name", None);
         let names = all.as_array().into_iter().flatten();
         let names = names.filter_map(|queue| queue["name"].as_str());
         names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
     }
 
-    fn management(&self, method: reqwest::Method, path: &str) -> Value {
+    /// Makes a user, whose password is the name and who may declare what matches.
+    pub fn put_user(&self, name: &str, may_declare: &str) {
+        let user = json!({"password": name, "tags": ""});
+        self.ask(Method::PUT, &format!("/api/users/{name}"), Some(user));
+        self.permit(name, may_declare);
+    }
+
+    /// From now on the user may declare what matches, and nothing else.
+    pub fn permit(&self, user: &str, may_declare: &str) {
+        let permissions = json!({"configure": may_declare, "write": ".*", "read": ".*"});
+        self.ask(Method::PUT, &format!("/api/permissions/%2f/{user}"), Some(permissions));
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let mut request = reqwest::Client::new()
+            .request(method, format!("{}{path}", self.management))
+            .timeout(Duration::from_secs(20));
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
         runtime().block_on(async {
-            let response = reqwest::Client::new()
-                .request(method, format!("{}{path}", self.management))
-                .timeout(Duration::from_secs(20))
+            let response = request
                 .send()
                 .await
                 .expect("RabbitMQ's management API is up: start it with .devcontainer/stack.sh up");
@@ -148,6 +166,13 @@ impl Broker {
         Some(Fetched { body, text })
     }
 
+    /// Deletes a queue, with all that is in it.
+    pub fn delete_queue(&self, queue: &str) {
+        let channel = self.channel();
+        let deleted = channel.queue_delete(queue.into(), QueueDeleteOptions::default());
+        runtime().block_on(deleted).expect("the queue can be deleted");
+    }
+
     /// Deletes all queues whose names begin with this, and the exchange of this name.
     pub fn delete(&self, prefix: &str, exchange: &str) {
         let channel = self.channel();
@@ -190,8 +215,7 @@ pub fn queues(prefix: &str) -> Vec<String> {
 /// after a while.
 pub fn connections_of(pid: u32) -> Vec<String> {
     let ports = local_ports(pid);
-    let all = BrokerAt::shared()
-        .management(reqwest::Method::GET, "/api/connections?columns=name,peer_port");
+    let all = BrokerAt::shared().ask(Method::GET, "/api/connections?columns=name,peer_port", None);
     let own = all.as_array().into_iter().flatten().filter(|connection| {
         connection["peer_port"].as_u64().is_some_and(|port| ports.contains(&port))
     });
@@ -202,7 +226,7 @@ pub fn connections_of(pid: u32) -> Vec<String> {
 pub fn close_connections(names: &[String]) {
     for name in names {
         let path = format!("/api/connections/{}", name.replace(' ', "%20").replace('>', "%3E"));
-        BrokerAt::shared().management(reqwest::Method::DELETE, &path);
+        BrokerAt::shared().ask(Method::DELETE, &path, None);
     }
 }
 

@@ -14,6 +14,9 @@ use super::broker::BrokerAt;
 use super::daemon::{self, Daemon};
 use super::{free_port, runtime, unique};
 
+/// How long one answer may take.
+const TO_ANSWER: Duration = Duration::from_secs(3);
+
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 /// A node, with ports and data of its own. It is gone with this value.
@@ -92,7 +95,9 @@ impl Node {
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", self.path("plugins"))
             .env(
                 "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-                "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}",
+                // The last: how often it looks for deliveries that are held for too long, in ms.
+                "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1} \
+                 -rabbit channel_tick_interval 1000",
             );
         let server = Daemon::start(command, &self.path("log"));
         server.wait_until(|| self.answers());
@@ -101,17 +106,16 @@ impl Node {
 
     fn answers(&self) -> bool {
         let at = self.at();
-        runtime().block_on(async {
-            let Ok(connection) =
-                Connection::connect(&at.uri, ConnectionProperties::default()).await
-            else {
-                return false;
-            };
-            let _ = connection.close(200, "it answers".into()).await;
+        let asked = runtime().block_on(async {
             let who = reqwest::Client::new().get(format!("{}/api/whoami", at.management));
-            let answer = who.timeout(Duration::from_secs(5)).send().await;
-            answer.is_ok_and(|answer| answer.status().is_success())
-        })
+            let answer = who.timeout(TO_ANSWER).send().await;
+            // One that has just begun to listen may never answer those who were too early.
+            let connecting = Connection::connect(&at.uri, ConnectionProperties::default());
+            let connection = tokio::time::timeout(TO_ANSWER, connecting).await.ok()?.ok()?;
+            let _ = connection.close(200, "it answers".into()).await;
+            answer.ok()
+        });
+        asked.is_some_and(|answer| answer.status().is_success())
     }
 
     /// Where it is.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -119,7 +119,7 @@ impl Worker {
 
     /// All lines that it has written, on both streams.
     pub fn lines(&self) -> Vec<String> {
-        self.log.lines.lock().expect("no reader panics").lines.clone()
+        self.log.lock().lines.clone()
     }
 
     /// The first line that holds this text, now or later.
@@ -132,7 +132,7 @@ impl Worker {
     #[track_caller]
     pub fn wait_for_line_where(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.log.lines.lock().expect("no reader panics");
+        let mut lines = self.log.lock();
         loop {
             if let Some(line) = lines.lines.iter().find(|line| wanted(line)) {
                 return line.clone();
@@ -143,7 +143,8 @@ impl Worker {
                 "the worker never logged `{what}`:\n{}",
                 lines.lines.join("\n")
             );
-            (lines, _) = self.log.news.wait_timeout(lines, left).expect("no reader panics");
+            let waited = self.log.news.wait_timeout(lines, left);
+            (lines, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -238,14 +239,19 @@ impl Worker {
 }
 
 impl Log {
+    /// Also after a test has failed while it looked.
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn keep(&self, stream: impl Read) {
         for line in BufReader::new(stream).split(b'\n') {
             let Ok(line) = line else { break };
-            let mut lines = self.lines.lock().expect("no reader panics");
+            let mut lines = self.lock();
             lines.lines.push(String::from_utf8_lossy(&line).into_owned());
             self.news.notify_all();
         }
-        self.lines.lock().expect("no reader panics").ended = true;
+        self.lock().ended = true;
         self.news.notify_all();
     }
 }

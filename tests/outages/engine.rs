@@ -1,0 +1,44 @@
+//! The engine goes away in the middle of a build, and comes back.
+
+use crate::rule::{all_ended_in_their_image, fresh_request_passes};
+use crate::support::engine::BASE;
+use crate::support::own_engine::OwnEngine;
+use crate::support::slow::Slow;
+use crate::support::until;
+use crate::support::world::{World, repository};
+
+fn goes_away(end: impl FnOnce(&OwnEngine)) {
+    let engine = OwnEngine::new();
+    engine.load(BASE);
+    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "none");
+    let worker = world.worker();
+    let slow = Slow::new(5);
+    let repo = repository("engine-gone", &[("Dockerfile", &slow.dockerfile)]);
+    let mut ids = vec![world.publish(&world.request(&repo))];
+    slow.wait_until_begun(&worker);
+
+    end(&engine);
+    worker.wait_for_line("no room to work: the listener pauses");
+    worker.wait_for_line("still no room to work");
+    engine.start();
+    worker.wait_for_line("there is room to work again: the listener resumes");
+
+    world.outcome(&ids[0]).ready();
+    ids.push(fresh_request_passes(&world));
+    until("it is ready", || (worker.get("/readyz").0 == 200).then_some(()));
+    assert_eq!(worker.restarts(), [0; 6]);
+    let all = engine.docker(&["image", "ls", "--all", "--quiet", "--no-trunc"]);
+    assert_eq!(all.lines().count(), 3, "the base and two images: {all}");
+    assert_eq!(engine.docker(&["ps", "--all", "--quiet"]), "");
+    assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
+}
+
+#[test]
+fn a_restart_of_the_engine_costs_a_build_nothing_but_time() {
+    goes_away(OwnEngine::stop);
+}
+
+#[test]
+fn an_engine_that_is_killed_costs_a_build_nothing_but_time() {
+    goes_away(OwnEngine::kill);
+}

@@ -1,0 +1,46 @@
+//! There is nowhere to put an outcome.
+
+use crate::rule::{all_ended_in_their_image, fresh_request_passes};
+use crate::support::node::Node;
+use crate::support::slow::Slow;
+use crate::support::world::{World, repository};
+
+#[test]
+fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
+    let node = Node::new(&[]);
+    node.at().put_user("worker", ".*");
+    let uri = node.at().uri.replace("guest:guest", "worker:worker");
+    let world = World::on(node.at()).with("RABBITMQ_URI", &uri);
+    let worker = world.worker();
+    let slow = Slow::new(3);
+    let repo = repository("no-outcome", &[("Dockerfile", &slow.dockerfile)]);
+    let mut ids = vec![world.publish(&world.request(&repo))];
+    slow.wait_until_begun(&worker);
+
+    // Nor can the worker make the queue anew.
+    node.at().permit("worker", r"^(?!.*\.outcome$)");
+    world.broker.delete_queue(&world.settings["OUTCOME_QUEUE"]);
+    worker.wait_for_line("cannot publish: the delivery goes back to its queue");
+    assert!(world.managers.all().is_empty());
+    node.at().permit("worker", ".*");
+
+    world.outcome(&ids[0]).ready();
+    ids.push(fresh_request_passes(&world));
+    assert_eq!(worker.restarts(), [0; 6]);
+    assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
+}
+
+#[test]
+fn an_outcome_queue_that_is_deleted_is_made_anew() {
+    let world = World::new();
+    let worker = world.worker();
+    let slow = Slow::new(3);
+    let repo = repository("outcome-gone", &[("Dockerfile", &slow.dockerfile)]);
+    let mut ids = vec![world.publish(&world.request(&repo))];
+    slow.wait_until_begun(&worker);
+    world.broker.delete_queue(&world.settings["OUTCOME_QUEUE"]);
+    world.outcome(&ids[0]).ready();
+    ids.push(fresh_request_passes(&world));
+    assert_eq!(worker.restarts(), [0; 6]);
+    assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
+}

@@ -1,0 +1,57 @@
+//! What holds whatever goes away.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::support::git_server::GitRepo;
+use crate::support::managers::Told;
+use crate::support::worker::Worker;
+use crate::support::world::{World, dockerfile, repository, with};
+
+/// A repository whose build takes no time.
+pub fn quick() -> GitRepo {
+    repository("quick", &[("Dockerfile", &dockerfile("COPY . /src"))])
+}
+
+/// Publishes so many requests, each for an application of its own, and so with an image of its own.
+pub fn publish(world: &World, repo: &GitRepo, count: usize) -> Vec<String> {
+    let publish = |n| {
+        let application = json!({"applicationID": format!("app-{n}")});
+        world.publish(&with(world.request(repo), application))
+    };
+    (0..count).map(publish).collect()
+}
+
+/// One more request passes. All that was delivered before it is in hand then, or done.
+#[track_caller]
+pub fn fresh_request_passes(world: &World) -> String {
+    let repo = quick();
+    let told = world.build(&world.request(&repo)).ready();
+    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    told.build_id().to_owned()
+}
+
+/// Ends the deployment: of these builds and no others an image was told at the first try, of each
+/// one image under one id. No queue has anything left, and nothing was given up.
+///
+/// Returns how many notifications were repetitions.
+#[track_caller]
+pub fn all_ended_in_their_image(world: &World, workers: &[&Worker], ids: &[String]) -> usize {
+    let (told, letters) = world.finish(workers);
+    assert!(letters.is_empty(), "{letters:?}");
+    let expected: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
+    let ended: BTreeSet<&str> = told.iter().map(Told::build_id).collect();
+    assert_eq!(ended, expected);
+    for id in &expected {
+        let of_it = || told.iter().filter(|told| told.build_id() == *id);
+        for told in of_it() {
+            told.clone().ready();
+            assert_eq!(told.webhook_id, format!("{id}.image.ready"));
+            assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+        }
+        let digests: BTreeSet<&str> = of_it().map(|told| told.text("/image/digest")).collect();
+        assert_eq!(digests.len(), 1, "{id}: {digests:?}");
+    }
+    told.len() - expected.len()
+}

@@ -1,0 +1,49 @@
+//! The broker takes a subscription away, and keeps the connection.
+
+use crate::rule::{all_ended_in_their_image, fresh_request_passes};
+use crate::support::node::Node;
+use crate::support::slow::Slow;
+use crate::support::until;
+use crate::support::worker::Worker;
+use crate::support::world::{World, repository};
+
+fn lines_with(worker: &Worker, text: &str) -> usize {
+    worker.lines().iter().filter(|line| line.contains(text)).count()
+}
+
+/// The worker is told nothing of it: by its own settings it has half an hour.
+#[test]
+fn a_job_that_is_held_for_longer_than_the_broker_grants_ends_in_one_outcome() {
+    let node = Node::new(&["consumer_timeout = 4000"]);
+    let world = World::on(node.at());
+    let worker = world.worker();
+    let slow = Slow::new(12);
+    let repo = repository("held", &[("Dockerfile", &slow.dockerfile)]);
+    let mut ids = vec![world.publish(&world.request(&repo))];
+    slow.wait_until_begun(&worker);
+    worker.wait_for_line_where("the broker loses its patience", |line| {
+        line.contains("a subscription ended") && line.contains("timeout")
+    });
+    world.outcome(&ids[0]).ready();
+    ids.push(fresh_request_passes(&world));
+    assert_eq!(worker.restarts(), [0; 6]);
+    assert_eq!(lines_with(&worker, "lost the broker"), 0);
+    assert_eq!(slow.times_begun(&worker), 1, "what is delivered again waits for the first build");
+    all_ended_in_their_image(&world, &[&worker], &ids);
+}
+
+#[test]
+fn a_worker_whose_queue_is_deleted_makes_it_anew_and_goes_on() {
+    let world = World::new();
+    let worker = world.worker();
+    let mut ids = vec![fresh_request_passes(&world)];
+    let subscribed = lines_with(&worker, "\"subscribed\"");
+    world.broker.delete_queue(&world.settings["BUILD_QUEUE"]);
+    worker.wait_for_line("the broker ended a subscription");
+    until("it subscribes again", || {
+        (lines_with(&worker, "\"subscribed\"") > subscribed).then_some(())
+    });
+    ids.push(fresh_request_passes(&world));
+    assert_eq!(worker.restarts(), [0; 6]);
+    assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
+}
