@@ -177,18 +177,18 @@ impl World {
             Service::Broker => {
                 let broker = lock(&self.broker);
                 if kill {
-                    broker.kill()
+                    broker.kill();
                 } else {
-                    broker.stop()
+                    broker.stop();
                 }
                 broker.start();
             }
             Service::Engine => {
                 let engine = lock(&self.engine);
                 if kill {
-                    engine.kill()
+                    engine.kill();
                 } else {
-                    engine.stop()
+                    engine.stop();
                 }
                 engine.start();
             }
