@@ -37,7 +37,7 @@ impl Report {
         let mut text = format!("chaos: seed {}, {:.0} s\n", self.seed, self.duration.as_secs_f64());
         list(&mut text, "requests", &sorts);
         list(&mut text, "faults", &self.faults);
-        list(&mut text, "outcomes", &count.endings);
+        list(&mut text, "builds, by their outcome", &count.endings);
         list(&mut text, "notifications that were repeated", &self.repeats());
         let other_ids = count.repeats.iter().filter(|repeat| !repeat.same_id).count();
         let figures = [
