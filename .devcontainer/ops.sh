@@ -27,7 +27,7 @@ NEEDS_SOMETHING=69 # exit code: something that is needed is not available
 
 usage() {
     cat <<USAGE
-usage: ops.sh services | up | logs | down | prep | devc | demo | test | chaos | lint
+usage: ops.sh services | up | logs | down | prep | devc | demo | test | chaos | bench | lint
 The Makefile says what each of them does.
 USAGE
 }
@@ -145,6 +145,14 @@ chaos() {
     RUNS=${RUNS:-500} cargo test --features failpoints --test chaos -- --nocapture
 }
 
+# Figures for a quiet machine: whatever else runs is in them.
+bench() {
+    heading "setting the machine up"
+    test_bed
+    heading "compiling (several minutes the first time)"
+    cargo bench --bench commands
+}
+
 lint() {
     stack install
     if type -P rustup >/dev/null; then
@@ -195,7 +203,7 @@ demo() {
 
 command=${1:-help}
 case $command in
-    services | up | logs | down | prep | devc | chaos | lint | demo) "$command" ;;
+    services | up | logs | down | prep | devc | chaos | bench | lint | demo) "$command" ;;
     test) run_tests ;;
     help | -h | --help) usage ;;
     *)

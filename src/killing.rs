@@ -1,10 +1,12 @@
 //! For tests (feature `failpoints`): the process kills itself at a point that it is told while it runs.
 //!
 //! `KILL_AT` names a file. Whoever writes a failpoint's name into it has the process killed, with
-//! everything that a kill takes with it, when a job next comes to that point. The file is removed
-//! just before.
+//! everything that a kill takes with it, when a job next comes to that point; with a number behind
+//! the name, when that many have come to it. The file is removed just before. A point that
+//! `FAILPOINTS` names does what it says there.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -32,7 +34,11 @@ pub const POINTS: [&str; 17] = [
 /// Has all points look into the file, where there is to be one.
 pub fn prepare() {
     let Some(file) = std::env::var_os("KILL_AT") else { return };
+    let taken = fail::list();
     for point in POINTS {
+        if taken.iter().any(|(name, _)| name == point) {
+            continue;
+        }
         let file = file.clone();
         let looked = fail::cfg_callback(point, move || look(point, Path::new(&file)));
         if let Err(error) = looked {
@@ -41,11 +47,22 @@ pub fn prepare() {
     }
 }
 
+/// Of two jobs at a point, one is it.
+static LOOKING: Mutex<()> = Mutex::new(());
+
 fn look(point: &str, file: &Path) {
-    if std::fs::read_to_string(file).is_ok_and(|wanted| wanted == point)
-        // Of two jobs at the point, one is it.
-        && std::fs::remove_file(file).is_ok()
-    {
+    let _alone = LOOKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(wanted) = std::fs::read_to_string(file) else { return };
+    let (name, count) = wanted.split_once(' ').unwrap_or((&wanted, "1"));
+    if name != point {
+        return;
+    }
+    let more = count.parse().unwrap_or(1_u32).saturating_sub(1);
+    if more > 0 {
+        if let Err(error) = std::fs::write(file, format!("{point} {more}")) {
+            tracing::error!(point, %error, "it cannot be noted that a job came by");
+        }
+    } else if std::fs::remove_file(file).is_ok() {
         // It cannot fail: a process may always signal itself.
         let _ = kill_process(getpid(), Signal::KILL);
         loop {

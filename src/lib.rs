@@ -15,6 +15,7 @@
 //! | what an operator sees | [`http`], [`metrics`], [`readiness`], [`telemetry`], [`otlp`] |
 //! | what an operator does with builds that were given up | [`dead`] |
 
+mod blocking;
 pub mod config;
 pub mod data_dir;
 pub mod dead;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use image_builder_actors::fault::Reason;
-use image_builder_actors::health::{Health, State};
+use image_builder_actors::health::{Death, Health, State};
 use image_builder_actors::metrics::{Metrics, options};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
@@ -40,6 +40,10 @@ fn of_actors(actors: &[Arc<Health>]) -> prometheus::Result<Vec<MetricFamily>> {
     let waiting = gauges("actor_waiting", "Jobs that wait for a slot of the actor.")?;
     let done = counters("actor_done_total", "Jobs that the actor did well.")?;
     let restarts = counters("actor_restarts_total", "Deaths of the actor.")?;
+    let deaths = IntCounterVec::new(
+        options("actor_deaths_total", "Deaths of the actor, by cause."),
+        &["actor", "cause"],
+    )?;
     let oldest = GaugeVec::new(
         options("actor_oldest_seconds", "Age of the actor's oldest job in hand."),
         &["actor"],
@@ -54,8 +58,12 @@ fn of_actors(actors: &[Arc<Health>]) -> prometheus::Result<Vec<MetricFamily>> {
         in_hand.with_label_values(&[name]).set(number(now.in_hand));
         waiting.with_label_values(&[name]).set(number(now.waiting));
         done.with_label_values(&[name]).inc_by(now.done);
-        restarts.with_label_values(&[name]).inc_by(now.restarts);
+        restarts.with_label_values(&[name]).inc_by(now.restarts());
         oldest.with_label_values(&[name]).set(now.oldest.unwrap_or_default().as_secs_f64());
+        for cause in Death::CAUSES {
+            let count = now.deaths.get(cause).copied().unwrap_or_default();
+            deaths.with_label_values(&[name, cause]).inc_by(count);
+        }
         for reason in Reason::ALL {
             let count = now.failed.get(reason.as_str()).copied().unwrap_or_default();
             failed.with_label_values(&[name, reason.as_str()]).inc_by(count);
@@ -67,6 +75,7 @@ fn of_actors(actors: &[Arc<Health>]) -> prometheus::Result<Vec<MetricFamily>> {
         Box::new(waiting),
         Box::new(done),
         Box::new(restarts),
+        Box::new(deaths),
         Box::new(oldest),
         Box::new(failed),
     ])

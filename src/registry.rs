@@ -15,6 +15,7 @@ mod manifest;
 mod push;
 mod url;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -223,7 +224,12 @@ impl Registry for RegistryClient {
         Ok(pushed)
     }
 
-    async fn tag(&self, reference: &ImageReference, image: &RegistryImage) -> Result<(), Fault> {
+    async fn tag(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        further_tags: &[String],
+    ) -> Result<(), Fault> {
         let repository = self.repository(reference)?;
         let gone = |what: &str| {
             let message = format!("cannot tag `{reference}`: the registry {what} {}", image.digest);
@@ -231,9 +237,19 @@ impl Registry for RegistryClient {
         };
         let manifest = self.api.manifest(&repository, &image.digest).await?;
         let manifest = manifest.ok_or_else(|| gone("no longer has"))?;
-        if !self.api.put_manifest(&repository, &reference.tag, &manifest).await? {
-            return Err(gone("does not take a second tag for"));
+        for tag in [&reference.tag].into_iter().chain(further_tags) {
+            if !self.api.put_manifest(&repository, tag, &manifest).await? {
+                return Err(gone("does not take a second tag for"));
+            }
         }
         Ok(())
+    }
+
+    async fn labels(
+        &self,
+        reference: &ImageReference,
+        image: &RegistryImage,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        self.api.labels(&self.repository(reference)?, &image.image_id).await
     }
 }

@@ -105,6 +105,9 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
         data_dir = %data_dir.path().display(),
         "starting"
     );
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let broker = outside::broker(&config).map_err(StartError::Setting)?;
     let broker = tokio::select! {
         broker = RabbitMq::connect(broker) => Arc::new(broker?),

@@ -1,22 +1,21 @@
 //! Builder: from a source tree to an image.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler};
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::desk::Desk;
 use crate::fault::{Fault, Stage};
+use crate::images::{Images, labels};
 use crate::job::{BuildKey, Job, Planned};
 use crate::lease::Doing;
 use crate::messages::{Built, ImageBuilt, SourceFetched};
 use crate::pool::Pool;
-use crate::ports::{BuildOrder, FetchedSource, ImageBuilder, Plan, Planner, Registry};
+use crate::ports::{BuildOrder, FetchedSource, ImageBuilder, Planner};
 use crate::pusher::Pusher;
-use crate::reference::ImageReference;
 use crate::supervisor::Mailbox;
 
 /// What the builder works with. Cheap to clone.
@@ -27,9 +26,7 @@ pub struct Builder {
     pub planner: Arc<dyn Planner>,
     pub engine: Arc<dyn ImageBuilder>,
     /// Asked for an image of the same inputs before anything is built.
-    pub registry: Arc<dyn Registry>,
-    /// The registry's name in references.
-    pub registry_name: String,
+    pub images: Images,
     pub timeout: Duration,
     /// Equal builds on this worker take turns.
     pub turns: Turns,
@@ -131,13 +128,7 @@ impl Builder {
             return self.engine.build(&order, &job.progress).await.map(Built::Here);
         }
         let _turn = self.turns.take(&order.key).await;
-        let reference = ImageReference::for_build(
-            &self.registry_name,
-            &job.request.user_id,
-            &job.request.application_id,
-            &order.key.tag(),
-        );
-        if let Some(image) = self.registry.find(&reference).await? {
+        if let Some(image) = self.images.of_key(&job.request, &order.key).await? {
             job.progress.note("the registry has an image of the same inputs: it is reused");
             return Ok(Built::Reused { image, builder: order.plan.builder });
         }
@@ -147,21 +138,4 @@ impl Builder {
         }
         self.engine.build(&order, &job.progress).await.map(Built::Here)
     }
-}
-
-/// The image's labels: the OCI image specification's annotations, and two of our own. Nothing of
-/// the single build (its id, its time) is in them, so that equal inputs give equal images.
-fn labels(source: &FetchedSource, plan: &Plan, key: &BuildKey) -> BTreeMap<String, String> {
-    let created = source.committed_at.format(&Rfc3339).unwrap_or_default();
-    [
-        ("org.opencontainers.image.source", source.url.as_str()),
-        ("org.opencontainers.image.revision", source.commit.as_str()),
-        ("org.opencontainers.image.created", created.as_str()),
-        ("org.opencontainers.image.version", source.version.as_str()),
-        ("image-builder.build-key", key.as_str()),
-        ("image-builder.builder", plan.builder.as_str()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .collect()
 }

@@ -13,6 +13,7 @@ use crate::connector::Connector;
 use crate::desk::Desk;
 use crate::fair::Slots;
 use crate::health::{ActorName, Health};
+use crate::images::Images;
 use crate::intake::Intake;
 use crate::journey::Observer;
 use crate::lifecycle::{Lifecycle, Phase};
@@ -25,6 +26,7 @@ use crate::ports::{
     SourceConnector,
 };
 use crate::pusher::Pusher;
+use crate::redelivery::Redeliveries;
 use crate::request::Rules;
 use crate::retry::Retry;
 use crate::supervisor::{Intensity, Supervisor};
@@ -120,6 +122,7 @@ impl Crew {
             capacity: capacity.clone(),
             observer,
         };
+        let images = Images { registry: ports.registry, registry_name: settings.registry_name };
         let rules = Arc::new(settings.rules);
         let board = Board::new(BoardRules {
             // One place stays in sight of the other users.
@@ -144,8 +147,7 @@ impl Crew {
         let pusher = Pusher {
             pool: pool_of,
             desk: desk.clone(),
-            registry: ports.registry.clone(),
-            registry_name: settings.registry_name.clone(),
+            images: images.clone(),
             timeout: settings.pusher.timeout,
         };
         let pusher = supervisor.supervise(health_of, panics, move || pusher.clone());
@@ -156,8 +158,7 @@ impl Crew {
             desk: desk.clone(),
             planner: ports.planner,
             engine: ports.engine.clone(),
-            registry: ports.registry.clone(),
-            registry_name: settings.registry_name.clone(),
+            images: images.clone(),
             timeout: settings.builder.timeout,
             turns: Turns::default(),
             next: pusher.clone(),
@@ -184,6 +185,7 @@ impl Crew {
             board: board.clone(),
             shortest_rung: settings.retry.delay(1, None),
             job_timeout: settings.job_timeout,
+            images: images.clone(),
             engine: ports.engine.clone(),
             next: connector,
             shortcut: pusher,
@@ -201,14 +203,7 @@ impl Crew {
         let notifier = supervisor.supervise(health_of, panics, move || notifier.clone());
 
         let (pool_of, health_of, panics) = pool(ActorName::Retry, settings.retry_concurrency);
-        let retry = Retry {
-            pool: pool_of,
-            desk,
-            rules,
-            policy: settings.retry,
-            registry: ports.registry,
-            registry_name: settings.registry_name,
-        };
+        let retry = Retry { pool: pool_of, desk, rules, policy: settings.retry, images };
         let retry = supervisor.supervise(health_of, panics, move || retry.clone());
 
         let intake = |queue, prefetch, until| Intake {
@@ -219,6 +214,7 @@ impl Crew {
             until,
             capacity: (queue == Queue::Build).then(|| capacity.clone()),
             last: OnceLock::new(),
+            redeliveries: Redeliveries::default(),
             longest: GRACE
                 + match queue {
                     Queue::Build => settings.job_timeout,

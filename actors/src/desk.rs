@@ -4,11 +4,12 @@
 //! |---|---|
 //! | [`Desk::ready`] | outcome |
 //! | [`Desk::failed`], may be tried again | fail queue |
-//! | [`Desk::failed`], final; [`Desk::give_up`] | outcome, dead copy |
+//! | [`Desk::failed`] and [`Desk::refuse`], final | outcome, dead copy; fail queue where an earlier delivery may have made an image |
+//! | [`Desk::give_up`] | outcome, dead copy |
 //! | [`Desk::hand_back`] | build queue |
 //!
 //! A delivery that the broker is known to have taken back is not decided on any more: its next holder
-//! does. Only an image is told of all the same, since it is there.
+//! does, who finds an image that was pushed on its account.
 //!
 //! Where a fact cannot be made the delivery is released, and the broker delivers it again.
 
@@ -22,7 +23,8 @@ use crate::capacity::Capacity;
 use crate::dead::Letter;
 use crate::fault::{Fault, Kind, Reason};
 use crate::history;
-use crate::job::{BuildRequest, BuilderKind, History, Job, RegistryImage, Timings};
+use crate::images::Ready;
+use crate::job::{BuildRequest, History, Job, Timings};
 use crate::journey::Observer;
 use crate::lease::Lease;
 use crate::metrics;
@@ -33,7 +35,6 @@ use crate::outcome::{
 use crate::policy;
 use crate::pool::Ended;
 use crate::ports::{Broker, BrokerError, Message, Route};
-use crate::reference::ImageReference;
 use crate::trace::TRACEPARENT;
 
 /// Settles deliveries. Cheap to clone.
@@ -47,17 +48,6 @@ pub struct Desk {
     /// Told when there is no room to work.
     pub capacity: Capacity,
     pub observer: Observer,
-}
-
-/// An image that is in the registry, and how it came there.
-#[derive(Debug)]
-pub struct Ready {
-    pub image: RegistryImage,
-    pub reference: ImageReference,
-    pub commit: String,
-    pub builder: BuilderKind,
-    /// Whether an image of the same inputs stood in for a build.
-    pub reused: bool,
 }
 
 impl Desk {
@@ -116,7 +106,7 @@ impl Desk {
             seconds = data.seconds.total,
             "image is ready"
         );
-        if !stands(&lease) {
+        if !decides(&lease) {
             return;
         }
         let ended = if ready.reused { metrics::Ended::Reused } else { metrics::Ended::Ready };
@@ -154,17 +144,37 @@ impl Desk {
             fault.message
         );
         if policy::is_final(fault.kind()) {
-            return self.give_up(lease, Subject::of(&request), history, fault).await;
+            return self.refuse(lease, &request, history, fault).await;
         }
+        self.to_be_decided(lease, &history).await;
+    }
+
+    /// The request failed for good. Where an earlier delivery of it may have made an image, that is
+    /// looked for first, by the retry actor: no build is ever told both.
+    pub async fn refuse(
+        &self,
+        lease: Lease,
+        request: &BuildRequest,
+        history: History,
+        fault: Fault,
+    ) {
+        match lease.is_first() {
+            true => self.give_up(lease, Subject::of(request), history, fault).await,
+            false => self.to_be_decided(lease, &history).await,
+        }
+    }
+
+    /// The last try of this history failed: the retry actor decides what becomes of the request.
+    async fn to_be_decided(&self, lease: Lease, history: &History) {
         if !decides(&lease) {
             return;
         }
-        let message = history::with(lease.message(), &history);
+        let message = history::with(lease.message(), history);
         let published = self.broker.publish(Route::Fail, message).await;
         settle(lease, published).await;
     }
 
-    /// The request failed for good: its owner is told, and a copy is kept.
+    /// The request failed for good and has no image: its owner is told, and a copy is kept.
     pub async fn give_up(&self, lease: Lease, subject: Subject, history: History, fault: Fault) {
         if !decides(&lease) {
             return;
@@ -281,19 +291,9 @@ fn millis(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-/// Whether the lease's holder may still decide. One that was found stuck may not: what it held has
-/// gone another way.
-fn stands(lease: &Lease) -> bool {
-    let stands = lease.stands();
-    if !stands {
-        tracing::warn!("a job came back after it was given up for stuck: its result is dropped");
-    }
-    stands
-}
-
-/// Whether the lease's holder may still decide on another try, or on giving up. What the broker has
-/// taken back is decided on by whoever gets it next: two would make two jobs of one, or tell of one
-/// build two things.
+/// Whether the lease's holder may still decide what becomes of the delivery. What the broker has taken
+/// back is decided on by whoever gets it next, and what was found stuck has gone another way: two that
+/// decide would make two jobs of one, or tell of one build two things.
 pub(crate) fn decides(lease: &Lease) -> bool {
     if lease.is_stale() {
         tracing::warn!(
@@ -301,7 +301,11 @@ pub(crate) fn decides(lease: &Lease) -> bool {
         );
         return false;
     }
-    stands(lease)
+    let stands = lease.stands();
+    if !stands {
+        tracing::warn!("a job came back after it was given up for stuck: its result is dropped");
+    }
+    stands
 }
 
 /// Acks where the durable fact was made, releases where it was not.

@@ -1,5 +1,6 @@
-//! Slots that are shared fairly: a free slot goes to the waiting key that holds the fewest, and among
-//! equals to the one that has waited longest.
+//! Slots that are shared fairly: a free slot goes to the waiting key that holds the fewest; among
+//! equals to the one that was given one longest ago, so that a single slot goes round; and of one key
+//! to what has waited longest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,9 +20,24 @@ struct Shared {
 struct State {
     free: usize,
     held: HashMap<String, usize>,
+    /// When each key that holds or waits was last given a slot, counted in slots given.
+    given: HashMap<String, u64>,
+    /// How many slots were ever given.
+    all_given: u64,
     /// By arrival.
     waiting: BTreeMap<u64, Waiter>,
     next: u64,
+}
+
+impl State {
+    /// A key that neither holds nor waits begins anew.
+    fn forget(&mut self, key: &str) {
+        let is_there =
+            self.held.contains_key(key) || self.waiting.values().any(|waiter| waiter.key == key);
+        if !is_there {
+            self.given.remove(key);
+        }
+    }
 }
 
 struct Waiter {
@@ -38,7 +54,14 @@ pub struct Held {
 impl Slots {
     /// `count` slots, of which one key can hold `per_key` at once.
     pub fn new(count: usize, per_key: usize) -> Self {
-        let state = State { free: count, held: HashMap::new(), waiting: BTreeMap::new(), next: 0 };
+        let state = State {
+            free: count,
+            held: HashMap::new(),
+            given: HashMap::new(),
+            all_given: 0,
+            waiting: BTreeMap::new(),
+            next: 0,
+        };
         Self(Arc::new(Shared { per_key, state: Mutex::new(state) }))
     }
 
@@ -75,10 +98,14 @@ impl Slots {
                 .waiting
                 .iter()
                 .filter(|(_, waiter)| held(&waiter.key) < self.0.per_key)
-                .min_by_key(|(number, waiter)| (held(&waiter.key), **number))
+                .min_by_key(|(number, Waiter { key, .. })| {
+                    (held(key), state.given.get(key).copied().unwrap_or(0), **number)
+                })
                 .map(|(number, _)| *number);
             let Some(waiter) = next.and_then(|number| state.waiting.remove(&number)) else { break };
             state.free -= 1;
+            state.all_given += 1;
+            state.given.insert(waiter.key.clone(), state.all_given);
             *state.held.entry(waiter.key.clone()).or_default() += 1;
             let slot = Held { slots: self.clone(), key: waiter.key };
             refused.extend(waiter.slot.send(slot).err());
@@ -102,7 +129,9 @@ impl Drop for Held {
                     state.held.remove(&self.key);
                 }
             }
-            self.slots.hand_out(&mut state)
+            let refused = self.slots.hand_out(&mut state);
+            state.forget(&self.key);
+            refused
         };
         drop(refused);
     }
@@ -116,7 +145,14 @@ struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let gone = self.slots.lock().waiting.remove(&self.number);
+        let gone = {
+            let mut state = self.slots.lock();
+            let gone = state.waiting.remove(&self.number);
+            if let Some(waiter) = &gone {
+                state.forget(&waiter.key);
+            }
+            gone
+        };
         drop(gone);
     }
 }
@@ -148,6 +184,30 @@ mod tests {
         assert!(other.as_mut().now_or_never().is_none());
         drop(one);
         assert!(other.as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn one_slot_goes_round() {
+        let slots = Slots::new(1, 1);
+        let held = slots.acquire("flood").await;
+        let mut waiting: Vec<_> = ["flood", "flood", "flood", "other", "other", "third"]
+            .map(|key| (key, Box::pin(slots.acquire(key))))
+            .into();
+        for (_, slot) in &mut waiting {
+            assert!(slot.as_mut().now_or_never().is_none());
+        }
+        let (mut held, mut order) = (Some(held), Vec::new());
+        while !waiting.is_empty() {
+            drop(held.take());
+            let next = waiting.iter_mut().enumerate().find_map(|(place, (_, slot))| {
+                held = slot.as_mut().now_or_never();
+                held.is_some().then_some(place)
+            });
+            order.push(waiting.remove(next.expect("somebody is next")).0);
+        }
+        assert_eq!(order, ["other", "third", "flood", "other", "flood", "flood"]);
+        drop(held);
+        assert!(slots.lock().given.is_empty(), "whoever is gone is forgotten");
     }
 
     #[tokio::test]

@@ -77,6 +77,46 @@ impl State {
     }
 }
 
+/// What an actor died of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Death {
+    /// It panicked, or a job of its pool did; with what the panic said.
+    Panic(String),
+    /// It stopped by itself.
+    Stopped,
+    /// It did not get to its messages: its thread is blocked.
+    Hung,
+    /// Its thread ended under it.
+    Lost,
+}
+
+impl Death {
+    /// Every cause, as it stands in the metrics.
+    pub const CAUSES: [&'static str; 4] = ["panic", "stopped", "hung", "lost"];
+
+    /// The cause, as it stands in the metrics.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Death::Panic(_) => "panic",
+            Death::Stopped => "stopped",
+            Death::Hung => "hung",
+            Death::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = match self {
+            Death::Panic(message) => message,
+            Death::Stopped => "by itself",
+            Death::Hung => "it did not get to its messages",
+            Death::Lost => "its thread ended",
+        };
+        write!(f, "{}: {told}", self.cause())
+    }
+}
+
 /// An actor's figures at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -88,11 +128,19 @@ pub struct Snapshot {
     pub done: u64,
     /// Failures by reason.
     pub failed: BTreeMap<&'static str, u64>,
-    pub restarts: u64,
+    /// Deaths by cause.
+    pub deaths: BTreeMap<&'static str, u64>,
     /// The newest failure or death.
     pub last_fault: Option<String>,
     /// Age of the job that has been in hand for longest.
     pub oldest: Option<Duration>,
+}
+
+impl Snapshot {
+    /// Deaths, whatever the cause.
+    pub fn restarts(&self) -> u64 {
+        self.deaths.values().sum()
+    }
 }
 
 /// One actor's health. Outlives the actor's restarts.
@@ -110,7 +158,7 @@ struct Inner {
     next: u64,
     done: u64,
     failed: BTreeMap<&'static str, u64>,
-    restarts: u64,
+    deaths: BTreeMap<&'static str, u64>,
     last_fault: Option<String>,
 }
 
@@ -125,7 +173,7 @@ impl Health {
                 next: 0,
                 done: 0,
                 failed: BTreeMap::new(),
-                restarts: 0,
+                deaths: BTreeMap::new(),
                 last_fault: None,
             }),
         })
@@ -143,7 +191,7 @@ impl Health {
             waiting: inner.waiting,
             done: inner.done,
             failed: inner.failed.clone(),
-            restarts: inner.restarts,
+            deaths: inner.deaths.clone(),
             last_fault: inner.last_fault.clone(),
             oldest: inner.in_hand.values().min().map(Instant::elapsed),
         }
@@ -163,7 +211,7 @@ impl Health {
             done = now.done,
             failed,
             failed_by = (failed > 0).then_some(failed_by),
-            restarts = now.restarts,
+            restarts = now.restarts(),
             oldest_seconds = now.oldest.map(|age| age.as_secs()),
             last_fault = now.last_fault,
             "health"
@@ -186,11 +234,11 @@ impl Health {
         }
     }
 
-    /// Notes the actor's death and its cause.
-    pub fn died(&self, cause: &str) {
+    /// Notes the actor's death.
+    pub fn died(&self, death: &Death) {
         let mut inner = self.lock();
-        inner.restarts += 1;
-        inner.last_fault = Some(cause.to_owned());
+        *inner.deaths.entry(death.cause()).or_default() += 1;
+        inner.last_fault = Some(death.to_string());
     }
 
     /// Notes a failed job.

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use crate::fault::Fault;
 use crate::job::History;
 use crate::ports::Message;
+use crate::redelivery::passed_on;
 
 /// The header that holds the history, as JSON.
 pub const HEADER: &str = "x-image-builder-history";
@@ -24,9 +25,9 @@ pub fn of(message: &Message) -> History {
     }
 }
 
-/// The message with this history in place of its own.
+/// The message with this history in place of its own, to be published.
 pub fn with(message: &Message, history: &History) -> Message {
-    let mut message = message.clone();
+    let mut message = passed_on(message);
     let json = serde_json::to_string(history).expect("a history has only string keys");
     message.headers.insert(HEADER.to_owned(), json);
     message

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message as ActixMessage};
 use futures_util::future::join_all;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::capacity::Capacity;
 use crate::history;
 use crate::lease::{Lease, Leased, Settler};
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::ports::{Broker, Queue, RawDelivery, Route, Subscription};
+use crate::ports::{Broker, Queue, RawDelivery, Route, Settle, Subscription};
+use crate::redelivery::{Hold, Redeliveries, Turn};
 use crate::supervisor::Mailbox;
 
 /// A delivery on its way to an actor.
@@ -64,6 +65,8 @@ pub struct Intake {
     pub longest: Duration,
     /// When the last deliveries are taken, once the worker closes.
     pub last: OnceLock<Instant>,
+    /// What this worker has, or has just had, of the queue.
+    pub redeliveries: Redeliveries,
 }
 
 /// Why a subscription is over.
@@ -197,16 +200,16 @@ impl Intake {
     where
         A: Actor<Context = Context<A>> + Handler<Delivery>,
     {
-        let settler = Settler::start(
+        let settler = Arc::new(Settler::start(
             self.broker.clone(),
             self.queue,
             subscription.settle.clone(),
             self.longest,
-        );
+        ));
         loop {
             let slot = slots.clone().acquire_owned();
             let next = async { Some((slot.await.ok()?, subscription.deliveries.recv().await?)) };
-            let (slot, raw) = tokio::select! {
+            let incoming = tokio::select! {
                 () = self.no_more() => {
                     self.cancel(&mut subscription).await;
                     return Over::Draining;
@@ -216,11 +219,28 @@ impl Intake {
                     return Over::Paused;
                 }
                 next = next => match next {
-                    Some(next) => next,
+                    Some((slot, raw)) => Incoming { raw, received: Instant::now(), slot },
                     None => return Over::Lost,
                 },
             };
-            let redeliveries = redeliveries(&raw);
+            let redeliveries = redeliveries(&incoming.raw);
+            let turn = match redeliveries {
+                0 => Turn::Work(self.redeliveries.first(&incoming.raw.message)),
+                _ => self.redeliveries.again(&incoming.raw.message),
+            };
+            let hold = match turn {
+                Turn::Work(hold) => hold,
+                Turn::Ack => {
+                    ack_again(&*subscription.settle, &incoming).await;
+                    continue;
+                }
+                Turn::Wait => {
+                    let (settler, settle) = (settler.clone(), subscription.settle.clone());
+                    let (all, mailbox) = (self.redeliveries.clone(), mailbox.clone());
+                    tokio::spawn(deliver_later(incoming, all, settler, settle, mailbox));
+                    continue;
+                }
+            };
             let suspicious = self.queue == Queue::Build && redeliveries >= SUSPICIOUS;
             if suspicious {
                 self.cancel(&mut subscription).await;
@@ -229,33 +249,65 @@ impl Intake {
                     redeliveries,
                     "a message was delivered again and again: it runs alone"
                 );
-                mailbox.deliver(delivery(&settler, raw, slot)).await;
+                mailbox.deliver(incoming.delivery(&settler, hold)).await;
                 let _settled = slots.acquire().await;
                 return Over::Paused;
             }
-            mailbox.deliver(delivery(&settler, raw, slot)).await;
+            mailbox.deliver(incoming.delivery(&settler, hold)).await;
         }
     }
+}
+
+/// A delivery that nobody has in hand yet.
+struct Incoming {
+    raw: RawDelivery,
+    /// When it came.
+    received: Instant,
+    slot: OwnedSemaphorePermit,
+}
+
+impl Incoming {
+    fn delivery(mut self, settler: &Settler, hold: Hold) -> Delivery {
+        let redeliveries = redeliveries(&self.raw);
+        // It was read: what becomes of it now begins anew.
+        self.raw.message.headers.remove(REDELIVERIES);
+        Delivery {
+            lease: settler.lease(self.raw.message, self.raw.tag, redeliveries, hold, self.slot),
+            received: self.received,
+            redeliveries,
+            over_delivery_limit: self.raw.over_delivery_limit,
+        }
+    }
+}
+
+/// Hands a redelivery on once this worker no longer has its message in hand.
+async fn deliver_later<A>(
+    incoming: Incoming,
+    all: Redeliveries,
+    settler: Arc<Settler>,
+    settle: Arc<dyn Settle>,
+    mailbox: Mailbox<A>,
+) where
+    A: Actor<Context = Context<A>> + Handler<Delivery>,
+{
+    tracing::info!("a delivery came again while its message is in hand: it waits");
+    match all.after(&incoming.raw.message).await {
+        // It has come once more meanwhile.
+        Some(_) if !settle.holds(incoming.raw.tag) => {}
+        Some(hold) => mailbox.deliver(incoming.delivery(&settler, hold)).await,
+        None => ack_again(&*settle, &incoming).await,
+    }
+}
+
+/// Acks what was settled before its ack got lost.
+async fn ack_again(settle: &dyn Settle, incoming: &Incoming) {
+    tracing::info!("a delivery came again after it was settled: it is only acked");
+    // An error means that the channel is gone: it comes once more.
+    let _ = settle.ack(incoming.raw.tag).await;
 }
 
 /// How often the message was delivered before, the times included that the broker has forgotten.
 fn redeliveries(raw: &RawDelivery) -> u64 {
     let before = raw.message.headers.get(REDELIVERIES).and_then(|count| count.parse().ok());
     raw.redeliveries.saturating_add(before.unwrap_or(0))
-}
-
-fn delivery(
-    settler: &Settler,
-    mut raw: RawDelivery,
-    slot: tokio::sync::OwnedSemaphorePermit,
-) -> Delivery {
-    let redeliveries = redeliveries(&raw);
-    // It was read: what becomes of it now begins anew.
-    raw.message.headers.remove(REDELIVERIES);
-    Delivery {
-        lease: settler.lease(raw.message, raw.tag, redeliveries, slot),
-        received: Instant::now(),
-        redeliveries,
-        over_delivery_limit: raw.over_delivery_limit,
-    }
 }

@@ -123,6 +123,13 @@ impl BuilderKind {
             BuilderKind::Nixpacks => "nixpacks",
         }
     }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [BuilderKind::Dockerfile, BuilderKind::Nixpacks]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+    }
 }
 
 /// The request's `buildPlan`, read and with empty values taken as absent.

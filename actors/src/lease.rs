@@ -15,6 +15,7 @@ use crate::history;
 use crate::journey::Journey;
 use crate::ports::{Broker, BrokerError, Message, Queue, Route, Settle};
 use crate::progress;
+use crate::redelivery::Hold;
 use crate::request;
 use crate::trace::TRACEPARENT;
 
@@ -45,6 +46,7 @@ struct Held {
     journey: Journey,
     settle: Arc<dyn Settle>,
     dropped: mpsc::UnboundedSender<Dropped>,
+    hold: Hold,
     /// The subscription's own bound on unsettled deliveries.
     _slot: OwnedSemaphorePermit,
 }
@@ -73,6 +75,13 @@ impl Lease {
     /// The message that was delivered.
     pub fn message(&self) -> &Message {
         &self.message
+    }
+
+    /// Whether nobody can have worked on the message before: it was never delivered, and never
+    /// published by a worker.
+    pub fn is_first(&self) -> bool {
+        let redelivered = lock(&self.held).as_ref().is_none_or(|held| held.redeliveries > 0);
+        !redelivered && !self.message.headers.contains_key(history::HEADER)
     }
 
     /// Says what becomes of the delivery now: a crash while it is worked on counts as a try, any other
@@ -135,7 +144,10 @@ impl Lease {
     pub async fn ack(self) -> Result<(), BrokerError> {
         let held = lock(&self.held).take();
         match held {
-            Some(held) => held.settle.ack(held.tag).await,
+            Some(held) => {
+                held.hold.settled();
+                held.settle.ack(held.tag).await
+            }
             None => Err(BrokerError::Stale),
         }
     }
@@ -246,6 +258,7 @@ impl Settler {
         message: Message,
         tag: u64,
         redeliveries: u64,
+        hold: Hold,
         slot: OwnedSemaphorePermit,
     ) -> Lease {
         let message = Arc::new(message);
@@ -257,6 +270,7 @@ impl Settler {
             journey: Journey::default(),
             settle: self.settle.clone(),
             dropped: self.dropped.clone(),
+            hold,
             _slot: slot,
         };
         let lease = Lease { message, held: Arc::new(Mutex::new(Some(held))) };
@@ -303,7 +317,10 @@ async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
     });
     let message = history::with_fault(&held.message, &fault, counted);
     match broker.publish(Route::Fail, message).await {
-        Ok(()) => drop(held.settle.ack(held.tag).await),
+        Ok(()) => {
+            held.hold.settled();
+            drop(held.settle.ack(held.tag).await);
+        }
         Err(error) => {
             tracing::warn!(%error, "cannot publish a crashed job: it goes back to its queue");
             nack_later(held).await;

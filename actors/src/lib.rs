@@ -13,7 +13,8 @@
 //! | to read about | see |
 //! |---|---|
 //! | what a job is made of | [`job`], [`request`], [`fault`], [`outcome`], [`progress`], [`workspace`] |
-//! | who settles a delivery, and when | [`lease`], [`desk`], [`intake`] |
+//! | what its image is called, and how it is found again | [`images`], [`reference`] |
+//! | who settles a delivery, and when | [`lease`], [`desk`], [`intake`], [`redelivery`] |
 //! | who waits for whom, who was withdrawn | [`board`], [`fair`] |
 //! | what becomes of a failure | [`policy`], [`history`], [`dead`] |
 //! | the actors | [`listener`], [`connector`], [`builder`], [`pusher`], [`notifier`], [`retry`], [`messages`] |
@@ -33,6 +34,7 @@ pub mod fakes;
 pub mod fault;
 pub mod health;
 pub mod history;
+pub mod images;
 pub mod intake;
 pub mod job;
 pub mod journey;
@@ -49,6 +51,7 @@ pub mod pool;
 pub mod ports;
 pub mod progress;
 pub mod pusher;
+pub mod redelivery;
 pub mod reference;
 pub mod request;
 pub mod retry;

@@ -13,6 +13,7 @@ use crate::desk::{Desk, decides, settle};
 use crate::fault::Stage;
 use crate::health::InHand;
 use crate::history;
+use crate::images::{Images, Ready};
 use crate::intake::Delivery;
 use crate::job::{BuildRequest, BuiltImage, History, Job, Timings};
 use crate::lease::Doing;
@@ -36,11 +37,22 @@ pub struct Listener {
     pub shortest_rung: Duration,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
+    /// Asked for the image of an earlier try, which then only needs to be told.
+    pub images: Images,
     /// Asked for the image of an earlier try, which then only needs to be pushed.
     pub engine: Arc<dyn ImageBuilder>,
     pub next: Mailbox<Connector>,
     /// The way of a job whose image is built.
     pub shortcut: Mailbox<Pusher>,
+}
+
+/// What earlier deliveries of a job made.
+enum Earlier {
+    /// The image is in the registry.
+    Pushed(Ready),
+    /// The commit, and its image on this worker's engine.
+    Built(String, BuiltImage),
+    Nothing,
 }
 
 impl Actor for Listener {
@@ -92,9 +104,8 @@ impl Listener {
                 let (fault, mut history) = (withdrawn(Stage::Listener, reason), history);
                 history.record(&fault, true);
                 let span = progress::span(&build_id, Stage::Listener.as_str(), history.counted());
-                let subject = Subject::of(&request);
-                let given_up = self.desk.give_up(delivery.lease, subject, history, fault);
-                return given_up.instrument(span).await;
+                let refused = self.desk.refuse(delivery.lease, &request, history, fault);
+                return refused.instrument(span).await;
             }
         };
         delivery.lease.observe(journey());
@@ -122,15 +133,39 @@ impl Listener {
                 "job accepted"
             );
         });
-        let built = self.built_earlier(&job).instrument(span).await;
+        let earlier = self.earlier(&job).instrument(span.clone()).await;
         in_hand.done();
-        job.lease.now(Doing::Mailed);
-        match built {
-            Some((commit, image)) => {
+        match earlier {
+            Earlier::Pushed(ready) => self.desk.ready(job, ready).instrument(span).await,
+            Earlier::Built(commit, image) => {
+                job.lease.now(Doing::Mailed);
                 let built = Built::Here(image);
                 self.shortcut.deliver(ImageBuilt { job, commit, built }).await;
             }
-            None => self.next.deliver(JobAccepted { job }).await,
+            Earlier::Nothing => {
+                job.lease.now(Doing::Mailed);
+                self.next.deliver(JobAccepted { job }).await;
+            }
+        }
+    }
+
+    /// Looks for what earlier deliveries made.
+    async fn earlier(&self, job: &Job) -> Earlier {
+        if job.lease.is_first() {
+            return Earlier::Nothing;
+        }
+        match self.images.of_build(&job.request).await {
+            Ok(Some(ready)) => {
+                tracing::info!("pushed by an earlier try: only to be told");
+                return Earlier::Pushed(ready);
+            }
+            Ok(None) => {}
+            // Whoever pushes, or tells of a failure, has to ask again.
+            Err(fault) => tracing::debug!(%fault, "cannot ask for the image of an earlier try"),
+        }
+        match self.built_earlier(job).await {
+            Some((commit, image)) => Earlier::Built(commit, image),
+            None => Earlier::Nothing,
         }
     }
 
@@ -175,7 +210,7 @@ impl Listener {
             return;
         }
         let mut stamped = delivery.lease.message().clone();
-        stamped = history::with(&stamped, &history::of(&stamped));
+        stamped.timestamp = Some(history::of(&stamped).requested_at);
         stamped.message_id = Some(Uuid::new_v4().to_string());
         tracing::info!(message_id = stamped.message_id, "a request without an id was given one");
         let published = self.desk.broker.publish(Route::Build, stamped).await;

@@ -19,6 +19,7 @@ use crate::policy::RetryPolicy;
 use crate::pool::{Pool, Slot};
 use crate::ports::{Message, Notifier as NotifierPort, NotifyError, Route};
 use crate::progress;
+use crate::redelivery::passed_on;
 
 /// How often a notification has been tried.
 const TRIES: &str = "x-image-builder-tries";
@@ -78,16 +79,22 @@ impl Notifier {
                 bytes = message.body.len(),
                 "an outcome that this version cannot read waits for one that can"
             );
-            let published = self.desk.broker.publish(self.last_rung(), message.clone()).await;
+            let published = self.desk.broker.publish(self.last_rung(), passed_on(message)).await;
             slot.failed(Reason::Unsupported);
             return settle(lease, published).await;
         };
         if let Some(wait) = remaining(message) {
             let route = Route::OutcomeAfter(self.policy.delay(1, Some(wait)));
-            let published = self.desk.broker.publish(route, message.clone()).await;
+            let published = self.desk.broker.publish(route, passed_on(message)).await;
             return settle(lease, published).await;
         }
-        let told = tokio::time::timeout(self.timeout, self.managers.notify(&notification)).await;
+        let notify = tokio::time::timeout(self.timeout, self.managers.notify(&notification));
+        let told = tokio::select! {
+            biased;
+            told = notify => told,
+            // Whether the manager has heard it is not known: it hears it again, under the same id.
+            () = slot.handing_back() => return lease.release(),
+        };
         let told = told.unwrap_or_else(|_| {
             let seconds = self.timeout.as_secs_f32();
             let message = format!("no answer within {seconds:.0} s");
@@ -119,7 +126,7 @@ impl Notifier {
 
     fn postponed(&self, message: &Message, retry_after: Option<Duration>) -> (Route, Message) {
         let tries = tries(message) + 1;
-        let mut later = message.clone();
+        let mut later = passed_on(message);
         later.headers.insert(TRIES.to_owned(), tries.to_string());
         later.headers.remove(NOT_BEFORE);
         if let Some(delay) = retry_after

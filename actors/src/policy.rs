@@ -7,6 +7,20 @@
 //! | service | give up where the tries are used up; else retry with backoff |
 //! | crash | counted: as service; not counted (the job only waited): wait |
 //! | capacity | wait: no try is counted |
+//!
+//! The reasons, one by one. "Fault" is the word of the notification, "counted" says whether a try is,
+//! and "pauses" whether the listener does.
+//!
+//! | reason | kind | fault | counted | first failure | the same again | pauses |
+//! |---|---|---|---|---|---|---|
+//! | `invalid_request`, `unsupported`, `repository_not_found`, `unauthorized`, `ref_not_found`, `forbidden_source`, `no_build_plan`, `invalid_plan`, `too_large` | user | user | yes | final | | no |
+//! | `build_failed`, `build_timeout` | build | user | yes | retried | final | no |
+//! | `forge_failed`, `engine_failed`, `registry_failed`, `timeout` | service | service | yes | retried | retried, up to the total of tries | no |
+//! | `registry_refused` | refused | service | yes | final | | no |
+//! | `rate_limited` | capacity | never told | no | waits | waits | yes, unless the forge means the user's own token |
+//! | `engine_down`, `registry_down`, `forge_down`, `disk_low` | capacity | never told | no | waits | waits | yes |
+//! | `crashed` | crash | service | if it was worked on | retried, or waits | retried up to the total of tries, or waits | no |
+//! | `cancelled`, `superseded` | withdrawn | user | yes | final | | no |
 
 use std::time::Duration;
 
@@ -122,6 +136,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
+    use crate::outcome::Culprit;
 
     fn policy() -> RetryPolicy {
         RetryPolicy {
@@ -154,16 +169,98 @@ mod tests {
         assert_eq!(single.rungs(), [secs(10)]);
     }
 
+    /// What the policy says of a reason.
+    struct Row {
+        reason: Reason,
+        kind: Kind,
+        /// Whom the notification names; `None` = nobody is ever told.
+        fault: Option<Culprit>,
+        counted: bool,
+        /// After the first failure, the second of the same, and the last that there may be.
+        decisions: [Decision; 3],
+        pauses: bool,
+    }
+
+    fn row(reason: Reason) -> Row {
+        use Decision::{GiveUp, Retry, Wait};
+        use Reason as R;
+        let (kind, fault, counted, decisions, pauses) = match reason {
+            R::InvalidRequest
+            | R::Unsupported
+            | R::RepositoryNotFound
+            | R::Unauthorized
+            | R::RefNotFound
+            | R::ForbiddenSource
+            | R::NoBuildPlan
+            | R::InvalidPlan
+            | R::TooLarge => (Kind::User, Some(Culprit::User), true, [GiveUp; 3], false),
+            R::BuildFailed | R::BuildTimeout => {
+                let decisions = [Retry(secs(10)), GiveUp, GiveUp];
+                (Kind::Build, Some(Culprit::User), true, decisions, false)
+            }
+            R::ForgeFailed | R::EngineFailed | R::RegistryFailed | R::Timeout => {
+                let decisions = [Retry(secs(10)), Retry(secs(30)), GiveUp];
+                (Kind::Service, Some(Culprit::Service), true, decisions, false)
+            }
+            R::RegistryRefused => (Kind::Refused, Some(Culprit::Service), true, [GiveUp; 3], false),
+            R::RateLimited | R::EngineDown | R::RegistryDown | R::ForgeDown | R::DiskLow => {
+                let decisions = [Wait(secs(10)), Wait(secs(30)), Wait(secs(600))];
+                (Kind::Capacity, None, false, decisions, true)
+            }
+            R::Crashed => {
+                let decisions = [Retry(secs(10)), Retry(secs(30)), GiveUp];
+                (Kind::Crash, Some(Culprit::Service), true, decisions, false)
+            }
+            R::Cancelled | R::Superseded => {
+                (Kind::Withdrawn, Some(Culprit::User), true, [GiveUp; 3], false)
+            }
+        };
+        Row { reason, kind, fault, counted, decisions, pauses }
+    }
+
     #[test]
-    fn every_reason_gets_the_decision_of_its_kind_at_the_first_try() {
-        for reason in Reason::ALL {
-            let expected = match reason.kind() {
-                Kind::User | Kind::Refused | Kind::Withdrawn => Decision::GiveUp,
-                Kind::Build | Kind::Service | Kind::Crash => Decision::Retry(secs(10)),
-                Kind::Capacity => Decision::Wait(secs(10)),
-            };
-            assert_eq!(policy().decide(&history(&[(*reason, "")])), expected, "{reason}");
+    fn every_reason_has_its_row() {
+        for Row { reason, kind, fault, counted, decisions, pauses } in
+            Reason::ALL.iter().copied().map(row)
+        {
+            assert_eq!(reason.kind(), kind, "{reason}");
+            if let Some(fault) = fault {
+                assert_eq!(Culprit::of(reason), fault, "{reason}");
+            }
+            assert_eq!(counts(kind), counted, "{reason}");
+            assert_eq!(is_final(kind), decisions[0] == Decision::GiveUp, "{reason}");
+            for (failures, decision) in [1, 2, 5].into_iter().zip(decisions) {
+                let past = history(&vec![(reason, "RUN a"); failures]);
+                assert_eq!(policy().decide(&past), decision, "{reason} after {failures}");
+                let expected = if counted { failures as u32 } else { 0 };
+                assert_eq!(past.counted(), expected, "{reason}");
+            }
+            let fault = Fault::new(Stage::Builder, reason, "");
+            assert_eq!(self::pauses(&fault, false), pauses, "{reason}");
         }
+    }
+
+    #[test]
+    fn patience_that_the_forge_asks_of_a_users_own_token_pauses_nobody() {
+        for stage in Stage::ALL {
+            let limited = Fault::new(stage, Reason::RateLimited, "");
+            assert!(pauses(&limited, false), "{stage}");
+            assert_eq!(pauses(&limited, true), stage != Stage::Connector, "{stage}");
+        }
+        assert!(pauses(&Fault::new(Stage::Connector, Reason::ForgeDown, ""), true));
+    }
+
+    #[test]
+    fn a_crash_of_a_job_that_only_waited_is_waited_out() {
+        let mut past = history(&[]);
+        let crashed = Fault::new(Stage::Listener, Reason::Crashed, "");
+        for delay in [10, 30, 90, 270, 600, 600] {
+            past.record(&crashed, false);
+            assert_eq!(policy().decide(&past), Decision::Wait(secs(delay)));
+        }
+        assert_eq!(past.counted(), 0);
+        past.record(&crashed, true);
+        assert_eq!(policy().decide(&past), Decision::Retry(secs(10)));
     }
 
     #[test]

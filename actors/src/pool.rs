@@ -143,6 +143,11 @@ impl Slot {
         }
     }
 
+    /// Waits until the worker hands back what it has in hand.
+    pub async fn handing_back(&self) {
+        self.lifecycle.reached(Phase::HandingBack).await;
+    }
+
     /// The job went well.
     pub fn done(self) {
         self.in_hand.done();

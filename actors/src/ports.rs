@@ -214,8 +214,20 @@ pub trait Registry: Send + Sync + 'static {
         progress: &Progress,
     ) -> Result<RegistryImage, Fault>;
 
-    /// Puts the reference's tag on an image that the repository has already.
-    async fn tag(&self, reference: &ImageReference, image: &RegistryImage) -> Result<(), Fault>;
+    /// Puts the reference's tag and `further_tags` on an image that the repository has already.
+    async fn tag(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        further_tags: &[String],
+    ) -> Result<(), Fault>;
+
+    /// The labels of an image that the reference's repository has.
+    async fn labels(
+        &self,
+        reference: &ImageReference,
+        image: &RegistryImage,
+    ) -> Result<BTreeMap<String, String>, Fault>;
 }
 
 // ---- room to work -----------------------------------------------------------------------------

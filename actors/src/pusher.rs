@@ -1,27 +1,23 @@
 //! Pusher: from an image on the engine to a digest in the registry.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler};
 
-use crate::desk::{Desk, Ready};
+use crate::desk::Desk;
 use crate::fault::{Fault, Stage};
+use crate::images::{Images, Ready};
 use crate::job::Job;
 use crate::lease::Doing;
 use crate::messages::{Built, ImageBuilt};
 use crate::pool::Pool;
-use crate::ports::Registry;
-use crate::reference::ImageReference;
 
 /// What the pusher works with. Cheap to clone.
 #[derive(Clone)]
 pub struct Pusher {
     pub pool: Pool,
     pub desk: Desk,
-    pub registry: Arc<dyn Registry>,
-    /// The registry's name in references.
-    pub registry_name: String,
+    pub images: Images,
     pub timeout: Duration,
 }
 
@@ -70,23 +66,12 @@ impl Pusher {
     }
 
     async fn push(&self, job: &Job, commit: String, built: Built) -> Result<Ready, Fault> {
-        let reference = ImageReference::for_build(
-            &self.registry_name,
-            &job.request.user_id,
-            &job.request.application_id,
-            &commit,
-        );
-        let (image, builder, reused) = match built {
-            Built::Here(built) => {
-                let tags = [built.key.tag()];
-                let image = self.registry.push(&built, &reference, &tags, &job.progress).await?;
-                (image, built.builder, false)
-            }
+        let request = &job.request;
+        match built {
+            Built::Here(built) => self.images.push(request, commit, built, &job.progress).await,
             Built::Reused { image, builder } => {
-                self.registry.tag(&reference, &image).await?;
-                (image, builder, true)
+                self.images.reuse(request, commit, image, builder).await
             }
-        };
-        Ok(Ready { image, reference, commit, builder, reused })
+        }
     }
 }

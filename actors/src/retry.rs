@@ -6,18 +6,18 @@ use std::sync::Arc;
 use actix::{Actor, Context, Handler};
 use tracing::Instrument;
 
-use crate::desk::{Desk, Ready, crashed, decides, settle};
+use crate::desk::{Desk, crashed, decides, settle};
 use crate::fault::{Fault, Kind, Reason, Stage};
 use crate::history;
+use crate::images::Images;
 use crate::intake::Delivery;
-use crate::job::{Attempt, BuildRequest, Checkpoint, History, Timings};
+use crate::job::{Attempt, History, Timings};
 use crate::lease::{Doing, Lease};
 use crate::outcome::Subject;
 use crate::policy::{Decision, RetryPolicy};
 use crate::pool::Pool;
-use crate::ports::{Registry, Route};
+use crate::ports::Route;
 use crate::progress;
-use crate::reference::ImageReference;
 use crate::request::{self, Rules};
 
 /// What the retry actor works with. Cheap to clone.
@@ -28,9 +28,7 @@ pub struct Retry {
     pub rules: Arc<Rules>,
     pub policy: RetryPolicy,
     /// Asked before a build is given up: no build is ever told both.
-    pub registry: Arc<dyn Registry>,
-    /// The registry's name in references.
-    pub registry_name: String,
+    pub images: Images,
 }
 
 impl Actor for Retry {
@@ -103,7 +101,7 @@ impl Retry {
         let message = lease.message();
         let build_id = request::build_id(message).unwrap_or_else(|| "unknown".to_owned());
         let subject = match request::parse(&message.body, &build_id, &self.rules) {
-            Ok(request) => match self.image_of(&request, &history).await {
+            Ok(request) => match self.images.of_build(&request).await {
                 Ok(None) => Subject::of(&request),
                 Ok(Some(ready)) => {
                     tracing::info!("the registry has the image after all");
@@ -131,41 +129,6 @@ impl Retry {
         };
         let fault = history.attempts.last().map_or_else(|| crashed(Stage::Listener), fault);
         self.desk.give_up(lease, subject, history, fault).await;
-    }
-
-    /// The image of a request whose last try failed: an earlier push may have gone through without
-    /// anybody hearing of it.
-    async fn image_of(
-        &self,
-        request: &BuildRequest,
-        history: &History,
-    ) -> Result<Option<Ready>, Fault> {
-        let Checkpoint { commit: Some(commit), planned: Some(planned), .. } = &history.checkpoint
-        else {
-            return Ok(None);
-        };
-        let user_or_build = history
-            .attempts
-            .last()
-            .is_some_and(|last| matches!(last.reason.kind(), Kind::User | Kind::Build));
-        if user_or_build || !request.may_reuse() {
-            return Ok(None);
-        }
-        let reference = |tag: &str| {
-            ImageReference::for_build(
-                &self.registry_name,
-                &request.user_id,
-                &request.application_id,
-                tag,
-            )
-        };
-        let Some(image) = self.registry.find(&reference(&planned.key.tag())).await? else {
-            return Ok(None);
-        };
-        let reference = reference(commit);
-        self.registry.tag(&reference, &image).await?;
-        let commit = commit.clone();
-        Ok(Some(Ready { image, reference, commit, builder: planned.builder, reused: false }))
     }
 }
 

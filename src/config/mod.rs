@@ -178,6 +178,26 @@ impl Config {
         if read.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(read.errors)) }
     }
 
+    /// What can be set so and is hardly meant so, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let stages = self.connector.timeout + self.builder.timeout + self.pusher.timeout;
+        let job = self.listener.job_timeout;
+        let cut_short = (stages > job).then(|| {
+            format!(
+                "JOB_TIMEOUT: {} is less than CONNECTOR_TIMEOUT, BUILDER_TIMEOUT and PUSHER_TIMEOUT together ({}): a job whose stages take their time is cut short; raise JOB_TIMEOUT (and keep it below RABBITMQ_CONSUMER_TIMEOUT), or lower the others",
+                humantime::format_duration(job),
+                humantime::format_duration(stages)
+            )
+        });
+        let (places, per_user) = (usize::from(self.listener.concurrency), self.builds_per_user);
+        let hidden = (places <= per_user).then(|| {
+            format!(
+                "LISTENER_CONCURRENCY: {places} is not more than BUILDER_PER_USER ({per_user}): the builds of one user can take every place and hide those of others; raise it, or lower BUILDER_PER_USER"
+            )
+        });
+        cut_short.into_iter().chain(hidden).collect()
+    }
+
     fn assemble(read: &mut Reader) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let raw = read.raw.clone();

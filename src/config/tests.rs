@@ -57,6 +57,39 @@ fn every_bad_value_is_named_at_once() {
 }
 
 #[test]
+fn a_job_that_may_be_cut_short_by_its_time_is_warned_of_and_no_error() {
+    let of = |job: &str| {
+        let stages = [("CONNECTOR_TIMEOUT", "1m"), ("BUILDER_TIMEOUT", "5m")];
+        let rest = [("PUSHER_TIMEOUT", "2m"), ("JOB_TIMEOUT", job)];
+        Config::read(vars(&[&[URI], &stages[..], &rest].concat())).expect("good").warnings()
+    };
+    assert_eq!(of("8m"), [""; 0]);
+    let [warning] = &of("7m 59s")[..] else { panic!("one warning") };
+    for part in
+        ["JOB_TIMEOUT: 7m 59s", "CONNECTOR_TIMEOUT", "BUILDER_TIMEOUT", "PUSHER_TIMEOUT", "(8m)"]
+    {
+        assert!(warning.contains(part), "{part}: {warning}");
+    }
+    assert_eq!(Config::read(vars(&[URI])).expect("good").warnings(), [""; 0]);
+}
+
+#[test]
+fn a_listener_in_which_one_user_can_hide_the_others_is_warned_of() {
+    let of = |listener: &str, per_user: &str| {
+        let builder = [("BUILDER_CONCURRENCY", "3"), ("BUILDER_PER_USER", per_user)];
+        let pairs = [&[URI, ("LISTENER_CONCURRENCY", listener)], &builder[..]].concat();
+        Config::read(vars(&pairs)).expect("good").warnings()
+    };
+    assert_eq!(of("4", ""), [""; 0]);
+    assert_eq!(of("2", "1"), [""; 0]);
+    for (listener, per_user) in [("3", ""), ("1", "1")] {
+        let [warning] = &of(listener, per_user)[..] else { panic!("one warning") };
+        assert!(warning.starts_with("LISTENER_CONCURRENCY: "), "{warning}");
+        assert!(warning.contains("BUILDER_PER_USER"), "{warning}");
+    }
+}
+
+#[test]
 fn the_low_watermark_is_below_the_high_one() {
     let config = Config::read(vars(&[URI])).expect("good");
     assert_eq!(config.disk.low.of(10_000_000_000), 500_000_000);

@@ -1,7 +1,7 @@
 //! The engine and the registry as the worker uses them: with room, and with a claim on every image
 //! that a job has in hand.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -87,8 +87,21 @@ impl Registry for GuardedRegistry {
         self.registry.push(image, reference, further_tags, progress).await
     }
 
-    async fn tag(&self, reference: &ImageReference, image: &RegistryImage) -> Result<(), Fault> {
-        self.registry.tag(reference, image).await
+    async fn tag(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        further_tags: &[String],
+    ) -> Result<(), Fault> {
+        self.registry.tag(image, reference, further_tags).await
+    }
+
+    async fn labels(
+        &self,
+        reference: &ImageReference,
+        image: &RegistryImage,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        self.registry.labels(reference, image).await
     }
 }
 

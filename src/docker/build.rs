@@ -23,6 +23,7 @@ use super::events::Follower;
 use super::session::Session;
 use super::wire::{self, Body, Connection};
 use super::{DockerEngine, faults, local_name};
+use crate::blocking::{blocking, joined};
 
 /// The engine's line of progress is at most this long, in bytes.
 const LONGEST_LINE: usize = 32 << 20;
@@ -42,9 +43,12 @@ pub(super) async fn build(
     let plan = order.plan.clone();
     let limits = engine.settings.limits.clone();
     let modified = modification_time(&order.labels);
-    let context = tokio::task::spawn_blocking(move || Context::open(&plan, modified, &limits))
-        .await
-        .map_err(|error| faults::engine_broke("reading the build context", &error))??;
+    let context = blocking(move || {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!("builder::opening");
+        Context::open(&plan, modified, &limits)
+    })
+    .await?;
 
     let session = Session::open(
         &engine.address,
@@ -74,7 +78,7 @@ pub(super) async fn build(
 
     // The closed connection ends the sending. A tree that cannot be sent is the cause of whatever
     // the engine says about half a context.
-    if let Ok(Err(Unsent::Unusable(fault))) = sending.await {
+    if let Err(Unsent::Unusable(fault)) = joined(sending).await {
         return Err(fault);
     }
     outcome?;

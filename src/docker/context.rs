@@ -9,6 +9,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -84,13 +85,13 @@ impl Context {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let task = tokio::task::spawn_blocking(move || {
             let mut writer = ChunkWriter { sender, chunk: BytesMut::with_capacity(CHUNK) };
-            let result = self.write_to(&mut writer);
-            if result.is_err() {
+            let result = catch_unwind(AssertUnwindSafe(|| self.write_to(&mut writer)));
+            if !matches!(result, Ok(Ok(()))) {
                 // The engine must not take half a context for a whole one.
                 let cut_off = io::Error::from(io::ErrorKind::UnexpectedEof);
                 let _ = writer.sender.blocking_send(Err(cut_off));
             }
-            result
+            result.unwrap_or_else(|panic| resume_unwind(panic))
         });
         (receiver, task)
     }
@@ -99,6 +100,8 @@ impl Context {
         let mut tar = TarWriter { out: writer, modified: self.modified };
         let mut stack = vec![Directory::read(&self.root, Vec::new(), Matched::default(), true)?];
         while let Some(directory) = stack.last_mut() {
+            #[cfg(feature = "failpoints")]
+            fail::fail_point!("builder::sending");
             if tar.out.sender.is_closed() {
                 return Err(Unsent::HungUp);
             }

@@ -49,6 +49,8 @@ use client::Clients;
 use session::Session;
 use submodules::Recorded;
 
+use crate::blocking::blocking;
+
 /// Where the forge is, and what a source may cost.
 #[derive(Debug, Clone)]
 pub struct GitSettings {
@@ -158,14 +160,12 @@ impl SourceConnector for GitConnector {
                 session,
                 workspace,
             };
-            match tokio::task::spawn_blocking(move || job.run()).await {
-                Ok(result) => result,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime is ending.
-                    Err(_) => Err(session::cancelled()),
-                },
-            }
+            blocking(move || {
+                #[cfg(feature = "failpoints")]
+                fail::fail_point!("connector::fetching");
+                job.run()
+            })
+            .await
         };
         result.await.map_err(|mut fault| {
             fault.message = progress.redact(&fault.message).replace(&place, "the workspace");

@@ -12,9 +12,9 @@ use image_builder_actors::limits::Limits;
 use image_builder_actors::ports::{FetchedSource, Plan, Planner};
 use image_builder_actors::progress::Progress;
 use image_builder_actors::secret::Secret;
-use tokio::task::JoinError;
 
 use self::confine::Unusable;
+use crate::blocking::blocking;
 
 mod aside;
 mod cache;
@@ -77,7 +77,12 @@ impl SourcePlanner {
     ) -> Result<ExplainedPlan, Fault> {
         let (tree, request) = (source.tree.clone(), wish.plan.clone());
         let limits = self.settings.limits.clone();
-        let step = blocking(move || first_step(&tree, &request, &limits)).await?;
+        let step = blocking(move || {
+            #[cfg(feature = "failpoints")]
+            fail::fail_point!("builder::planning");
+            first_step(&tree, &request, &limits)
+        })
+        .await?;
         match step {
             Step::Ready(plan) => {
                 progress.note(format!("building by the Dockerfile `{}`", plan.dockerfile));
@@ -244,14 +249,4 @@ fn disk_fault(doing: &str, error: &std::io::Error) -> Fault {
         _ => Reason::Crashed,
     };
     Fault::new(Stage::Builder, reason, format!("the worker could not {doing}: {error}"))
-}
-
-/// Runs `work` off the async threads; its panic goes on here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
-        Ok(value) => value,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The runtime is going down, and this task with it.
-        Err(Err(_)) => std::future::pending().await,
-    }
 }

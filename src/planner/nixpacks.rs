@@ -21,7 +21,8 @@ use super::cache::cache_key;
 use super::child::{self, Answer, OUTPUT, Planned, Task};
 use super::confine::{self, Unusable};
 use super::fingerprint::Fingerprint;
-use super::{Context, ExplainedPlan, PlannerSettings, blocking, disk_fault, invalid};
+use super::{Context, ExplainedPlan, PlannerSettings, disk_fault, invalid};
+use crate::blocking::blocking;
 
 /// The release of the library that plans. `tests/contract/planner.rs` holds it against the command.
 pub const VERSION: &str = "1.41.0";

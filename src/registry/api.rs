@@ -1,5 +1,6 @@
 //! The registry's HTTP API, as far as the worker needs it: the OCI distribution specification.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use image_builder_actors::fault::{Fault, Reason};
@@ -11,11 +12,13 @@ use serde::Deserialize;
 
 use super::auth::{Authenticator, RegistryCredentials, Scope};
 use super::faults::{fault, of_status, of_transport};
-use super::manifest::{MEDIA_TYPES, Manifest, is_digest};
+use super::manifest::{MEDIA_TYPES, Manifest, digest_of, is_digest, read_labels};
 use crate::http_client::{USER_AGENT, read_at_most, retry_after};
 
 /// Longest manifest that is read, in bytes: the specification asks registries to take as much.
 const LONGEST_MANIFEST: usize = 4 * 1024 * 1024;
+/// Longest configuration of an image that is read, in bytes.
+const LONGEST_CONFIG: usize = 8 * 1024 * 1024;
 /// How much of an error's body is read, in bytes.
 const LONGEST_ERROR: usize = 16 * 1024;
 /// How long a connection may take.
@@ -100,6 +103,35 @@ impl Api {
             }
         }
         Ok(Some(manifest))
+    }
+
+    /// The labels in an image's configuration, which is checked against its digest.
+    pub(super) async fn labels(
+        &self,
+        repository: &str,
+        config: &str,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        let what = format!("cannot read the configuration {config} of `{repository}`");
+        let url = format!("{}v2/{repository}/blobs/{config}", self.base);
+        let mut response =
+            self.send(&what, || self.http.get(&url), &Scope::pull(repository)).await?;
+        let failed = |why: String| fault(Reason::RegistryFailed, format!("{what}: {why}"));
+        if response.status() == StatusCode::NOT_FOUND {
+            return Err(failed("the registry does not have it".to_owned()));
+        }
+        if !response.status().is_success() {
+            return Err(self.refusal(&what, response).await);
+        }
+        let (bytes, whole) = read_at_most(&mut response, LONGEST_CONFIG)
+            .await
+            .map_err(|error| of_transport(&what, error))?;
+        if !whole {
+            return Err(failed(format!("it is longer than {LONGEST_CONFIG} bytes")));
+        }
+        if digest_of(&bytes) != config {
+            return Err(failed(format!("the registry sent {}", digest_of(&bytes))));
+        }
+        read_labels(&bytes).map_err(|error| failed(error.to_string()))
     }
 
     /// Stores a manifest under one more tag. `Ok(false)`: the registry does not take it this way.

@@ -1,5 +1,6 @@
 //! Manifests: what a registry says an image is made of.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use image_builder_actors::job::{RegistryImage, hex};
@@ -133,6 +134,21 @@ pub(super) fn choose<'a>(entries: &'a [Entry], wanted: &Platform) -> Option<&'a 
     }
 }
 
+/// The labels of an image, by its configuration.
+pub(super) fn read_labels(config: &[u8]) -> serde_json::Result<BTreeMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Configuration {
+        config: Option<RunConfig>,
+    }
+    #[derive(Deserialize)]
+    struct RunConfig {
+        #[serde(rename = "Labels")]
+        labels: Option<BTreeMap<String, String>>,
+    }
+    let Configuration { config } = serde_json::from_slice(config)?;
+    Ok(config.and_then(|config| config.labels).unwrap_or_default())
+}
+
 /// `sha256:…` of `bytes`.
 pub(super) fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
@@ -182,6 +198,20 @@ mod tests {
         assert_eq!(digest(&format!("{proof},{amd64}")).as_deref(), Some("sha256:x"));
         assert_eq!(digest(&format!("{amd64},{amd64}")), None);
         assert_eq!(digest(proof), None);
+    }
+
+    #[test]
+    fn labels_are_read_wherever_there_are_any() {
+        let labels = |text: &str| read_labels(text.as_bytes()).expect("a configuration");
+        let some = labels(r#"{"config":{"Labels":{"a":"1","b":"2"},"Cmd":null},"os":"linux"}"#);
+        assert_eq!(
+            some.into_iter().collect::<Vec<_>>(),
+            [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())]
+        );
+        for none in ["{}", r#"{"config":null}"#, r#"{"config":{"Labels":null}}"#] {
+            assert!(labels(none).is_empty(), "{none}");
+        }
+        assert!(read_labels(b"[]").is_err());
     }
 
     #[test]

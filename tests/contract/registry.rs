@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use image_builder::registry::{RegistryClient, RegistryCredentials, RegistrySettings, RegistryUrl};
 use image_builder_actors::fakes::registry::FakeRegistry;
 use image_builder_actors::fault::{Fault, Reason, Stage};
+use image_builder_actors::images::{BUILDER_LABEL, REVISION_LABEL};
 use image_builder_actors::job::{BuildKey, BuilderKind, BuiltImage, RegistryImage};
 use image_builder_actors::ports::Registry;
 use image_builder_actors::progress::Progress;
@@ -54,6 +55,8 @@ trait World: Sized {
     fn reference(&self) -> ImageReference;
     /// An image that the engine has, with a content of its own.
     async fn image(&mut self) -> BuiltImage;
+    /// The same, labelled by a build of this commit from a Dockerfile.
+    async fn labelled_image(&mut self, commit: &str) -> BuiltImage;
     /// An image that the engine no longer has.
     async fn lost_image(&mut self) -> BuiltImage;
     /// The same registry, out of reach.
@@ -103,11 +106,30 @@ async fn a_further_tag_is_put_on_an_image_that_is_there_and_on_no_other<W: World
     let (image, reference) = (world.image().await, world.reference());
     let pushed = push(world.registry(), &image, &reference).await.expect("the push succeeds");
     let other = reference.with_tag("other");
-    world.registry().tag(&other, &pushed).await.expect("the image is there");
-    assert_eq!(world.registry().find(&other).await, Ok(Some(pushed.clone())));
+    let further = ["further".to_owned()];
+    world.registry().tag(&pushed, &other, &further).await.expect("the image is there");
+    for tag in [&other.tag, &further[0]] {
+        let found = world.registry().find(&reference.with_tag(tag)).await;
+        assert_eq!(found, Ok(Some(pushed.clone())), "{tag}");
+    }
 
     let missing = RegistryImage { digest: digest_of(b"of nothing in particular"), ..pushed };
-    let fault = world.registry().tag(&reference.with_tag("none"), &missing).await;
+    let fault = world.registry().tag(&missing, &reference.with_tag("none"), &[]).await;
+    assert_eq!(fault.expect_err("there is none").reason, Reason::RegistryFailed);
+}
+
+async fn the_labels_of_an_image_are_read_from_the_registry<W: World>() {
+    let mut world = W::new().await;
+    let reference = world.reference();
+    let image = world.labelled_image(&reference.tag).await;
+    let pushed = push(world.registry(), &image, &reference).await.expect("the push succeeds");
+    let labels = world.registry().labels(&reference, &pushed).await.expect("they can be read");
+    assert_eq!(labels.get(REVISION_LABEL), Some(&reference.tag));
+    assert_eq!(labels.get(BUILDER_LABEL).map(String::as_str), Some("dockerfile"));
+
+    let missing = digest_of(b"of nothing in particular");
+    let missing = RegistryImage { digest: missing.clone(), image_id: missing, ..pushed };
+    let fault = world.registry().labels(&reference, &missing).await;
     assert_eq!(fault.expect_err("there is none").reason, Reason::RegistryFailed);
 }
 
@@ -177,6 +199,7 @@ macro_rules! conformance {
             what_was_never_pushed_is_not_found,
             a_pushed_image_is_found_by_tag_by_digest_and_by_every_further_tag,
             a_further_tag_is_put_on_an_image_that_is_there_and_on_no_other,
+            the_labels_of_an_image_are_read_from_the_registry,
             an_image_of_one_repository_is_not_found_in_another,
             an_image_that_is_pushed_twice_keeps_its_digest,
             a_tag_follows_the_last_push_and_the_digest_stays,
@@ -216,6 +239,10 @@ impl World for InMemory {
     }
 
     async fn image(&mut self) -> BuiltImage {
+        any_image()
+    }
+
+    async fn labelled_image(&mut self, _: &str) -> BuiltImage {
         any_image()
     }
 
@@ -281,6 +308,11 @@ impl<R: Which> World for Real<R> {
 
     async fn image(&mut self) -> BuiltImage {
         self.engine.image().await
+    }
+
+    async fn labelled_image(&mut self, commit: &str) -> BuiltImage {
+        let label = format!("LABEL {REVISION_LABEL}={commit} {BUILDER_LABEL}=dockerfile");
+        self.engine.labelled_image(&label).await
     }
 
     async fn lost_image(&mut self) -> BuiltImage {

@@ -1,12 +1,12 @@
 //! Each actor dies in each way that it can, with a job in its hands: the job ends in its one outcome,
-//! the restarts are counted exactly, the siblings notice nothing.
+//! the deaths are counted exactly, the siblings notice nothing.
 //!
-//! | the actor | restarts | the job |
+//! | the actor | deaths | the job |
 //! |---|---|---|
-//! | panics in its handler | 1 | was only on its way: handed back, no try counted |
-//! | panics in a job of its pool | 1 | one try counted |
-//! | hangs in its handler | 1 | taken away from it: one try counted |
-//! | is stopped | 1 | nothing |
+//! | panics in its handler | 1 `panic` | was only on its way: handed back, no try counted |
+//! | panics in a job of its pool | 1 `panic` | one try counted |
+//! | hangs in its handler | 1 `hung` | taken away from it: one try counted |
+//! | is stopped | 1 `stopped` | goes on |
 
 use std::time::Duration;
 
@@ -48,10 +48,11 @@ fn counted(name: ActorName) -> u64 {
     }
 }
 
-async fn ends_well(world: World, name: ActorName, attempts: u64) {
+async fn ends_well(world: World, name: ActorName, cause: &str, attempts: u64) {
     let (id, body) = world.told_once().await;
     assert_eq!(id, "b1.image.ready");
     assert_eq!(body["data"]["attempts"], attempts, "{name}: {body}");
+    assert_eq!(world.deaths(cause), only(name, 1), "{name}");
     assert_eq!(world.restarts(), only(name, 1), "{name}");
     assert_eq!(world.engine.built(), 1, "{name}");
     assert_eq!(world.workspaces_left().await, 0, "{name}");
@@ -70,7 +71,7 @@ const ON_THE_WAY: [ActorName; 5] = [
 fn a_panic_in_a_handler_costs_no_try() {
     for name in ON_THE_WAY {
         with_failpoint(&format!("{name}::handle"), "1*panic", CALM, async |world| {
-            ends_well(world, name, 1).await;
+            ends_well(world, name, "panic", 1).await;
         });
     }
 }
@@ -79,7 +80,7 @@ fn a_panic_in_a_handler_costs_no_try() {
 fn a_panic_in_a_job_costs_one_try() {
     for name in ON_THE_WAY {
         with_failpoint(&format!("{name}::work"), "1*panic", CALM, async |world| {
-            ends_well(world, name, counted(name)).await;
+            ends_well(world, name, "panic", counted(name)).await;
         });
     }
 }
@@ -89,17 +90,34 @@ fn an_actor_whose_thread_is_blocked_is_replaced_and_its_mail_handed_back() {
     let soon = Duration::from_millis(150);
     for name in ON_THE_WAY {
         with_failpoint(&format!("{name}::handle"), "1*sleep(1500)", soon, async |world| {
-            ends_well(world, name, counted(name)).await;
+            ends_well(world, name, "hung", counted(name)).await;
+        });
+    }
+}
+
+/// Every actor, as the points in what all of them share are named.
+const NAMES: [&str; 6] = ["Listener", "Connector", "Builder", "Pusher", "Notifier", "Retry"];
+
+#[test]
+fn an_actor_that_is_stopped_is_replaced_and_the_job_in_hand_goes_on() {
+    for (name, point) in ActorName::ALL.into_iter().zip(NAMES) {
+        let soon = Duration::from_secs(1);
+        with_failpoint(&format!("{point}::beat"), "1*return", soon, async |world| {
+            world.engine.hold();
+            world.engine.until_running("b1").await;
+            world.until(|world| world.deaths("stopped") == only(name, 1)).await;
+            world.engine.release();
+            ends_well(world, name, "stopped", 1).await;
         });
     }
 }
 
 #[test]
 fn a_retry_actor_that_dies_loses_no_failed_job() {
-    for (point, action, interval) in [
-        ("retry::handle", "1*panic", CALM),
-        ("retry::work", "1*panic", CALM),
-        ("retry::handle", "1*sleep(1500)", Duration::from_millis(150)),
+    for (point, action, interval, cause) in [
+        ("retry::handle", "1*panic", CALM, "panic"),
+        ("retry::work", "1*panic", CALM, "panic"),
+        ("retry::handle", "1*sleep(1500)", Duration::from_millis(150), "hung"),
     ] {
         with_failpoint(point, action, interval, async |world| {
             use image_builder_actors::fault::{Fault, Reason, Stage};
@@ -108,6 +126,7 @@ fn a_retry_actor_that_dies_loses_no_failed_job() {
             let (id, body) = world.told_once().await;
             assert_eq!(id, "b1.image.ready", "{point} {action}");
             assert_eq!(body["data"]["attempts"], 2, "{point} {action}");
+            assert_eq!(world.deaths(cause), only(ActorName::Retry, 1), "{point} {action}");
             assert_eq!(world.restarts(), only(ActorName::Retry, 1), "{point} {action}");
         });
     }

@@ -1,10 +1,18 @@
 //! Build ids: the client's own, the message's, or one that is given.
 
-use lapin::BasicProperties;
-use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use crate::support::unique;
-use crate::support::world::{World, dockerfile, repository, shared, with};
+use lapin::BasicProperties;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::support::managers::Told;
+use crate::support::marked::Marked;
+use crate::support::stand_in::{Answer, StandIn};
+use crate::support::worker::Worker;
+use crate::support::world::{World, dockerfile, repository, shared};
+use crate::support::{registry, runtime, unique, until};
 
 #[test]
 fn a_build_has_the_id_that_its_request_brings() {
@@ -35,22 +43,93 @@ fn a_request_without_an_id_is_given_one_and_told_once() {
     assert_eq!(all.len(), 1);
 }
 
+/// Published twice, so that these workers have both copies in hand before the image is there. Returns
+/// how that was told.
+#[track_caller]
+fn published_twice(world: &World, source: &Marked, workers: &[&Worker]) -> Vec<Told> {
+    let request = world.request(&source.repo);
+    let id = world.publish(&request);
+    world.publish(&request);
+    until("both are told", || (world.managers.of(&id).len() == 2).then_some(()));
+    let (told, letters) = world.finish(workers);
+    assert_eq!((told.len(), letters.len()), (2, 0), "{told:?}");
+    for told in &told {
+        let told = told.clone().ready();
+        assert_eq!(told.webhook_id, format!("{id}.image.ready"));
+        assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    }
+    told
+}
+
 #[test]
-fn a_request_that_is_published_twice_is_told_under_one_id() {
+fn a_request_that_is_published_twice_is_built_once_and_told_under_one_id() {
     let world = World::new();
     let worker = world.worker();
-    let repo = repository("twice", &[("Dockerfile", &dockerfile("RUN true"))]);
-    let request = world.request(&repo);
-    world.publish(&request);
-    world.publish(&request);
-    // Deliveries come in order: when this one has ended the others have begun.
-    let last = with(world.request(&repo), json!({"applicationID": "last"}));
-    world.build(&last).ready();
-    let (told, _) = world.finish(&[&worker]);
-    let id = request["uuid"].as_str().expect("it has one");
-    let twice: Vec<_> = told.iter().filter(|told| told.build_id() == id).collect();
-    assert!(!twice.is_empty() && twice.len() <= 2, "{told:?}");
-    for told in twice {
-        assert_eq!(told.webhook_id, format!("{id}.image.ready"));
+    let source = Marked::slow();
+    let told = published_twice(&world, &source, &[&worker]);
+    let accepted = worker.lines().into_iter().filter(|line| line.contains("\"job accepted\""));
+    assert_eq!(accepted.count(), 2);
+    assert_eq!(source.builds(&[&worker]), 1);
+    let image = |told: &Told| told.data()["image"].clone();
+    assert_eq!(image(&told[0]), image(&told[1]));
+}
+
+#[test]
+fn a_request_that_two_replicas_get_is_told_under_one_id_and_both_images_are_there() {
+    let world = World::new().with("LISTENER_CONCURRENCY", "1");
+    let workers = [world.worker(), world.worker()];
+    let source = Marked::slow();
+    let told = published_twice(&world, &source, &workers.each_ref());
+    for worker in &workers {
+        let accepted = worker.lines().into_iter().filter(|line| line.contains("\"job accepted\""));
+        assert_eq!(accepted.count(), 1, "each has one");
     }
+    for told in told {
+        let repository = told.text("/image/repository");
+        let (_, repository) = repository.split_once('/').expect("the registry, and a path");
+        let digest = told.text("/image/digest");
+        // Whoever deploys uses the digest.
+        assert_eq!(registry::digest(repository, digest).as_deref(), Some(digest), "{}", told.raw);
+    }
+}
+
+#[test]
+fn an_older_request_that_is_told_late_is_known_by_its_time_and_its_commit() {
+    let late = Arc::new(AtomicBool::new(true));
+    let (key, is_late) = (Mutex::new(None), late.clone());
+    // Fails for the first image that is looked up, and for no other.
+    let failing = runtime().block_on(StandIn::start(move |asked| {
+        if let Some((_, tag)) = asked.path.split_once("/manifests/key-") {
+            let mut first = key.lock().expect("no answer panics");
+            let first = first.get_or_insert_with(|| tag.to_owned());
+            if first == tag && is_late.load(Ordering::Relaxed) {
+                return Answer::status(500);
+            }
+        }
+        Answer::From(format!("http://{}", registry::open()))
+    }));
+    let world = World::new()
+        .with("REGISTRY_URL", failing.url().trim_start_matches("http://"))
+        .with("RETRY_MAX_ATTEMPTS", "1000");
+    let worker = world.worker();
+    let repo =
+        repository("moving", &[("Dockerfile", "FROM scratch\nCOPY file /\n"), ("file", "1")]);
+    let commit = repo.git(&["rev-parse", "HEAD"]);
+    let older = world.publish(&world.request(&repo));
+    worker.wait_for_line("to be tried again");
+
+    let newer_commit = repo.commit(&[("file", "2")]);
+    let newer = world.build(&world.request(&repo)).ready();
+    assert_eq!(newer.text("/commit"), newer_commit);
+    assert!(world.managers.of(&older).is_empty(), "the older one still fails");
+    late.store(false, Ordering::Relaxed);
+    let older = world.outcome(&older).ready();
+    assert_eq!(older.text("/commit"), commit, "the commit was pinned at the first try");
+    assert!(older.data()["attempts"].as_u64() >= Some(2), "{}", older.raw);
+    let requested =
+        |told: &Told| OffsetDateTime::parse(told.text("/requestedAt"), &Rfc3339).expect("a moment");
+    assert!(requested(&older) < requested(&newer), "{} {}", older.raw, newer.raw);
+    assert_ne!(older.text("/image/digest"), newer.text("/image/digest"));
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (2, 0), "{told:?}");
 }

@@ -8,6 +8,8 @@ mod support;
 
 mod bad_input;
 mod builds;
+mod cancelling;
+mod concurrency;
 mod failures;
 mod house;
 mod identity;
@@ -16,7 +18,12 @@ mod lifecycle;
 mod notifications;
 #[cfg(feature = "failpoints")]
 mod panics;
+mod registry_faults;
 mod replicas;
 mod requests;
 mod secrets;
 mod settings;
+mod sharing;
+#[cfg(feature = "failpoints")]
+mod stages;
+mod strange_input;

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::support::marked::Marked;
+use crate::support::worker::Worker;
 use crate::support::world::{World, dockerfile, repository};
+use crate::support::{Door, until};
 
 #[test]
 fn a_refused_notification_is_sent_again_as_it_was_and_patience_is_honoured() {
@@ -34,6 +39,50 @@ fn a_refused_notification_is_sent_again_as_it_was_and_patience_is_honoured() {
     let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
     assert_eq!(count("\"image built\""), 1, "it was built once");
     assert_eq!(count("\"image is ready\""), 1, "it was pushed once");
+}
+
+/// The delays after which notifications that failed are tried again.
+fn delays(worker: &Worker) -> Vec<String> {
+    let lines = worker.lines();
+    let lines = lines.iter().filter(|line| line.contains("\"cannot notify"));
+    let lines = lines.map(|line| serde_json::from_str(line).expect("log lines are JSON"));
+    lines.filter_map(|line: Value| line["route"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn an_outcome_waits_for_a_manager_that_is_away_for_longer_than_the_ladder_is_long() {
+    let manager = Door::closed();
+    let world = World::new();
+    // Each has a directory of its own: the second one has nothing but the queues.
+    let worker = || {
+        let mut settings = world.settings();
+        let url = format!("http://127.0.0.1:{}/container", manager.port);
+        settings.insert("CONTAINER_MANAGER_URL".to_owned(), url);
+        Worker::start(&settings)
+    };
+    let first = worker();
+    let source = Marked::good();
+    let build_id = world.publish(&world.request(&source.repo));
+    // The ladder has two rungs.
+    until("the last rung was used again and again", || (delays(&first).len() >= 5).then_some(()));
+    first.kill();
+    first.wait();
+    let second = worker();
+    until("the next worker tries as well", || (delays(&second).len() >= 2).then_some(()));
+    assert!(world.managers.all().is_empty());
+
+    let container = world.managers.container_url();
+    let (address, _) =
+        container.trim_start_matches("http://").split_once('/').expect("it has a path");
+    manager.open(address);
+    let told = world.outcome(&build_id).ready();
+    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    let (told, letters) = world.finish(&[&second]);
+    assert_eq!((told.len(), letters.len()), (1, 0), "{told:?}");
+    assert_eq!(source.builds(&[&first, &second]), 1);
+    let all = [delays(&first), delays(&second)].concat();
+    assert_eq!(all[0], "OutcomeAfter(200ms)");
+    assert!(all[1..].iter().all(|delay| delay == "OutcomeAfter(600ms)"), "{all:?}");
 }
 
 #[test]

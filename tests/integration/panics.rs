@@ -1,12 +1,15 @@
 //! A panic in each of the six actors, in its handler (which takes the actor down) and in its work
-//! (which takes the job down): every job still has its one outcome, and nobody else notices.
+//! (which takes the job down), on whatever thread that runs: every job still has its one outcome, and
+//! nobody else notices.
 //!
 //! The points are those of the `failpoints` feature: the program panics once at the one it is told.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::support::engine;
 use crate::support::git_server::GitRepo;
-use crate::support::world::{World, dockerfile, repository, with};
+use crate::support::turnstile::Steps;
+use crate::support::world::{World, dockerfile, held_repository, repository, with};
 
 const ACTORS: [&str; 6] = ["listener", "connector", "builder", "pusher", "notifier", "retry"];
 
@@ -29,10 +32,19 @@ fn survives(point: &str, repo: &GitRepo, kind: &str, attempts: [u64; 3]) {
     let (actor, _) = point.split_once("::").expect("a point is in an actor");
     let expected = ACTORS.map(|name| u64::from(name == actor));
     assert_eq!(worker.restarts(), expected, "{actor} was restarted once, and nobody else");
+    let deaths = |cause: &str| {
+        worker.metric(&format!(
+            "image_builder_actor_deaths_total{{actor=\"{actor}\",cause=\"{cause}\"}}"
+        ))
+    };
+    assert_eq!(["panic", "stopped", "hung", "lost"].map(deaths), [1.0, 0.0, 0.0, 0.0]);
     let lines = worker.lines();
     let died = lines.iter().filter(|line| line.contains("an actor died")).collect::<Vec<_>>();
     let [line] = &died[..] else { panic!("one line on it: {died:?}") };
-    assert!(line.contains(actor) && line.contains(point), "{line}");
+    let line: Value = serde_json::from_str(line).expect("log lines are JSON");
+    assert_eq!(line["actor"], actor);
+    let cause = line["cause"].as_str().unwrap_or_default();
+    assert!(cause.starts_with("panic: ") && cause.contains(point), "{line}");
 
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!(told.len(), 3, "each was told once: {told:?}");
@@ -97,6 +109,65 @@ fn the_pusher_panics_at_work() {
     survives_good_builds("pusher::work", [1, 1, 2]);
 }
 
+// What blocks, works on threads of its own.
+
+#[test]
+fn the_connector_panics_in_the_thread_that_fetches() {
+    survives_good_builds("connector::fetching", [1, 1, 2]);
+}
+
+#[test]
+fn the_builder_panics_in_the_thread_that_plans() {
+    survives_good_builds("builder::planning", [1, 1, 2]);
+}
+
+#[test]
+fn the_builder_panics_in_the_thread_that_opens_the_context() {
+    survives_good_builds("builder::opening", [1, 1, 2]);
+}
+
+#[test]
+fn the_builder_panics_in_the_thread_that_sends_the_context() {
+    survives_good_builds("builder::sending", [1, 1, 2]);
+}
+
+#[test]
+fn a_context_that_breaks_off_never_becomes_an_image() {
+    // After the first of its two files, which is the Dockerfile.
+    let world = World::new().with("FAILPOINTS", "builder::sending=1*off->1*panic");
+    let files = [("Dockerfile", &*dockerfile("COPY . /src")), ("last", "all is here")];
+    let repo = repository("broken-off", &files);
+    let worker = world.worker();
+    let told = world.build(&world.request(&repo)).ready();
+    assert_eq!(told.data()["attempts"], 2);
+    assert_eq!(engine::file_in(told.text("/image/imageID"), "/src/last"), "all is here");
+    let (told, _) = world.finish(&[&worker]);
+    assert_eq!(told.len(), 1);
+}
+
+#[test]
+fn an_actor_that_stops_is_replaced_and_its_build_goes_on() {
+    let world = World::new()
+        .with("FAILPOINTS", "Builder::beat=1*return")
+        .with("SUPERVISOR_HEALTH_INTERVAL", "2s")
+        .with("BUILDER_NETWORK", "host");
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let worker = world.worker();
+    let build_id = world.publish(&world.held_request(&repo, &world.user));
+    steps.turnstile.until("it builds", |count| count.inside().contains(&build_id));
+    worker.wait_for_line_where("the builder stops", |line| {
+        line.contains("an actor died") && line.contains("\"stopped: by itself\"")
+    });
+    steps.turnstile.let_all_go();
+    assert_eq!(world.outcome(&build_id).ready().data()["attempts"], 1);
+    assert_eq!(worker.restarts(), ACTORS.map(|name| u64::from(name == "builder")));
+    let stopped = "image_builder_actor_deaths_total{actor=\"builder\",cause=\"stopped\"}";
+    assert_eq!(worker.metric(stopped), 1.0);
+    world.finish(&[&worker]);
+    assert_eq!(steps.turnstile.count().came, [build_id]);
+}
+
 // What these two lose is told, or decided, again: no build has to do with it.
 
 #[test]
@@ -129,6 +200,10 @@ fn an_actor_that_dies_again_and_again_ends_the_worker_and_no_job_is_lost() {
     let worker = failing.worker();
     let build_id = failing.publish(&failing.request(&repo));
     assert_eq!(worker.wait(), 75, "start it again");
+    let lines = worker.lines();
+    let lines = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(lines("an actor died: it is restarted"), 2);
+    assert_eq!(lines("an actor died too often"), 1);
     assert!(failing.managers.of(&build_id).is_empty());
 
     let world = failing.with("FAILPOINTS", "");

@@ -94,6 +94,19 @@ fn a_directory_is_had_by_one_process_at_a_time() {
 }
 
 #[test]
+fn a_job_timeout_below_those_of_the_stages_is_warned_of_once_and_the_worker_works() {
+    let world = World::new().with("JOB_TIMEOUT", "10m");
+    let worker = world.worker();
+    let lines = worker.lines();
+    let warnings: Vec<_> = lines.iter().filter(|line| line.contains("JOB_TIMEOUT")).collect();
+    let [warning] = &warnings[..] else { panic!("one line on it: {warnings:?}") };
+    assert!(warning.contains("\"WARN\"") && warning.contains("BUILDER_TIMEOUT"), "{warning}");
+    let repo = repository("short", &[("Dockerfile", &dockerfile("RUN true"))]);
+    world.build(&world.request(&repo)).ready();
+    world.finish(&[&worker]);
+}
+
+#[test]
 fn settings_come_from_files_too_and_the_real_environment_wins() {
     let world = World::new();
     let mut settings = world.settings();

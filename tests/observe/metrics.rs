@@ -14,7 +14,8 @@ use crate::support::{runtime, unique, until};
 use crate::{Idle, hopeless};
 
 /// Every family, with its type.
-const FAMILIES: [(&str, &str); 18] = [
+const FAMILIES: [(&str, &str); 19] = [
+    ("image_builder_actor_deaths_total", "counter"),
     ("image_builder_actor_done_total", "counter"),
     ("image_builder_actor_failed_total", "counter"),
     ("image_builder_actor_in_hand", "gauge"),
@@ -57,9 +58,10 @@ fn every_family_and_every_value_of_its_labels_is_there_before_any_job_is() {
     for family in ["in_hand", "waiting", "running", "oldest_seconds"] {
         assert_eq!(values(&format!("actor_{family}"), "actor"), set(ACTORS), "{family}");
     }
-    for family in ["done", "failed", "restarts"] {
+    for family in ["done", "failed", "restarts", "deaths"] {
         assert_eq!(values(&format!("actor_{family}_total"), "actor"), set(ACTORS), "{family}");
     }
+    assert_eq!(values("actor_deaths_total", "cause"), set(["panic", "stopped", "hung", "lost"]));
     let all = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(values("actor_failed_total", "reason"), all);
     let results = set(["ready", "reused", "failed", "cancelled"]);

@@ -1,6 +1,8 @@
 //! The broker goes away, and comes back.
 
-use crate::rule::{all_ended_in_their_image, fresh_request_passes, publish, quick};
+use crate::rule::{
+    all_ended_in_their_image, ends_at_the_first_try, fresh_request_passes, publish, quick,
+};
 use crate::support::node::Node;
 use crate::support::proxy::{Network, Proxy};
 use crate::support::slow::Slow;
@@ -29,7 +31,7 @@ fn goes_away(end: impl FnOnce(&Node)) {
     node.start();
 
     for id in &ids {
-        world.outcome(id).ready();
+        ends_at_the_first_try(&world, id);
     }
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
@@ -65,7 +67,7 @@ fn a_broker_that_falls_silent_is_noticed_and_waited_for() {
     assert!(world.managers.all().is_empty());
     node.thaw();
 
-    world.outcome(&ids[0]).ready();
+    ends_at_the_first_try(&world, &ids[0]);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
     let again = all_ended_in_their_image(&world, &[&worker], &ids);
@@ -93,7 +95,7 @@ fn a_job_whose_worker_has_lost_its_way_to_the_broker_is_done_by_another_and_told
     first.wait_for_line("lost the broker");
     way.set(Network::Up);
 
-    world.outcome(&ids[0]).ready();
+    ends_at_the_first_try(&world, &ids[0]);
     ids.push(fresh_request_passes(&world));
     let again = all_ended_in_their_image(&world, &[&first, &second], &ids);
     assert!(again <= 1, "{again} were told again, and one was done twice");

@@ -1,7 +1,9 @@
 //! Replicas are replaced one after another.
 
-use crate::rule::all_ended_in_their_image;
-use crate::support::world::{World, dockerfile, repository};
+use serde_json::json;
+
+use crate::rule::{all_ended_in_their_image, ends_at_the_first_try};
+use crate::support::world::{World, dockerfile, repository, with};
 
 #[test]
 fn replicas_that_are_replaced_one_after_another_lose_nothing_and_tell_nothing_twice() {
@@ -11,21 +13,22 @@ fn replicas_that_are_replaced_one_after_another_lose_nothing_and_tell_nothing_tw
         .with("DRAIN_TIMEOUT", "1s");
     let repo = repository("rolling", &[("Dockerfile", &dockerfile("COPY . /src\nRUN sleep 1"))]);
     let mut replicas = [world.worker(), world.worker(), world.worker()];
+    let mut replaced = Vec::new();
     let mut ids = Vec::new();
-    for replica in 0..replicas.len() {
+    for (number, replica) in replicas.iter_mut().enumerate() {
         let publish = |n| {
-            let application = serde_json::json!({"applicationID": format!("app-{replica}-{n}")});
-            world.publish(&crate::support::world::with(world.request(&repo), application))
+            let application = json!({"applicationID": format!("app-{number}-{n}")});
+            world.publish(&with(world.request(&repo), application))
         };
         ids.extend((0..10).map(publish));
         // In the middle of something.
-        replicas[replica].wait_for_line("build planned");
-        let new = world.worker();
-        replicas[replica].stop();
-        replicas[replica] = new;
+        replica.wait_for_line("build planned");
+        let old = std::mem::replace(replica, world.worker());
+        old.stop();
+        replaced.push(old);
     }
     for id in &ids {
-        world.outcome(id).ready();
+        ends_at_the_first_try(&world, id);
     }
     assert_eq!(all_ended_in_their_image(&world, &replicas.each_ref(), &ids), 0);
 }

@@ -23,17 +23,24 @@ pub fn publish(world: &World, repo: &GitRepo, count: usize) -> Vec<String> {
     (0..count).map(publish).collect()
 }
 
+/// This build ends in its image, at the first try.
+#[track_caller]
+pub fn ends_at_the_first_try(world: &World, id: &str) {
+    let told = world.outcome(id).ready();
+    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+}
+
 /// One more request passes. All that was delivered before it is in hand then, or done.
 #[track_caller]
 pub fn fresh_request_passes(world: &World) -> String {
     let repo = quick();
-    let told = world.build(&world.request(&repo)).ready();
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
-    told.build_id().to_owned()
+    let id = world.publish(&world.request(&repo));
+    ends_at_the_first_try(world, &id);
+    id
 }
 
-/// Ends the deployment: of these builds and no others an image was told at the first try, of each
-/// one image under one id. No queue has anything left, and nothing was given up.
+/// Ends the deployment: of these builds and no others an image was told, of each one image under one
+/// id. No queue has anything left, and nothing was given up.
 ///
 /// Returns how many notifications were repetitions.
 #[track_caller]
@@ -44,13 +51,11 @@ pub fn all_ended_in_their_image(world: &World, workers: &[&Worker], ids: &[Strin
     let ended: BTreeSet<&str> = told.iter().map(Told::build_id).collect();
     assert_eq!(ended, expected);
     for id in &expected {
-        let of_it = || told.iter().filter(|told| told.build_id() == *id);
-        for told in of_it() {
-            told.clone().ready();
-            assert_eq!(told.webhook_id, format!("{id}.image.ready"));
-            assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+        let of_it: Vec<&Told> = told.iter().filter(|told| told.build_id() == *id).collect();
+        for told in &of_it {
+            assert_eq!(told.webhook_id, format!("{id}.image.ready"), "{}", told.raw);
         }
-        let digests: BTreeSet<&str> = of_it().map(|told| told.text("/image/digest")).collect();
+        let digests: BTreeSet<&str> = of_it.iter().map(|told| told.text("/image/digest")).collect();
         assert_eq!(digests.len(), 1, "{id}: {digests:?}");
     }
     told.len() - expected.len()

@@ -1,7 +1,9 @@
 //! A job's way through the six actors, on ports in memory.
 
+mod deaths;
 mod faults;
 mod outcomes;
 mod resuming;
 mod sharing;
 mod supervision;
+mod ward;

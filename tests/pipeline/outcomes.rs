@@ -21,7 +21,8 @@ fn a_request_becomes_an_image_and_the_container_manager_is_told() {
         assert_eq!(data["image"]["tag"], data["commit"]);
         let pushed = world.registry.pushed();
         assert_eq!(pushed.len(), 1);
-        assert!(pushed[0].further_tags[0].starts_with("key-"));
+        let [build, key] = &pushed[0].further_tags[..] else { panic!("two tags: {pushed:?}") };
+        assert!(build.starts_with("build-") && key.starts_with("key-"), "{pushed:?}");
         assert_eq!(world.workspaces_left().await, 0);
     });
 }

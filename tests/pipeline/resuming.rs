@@ -1,10 +1,10 @@
 //! A retry goes on where the last try got to.
 
+use image_builder_actors::fakes::world::{World, request, settings, with_crew};
 use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::ports::{Broker, Message, Route};
-use serde_json::json;
-
-use image_builder_actors::fakes::world::{request, settings, with_crew};
+use image_builder_actors::history;
+use image_builder_actors::ports::{Broker, Message, NotifyError, Queue, Route};
+use serde_json::{Value, json};
 
 fn push_failed() -> Fault {
     Fault::new(Stage::Pusher, Reason::RegistryFailed, "the test wants it so")
@@ -42,11 +42,10 @@ fn an_image_that_the_engine_lost_is_built_again_from_the_same_commit() {
         world.request(&request("b1")).await;
         gate.reached().await;
         world.engine.forget_images();
-        // The first push waits and goes well; its outcome is lost with the connection.
+        // The first push waits and goes well; what comes of it is left to the next delivery.
         world.broker.kill_connection();
         gate.open();
-        world.told(1).await;
-        world.quiet().await;
+        world.told_once().await;
         let calls = world.forge.calls();
         assert!(calls.len() <= 2, "{calls:?}");
     });
@@ -65,33 +64,159 @@ fn the_commit_is_pinned_at_the_first_try() {
     });
 }
 
+/// The message of a build that has ended, as it comes back where its ack was lost or where a worker was
+/// killed: without anything that its worker knew.
+async fn comes_back(world: &World, request: &Value, route: Route, failures: u32) {
+    let body = request.to_string().into_bytes();
+    let message = Message { body, ..Message::default() };
+    let mut history = history::of(&message);
+    for _ in 0..failures {
+        history.record(&push_failed(), true);
+    }
+    let message = history::with(&message, &history);
+    world.broker.publish(route, message).await.expect("published");
+}
+
+/// Waits for the second notification, and checks that it tells of the image that the first told of.
+async fn told_again(world: &World) -> Value {
+    let told = world.told(2).await;
+    world.quiet().await;
+    assert_eq!(world.managers.told().len(), 2, "{told:?}");
+    let [(_, first), (id, second)] = &told[..] else { panic!("two: {told:?}") };
+    assert_eq!(id, "b1.image.ready");
+    assert_eq!(second["data"]["image"], first["data"]["image"]);
+    for field in ["commit", "builder", "reused"] {
+        assert_eq!(second["data"][field], first["data"][field], "{field}");
+    }
+    second.clone()
+}
+
 #[test]
-fn a_build_whose_image_is_in_the_registry_is_never_told_as_failed() {
+fn a_build_whose_image_was_pushed_is_never_told_as_failed() {
     with_crew(settings(), async |world| {
-        // Pushed by a try that nobody heard of.
+        world.request(&request("b1")).await;
+        world.told_once().await;
+        comes_back(&world, &request("b1"), Route::Fail, 3).await;
+        let told = told_again(&world).await;
+        assert_eq!(told["data"]["attempts"], 3);
+    });
+}
+
+#[test]
+fn a_build_whose_image_was_pushed_is_not_touched_again() {
+    with_crew(settings(), async |world| {
+        let mut forced = request("b1");
+        forced["force"] = json!(true);
+        world.request(&forced).await;
+        world.told_once().await;
+        comes_back(&world, &forced, Route::Build, 0).await;
+        told_again(&world).await;
+        assert_eq!(world.forge.calls().len(), 1);
+        assert_eq!(world.engine.built(), 1);
+        assert_eq!(world.registry.pushed().len(), 1);
+    });
+}
+
+#[test]
+fn a_final_failure_of_a_build_that_was_delivered_before_is_told_only_after_a_look() {
+    with_crew(settings(), async |world| {
+        world.request(&request("b1")).await;
+        world.told_once().await;
+        // The repository has gone meanwhile, and the first look fails.
+        let gone = Fault::new(Stage::Connector, Reason::RepositoryNotFound, "it has gone");
+        world.forge.fail_next(1, &gone);
+        world.forge.hold();
+        world.registry.set_down(Some(push_failed()));
+        comes_back(&world, &request("b1"), Route::Build, 0).await;
+        world.forge.called(2).await;
+        world.registry.set_down(None);
+        world.forge.let_go();
+        told_again(&world).await;
+        assert!(world.broker.messages(Route::Dead).is_empty());
+    });
+}
+
+#[test]
+fn a_registry_that_is_down_holds_up_what_may_have_been_told_until_it_is_back() {
+    with_crew(settings(), async |world| {
+        world.request(&request("b1")).await;
+        world.told_once().await;
+        let down = Fault::new(Stage::Pusher, Reason::RegistryDown, "it is down");
+        world.registry.set_down(Some(down));
+        let looks = world.registry.finds();
+        comes_back(&world, &request("b1"), Route::Fail, 3).await;
+        world.until(|world| world.registry.finds() > looks).await;
+        world.registry.set_down(None);
+        told_again(&world).await;
+    });
+}
+
+#[test]
+fn a_build_of_another_id_is_told_as_it_ends() {
+    with_crew(settings(), async |world| {
+        world.request(&request("b1")).await;
+        world.told_once().await;
+        comes_back(&world, &request("b2"), Route::Fail, 3).await;
+        let told = world.told(2).await;
+        assert_eq!(told[1].0, "b2.build.failed");
+    });
+}
+
+#[test]
+fn a_first_delivery_is_not_looked_for() {
+    with_crew(settings(), async |world| {
+        let gone = Fault::new(Stage::Connector, Reason::RepositoryNotFound, "there is none");
+        world.forge.fail_next(1, &gone);
+        world.request(&request("b1")).await;
+        let (id, _) = world.told_once().await;
+        assert_eq!(id, "b1.build.failed");
+        assert_eq!(world.registry.finds(), 0);
+    });
+}
+
+// ---- redeliveries to the worker that has the message ---------------------------------------------
+
+#[test]
+fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_tells_of_it() {
+    with_crew(settings(), async |world| {
+        let mut forced = request("b1");
+        forced["force"] = json!(true);
         let gate = world.registry.hold_push();
+        world.request(&forced).await;
+        gate.reached().await;
+        world.broker.kill_connection();
+        world.broker.wait_until(|broker| broker.unsettled(Queue::Build) == 1).await;
+        gate.open();
+        world.told_once().await;
+        assert_eq!(world.forge.calls().len(), 1);
+        assert_eq!(world.engine.built(), 1);
+        assert_eq!(world.registry.pushed().len(), 1);
+    });
+}
+
+#[test]
+fn a_notification_whose_delivery_was_taken_back_is_not_told_again() {
+    with_crew(settings(), async |world| {
+        let gate = world.managers.hold();
         world.request(&request("b1")).await;
         gate.reached().await;
-        let mut history = image_builder_actors::history::of(&Message::default());
-        let key = world.engine.orders()[0].key.clone();
-        let commit = world.planner.calls()[0].commit.clone();
+        world.broker.kill_connection();
+        world.broker.wait_until(|broker| broker.unsettled(Queue::Outcome) == 1).await;
         gate.open();
-        world.told(1).await;
+        world.told_once().await;
+        assert_eq!(world.managers.calls(), 1);
+    });
+}
 
-        history.checkpoint.commit = Some(commit);
-        history.checkpoint.planned = Some(image_builder_actors::job::Planned {
-            key,
-            builder: image_builder_actors::job::BuilderKind::Dockerfile,
-        });
-        for _ in 0..3 {
-            history.record(&push_failed(), true);
-        }
-        let body = request("b2").to_string().into_bytes();
-        let failed = Message { body, ..Message::default() };
-        let failed = image_builder_actors::history::with(&failed, &history);
-        world.broker.publish(Route::Fail, failed).await.expect("published");
-        let told = world.told(2).await;
-        assert_eq!(told[1].0, "b2.image.ready");
-        assert_eq!(told[1].1["data"]["attempts"], 3);
+#[test]
+fn a_notification_that_failed_after_its_delivery_was_taken_back_is_told_by_the_redelivery() {
+    with_crew(settings(), async |world| {
+        let gate = world.managers.hold();
+        world.managers.fail(1, NotifyError { message: "no".to_owned(), retry_after: None });
+        world.request(&request("b1")).await;
+        gate.reached().await;
+        world.broker.kill_connection();
+        gate.open();
+        world.told_once().await;
     });
 }

@@ -84,6 +84,6 @@ fn an_actor_that_dies_too_often_escalates() {
         }
         world.request(&request("b1")).await;
         let cause = world.crew.escalated().await;
-        assert!(cause.starts_with("builder: panicked: "), "{cause}");
+        assert!(cause.starts_with("builder: panic: "), "{cause}");
     });
 }

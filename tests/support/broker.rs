@@ -129,11 +129,20 @@ impl Broker {
 
     /// Publishes to a queue, and waits until the broker has it.
     pub fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        self.publish_to("", queue, body, properties);
+    }
+
+    /// Publishes to a fanout exchange that somebody listens to, and waits until the broker has it.
+    pub fn broadcast(&self, exchange: &str, body: &[u8]) {
+        self.publish_to(exchange, "", body, BasicProperties::default());
+    }
+
+    fn publish_to(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let channel = self.channel();
         let confirmed = runtime().block_on(async {
             channel
-                .basic_publish("".into(), queue.into(), options, body, properties)
+                .basic_publish(exchange.into(), key.into(), options, body, properties)
                 .await
                 .expect("the broker takes the message")
                 .await
@@ -141,7 +150,7 @@ impl Broker {
         });
         assert!(
             matches!(confirmed, Confirmation::Ack(None)),
-            "{queue} takes messages: {confirmed:?}"
+            "`{exchange}` `{key}` takes messages: {confirmed:?}"
         );
     }
 

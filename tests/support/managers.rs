@@ -62,6 +62,15 @@ impl Told {
         assert_eq!(self.text("/reason"), reason, "{}", self.raw);
         self
     }
+
+    /// This is `build.cancelled` for this reason.
+    #[track_caller]
+    pub fn cancelled(self, reason: &str) -> Self {
+        assert_eq!(self.kind(), "build.cancelled", "{}", self.raw);
+        assert_eq!(self.to, "/connector");
+        assert_eq!(self.text("/reason"), reason, "{}", self.raw);
+        self
+    }
 }
 
 #[derive(Default)]

@@ -9,12 +9,14 @@ pub mod daemon;
 pub mod engine;
 pub mod git_server;
 pub mod managers;
+pub mod marked;
 pub mod node;
 pub mod own_engine;
 pub mod proxy;
 pub mod registry;
 pub mod slow;
 pub mod stand_in;
+pub mod turnstile;
 pub mod worker;
 pub mod world;
 
@@ -23,7 +25,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 
 /// Longest wait for something that takes seconds on an idle machine. Tests wait for events; this
@@ -85,26 +87,45 @@ pub fn free_port() -> u16 {
         .expect("one of thousands of ports is free")
 }
 
-/// A local port that refuses connections until it is opened.
+/// A local port that nobody gets through until it is opened.
 pub struct Door {
-    socket: TcpSocket,
+    behind: Behind,
     pub port: u16,
 }
 
+enum Behind {
+    /// Nobody listens: connections are refused.
+    Nobody(TcpSocket),
+    /// Connections are taken, and nobody reads what is said on them.
+    Deaf(TcpListener),
+}
+
 impl Door {
-    /// Nobody else can have the port meanwhile.
+    /// One that refuses connections. Nobody else can have the port meanwhile.
     pub fn closed() -> Self {
         let _guard = runtime().enter();
         let socket = TcpSocket::new_v4().expect("sockets are to be had");
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a local port is free");
         let port = socket.local_addr().expect("the port is known").port();
-        Self { socket, port }
+        Self { behind: Behind::Nobody(socket), port }
     }
 
-    /// From now on all connections are passed on to this address.
+    /// One that takes connections and lets them wait.
+    pub fn deaf() -> Self {
+        let Self { behind: Behind::Nobody(socket), port } = Self::closed() else {
+            unreachable!("a closed door has nobody behind it")
+        };
+        let _guard = runtime().enter();
+        Self { behind: Behind::Deaf(listen(socket)), port }
+    }
+
+    /// From now on all connections are passed on to this address, those that wait as well.
     pub fn open(self, to: &str) {
         let _guard = runtime().enter();
-        let listener = self.socket.listen(64).expect("a bound socket can listen");
+        let listener = match self.behind {
+            Behind::Nobody(socket) => listen(socket),
+            Behind::Deaf(listener) => listener,
+        };
         let to = to.to_owned();
         tokio::spawn(async move {
             while let Ok((mut from, _)) = listener.accept().await {
@@ -117,4 +138,8 @@ impl Door {
             }
         });
     }
+}
+
+fn listen(socket: TcpSocket) -> TcpListener {
+    socket.listen(64).expect("a bound socket can listen")
 }

@@ -8,9 +8,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::header::CONTENT_LENGTH;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
@@ -48,6 +50,8 @@ pub enum Answer {
     },
     /// Passes the request on to this server, and its answer back.
     From(String),
+    /// Answers this, once it is there.
+    Later(BoxFuture<'static, Answer>),
 }
 
 impl Answer {
@@ -141,6 +145,7 @@ async fn respond(answer: Answer, asked: Asked) -> Response<Body> {
             (200, headers, BodyExt::boxed(StreamBody::new(frames)))
         }
         Answer::From(server) => pass_on(&server, asked).await,
+        Answer::Later(answer) => return Box::pin(respond(answer.await, asked)).await,
     };
     let mut response = Response::builder().status(status);
     for (name, value) in headers {
@@ -149,23 +154,28 @@ async fn respond(answer: Answer, asked: Asked) -> Response<Body> {
     response.body(body).unwrap_or_else(|_| Response::new(Empty::new().boxed()))
 }
 
+/// Headers that are not passed on.
+const OF_ONE_CONNECTION: [&str; 4] =
+    ["connection", "content-length", "keep-alive", "transfer-encoding"];
+
 async fn pass_on(server: &str, asked: Asked) -> (u16, Vec<(String, String)>, Body) {
     let client = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .expect("a client can be made");
-    let mut request = client.request(asked.method, format!("{server}{}", asked.path));
-    for name in ["authorization", "content-type", "accept"] {
-        if let Some(value) = asked.headers.get(name) {
-            request = request.header(name, value.clone());
-        }
-    }
+    let is_head = asked.method == Method::HEAD;
+    let mut headers = asked.headers;
+    OF_ONE_CONNECTION.iter().for_each(|name| drop(headers.remove(*name)));
+    let request = client.request(asked.method, format!("{server}{}", asked.path)).headers(headers);
     let response = request.body(asked.body).send().await.expect("the server behind is up");
     let status = response.status().as_u16();
     let headers = response
         .headers()
         .iter()
-        .filter(|(name, _)| matches!(name.as_str(), "content-type" | "www-authenticate"))
+        .filter(|(name, _)| {
+            // An answer to HEAD tells the length of what it does not have.
+            (is_head && *name == CONTENT_LENGTH) || !OF_ONE_CONNECTION.contains(&name.as_str())
+        })
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
         .collect();
     let body = response.bytes().await.expect("the server behind answers in full");

@@ -230,6 +230,11 @@ impl Worker {
             .unwrap_or_else(|| panic!("no {sample} in:\n{text}"))
     }
 
+    /// Jobs that wait for a slot of this actor.
+    pub fn waiting(&self, actor: &str) -> usize {
+        self.metric(&format!("image_builder_actor_waiting{{actor=\"{actor}\"}}")) as usize
+    }
+
     /// How often each of the six actors has died, in the order of a job's way.
     pub fn restarts(&self) -> [u64; 6] {
         ["listener", "connector", "builder", "pusher", "notifier", "retry"].map(|actor| {

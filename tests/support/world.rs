@@ -13,6 +13,7 @@ use super::broker::{Broker, BrokerAt, Fetched};
 use super::git_server::{self, GitRepo};
 use super::managers::{Managers, Told};
 use super::stand_in::{Answer, StandIn};
+use super::turnstile::Steps;
 use super::worker::{Settings, Worker};
 use super::{PATIENCE, engine, registry, runtime, unique};
 
@@ -108,6 +109,14 @@ impl World {
         json!({"userID": self.user, "repo": full_name(repo), "uuid": unique("build")})
     }
 
+    /// A request of a repository whose build goes through the turnstile under the request's `uuid`.
+    pub fn held_request(&self, repo: &GitRepo, user: &str) -> Value {
+        let request = self.request(repo);
+        let id = request["uuid"].clone();
+        let plan = json!({"buildArgs": {"STEP": id}});
+        with(request, json!({"userID": user, "applicationID": id, "buildPlan": plan}))
+    }
+
     /// Publishes a request as the plainest of publishers would; returns its `uuid`.
     pub fn publish(&self, request: &Value) -> String {
         self.publish_raw(request.to_string().as_bytes(), BasicProperties::default());
@@ -116,6 +125,12 @@ impl World {
 
     pub fn publish_raw(&self, body: &[u8], properties: BasicProperties) {
         self.broker.publish(&self.settings["BUILD_QUEUE"], body, properties);
+    }
+
+    /// Asks all workers to stop a build.
+    pub fn cancel(&self, build_id: &str) {
+        let body = json!({"buildID": build_id}).to_string();
+        self.broker.broadcast(&self.settings["CANCEL_EXCHANGE"], body.as_bytes());
     }
 
     /// How a build ends.
@@ -209,7 +224,8 @@ impl Drop for World {
     fn drop(&mut self) {
         // A node of the test's own takes its queues with it, and may have gone already.
         if self.broker.is_shared() {
-            self.broker.delete(&self.user, &self.settings["CANCEL_EXCHANGE"]);
+            // With the dot: the next world's name may begin with all of this one's.
+            self.broker.delete(&format!("{}.", self.user), &self.settings["CANCEL_EXCHANGE"]);
         }
     }
 }
@@ -231,6 +247,11 @@ pub fn repository(hint: &str, files: &[(&str, &str)]) -> GitRepo {
     let repo = GitRepo::create("it", hint);
     repo.commit(files);
     repo
+}
+
+/// A repository whose build is one step that goes through the turnstile.
+pub fn held_repository(steps: &Steps) -> GitRepo {
+    repository("held", &[("Dockerfile", &steps.dockerfile())])
 }
 
 /// A Dockerfile of these steps on the base image.

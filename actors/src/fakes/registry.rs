@@ -1,6 +1,6 @@
 //! In-memory registry.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::script::{Gate, Script};
 use crate::fault::{Fault, Reason, Stage};
+use crate::images::{BUILDER_LABEL, REVISION_LABEL};
 use crate::job::{BuiltImage, RegistryImage, hex};
 use crate::ports::Registry;
 use crate::progress::Progress;
@@ -29,6 +30,8 @@ pub struct FakeRegistry {
 struct State {
     /// By `repository:tag` and `repository:digest`, each with its registry before it.
     images: HashMap<String, RegistryImage>,
+    /// The labels of each image, by its digest.
+    labels: HashMap<String, BTreeMap<String, String>>,
     forgotten: HashSet<String>,
     down: Option<Fault>,
     finds: usize,
@@ -119,6 +122,10 @@ impl Registry for FakeRegistry {
             for tag in own_tags.into_iter().chain(further_tags) {
                 state.images.insert(reference.with_tag(tag).to_string(), stored.clone());
             }
+            let labels =
+                [(REVISION_LABEL, &*reference.tag), (BUILDER_LABEL, image.builder.as_str())];
+            let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            state.labels.insert(stored.digest.clone(), labels.into());
         }
         progress.note(format!("pushed {reference}"));
         self.pushed.send_modify(|pushed| {
@@ -131,7 +138,12 @@ impl Registry for FakeRegistry {
         Ok(stored)
     }
 
-    async fn tag(&self, reference: &ImageReference, image: &RegistryImage) -> Result<(), Fault> {
+    async fn tag(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        further_tags: &[String],
+    ) -> Result<(), Fault> {
         let mut state = self.lock();
         if let Some(fault) = &state.down {
             return Err(fault.clone());
@@ -142,7 +154,24 @@ impl Registry for FakeRegistry {
             let message = format!("cannot tag `{reference}`: there is no {}", image.digest);
             return Err(Fault::new(Stage::Pusher, Reason::RegistryFailed, message));
         };
-        state.images.insert(reference.to_string(), stored);
+        for tag in further_tags.iter().chain([&reference.tag]) {
+            state.images.insert(reference.with_tag(tag).to_string(), stored.clone());
+        }
         Ok(())
+    }
+
+    async fn labels(
+        &self,
+        reference: &ImageReference,
+        image: &RegistryImage,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        let state = self.lock();
+        if let Some(fault) = &state.down {
+            return Err(fault.clone());
+        }
+        state.labels.get(&image.digest).cloned().ok_or_else(|| {
+            let message = format!("`{reference}` has no configuration {}", image.image_id);
+            Fault::new(Stage::Pusher, Reason::RegistryFailed, message)
+        })
     }
 }

@@ -183,7 +183,12 @@ impl World {
 
     /// The restarts of each actor, in the order of [`ActorName::ALL`].
     pub fn restarts(&self) -> [u64; 6] {
-        ActorName::ALL.map(|name| self.health(name).restarts)
+        ActorName::ALL.map(|name| self.health(name).restarts())
+    }
+
+    /// The deaths of this cause of each actor, in the order of [`ActorName::ALL`].
+    pub fn deaths(&self, cause: &str) -> [u64; 6] {
+        ActorName::ALL.map(|name| self.health(name).deaths.get(cause).copied().unwrap_or_default())
     }
 
     /// Waits until the figures of the actors are as `good` wants them. They change without any event.

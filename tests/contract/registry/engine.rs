@@ -36,6 +36,11 @@ impl Engine {
 
     /// Makes an image of one small file.
     pub(crate) async fn image(&mut self) -> BuiltImage {
+        self.labelled_image("LABEL of=the-tests").await
+    }
+
+    /// Makes an image of one small file, with what this instruction says.
+    pub(crate) async fn labelled_image(&mut self, label: &str) -> BuiltImage {
         let mut root = tar::Builder::new(Vec::new());
         let content = unique();
         let mut header = tar::Header::new_gnu();
@@ -46,8 +51,12 @@ impl Engine {
 
         let repository = format!("image-builder-tests-{}", unique());
         let name = format!("{repository}:local");
-        let options =
-            CreateImageOptionsBuilder::new().from_src("-").repo(&repository).tag("local").build();
+        let options = CreateImageOptionsBuilder::new()
+            .from_src("-")
+            .repo(&repository)
+            .tag("local")
+            .changes(vec![label.to_owned()])
+            .build();
         self.docker
             .create_image(Some(options), Some(bollard::body_full(root.into())), None)
             .try_collect::<Vec<_>>()

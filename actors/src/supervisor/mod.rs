@@ -1,25 +1,42 @@
 //! One-for-one supervision: an actor that dies is built anew, its siblings notice nothing.
 //!
 //! `actix::Supervisor` does not survive a panic, so this one is our own. Each actor lives on an
-//! arbiter (thread) of its own, inside an unwind boundary; its supervising task learns how it ended,
-//! builds a new one from the factory, and puts the new address into the actor's [`Mailbox`].
+//! arbiter (thread) of its own, inside an unwind boundary; its supervising task, on another thread,
+//! learns how it ended, builds a new one from the factory, and puts the new address into the actor's
+//! [`Mailbox`]. Jobs are worked on in the actor's [pool](crate::pool), not in the actor: none of the
+//! deaths below costs a job that is being worked on, but for the one that panics.
 //!
-//! | what happens | what the supervisor does |
-//! |---|---|
-//! | the actor panics (handler, factory, `started`, its context's futures) | restart |
-//! | a job of the actor's pool panics | the job is handed back; restart |
-//! | the actor stops by itself | restart |
-//! | the actor's thread is gone | restart on a new one |
-//! | the actor does not answer within the health interval (its thread is blocked) | restart on a new thread; what was in its mailbox is handed back |
-//! | more deaths than `max_restarts` within `window` | escalate: the worker drains and exits |
+//! | the actor dies by | noticed by | the message in its hands | what waits in its mailbox | cause |
+//! |---|---|---|---|---|
+//! | a panic in a handler | the unwind boundary | handed back, no try counted | handed back, no try counted | `panic` |
+//! | a panic in `started` or in a future of its context | the unwind boundary | – | handed back, no try counted | `panic` |
+//! | a panic in a job of its pool, on whatever thread that works | the job's own unwind boundary | the job: one try counted | still read, then the actor ends | `panic` |
+//! | a panic in its factory | the unwind boundary | – | waits for the one that lives | `panic` |
+//! | stopping by itself | the end of its context | handed back, no try counted | handed back, no try counted | `stopped` |
+//! | blocking its thread, or waiting for something that does not come | no answer to a [`Beat`] within the health interval | taken away, one try counted | taken away, no try counted | `hung` |
+//! | a factory that does not return within the health interval | no address | – | waits for the one that lives | `hung` |
+//! | the end of its thread | its report is never made | handed back, no try counted | handed back, no try counted | `lost` |
+//!
+//! In all of these the actor is made anew after a pause that doubles with each death inside the
+//! window, on a new thread where the old one is blocked or gone; each death is one line in the log and
+//! one count by its cause. An actor that dies more than `max_restarts` times within `window` is not
+//! made again: the supervisor [escalates](Supervisor::escalated), the worker drains and exits.
+//!
+//! Nothing of the outside is needed to make an actor: ports that are not there yet fail jobs, or make
+//! the listener pause, and the worker waits for its broker before it makes any.
+//!
+//! A job that hangs is no death: its stage's time limit ends it.
+
+mod mailbox;
+
+pub use self::mailbox::Mailbox;
 
 use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::dev::SendError;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use actix_rt::{Arbiter, System};
 use futures_util::FutureExt;
@@ -27,10 +44,9 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
-use crate::fault::Stage;
-use crate::health::{Health, State};
-use crate::lease::{Doing, Leased, Revocable};
+use crate::health::{Death, Health, State};
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::supervisor::mailbox::Mail;
 
 /// How patient the supervisor is (`SUPERVISOR_…`).
 #[derive(Debug, Clone)]
@@ -83,108 +99,14 @@ macro_rules! supervised {
         impl actix::Handler<$crate::supervisor::Beat> for $actor {
             type Result = ();
 
-            fn handle(&mut self, beat: $crate::supervisor::Beat, _: &mut Self::Context) {
+            fn handle(&mut self, beat: $crate::supervisor::Beat, _ctx: &mut Self::Context) {
+                fail::fail_point!(concat!(stringify!($actor), "::beat"), |_| {
+                    actix::ActorContext::stop(_ctx);
+                });
                 beat.answer();
             }
         }
     };
-}
-
-/// The way to an actor, whichever instance of it lives at the moment.
-pub struct Mailbox<A: Actor> {
-    current: watch::Receiver<Option<Addr<A>>>,
-    mail: Mail,
-}
-
-impl<A: Actor> Clone for Mailbox<A> {
-    fn clone(&self) -> Self {
-        Self { current: self.current.clone(), mail: self.mail.clone() }
-    }
-}
-
-/// What was sent to an actor and may not have been looked at yet, in order.
-#[derive(Clone, Default)]
-struct Mail(Arc<Mutex<Vec<Revocable>>>);
-
-impl Mail {
-    fn add(&self, lease: Revocable) {
-        let mut mail = self.lock();
-        mail.retain(|lease| lease.doing() == Some(Doing::Mailed));
-        mail.push(lease);
-    }
-
-    /// Takes everything away from an actor that is stuck: in the message that it looks at, and so
-    /// before all others.
-    fn take_away(&self, stage: Stage) {
-        let mail = std::mem::take(&mut *self.lock());
-        let mut unread = mail.iter().filter(|lease| lease.doing() == Some(Doing::Mailed));
-        if let Some(first) = unread.next() {
-            first.revoke_from(stage);
-        }
-        unread.for_each(Revocable::revoke);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Revocable>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<A: Actor<Context = Context<A>>> Mailbox<A> {
-    /// Hands a message to the actor, waiting while it is being restarted. The message is dropped,
-    /// with all that it owns, when the actor is gone for good.
-    pub async fn deliver<M>(&self, mut message: M)
-    where
-        A: Handler<M>,
-        M: Message<Result = ()> + Leased + Send + 'static,
-    {
-        let mut current = self.current.clone();
-        let lease = message.lease().revocable();
-        loop {
-            let address = match current.wait_for(Option::is_some).await {
-                Ok(address) => address.clone(),
-                Err(_) => return,
-            };
-            let Some(address) = address else { continue };
-            // Before it is sent: the actor may be stuck in it when this goes on.
-            self.mail.add(lease.clone());
-            match address.try_send(message) {
-                Ok(()) => return,
-                // Its death has not been noticed yet: the address changes in a moment.
-                Err(SendError::Closed(back)) => {
-                    message = back;
-                    if current.changed().await.is_err() {
-                        return;
-                    }
-                }
-                // Mailboxes are unbounded (see `run`): what bounds them is the prefetch.
-                Err(SendError::Full(back)) => {
-                    message = back;
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
-    }
-}
-
-/// How an actor's life ended.
-enum Exit {
-    Panicked(String),
-    Stopped,
-    /// Its thread ended under it.
-    Lost,
-    /// Its thread is blocked.
-    Hung,
-}
-
-impl Exit {
-    fn cause(self) -> String {
-        match self {
-            Exit::Panicked(message) => format!("panicked: {message}"),
-            Exit::Stopped => "stopped by itself".to_owned(),
-            Exit::Lost => "its thread ended".to_owned(),
-            Exit::Hung => "hung: it did not get to its messages".to_owned(),
-        }
-    }
 }
 
 /// Looks after actors. Clones are the same supervisor.
@@ -260,25 +182,31 @@ where
         let mut tick = tokio::time::interval(intensity.health_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let mut exit = self.run(&arbiter);
+            let mut ended = self.run(&arbiter);
             self.health.enter(State::Running);
-            let mut beat = None;
-            let exit = loop {
+            // At the last tick of this life; inside, where there was an address to ask.
+            let mut asked: Option<Option<oneshot::Receiver<()>>> = None;
+            let death = loop {
                 tokio::select! {
-                    exit = &mut exit => break exit.unwrap_or(Exit::Lost),
+                    death = &mut ended => break death.unwrap_or(Death::Lost),
                     Some(panic) = self.panics.recv() => {
-                        let ended = self.end(&mut exit);
-                        match timeout(intensity.health_interval, ended).await {
-                            Ok(()) => break Exit::Panicked(panic),
-                            Err(_) => break Exit::Hung,
+                        let end = self.end(&mut ended);
+                        match timeout(intensity.health_interval, end).await {
+                            Ok(()) => break Death::Panic(panic),
+                            Err(_) => break Death::Hung,
                         }
                     }
                     _ = tick.tick() => {
                         self.health.log();
-                        if beat.take().is_some_and(unanswered) {
-                            break Exit::Hung;
+                        let hung = match asked.take() {
+                            None => false,
+                            Some(Some(answer)) => unanswered(answer),
+                            Some(None) => self.publish.borrow().is_none(),
+                        };
+                        if hung {
+                            break Death::Hung;
                         }
-                        beat = self.beat();
+                        asked = Some(self.beat());
                     }
                     () = self.supervisor.lifecycle.reached(Phase::HandingBack) => {
                         self.stop();
@@ -287,22 +215,22 @@ where
                     }
                 }
             };
-            if matches!(exit, Exit::Hung) {
-                self.stop();
-            }
+            // In this order: who is late must not publish itself any more.
+            drop(ended);
             self.publish.send_replace(None);
-            match exit {
-                Exit::Lost => arbiter = self.arbiter(),
-                Exit::Hung => {
-                    // The blocked thread is left to itself; should it ever go on, it finds a Stop.
-                    arbiter = self.arbiter();
+            match death {
+                Death::Lost => arbiter = self.arbiter(),
+                Death::Hung => {
                     self.mail.take_away(self.health.name().stage());
+                    // Should the blocked thread ever go on, it ends.
+                    arbiter.stop();
+                    arbiter = self.arbiter();
                 }
-                Exit::Panicked(_) | Exit::Stopped => {}
+                Death::Panic(_) | Death::Stopped => {}
             }
             let actor = self.health.name().as_str();
-            let cause = exit.cause();
-            self.health.died(&cause);
+            let cause = death.to_string();
+            self.health.died(&death);
             self.health.enter(State::Restarting);
 
             let now = Instant::now();
@@ -348,15 +276,15 @@ where
     }
 
     /// Ends the present instance, which may be about to begin.
-    async fn end(&self, exit: &mut oneshot::Receiver<Exit>) {
+    async fn end(&self, ended: &mut oneshot::Receiver<Death>) {
         let mut address = self.publish.subscribe();
         tokio::select! {
             // The sender is `self`, so it cannot be gone.
             _ = address.wait_for(Option::is_some) => {}
-            _ = &mut *exit => return,
+            _ = &mut *ended => return,
         }
         self.stop();
-        let _ = exit.await;
+        let _ = ended.await;
     }
 
     fn stop(&self) {
@@ -366,8 +294,8 @@ where
     }
 
     /// Brings one instance to life; the answer comes when it has ended.
-    fn run(&self, arbiter: &Arbiter) -> oneshot::Receiver<Exit> {
-        let (ended, exit) = oneshot::channel();
+    fn run(&self, arbiter: &Arbiter) -> oneshot::Receiver<Death> {
+        let (end, ended) = oneshot::channel();
         let factory = self.factory.clone();
         let publish = self.publish.clone();
         arbiter.spawn_fn(move || {
@@ -378,17 +306,23 @@ where
                     let address = ctx.address();
                     let actor = factory();
                     let life = ctx.into_future(actor);
-                    publish.send_replace(Some(address));
+                    publish.send_if_modified(|current| {
+                        let wanted = !end.is_closed();
+                        if wanted {
+                            *current = Some(address);
+                        }
+                        wanted
+                    });
                     life.await;
                 });
-                let exit = match life.catch_unwind().await {
-                    Ok(()) => Exit::Stopped,
-                    Err(panic) => Exit::Panicked(panic_text(&*panic)),
+                let death = match life.catch_unwind().await {
+                    Ok(()) => Death::Stopped,
+                    Err(panic) => Death::Panic(panic_text(&*panic)),
                 };
-                let _ = ended.send(exit);
+                let _ = end.send(death);
             });
         });
-        exit
+        ended
     }
 }
 

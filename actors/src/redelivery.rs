@@ -1,0 +1,242 @@
+//! Deliveries that come again to the worker that had them.
+//!
+//! When a connection breaks, the broker delivers again what was not acked, often to the very worker
+//! that is still at work on it, or whose ack was lost on the way. Neither is a reason to do the work,
+//! or to tell of it, twice: a redelivery waits until this worker no longer has its message in hand, and
+//! is only acked where the message was settled here just before.
+//!
+//! What is kept is in memory alone: after a crash, and on any other worker, the repetition goes its way.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+use crate::ports::Message;
+use crate::request;
+
+/// How long a settled message is remembered. A broker delivers again as soon as there is a consumer.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// And how many of them.
+const MOST_REMEMBERED: usize = 10_000;
+
+/// How often a message was passed on.
+const HOPS: &str = "x-image-builder-hops";
+
+/// The message as it is published again by whoever is done with it for now: told from the one that it
+/// comes of, so that having settled that one says nothing of this.
+pub(crate) fn passed_on(message: &Message) -> Message {
+    let hops = message.headers.get(HOPS).and_then(|hops| hops.parse().ok()).unwrap_or(0u64);
+    let mut message = message.clone();
+    message.headers.insert(HOPS.to_owned(), hops.saturating_add(1).to_string());
+    message
+}
+
+/// The messages of one queue that this worker has, or has just had. Clones share them.
+#[derive(Clone, Default)]
+pub struct Redeliveries(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Rung whenever a message is no longer in hand.
+    let_go: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    in_hand: HashMap<Print, usize>,
+    settled: VecDeque<(Instant, Print)>,
+}
+
+impl State {
+    fn forget_old(&mut self) {
+        while self.settled.front().is_some_and(|(at, _)| at.elapsed() > REMEMBERED) {
+            self.settled.pop_front();
+        }
+    }
+}
+
+/// What tells a message from any other. A message without a build id has none: two of those that read
+/// the same may be two builds.
+type Print = [u8; 32];
+
+/// A message in hand, until it is dropped.
+pub struct Hold {
+    all: Redeliveries,
+    print: Option<Print>,
+}
+
+/// What is to be done with a redelivery.
+pub(crate) enum Turn {
+    /// The work, or what is left of it.
+    Work(Hold),
+    /// Nothing: it was settled, and only its ack got lost.
+    Ack,
+    /// Nothing yet: this worker still has the message in hand.
+    Wait,
+}
+
+impl Redeliveries {
+    /// A message that was never delivered before.
+    pub fn first(&self, message: &Message) -> Hold {
+        self.hold(print(message))
+    }
+
+    /// A message that was delivered before, here or elsewhere.
+    pub(crate) fn again(&self, message: &Message) -> Turn {
+        let Some(print) = print(message) else { return Turn::Work(self.hold(None)) };
+        let mut state = self.lock();
+        state.forget_old();
+        if state.in_hand.contains_key(&print) {
+            Turn::Wait
+        } else if state.settled.iter().any(|(_, settled)| *settled == print) {
+            Turn::Ack
+        } else {
+            *state.in_hand.entry(print).or_default() += 1;
+            Turn::Work(Hold { all: self.clone(), print: Some(print) })
+        }
+    }
+
+    /// The same, once the message is no longer in hand; `None` = it is only to be acked.
+    pub(crate) async fn after(&self, message: &Message) -> Option<Hold> {
+        loop {
+            let let_go = self.0.let_go.notified();
+            tokio::pin!(let_go);
+            // From here on it hears the bell.
+            let_go.as_mut().enable();
+            match self.again(message) {
+                Turn::Work(hold) => return Some(hold),
+                Turn::Ack => return None,
+                Turn::Wait => let_go.await,
+            }
+        }
+    }
+
+    fn hold(&self, print: Option<Print>) -> Hold {
+        if let Some(print) = print {
+            *self.lock().in_hand.entry(print).or_default() += 1;
+        }
+        Hold { all: self.clone(), print }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hold {
+    /// The next durable fact was made: whatever becomes of the ack, there is nothing left to do.
+    pub(crate) fn settled(&self) {
+        let Some(print) = self.print else { return };
+        let mut state = self.all.lock();
+        state.forget_old();
+        if state.settled.len() >= MOST_REMEMBERED {
+            state.settled.pop_front();
+        }
+        state.settled.push_back((Instant::now(), print));
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let Some(print) = self.print else { return };
+        let mut state = self.all.lock();
+        if let Some(count) = state.in_hand.get_mut(&print) {
+            *count -= 1;
+            if *count == 0 {
+                state.in_hand.remove(&print);
+            }
+        }
+        drop(state);
+        self.all.0.let_go.notify_waiters();
+    }
+}
+
+fn print(message: &Message) -> Option<Print> {
+    let build_id = request::build_id(message)?;
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    };
+    add(build_id.as_bytes());
+    add(&message.body);
+    add(&message.timestamp.map_or(0, |at| at.unix_timestamp()).to_be_bytes());
+    for (name, value) in &message.headers {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    Some(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(id: &str) -> Message {
+        Message { message_id: Some(id.to_owned()), ..Message::default() }
+    }
+
+    #[test]
+    fn a_redelivery_of_what_was_settled_is_only_acked() {
+        let all = Redeliveries::default();
+        let first = all.first(&message("a"));
+        first.settled();
+        drop(first);
+        assert!(matches!(all.again(&message("a")), Turn::Ack));
+        assert!(matches!(all.again(&message("b")), Turn::Work(_)));
+        let later = passed_on(&message("a"));
+        assert!(matches!(all.again(&later), Turn::Work(_)), "it is another message");
+        all.first(&later).settled();
+        assert!(matches!(all.again(&later), Turn::Ack));
+        assert!(matches!(all.again(&passed_on(&later)), Turn::Work(_)), "and so is that");
+    }
+
+    #[test]
+    fn a_redelivery_of_what_was_let_go_unsettled_is_worked_on() {
+        let all = Redeliveries::default();
+        drop(all.first(&message("a")));
+        assert!(matches!(all.again(&message("a")), Turn::Work(_)));
+    }
+
+    #[test]
+    fn what_has_no_build_id_is_never_taken_for_another() {
+        let all = Redeliveries::default();
+        let plain = Message { body: b"{}".to_vec(), ..Message::default() };
+        let first = all.first(&plain);
+        first.settled();
+        assert!(matches!(all.again(&plain), Turn::Work(_)));
+    }
+
+    #[tokio::test]
+    async fn a_redelivery_waits_until_nobody_here_has_the_message() {
+        let all = Redeliveries::default();
+        // The same request, published twice.
+        let (first, twin) = (all.first(&message("a")), all.first(&message("a")));
+        assert!(matches!(all.again(&message("a")), Turn::Wait));
+        let waiting = tokio::spawn({
+            let all = all.clone();
+            async move { all.after(&message("a")).await.is_some() }
+        });
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        twin.settled();
+        drop(twin);
+        assert!(!waiting.await.expect("it ends"), "it was settled meanwhile");
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let all = Redeliveries::default();
+        for number in 0..=MOST_REMEMBERED {
+            all.first(&message(&number.to_string())).settled();
+        }
+        assert!(matches!(all.again(&message("0")), Turn::Work(_)));
+        assert!(matches!(all.again(&message("1")), Turn::Ack));
+        assert_eq!(all.lock().settled.len(), MOST_REMEMBERED);
+    }
+}

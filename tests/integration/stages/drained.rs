@@ -1,0 +1,181 @@
+//! The worker is asked to end while it has a job at each stage.
+//!
+//! | the stage | where there is time | where there is none |
+//! |---|---|---|
+//! | listener, connector, pusher | the job is finished and told | it is handed back, and the next worker tells of it as of a first try |
+//! | builder | see [`crate::lifecycle`] | see there |
+//! | notifier | the outcome is told | it stays in its queue, and the next worker tells it |
+//! | retry | the failed try goes to the ladder, for the next worker | the same |
+
+use serde_json::json;
+
+use super::finish;
+use crate::support::marked::Marked;
+use crate::support::worker::Worker;
+use crate::support::world::{World, with};
+use crate::support::{Door, git_server, registry, until};
+
+/// What keeps a job at a stage.
+enum Keeper {
+    /// A service that does not answer until it is asked to, and its address.
+    Silence(Door, String),
+    /// A failpoint, for as long as it says.
+    Failpoint,
+}
+
+/// A worker that has a job at a stage.
+struct Held {
+    world: World,
+    source: Marked,
+    build_id: String,
+    worker: Worker,
+    keeper: Keeper,
+}
+
+/// Starts a worker, and has it hold a job at this stage.
+#[track_caller]
+fn held_at(stage: &str, drain_timeout: &str) -> Held {
+    let world = World::new();
+    let mut settings = world.settings();
+    settings.insert("DRAIN_TIMEOUT".to_owned(), drain_timeout.to_owned());
+    let mut set = |name: &str, value: String| settings.insert(name.to_owned(), value);
+    let door = Door::deaf();
+    let url = format!("http://127.0.0.1:{}", door.port);
+    let keeper = match stage {
+        "connector" => {
+            set("GITHUB_URL", url);
+            Keeper::Silence(door, server(&git_server::server_url()))
+        }
+        "pusher" => {
+            set("REGISTRY_URL", format!("localhost:{}", door.port));
+            Keeper::Silence(door, registry::open())
+        }
+        "notifier" => {
+            set("CONTAINER_MANAGER_URL", format!("{url}/container"));
+            Keeper::Silence(door, server(&world.managers.container_url()))
+        }
+        _ => {
+            set("FAILPOINTS", format!("{stage}::work=1*sleep(2000)"));
+            Keeper::Failpoint
+        }
+    };
+    let worker = Worker::start(&settings);
+    let source = if stage == "retry" { Marked::failing() } else { Marked::good() };
+    // Nothing is looked up in the registry before it is pushed.
+    let request = with(world.request(&source.repo), json!({"force": true}));
+    let build_id = world.publish(&request);
+    let in_hand = format!("image_builder_actor_in_hand{{actor=\"{stage}\"}}");
+    until("the job is at its stage", || (worker.metric(&in_hand) as u64 == 1).then_some(()));
+    Held { world, source, build_id, worker, keeper }
+}
+
+/// Host and port of an address.
+fn server(url: &str) -> String {
+    let rest = url.trim_start_matches("http://");
+    rest.split('/').next().unwrap_or_default().to_owned()
+}
+
+/// Ends the worker at this stage, with time enough for the job.
+#[track_caller]
+fn finishes(stage: &str) {
+    let Held { world, source, build_id, worker, keeper } = held_at(stage, "60s");
+    worker.terminate();
+    worker.wait_for_line("draining");
+    assert!(world.managers.all().is_empty(), "the job is at its stage");
+    if let Keeper::Silence(door, service) = keeper {
+        door.open(&service);
+    }
+    assert_eq!(worker.wait(), 0);
+    let (told, _) = finish(&world, &[]);
+    let [told] = &told[..] else { panic!("one outcome: {told:?}") };
+    assert_eq!(told.clone().ready().build_id(), build_id);
+    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    assert_eq!(source.builds(&[&worker]), 1);
+}
+
+/// What the next worker knows of the job.
+#[derive(PartialEq, Eq)]
+enum Known {
+    /// No more than its request.
+    Nothing,
+    Commit,
+}
+
+/// Ends the worker at this stage, without time for the job.
+#[track_caller]
+fn is_handed_back(stage: &str, known: &Known) {
+    let Held { world, source, build_id, worker: first, keeper: _silent } = held_at(stage, "300ms");
+    let commit = source.repo.git(&["rev-parse", "HEAD"]);
+    first.terminate();
+    assert_eq!(first.wait(), 0);
+    assert!(world.managers.all().is_empty(), "nobody is told of it");
+    let lines = first.lines();
+    assert!(!lines.iter().any(|line| line.contains("not all could be handed back")), "{lines:?}");
+
+    let newer = source.repo.commit(&[("more", "than before")]);
+    let second = world.worker();
+    let told = world.outcome(&build_id).ready();
+    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    let expected = if *known == Known::Commit { commit } else { newer };
+    assert_eq!(told.text("/commit"), expected);
+    let (told, _) = finish(&world, &[&second]);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(source.builds(&[&first, &second]), 1);
+}
+
+#[test]
+fn the_listener_finishes() {
+    finishes("listener");
+}
+
+#[test]
+fn the_connector_finishes() {
+    finishes("connector");
+}
+
+#[test]
+fn the_pusher_finishes() {
+    finishes("pusher");
+}
+
+#[test]
+fn the_notifier_finishes() {
+    finishes("notifier");
+}
+
+#[test]
+fn the_listener_hands_back() {
+    is_handed_back("listener", &Known::Nothing);
+}
+
+#[test]
+fn the_connector_hands_back() {
+    is_handed_back("connector", &Known::Nothing);
+}
+
+#[test]
+fn the_pusher_hands_back_what_then_only_needs_to_be_pushed() {
+    is_handed_back("pusher", &Known::Commit);
+}
+
+#[test]
+fn the_notifier_leaves_the_outcome_where_it_is() {
+    is_handed_back("notifier", &Known::Commit);
+}
+
+#[test]
+fn retry_puts_what_it_has_on_the_ladder() {
+    for drain_timeout in ["60s", "300ms"] {
+        let Held { world, source, build_id, worker: first, keeper: _ } =
+            held_at("retry", drain_timeout);
+        first.terminate();
+        assert_eq!(first.wait(), 0);
+        assert!(world.managers.all().is_empty(), "nobody is told of it");
+        let second = world.worker();
+        let told = world.outcome(&build_id).failed("build_failed");
+        assert_eq!(told.data()["attempts"], 2, "{}", told.raw);
+        let (told, letters) = finish(&world, &[&second]);
+        assert_eq!((told.len(), letters), (1, 1), "{told:?}");
+        assert_eq!(source.builds(&[&first, &second]), 2);
+    }
+}

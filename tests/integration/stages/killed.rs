@@ -1,0 +1,262 @@
+//! The worker is killed once, at each named point of a job's way, and another one takes over, on the
+//! dead one's directory.
+//!
+//! Whatever the point, there is one kind of outcome, and an image is built once and has one digest.
+//! What is repeated is repeated under the same `webhook-id`, and only where the kill falls between a
+//! durable fact and the ack of what it was made from.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use image_builder::killing::POINTS;
+use image_builder_actors::fault::{Fault, Reason, Stage};
+use image_builder_actors::history;
+use image_builder_actors::job::History;
+use image_builder_actors::ports::Message;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use super::finish;
+use crate::support::managers::Told;
+use crate::support::marked::Marked;
+use crate::support::worker::Worker;
+use crate::support::world::World;
+use crate::support::{registry, until};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    /// Without any id; its build is good.
+    Plain,
+    /// The same, with a `uuid`.
+    Named,
+    /// The same; the manager refuses its notification once, so that the request is acked for long
+    /// when it is told.
+    Refused,
+    /// Without any id; its build fails at the same step each time.
+    Failing,
+    /// In the fail queue, with one try that the registry failed; its build is good.
+    Failed,
+    /// In the fail queue, with all tries used up.
+    UsedUp,
+}
+
+/// How a worker is killed, and what the managers hear of the request.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    request: Request,
+    /// What is written into the file that `KILL_AT` names: the point, and at which passing it is.
+    at: &'static str,
+    /// What is held up in the worker that dies. Nobody who consumes a queue waits for the ack of what
+    /// the message was made from.
+    held: &'static str,
+    /// How many build ids the managers hear of.
+    ids: usize,
+    /// How many notifications they accept.
+    posts: usize,
+    /// How many copies are in the dead queue.
+    copies: usize,
+}
+
+macro_rules! rows {
+    ($($test:ident: $request:ident $at:literal $held:literal => $ids:literal $posts:literal $copies:literal;)*) => {
+        /// Every row there is.
+        const ROWS: &[Row] = &[$(rows!(@row $request $at $held $ids $posts $copies)),*];
+
+        $(
+            #[test]
+            fn $test() {
+                rows!(@row $request $at $held $ids $posts $copies).holds();
+            }
+        )*
+    };
+    (@row $request:ident $at:literal $held:literal $ids:literal $posts:literal $copies:literal) => {
+        Row {
+            request: Request::$request,
+            at: $at,
+            held: $held,
+            ids: $ids,
+            posts: $posts,
+            copies: $copies,
+        }
+    };
+}
+
+// The listener meets a request without an id twice: once to give it one, which makes a new message,
+// and once to read it.
+rows! {
+    //                             request at                   held             => ids posts copies
+    before_it_is_given_an_id:        Plain "listener::handle"   ""                => 1 1 0;
+    while_it_is_given_an_id:         Plain "listener::work"     ""                => 1 1 0;
+    // The one hop that can give a request two ids: the copy that has one is published, and the
+    // request itself is not acked.
+    when_it_was_given_an_id:         Plain "desk::settle"       ""                => 2 2 0;
+    on_its_way_to_the_listener:      Plain "listener::handle 2" ""                => 1 1 0;
+    in_the_listener:                 Plain "listener::work 2"   ""                => 1 1 0;
+    on_its_way_to_the_connector:     Plain "connector::handle"  ""                => 1 1 0;
+    in_the_connector:                Plain "connector::work"    ""                => 1 1 0;
+    when_it_is_fetched:              Plain "connector::fetched" ""                => 1 1 0;
+    on_its_way_to_the_builder:       Plain "builder::handle"    ""                => 1 1 0;
+    in_the_builder:                  Plain "builder::work"      ""                => 1 1 0;
+    when_it_is_built:                Plain "builder::built"     ""                => 1 1 0;
+    on_its_way_to_the_pusher:        Plain "pusher::handle"     ""                => 1 1 0;
+    in_the_pusher:                   Plain "pusher::work"       ""                => 1 1 0;
+    when_it_is_pushed:               Plain "pusher::pushed"     ""                => 1 1 0;
+    // The outcome is published, and the request is not acked.
+    when_its_image_is_an_outcome:    Plain "desk::settle 2"     "notifier::handle" => 1 2 0;
+
+    with_a_uuid_on_its_way_to_the_listener: Named "listener::handle" ""           => 1 1 0;
+    with_a_uuid_in_the_listener:     Named "listener::work"     ""                => 1 1 0;
+    with_a_uuid_when_it_is_an_outcome: Named "desk::settle"     "notifier::handle" => 1 2 0;
+
+    on_its_way_to_the_notifier:    Refused "notifier::handle 2" ""                => 1 1 0;
+    in_the_notifier:               Refused "notifier::work 2"   ""                => 1 1 0;
+    // The outcome is on its ladder, and not acked.
+    when_it_was_refused:           Refused "desk::settle 2"     ""                => 1 2 0;
+    // The manager has it, and the outcome is not acked.
+    when_it_is_told:               Refused "notifier::told"     ""                => 1 2 0;
+
+    // The failed try is published, and the request is not acked: there are two of it from here on,
+    // and both end the same way.
+    when_its_failure_is_published: Failing "desk::settle 2"     "retry::handle"   => 1 2 2;
+
+    on_its_way_to_retry:            Failed "retry::handle"      ""                => 1 1 0;
+    in_retry:                       Failed "retry::work"        ""                => 1 1 0;
+    // It is on the ladder, and the failed try is not acked: two of it, as above.
+    when_it_is_on_the_ladder:       Failed "desk::settle"       ""                => 1 2 0;
+
+    about_to_be_given_up:           UsedUp "retry::handle"      ""                => 1 1 1;
+    while_it_is_given_up:           UsedUp "retry::work"        ""                => 1 1 1;
+    // The outcome and the dead copy are published, and the failed try is not acked.
+    when_its_failure_is_an_outcome: UsedUp "desk::settle"       "notifier::handle" => 1 2 2;
+}
+
+#[test]
+fn no_point_is_forgotten() {
+    let point = |row: &Row| row.at.split(' ').next().unwrap_or_default();
+    let tested: BTreeSet<&str> = ROWS.iter().map(point).collect();
+    assert_eq!(tested, BTreeSet::from(POINTS));
+}
+
+impl Row {
+    #[track_caller]
+    fn holds(&self) {
+        let home = tempfile::tempdir().expect("a temporary directory can be made");
+        let (data, kill_at) = (home.path().join("data"), home.path().join("kill"));
+        let world = World::new()
+            // What a delivery becomes a message of is delivered when it is acked, and not before.
+            .with("LISTENER_CONCURRENCY", "1")
+            .with("DATA_DIR", &data.display().to_string())
+            .with("KILL_AT", &kill_at.display().to_string());
+        let first = self.worker_that_dies(&world);
+        std::fs::write(&kill_at, self.at).expect("the file can be written");
+        let source = match self.request {
+            Request::Failing => Marked::failing(),
+            _ => Marked::good(),
+        };
+        let uuid = self.publish(&world, world.request(&source.repo));
+        assert_eq!(first.wait(), -1, "{self:?}");
+        assert!(!kill_at.exists(), "{self:?}: it died somewhere else");
+        if self.dies_with_a_workspace() {
+            assert_eq!(workspaces(&data), 1, "{self:?}");
+        }
+
+        let second = world.worker();
+        let accepted = || world.managers.all().iter().filter(|told| told.answered < 300).count();
+        until("all that is told", || (accepted() >= self.posts).then_some(()));
+        let (told, copies) = finish(&world, &[&second]);
+        assert_eq!((told.len(), copies), (self.posts, self.copies), "{self:?}: {told:?}");
+        self.check_ids(&told, uuid.as_deref());
+        match self.request {
+            Request::Failing => check_failures(&told, "build_failed", 2),
+            Request::UsedUp => check_failures(&told, "registry_failed", 5),
+            _ => {
+                check_images(&told, if self.request == Request::Failed { 2 } else { 1 });
+                assert_eq!(source.builds(&[&first, &second]), 1, "{self:?}: it was built once");
+            }
+        }
+        assert_eq!(workspaces(&data), 0, "{self:?}");
+    }
+
+    fn worker_that_dies(&self, world: &World) -> Worker {
+        let mut settings = world.settings();
+        if !self.held.is_empty() {
+            settings.insert("FAILPOINTS".to_owned(), format!("{}=pause", self.held));
+        }
+        Worker::start(&settings)
+    }
+
+    /// Puts the request where it is to be; returns its `uuid` where it has one.
+    fn publish(&self, world: &World, mut request: Value) -> Option<String> {
+        match self.request {
+            Request::Named | Request::Refused => {
+                let uuid = request["uuid"].as_str().expect("it has one");
+                if self.request == Request::Refused {
+                    world.managers.refuse(uuid, &[(500, None)]);
+                }
+                return Some(world.publish(&request));
+            }
+            Request::Plain | Request::Failing => {
+                request.as_object_mut().expect("it is an object").remove("uuid");
+                world.publish(&request);
+                return None;
+            }
+            Request::Failed | Request::UsedUp => {}
+        }
+        let tries = if self.request == Request::UsedUp { 5 } else { 1 };
+        let failed = Fault::new(Stage::Pusher, Reason::RegistryFailed, "the registry failed");
+        let mut past = History::new(OffsetDateTime::now_utc());
+        (0..tries).for_each(|_| past.record(&failed, true));
+        let mut headers = FieldTable::default();
+        for (name, value) in history::with(&Message::default(), &past).headers {
+            headers.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
+        let properties = BasicProperties::default().with_headers(headers);
+        let body = request.to_string();
+        world.broker.publish(&world.settings["FAIL_QUEUE"], body.as_bytes(), properties);
+        request["uuid"].as_str().map(str::to_owned)
+    }
+
+    fn dies_with_a_workspace(&self) -> bool {
+        ["connector::fetched", "builder::handle", "builder::work", "builder::built"]
+            .contains(&self.at)
+    }
+
+    #[track_caller]
+    fn check_ids(&self, told: &[Told], uuid: Option<&str>) {
+        let ids: BTreeSet<&str> = told.iter().map(Told::build_id).collect();
+        assert_eq!(ids.len(), self.ids, "{self:?}: {ids:?}");
+        if let Some(uuid) = uuid {
+            assert!(ids.contains(uuid), "{self:?}: {ids:?}");
+        }
+        for told in told {
+            assert_eq!(told.webhook_id, format!("{}.{}", told.build_id(), told.kind()));
+        }
+    }
+}
+
+#[track_caller]
+fn check_failures(told: &[Told], reason: &str, attempts: u64) {
+    for told in told {
+        let told = told.clone().failed(reason);
+        assert_eq!(told.data()["attempts"], attempts, "{}", told.raw);
+    }
+}
+
+/// All are told of the one image that the registry has.
+#[track_caller]
+fn check_images(told: &[Told], attempts: u64) {
+    for told in told {
+        let told = told.clone().ready();
+        assert_eq!(told.data()["attempts"], attempts, "{}", told.raw);
+        let repository = told.text("/image/repository");
+        let (_, repository) = repository.split_once('/').expect("the registry, and a path");
+        let digest = registry::digest(repository, told.text("/image/tag"));
+        assert_eq!(digest.as_deref(), Some(told.text("/image/digest")), "{}", told.raw);
+    }
+}
+
+fn workspaces(data: &Path) -> usize {
+    std::fs::read_dir(data.join("work")).expect("the worker has made it").count()
+}

@@ -1,0 +1,274 @@
+//! Actors that do what their messages tell them, under supervision.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler};
+use actix_rt::Arbiter;
+use image_builder_actors::fair::Slots;
+use image_builder_actors::fakes::broker::FakeBroker;
+use image_builder_actors::fakes::world::PATIENCE;
+use image_builder_actors::fault::Stage;
+use image_builder_actors::health::{ActorName, Health};
+use image_builder_actors::history;
+use image_builder_actors::lease::{Doing, Lease, Leased, Settler};
+use image_builder_actors::lifecycle::Lifecycle;
+use image_builder_actors::pool::Pool;
+use image_builder_actors::ports::{Broker, Message, Queue, Route, Subscription};
+use image_builder_actors::redelivery::Redeliveries;
+use image_builder_actors::supervisor::{Mailbox, Supervisor};
+use tokio::sync::{Notify, Semaphore};
+
+/// An order to an actor, which holds the lease of a delivery.
+#[derive(Debug, actix::Message)]
+#[rtype(result = "()")]
+pub(crate) struct Order {
+    lease: Lease,
+    act: Act,
+}
+
+/// What an actor does with an order, once it is let go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Act {
+    Settle,
+    Panic,
+    PanicInContext,
+    PanicInPool,
+    PanicInBlockingThread,
+    Stop,
+    BlockThread,
+    WaitForEver,
+    EndThread,
+    /// Holds a slot of its pool until it is let go, and settles then.
+    Work,
+}
+
+impl Leased for Order {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+/// An actor that does what it is ordered to.
+pub(crate) struct Obedient {
+    pool: Pool,
+    /// Where it waits before it does anything.
+    gate: Arc<Gate>,
+    /// Which one it is, counted from 1.
+    number: usize,
+    start: Start,
+}
+
+/// How an instance comes to life.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Start {
+    Well,
+    PanicWhenMade,
+    PanicWhenStarted,
+    HangWhenMade,
+}
+
+/// Holds up a thread, and work that is none, until it is opened.
+#[derive(Default)]
+pub(crate) struct Gate {
+    opened: Mutex<bool>,
+    threads: Condvar,
+    tasks: Notify,
+    pub(crate) reached: Notify,
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *self.opened.lock().expect("no panic at the gate") = true;
+        self.threads.notify_all();
+        self.tasks.notify_waiters();
+    }
+
+    /// Blocks the thread.
+    fn block(&self) {
+        self.reached.notify_one();
+        let opened = self.opened.lock().expect("no panic at the gate");
+        drop(self.threads.wait_while(opened, |opened| !*opened).expect("no panic at the gate"));
+    }
+
+    async fn wait(&self) {
+        let opened = self.tasks.notified();
+        self.reached.notify_one();
+        if !*self.opened.lock().expect("no panic at the gate") {
+            opened.await;
+        }
+    }
+}
+
+impl Actor for Obedient {
+    type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        assert!(self.start != Start::PanicWhenStarted, "asked to panic when started");
+    }
+}
+
+image_builder_actors::supervised!(Obedient);
+
+impl Handler<Order> for Obedient {
+    type Result = ();
+
+    fn handle(&mut self, Order { lease, act }: Order, ctx: &mut Self::Context) {
+        let gate = self.gate.clone();
+        match act {
+            Act::Settle => settle(lease),
+            Act::Panic => {
+                gate.block();
+                panic!("asked to panic as number {}", self.number);
+            }
+            Act::PanicInContext => {
+                settle(lease);
+                ctx.spawn(actix::fut::wrap_future(async move {
+                    gate.block();
+                    panic!("asked to panic in its context");
+                }));
+            }
+            Act::PanicInPool => self.pool.run(tracing::Span::none(), async move {
+                lease.now(Doing::Working(Stage::Builder));
+                gate.wait().await;
+                panic!("asked to panic in a job");
+            }),
+            Act::PanicInBlockingThread => self.pool.run(tracing::Span::none(), async move {
+                lease.now(Doing::Working(Stage::Builder));
+                let work = tokio::task::spawn_blocking(move || {
+                    gate.block();
+                    panic!("asked to panic in a blocking thread")
+                });
+                let Err::<(), _>(error) = work.await else { return };
+                std::panic::resume_unwind(error.into_panic());
+            }),
+            Act::Stop => {
+                gate.block();
+                ctx.stop();
+            }
+            Act::BlockThread => gate.block(),
+            Act::WaitForEver => ctx.wait(for_ever(lease)),
+            Act::EndThread => {
+                gate.block();
+                Arbiter::current().stop();
+                // It gets to no more messages before its thread is gone.
+                ctx.wait(for_ever(lease));
+            }
+            Act::Work => self.pool.run(tracing::Span::none(), async move {
+                lease.now(Doing::Working(Stage::Builder));
+                gate.wait().await;
+                settle(lease);
+            }),
+        }
+    }
+}
+
+fn for_ever(lease: Lease) -> impl ActorFuture<Obedient, Output = ()> {
+    actix::fut::wrap_future(async move {
+        std::future::pending::<()>().await;
+        drop(lease);
+    })
+}
+
+fn settle(lease: Lease) {
+    tokio::spawn(lease.ack());
+}
+
+/// An actor under supervision, and the way to it.
+pub(crate) struct Ward {
+    mailbox: Mailbox<Obedient>,
+    health: Arc<Health>,
+    pub(crate) gate: Arc<Gate>,
+    made: Arc<AtomicUsize>,
+}
+
+impl Ward {
+    /// `start` says how the instance of a number comes to life.
+    pub(crate) fn new(
+        supervisor: &Supervisor,
+        name: ActorName,
+        start: impl Fn(usize) -> Start + Send + Sync + 'static,
+    ) -> Self {
+        let (health, gate) = (Health::new(name), Arc::new(Gate::default()));
+        let made = Arc::new(AtomicUsize::new(0));
+        let (pool, panics) = Pool::new(Slots::new(4, 4), health.clone(), Lifecycle::default());
+        let (count, its_gate) = (made.clone(), gate.clone());
+        let factory = move || {
+            let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+            let start = start(number);
+            assert!(start != Start::PanicWhenMade, "asked to panic when made");
+            if start == Start::HangWhenMade {
+                its_gate.block();
+            }
+            Obedient { pool: pool.clone(), gate: its_gate.clone(), number, start }
+        };
+        let mailbox = supervisor.supervise(health.clone(), panics, factory);
+        Self { mailbox, health, gate, made }
+    }
+
+    pub(crate) fn made(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn deaths(&self) -> BTreeMap<&'static str, u64> {
+        self.health.snapshot().deaths
+    }
+
+    /// Waits until it has died so often. Nobody is told of a death but the log.
+    pub(crate) async fn until_died(&self, times: u64) {
+        while self.health.snapshot().restarts() < times {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// What became of a delivery.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Fate {
+    Settled,
+    /// It is in the fail queue, with so many tries counted.
+    HandedBack(u32),
+}
+
+/// Deliveries of the build queue.
+pub(crate) struct Deliveries {
+    broker: FakeBroker,
+    subscription: Subscription,
+    settler: Settler,
+    redeliveries: Redeliveries,
+    slots: Arc<Semaphore>,
+}
+
+impl Deliveries {
+    pub(crate) async fn start() -> Self {
+        let broker = FakeBroker::new();
+        let subscription = broker.subscribe(Queue::Build, 16).await.expect("subscribed");
+        let (port, settle) = (Arc::new(broker.clone()), subscription.settle.clone());
+        let settler = Settler::start(port, Queue::Build, settle, PATIENCE);
+        let (redeliveries, slots) = (Redeliveries::default(), Arc::new(Semaphore::new(16)));
+        Self { broker, subscription, settler, redeliveries, slots }
+    }
+
+    /// Has a message of this id delivered, with an order to do something.
+    pub(crate) async fn order(&mut self, ward: &Ward, id: &str, act: Act) {
+        let message = Message { message_id: Some(id.to_owned()), ..Message::default() };
+        self.broker.publish(Route::Build, message).await.expect("published");
+        let raw = self.subscription.deliveries.recv().await.expect("delivered");
+        let slot = self.slots.clone().acquire_owned().await.expect("never closed");
+        let hold = self.redeliveries.first(&raw.message);
+        let lease = self.settler.lease(raw.message, raw.tag, raw.redeliveries, hold, slot);
+        ward.mailbox.deliver(Order { lease, act }).await;
+    }
+
+    /// Waits until all is settled but this many, and looks up what became of a message.
+    pub(crate) async fn fate(&self, id: &str, unsettled: usize) -> Fate {
+        self.broker.wait_until(|broker| broker.unsettled(Queue::Build) == unsettled).await;
+        let failed = self.broker.messages(Route::Fail);
+        match failed.iter().find(|message| message.message_id.as_deref() == Some(id)) {
+            Some(message) => Fate::HandedBack(history::of(message).counted()),
+            None => Fate::Settled,
+        }
+    }
+}
