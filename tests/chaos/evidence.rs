@@ -1,6 +1,6 @@
 //! What is there after a run: collected here, judged by the oracle.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use serde_json::Value;
@@ -24,8 +24,8 @@ pub struct Evidence {
     pub bad_notifications: Vec<String>,
     /// Repository and digest of the told images that the registry has.
     pub digests: BTreeSet<(String, String)>,
-    /// Repository and tag of all images that the registry has of the run's users.
-    pub tags: BTreeSet<(String, String)>,
+    /// Repository and tag of all images that the registry has of the run's users, with their digests.
+    pub tags: BTreeMap<(String, String), String>,
     /// The build ids of the dead letters.
     pub letters: Vec<String>,
     /// Queues and how many messages they had when all was told, unacked ones included.
@@ -113,8 +113,10 @@ impl Evidence {
         };
         self.digests = images.into_iter().filter(there).collect();
         for repository in registry::repositories(&self.run) {
-            let tags = registry::tags(&repository);
-            self.tags.extend(tags.into_iter().map(|tag| (repository.clone(), tag)));
+            for tag in registry::tags(&repository) {
+                let digest = registry::digest(&repository, &tag).unwrap_or_default();
+                self.tags.insert((repository.clone(), tag), digest);
+            }
         }
     }
 

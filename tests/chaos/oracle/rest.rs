@@ -33,20 +33,19 @@ pub fn judge(evidence: &Evidence) -> Vec<Violation> {
 /// Digests and tags that were told and are not in the registry, and images there that nobody was told of.
 fn judge_registry(evidence: &Evidence) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let (mut digests, mut tags) = (BTreeSet::new(), BTreeSet::new());
+    let mut judged = BTreeSet::new();
     for told in evidence.told.iter().filter(|told| told.kind() == "image.ready") {
         let mut wrong =
             |finding, text| violations.push(Violation::of(finding, told.build_id(), text));
-        let (repository, digest) = evidence.image(told);
-        let tag = (repository.clone(), told.text("/image/tag").to_owned());
-        let digest = (repository, digest);
-        if digests.insert(digest.clone()) && !evidence.digests.contains(&digest) {
-            wrong(
-                Finding::DigestNotThere,
-                format!("the registry has no {}@{}", digest.0, digest.1),
-            );
+        let image = evidence.image(told);
+        let tag = (image.0.clone(), told.text("/image/tag").to_owned());
+        if !judged.insert(image.clone()) {
+            continue;
         }
-        if tags.insert(tag.clone()) && !evidence.tags.contains(&tag) {
+        if !evidence.digests.contains(&image) {
+            wrong(Finding::DigestNotThere, format!("the registry has no {}@{}", image.0, image.1));
+        }
+        if !evidence.tags.contains_key(&tag) {
             wrong(Finding::TagNotThere, format!("the registry has no {}:{}", tag.0, tag.1));
         }
     }
@@ -55,10 +54,12 @@ fn judge_registry(evidence: &Evidence) -> Vec<Violation> {
     let cancelled: BTreeSet<String> = cancelled
         .map(|told| format!("{}/{}", told.text("/userID"), told.text("/applicationID")))
         .collect();
-    let images = evidence.tags.difference(&tags).filter(|(_, tag)| !tag.starts_with("key-"));
-    for (repository, tag) in images.filter(|(repository, _)| !cancelled.contains(repository)) {
-        let text = format!("nobody was told of {repository}:{tag}");
-        violations.push(Violation::general(Finding::ImageNotTold, text));
+    for ((repository, tag), digest) in &evidence.tags {
+        let told = judged.contains(&(repository.clone(), digest.clone()));
+        if !told && !cancelled.contains(repository) {
+            let text = format!("nobody was told of {repository}:{tag}, {digest}");
+            violations.push(Violation::general(Finding::ImageNotTold, text));
+        }
     }
     violations
 }

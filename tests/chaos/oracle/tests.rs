@@ -72,7 +72,7 @@ impl Case {
         let repository = format!("run-1-user0/app-{id}");
         self.evidence.digests.insert((repository.clone(), digest.to_owned()));
         for tag in [COMMIT, "key-1"] {
-            self.evidence.tags.insert((repository.clone(), tag.to_owned()));
+            self.evidence.tags.insert((repository.clone(), tag.to_owned()), digest.to_owned());
         }
     }
 
@@ -302,7 +302,7 @@ fn a_fault_of_the_service_is_an_ending_of_any_request_but_a_fresh_one() {
     let mut case = Case::clean();
     case.evidence.told[2] = case.failed("c", "registry_failed");
     case.evidence.letters.push("c".to_owned());
-    case.evidence.tags.retain(|(repository, _)| !repository.ends_with("app-c"));
+    case.evidence.tags.retain(|(repository, _), _| !repository.ends_with("app-c"));
     case.assert_found(FreshNotPassed, "c");
 }
 
@@ -348,14 +348,20 @@ fn a_digest_or_a_tag_that_does_not_resolve_is_found() {
     case.assert_found(DigestNotThere, "a");
 
     let mut case = Case::clean();
-    case.evidence.tags.retain(|(repository, _)| !repository.ends_with("app-a"));
+    case.evidence.tags.retain(|(repository, _), _| !repository.ends_with("app-a"));
     case.assert_found(TagNotThere, "a");
 }
 
 #[test]
 fn an_image_that_no_outcome_knows_is_found() {
+    let image = |name: &str, tag: &str| (format!("run-1-user0/app-{name}"), tag.to_owned());
     let mut case = Case::clean();
-    case.evidence.tags.insert(("run-1-user0/app-z".to_owned(), COMMIT.to_owned()));
+    case.evidence.tags.insert(image("z", COMMIT), digest("z"));
+    case.assert_found_generally(ImageNotTold);
+
+    // Whatever it is called.
+    let mut case = Case::clean();
+    case.evidence.tags.insert(image("a", "key-1"), digest("z"));
     case.assert_found_generally(ImageNotTold);
 }
 
