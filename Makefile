@@ -2,7 +2,7 @@
 # The work is done by scripts in .devcontainer/, which the dev container and CI share.
 
 .DEFAULT_GOAL := help
-.PHONY: help services run up logs down prep devc demo test chaos bench lint fmt
+.PHONY: help services run up logs down prep devc demo test chaos soak bench lint fmt
 
 OPS := .devcontainer/ops.sh
 
@@ -38,6 +38,9 @@ test: ## set everything up and run all tests
 
 chaos: ## break everything at random while building, and count (RUNS=500 SEED=n CHAOS_RESTARTS=0)
 	@$(OPS) chaos
+
+soak: ## build for half an hour, and see that one worker leaks nothing (SOAK_MINUTES=30 SOAK_JOBS=3000)
+	@$(OPS) soak
 
 bench: ## time the worker beside git clone, docker build and docker push (ROUNDS=7)
 	@$(OPS) bench

@@ -27,7 +27,7 @@ NEEDS_SOMETHING=69 # exit code: something that is needed is not available
 
 usage() {
     cat <<USAGE
-usage: ops.sh services | up | logs | down | prep | devc | demo | test | chaos | bench | lint
+usage: ops.sh services | up | logs | down | prep | devc | demo | test | chaos | soak | bench | lint
 The Makefile says what each of them does.
 USAGE
 }
@@ -145,6 +145,18 @@ chaos() {
     RUNS=${RUNS:-500} cargo test --features failpoints --test chaos -- --nocapture
 }
 
+# A long run on one worker; `make test` has a short one.
+soak() {
+    heading "setting the machine up"
+    test_bed
+    heading "soak (report: ${CARGO_TARGET_DIR:-target}/soak)"
+    # A worker with a small budget prunes the engine, the build cache of all who use it included.
+    local budget=
+    if is_ours docker; then budget=1MB; fi
+    SOAK_MINUTES=${SOAK_MINUTES:-30} SOAK_JOBS=${SOAK_JOBS:-3000} SOAK_CACHE_BUDGET=${SOAK_CACHE_BUDGET-$budget} \
+        cargo test --features failpoints --test soak -- --nocapture
+}
+
 # Figures for a quiet machine: whatever else runs is in them.
 bench() {
     heading "setting the machine up"
@@ -203,7 +215,7 @@ demo() {
 
 command=${1:-help}
 case $command in
-    services | up | logs | down | prep | devc | chaos | bench | lint | demo) "$command" ;;
+    services | up | logs | down | prep | devc | chaos | soak | bench | lint | demo) "$command" ;;
     test) run_tests ;;
     help | -h | --help) usage ;;
     *)

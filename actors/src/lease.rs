@@ -5,6 +5,7 @@
 //! A lease that is dropped unsettled (a panic, a mailbox that died) tells the subscription's
 //! settler, which makes a durable fact of the crash and only then acks.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -280,22 +281,32 @@ impl Settler {
     }
 }
 
-/// Revokes the leases that stand for too long. They come in the order in which they were given.
+/// Revokes the leases that stand for too long. They come in the order in which they were given; only
+/// those that still stand are remembered.
 async fn revoke_overdue(
     mut leases: mpsc::UnboundedReceiver<(Instant, Revocable)>,
     longest: Duration,
 ) {
-    while let Some((given, lease)) = leases.recv().await {
-        if lease.doing().is_none() {
-            continue;
-        }
-        tokio::time::sleep_until((given + longest).into()).await;
-        if let Some(doing) = lease.doing() {
-            tracing::error!(
-                ?doing,
-                "a delivery was in hand for too long: it is taken from whoever has it"
-            );
-            lease.revoke();
+    let mut standing: VecDeque<(Instant, Revocable)> = VecDeque::new();
+    let mut more = true;
+    while more || !standing.is_empty() {
+        let overdue = standing.front().map(|(given, _)| *given + longest);
+        tokio::select! {
+            next = leases.recv(), if more => {
+                standing.retain(|(_, lease)| lease.doing().is_some());
+                more = next.is_some();
+                standing.extend(next);
+            }
+            () = tokio::time::sleep_until(overdue.unwrap_or_else(Instant::now).into()), if overdue.is_some() => {
+                let Some((_, lease)) = standing.pop_front() else { continue };
+                if let Some(doing) = lease.doing() {
+                    tracing::error!(
+                        ?doing,
+                        "a delivery was in hand for too long: it is taken from whoever has it"
+                    );
+                    lease.revoke();
+                }
+            }
         }
     }
 }

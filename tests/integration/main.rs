@@ -18,6 +18,7 @@ mod lifecycle;
 mod notifications;
 #[cfg(feature = "failpoints")]
 mod panics;
+mod redriving;
 mod registry_faults;
 mod replicas;
 mod requests;

@@ -223,12 +223,35 @@ pub fn queues(prefix: &str) -> Vec<String> {
 /// The broker's names for the connections that this process has to it. A new one is listed only
 /// after a while.
 pub fn connections_of(pid: u32) -> Vec<String> {
-    let ports = local_ports(pid);
+    let ports = tcp_ports(pid);
     let all = BrokerAt::shared().ask(Method::GET, "/api/connections?columns=name,peer_port", None);
     let own = all.as_array().into_iter().flatten().filter(|connection| {
         connection["peer_port"].as_u64().is_some_and(|port| ports.contains(&port))
     });
     own.filter_map(|connection| connection["name"].as_str()).map(str::to_owned).collect()
+}
+
+/// How many connections the broker has from this process, and how many channels on them. The figures
+/// are up to five seconds old.
+pub fn connections_and_channels_of(pid: u32) -> (u64, u64) {
+    let ports = tcp_ports(pid);
+    let all =
+        BrokerAt::shared().ask(Method::GET, "/api/connections?columns=channels,peer_port", None);
+    let own = all.as_array().into_iter().flatten().filter(|connection| {
+        connection["peer_port"].as_u64().is_some_and(|port| ports.contains(&port))
+    });
+    own.fold((0, 0), |(connections, channels), connection| {
+        (connections + 1, channels + connection["channels"].as_u64().unwrap_or_default())
+    })
+}
+
+/// The queues whose names begin with this and that hold messages, unacked ones included. The figures
+/// are up to five seconds old.
+pub fn queues_in_use(prefix: &str) -> Vec<String> {
+    let all = BrokerAt::shared().ask(Method::GET, "/api/queues/%2f?columns=name,messages", None);
+    let in_use = all.as_array().into_iter().flatten().filter(|queue| queue["messages"] != 0);
+    let names = in_use.filter_map(|queue| queue["name"].as_str());
+    names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
 }
 
 /// Closes connections, as an operator would.
@@ -239,8 +262,8 @@ pub fn close_connections(names: &[String]) {
     }
 }
 
-/// The local ports of a process's TCP connections.
-fn local_ports(pid: u32) -> Vec<u64> {
+/// The local ports of a process's TCP sockets.
+pub fn tcp_ports(pid: u32) -> Vec<u64> {
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is alive");
     let sockets: Vec<String> = fds
         .flatten()

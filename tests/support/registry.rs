@@ -63,7 +63,7 @@ pub fn tags(repository: &str) -> Vec<String> {
     tags.filter_map(|tag| tag.as_str()).map(str::to_owned).collect()
 }
 
-/// To make one takes its time.
+/// One for all: each that is made reads the machine's certificates.
 fn client() -> &'static reqwest::Client {
     static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
     CLIENT.get_or_init(reqwest::Client::new)

@@ -1,0 +1,307 @@
+//! A soak: thousands of small jobs in waves, with idle stretches between, on the real services and
+//! one worker process. In the end it holds what it held after the first wave: no memory, descriptor,
+//! thread, connection, file, container, image, process or message has leaked, and every request had
+//! exactly one outcome.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `requests.rs` | what is asked for, and how it has to end |
+//! | `sample.rs` | what the worker holds at a moment |
+//! | `verdict.rs` | judges the last sample by the first |
+//! | `images.rs` | the images that are left on the engine |
+//! | `report.rs` | the table |
+//!
+//! `SOAK_JOBS` requests (60) over at least `SOAK_MINUTES` (1). `SOAK_CACHE_BUDGET` is the worker's
+//! `CACHE_BUDGET`: with a small one the worker prunes the engine meanwhile, others' build cache included.
+
+#![allow(unreachable_pub, reason = "a test's modules are for the test")]
+
+#[path = "../chaos/dice.rs"]
+#[allow(dead_code, reason = "the chaos run throws more")]
+mod dice;
+mod images;
+#[path = "../chaos/oracle.rs"]
+#[allow(dead_code, reason = "the chaos run tells of each build what was wrong with it")]
+mod oracle;
+mod report;
+mod requests;
+mod sample;
+#[path = "../support/mod.rs"]
+mod support;
+mod verdict;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use self::oracle::{Count, Oracle};
+use self::report::Report;
+use self::requests::{Repositories, Request, SECRET, Sort};
+use self::sample::{Place, Sample};
+use self::support::broker::Fetched;
+use self::support::git_server::GOOD_TOKEN;
+use self::support::managers::Told;
+use self::support::worker::Worker;
+use self::support::world::World;
+use self::support::{PATIENCE, broker, registry, setting, until};
+
+/// Requests that are published at once; two such bursts are under way at a time.
+const BURST: usize = 20;
+/// Samples at the end of an idle stretch.
+const SAMPLES: usize = 3;
+/// Pause between them.
+const BETWEEN_SAMPLES: Duration = Duration::from_secs(2);
+/// After so long without work all connections that were kept for the next job are closed: those that
+/// were idle for 90 s are looked for every 90 s.
+const KEPT_OPEN: Duration = Duration::from_secs(190);
+/// A body that nobody can make sense of.
+const GARBAGE: &[u8] = b"{\"userID\": ";
+
+#[test]
+fn after_thousands_of_jobs_the_worker_holds_what_it_held_after_the_first() {
+    let jobs = setting("SOAK_JOBS", "60").parse().expect("SOAK_JOBS is a number");
+    let minutes = setting("SOAK_MINUTES", "1").parse().expect("SOAK_MINUTES is a number");
+    Run::new(jobs, minutes).run();
+}
+
+/// A worker whose connections the broker lists, which takes it a while.
+fn worker(world: &World) -> Worker {
+    let worker = world.worker();
+    until("the broker lists the worker's connections", || {
+        let (connections, channels) = broker::connections_and_channels_of(worker.pid());
+        (connections == 2 && channels > 0).then_some(())
+    });
+    worker
+}
+
+/// One run.
+struct Run {
+    // Dropped in this order: the worker has to be gone before its queues and files are.
+    worker: Worker,
+    world: World,
+    home: TempDir,
+    repositories: Repositories,
+    oracle: Oracle,
+    begun: Instant,
+    jobs: usize,
+    waves: u32,
+    /// From the beginning of one wave to that of the next.
+    pace: Duration,
+    /// How much memory may grow after the first wave.
+    growth: f64,
+    garbage: usize,
+    samples: Vec<(Duration, usize, Sample)>,
+}
+
+impl Run {
+    fn new(jobs: usize, minutes: u32) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory can be made");
+        let path = |name: &str| home.path().join(name).display().to_string();
+        std::fs::create_dir(path("tmp")).expect("the directory is empty");
+        let mut world = World::new().with("DATA_DIR", &path("data")).with("TMPDIR", &path("tmp"));
+        let budget = setting("SOAK_CACHE_BUDGET", "");
+        if !budget.is_empty() {
+            world = world.with("CACHE_BUDGET", &budget);
+        }
+        world.keep_secret(GOOD_TOKEN);
+        world.keep_secret(SECRET);
+        let waves = (minutes / 2).clamp(3, 10);
+        Self {
+            repositories: Repositories::create(&world.user, jobs),
+            worker: worker(&world),
+            oracle: Oracle::default(),
+            begun: Instant::now(),
+            jobs,
+            waves,
+            pace: Duration::from_secs(60) * minutes / waves,
+            // A few jobs do not yet warm all up.
+            growth: if jobs < 1000 { 0.5 } else { 0.1 },
+            garbage: 0,
+            samples: Vec::new(),
+            home,
+            world,
+        }
+    }
+
+    fn run(mut self) {
+        let mut violations: Vec<String> = self.waves().err().into_iter().collect();
+        let first = self.samples.first().map(|(_, _, sample)| sample.clone()).unwrap_or_default();
+        violations.extend(self.settled(&first));
+        let images = images::of(self.repositories.all());
+        let restarts = self.worker.restarts();
+        if restarts != [0; 6] {
+            violations.push(format!("actors died: {restarts:?}"));
+        }
+
+        let told = self.world.managers.all();
+        let mut count = self.oracle.judge(&told);
+        violations.extend(self.judge_outcomes(&told, &mut count));
+        violations.extend(self.judge_images(&images, &told));
+        Report {
+            samples: std::mem::take(&mut self.samples),
+            endings: count.endings,
+            images: images.len(),
+            violations: violations.clone(),
+        }
+        .publish();
+        let (told, letters) = self.world.finish(&[&self.worker]);
+        self.assert_letters(&told, &letters);
+        assert_eq!(violations, [""; 0], "the report is in {}", report::directory().display());
+    }
+
+    // ---- jobs ------------------------------------------------------------------------------------
+
+    /// All waves, and the idle stretches after each. An error is a request that nobody is told of.
+    fn waves(&mut self) -> Result<(), String> {
+        for wave in 0..self.waves {
+            let until = |wave| self.jobs * wave as usize / self.waves as usize;
+            let (from, to) = (until(wave), until(wave + 1));
+            self.wave(from..to)?;
+            let next = self.begun + self.pace * (wave + 1);
+            let rest = next.saturating_duration_since(Instant::now()).max(self.pace / 3);
+            let sample = self.rest(rest);
+            eprintln!("soak: {to} of {} jobs, {sample:?}", self.jobs);
+            self.samples.push((self.begun.elapsed(), to, sample));
+        }
+        Ok(())
+    }
+
+    /// Publishes these requests, and waits until all are told.
+    fn wave(&mut self, numbers: std::ops::Range<usize>) -> Result<(), String> {
+        let numbers: Vec<usize> = numbers.collect();
+        let mut bursts: Vec<Vec<Request>> = Vec::new();
+        for numbers in numbers.chunks(BURST) {
+            if let [.., before, last] = &bursts[..] {
+                self.cancel(last);
+                self.until_told(before)?;
+            }
+            bursts.push(numbers.iter().map(|number| self.publish(*number)).collect());
+            self.world.publish_raw(GARBAGE, BasicProperties::default());
+            self.garbage += 1;
+        }
+        bursts.iter().try_for_each(|burst| self.until_told(burst))
+    }
+
+    fn publish(&mut self, number: usize) -> Request {
+        let request = self.repositories.request(number);
+        let properties = match &request.message_id {
+            Some(id) => BasicProperties::default().with_message_id(id.as_str().into()),
+            None => BasicProperties::default(),
+        };
+        self.oracle.ask(request.clone());
+        self.world.publish_raw(request.body.to_string().as_bytes(), properties);
+        request
+    }
+
+    /// Takes back what of these was meant to be. Some of it builds by now.
+    fn cancel(&self, burst: &[Request]) {
+        for request in burst.iter().filter(|request| request.sort == Sort::Cancelled) {
+            let body = json!({"buildID": request.build_id}).to_string();
+            self.world.broker.broadcast(&self.world.settings["CANCEL_EXCHANGE"], body.as_bytes());
+        }
+    }
+
+    fn until_told(&self, burst: &[Request]) -> Result<(), String> {
+        for request in burst {
+            let wanted = |told: &Told| match &request.build_id {
+                Some(id) => told.build_id() == id,
+                None => told.text("/applicationID") == request.application,
+            };
+            let what = format!("{:?} {}", request.sort, request.body);
+            self.world.managers.wait_for(&what, PATIENCE, wanted)?;
+        }
+        Ok(())
+    }
+
+    // ---- idle stretches --------------------------------------------------------------------------
+
+    /// Lets the worker idle for so long; returns what it holds at the end.
+    fn rest(&self, rest: Duration) -> Sample {
+        std::thread::sleep(rest);
+        let mut held = self.sample();
+        for _ in 1..SAMPLES {
+            std::thread::sleep(BETWEEN_SAMPLES);
+            held.settle(self.sample());
+        }
+        held
+    }
+
+    /// What leaked since the first idle stretch. The last stretch is made longer for what takes its
+    /// time to go.
+    fn settled(&mut self, first: &Sample) -> Vec<String> {
+        let Some((at, _, mut last)) = self.samples.pop() else { return Vec::new() };
+        let patience = Instant::now() + KEPT_OPEN;
+        let mut leaks = verdict::leaks(first, &last, self.growth);
+        while !leaks.is_empty() && Instant::now() < patience {
+            std::thread::sleep(BETWEEN_SAMPLES);
+            last.settle(self.sample());
+            leaks = verdict::leaks(first, &last, self.growth);
+        }
+        self.samples.push((at, self.oracle.asked.len(), last));
+        leaks
+    }
+
+    fn sample(&self) -> Sample {
+        Sample::take(&Place {
+            worker: &self.worker,
+            home: self.home.path(),
+            run: &self.world.user,
+            dead_queue: &self.world.settings["DEAD_QUEUE"],
+        })
+    }
+
+    // ---- afterwards ------------------------------------------------------------------------------
+
+    /// Nothing was broken, so that nothing may have happened twice, and nothing is the service's fault.
+    fn judge_outcomes(&self, told: &[Told], count: &mut Count) -> Vec<String> {
+        let mut violations: Vec<String> =
+            count.violations.drain(..).map(|violation| violation.text).collect();
+        for (what, count) in [
+            ("requests told again", count.told_again),
+            ("outcomes made again", count.made_again + count.second_copies),
+            ("builds told with two digests", count.other_digests),
+            ("requests with two ids", count.two_ids),
+        ] {
+            if count > 0 {
+                violations.push(format!("{count} {what}"));
+            }
+        }
+        let of_service = told.iter().filter(|told| told.text("/fault") == "service");
+        violations.extend(of_service.map(|told| format!("the service failed: {}", told.raw)));
+        let in_registry = oracle::judge_registry(told, &registry::open(), &self.world.user);
+        violations.extend(in_registry.into_iter().map(|violation| violation.text));
+        violations
+    }
+
+    fn judge_images(&self, images: &[images::Image], told: &[Told]) -> Vec<String> {
+        let ids: BTreeSet<&str> = told.iter().map(|told| told.text("/image/imageID")).collect();
+        let cancelled: BTreeSet<&str> = told
+            .iter()
+            .filter(|told| told.kind() == "build.cancelled")
+            .map(Told::build_id)
+            .collect();
+        let planned: Vec<(String, String)> = self.planned();
+        let withdrawn = planned.iter().filter(|(id, _)| cancelled.contains(id.as_str()));
+        images::leaks(images, &ids, &withdrawn.map(|(_, key)| key.as_str()).collect())
+    }
+
+    /// The build ids that the worker planned, each with its key.
+    fn planned(&self) -> Vec<(String, String)> {
+        let lines = self.worker.lines();
+        let lines = lines.iter().filter(|line| line.contains("\"build planned\""));
+        let text = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        lines
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .map(|line| (text(&line, "build_id"), text(&line, "key")))
+            .collect()
+    }
+
+    /// Every build that was given up has one dead letter, and so has every body that nobody can read.
+    fn assert_letters(&self, told: &[Told], letters: &[Fetched]) {
+        let given_up = told.iter().filter(|told| told.kind() != "image.ready").count();
+        assert_eq!(letters.len(), given_up + self.garbage, "dead letters");
+    }
+}

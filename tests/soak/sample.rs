@@ -1,0 +1,136 @@
+//! What a worker holds at a moment: read from the system and from the broker, not from the worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use crate::support::worker::Worker;
+use crate::support::{broker, engine};
+
+/// Figures of [`Sample::memory`].
+pub const RSS: &str = "resident memory";
+pub const PRIVATE: &str = "anonymous memory";
+
+/// Figures of [`Sample::levels`].
+pub const FDS: &str = "file descriptors";
+pub const THREADS: &str = "threads";
+pub const TCP: &str = "TCP sockets";
+pub const CONNECTIONS: &str = "connections to the broker";
+pub const CHANNELS: &str = "channels to the broker";
+pub const FILES: &str = "files of the worker";
+
+/// What a worker holds while it has nothing to do.
+#[derive(Debug, Clone, Default)]
+pub struct Sample {
+    /// In KiB.
+    pub memory: BTreeMap<&'static str, u64>,
+    /// Some of each there always is.
+    pub levels: BTreeMap<&'static str, u64>,
+    /// What there must be none of.
+    pub left: BTreeSet<String>,
+}
+
+/// Where to look.
+pub struct Place<'a> {
+    pub worker: &'a Worker,
+    /// All files of the worker are below.
+    pub home: &'a Path,
+    /// What all names of the run begin with, and what is in every step's command line.
+    pub run: &'a str,
+    /// Where the messages of given up builds are kept, which are meant to stay.
+    pub dead_queue: &'a str,
+}
+
+impl Sample {
+    pub fn take(place: &Place) -> Self {
+        let pid = place.worker.pid();
+        let rollup = read(pid, "smaps_rollup");
+        let (connections, channels) = broker::connections_and_channels_of(pid);
+        Self {
+            memory: [(RSS, "Rss:"), (PRIVATE, "Anonymous:")]
+                .map(|(name, field)| (name, number(&rollup, field)))
+                .into(),
+            levels: [
+                (FDS, entries(&format!("/proc/{pid}/fd"))),
+                (THREADS, number(&read(pid, "status"), "Threads:")),
+                (TCP, broker::tcp_ports(pid).len() as u64),
+                (CONNECTIONS, connections),
+                (CHANNELS, channels),
+                (FILES, files_below(place.home)),
+            ]
+            .into(),
+            left: left(place),
+        }
+    }
+
+    /// What is still held at a later moment: what comes and goes by itself, such as a look at whether
+    /// the registry is up, is not counted.
+    pub fn settle(&mut self, later: Sample) {
+        self.memory = later.memory;
+        for (name, level) in &mut self.levels {
+            *level = (*level).min(later.levels[name]);
+        }
+        self.left.retain(|thing| later.left.contains(thing));
+    }
+}
+
+fn left(place: &Place) -> BTreeSet<String> {
+    let queues = broker::queues_in_use(&format!("{}.", place.run));
+    let queues = queues.into_iter().filter(|name| name != place.dead_queue);
+    let mut left: BTreeSet<String> = queues.map(|name| format!("messages in {name}")).collect();
+    let pid = place.worker.pid();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let name = process.file_name().to_string_lossy().into_owned();
+        if parent(&stat) == Some(pid) {
+            left.insert(format!("child process {name}: {line}"));
+        } else if line.contains(place.run) {
+            left.insert(format!("a build's process {name}: {line}"));
+        }
+    }
+    let containers = ["ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Image}} {{.Command}}"];
+    let containers = engine::docker(&containers);
+    let ours = containers.lines().filter(|line| line.contains(place.run));
+    left.extend(ours.map(|line| format!("container {line}")));
+    let (_, metrics) = place.worker.get("/metrics");
+    let jobs = metrics.lines().filter(|line| {
+        ["image_builder_actor_in_hand{", "image_builder_actor_waiting{"]
+            .iter()
+            .any(|family| line.starts_with(family))
+            && !line.ends_with(" 0")
+    });
+    left.extend(jobs.map(|line| format!("jobs: {line}")));
+    left
+}
+
+/// The fourth field of a process's `stat`, whose second one may hold anything.
+fn parent(stat: &str) -> Option<u32> {
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+fn read(pid: u32, file: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/{file}")).expect("the worker is alive")
+}
+
+/// The number after a field's name, in a file with a field a line.
+fn number(text: &str, field: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(field)?.split_whitespace().next()?.parse().ok())
+        .unwrap_or_else(|| panic!("no {field} in:\n{text}"))
+}
+
+fn entries(directory: &str) -> u64 {
+    fs::read_dir(directory).expect("the worker is alive").count() as u64
+}
+
+fn files_below(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .map(|entry| {
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            1 + if is_directory { files_below(&entry.path()) } else { 0 }
+        })
+        .sum()
+}

@@ -1,0 +1,89 @@
+//! Judges what a worker held after all jobs by what it held after the first ones.
+
+use crate::sample::{CHANNELS, Sample};
+
+/// A channel of a publish is kept for the next one: one for each that can be under way at once. The
+/// listener has 8 jobs here, the notifier 4, the retry actor 4; three queues and the cancellations have
+/// a channel each.
+const MOST_CHANNELS: u64 = 8 + 4 + 4 + 4;
+
+/// What leaked between two idle stretches. Memory may grow by this share of what it was.
+pub fn leaks(warm: &Sample, last: &Sample, growth: f64) -> Vec<String> {
+    let memory = last.memory.iter().filter_map(|(name, now)| {
+        let before = warm.memory[name];
+        let grown = *now as f64 > before as f64 * (1.0 + growth);
+        grown.then(|| format!("{name}: {now} KiB after {before} KiB"))
+    });
+    let levels = last.levels.iter().filter_map(|(name, now)| {
+        let before = warm.levels[name];
+        let most = if *name == CHANNELS { before.max(MOST_CHANNELS) } else { before };
+        (*now > most).then(|| format!("{name}: {now} after {before}"))
+    });
+    let left = last.left.iter().map(|thing| format!("left: {thing}"));
+    memory.chain(levels).chain(left).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::{CHANNELS, CONNECTIONS, FDS, FILES, PRIVATE, RSS, TCP, THREADS};
+
+    const GROWTH: f64 = 0.1;
+
+    fn sample() -> Sample {
+        Sample {
+            memory: [(RSS, 60_000), (PRIVATE, 20_000)].into(),
+            levels: [FDS, THREADS, TCP, CONNECTIONS, CHANNELS, FILES].map(|name| (name, 9)).into(),
+            left: ["messages in x.build".to_owned()].into(),
+        }
+    }
+
+    #[test]
+    fn a_worker_that_holds_no_more_than_before_leaks_nothing() {
+        let (warm, mut last) = (sample(), sample());
+        last.left.clear();
+        assert_eq!(leaks(&warm, &last, GROWTH), [""; 0]);
+        last.memory = [(RSS, 66_000), (PRIVATE, 100)].into();
+        last.levels.insert(FDS, 8);
+        assert_eq!(leaks(&warm, &last, GROWTH), [""; 0]);
+    }
+
+    #[test]
+    fn every_kind_of_leak_is_told() {
+        let mut warm = sample();
+        warm.left.clear();
+        let told = |spoil: &dyn Fn(&mut Sample)| {
+            let mut last = warm.clone();
+            spoil(&mut last);
+            leaks(&warm, &last, GROWTH)
+        };
+        for (name, kib) in [(RSS, 66_001), (PRIVATE, 22_001)] {
+            let before = warm.memory[name];
+            let leaks = told(&|last| _ = last.memory.insert(name, kib));
+            assert_eq!(leaks, [format!("{name}: {kib} KiB after {before} KiB")]);
+        }
+        for name in [FDS, THREADS, TCP, CONNECTIONS, FILES] {
+            let leaks = told(&|last| _ = last.levels.insert(name, 10));
+            assert_eq!(leaks, [format!("{name}: 10 after 9")]);
+        }
+        let channels = |count| told(&|last| _ = last.levels.insert(CHANNELS, count));
+        assert_eq!(channels(MOST_CHANNELS), [""; 0]);
+        assert_eq!(channels(MOST_CHANNELS + 1), [format!("{CHANNELS}: 21 after 9")]);
+        for thing in ["messages in x.fail", "child process 7: git", "container 0: sleep"] {
+            let leaks = told(&|last| _ = last.left.insert(thing.to_owned()));
+            assert_eq!(leaks, [format!("left: {thing}")]);
+        }
+    }
+
+    #[test]
+    fn what_goes_during_an_idle_stretch_is_no_leak_and_what_stays_is() {
+        let (mut held, mut later) = (sample(), sample());
+        held.left.insert("a build's process 7: sleep".to_owned());
+        later.memory.insert(RSS, 1);
+        later.levels.insert(TCP, 3);
+        later.levels.insert(FDS, 30);
+        held.settle(later);
+        assert_eq!((held.memory[RSS], held.levels[TCP], held.levels[FDS]), (1, 3, 9));
+        assert_eq!(held.left, ["messages in x.build".to_owned()].into());
+    }
+}
