@@ -21,41 +21,23 @@ const COMES_BY: Duration = Duration::from_secs(8);
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     /// Killed at a point of a job's way.
-    KillAt {
-        worker: usize,
-        point: &'static str,
-    },
+    KillAt { worker: usize, point: &'static str },
     /// Killed at any time.
-    Kill {
-        worker: usize,
-    },
+    Kill { worker: usize },
     /// Replaced by a new process, as in a rolling restart.
-    Replace {
-        worker: usize,
-    },
+    Replace { worker: usize },
     /// Asked to end twice, so that nothing is drained.
-    ReplaceAtOnce {
-        worker: usize,
-        after: Duration,
-    },
+    ReplaceAtOnce { worker: usize, after: Duration },
     /// Its connections are closed by the broker.
-    Close {
-        worker: usize,
-    },
+    Close { worker: usize },
     /// One cut of all connections to the engine, in the middle of whatever there is.
-    CutEngine {
-        worker: usize,
-    },
+    CutEngine { worker: usize },
     /// A way is barred or slow for a while.
-    Bar {
-        what: Target,
-        way: Way,
-        during: Duration,
-    },
-    Restart {
-        service: Service,
-        kill: bool,
-    },
+    Bar { what: Target, way: Way, during: Duration },
+    /// Its disk is filled for a while, from when it has noticed.
+    FillDisk { worker: usize, during: Duration },
+    /// A service is ended, and started again on its data.
+    Restart { service: Service, kill: bool },
 }
 
 /// The service that a way leads to, for all workers or one.
@@ -80,8 +62,11 @@ impl fmt::Display for Fault {
             Fault::ReplaceAtOnce { .. } => f.write_str("two SIGTERMs"),
             Fault::Close { .. } => f.write_str("connections closed by the broker"),
             Fault::CutEngine { .. } => f.write_str("connections to the engine cut once"),
-            Fault::Restart { service, kill: true } => write!(f, "{service:?} killed"),
-            Fault::Restart { service, kill: false } => write!(f, "{service:?} restarted"),
+            Fault::FillDisk { .. } => f.write_str("a worker's disk filled"),
+            Fault::Restart { service: Service::Broker, kill: true } => f.write_str("broker killed"),
+            Fault::Restart { service: Service::Broker, .. } => f.write_str("broker restarted"),
+            Fault::Restart { service: Service::Engine, kill: true } => f.write_str("engine killed"),
+            Fault::Restart { service: Service::Engine, .. } => f.write_str("engine restarted"),
             Fault::Bar { what, way, .. } => {
                 let what = match what {
                     Target::Broker(_) => "a worker's broker",
@@ -120,9 +105,10 @@ enum Draw {
     Registry,
     Forge,
     Managers,
+    Disk,
 }
 
-const DRAWS: [(usize, Draw); 11] = [
+const DRAWS: [(usize, Draw); 12] = [
     (34, Draw::KillAt),
     (8, Draw::Kill),
     (7, Draw::Replace),
@@ -134,24 +120,29 @@ const DRAWS: [(usize, Draw); 11] = [
     (10, Draw::Registry),
     (4, Draw::Forge),
     (7, Draw::Managers),
+    (6, Draw::Disk),
 ];
 
-/// So many faults, in their order. Services are restarted for real only where that is allowed.
+/// Faults for each restart of a service: it takes long, so a few will do.
+const FOR_EACH_RESTART: usize = 20;
+
+/// In this order, and then again.
+const RESTARTS: [Fault; 4] = [
+    Fault::Restart { service: Service::Broker, kill: true },
+    Fault::Restart { service: Service::Engine, kill: true },
+    Fault::Restart { service: Service::Broker, kill: false },
+    Fault::Restart { service: Service::Engine, kill: false },
+];
+
+/// So many faults, in their order; with restarts of services among them, where they are wanted.
 pub fn faults(seed: u64, count: usize, restarts: bool) -> Vec<Fault> {
     let mut dice = Dice::new(seed, "faults");
     let mut points = Vec::new();
     let mut faults: Vec<Fault> = (0..count).map(|_| draw(&mut dice, &mut points)).collect();
     if restarts {
-        // Each takes long: a few will do, well spread.
-        let kinds = [
-            (Service::RabbitMq, false),
-            (Service::Docker, false),
-            (Service::RabbitMq, true),
-            (Service::Docker, true),
-        ];
-        for (number, (service, kill)) in kinds.into_iter().enumerate() {
-            let at = (2 * number + 1) * count / (2 * kinds.len());
-            faults[at] = Fault::Restart { service, kill };
+        let number = (count / FOR_EACH_RESTART).max(1);
+        for (number_of, restart) in RESTARTS.into_iter().cycle().take(number).enumerate() {
+            faults[(2 * number_of + 1) * count / (2 * number)] = restart;
         }
     }
     faults
@@ -196,6 +187,7 @@ fn draw(dice: &mut Dice, points: &mut Vec<&'static str>) -> Fault {
             let ways = [Way::Answers(ERROR), Way::Answers(TOO_MANY), delay, Way::Refused, Way::Cut];
             bar(Target::Forge, dice.pick(&ways))
         }
+        Draw::Disk => Fault::FillDisk { worker, during: some_time },
         Draw::Managers => {
             let ways =
                 [Way::Answers(ERROR), Way::Answers(TOO_MANY), delay, Way::Silent, Way::Refused];
@@ -247,7 +239,13 @@ impl Fault {
                 held.iter().for_each(|gate| gate.set(Way::Open));
                 Done::Happened
             }
-            Fault::Restart { service, kill } => ended(service.restart(kill)),
+            Fault::FillDisk { worker: number, during } => {
+                worker(number).fill_disk(during, PATIENCE).map_or_else(Done::Wrong, struck)
+            }
+            Fault::Restart { service, kill } => {
+                world.restart(service, kill);
+                Done::Happened
+            }
         }
     }
 }

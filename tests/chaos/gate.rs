@@ -1,6 +1,7 @@
 //! The only way from the workers to a service, which can be barred.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -44,6 +45,15 @@ pub enum Place {
     Unix(PathBuf),
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Tcp(address) => f.write_str(address),
+            Place::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// When connections may be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cutting {
@@ -62,7 +72,8 @@ struct State {
 
 /// Dropping it closes it.
 pub struct Gate {
-    pub at: Place,
+    at: Place,
+    to: Place,
     state: watch::Sender<State>,
     /// Local ports of the connections to the service.
     ports: Arc<Mutex<BTreeSet<u16>>>,
@@ -82,10 +93,11 @@ impl Gate {
     fn start(at: Place, to: Place, cutting: Cutting) -> Self {
         let state = watch::Sender::new(State { way: Way::Open, cuts: 0 });
         let ports: Arc<Mutex<BTreeSet<u16>>> = Arc::default();
-        let passage = Passage { to, state: state.subscribe(), cutting, ports: ports.clone() };
+        let passage =
+            Passage { to: to.clone(), state: state.subscribe(), cutting, ports: ports.clone() };
         let listener = runtime().block_on(Listener::bind(&at)).expect("the address is free");
         let task = runtime().spawn(listen(at.clone(), listener, passage));
-        Self { at, state, ports, task }
+        Self { at, to, state, ports, task }
     }
 
     pub fn set(&self, way: Way) {
@@ -97,12 +109,14 @@ impl Gate {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Host and port.
+    /// Host and port, or the socket's path.
     pub fn address(&self) -> String {
-        match &self.at {
-            Place::Tcp(address) => address.clone(),
-            Place::Unix(path) => path.display().to_string(),
-        }
+        self.at.to_string()
+    }
+
+    /// The same of the service.
+    pub fn leads_to(&self) -> String {
+        self.to.to_string()
     }
 
     /// The ports from which the service sees those who come through here.

@@ -1,24 +1,28 @@
 //! The oracle's own way to the broker, as a patient publisher has one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 
-use crate::support::{broker, runtime};
+use crate::support::runtime;
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(20);
-/// Attempts before the broker counts as gone for good.
-const ATTEMPTS: usize = 30;
+/// After this long the broker counts as gone for good: restarts take their time.
+const PATIENCE: Duration = Duration::from_secs(180);
 
-#[derive(Default)]
 pub struct Post {
+    uri: String,
     channel: Option<(Connection, Channel)>,
 }
 
 impl Post {
+    pub fn to(uri: &str) -> Self {
+        Self { uri: uri.to_owned(), channel: None }
+    }
+
     /// Publishes until the broker has confirmed it; returns how many copies it may have taken.
     pub fn publish(
         &mut self,
@@ -28,7 +32,8 @@ impl Post {
         properties: &BasicProperties,
     ) -> usize {
         let mut copies = 0;
-        for _ in 0..ATTEMPTS {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             let attempt = runtime().block_on(async {
                 let publish = self.attempt(exchange, key, body, properties, &mut copies);
                 tokio::time::timeout(ATTEMPT, publish).await
@@ -82,8 +87,7 @@ impl Post {
         {
             return Ok(channel.clone());
         }
-        let connection =
-            Connection::connect(&broker::uri(), ConnectionProperties::default()).await?;
+        let connection = Connection::connect(&self.uri, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         self.channel = Some((connection, channel.clone()));

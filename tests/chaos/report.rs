@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::oracle::{Count, Oracle, Violation};
-use crate::support::managers::Told;
+use crate::evidence::Evidence;
+use crate::oracle::{Cause, Count, Finding, Kind, Oracle};
 
 /// Where a run keeps its logs: `target/chaos`.
 pub fn directory() -> PathBuf {
@@ -37,16 +37,16 @@ impl Report {
         let mut text = format!("chaos: seed {}, {:.0} s\n", self.seed, self.duration.as_secs_f64());
         list(&mut text, "requests", &sorts);
         list(&mut text, "faults", &self.faults);
-        list(&mut text, "outcomes", &count.endings);
+        list(&mut text, "builds, by their outcome", &count.endings);
+        list(&mut text, "notifications that were repeated", &self.repeats());
+        let other_ids = count.repeats.iter().filter(|repeat| !repeat.same_id).count();
         let figures = [
+            ("of them under another webhook-id than the first", other_ids),
             ("faults that had nothing to strike", self.in_vain),
             ("worker processes", self.processes),
-            ("lost", count.lost),
-            ("contradictory", count.contradictions),
-            ("told again, the same outcome", count.told_again),
-            ("told again, from an outcome that was made again", count.made_again),
-            ("told twice because published twice", count.second_copies),
-            ("builds told with more than one digest", count.other_digests),
+            ("lost", count.found(Finding::Lost)),
+            ("contradictory", count.found(Finding::Contradictory)),
+            ("builds told with more than one digest", count.found(Finding::TwoDigests)),
             ("requests without an id that were given two", count.two_ids),
             ("violations", count.violations.len()),
         ];
@@ -55,6 +55,26 @@ impl Report {
         }
         eprint!("{text}");
         let _ = fs::write(directory().join("report.txt"), &text);
+    }
+
+    /// Repeated notifications by what they repeat and why.
+    fn repeats(&self) -> BTreeMap<String, usize> {
+        let mut repeats = BTreeMap::new();
+        for repeat in &self.count.repeats {
+            let what = match repeat.kind {
+                Kind::ToldAgain => "the same outcome told again",
+                Kind::MadeAgain => "the outcome made again",
+                Kind::PublishedTwice => "the request published twice",
+            };
+            let why = match repeat.cause {
+                Cause::Crash => ": the worker had ended",
+                Cause::Connection => ": its connection was lost",
+                Cause::Publisher => "",
+                Cause::Unknown => ": the evidence does not tell why",
+            };
+            *repeats.entry(format!("{what}{why}")).or_default() += 1;
+        }
+        repeats
     }
 }
 
@@ -65,26 +85,27 @@ fn list(text: &mut String, what: &str, counts: &BTreeMap<String, usize>) {
     }
 }
 
-/// Writes down what the managers were told and, of each build that something is wrong with, all that
-/// the workers logged of it; returns the file.
-pub fn keep_evidence(violations: &[Violation], told: &[Told], logs: &[PathBuf]) -> PathBuf {
+/// Writes down what the managers were told, what of it was repeated and, of each build that something is
+/// wrong with, all that the workers logged of it; returns the file.
+pub fn keep_evidence(count: &Count, evidence: &Evidence) -> PathBuf {
+    let Count { repeats, violations, .. } = count;
+    let told = evidence.told.iter();
     let notifications: String = told
-        .iter()
         .map(|told| format!("{} {} {} {}\n", told.to, told.answered, told.webhook_id, told.raw))
         .collect();
     let _ = fs::write(directory().join("notifications.log"), notifications);
+    let repeats: String = repeats.iter().map(|repeat| format!("{repeat:?}\n")).collect();
+    let _ = fs::write(directory().join("repeats.log"), repeats);
     let mut text = String::new();
     for violation in violations {
-        let _ = writeln!(text, "### {}", violation.text);
+        let _ = writeln!(text, "### {:?}: {}", violation.finding, violation.text);
         let Some(id) = &violation.build_id else { continue };
-        for told in told.iter().filter(|told| told.build_id() == id) {
+        for told in evidence.told.iter().filter(|told| told.build_id() == id) {
             let _ = writeln!(text, "told {}, answered {}: {}", told.to, told.answered, told.raw);
         }
-        for log in logs {
-            let name = log.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let lines = fs::read(log).unwrap_or_default();
-            for line in String::from_utf8_lossy(&lines).lines().filter(|line| line.contains(id)) {
-                let _ = writeln!(text, "{name}: {line}");
+        for worker in &evidence.workers {
+            for line in worker.log.lines().filter(|line| line.contains(id)) {
+                let _ = writeln!(text, "{}: {line}", worker.name);
             }
         }
     }

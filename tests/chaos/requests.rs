@@ -33,6 +33,8 @@ pub enum Sort {
     Malformed,
     /// Taken back soon after.
     Cancelled,
+    /// Like `Files`, when nothing is wrong any longer.
+    Fresh,
 }
 
 const SORTS: [(usize, Sort); 12] = [
@@ -123,12 +125,6 @@ impl Repositories {
         }
     }
 
-    /// The paths of all of them at the forge.
-    pub fn paths(&self) -> Vec<String> {
-        let all = self.files.iter().chain([&self.steps, &self.failing]);
-        all.map(|(repo, _)| path(repo)).collect()
-    }
-
     /// So many requests, in the order in which they are published.
     pub fn requests(&self, run: &str, seed: u64, count: usize) -> Vec<Request> {
         let mut dice = Dice::new(seed, "requests");
@@ -137,7 +133,7 @@ impl Repositories {
 
     /// One that has to end well, with an image that was not there before.
     pub fn fresh(&self, run: &str, number: usize) -> Request {
-        self.request_of(Sort::Files, run, 1_000_000 + number, &mut Dice::new(0, "fresh"))
+        self.request_of(Sort::Fresh, run, 1_000_000 + number, &mut Dice::new(0, "fresh"))
     }
 
     fn request(&self, run: &str, number: usize, dice: &mut Dice) -> Request {

@@ -1,19 +1,19 @@
 //! Three workers, each started again whenever it ends, as a container platform would.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use time::OffsetDateTime;
 
-use crate::support::worker::{Settings, command};
+use crate::disk::Disk;
+use crate::keeper::{Asked, Keeper, Shared, State};
+use crate::support::worker::Settings;
 
-/// Pause before a worker that ended is started again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How long a worker has to notice that its disk is filled: it looks every ten seconds, and before each
+/// build.
+const NOTICES: Duration = Duration::from_secs(15);
 
 /// A worker, whichever process it is at the moment.
 pub struct Worker {
@@ -23,53 +23,19 @@ pub struct Worker {
     pub data: PathBuf,
     pub log: PathBuf,
     shared: Arc<Shared>,
-}
-
-struct Shared {
-    state: Mutex<State>,
-    news: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    child: Option<Child>,
-    /// Which process it is, from 1.
-    generation: usize,
-    /// Whether the present process has said that it starts, and so hears signals.
-    started: bool,
-    /// Ends that somebody has asked for.
-    asked: Option<Asked>,
-    stopping: bool,
-    last_exit: Option<ExitStatus>,
-    /// What went wrong with processes: nobody killed them, and they ended.
-    faults: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Kill,
-    Drain,
-    LeaveAtOnce,
+    // Goes after the process: `drop` awaits its end.
+    disk: Disk,
 }
 
 impl Worker {
-    /// Starts it, with its own directories below `home`.
+    /// Starts it, with its own disk and files below `home`.
     pub fn start(name: &str, home: &Path, log: PathBuf, mut settings: Settings) -> Self {
         let (data, kill_at) = (home.join(name), home.join(format!("{name}.kill")));
+        let disk = Disk::mount(&data);
         settings.insert("DATA_DIR".to_owned(), data.display().to_string());
         settings.insert("KILL_AT".to_owned(), kill_at.display().to_string());
-        let shared = Arc::new(Shared { state: Mutex::default(), news: Condvar::new() });
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let file = File::create(&log).expect("the log can be written");
-        let keeper = Keeper {
-            name: name.to_owned(),
-            settings,
-            directory,
-            log: Arc::new(Mutex::new(file)),
-            shared: shared.clone(),
-        };
-        std::thread::spawn(move || keeper.keep());
-        Self { name: name.to_owned(), kill_at, data, log, shared }
+        let shared = Keeper::start(name, settings, &log);
+        Self { name: name.to_owned(), kill_at, data, log, shared, disk }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -138,18 +104,40 @@ impl Worker {
         }
     }
 
-    /// Ends it for good; it must drain well.
-    pub fn stop(&self, patience: Duration) -> Result<(), String> {
-        self.state().stopping = true;
-        self.terminate(None, patience)?;
-        match self.state().last_exit {
-            Some(exit) if exit.success() => Ok(()),
-            exit => Err(format!("{} ended with {exit:?} instead of draining", self.name)),
+    /// Fills its disk for a while; returns whether it paused for that, and then resumed.
+    pub fn fill_disk(&self, during: Duration, patience: Duration) -> Result<bool, String> {
+        let ballast = self.disk.fill().map_err(|error| format!("{}'s disk: {error}", self.name))?;
+        let paused = self.wait(NOTICES, |state| state.disk_low);
+        if paused {
+            std::thread::sleep(during);
         }
+        drop(ballast);
+        match self.wait(patience, |state| !state.disk_low) {
+            true => Ok(paused),
+            false => Err(format!("{} does not resume with its disk empty again", self.name)),
+        }
+    }
+
+    /// Ends it for good; it must drain well.
+    pub fn stop(&self, patience: Duration) {
+        self.state().stopping = true;
+        let ended = self.terminate(None, patience);
+        let mut state = self.state();
+        let wrong = match (ended, state.last_exit) {
+            (Err(text), _) => text,
+            (Ok(()), Some(exit)) if exit.success() => return,
+            (Ok(()), exit) => format!("{} ended with {exit:?} instead of draining", self.name),
+        };
+        state.faults.push(wrong);
     }
 
     pub fn faults(&self) -> Vec<String> {
         self.state().faults.clone()
+    }
+
+    /// When its processes ended.
+    pub fn ends(&self) -> Vec<OffsetDateTime> {
+        self.state().ends.clone()
     }
 
     /// How many processes it has been.
@@ -176,116 +164,5 @@ impl Drop for Worker {
         self.state().stopping = true;
         self.kill();
         self.wait(Duration::from_secs(5), State::ended);
-    }
-}
-
-impl State {
-    fn ended(&self) -> bool {
-        self.child.is_none()
-    }
-
-    /// Whether the process ended as somebody had asked, and what is wrong if not.
-    fn judge(&mut self, name: &str, exit: ExitStatus) {
-        use std::os::unix::process::ExitStatusExt;
-        let expected = match self.asked.take() {
-            Some(Asked::Kill) => exit.signal() == Some(9),
-            Some(Asked::Drain) => exit.code() == Some(0),
-            Some(Asked::LeaveAtOnce) => matches!(exit.code(), Some(0 | 75)),
-            None => false,
-        };
-        if !expected {
-            self.faults.push(format!("process {} of {name} ended with {exit}", self.generation));
-        }
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no keeper panics")
-    }
-}
-
-/// Starts a worker's processes, one after the other.
-struct Keeper {
-    name: String,
-    settings: Settings,
-    directory: TempDir,
-    log: Arc<Mutex<File>>,
-    shared: Arc<Shared>,
-}
-
-impl Keeper {
-    fn keep(self) {
-        while !self.shared.lock().stopping {
-            self.spawn();
-            self.reap();
-            std::thread::sleep(PAUSE);
-        }
-    }
-
-    fn spawn(&self) {
-        let mut child = command(&["serve"], &self.settings, &self.directory)
-            .spawn()
-            .expect("the program starts");
-        let output: [Box<dyn Read + Send>; 2] = [
-            Box::new(child.stderr.take().expect("it is a pipe")),
-            Box::new(child.stdout.take().expect("it is a pipe")),
-        ];
-        let generation = {
-            let mut state = self.shared.lock();
-            state.generation += 1;
-            state.child = Some(child);
-            state.started = false;
-            state.asked = None;
-            state.generation
-        };
-        self.shared.news.notify_all();
-        for stream in output {
-            let (log, shared) = (self.log.clone(), self.shared.clone());
-            std::thread::spawn(move || keep_lines(stream, &log, &shared, generation));
-        }
-    }
-
-    /// Waits until the process has ended.
-    fn reap(&self) {
-        loop {
-            {
-                let mut state = self.shared.lock();
-                let child = state.child.as_mut().expect("it was just started");
-                if let Some(exit) = child.try_wait().expect("a child can be waited for") {
-                    state.child = None;
-                    state.last_exit = Some(exit);
-                    state.judge(&self.name, exit);
-                    self.shared.news.notify_all();
-                    return;
-                }
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-fn keep_lines(stream: impl Read, log: &Mutex<File>, shared: &Shared, generation: usize) {
-    for line in BufReader::new(stream).split(b'\n') {
-        let Ok(mut line) = line else { return };
-        if line.windows(10).any(|text| text == b"\"starting\"") {
-            let mut state = shared.lock();
-            if state.generation == generation {
-                state.started = true;
-                shared.news.notify_all();
-            }
-        }
-        line.push(b'\n');
-        // A log that cannot be written is missed where it is looked at.
-        let _ = log.lock().expect("no reader panics").write_all(&line);
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.shared.lock().child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }

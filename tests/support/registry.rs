@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use reqwest::StatusCode;
 use reqwest::header::ACCEPT;
 
 use super::{runtime, setting};
@@ -38,10 +39,21 @@ pub fn digest(repository: &str, tag: &str) -> Option<String> {
 
 /// The repositories of the open registry whose names begin with this.
 pub fn repositories(prefix: &str) -> Vec<String> {
-    let catalog = get("_catalog?n=100000");
-    let names = catalog["repositories"].as_array().into_iter().flatten();
-    let names = names.filter_map(|name| name.as_str()).filter(|name| name.starts_with(prefix));
-    names.map(str::to_owned).collect()
+    // The most that a registry gives at once unless it is told otherwise.
+    const PAGE: usize = 1000;
+    let mut found: Vec<String> = Vec::new();
+    loop {
+        let last = found.last().map_or(prefix, String::as_str).to_owned();
+        let catalog = get(&format!("_catalog?n={PAGE}&last={last}"));
+        let names = catalog["repositories"].as_array().into_iter().flatten();
+        let names = names.filter_map(|name| name.as_str()).filter(|name| name.starts_with(prefix));
+        let before = found.len();
+        found.extend(names.map(str::to_owned));
+        // They come in their order: what follows a page that is not full of ours begins otherwise.
+        if found.len() - before < PAGE {
+            return found;
+        }
+    }
 }
 
 /// The tags of a repository of the open registry.
@@ -57,10 +69,16 @@ fn client() -> &'static reqwest::Client {
     CLIENT.get_or_init(reqwest::Client::new)
 }
 
+/// What the open registry answers; null where it has no such thing, as a repository that nothing was
+/// pushed to in the end.
 fn get(path: &str) -> serde_json::Value {
     let url = format!("http://{}/v2/{path}", open());
     runtime().block_on(async {
-        let response = client().get(url).send().await.expect("the registry is up");
+        let response = client().get(&url).send().await.expect("the registry is up");
+        if response.status() == StatusCode::NOT_FOUND {
+            return serde_json::Value::Null;
+        }
+        assert!(response.status().is_success(), "{url}: {}", response.status());
         let text = response.text().await.expect("the answer is whole");
         serde_json::from_str(&text).expect("a registry speaks JSON")
     })

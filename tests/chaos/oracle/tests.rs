@@ -1,0 +1,528 @@
+//! The oracle finds what is wrong, and nothing else: made-up runs, each broken in one way.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
+
+use super::Finding::*;
+use super::{Cause, Finding, Kind, Oracle, Repeat};
+use crate::evidence::{Evidence, Past};
+use crate::journal::{Entry, What};
+use crate::requests::{Request, Sort};
+use crate::support::managers::Told;
+
+const RUN: &str = "run-1";
+const REGISTRY: &str = "registry.test:5000";
+const COMMIT: &str = "c0ffee";
+
+/// A run of three requests: one that gets its image, one whose step fails, and a fresh one.
+struct Case {
+    oracle: Oracle,
+    evidence: Evidence,
+    /// When it began.
+    begun: OffsetDateTime,
+}
+
+impl Case {
+    fn clean() -> Self {
+        let begun = OffsetDateTime::now_utc() - Duration::HOUR;
+        let evidence = Evidence {
+            run: RUN.to_owned(),
+            registry_name: REGISTRY.to_owned(),
+            waiting: vec![("run-1.build".to_owned(), 0)],
+            workers: vec![Past {
+                name: "worker1".to_owned(),
+                log: "{\"message\":\"at work\"}\n".to_owned(),
+                odd_ends: Vec::new(),
+            }],
+            ..Evidence::default()
+        };
+        let mut case = Self { oracle: Oracle::default(), evidence, begun };
+        for (sort, id) in [(Sort::Files, "a"), (Sort::Failing, "b"), (Sort::Fresh, "c")] {
+            case.ask(sort, id);
+        }
+        case.evidence.told =
+            vec![case.ready("a"), case.failed("b", "build_failed"), case.ready("c")];
+        case.evidence.letters = vec!["b".to_owned()];
+        for id in ["a", "c"] {
+            case.store(id, &digest(id));
+        }
+        let steps = ["/usr/sbin/dockerd --host unix:///x", "image-builder serve"];
+        case.evidence.left.processes = steps.map(str::to_owned).to_vec();
+        case
+    }
+
+    fn ask(&mut self, sort: Sort, id: &str) {
+        self.oracle.ask(Request {
+            sort,
+            build_id: (sort != Sort::NoId).then(|| id.to_owned()),
+            message_id: None,
+            application: format!("app-{id}"),
+            user: "run-1-user0".to_owned(),
+            commit: Some(COMMIT.to_owned()),
+            body: json!({}),
+            copies: if sort == Sort::Twice { 2 } else { 1 },
+        });
+    }
+
+    /// Puts an image into the registry.
+    fn store(&mut self, id: &str, digest: &str) {
+        let repository = format!("run-1-user0/app-{id}");
+        self.evidence.digests.insert((repository.clone(), digest.to_owned()));
+        for tag in [COMMIT, "key-1"] {
+            self.evidence.tags.insert((repository.clone(), tag.to_owned()), digest.to_owned());
+        }
+    }
+
+    fn told(&self, id: &str, kind: &str, data: Value) -> Told {
+        let path = if kind == "image.ready" { "container" } else { "connector" };
+        let mut body = json!({"type": kind, "timestamp": rfc3339(self.at(60.0)), "data": {
+            "buildID": id, "applicationID": format!("app-{id}"), "userID": "run-1-user0", "attempts": 1,
+        }});
+        body["data"].as_object_mut().expect("an object").extend(object(data));
+        Told {
+            to: format!("/worker1/{path}"),
+            webhook_id: format!("{id}.{kind}"),
+            timestamp: String::new(),
+            raw: body.to_string(),
+            body,
+            answered: 204,
+            at: self.instant(61.0),
+        }
+    }
+
+    fn ready(&self, id: &str) -> Told {
+        let image = json!({
+            "repository": format!("{REGISTRY}/run-1-user0/app-{id}"), "tag": COMMIT, "digest": digest(id),
+        });
+        self.told(id, "image.ready", json!({"commit": COMMIT, "reused": false, "image": image}))
+    }
+
+    fn failed(&self, id: &str, reason: &str) -> Told {
+        let fault = if reason.ends_with("_failed") && reason != "build_failed" {
+            "service"
+        } else {
+            "user"
+        };
+        self.told(id, "build.failed", json!({"reason": reason, "fault": fault}))
+    }
+
+    /// So many seconds after the beginning.
+    fn at(&self, seconds: f64) -> OffsetDateTime {
+        self.begun + Duration::seconds_f64(seconds)
+    }
+
+    fn instant(&self, seconds: f64) -> Instant {
+        let ago = OffsetDateTime::now_utc() - self.at(seconds);
+        Instant::now().checked_sub(ago.unsigned_abs()).expect("a clock goes back an hour")
+    }
+
+    /// Tells what was told of a build once more, `data` changed.
+    fn tell_again(&mut self, index: usize, data: Value) -> &mut Told {
+        let mut again = self.evidence.told[index].clone();
+        again.at = self.instant(70.0);
+        again.body["data"].as_object_mut().expect("an object").extend(object(data));
+        self.evidence.told.push(again);
+        self.evidence.told.last_mut().expect("one was added")
+    }
+
+    fn happens(&mut self, seconds: f64, worker: &str, what: What) {
+        let at = self.at(seconds);
+        self.evidence.journal.entries.push(Entry { at, worker: worker.to_owned(), what });
+    }
+
+    fn findings(&self) -> Vec<(Finding, Option<String>)> {
+        let count = self.oracle.judge(&self.evidence);
+        count.violations.into_iter().map(|found| (found.finding, found.build_id)).collect()
+    }
+
+    /// This is wrong with a build, and nothing else is.
+    #[track_caller]
+    fn assert_found(&self, finding: Finding, build_id: &str) {
+        assert_eq!(self.findings(), [(finding, Some(build_id.to_owned()))]);
+    }
+
+    /// This is wrong with the run, and nothing else is.
+    #[track_caller]
+    fn assert_found_generally(&self, finding: Finding) {
+        assert_eq!(self.findings(), [(finding, None)]);
+    }
+
+    #[track_caller]
+    fn assert_clean(&self) {
+        assert_eq!(self.findings(), []);
+    }
+
+    fn repeats(&self) -> Vec<Repeat> {
+        self.oracle.judge(&self.evidence).repeats
+    }
+
+    #[track_caller]
+    fn assert_repeated(&self, kind: Kind, cause: Cause) {
+        let repeat = Repeat { build_id: "a".to_owned(), kind, cause, same_id: true };
+        assert_eq!(self.repeats(), [repeat]);
+        self.assert_clean();
+    }
+}
+
+fn digest(id: &str) -> String {
+    format!("sha256:{id}")
+}
+
+fn rfc3339(at: OffsetDateTime) -> String {
+    at.format(&Rfc3339).expect("it can be written")
+}
+
+fn object(value: Value) -> serde_json::Map<String, Value> {
+    value.as_object().expect("an object").clone()
+}
+
+#[test]
+fn clean_evidence_has_nothing_wrong_with_it() {
+    let case = Case::clean();
+    case.assert_clean();
+    let count = case.oracle.judge(&case.evidence);
+    let endings = [("build.failed build_failed".to_owned(), 1), ("image.ready".to_owned(), 2)];
+    assert_eq!(count.endings, endings.into());
+    assert!(count.repeats.is_empty() && count.two_ids == 0);
+}
+
+// ---- what was told ---------------------------------------------------------------------------------
+
+#[test]
+fn a_request_that_nobody_was_told_of_is_lost() {
+    let mut case = Case::clean();
+    case.ask(Sort::Step, "d");
+    case.assert_found(Lost, "d");
+}
+
+#[test]
+fn what_no_manager_has_accepted_counts_as_not_told() {
+    let mut case = Case::clean();
+    case.evidence.told[0].answered = 500;
+    case.assert_found(Lost, "a");
+}
+
+#[test]
+fn a_build_that_ends_in_two_ways_is_contradictory() {
+    let mut case = Case::clean();
+    let failed = case.failed("a", "registry_failed");
+    case.evidence.told.push(failed);
+    case.evidence.letters.push("a".to_owned());
+    case.assert_found(Contradictory, "a");
+}
+
+#[test]
+fn a_contradiction_that_no_manager_has_accepted_is_one_all_the_same() {
+    let mut case = Case::clean();
+    let mut failed = case.failed("a", "registry_failed");
+    failed.answered = 500;
+    case.evidence.told.push(failed);
+    case.evidence.letters.push("a".to_owned());
+    case.assert_found(Contradictory, "a");
+}
+
+#[test]
+fn a_build_has_one_digest() {
+    let mut case = Case::clean();
+    let image = json!({"image": {
+        "repository": format!("{REGISTRY}/run-1-user0/app-a"), "tag": COMMIT, "digest": "sha256:other",
+    }});
+    case.tell_again(0, image);
+    case.store("a", "sha256:other");
+    case.assert_found(TwoDigests, "a");
+}
+
+#[test]
+fn a_build_that_was_asked_for_twice_may_have_two_digests() {
+    let mut case = Case::clean();
+    case.ask(Sort::Twice, "d");
+    case.store("d", &digest("d"));
+    case.store("d", "sha256:other");
+    let told = [digest("d"), "sha256:other".to_owned()].map(|digest| {
+        let mut told = case.ready("d");
+        told.body["data"]["image"]["digest"] = digest.into();
+        told
+    });
+    case.evidence.told.extend(told);
+    case.assert_clean();
+}
+
+#[test]
+fn a_build_that_nobody_asked_for_is_found() {
+    let mut case = Case::clean();
+    let told = case.ready("x");
+    case.evidence.told.push(told);
+    case.store("x", &digest("x"));
+    case.assert_found(NotAskedFor, "x");
+}
+
+#[test]
+fn a_repetition_under_another_webhook_id_is_found() {
+    let mut case = Case::clean();
+    case.tell_again(0, json!({})).webhook_id = "a.image.ready.2".to_owned();
+    case.assert_found(OtherWebhookId, "a");
+    let same_id: Vec<bool> = case.repeats().iter().map(|repeat| repeat.same_id).collect();
+    assert_eq!(same_id, [false]);
+}
+
+#[test]
+fn an_outcome_that_the_other_manager_was_told_is_found() {
+    let mut case = Case::clean();
+    case.evidence.told[0].to = "/worker1/connector".to_owned();
+    case.assert_found(OtherManager, "a");
+}
+
+#[test]
+fn a_request_may_end_only_as_its_sort_says() {
+    for (index, id, data) in [
+        (0, "a", json!({"commit": "another"})),
+        (0, "a", json!({"userID": "run-1-user1"})),
+        (1, "b", json!({"reason": "build_timeout"})),
+        (1, "b", json!({"reason": "crashed", "fault": "service"})),
+    ] {
+        let mut case = Case::clean();
+        let told = case.evidence.told[index].body["data"].as_object_mut().expect("an object");
+        told.extend(object(data));
+        case.assert_found(OtherEnding, id);
+    }
+}
+
+#[test]
+fn a_fault_of_the_service_is_an_ending_of_any_request_but_a_fresh_one() {
+    let mut case = Case::clean();
+    case.ask(Sort::Step, "d");
+    let failed = case.failed("d", "registry_failed");
+    case.evidence.told.push(failed);
+    case.evidence.letters.push("d".to_owned());
+    case.assert_clean();
+
+    let mut case = Case::clean();
+    case.evidence.told[2] = case.failed("c", "registry_failed");
+    case.evidence.letters.push("c".to_owned());
+    case.evidence.tags.retain(|(repository, _), _| !repository.ends_with("app-c"));
+    case.assert_found(FreshNotPassed, "c");
+}
+
+#[test]
+fn a_fresh_request_needs_one_attempt() {
+    let mut case = Case::clean();
+    case.evidence.told[2].body["data"]["attempts"] = 2.into();
+    case.assert_found(FreshNotPassed, "c");
+}
+
+#[test]
+fn what_was_to_be_built_in_any_case_is_not_reused() {
+    let mut case = Case::clean();
+    case.ask(Sort::Forced, "d");
+    case.store("d", &digest("d"));
+    let mut told = case.ready("d");
+    told.body["data"]["reused"] = true.into();
+    case.evidence.told.push(told);
+    case.assert_found(OtherEnding, "d");
+}
+
+#[test]
+fn a_request_without_an_id_that_got_two_is_counted() {
+    let mut case = Case::clean();
+    case.ask(Sort::NoId, "d");
+    case.store("d", &digest("d"));
+    for id in ["made-up-1", "made-up-2"] {
+        let mut told = case.ready("d");
+        told.body["data"]["buildID"] = id.into();
+        told.webhook_id = format!("{id}.image.ready");
+        case.evidence.told.push(told);
+    }
+    case.assert_clean();
+    assert_eq!(case.oracle.judge(&case.evidence).two_ids, 1);
+}
+
+// ---- what is there ---------------------------------------------------------------------------------
+
+#[test]
+fn a_digest_or_a_tag_that_does_not_resolve_is_found() {
+    let mut case = Case::clean();
+    case.evidence.digests.retain(|(_, there)| *there != digest("a"));
+    case.assert_found(DigestNotThere, "a");
+
+    let mut case = Case::clean();
+    case.evidence.tags.retain(|(repository, _), _| !repository.ends_with("app-a"));
+    case.assert_found(TagNotThere, "a");
+}
+
+#[test]
+fn an_image_that_no_outcome_knows_is_found() {
+    let image = |name: &str, tag: &str| (format!("run-1-user0/app-{name}"), tag.to_owned());
+    let mut case = Case::clean();
+    case.evidence.tags.insert(image("z", COMMIT), digest("z"));
+    case.assert_found_generally(ImageNotTold);
+
+    // Whatever it is called.
+    let mut case = Case::clean();
+    case.evidence.tags.insert(image("a", "key-1"), digest("z"));
+    case.assert_found_generally(ImageNotTold);
+}
+
+#[test]
+fn the_image_of_a_build_that_was_cancelled_may_be_there() {
+    let mut case = Case::clean();
+    case.ask(Sort::Cancelled, "d");
+    let cancelled = case.told("d", "build.cancelled", json!({"reason": "cancelled"}));
+    case.evidence.told.push(cancelled);
+    case.evidence.letters.push("d".to_owned());
+    case.store("d", &digest("d"));
+    case.assert_clean();
+}
+
+#[test]
+fn a_build_that_was_given_up_has_a_dead_letter_and_no_other_has() {
+    let mut case = Case::clean();
+    case.evidence.letters.clear();
+    case.assert_found(NoLetter, "b");
+
+    let mut case = Case::clean();
+    case.evidence.letters.push("a".to_owned());
+    case.assert_found(OddLetter, "a");
+}
+
+#[test]
+fn a_message_that_was_never_acked_is_found() {
+    let mut case = Case::clean();
+    case.evidence.waiting.push(("run-1.outcome".to_owned(), 1));
+    case.assert_found_generally(Waiting);
+}
+
+#[test]
+fn a_message_that_was_left_over_is_found() {
+    let mut case = Case::clean();
+    case.evidence.messages.push(("run-1.fail".to_owned(), "{}".to_owned()));
+    case.assert_found_generally(MessageLeft);
+}
+
+#[test]
+fn leavings_of_builds_are_found() {
+    let mut case = Case::clean();
+    case.evidence.left.workspaces.push("/tmp/worker1/work/job".to_owned());
+    case.assert_found_generally(WorkspaceLeft);
+
+    let mut case = Case::clean();
+    case.evidence.left.processes.push(format!("/bin/sh -c echo \"a of {RUN}\"; sleep 1"));
+    case.assert_found_generally(StepLeft);
+
+    let mut case = Case::clean();
+    case.evidence.left.containers.push("debian:bookworm-slim sleep".to_owned());
+    case.assert_found_generally(ContainerLeft);
+}
+
+#[test]
+fn what_is_wrong_with_workers_managers_and_faults_is_found() {
+    let mut case = Case::clean();
+    case.evidence.workers[0].odd_ends.push("process 2 of worker1 ended with 1".to_owned());
+    case.assert_found_generally(OddEnd);
+
+    for line in ["{\"message\":\"thread panicked\"}\n", "{\"message\":\"an actor died\"}\n"] {
+        let mut case = Case::clean();
+        case.evidence.workers[0].log += line;
+        case.assert_found_generally(ActorDied);
+    }
+
+    let mut case = Case::clean();
+    case.evidence.bad_notifications.push("the signature is wrong".to_owned());
+    case.assert_found_generally(BadNotification);
+
+    let mut case = Case::clean();
+    case.evidence.failed_faults.push("SIGTERM: worker1 did not end".to_owned());
+    case.assert_found_generally(FaultWentWrong);
+}
+
+// ---- repeats ---------------------------------------------------------------------------------------
+
+#[test]
+fn an_outcome_is_told_again_after_whoever_told_it_crashed_or_lost_the_broker() {
+    let told_twice = || {
+        let mut case = Case::clean();
+        case.tell_again(0, json!({}));
+        case
+    };
+    told_twice().assert_repeated(Kind::ToldAgain, Cause::Unknown);
+
+    let mut case = told_twice();
+    case.happens(61.5, "worker1", What::Ended);
+    case.happens(63.0, "worker1", What::LostBroker);
+    case.assert_repeated(Kind::ToldAgain, Cause::Crash);
+
+    // It was lost before, and noticed meanwhile.
+    let mut case = told_twice();
+    case.happens(60.5, "worker1", What::LostBroker);
+    case.happens(65.0, "worker1", What::Ended);
+    case.assert_repeated(Kind::ToldAgain, Cause::Connection);
+
+    let mut case = told_twice();
+    case.happens(61.5, "worker2", What::Ended);
+    case.happens(30.0, "worker1", What::LostBroker);
+    case.happens(90.0, "worker1", What::Ended);
+    case.assert_repeated(Kind::ToldAgain, Cause::Unknown);
+}
+
+#[test]
+fn an_outcome_that_was_put_on_its_queue_twice_is_told_again_because_of_its_maker() {
+    let mut case = Case::clean();
+    case.tell_again(0, json!({}));
+    case.happens(59.9, "worker2", What::Made("a".to_owned()));
+    case.happens(60.1, "worker2", What::LostBroker);
+    case.assert_repeated(Kind::ToldAgain, Cause::Connection);
+}
+
+#[test]
+fn an_outcome_is_made_again_after_whoever_made_it_crashed_or_lost_the_broker() {
+    for (what, cause) in [(What::Ended, Cause::Crash), (What::LostBroker, Cause::Connection)] {
+        let mut case = Case::clean();
+        let made_again = rfc3339(case.at(65.0));
+        case.tell_again(0, json!({})).body["timestamp"] = made_again.into();
+        case.happens(59.9, "worker2", What::Made("a".to_owned()));
+        case.happens(59.9, "worker3", What::Made("b".to_owned()));
+        case.happens(60.1, "worker2", what);
+        case.happens(60.1, "worker1", What::Ended);
+        case.assert_repeated(Kind::MadeAgain, cause);
+    }
+}
+
+#[test]
+fn a_try_that_became_two_makes_two_outcomes() {
+    let mut case = Case::clean();
+    let made_again = rfc3339(case.at(65.0));
+    case.tell_again(0, json!({})).body["timestamp"] = made_again.into();
+    case.happens(59.9, "worker2", What::Made("a".to_owned()));
+    case.happens(20.0, "worker1", What::Ended);
+    case.happens(30.0, "worker1", What::Accepted("a".to_owned()));
+    case.assert_repeated(Kind::MadeAgain, Cause::Unknown);
+    case.happens(40.0, "worker1", What::Ended);
+    case.assert_repeated(Kind::MadeAgain, Cause::Crash);
+}
+
+#[test]
+fn what_was_published_twice_is_told_twice_and_then_made_again() {
+    let mut case = Case::clean();
+    case.ask(Sort::Twice, "d");
+    case.store("d", &digest("d"));
+    for seconds in [60.0, 62.0, 64.0] {
+        let mut told = case.ready("d");
+        told.body["timestamp"] = rfc3339(case.at(seconds)).into();
+        case.evidence.told.push(told);
+    }
+    case.assert_clean();
+    let kinds: Vec<Kind> = case.repeats().iter().map(|repeat| repeat.kind).collect();
+    assert_eq!(kinds, [Kind::PublishedTwice, Kind::MadeAgain]);
+}
+
+#[test]
+fn what_was_refused_before_it_was_accepted_is_no_repeat() {
+    let mut case = Case::clean();
+    let mut refused = case.evidence.told[0].clone();
+    refused.answered = 500;
+    case.evidence.told.insert(0, refused);
+    case.assert_clean();
+    assert_eq!(case.repeats(), []);
+}
