@@ -12,7 +12,7 @@
 //! | `world.rs` | the deployment: workers, gates, services |
 //! | `post.rs` | the oracle's own way to the broker |
 //! | `progress.rs` | how far requests and faults have come |
-//! | `evidence.rs`, `journal.rs` | what is there afterwards |
+//! | `collect.rs`, `evidence.rs`, `journal.rs` | what is there afterwards |
 //! | `oracle/` | judges that by the contract alone |
 //! | `report.rs` | the figures, and the evidence of what was wrong |
 //!
@@ -21,6 +21,7 @@
 
 #![allow(unreachable_pub, reason = "a test's modules are for the test")]
 
+mod collect;
 mod dice;
 mod disk;
 mod evidence;
@@ -29,6 +30,7 @@ mod gate;
 mod journal;
 mod keeper;
 mod oracle;
+mod oracle_tests;
 mod post;
 mod progress;
 mod report;

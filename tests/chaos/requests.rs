@@ -76,6 +76,16 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether it is asked for when all is well, so that nothing may keep it from its image.
+    pub fn passes_at_once(&self) -> bool {
+        self.sort == Sort::Fresh
+    }
+
+    /// Whether an image of the same inputs may stand in for its own.
+    pub fn may_be_reused(&self) -> bool {
+        self.sort != Sort::Forced
+    }
+
     pub fn ending(&self) -> Ending {
         match self.sort {
             Sort::Failing => Ending::Failed("build_failed"),

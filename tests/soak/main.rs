@@ -19,9 +19,15 @@
 #[path = "../chaos/dice.rs"]
 #[allow(dead_code, reason = "the chaos run throws more")]
 mod dice;
+#[path = "../chaos/evidence.rs"]
+#[allow(dead_code, reason = "the chaos run has more to judge")]
+mod evidence;
 mod images;
-#[path = "../chaos/oracle.rs"]
-#[allow(dead_code, reason = "the chaos run tells of each build what was wrong with it")]
+#[path = "../chaos/journal.rs"]
+#[allow(dead_code, reason = "the chaos run looks for what a repetition came of")]
+mod journal;
+#[path = "../chaos/oracle/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the chaos run counts what breaks")]
 mod oracle;
 mod report;
 mod requests;
@@ -30,14 +36,15 @@ mod sample;
 mod support;
 mod verdict;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use self::oracle::{Count, Oracle};
+use self::evidence::Evidence;
+use self::oracle::Oracle;
 use self::report::Report;
 use self::requests::{Repositories, Request, SECRET, Sort};
 use self::sample::{Place, Sample};
@@ -147,19 +154,17 @@ impl Run {
             violations.push(format!("actors died: {restarts:?}"));
         }
 
-        let told = self.world.managers.all();
-        let mut count = self.oracle.judge(&told);
-        violations.extend(self.judge_outcomes(&told, &mut count));
-        violations.extend(self.judge_images(&images, &told));
+        let (told, letters) = self.world.finish(&[&self.worker]);
+        let judged = self.judge(told, &letters);
+        violations.extend(judged.0);
+        violations.extend(self.judge_images(&images));
         Report {
             samples: std::mem::take(&mut self.samples),
-            endings: count.endings,
+            endings: judged.1,
             images: images.len(),
             violations: violations.clone(),
         }
         .publish();
-        let (told, letters) = self.world.finish(&[&self.worker]);
-        self.assert_letters(&told, &letters);
         assert_eq!(violations, [""; 0], "the report is in {}", report::directory().display());
     }
 
@@ -266,28 +271,46 @@ impl Run {
 
     // ---- afterwards ------------------------------------------------------------------------------
 
-    /// Nothing was broken, so that nothing may have happened twice, and nothing is the service's fault.
-    fn judge_outcomes(&self, told: &[Told], count: &mut Count) -> Vec<String> {
+    /// What is wrong with the outcomes, and how many there are of each. Nothing was broken, so that
+    /// nothing may have happened twice, and nothing is the service's fault.
+    fn judge(
+        &self,
+        told: Vec<Told>,
+        letters: &[Fetched],
+    ) -> (Vec<String>, BTreeMap<String, usize>) {
+        let builds: BTreeSet<&str> = told.iter().map(Told::build_id).collect();
+        let letters = letters.iter().map(|letter| {
+            let letter: Value = serde_json::from_slice(&letter.body).expect("letters are JSON");
+            letter["buildID"].as_str().unwrap_or_default().to_owned()
+        });
+        let (letters, unreadable): (Vec<String>, Vec<String>) =
+            letters.partition(|id| builds.contains(id.as_str()));
+        let mut evidence = Evidence {
+            run: self.world.user.clone(),
+            registry_name: registry::open(),
+            letters,
+            told,
+            ..Evidence::default()
+        };
+        evidence.ask_registry();
+        let count = self.oracle.judge(&evidence);
         let mut violations: Vec<String> =
-            count.violations.drain(..).map(|violation| violation.text).collect();
-        for (what, count) in [
-            ("requests told again", count.told_again),
-            ("outcomes made again", count.made_again + count.second_copies),
-            ("builds told with two digests", count.other_digests),
-            ("requests with two ids", count.two_ids),
-        ] {
-            if count > 0 {
-                violations.push(format!("{count} {what}"));
-            }
+            count.violations.into_iter().map(|violation| violation.text).collect();
+        violations.extend(count.repeats.iter().map(|repeat| format!("told again: {repeat:?}")));
+        if count.two_ids > 0 {
+            violations.push(format!("{} requests have two ids", count.two_ids));
         }
-        let of_service = told.iter().filter(|told| told.text("/fault") == "service");
+        if unreadable.len() != self.garbage {
+            let (letters, bodies) = (unreadable.len(), self.garbage);
+            violations.push(format!("{letters} dead letters of {bodies} unreadable bodies"));
+        }
+        let of_service = evidence.told.iter().filter(|told| told.text("/fault") == "service");
         violations.extend(of_service.map(|told| format!("the service failed: {}", told.raw)));
-        let in_registry = oracle::judge_registry(told, &registry::open(), &self.world.user);
-        violations.extend(in_registry.into_iter().map(|violation| violation.text));
-        violations
+        (violations, count.endings)
     }
 
-    fn judge_images(&self, images: &[images::Image], told: &[Told]) -> Vec<String> {
+    fn judge_images(&self, images: &[images::Image]) -> Vec<String> {
+        let told = self.world.managers.all();
         let ids: BTreeSet<&str> = told.iter().map(|told| told.text("/image/imageID")).collect();
         let cancelled: BTreeSet<&str> = told
             .iter()
@@ -308,11 +331,5 @@ impl Run {
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
             .map(|line| (text(&line, "build_id"), text(&line, "key")))
             .collect()
-    }
-
-    /// Every build that was given up has one dead letter, and so has every body that nobody can read.
-    fn assert_letters(&self, told: &[Told], letters: &[Fetched]) {
-        let given_up = told.iter().filter(|told| told.kind() != "image.ready").count();
-        assert_eq!(letters.len(), given_up + self.garbage, "dead letters");
     }
 }

@@ -85,6 +85,16 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether not even one more try is allowed. What is asked here is whether anything leaks.
+    pub fn passes_at_once(&self) -> bool {
+        false
+    }
+
+    /// Whether an image of the same inputs may stand in for its own.
+    pub fn may_be_reused(&self) -> bool {
+        self.sort != Sort::Forced
+    }
+
     pub fn ending(&self) -> Ending {
         match self.sort {
             Sort::Failing => Ending::Failed("build_failed"),

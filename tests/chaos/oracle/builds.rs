@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Asked, Finding, Violation};
-use crate::requests::{Ending, Request, Sort};
+use crate::requests::{Ending, Request};
 use crate::support::managers::Told;
 
 /// How a build ended, in the words that the figures have for it.
@@ -51,7 +51,7 @@ fn judge_one(request: &Request, told: &Told) -> Judgement {
     if told.text("/userID") != request.user {
         return other("told of another user".to_owned());
     }
-    if request.sort == Sort::Fresh
+    if request.passes_at_once()
         && (told.kind(), &told.data()["attempts"]) != ("image.ready", &1.into())
     {
         let text = "all was well, and it has no image after one attempt".to_owned();
@@ -86,7 +86,7 @@ fn judge_image(request: &Request, told: &Told) -> Judgement {
     if !told.text("/image/repository").ends_with(&path) {
         return other(format!("the image is not {path}"));
     }
-    if request.sort == Sort::Forced && told.data()["reused"] == true {
+    if !request.may_be_reused() && told.data()["reused"] == true {
         return other("what was to be built in any case was reused".to_owned());
     }
     Ok(())

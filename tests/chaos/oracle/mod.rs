@@ -10,8 +10,6 @@
 mod builds;
 mod repeats;
 mod rest;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

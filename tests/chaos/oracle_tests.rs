@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
-use super::Finding::*;
-use super::{Cause, Finding, Kind, Oracle, Repeat};
 use crate::evidence::{Evidence, Past};
 use crate::journal::{Entry, What};
+use crate::oracle::Finding::*;
+use crate::oracle::{Cause, Finding, Kind, Oracle, Repeat};
 use crate::requests::{Request, Sort};
 use crate::support::managers::Told;
 
