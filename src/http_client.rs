@@ -1,5 +1,6 @@
 //! What every client of somebody else's HTTP server needs: bounds, and patience on request.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use image_builder_actors::progress::cut;
@@ -49,6 +50,22 @@ pub fn excerpt(text: &str) -> String {
     let words: Vec<_> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
     let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     cut(line, 300)
+}
+
+/// Whether the connection ended after the request and before the answer: a server may close one that
+/// was idle just when the next request goes out on it.
+pub fn was_hung_up(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The causes of an error, outermost first, without the address that it was about: an address may

@@ -2,7 +2,6 @@
 //! another server, no credential to a stranger, and every failure as a fault of the contract.
 
 use std::future::Future;
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -21,6 +20,7 @@ use super::address::{self, Address, NotPublic, PublicOnly};
 use super::advertisement::Advertisement;
 use super::fault;
 use super::session::{Session, cancelled};
+use crate::http_client::was_hung_up;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -203,8 +203,7 @@ pub(super) fn upload_pack(
 
 /// Sends a request; a redirect is an answer like others.
 ///
-/// A server may close a connection that was idle just when the next request goes out on it. No request
-/// here changes anything, so one that was not answered at all is sent once more.
+/// No request here changes anything, so one that was hung up on is sent once more.
 pub(super) async fn send_once(
     session: &Session,
     address: &Address,
@@ -220,21 +219,6 @@ pub(super) async fn send_once(
         }
     };
     guarded(session, address, answered).await
-}
-
-/// Whether the connection ended after the request and before the answer.
-fn was_hung_up(error: &reqwest::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
-            return true;
-        }
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// Sends a request, follows its redirects as far as they stay with the same server, and returns the

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::auth::{Authenticator, RegistryCredentials, Scope};
 use super::faults::{fault, of_status, of_transport};
 use super::manifest::{MEDIA_TYPES, Manifest, digest_of, is_digest, read_labels};
-use crate::http_client::{USER_AGENT, read_at_most, retry_after};
+use crate::http_client::{USER_AGENT, read_at_most, retry_after, was_hung_up};
 
 /// Longest manifest that is read, in bytes: the specification asks registries to take as much.
 const LONGEST_MANIFEST: usize = 4 * 1024 * 1024;
@@ -163,7 +163,8 @@ impl Api {
         }
     }
 
-    /// Sends a request as the registry wants it: once more, with what it asks for, after a 401.
+    /// Sends a request as the registry wants it: once more, with what it asks for, after a 401. Whatever
+    /// is sent here can be sent twice, so one that was hung up on is.
     async fn send(
         &self,
         what: &str,
@@ -171,11 +172,15 @@ impl Api {
         scope: &Scope,
     ) -> Result<Response, Fault> {
         let known = self.auth.known(scope);
-        let first = match &known {
+        let first = || match &known {
             Some(authorization) => request().header(AUTHORIZATION, authorization),
             None => request(),
         };
-        let response = first.send().await.map_err(|error| of_transport(what, error))?;
+        let response = match first().send().await {
+            Err(error) if was_hung_up(&error) => first().send().await,
+            result => result,
+        };
+        let response = response.map_err(|error| of_transport(what, error))?;
         let of_the_registry = response.url().origin() == self.base.origin();
         if response.status() != StatusCode::UNAUTHORIZED || !of_the_registry {
             return Ok(response);

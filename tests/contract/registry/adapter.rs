@@ -10,6 +10,8 @@ use image_builder::registry::RegistrySettings;
 use image_builder_actors::fault::Reason;
 use image_builder_actors::ports::Registry;
 use image_builder_actors::reference::ImageReference;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::engine::Engine;
 use super::server::{PASSWORD, USER, digest_of, is_manifest, registry_that, token_flow};
@@ -198,6 +200,24 @@ async fn a_registry_that_answers_with_an_error_has_failed() {
         assert_eq!(fault.reason, Reason::RegistryFailed, "{fault}");
         assert!(fault.message.contains("500"), "{fault}");
     }
+}
+
+#[tokio::test]
+async fn a_question_that_the_registry_hangs_up_on_is_asked_once_more() {
+    let engine = Engine::connect().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a local port is free");
+    let host = listener.local_addr().expect("the port is known").to_string();
+    let server = tokio::spawn(async move {
+        for answer in ["", "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"] {
+            let (mut stream, _) = listener.accept().await.expect("somebody asks");
+            let read = stream.read(&mut [0; 4096]).await.expect("a question comes");
+            assert!(read > 0, "a question is not empty");
+            stream.write_all(answer.as_bytes()).await.expect("it is listened to");
+        }
+    });
+    let registry = client(settings(&host), &engine);
+    assert_eq!(registry.find(&reference_in(&host)).await, Ok(None));
+    server.await.expect("it was asked twice");
 }
 
 #[tokio::test]
