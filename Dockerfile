@@ -39,9 +39,6 @@ RUN image-builder --version
 USER image-builder
 WORKDIR /data
 ENV DATA_DIR=/data HTTP_ADDR=0.0.0.0:8080
-# glibc gives freed memory back from these sizes on. Left to itself it raises both with the largest
-# block that was ever freed, such as the engine's list of images, and then keeps megabytes.
-ENV MALLOC_MMAP_THRESHOLD_=131072 MALLOC_TRIM_THRESHOLD_=131072
 VOLUME /data
 EXPOSE 8080
 # The image has no HTTP client, but bash speaks TCP.

@@ -20,6 +20,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::disk::inventory::Held;
 use crate::exit::Exit;
 use crate::http::{self, Observed};
+use crate::memory;
 use crate::otlp::Exporter;
 use crate::outside::{self, Outside};
 use crate::rabbitmq::{ConnState, ConnectError, RabbitMq};
@@ -95,6 +96,7 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
         metrics: observer.metrics.clone(),
     };
     tokio::spawn(http::serve(listener, observed));
+    tokio::spawn(memory::give_back());
 
     let outside = Outside::assemble(&config, &data_dir).map_err(StartError::Setting)?;
     outside.watch(&readiness);

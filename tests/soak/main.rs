@@ -86,12 +86,6 @@ fn worker(world: &World) -> Worker {
     worker
 }
 
-/// What the service's image tells the allocator.
-fn allocator() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let words = include_str!("../../Dockerfile").split_whitespace();
-    words.filter(|word| word.starts_with("MALLOC_")).filter_map(|word| word.split_once('='))
-}
-
 /// One run.
 struct Run {
     // Dropped in this order: the worker has to be gone before its queues and files are.
@@ -120,9 +114,6 @@ impl Run {
         let budget = setting("SOAK_CACHE_BUDGET", "");
         if !budget.is_empty() {
             world = world.with("CACHE_BUDGET", &budget);
-        }
-        for (name, value) in allocator() {
-            world = world.with(name, value);
         }
         world.keep_secret(GOOD_TOKEN);
         world.keep_secret(SECRET);
