@@ -27,7 +27,7 @@ pub mod http;
 pub mod http_client;
 #[cfg(feature = "failpoints")]
 pub mod killing;
-mod memory;
+pub mod memory;
 pub mod metrics;
 pub mod otlp;
 pub mod outside;

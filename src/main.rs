@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use image_builder::config::{self, Config, ConfigErrors};
 use image_builder::dead;
 use image_builder::exit::Exit;
+use image_builder::memory;
 use image_builder::outside;
 use image_builder::planner;
 use image_builder::telemetry::{self, LogFormat};
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> ExitCode {
+    memory::set_up();
     // The points that a test names in FAILPOINTS, until the program ends.
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
