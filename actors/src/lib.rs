@@ -13,7 +13,7 @@
 //! | to read about | see |
 //! |---|---|
 //! | what a job is made of | [`job`], [`request`], [`fault`], [`outcome`], [`progress`], [`workspace`] |
-//! | what its image is called, and how it is found again | [`images`], [`reference`] |
+//! | what its image is called, and how it is found again | [`images`], [`mod@reference`] |
 //! | who settles a delivery, and when | [`lease`], [`desk`], [`intake`], [`redelivery`] |
 //! | who waits for whom, who was withdrawn | [`board`], [`fair`] |
 //! | what becomes of a failure | [`policy`], [`history`], [`dead`] |

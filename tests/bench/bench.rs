@@ -6,6 +6,8 @@
 //! told are medians: of the worker, its own figures by stage, and the time from the request's
 //! publishing to its notification.
 
+#![allow(clippy::print_stdout, reason = "its figures are for whoever runs it")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
