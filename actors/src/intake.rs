@@ -37,6 +37,9 @@ impl Leased for Delivery {
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Pause before looking again whether a delivery that waits was taken back.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How long what the last builds ended in may take from its publishing to here. The broker does not
 /// tell when nothing is left; what comes later waits for the next worker.
 const LAST_ONES: Duration = Duration::from_millis(300);
@@ -172,21 +175,34 @@ impl Intake {
         if !subscription.settle.holds(raw.tag) {
             return;
         }
-        let given_back = match self.queue {
-            Queue::Build => {
+        let given_back = match (self.queue, self.turn(&raw)) {
+            (Queue::Build, Turn::Work(hold)) => {
                 let mut message = history::with(&raw.message, &history::of(&raw.message));
                 let redeliveries = redeliveries(&raw).to_string();
                 message.headers.insert(REDELIVERIES.to_owned(), redeliveries);
-                self.broker.publish(Route::Build, message).await.is_ok()
+                let published = self.broker.publish(Route::Build, message).await.is_ok();
+                if published {
+                    hold.settled();
+                }
+                published
             }
-            // Nothing counts these.
-            Queue::Fail | Queue::Outcome => false,
+            (_, Turn::Ack) => true,
+            // Whoever has it in hand is not to get a double; and nothing counts the others.
+            (Queue::Build, Turn::Wait) | (Queue::Fail | Queue::Outcome, _) => false,
         };
         // An error means that the channel is gone: the broker delivers it again.
         let _ = match given_back {
             true => subscription.settle.ack(raw.tag).await,
             false => subscription.settle.nack(raw.tag).await,
         };
+    }
+
+    /// What is to be done with a delivery that has just come.
+    fn turn(&self, raw: &RawDelivery) -> Turn {
+        match redeliveries(raw) {
+            0 => Turn::Work(self.redeliveries.first(&raw.message)),
+            _ => self.redeliveries.again(&raw.message),
+        }
     }
 
     /// Hands on deliveries until the subscription is over. What nobody has in hand then goes back;
@@ -224,11 +240,7 @@ impl Intake {
                 },
             };
             let redeliveries = redeliveries(&incoming.raw);
-            let turn = match redeliveries {
-                0 => Turn::Work(self.redeliveries.first(&incoming.raw.message)),
-                _ => self.redeliveries.again(&incoming.raw.message),
-            };
-            let hold = match turn {
+            let hold = match self.turn(&incoming.raw) {
                 Turn::Work(hold) => hold,
                 Turn::Ack => {
                     ack_again(&*subscription.settle, &incoming).await;
@@ -243,13 +255,21 @@ impl Intake {
             };
             let suspicious = self.queue == Queue::Build && redeliveries >= SUSPICIOUS;
             if suspicious {
+                // Those that wait for their turn at the same message hold slots: they go first.
+                drop(hold);
                 self.cancel(&mut subscription).await;
                 let _others = slots.acquire_many(u32::from(self.prefetch) - 1).await;
                 tracing::warn!(
                     redeliveries,
                     "a message was delivered again and again: it runs alone"
                 );
-                mailbox.deliver(incoming.delivery(&settler, hold)).await;
+                match self.redeliveries.after(&incoming.raw.message).await {
+                    Some(hold) => mailbox.deliver(incoming.delivery(&settler, hold)).await,
+                    None => {
+                        ack_again(&*subscription.settle, &incoming).await;
+                        drop(incoming);
+                    }
+                }
                 let _settled = slots.acquire().await;
                 return Over::Paused;
             }
@@ -291,11 +311,22 @@ async fn deliver_later<A>(
     A: Actor<Context = Context<A>> + Handler<Delivery>,
 {
     tracing::info!("a delivery came again while its message is in hand: it waits");
-    match all.after(&incoming.raw.message).await {
-        // It has come once more meanwhile.
+    let turn = tokio::select! {
+        turn = all.after(&incoming.raw.message) => turn,
+        () = taken_back(&*settle, incoming.raw.tag) => return,
+    };
+    match turn {
         Some(_) if !settle.holds(incoming.raw.tag) => {}
         Some(hold) => mailbox.deliver(incoming.delivery(&settler, hold)).await,
         None => ack_again(&*settle, &incoming).await,
+    }
+}
+
+/// Waits until the broker is known to have taken a delivery back: it comes once more. Of that there
+/// is no event.
+async fn taken_back(settle: &dyn Settle, tag: u64) {
+    while settle.holds(tag) {
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -345,6 +345,9 @@ pub const CRASH_MESSAGE: &str = "The build service crashed while it worked on th
 /// Gives a delivery back to its queue. The pause keeps a message that fails every time from going
 /// round hot; the delivery stays unsettled meanwhile, so nothing is lost if the process ends.
 async fn nack_later(held: Held) {
+    if held.is_stale() {
+        return;
+    }
     let pause = Duration::from_secs(2u64.saturating_pow(held.redeliveries.min(5) as u32).min(30));
     tokio::time::sleep_until((Instant::now() + pause).into()).await;
     let _ = held.settle.nack(held.tag).await;

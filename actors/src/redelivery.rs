@@ -17,8 +17,8 @@ use tokio::sync::Notify;
 use crate::ports::Message;
 use crate::request;
 
-/// How long a settled message is remembered. A broker delivers again as soon as there is a consumer.
-const REMEMBERED: Duration = Duration::from_secs(60);
+/// How long a settled message is remembered: a broker may be away for a while before it delivers again.
+const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 /// And how many of them.
 const MOST_REMEMBERED: usize = 10_000;
 
@@ -30,7 +30,7 @@ const HOPS: &str = "x-image-builder-hops";
 pub(crate) fn passed_on(message: &Message) -> Message {
     let hops = message.headers.get(HOPS).and_then(|hops| hops.parse().ok()).unwrap_or(0u64);
     let mut message = message.clone();
-    message.headers.insert(HOPS.to_owned(), hops.saturating_add(1).to_string());
+    message.headers.insert(HOPS.to_owned(), hops.wrapping_add(1).to_string());
     message
 }
 
@@ -80,9 +80,11 @@ pub(crate) enum Turn {
 }
 
 impl Redeliveries {
-    /// A message that was never delivered before.
+    /// A message that was never delivered before. What was settled and reads the same was another one.
     pub fn first(&self, message: &Message) -> Hold {
-        self.hold(print(message))
+        let print = print(message);
+        self.lock().settled.retain(|(_, settled)| Some(*settled) != print);
+        self.hold(print)
     }
 
     /// A message that was delivered before, here or elsewhere.
@@ -90,10 +92,10 @@ impl Redeliveries {
         let Some(print) = print(message) else { return Turn::Work(self.hold(None)) };
         let mut state = self.lock();
         state.forget_old();
-        if state.in_hand.contains_key(&print) {
-            Turn::Wait
-        } else if state.settled.iter().any(|(_, settled)| *settled == print) {
+        if state.settled.iter().any(|(_, settled)| *settled == print) {
             Turn::Ack
+        } else if state.in_hand.contains_key(&print) {
+            Turn::Wait
         } else {
             *state.in_hand.entry(print).or_default() += 1;
             Turn::Work(Hold { all: self.clone(), print: Some(print) })
@@ -198,6 +200,14 @@ mod tests {
     #[test]
     fn a_redelivery_of_what_was_let_go_unsettled_is_worked_on() {
         let all = Redeliveries::default();
+        drop(all.first(&message("a")));
+        assert!(matches!(all.again(&message("a")), Turn::Work(_)));
+    }
+
+    #[test]
+    fn a_request_that_is_published_again_is_worked_on_again() {
+        let all = Redeliveries::default();
+        all.first(&message("a")).settled();
         drop(all.first(&message("a")));
         assert!(matches!(all.again(&message("a")), Turn::Work(_)));
     }

@@ -114,6 +114,9 @@ impl Retry {
                 // Both outcomes are still possible: neither is told until that is known.
                 Err(fault) if fault.kind() == Kind::Capacity => {
                     tracing::warn!(%fault, "cannot ask for the image of a failed build");
+                    if !decides(&lease) {
+                        return;
+                    }
                     let delay = self.policy.delay(1, fault.retry_after);
                     let later = history::with(message, &history);
                     let published = self.desk.broker.publish(Route::BuildAfter(delay), later).await;

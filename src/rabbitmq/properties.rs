@@ -57,7 +57,8 @@ pub(super) fn of_delivery(delivery: Delivery) -> RawDelivery {
     let counted = headers.and_then(|table| number(table.inner().get("x-delivery-count")?));
     RawDelivery {
         tag: delivery_tag,
-        redeliveries: counted.unwrap_or(u64::from(redelivered)),
+        // Not every broker counts every redelivery.
+        redeliveries: counted.unwrap_or(0).max(u64::from(redelivered)),
         over_delivery_limit: headers.is_some_and(over_delivery_limit),
         message: Message {
             body: data,

@@ -1,5 +1,6 @@
 //! A retry goes on where the last try got to.
 
+use image_builder_actors::crew::Settings;
 use image_builder_actors::fakes::world::{World, request, settings, with_crew};
 use image_builder_actors::fault::{Fault, Reason, Stage};
 use image_builder_actors::history;
@@ -218,5 +219,28 @@ fn a_notification_that_failed_after_its_delivery_was_taken_back_is_told_by_the_r
         world.broker.kill_connection();
         gate.open();
         world.told_once().await;
+    });
+}
+
+#[test]
+fn connections_that_are_lost_twice_leave_room_to_work() {
+    with_crew(Settings { prefetch: 4, ..settings() }, async |world| {
+        world.engine.hold();
+        for (build_id, user) in [("b1", "alice"), ("b2", "bob")] {
+            let mut request = request(build_id);
+            request["userID"] = json!(user);
+            world.request(&request).await;
+            world.engine.until_running(build_id).await;
+        }
+        world.broker.kill_connection();
+        world.broker.wait_until(|broker| broker.unsettled(Queue::Build) == 2).await;
+        world.broker.kill_connection();
+        world.engine.release();
+        world.told(2).await;
+        world.request(&request("b3")).await;
+        let told = world.told(3).await;
+        world.quiet().await;
+        assert_eq!(world.managers.told().len(), 3, "{told:?}");
+        assert_eq!(world.engine.built(), 2, "the last is of the same inputs as the first");
     });
 }
