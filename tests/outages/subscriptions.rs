@@ -14,10 +14,10 @@ fn lines_with(worker: &Worker, text: &str) -> usize {
 /// The worker is told nothing of it: by its own settings it has half an hour.
 #[test]
 fn a_job_that_is_held_for_longer_than_the_broker_grants_ends_in_one_outcome() {
-    let node = Node::new(&["consumer_timeout = 4000"]);
+    let node = Node::new(&["consumer_timeout = 60000"]);
     let world = World::on(node.at());
     let worker = world.worker();
-    let slow = Slow::new(12);
+    let slow = Slow::new(75);
     let repo = repository("held", &[("Dockerfile", &slow.dockerfile)]);
     let mut ids = vec![world.publish(&world.request(&repo))];
     slow.wait_until_begun(&worker);
