@@ -57,6 +57,12 @@ impl Held {
         !self.settle.holds(self.tag)
     }
 
+    /// The next durable fact exists: should the ack get lost, the redelivery is only acked.
+    async fn ack(self) -> Result<(), BrokerError> {
+        self.hold.settled();
+        self.settle.ack(self.tag).await
+    }
+
     /// Settling may take a while yet, in which nobody works on the delivery.
     fn end_journey(&mut self, why: &str) {
         let mut journey = std::mem::take(&mut self.journey);
@@ -145,10 +151,7 @@ impl Lease {
     pub async fn ack(self) -> Result<(), BrokerError> {
         let held = lock(&self.held).take();
         match held {
-            Some(held) => {
-                held.hold.settled();
-                held.settle.ack(held.tag).await
-            }
+            Some(held) => held.ack().await,
             None => Err(BrokerError::Stale),
         }
     }
@@ -328,10 +331,7 @@ async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
     });
     let message = history::with_fault(&held.message, &fault, counted);
     match broker.publish(Route::Fail, message).await {
-        Ok(()) => {
-            held.hold.settled();
-            drop(held.settle.ack(held.tag).await);
-        }
+        Ok(()) => drop(held.ack().await),
         Err(error) => {
             tracing::warn!(%error, "cannot publish a crashed job: it goes back to its queue");
             nack_later(held).await;
