@@ -89,7 +89,11 @@ impl Redeliveries {
 
     /// A message that was delivered before, here or elsewhere.
     pub(crate) fn again(&self, message: &Message) -> Turn {
-        let Some(print) = print(message) else { return Turn::Work(self.hold(None)) };
+        self.turn(print(message))
+    }
+
+    fn turn(&self, print: Option<Print>) -> Turn {
+        let Some(print) = print else { return Turn::Work(self.hold(None)) };
         let mut state = self.lock();
         state.forget_old();
         if state.settled.iter().any(|(_, settled)| *settled == print) {
@@ -104,12 +108,13 @@ impl Redeliveries {
 
     /// The same, once the message is no longer in hand; `None` = it is only to be acked.
     pub(crate) async fn after(&self, message: &Message) -> Option<Hold> {
+        let print = print(message);
         loop {
             let let_go = self.0.let_go.notified();
             tokio::pin!(let_go);
             // From here on it hears the bell.
             let_go.as_mut().enable();
-            match self.again(message) {
+            match self.turn(print) {
                 Turn::Work(hold) => return Some(hold),
                 Turn::Ack => return None,
                 Turn::Wait => let_go.await,
