@@ -1,10 +1,11 @@
 //! What is asked of the workers, and how each of it has to end. All of it follows from the seed.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::dice::Dice;
 use crate::support::engine;
 use crate::support::git_server::GitRepo;
+use crate::support::request::{self, Ending, Expected};
 
 /// What kind of request it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,48 +53,25 @@ const SORTS: [(usize, Sort); 12] = [
     (3, Sort::Cancelled),
 ];
 
-/// How a request has to end. Each may also end in a fault of the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    Image,
-    /// `build.failed` for this reason.
-    Failed(&'static str),
-    ImageOrCancelled,
-}
+pub type Request = request::Request<Sort>;
 
-#[derive(Debug, Clone)]
-pub struct Request {
-    pub sort: Sort,
-    /// Known beforehand, unless the request has none.
-    pub build_id: Option<String>,
-    pub message_id: Option<String>,
-    pub application: String,
-    pub user: String,
-    /// The one that an image has to be of.
-    pub commit: Option<String>,
-    pub body: Value,
-    pub copies: usize,
-}
-
-impl Request {
-    /// Whether it is asked for when all is well, so that nothing may keep it from its image.
-    pub fn passes_at_once(&self) -> bool {
-        self.sort == Sort::Fresh
-    }
-
-    /// Whether an image of the same inputs may stand in for its own.
-    pub fn may_be_reused(&self) -> bool {
-        self.sort != Sort::Forced
-    }
-
-    pub fn ending(&self) -> Ending {
-        match self.sort {
-            Sort::Failing => Ending::Failed("build_failed"),
-            Sort::Missing => Ending::Failed("repository_not_found"),
-            Sort::Malformed => Ending::Failed("invalid_request"),
-            Sort::Cancelled => Ending::ImageOrCancelled,
+impl Expected for Sort {
+    fn ending(self) -> Ending {
+        match self {
+            Self::Failing => Ending::Failed("build_failed"),
+            Self::Missing => Ending::Failed("repository_not_found"),
+            Self::Malformed => Ending::Failed("invalid_request"),
+            Self::Cancelled => Ending::ImageOrCancelled,
             _ => Ending::Image,
         }
+    }
+
+    fn may_be_reused(self) -> bool {
+        self != Self::Forced
+    }
+
+    fn passes_at_once(self) -> bool {
+        self == Self::Fresh
     }
 }
 

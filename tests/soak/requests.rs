@@ -1,10 +1,11 @@
 //! What is asked of the worker, and how each of it has to end. All of it follows from its number.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::dice::Dice;
 use crate::support::engine;
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
+use crate::support::request::{self, Ending, Expected};
 use crate::support::world::full_name;
 
 /// What kind of request it is.
@@ -60,51 +61,28 @@ const SORTS: [(usize, Sort); 15] = [
     (3, Sort::Cancelled),
 ];
 
-/// How a request has to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    Image,
-    /// `build.failed` for this reason.
-    Failed(&'static str),
-    ImageOrCancelled,
-}
+pub type Request = request::Request<Sort>;
 
-#[derive(Debug, Clone)]
-pub struct Request {
-    pub sort: Sort,
-    /// Known beforehand, unless the request has none.
-    pub build_id: Option<String>,
-    pub message_id: Option<String>,
-    pub application: String,
-    pub user: String,
-    /// The one that an image has to be of.
-    pub commit: Option<String>,
-    pub body: Value,
-    /// How often it is published.
-    pub copies: usize,
-}
-
-impl Request {
-    /// Whether not even one more try is allowed. What is asked here is whether anything leaks.
-    pub fn passes_at_once(&self) -> bool {
-        false
-    }
-
-    /// Whether an image of the same inputs may stand in for its own.
-    pub fn may_be_reused(&self) -> bool {
-        self.sort != Sort::Forced
-    }
-
-    pub fn ending(&self) -> Ending {
-        match self.sort {
-            Sort::Failing => Ending::Failed("build_failed"),
-            Sort::Missing => Ending::Failed("repository_not_found"),
-            Sort::NoRef => Ending::Failed("ref_not_found"),
-            Sort::NoPlan => Ending::Failed("no_build_plan"),
-            Sort::Malformed => Ending::Failed("invalid_request"),
-            Sort::Cancelled => Ending::ImageOrCancelled,
+impl Expected for Sort {
+    fn ending(self) -> Ending {
+        match self {
+            Self::Failing => Ending::Failed("build_failed"),
+            Self::Missing => Ending::Failed("repository_not_found"),
+            Self::NoRef => Ending::Failed("ref_not_found"),
+            Self::NoPlan => Ending::Failed("no_build_plan"),
+            Self::Malformed => Ending::Failed("invalid_request"),
+            Self::Cancelled => Ending::ImageOrCancelled,
             _ => Ending::Image,
         }
+    }
+
+    fn may_be_reused(self) -> bool {
+        self != Self::Forced
+    }
+
+    /// What is asked here is whether anything leaks: one more try is allowed.
+    fn passes_at_once(self) -> bool {
+        false
     }
 }
 

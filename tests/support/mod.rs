@@ -14,6 +14,7 @@ pub mod node;
 pub mod own_engine;
 pub mod proxy;
 pub mod registry;
+pub mod request;
 pub mod slow;
 pub mod stand_in;
 pub mod turnstile;

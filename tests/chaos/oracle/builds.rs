@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Asked, Finding, Violation};
-use crate::requests::{Ending, Request};
+use crate::requests::Request;
 use crate::support::managers::Told;
+use crate::support::request::{Ending, Expected as _};
 
 /// How a build ended, in the words that the figures have for it.
 pub fn ending(told: &Told) -> String {
@@ -51,7 +52,7 @@ fn judge_one(request: &Request, told: &Told) -> Judgement {
     if told.text("/userID") != request.user {
         return other("told of another user".to_owned());
     }
-    if request.passes_at_once()
+    if request.sort.passes_at_once()
         && (told.kind(), &told.data()["attempts"]) != ("image.ready", &1.into())
     {
         let text = "all was well, and it has no image after one attempt".to_owned();
@@ -64,7 +65,7 @@ fn judge_one(request: &Request, told: &Told) -> Judgement {
     if told.kind() == "build.failed" && told.text("/fault") == "service" {
         return Ok(());
     }
-    match (request.ending(), told.kind()) {
+    match (request.sort.ending(), told.kind()) {
         (Ending::Image | Ending::ImageOrCancelled, "image.ready") => judge_image(request, told),
         (Ending::ImageOrCancelled, "build.cancelled") => Ok(()),
         (Ending::Failed(reason), "build.failed") if told.text("/reason") == reason => Ok(()),
@@ -86,7 +87,7 @@ fn judge_image(request: &Request, told: &Told) -> Judgement {
     if !told.text("/image/repository").ends_with(&path) {
         return other(format!("the image is not {path}"));
     }
-    if !request.may_be_reused() && told.data()["reused"] == true {
+    if !request.sort.may_be_reused() && told.data()["reused"] == true {
         return other("what was to be built in any case was reused".to_owned());
     }
     Ok(())
