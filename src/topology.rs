@@ -46,6 +46,8 @@ pub enum Role {
     Outcome,
     Dead,
     Result,
+    /// The log of told outcomes: a stream, which every worker reads as a whole.
+    Told,
     /// A rung of a ladder: holds what it is given for its delay, then hands it back.
     Rung,
 }
@@ -67,7 +69,7 @@ impl Role {
             }
             Role::Dead => Some("copies of builds that were given up may be lost"),
             Role::Result => Some("results may be lost"),
-            Role::Rung => None,
+            Role::Told | Role::Rung => None,
         }
     }
 }
@@ -131,6 +133,7 @@ impl Topology {
             plain_queue(Role::Outcome, &settings.outcome_queue),
             plain_queue(Role::Dead, &settings.dead_queue),
         ];
+        queues.push(told_log(&settings.outcome_queue));
         queues.extend(settings.result_queue.iter().map(|name| plain_queue(Role::Result, name)));
         let ladders = [
             (&settings.build_queue, &settings.build_rungs),
@@ -169,6 +172,12 @@ impl Topology {
         }
     }
 
+    /// The name of the log of told outcomes.
+    pub fn told_log(&self) -> &str {
+        let log = self.queues.iter().find(|queue| queue.role == Role::Told);
+        log.map_or("", |log| &log.name)
+    }
+
     /// The routing key, on the default exchange, of a route; `None` for results where no result
     /// queue is set.
     ///
@@ -188,6 +197,7 @@ impl Topology {
             }
             Route::Dead => Some(settings.dead_queue.clone()),
             Route::Result => settings.result_queue.clone(),
+            Route::Told => Some(self.told_log().to_owned()),
         }
     }
 }
@@ -200,6 +210,7 @@ impl fmt::Display for QueueDeclaration {
             Role::Outcome => f.write_str("outcome queue"),
             Role::Dead => f.write_str("dead queue"),
             Role::Result => f.write_str("result queue"),
+            Role::Told => f.write_str("log of told outcomes"),
             Role::Rung => write!(f, "delay queue `{}`", self.name),
         }
     }
@@ -226,6 +237,18 @@ fn build_queue(name: &str, fail_queue: &str) -> QueueDeclaration {
 fn plain_queue(role: Role, name: &str) -> QueueDeclaration {
     let arguments = vec![quorum(), ("x-delivery-limit", Argument::Number(NO_DELIVERY_LIMIT))];
     QueueDeclaration { name: name.to_owned(), role, arguments }
+}
+
+/// Kept for a week, and to 64 MB: a build's second outcome comes within hours of its first, if ever. Only
+/// whole segments are dropped.
+fn told_log(outcome_queue: &str) -> QueueDeclaration {
+    let arguments = vec![
+        ("x-queue-type", Argument::Text("stream".to_owned())),
+        ("x-max-age", Argument::Text("7D".to_owned())),
+        ("x-max-length-bytes", Argument::Number(64_000_000)),
+        ("x-stream-max-segment-size-bytes", Argument::Number(4_000_000)),
+    ];
+    QueueDeclaration { name: format!("told.{outcome_queue}"), role: Role::Told, arguments }
 }
 
 fn rung(queue: &str, delay: Duration) -> QueueDeclaration {
@@ -338,9 +361,9 @@ mod tests {
         let topology = Topology::new(settings()).expect("good settings");
         assert_eq!(
             names(&topology),
-            ["b", "f", "o", "d", "b.retry.10s", "b.retry.90s", "o.retry.10m"]
+            ["b", "f", "o", "d", "told.o", "b.retry.10s", "b.retry.90s", "o.retry.10m"]
         );
-        let rung = &topology.queues()[5];
+        let rung = &topology.queues()[6];
         assert_eq!(argument(rung, "x-message-ttl"), Some(&Argument::Number(90_000)));
         assert_eq!(
             argument(rung, "x-dead-letter-routing-key"),
@@ -353,7 +376,10 @@ mod tests {
         let topology =
             Topology::new(TopologySettings { result_queue: Some("r".to_owned()), ..settings() })
                 .expect("good settings");
-        for queue in &topology.queues()[..5] {
+        for queue in &topology.queues()[..] {
+            if matches!(queue.role, Role::Told | Role::Rung) {
+                continue;
+            }
             let limit = argument(queue, "x-delivery-limit");
             let target = argument(queue, "x-dead-letter-routing-key");
             if queue.role == Role::Build {

@@ -30,6 +30,7 @@ use crate::redelivery::Redeliveries;
 use crate::request::Rules;
 use crate::retry::Retry;
 use crate::supervisor::{Intensity, Supervisor};
+use crate::told::{self, Told};
 
 /// The outside, as the inside sees it.
 #[derive(Clone)]
@@ -117,8 +118,8 @@ impl Crew {
         tokio::spawn(capacity.clone().watch(ports.probe, lifecycle.clone()));
         let desk = Desk {
             broker: ports.broker.clone(),
+            told: Told::start(ports.broker.clone(), told::LONGEST_WAIT),
             dead_ttl: settings.dead_ttl,
-            results: settings.results,
             capacity: capacity.clone(),
             observer,
         };
@@ -199,6 +200,7 @@ impl Crew {
             managers: ports.managers,
             policy: settings.retry.clone(),
             timeout: settings.notifier.timeout,
+            results: settings.results,
         };
         let notifier = supervisor.supervise(health_of, panics, move || notifier.clone());
 

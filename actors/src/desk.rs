@@ -7,6 +7,7 @@
 //! | [`Desk::failed`] and [`Desk::refuse`], final | outcome, dead copy; fail queue where an earlier delivery may have made an image |
 //! | [`Desk::give_up`] | outcome, dead copy |
 //! | [`Desk::hand_back`] | build queue |
+//! | [`Desk::repeated`] | none: an outcome of the build is told |
 //!
 //! A delivery that the broker is known to have taken back is not decided on any more: its next holder
 //! does, who finds an image that was pushed on its account.
@@ -35,16 +36,17 @@ use crate::outcome::{
 use crate::policy;
 use crate::pool::Ended;
 use crate::ports::{Broker, BrokerError, Message, Route};
+use crate::told::{self, Told};
 use crate::trace::TRACEPARENT;
 
 /// Settles deliveries. Cheap to clone.
 #[derive(Clone)]
 pub struct Desk {
     pub broker: Arc<dyn Broker>,
+    /// Knows the builds whose outcome is told.
+    pub told: Told,
     /// How long the dead queue keeps a copy; `None` = no copies at all.
     pub dead_ttl: Option<Duration>,
-    /// Whether outcomes are published to the result queue as well.
-    pub results: bool,
     /// Told when there is no room to work.
     pub capacity: Capacity,
     pub observer: Observer,
@@ -111,7 +113,9 @@ impl Desk {
         }
         let ended = if ready.reused { metrics::Ended::Reused } else { metrics::Ended::Ready };
         lease.journey(|journey| journey.leave().about(request).result(ended.result()));
-        let told = self.tell(&request.build_id, NotificationType::ImageReady, &data, &lease).await;
+        let told =
+            self.tell(&request.build_id, NotificationType::ImageReady, &data, history, &lease);
+        let told = told.await;
         if told.is_ok() {
             self.observer.metrics.ended(ended, history.requested_at);
         }
@@ -225,7 +229,7 @@ impl Desk {
                 attempts: history.counted(),
                 log: history.log.clone(),
             };
-            self.tell(&build_id, kind, &data, lease).await?;
+            self.tell(&build_id, kind, &data, history, lease).await?;
         }
         self.bury(&build_id, &lease.message().body, history, fault).await
     }
@@ -261,12 +265,13 @@ impl Desk {
         settle(job.lease, published).await;
     }
 
-    /// Puts an outcome on its queue, and on the result queue where there is one.
+    /// Puts an outcome on its queue.
     async fn tell<T: Serialize>(
         &self,
         build_id: &str,
         kind: NotificationType,
         data: &T,
+        history: &History,
         cause: &Lease,
     ) -> Result<(), BrokerError> {
         let timestamp = OffsetDateTime::now_utc();
@@ -279,10 +284,21 @@ impl Desk {
         if let Some(trace) = cause.traceparent() {
             message.headers.insert(TRACEPARENT.to_owned(), trace);
         }
-        if self.results {
-            self.broker.publish(Route::Result, message.clone()).await?;
-        }
+        told::stamp(&mut message, history.since);
         self.broker.publish(Route::Outcome, message).await
+    }
+
+    /// Whether an outcome of the build is told already, or about to be. Then the delivery is one that was
+    /// made again after it was done with, and is to go to [`Desk::repeated`].
+    pub fn is_repeated(&self, build_id: &str, history: &History) -> bool {
+        self.told.knows(build_id, history.since)
+    }
+
+    /// Nothing is left to do for the delivery.
+    pub async fn repeated(&self, lease: Lease) {
+        tracing::info!("an outcome of this build is told already: the repetition is dropped");
+        lease.journey(|journey| journey.leave().result("repeated"));
+        settle(lease, Ok(())).await;
     }
 }
 

@@ -5,7 +5,6 @@
 
 use time::OffsetDateTime;
 
-use crate::fault::Fault;
 use crate::job::History;
 use crate::ports::Message;
 use crate::redelivery::passed_on;
@@ -13,11 +12,13 @@ use crate::redelivery::passed_on;
 /// The header that holds the history, as JSON.
 pub const HEADER: &str = "x-image-builder-history";
 
-/// The history of a message; a fresh one where there is none, or none that can be read.
-pub fn of(message: &Message) -> History {
-    let fresh = || History::new(message.timestamp.unwrap_or_else(OffsetDateTime::now_utc));
+/// The history of a message; a fresh one where there is none, or none that can be read. `redelivered`
+/// says whether anybody had the message before.
+pub fn of(message: &Message, redelivered: bool) -> History {
+    let now = OffsetDateTime::now_utc();
+    let fresh = || History::new(message.timestamp.unwrap_or(now));
     match message.headers.get(HEADER) {
-        None => fresh(),
+        None => History { since: (!redelivered).then_some(now), ..fresh() },
         Some(json) => serde_json::from_str(json).unwrap_or_else(|error| {
             tracing::error!(%error, "a message's history cannot be read: it starts anew");
             fresh()
@@ -31,11 +32,4 @@ pub fn with(message: &Message, history: &History) -> Message {
     let json = serde_json::to_string(history).expect("a history has only string keys");
     message.headers.insert(HEADER.to_owned(), json);
     message
-}
-
-/// The message with one more failed try in its history.
-pub fn with_fault(message: &Message, fault: &Fault, counted: bool) -> Message {
-    let mut history = of(message);
-    history.record(fault, counted);
-    with(message, &history)
 }

@@ -177,9 +177,10 @@ impl Intake {
         }
         let given_back = match (self.queue, self.turn(&raw)) {
             (Queue::Build, Turn::Work(hold)) => {
-                let mut message = history::with(&raw.message, &history::of(&raw.message));
-                let redeliveries = redeliveries(&raw).to_string();
-                message.headers.insert(REDELIVERIES.to_owned(), redeliveries);
+                let redeliveries = redeliveries(&raw);
+                let history = history::of(&raw.message, redeliveries > 0);
+                let mut message = history::with(&raw.message, &history);
+                message.headers.insert(REDELIVERIES.to_owned(), redeliveries.to_string());
                 let published = self.broker.publish(Route::Build, message).await.is_ok();
                 if published {
                     hold.settled();

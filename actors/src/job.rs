@@ -201,6 +201,13 @@ pub struct History {
     /// When the request was made: the AMQP timestamp, else when a worker first saw it.
     #[serde(with = "time::serde::rfc3339")]
     pub requested_at: OffsetDateTime,
+    /// When a worker first had the request in hand; `None` = not known, as after a crash of that worker.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub since: Option<OffsetDateTime>,
     #[serde(default)]
     pub attempts: Vec<Attempt>,
     #[serde(default)]
@@ -219,6 +226,7 @@ impl History {
     pub fn new(requested_at: OffsetDateTime) -> Self {
         Self {
             requested_at,
+            since: None,
             attempts: Vec::new(),
             checkpoint: Checkpoint::default(),
             log: Vec::new(),

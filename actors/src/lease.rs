@@ -324,12 +324,14 @@ async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
         Doing::Mailed | Doing::Waiting => (Stage::Listener, false),
     };
     let fault = Fault::new(stage, Reason::Crashed, CRASH_MESSAGE);
-    let attempt = history::of(&held.message).counted() + 1;
+    let mut history = history::of(&held.message, held.redeliveries > 0);
+    let attempt = history.counted() + 1;
     let build_id = request::build_id(&held.message).unwrap_or_default();
     progress::span(&build_id, stage.as_str(), attempt).in_scope(|| {
         tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
     });
-    let message = history::with_fault(&held.message, &fault, counted);
+    history.record(&fault, counted);
+    let message = history::with(&held.message, &history);
     match broker.publish(Route::Fail, message).await {
         Ok(()) => drop(held.ack().await),
         Err(error) => {

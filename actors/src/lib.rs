@@ -16,6 +16,7 @@
 //! | what its image is called, and how it is found again | [`images`], [`mod@reference`] |
 //! | who settles a delivery, and when | [`lease`], [`desk`], [`intake`], [`redelivery`] |
 //! | who waits for whom, who was withdrawn | [`board`], [`fair`] |
+//! | that one outcome of a build is told | [`told`], [`notifier`] |
 //! | what becomes of a failure | [`policy`], [`history`], [`dead`] |
 //! | the actors | [`listener`], [`connector`], [`builder`], [`pusher`], [`notifier`], [`retry`], [`messages`] |
 //! | what an operator sees of them | [`journey`], [`metrics`], [`trace`], [`health`] |
@@ -57,5 +58,6 @@ pub mod request;
 pub mod retry;
 pub mod secret;
 pub mod supervisor;
+pub mod told;
 pub mod trace;
 pub mod workspace;

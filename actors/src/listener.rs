@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
+use time::OffsetDateTime;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -48,6 +49,8 @@ pub struct Listener {
 
 /// What earlier deliveries of a job made.
 enum Earlier {
+    /// An outcome, which is told.
+    Told,
     /// The image is in the registry.
     Pushed(Ready),
     /// The commit, and its image on this worker's engine.
@@ -77,7 +80,7 @@ impl Listener {
         delivery.lease.now(Doing::Working(Stage::Listener));
         fail::fail_point!("listener::work");
         let message = delivery.lease.message();
-        let history = history::of(message);
+        let history = history::of(message, delivery.redeliveries > 0);
         let Some(build_id) = request::build_id(message) else {
             return self.stamp(delivery, in_hand).await;
         };
@@ -136,6 +139,7 @@ impl Listener {
         let earlier = self.earlier(&job).instrument(span.clone()).await;
         in_hand.done();
         match earlier {
+            Earlier::Told => self.desk.repeated(job.lease).instrument(span).await,
             Earlier::Pushed(ready) => self.desk.ready(job, ready).instrument(span).await,
             Earlier::Built(commit, image) => {
                 job.lease.now(Doing::Mailed);
@@ -153,6 +157,9 @@ impl Listener {
     async fn earlier(&self, job: &Job) -> Earlier {
         if job.lease.is_first() {
             return Earlier::Nothing;
+        }
+        if self.desk.is_repeated(&job.request.build_id, &job.history) {
+            return Earlier::Told;
         }
         match self.images.of_build(&job.request).await {
             Ok(Some(ready)) => {
@@ -210,7 +217,7 @@ impl Listener {
             return;
         }
         let mut stamped = delivery.lease.message().clone();
-        stamped.timestamp = Some(history::of(&stamped).requested_at);
+        stamped.timestamp.get_or_insert_with(OffsetDateTime::now_utc);
         stamped.message_id = Some(Uuid::new_v4().to_string());
         tracing::info!(message_id = stamped.message_id, "a request without an id was given one");
         let published = self.desk.broker.publish(Route::Build, stamped).await;

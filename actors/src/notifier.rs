@@ -19,7 +19,8 @@ use crate::policy::RetryPolicy;
 use crate::pool::{Pool, Slot};
 use crate::ports::{Message, Notifier as NotifierPort, NotifyError, Route};
 use crate::progress;
-use crate::redelivery::passed_on;
+use crate::told::{Copy, Verdict, passed_on};
+use crate::trace::TRACEPARENT;
 
 /// How often a notification has been tried.
 const TRIES: &str = "x-image-builder-tries";
@@ -35,6 +36,8 @@ pub struct Notifier {
     /// The outcome queue's ladder.
     pub policy: RetryPolicy,
     pub timeout: Duration,
+    /// Whether outcomes are published to the result queue as well.
+    pub results: bool,
 }
 
 impl Actor for Notifier {
@@ -64,31 +67,80 @@ impl Notifier {
         if !decides(&lease) {
             return;
         }
-        let id = lease.message().message_id.clone().unwrap_or_default();
+        let Some(id) = lease.message().message_id.clone() else {
+            // Nobody can claim what has no name, and nobody else made it.
+            return self.leave_unread(lease, None, slot).await;
+        };
         let build_id = journey::build_of(&id);
         lease.observe(self.desk.observer.notification(build_id, lease.message()));
         let span = progress::span(build_id, "notifier", tries(lease.message()) + 1);
-        self.tell(lease, slot).instrument(span).await;
+        let copy = Copy::of(build_id, lease.message());
+        self.take_up(lease, copy, slot).instrument(span).await;
     }
 
-    async fn tell(&self, lease: Lease, slot: Slot) {
-        let message = lease.message();
-        let Some(notification) = notification(&lease) else {
-            tracing::error!(
-                message_id = message.message_id,
-                bytes = message.body.len(),
-                "an outcome that this version cannot read waits for one that can"
-            );
-            let published = self.desk.broker.publish(self.last_rung(), passed_on(message)).await;
-            slot.failed(Reason::Unsupported);
-            return settle(lease, published).await;
-        };
-        if let Some(wait) = remaining(message) {
-            let route = Route::OutcomeAfter(self.policy.delay(1, Some(wait)));
-            let published = self.desk.broker.publish(route, passed_on(message)).await;
-            return settle(lease, published).await;
+    async fn take_up(&self, lease: Lease, copy: Copy, slot: Slot) {
+        match self.desk.told.claim(&copy).await {
+            Ok(Verdict::Tell) => {}
+            Ok(Verdict::PassOn) => {
+                slot.done();
+                let (route, later) = self.postponed(lease.message(), None);
+                return settle(lease, self.desk.broker.publish(route, later).await).await;
+            }
+            Ok(Verdict::Drop) => {
+                slot.done();
+                return self.desk.repeated(lease).await;
+            }
+            Err(error) => {
+                slot.failed(Reason::Timeout);
+                return settle(lease, Err(error)).await;
+            }
         }
-        let notify = tokio::time::timeout(self.timeout, self.managers.notify(&notification));
+        let Some(notification) = notification(&lease) else {
+            return self.leave_unread(lease, Some(&copy), slot).await;
+        };
+        if let Some(wait) = remaining(lease.message()) {
+            slot.done();
+            let route = Route::OutcomeAfter(self.policy.delay(1, Some(wait)));
+            let later = passed_on(lease.message());
+            return self.pass_on(lease, Some(&copy), route, later).await;
+        }
+        self.tell(lease, &notification, &copy, slot).await;
+    }
+
+    async fn leave_unread(&self, lease: Lease, copy: Option<&Copy>, slot: Slot) {
+        let message = lease.message();
+        tracing::error!(
+            message_id = message.message_id,
+            bytes = message.body.len(),
+            "an outcome that this version cannot read waits for one that can"
+        );
+        slot.failed(Reason::Unsupported);
+        let (route, later) = (self.last_rung(), passed_on(message));
+        self.pass_on(lease, copy, route, later).await;
+    }
+
+    /// Has a copy that was claimed stood in for by a later one.
+    async fn pass_on(&self, lease: Lease, copy: Option<&Copy>, route: Route, later: Message) {
+        let noted = match copy {
+            Some(copy) => self.desk.told.passes_on(copy).await,
+            None => Ok(()),
+        };
+        let published = match noted {
+            Ok(()) => self.desk.broker.publish(route, later).await,
+            Err(error) => Err(error),
+        };
+        settle(lease, published).await;
+    }
+
+    async fn tell(&self, lease: Lease, notification: &Notification, copy: &Copy, slot: Slot) {
+        if self.results && tries(lease.message()) == 0 {
+            let result = result(lease.message());
+            if let Err(error) = self.desk.broker.publish(Route::Result, result).await {
+                slot.failed(Reason::Timeout);
+                return settle(lease, Err(error)).await;
+            }
+        }
+        let notify = tokio::time::timeout(self.timeout, self.managers.notify(notification));
         let told = tokio::select! {
             biased;
             told = notify => told,
@@ -105,6 +157,9 @@ impl Notifier {
                 fail::fail_point!("notifier::told");
                 self.desk.observer.metrics.notification(notification.kind, true);
                 tracing::info!(webhook_id = notification.id, "notified");
+                if let Err(error) = self.desk.told.told(copy).await {
+                    tracing::warn!(%error, "cannot note that the receiver has it");
+                }
                 slot.done();
                 settle(lease, Ok(())).await;
             }
@@ -114,8 +169,7 @@ impl Notifier {
                 tracing::warn!(webhook_id = notification.id, %error, route = ?route, "cannot notify: trying again later");
                 lease.journey(|journey| journey.broke_off(&error.message));
                 slot.failed(Reason::Timeout);
-                let published = self.desk.broker.publish(route, later).await;
-                settle(lease, published).await;
+                self.pass_on(lease, Some(copy), route, later).await;
             }
         }
     }
@@ -141,6 +195,13 @@ impl Notifier {
 /// How often the notification has been tried.
 fn tries(message: &Message) -> u32 {
     message.headers.get(TRIES).and_then(|tries| tries.parse().ok()).unwrap_or(0)
+}
+
+/// What the result queue gets of an outcome.
+fn result(message: &Message) -> Message {
+    let mut result = message.clone();
+    result.headers.retain(|name, _| name == TRACEPARENT);
+    result
 }
 
 fn notification(lease: &Lease) -> Option<Notification> {

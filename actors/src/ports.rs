@@ -39,7 +39,13 @@ pub enum Route {
     OutcomeAfter(Duration),
     Dead,
     Result,
+    /// The log of told outcomes, see [`Broker::follow`].
+    Told,
 }
+
+/// The header that an adapter adds to a message that it publishes once more, since the broker's answer
+/// to the first time was lost: the number of times before. Both may be in the queue.
+pub const REPEATED: &str = "x-image-builder-repeated";
 
 /// A message as the inside sees it: a body and a few properties.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -108,6 +114,11 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Publishes durably: returns once the broker has confirmed that the message is in its queue.
     async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError>;
+
+    /// Reads the log of told outcomes from its beginning, and then what is added. Every follower gets
+    /// every message, all in the same order; an ack only makes room for the next one, of which there are
+    /// at most `ahead` at once. What is older than some days may be missing.
+    async fn follow(&self, ahead: u16) -> Result<Subscription, BrokerError>;
 }
 
 // ---- the forge --------------------------------------------------------------------------------

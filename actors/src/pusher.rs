@@ -48,6 +48,10 @@ impl Pusher {
         };
         job.lease.now(Doing::Working(Stage::Pusher));
         fail::fail_point!("pusher::work");
+        if self.desk.is_repeated(&job.request.build_id, &job.history) {
+            slot.done();
+            return self.desk.repeated(job.lease).await;
+        }
         let started = Instant::now();
         let push = self.push(&job, commit, built);
         let pushed = slot.limit(&job, Stage::Pusher, self.timeout, push).await;

@@ -59,12 +59,17 @@ impl Retry {
             return;
         }
         lease.observe(self.desk.observer.retry(lease.message()));
-        let history = history::of(lease.message());
+        // Whatever is here was in somebody's hands.
+        let history = history::of(lease.message(), true);
         let build_id = request::build_id(lease.message()).unwrap_or_default();
         // The number of the try that failed, whether or not it was counted.
         let uncounted = history.attempts.last().is_none_or(|last| !last.counted);
         let span = progress::span(&build_id, "retry", history.counted() + u32::from(uncounted));
-        self.decide(lease, history, delivery.over_delivery_limit).instrument(span).await;
+        if self.desk.is_repeated(&build_id, &history) {
+            self.desk.repeated(lease).instrument(span).await;
+        } else {
+            self.decide(lease, history, delivery.over_delivery_limit).instrument(span).await;
+        }
         slot.done();
     }
 

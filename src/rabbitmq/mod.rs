@@ -37,6 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use self::address::Address;
+use self::consume::From;
 use self::declare::Declarer;
 use self::handshake::Failure;
 use self::link::{Link, LinkSettings, Side};
@@ -159,6 +160,18 @@ impl RabbitMq {
         cancellations::listen(self.consumer.clone(), self.declarer.clone())
     }
 
+    async fn consume(
+        &self,
+        queue: &str,
+        prefetch: u16,
+        from: From,
+    ) -> Result<Subscription, BrokerError> {
+        let subscribe = consume::subscribe(&self.consumer, &self.declarer, queue, prefetch, from);
+        timeout(self.publish_timeout, subscribe)
+            .await
+            .unwrap_or_else(|_| Err(too_slow("subscribe", queue, self.publish_timeout)))
+    }
+
     /// Closes both connections; what is not settled goes back to its queue. To be called before the
     /// runtime ends. Everything that is asked of the broker afterwards fails.
     pub async fn close(&self) {
@@ -171,12 +184,11 @@ impl RabbitMq {
 impl Broker for RabbitMq {
     async fn subscribe(&self, queue: Queue, prefetch: u16) -> Result<Subscription, BrokerError> {
         let name = self.declarer.topology().queue(queue);
-        timeout(
-            self.publish_timeout,
-            consume::subscribe(&self.consumer, &self.declarer, name, prefetch),
-        )
-        .await
-        .unwrap_or_else(|_| Err(too_slow("subscribe", name, self.publish_timeout)))
+        self.consume(name, prefetch, From::TheHead).await
+    }
+
+    async fn follow(&self, ahead: u16) -> Result<Subscription, BrokerError> {
+        self.consume(self.declarer.topology().told_log(), ahead, From::TheBeginning).await
     }
 
     async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use image_builder_actors::ports::{BrokerError, Message, Route};
+use image_builder_actors::ports::{BrokerError, Message, REPEATED, Route};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::{Channel, Confirmation, Connection};
@@ -57,19 +57,20 @@ impl Publisher {
         let Some(queue) = self.declarer.topology().routing_key(route) else {
             return Err(BrokerError::Refused(format!("there is no queue for {route:?}")));
         };
-        tokio::time::timeout(self.limit, self.until_confirmed(&queue, &message))
+        tokio::time::timeout(self.limit, self.until_confirmed(&queue, message))
             .await
             .unwrap_or_else(|_| Err(too_slow("confirm a message for", &queue, self.limit)))
     }
 
     /// Tries until the broker has said something about the message. A try whose answer was lost is
     /// made again: a duplicate is repaired, a loss is not.
-    async fn until_confirmed(&self, queue: &str, message: &Message) -> Result<(), BrokerError> {
+    async fn until_confirmed(&self, queue: &str, mut message: Message) -> Result<(), BrokerError> {
         let _turn = self.turns.acquire().await.map_err(closed)?;
         let mut pauses = pauses();
         let mut declared_again = false;
+        let mut times = 0u64;
         loop {
-            match self.attempt(queue, message).await {
+            match self.attempt(queue, &message).await {
                 Ok(Answer::Confirmed) => return Ok(()),
                 Ok(Answer::Refused) => {
                     let text = format!("the queue `{queue}` is full or has lost its nodes");
@@ -87,6 +88,8 @@ impl Publisher {
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Again(error)) => {
                     tracing::debug!(queue, %error, "publishing again on a new channel");
+                    times += 1;
+                    message.headers.insert(REPEATED.to_owned(), times.to_string());
                     pause(&mut pauses).await;
                 }
             }

@@ -6,4 +6,5 @@ mod outcomes;
 mod resuming;
 mod sharing;
 mod supervision;
+mod telling;
 mod ward;

@@ -70,7 +70,7 @@ fn the_commit_is_pinned_at_the_first_try() {
 async fn comes_back(world: &World, request: &Value, route: Route, failures: u32) {
     let body = request.to_string().into_bytes();
     let message = Message { body, ..Message::default() };
-    let mut history = history::of(&message);
+    let mut history = history::of(&message, false);
     for _ in 0..failures {
         history.record(&push_failed(), true);
     }

@@ -182,10 +182,12 @@ impl Broker {
         runtime().block_on(deleted).expect("the queue can be deleted");
     }
 
-    /// Deletes all queues whose names begin with this, and the exchange of this name.
+    /// Deletes all queues whose names begin with this, their log of told outcomes, and the exchange of
+    /// this name.
     pub fn delete(&self, prefix: &str, exchange: &str) {
         let channel = self.channel();
-        for name in self.at.queues(prefix) {
+        let logs = self.at.queues(&format!("told.{prefix}"));
+        for name in self.at.queues(prefix).into_iter().chain(logs) {
             let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
             let _ = runtime().block_on(deleted);
         }

@@ -35,6 +35,9 @@ struct Shared {
 struct State {
     queues: HashMap<Place, VecDeque<Stored>>,
     subscriptions: BTreeMap<u64, Subscriber>,
+    /// The log of told outcomes.
+    told: Vec<Message>,
+    followers: BTreeMap<u64, Follower>,
     next_id: u64,
     down: bool,
     gone: Vec<Place>,
@@ -52,6 +55,7 @@ enum Place {
     Outcome,
     Dead,
     Result,
+    Told,
 }
 
 struct Stored {
@@ -67,6 +71,14 @@ struct Subscriber {
     deliveries: Option<mpsc::Sender<RawDelivery>>,
     next_tag: u64,
     unsettled: BTreeMap<u64, Stored>,
+}
+
+struct Follower {
+    ahead: usize,
+    deliveries: mpsc::Sender<RawDelivery>,
+    /// Messages handed out, and how many of them were acked.
+    given: usize,
+    acked: usize,
 }
 
 type RouteFilter = Box<dyn Fn(Route) -> bool + Send>;
@@ -142,7 +154,7 @@ impl FakeBroker {
         self.add_fault(1, Action::Panic, Box::new(matches));
     }
 
-    /// The next `times` subscriptions fail.
+    /// The next `times` subscriptions fail, those of the log's followers among them.
     pub fn fail_subscribes(&self, times: usize, error: BrokerError) {
         self.change(|state| state.subscribe_faults.extend(vec![error; times]));
     }
@@ -192,9 +204,15 @@ impl FakeBroker {
         self.lock().acked
     }
 
-    /// Every message that was taken, in order, with the route that it was published to.
+    /// Every message that was taken, in order, with the route that it was published to; those of the log
+    /// of told outcomes apart.
     pub fn published(&self) -> Vec<(Route, Message)> {
         self.lock().published.clone()
+    }
+
+    /// The log of told outcomes.
+    pub fn told(&self) -> Vec<Message> {
+        self.lock().told.clone()
     }
 
     /// The delays that were asked for, in order.
@@ -295,6 +313,23 @@ impl Broker for FakeBroker {
         })
     }
 
+    async fn follow(&self, ahead: u16) -> Result<Subscription, BrokerError> {
+        self.change(|state| {
+            if let Some(error) = state.subscribe_faults.pop_front() {
+                return Err(error);
+            }
+            state.check_up()?;
+            let ahead = usize::from(ahead.max(1));
+            let (deliveries_in, deliveries) = mpsc::channel(ahead);
+            let id = state.next_id;
+            state.next_id += 1;
+            let follower = Follower { ahead, deliveries: deliveries_in, given: 0, acked: 0 };
+            state.followers.insert(id, follower);
+            let settle = Arc::new(FakeFollowing { broker: self.clone(), id });
+            Ok(Subscription { deliveries, settle })
+        })
+    }
+
     async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {
         // The sender lives as long as `self`.
         let _ = self.0.held.subscribe().wait_for(|held| !held).await;
@@ -312,6 +347,10 @@ impl Broker for FakeBroker {
             if state.gone.contains(&place) {
                 return Err(BrokerError::Refused(format!("there is no queue for {route:?}")));
             }
+            if route == Route::Told {
+                state.told.push(message);
+                return Ok(());
+            }
             state.published.push((route, message.clone()));
             match route {
                 Route::BuildAfter(delay) | Route::OutcomeAfter(delay) => {
@@ -326,6 +365,41 @@ impl Broker for FakeBroker {
             self.change_after(time_to_live, |_| {});
         }
         Ok(())
+    }
+}
+
+/// Makes room for one follower of the log, and ends its subscription when dropped.
+struct FakeFollowing {
+    broker: FakeBroker,
+    id: u64,
+}
+
+#[async_trait]
+impl Settle for FakeFollowing {
+    fn holds(&self, _: u64) -> bool {
+        self.broker.lock().followers.contains_key(&self.id)
+    }
+
+    async fn ack(&self, _: u64) -> Result<(), BrokerError> {
+        self.broker.change(|state| {
+            let follower = state.followers.get_mut(&self.id).ok_or(BrokerError::Stale)?;
+            follower.acked += 1;
+            Ok(())
+        })
+    }
+
+    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
+        self.ack(tag).await
+    }
+
+    async fn cancel(&self) {
+        self.broker.change(|state| state.followers.remove(&self.id));
+    }
+}
+
+impl Drop for FakeFollowing {
+    fn drop(&mut self) {
+        self.broker.change(|state| state.followers.remove(&self.id));
     }
 }
 
@@ -440,6 +514,7 @@ impl State {
     }
 
     fn end_all(&mut self) {
+        self.followers.clear();
         self.end_where(|_| true);
     }
 
@@ -457,6 +532,7 @@ impl State {
     /// Hands out all that can be handed out, to each subscriber in turn.
     fn deliver(&mut self) {
         self.drop_expired();
+        self.followers.values_mut().for_each(|follower| follower.take_all(&self.told));
         let mut delivered = true;
         while delivered {
             delivered = false;
@@ -465,6 +541,24 @@ impl State {
                     delivered |= subscriber.take_one(queue);
                 }
             }
+        }
+    }
+}
+
+impl Follower {
+    /// Takes what there is room for.
+    fn take_all(&mut self, log: &[Message]) {
+        while let Some(message) = log.get(self.given)
+            && self.given - self.acked < self.ahead
+            && let Ok(room) = self.deliveries.try_reserve()
+        {
+            self.given += 1;
+            room.send(RawDelivery {
+                message: message.clone(),
+                tag: self.given as u64,
+                redeliveries: 0,
+                over_delivery_limit: false,
+            });
         }
     }
 }
@@ -521,6 +615,7 @@ impl From<Route> for Place {
             Route::Outcome | Route::OutcomeAfter(_) => Place::Outcome,
             Route::Dead => Place::Dead,
             Route::Result => Place::Result,
+            Route::Told => Place::Told,
         }
     }
 }

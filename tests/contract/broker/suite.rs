@@ -328,3 +328,57 @@ pub(super) async fn a_hundred_messages_at_once_all_arrive(world: &impl World) {
     }
     assert_eq!(seen.len(), 100);
 }
+
+async fn follow(broker: &dyn Broker, ahead: u16) -> Subscription {
+    broker.follow(ahead).await.expect("the log can be read")
+}
+
+/// The next lines of the log, each acked.
+async fn read(log: &mut Subscription, count: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    while lines.len() < count {
+        let line = next(log).await;
+        lines.push(body(&line).to_owned());
+        ack(log, &line).await;
+    }
+    lines
+}
+
+pub(super) async fn every_follower_reads_the_whole_log_in_one_order(world: &impl World) {
+    let broker = world.broker();
+    let mut early = follow(broker, 10).await;
+    let write = |line: usize| publish(broker, Route::Told, message(&line.to_string()));
+    join_all((0..20).map(write)).await;
+    let mut late = follow(broker, 10).await;
+    join_all((20..40).map(write)).await;
+    let lines = read(&mut early, 40).await;
+    assert_eq!(read(&mut late, 40).await, lines);
+    let all: BTreeSet<usize> = lines.iter().filter_map(|line| line.parse().ok()).collect();
+    assert_eq!(all, (0..40).collect());
+    assert_quiet(&mut early).await;
+}
+
+pub(super) async fn a_follower_is_sent_no_more_than_it_has_room_for(world: &impl World) {
+    let broker = world.broker();
+    for line in ["one", "two", "three"] {
+        publish(broker, Route::Told, message(line)).await;
+    }
+    let mut log = follow(broker, 2).await;
+    let one = next(&mut log).await;
+    assert_eq!((body(&one), body(&next(&mut log).await)), ("one", "two"));
+    assert_quiet(&mut log).await;
+    ack(&log, &one).await;
+    assert_eq!(body(&next(&mut log).await), "three");
+}
+
+pub(super) async fn after_a_lost_connection_the_log_is_read_from_its_beginning(world: &impl World) {
+    let broker = world.broker();
+    publish(broker, Route::Told, message("one")).await;
+    let mut log = follow(broker, 10).await;
+    assert_eq!(read(&mut log, 1).await, ["one"]);
+    world.lose_consumer_connection().await;
+    assert_ends(&mut log).await;
+    publish(broker, Route::Told, message("two")).await;
+    let mut log = follow(broker, 10).await;
+    assert_eq!(read(&mut log, 2).await, ["one", "two"]);
+}

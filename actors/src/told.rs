@@ -1,0 +1,618 @@
+//! Which outcome of a build is told: one, whatever made a second.
+//!
+//! A broker delivers again what was not acked, so a build whose outcome is on its queue may be worked on
+//! once more, by any worker, and end in another outcome. Before a notifier tells one, it claims the build
+//! in a log that all workers write to and read in the same order. The first claim holds: every other
+//! copy of an outcome is dropped, for whoever claims has the copy in hand, and a copy in hand stays on its
+//! queue until it is told. So no loss can come of it; and what is told twice is only what was told by a
+//! notifier that did not live to write so.
+//!
+//! A notifier whose receiver does not take a copy writes that it passes it on, and publishes one that
+//! stands in for it, to be told later.
+//!
+//! | a copy is claimed | and is |
+//! |---|---|
+//! | before any other of its build | told |
+//! | once more, since its notifier died | told; dropped if it was told; passed on if that was begun |
+//! | standing in for the holder, which was passed on | told |
+//! | of a request that was published anew after the build was claimed | told |
+//! | otherwise | dropped |
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::ports::{Broker, BrokerError, Message, REPEATED, Route, Subscription};
+use crate::redelivery;
+
+/// Names this copy of an outcome.
+const COPY: &str = "x-image-builder-copy";
+/// Names the copy that this one stands in for.
+const INSTEAD_OF: &str = "x-image-builder-instead-of";
+/// When a worker first had the request in hand, where that is known.
+const SINCE: &str = "x-image-builder-since";
+
+/// How many builds are remembered.
+const MOST_REMEMBERED: usize = 100_000;
+
+/// How long a claim is to wait until it is read back.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Pause before the log is read again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Records that may come ahead of their being read.
+const AHEAD: u16 = 1_000;
+
+/// One copy of a build's outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    build_id: String,
+    id: String,
+    instead_of: Option<String>,
+    since: Option<OffsetDateTime>,
+}
+
+/// Makes an outcome's message a copy of its own. `since` is when a worker first had the request in
+/// hand; `None` = not known, as after a crash.
+pub fn stamp(message: &mut Message, since: Option<OffsetDateTime>) {
+    message.headers.insert(COPY.to_owned(), Uuid::new_v4().to_string());
+    if let Some(since) = since.and_then(|since| since.format(&Rfc3339).ok()) {
+        message.headers.insert(SINCE.to_owned(), since);
+    }
+}
+
+/// The outcome as it is published again, to be told later: a copy that stands in for this one.
+pub fn passed_on(message: &Message) -> Message {
+    let mut later = redelivery::passed_on(message);
+    later.headers.insert(INSTEAD_OF.to_owned(), Copy::id(message));
+    later.headers.remove(REPEATED);
+    stamp(&mut later, None);
+    later
+}
+
+impl Copy {
+    /// The copy that a message is.
+    pub fn of(build_id: &str, message: &Message) -> Self {
+        let header = |name| message.headers.get(name).cloned();
+        Self {
+            build_id: build_id.to_owned(),
+            id: Self::id(message),
+            instead_of: header(INSTEAD_OF),
+            since: header(SINCE).and_then(|at| OffsetDateTime::parse(&at, &Rfc3339).ok()),
+        }
+    }
+
+    /// A message without a name of its own has that of its notification. One that was published twice,
+    /// since the first confirm did not come, is two copies.
+    fn id(message: &Message) -> String {
+        let named = message.headers.get(COPY).or(message.message_id.as_ref());
+        let named = named.map_or("", String::as_str);
+        match message.headers.get(REPEATED) {
+            Some(times) => format!("{named}#{times}"),
+            None => named.to_owned(),
+        }
+    }
+}
+
+/// One line of the log.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "lowercase", rename_all_fields = "camelCase")]
+enum Record {
+    /// A notifier has a copy in hand, to tell it.
+    Claim {
+        /// Names the claim.
+        id: String,
+        build: String,
+        copy: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instead_of: Option<String>,
+        #[serde(with = "time::serde::rfc3339::option", default)]
+        since: Option<OffsetDateTime>,
+        #[serde(with = "time::serde::rfc3339")]
+        at: OffsetDateTime,
+    },
+    /// The receiver has not taken it: from here on another copy stands in for it.
+    PassedOn { build: String, copy: String },
+    /// The receiver has taken it.
+    Told { build: String, copy: String },
+}
+
+impl Record {
+    fn message(&self) -> Message {
+        let body = serde_json::to_vec(self).expect("a record has only string keys");
+        Message { body, ..Message::default() }
+    }
+}
+
+/// What is known of the builds: the log, read up to some line.
+#[derive(Default)]
+struct Known {
+    builds: HashMap<Hash, Holder>,
+    /// The builds, oldest first.
+    order: VecDeque<Hash>,
+}
+
+/// Enough of a SHA-256 to tell names from each other.
+type Hash = [u8; 16];
+
+/// The copy that holds a build's claim.
+struct Holder {
+    copy: Hash,
+    state: Held,
+    /// When it was claimed, or first in hand where that was later by another worker's clock.
+    at: OffsetDateTime,
+}
+
+/// What became of the copy that holds a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    InHand,
+    PassedOn,
+    Told,
+}
+
+/// What is to be done with a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Tell,
+    /// Another copy is to stand in for it; whether one does already is not known.
+    PassOn,
+    /// Another copy is told, or this one was.
+    Drop,
+}
+
+impl Known {
+    /// Reads a claim.
+    fn claim(
+        &mut self,
+        build: &str,
+        copy: &str,
+        instead_of: Option<&str>,
+        since: Option<OffsetDateTime>,
+        at: OffsetDateTime,
+    ) -> Verdict {
+        let (build, copy) = (hash(build), hash(copy));
+        let at = since.map_or(at, |since| since.max(at));
+        let Some(holder) = self.builds.get_mut(&build) else {
+            if self.order.len() >= MOST_REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.builds.remove(&oldest);
+            }
+            self.order.push_back(build);
+            self.builds.insert(build, Holder { copy, state: Held::InHand, at });
+            return Verdict::Tell;
+        };
+        if holder.copy == copy {
+            return match holder.state {
+                Held::InHand => Verdict::Tell,
+                Held::PassedOn => Verdict::PassOn,
+                Held::Told => Verdict::Drop,
+            };
+        }
+        if since.is_some_and(|since| since > holder.at) {
+            *holder = Holder { copy, state: Held::InHand, at };
+            return Verdict::Tell;
+        }
+        if holder.state == Held::PassedOn && instead_of.map(hash) == Some(holder.copy) {
+            (holder.copy, holder.state) = (copy, Held::InHand);
+            return Verdict::Tell;
+        }
+        Verdict::Drop
+    }
+
+    /// Reads what became of a copy.
+    fn became(&mut self, build: &str, copy: &str, state: Held) {
+        if let Some(holder) = self.builds.get_mut(&hash(build))
+            && holder.copy == hash(copy)
+            && holder.state != Held::Told
+        {
+            holder.state = state;
+        }
+    }
+
+    /// Whether some copy is told, or will be, of a request that a worker first had in hand at `since`.
+    fn knows(&self, build: &str, since: Option<OffsetDateTime>) -> bool {
+        let holder = self.builds.get(&hash(build));
+        holder.is_some_and(|holder| since.is_none_or(|since| since <= holder.at))
+    }
+}
+
+fn hash(name: &str) -> Hash {
+    let whole = Sha256::digest(name);
+    std::array::from_fn(|at| whole[at])
+}
+
+/// The log of what is told, as this worker has read it. Clones share it.
+#[derive(Clone)]
+pub struct Told(Arc<Shared>);
+
+struct Shared {
+    broker: Arc<dyn Broker>,
+    longest_wait: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    known: Known,
+    /// Who waits for a claim to be read back.
+    waiting: HashMap<String, oneshot::Sender<Verdict>>,
+}
+
+impl Told {
+    /// Begins to read the log, and goes on for as long as somebody has a clone. A claim waits for at most
+    /// `longest_wait` until it is read back.
+    pub fn start(broker: Arc<dyn Broker>, longest_wait: Duration) -> Self {
+        let shared = Shared { broker: broker.clone(), longest_wait, state: Mutex::default() };
+        let told = Self(Arc::new(shared));
+        tokio::spawn(follow(broker, Arc::downgrade(&told.0)));
+        told
+    }
+
+    /// Claims a build for the copy of its outcome that is in hand; says what is to be done with it.
+    ///
+    /// # Errors
+    /// The log cannot be written or read for now: nothing may be told.
+    pub async fn claim(&self, copy: &Copy) -> Result<Verdict, BrokerError> {
+        let Copy { build_id, id, instead_of, since } = copy.clone();
+        let claim = Uuid::new_v4().to_string();
+        let (answer_in, answer) = oneshot::channel();
+        self.lock().waiting.insert(claim.clone(), answer_in);
+        let waits = Waits { told: self, claim: &claim };
+        let record = Record::Claim {
+            id: claim.clone(),
+            build: build_id,
+            copy: id,
+            instead_of,
+            since,
+            at: OffsetDateTime::now_utc(),
+        };
+        self.write(&record).await?;
+        let limit = self.0.longest_wait;
+        let answer = tokio::time::timeout(limit, answer).await;
+        drop(waits);
+        match answer {
+            Ok(Ok(verdict)) => Ok(verdict),
+            _ => Err(BrokerError::Unavailable(format!(
+                "what was written to the log of told outcomes was not read back within {limit:?}"
+            ))),
+        }
+    }
+
+    /// Says that the receiver has taken a copy.
+    ///
+    /// # Errors
+    /// That cannot be written: should the copy come again, it is told again.
+    pub async fn told(&self, copy: &Copy) -> Result<(), BrokerError> {
+        let Copy { build_id: build, id: copy, .. } = copy.clone();
+        self.write(&Record::Told { build, copy }).await
+    }
+
+    /// Says that the receiver has not taken a copy. Only then may it be [passed on](passed_on).
+    ///
+    /// # Errors
+    /// That cannot be written: the copy is to be left on its queue.
+    pub async fn passes_on(&self, copy: &Copy) -> Result<(), BrokerError> {
+        let Copy { build_id: build, id: copy, .. } = copy.clone();
+        self.write(&Record::PassedOn { build, copy }).await
+    }
+
+    async fn write(&self, record: &Record) -> Result<(), BrokerError> {
+        self.0.broker.publish(Route::Told, record.message()).await
+    }
+
+    /// Whether an outcome of the request is already told or in a notifier's hands, as far as has been
+    /// read here: then there is nothing left to do for it. `since` as in [`stamp`].
+    pub fn knows(&self, build_id: &str, since: Option<OffsetDateTime>) -> bool {
+        self.lock().known.knows(build_id, since)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads one line.
+    fn read(&self, line: &[u8]) {
+        let record = match serde_json::from_slice(line) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::warn!(%error, "a line of the log of told outcomes cannot be read: it is left out");
+                return;
+            }
+        };
+        let state = &mut *self.lock();
+        match record {
+            Record::Claim { id, build, copy, instead_of, since, at } => {
+                let verdict = state.known.claim(&build, &copy, instead_of.as_deref(), since, at);
+                if let Some(answer) = state.waiting.remove(&id) {
+                    // Whoever no longer waits tells nothing.
+                    let _ = answer.send(verdict);
+                }
+            }
+            Record::PassedOn { build, copy } => state.known.became(&build, &copy, Held::PassedOn),
+            Record::Told { build, copy } => state.known.became(&build, &copy, Held::Told),
+        }
+    }
+}
+
+/// Somebody who waits for an answer, until it is dropped.
+struct Waits<'a> {
+    told: &'a Told,
+    claim: &'a str,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.told.lock().waiting.remove(self.claim);
+    }
+}
+
+/// Reads the log, from its beginning after every loss of the connection.
+async fn follow(broker: Arc<dyn Broker>, shared: Weak<Shared>) {
+    while shared.strong_count() > 0 {
+        match broker.follow(AHEAD).await {
+            Ok(log) => read_all(log, &shared).await,
+            Err(error) => tracing::warn!(%error, "cannot read the log of told outcomes"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn read_all(mut log: Subscription, shared: &Weak<Shared>) {
+    let mut begins = true;
+    while let Some(line) = log.deliveries.recv().await {
+        let Some(shared) = shared.upgrade() else { return };
+        let told = Told(shared);
+        if std::mem::take(&mut begins) {
+            told.lock().known = Known::default();
+        }
+        told.read(&line.message.body);
+        // It makes room for the next. An error means that the subscription ends.
+        let _ = log.settle.ack(line.tag).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUILD: &str = "b";
+
+    fn at(second: i64) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(second).expect("a time")
+    }
+
+    /// A claim by a copy of a request whose beginning is not known.
+    fn claim(known: &mut Known, copy: &str) -> Verdict {
+        known.claim(BUILD, copy, None, None, at(10))
+    }
+
+    #[test]
+    fn the_first_copy_that_is_claimed_is_told_and_no_other() {
+        let mut known = Known::default();
+        assert!(!known.knows(BUILD, None));
+        assert_eq!(claim(&mut known, "one"), Verdict::Tell);
+        assert!(known.knows(BUILD, None));
+        assert_eq!(claim(&mut known, "two"), Verdict::Drop);
+        known.became(BUILD, "one", Held::Told);
+        assert_eq!(claim(&mut known, "two"), Verdict::Drop);
+        assert_eq!(known.claim("another", "two", None, None, at(10)), Verdict::Tell);
+    }
+
+    #[test]
+    fn a_copy_that_comes_again_is_told_unless_it_was() {
+        let mut known = Known::default();
+        assert_eq!(claim(&mut known, "one"), Verdict::Tell);
+        known.became(BUILD, "another", Held::Told);
+        assert_eq!(claim(&mut known, "one"), Verdict::Tell);
+        known.became(BUILD, "one", Held::Told);
+        assert_eq!(claim(&mut known, "one"), Verdict::Drop);
+        known.became(BUILD, "one", Held::PassedOn);
+        assert_eq!(claim(&mut known, "one"), Verdict::Drop);
+    }
+
+    #[test]
+    fn one_copy_stands_in_for_the_one_that_was_passed_on() {
+        let mut known = Known::default();
+        let instead = |known: &mut Known, copy: &str, of: &str| {
+            known.claim(BUILD, copy, Some(of), None, at(11))
+        };
+        assert_eq!(claim(&mut known, "one"), Verdict::Tell);
+        assert_eq!(instead(&mut known, "early", "one"), Verdict::Drop, "it is in hand");
+        known.became(BUILD, "one", Held::PassedOn);
+        assert_eq!(claim(&mut known, "one"), Verdict::PassOn, "nobody knows whether it was");
+        assert_eq!(instead(&mut known, "two", "one"), Verdict::Tell);
+        assert_eq!(instead(&mut known, "another two", "one"), Verdict::Drop);
+        assert_eq!(claim(&mut known, "one"), Verdict::Drop, "it was");
+        known.became(BUILD, "one", Held::Told);
+        assert_eq!(instead(&mut known, "two", "one"), Verdict::Tell, "it holds the claim");
+        known.became(BUILD, "two", Held::Told);
+        assert_eq!(instead(&mut known, "three", "two"), Verdict::Drop);
+    }
+
+    #[test]
+    fn a_request_that_is_published_anew_is_told_anew() {
+        let mut known = Known::default();
+        let begun = |known: &mut Known, copy: &str, since, now| {
+            known.claim(BUILD, copy, None, Some(at(since)), at(now))
+        };
+        assert_eq!(begun(&mut known, "one", 5, 10), Verdict::Tell);
+        known.became(BUILD, "one", Held::Told);
+        assert_eq!(begun(&mut known, "repeated", 5, 12), Verdict::Drop);
+        assert!(known.knows(BUILD, Some(at(5))));
+        assert!(!known.knows(BUILD, Some(at(20))));
+        assert_eq!(begun(&mut known, "anew", 20, 25), Verdict::Tell);
+        assert_eq!(begun(&mut known, "repeated", 5, 26), Verdict::Drop);
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_makes_no_new_request_of_a_repetition() {
+        let mut known = Known::default();
+        // In hand where it is 9 past, claimed where it is only 4 past.
+        assert_eq!(known.claim(BUILD, "one", None, Some(at(9)), at(4)), Verdict::Tell);
+        assert_eq!(known.claim(BUILD, "repeated", None, Some(at(9)), at(12)), Verdict::Drop);
+    }
+
+    #[test]
+    fn only_so_many_builds_are_remembered() {
+        let mut known = Known::default();
+        for number in 0..=MOST_REMEMBERED {
+            known.claim(&number.to_string(), "one", None, None, at(1));
+        }
+        assert_eq!((known.builds.len(), known.order.len()), (MOST_REMEMBERED, MOST_REMEMBERED));
+        assert!(!known.knows("0", None));
+        assert!(known.knows("1", None));
+    }
+
+    /// Notifiers at work on the copies of one build, any of which may die between any two steps.
+    #[derive(Default)]
+    struct Notifiers {
+        known: Known,
+        /// Copies on the queue or its ladder, each with the one that it stands in for.
+        queue: Vec<(usize, Option<usize>)>,
+        /// Copies in hand, with what comes next.
+        hands: Vec<((usize, Option<usize>), Step)>,
+        copies: usize,
+        posts: usize,
+        /// Deaths between a notification and the line that says so.
+        untold: usize,
+    }
+
+    #[derive(Clone, Copy)]
+    enum Step {
+        Claim,
+        Post,
+        WriteTold,
+        WritePassedOn,
+        PassOn,
+        Ack,
+    }
+
+    impl Notifiers {
+        fn publish(&mut self, instead_of: Option<usize>) {
+            self.copies += 1;
+            self.queue.push((self.copies, instead_of));
+        }
+
+        /// One step of one notifier; `dice` are some random bits.
+        fn step(&mut self, dice: usize) {
+            let takes = self.hands.is_empty() || dice.is_multiple_of(3);
+            if takes && !self.queue.is_empty() {
+                let copy = self.queue.remove(dice / 8 % self.queue.len());
+                return self.hands.push((copy, Step::Claim));
+            }
+            if self.hands.is_empty() {
+                return;
+            }
+            let hand = dice / 8 % self.hands.len();
+            let ((copy, instead_of), step) = self.hands[hand];
+            let name = copy.to_string();
+            if dice / 64 % 8 == 0 {
+                self.untold += usize::from(matches!(step, Step::WriteTold));
+                self.queue.push(self.hands.swap_remove(hand).0);
+                return;
+            }
+            let refused = dice / 512 % 3 == 0;
+            self.hands[hand].1 = match step {
+                Step::Claim => {
+                    let instead_of = instead_of.map(|copy| copy.to_string());
+                    match self.known.claim(BUILD, &name, instead_of.as_deref(), None, at(10)) {
+                        Verdict::Tell => Step::Post,
+                        Verdict::PassOn => Step::PassOn,
+                        Verdict::Drop => Step::Ack,
+                    }
+                }
+                Step::Post if refused => Step::WritePassedOn,
+                Step::Post => {
+                    self.posts += 1;
+                    Step::WriteTold
+                }
+                Step::WriteTold => {
+                    self.known.became(BUILD, &name, Held::Told);
+                    Step::Ack
+                }
+                Step::WritePassedOn => {
+                    self.known.became(BUILD, &name, Held::PassedOn);
+                    Step::PassOn
+                }
+                Step::PassOn => {
+                    self.publish(Some(copy));
+                    Step::Ack
+                }
+                Step::Ack => {
+                    self.hands.swap_remove(hand);
+                    return;
+                }
+            };
+        }
+    }
+
+    #[test]
+    fn whatever_dies_when_one_outcome_is_told_and_none_is_lost() {
+        // Numerical Recipes' generator: any will do that is the same each time.
+        let mut random = 1u64;
+        let mut dice = move || {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 8) as usize & 0xff_ffff
+        };
+        for run in 0..20_000 {
+            let mut all = Notifiers::default();
+            (0..=run % 3).for_each(|_| all.publish(None));
+            let mut steps = 0;
+            while !(all.queue.is_empty() && all.hands.is_empty()) {
+                all.step(dice());
+                steps += 1;
+                assert!(steps < 100_000, "run {run} does not end");
+            }
+            assert!(all.posts >= 1, "run {run}: lost");
+            assert!(all.posts <= 1 + all.untold, "run {run}: {} posts", all.posts);
+        }
+    }
+
+    #[test]
+    fn a_message_is_a_copy_of_its_own_and_so_is_what_is_passed_on() {
+        let mut message =
+            Message { message_id: Some("b.image.ready".into()), ..Message::default() };
+        let unnamed = Copy::of(BUILD, &message);
+        assert_eq!((unnamed.id.as_str(), unnamed.since), ("b.image.ready", None));
+        stamp(&mut message, Some(at(5)));
+        let copy = Copy::of(BUILD, &message);
+        assert_eq!(copy.since, Some(at(5)));
+        assert_eq!(copy, Copy::of(BUILD, &message.clone()), "whoever reads it");
+        let mut twin = message.clone();
+        twin.headers.insert(REPEATED.to_owned(), "1".to_owned());
+        assert_ne!(Copy::of(BUILD, &twin).id, copy.id);
+        let later = Copy::of(BUILD, &passed_on(&twin));
+        assert_eq!(later.instead_of, Some(Copy::of(BUILD, &twin).id));
+        assert_eq!(later.since, Some(at(5)));
+        assert!(later.id != copy.id && !later.id.contains('#'));
+    }
+
+    #[test]
+    fn a_record_reads_as_it_was_written() {
+        let record = Record::Claim {
+            id: "c".into(),
+            build: BUILD.into(),
+            copy: "one".into(),
+            instead_of: None,
+            since: None,
+            at: at(5),
+        };
+        let text = String::from_utf8(record.message().body).expect("it is JSON");
+        assert_eq!(
+            text,
+            r#"{"step":"claim","id":"c","build":"b","copy":"one","since":null,"at":"1970-01-01T00:00:05Z"}"#
+        );
+        let read: Record = serde_json::from_str(&text).expect("it is a record");
+        assert_eq!(read.message().body, text.as_bytes());
+    }
+}
