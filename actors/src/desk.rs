@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`Desk::ready`] | outcome |
 //! | [`Desk::failed`], may be tried again | fail queue |
-//! | [`Desk::failed`] and [`Desk::refuse`], final | outcome, dead copy; fail queue where an earlier delivery may have made an image |
-//! | [`Desk::give_up`] | outcome, dead copy |
+//! | [`Desk::failed`] and [`Desk::refuse`], final | dead copy, outcome; fail queue where an earlier delivery may have made an image |
+//! | [`Desk::give_up`] | dead copy, outcome |
 //! | [`Desk::hand_back`] | build queue |
 //! | [`Desk::repeated`] | none: an outcome of the build is told |
 //!
@@ -213,6 +213,8 @@ impl Desk {
             fault.message
         );
         let build_id = subject.build_id.clone();
+        // First the copy: once the outcome is told, nobody takes the delivery up again.
+        self.bury(&build_id, &lease.message().body, history, fault).await?;
         if let Some(user_id) = subject.user_id {
             let data = BuildFailed {
                 build_id: subject.build_id,
@@ -231,7 +233,7 @@ impl Desk {
             };
             self.tell(&build_id, kind, &data, history, lease).await?;
         }
-        self.bury(&build_id, &lease.message().body, history, fault).await
+        Ok(())
     }
 
     /// Keeps a copy of what was given up.

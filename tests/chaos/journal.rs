@@ -25,10 +25,8 @@ pub enum What {
     Ended,
     /// A connection to the broker was lost.
     LostBroker,
-    /// A delivery of this build was accepted.
-    Accepted(String),
-    /// An outcome of this build was made.
-    Made(String),
+    /// A notification of this build was given up for the time being.
+    NotTold(String),
 }
 
 impl Journal {
@@ -43,37 +41,10 @@ impl Journal {
             if message == "lost the broker" {
                 return Some(entry(at, What::LostBroker));
             }
-            let what = match message {
-                "job accepted" => What::Accepted,
-                "image is ready" => What::Made,
-                _ if message.starts_with("given up: ") => What::Made,
-                _ => return None,
-            };
-            Some(entry(at, what(line["build_id"].as_str()?.to_owned())))
+            let not_told = message.starts_with("cannot notify: ");
+            let build_id = line["build_id"].as_str().filter(|_| not_told)?;
+            Some(entry(at, What::NotTold(build_id.to_owned())))
         }));
-    }
-
-    /// The last end or loss before this time of a worker that had accepted the build before.
-    pub fn last_setback(&self, build_id: &str, before: OffsetDateTime) -> Option<&Entry> {
-        let had = |setback: &Entry| {
-            self.entries.iter().any(|entry| {
-                entry.worker == setback.worker
-                    && entry.at <= setback.at
-                    && matches!(&entry.what, What::Accepted(id) if id == build_id)
-            })
-        };
-        let setbacks = self.entries.iter().filter(|entry| {
-            matches!(entry.what, What::Ended | What::LostBroker) && entry.at <= before
-        });
-        setbacks.filter(|setback| had(setback)).max_by_key(|setback| setback.at)
-    }
-
-    /// The worker that made an outcome of this time: the one that said so last before.
-    pub fn maker(&self, build_id: &str, made: OffsetDateTime) -> Option<&str> {
-        let before = self.entries.iter().filter(|entry| {
-            entry.at <= made && matches!(&entry.what, What::Made(id) if id == build_id)
-        });
-        before.max_by_key(|entry| entry.at).map(|entry| entry.worker.as_str())
     }
 }
 
@@ -91,30 +62,17 @@ impl Told {
 }
 
 #[test]
-fn a_log_tells_of_lost_connections_and_of_outcomes() {
+fn a_log_tells_of_lost_connections_and_of_answers_that_did_not_come() {
     let log = r#"{"timestamp":"2026-01-01T00:00:01.000000Z","message":"at work"}
 {"timestamp":"2026-01-01T00:00:01.000000Z","message":"job accepted","build_id":"a"}
-{"timestamp":"2026-01-01T00:00:02.000000Z","message":"image is ready","build_id":"a"}
 {"timestamp":"2026-01-01T00:00:03.000000Z","message":"lost the broker","connection":"x"}
 no JSON
-{"timestamp":"2026-01-01T00:00:04.000000Z","message":"given up: No.","build_id":"a"}
+{"timestamp":"2026-01-01T00:00:04.000000Z","message":"cannot notify: trying again later","build_id":"a"}
 "#;
     let ended = OffsetDateTime::UNIX_EPOCH;
     let mut journal = Journal::default();
     journal.add("worker1", &[ended], log);
     let whats: Vec<&What> = journal.entries.iter().map(|entry| &entry.what).collect();
-    let (accepted, made) = (What::Accepted("a".to_owned()), What::Made("a".to_owned()));
-    assert_eq!(whats, [&What::Ended, &accepted, &made, &What::LostBroker, &made]);
-    let made_at = journal.entries[2].at;
-    journal.add("worker2", &[], &log.replace("00:00:02", "00:00:03"));
-    assert_eq!(journal.maker("a", made_at), Some("worker1"));
-    assert_eq!(journal.maker("a", made_at + time::Duration::SECOND), Some("worker2"));
-    assert_eq!(journal.maker("a", ended), None);
-    assert_eq!(journal.maker("b", made_at), None);
-    let later = made_at + time::Duration::HOUR;
-    let last = journal.last_setback("a", later).expect("a lost connection");
-    assert_eq!((&last.what, last.at), (&What::LostBroker, made_at + time::Duration::SECOND));
-    assert!(
-        journal.last_setback("a", made_at).is_none() && journal.last_setback("b", later).is_none()
-    );
+    assert_eq!(whats, [&What::Ended, &What::LostBroker, &What::NotTold("a".to_owned())]);
+    assert_eq!(journal.entries[2].at.second(), 4);
 }

@@ -160,9 +160,9 @@ impl Case {
     }
 
     #[track_caller]
-    fn assert_repeated(&self, kind: Kind, cause: Cause) {
-        let repeat = Repeat { build_id: "a".to_owned(), kind, cause, same_id: true };
-        assert_eq!(self.repeats(), [repeat]);
+    fn assert_repeated(&self, cause: Cause) {
+        let kind = Kind::ToldAgain(cause);
+        assert_eq!(self.repeats(), [Repeat { build_id: "a".to_owned(), kind, same_id: true }]);
         self.assert_clean();
     }
 }
@@ -211,6 +211,7 @@ fn a_build_that_ends_in_two_ways_is_contradictory() {
     let failed = case.failed("a", "registry_failed");
     case.evidence.told.push(failed);
     case.evidence.letters.push("a".to_owned());
+    case.happens(61.5, "worker1", What::Ended);
     case.assert_found(Contradictory, "a");
 }
 
@@ -232,6 +233,7 @@ fn a_build_has_one_digest() {
     }});
     case.tell_again(0, image);
     case.store("a", "sha256:other");
+    case.happens(61.5, "worker1", What::Ended);
     case.assert_found(TwoDigests, "a");
 }
 
@@ -241,8 +243,10 @@ fn a_build_that_was_asked_for_twice_may_have_two_digests() {
     case.ask(Sort::Twice, "d");
     case.store("d", &digest("d"));
     case.store("d", "sha256:other");
-    let told = [digest("d"), "sha256:other".to_owned()].map(|digest| {
+    let outcomes = [(digest("d"), 60.0), ("sha256:other".to_owned(), 62.0)];
+    let told = outcomes.map(|(digest, made)| {
         let mut told = case.ready("d");
+        told.body["timestamp"] = rfc3339(case.at(made)).into();
         told.body["data"]["image"]["digest"] = digest.into();
         told
     });
@@ -263,6 +267,7 @@ fn a_build_that_nobody_asked_for_is_found() {
 fn a_repetition_under_another_webhook_id_is_found() {
     let mut case = Case::clean();
     case.tell_again(0, json!({})).webhook_id = "a.image.ready.2".to_owned();
+    case.happens(61.5, "worker1", What::Ended);
     case.assert_found(OtherWebhookId, "a");
     let same_id: Vec<bool> = case.repeats().iter().map(|repeat| repeat.same_id).collect();
     assert_eq!(same_id, [false]);
@@ -439,80 +444,64 @@ fn what_is_wrong_with_workers_managers_and_faults_is_found() {
 
 // ---- repeats ---------------------------------------------------------------------------------------
 
-#[test]
-fn an_outcome_is_told_again_after_whoever_told_it_crashed_or_lost_the_broker() {
-    let told_twice = || {
-        let mut case = Case::clean();
-        case.tell_again(0, json!({}));
-        case
-    };
-    told_twice().assert_repeated(Kind::ToldAgain, Cause::Unknown);
+fn told_twice() -> Case {
+    let mut case = Case::clean();
+    case.tell_again(0, json!({}));
+    case
+}
 
+#[test]
+fn an_outcome_is_told_again_after_whoever_told_it_crashed_or_lost_the_broker_or_the_answer() {
     let mut case = told_twice();
     case.happens(61.5, "worker1", What::Ended);
     case.happens(63.0, "worker1", What::LostBroker);
-    case.assert_repeated(Kind::ToldAgain, Cause::Crash);
+    case.assert_repeated(Cause::Crash);
 
     // It was lost before, and noticed meanwhile.
     let mut case = told_twice();
     case.happens(60.5, "worker1", What::LostBroker);
     case.happens(65.0, "worker1", What::Ended);
-    case.assert_repeated(Kind::ToldAgain, Cause::Connection);
+    case.assert_repeated(Cause::Connection);
 
+    let mut case = told_twice();
+    case.happens(65.0, "worker1", What::NotTold("a".to_owned()));
+    case.assert_repeated(Cause::Answer);
+}
+
+#[test]
+fn an_outcome_that_is_told_again_for_no_reason_is_found() {
     let mut case = told_twice();
     case.happens(61.5, "worker2", What::Ended);
     case.happens(30.0, "worker1", What::LostBroker);
+    case.happens(65.0, "worker1", What::NotTold("b".to_owned()));
     case.happens(90.0, "worker1", What::Ended);
-    case.assert_repeated(Kind::ToldAgain, Cause::Unknown);
+    case.assert_found(ToldAgain, "a");
 }
 
 #[test]
-fn an_outcome_that_was_put_on_its_queue_twice_is_told_again_because_of_its_maker() {
-    let mut case = Case::clean();
-    case.tell_again(0, json!({}));
-    case.happens(59.9, "worker2", What::Made("a".to_owned()));
-    case.happens(60.1, "worker2", What::LostBroker);
-    case.assert_repeated(Kind::ToldAgain, Cause::Connection);
-}
-
-#[test]
-fn an_outcome_is_made_again_after_whoever_made_it_crashed_or_lost_the_broker() {
-    for (what, cause) in [(What::Ended, Cause::Crash), (What::LostBroker, Cause::Connection)] {
-        let mut case = Case::clean();
-        let made_again = rfc3339(case.at(65.0));
-        case.tell_again(0, json!({})).body["timestamp"] = made_again.into();
-        case.happens(59.9, "worker2", What::Made("a".to_owned()));
-        case.happens(59.9, "worker3", What::Made("b".to_owned()));
-        case.happens(60.1, "worker2", what);
-        case.happens(60.1, "worker1", What::Ended);
-        case.assert_repeated(Kind::MadeAgain, cause);
-    }
-}
-
-#[test]
-fn a_try_that_became_two_makes_two_outcomes() {
+fn an_outcome_that_is_made_again_and_told_is_found() {
     let mut case = Case::clean();
     let made_again = rfc3339(case.at(65.0));
     case.tell_again(0, json!({})).body["timestamp"] = made_again.into();
-    case.happens(59.9, "worker2", What::Made("a".to_owned()));
-    case.happens(20.0, "worker1", What::Ended);
-    case.happens(30.0, "worker1", What::Accepted("a".to_owned()));
-    case.assert_repeated(Kind::MadeAgain, Cause::Unknown);
-    case.happens(40.0, "worker1", What::Ended);
-    case.assert_repeated(Kind::MadeAgain, Cause::Crash);
+    case.happens(61.5, "worker1", What::Ended);
+    case.assert_found(MadeAgain, "a");
 }
 
 #[test]
-fn what_was_published_twice_is_told_twice_and_then_made_again() {
+fn what_was_published_twice_may_be_told_twice_and_no_more() {
     let mut case = Case::clean();
     case.ask(Sort::Twice, "d");
     case.store("d", &digest("d"));
-    for seconds in [60.0, 62.0, 64.0] {
+    for seconds in [60.0, 62.0] {
         let mut told = case.ready("d");
         told.body["timestamp"] = rfc3339(case.at(seconds)).into();
         case.evidence.told.push(told);
     }
     case.assert_clean();
+    let mut told = case.ready("d");
+    told.body["timestamp"] = rfc3339(case.at(64.0)).into();
+    case.evidence.told.push(told);
+    case.assert_found(MadeAgain, "d");
     let kinds: Vec<Kind> = case.repeats().iter().map(|repeat| repeat.kind).collect();
     assert_eq!(kinds, [Kind::PublishedTwice, Kind::MadeAgain]);
 }

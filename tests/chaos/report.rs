@@ -1,7 +1,7 @@
 //! What a run says at its end, and the evidence of what was wrong.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,28 +57,25 @@ impl Report {
         let _ = fs::write(directory().join("report.txt"), &text);
     }
 
-    /// Repeated notifications by what they repeat and why.
-    fn repeats(&self) -> BTreeMap<String, usize> {
+    /// Repeated notifications by why they were.
+    fn repeats(&self) -> BTreeMap<&'static str, usize> {
         let mut repeats = BTreeMap::new();
         for repeat in &self.count.repeats {
             let what = match repeat.kind {
-                Kind::ToldAgain => "the same outcome told again",
-                Kind::MadeAgain => "the outcome made again",
-                Kind::PublishedTwice => "the request published twice",
+                Kind::ToldAgain(Cause::Crash) => "the worker had ended",
+                Kind::ToldAgain(Cause::Connection) => "its connection to the broker was lost",
+                Kind::ToldAgain(Cause::Answer) => "it did not get the manager's answer",
+                Kind::ToldAgain(Cause::Unknown) => "for no reason",
+                Kind::MadeAgain => "the outcome was made again",
+                Kind::PublishedTwice => "the request was published twice",
             };
-            let why = match repeat.cause {
-                Cause::Crash => ": the worker had ended",
-                Cause::Connection => ": its connection was lost",
-                Cause::Publisher => "",
-                Cause::Unknown => ": the evidence does not tell why",
-            };
-            *repeats.entry(format!("{what}{why}")).or_default() += 1;
+            *repeats.entry(what).or_default() += 1;
         }
         repeats
     }
 }
 
-fn list(text: &mut String, what: &str, counts: &BTreeMap<String, usize>) {
+fn list<K: Display>(text: &mut String, what: &str, counts: &BTreeMap<K, usize>) {
     let _ = writeln!(text, "  {:>5}  {what}", counts.values().sum::<usize>());
     for (name, count) in counts {
         let _ = writeln!(text, "         {count:>5}  {name}");

@@ -146,14 +146,14 @@ impl World {
         gate.ports().iter().filter(closed).count()
     }
 
-    /// Messages that are anywhere in the queues, unacked ones included, by queue; the dead letters are
-    /// not counted. The broker's figures lag.
+    /// Messages that are anywhere in the queues, unacked ones included, by queue; the dead letters and the
+    /// log of told outcomes are not counted. The broker's figures lag.
     pub fn waiting(&self) -> Result<Vec<(String, u64)>, String> {
         let all = self.management(reqwest::Method::GET, "/api/queues/%2f?columns=name,messages")?;
         let queues = all.as_array().into_iter().flatten();
         let queues = queues
             .filter_map(|queue| Some((queue["name"].as_str()?, queue["messages"].as_u64()?)))
-            .filter(|(name, _)| *name != self.dead_queue);
+            .filter(|(name, _)| *name != self.dead_queue && !name.starts_with("told."));
         let queues: Vec<_> = queues.map(|(name, count)| (name.to_owned(), count)).collect();
         match queues.iter().any(|(name, _)| *name == self.build_queue) {
             true => Ok(queues),

@@ -26,6 +26,10 @@ pub enum Finding {
     Lost,
     /// A build was told to have ended in two ways.
     Contradictory,
+    /// An outcome was made once more, and told as well.
+    MadeAgain,
+    /// An outcome was told again, and nothing had happened to whoever told it.
+    ToldAgain,
     /// A build that was asked for once was told with two digests.
     TwoDigests,
     /// A build was told that nobody has asked for.
@@ -162,7 +166,15 @@ impl Oracle {
             let asked = &self.asked[index];
             *count.endings.entry(builds::ending(told[0])).or_default() += 1;
             count.violations.extend(builds::judge(id, asked, told));
-            count.repeats.extend(repeats::of(id, asked.copies, told, &evidence.journal));
+            let repeats = repeats::of(id, asked.copies, told, &evidence.journal);
+            count.violations.extend(repeats.iter().filter_map(|repeat| match repeat.kind {
+                Kind::MadeAgain => Some(Violation::of(Finding::MadeAgain, id, "told twice")),
+                Kind::ToldAgain(Cause::Unknown) => {
+                    Some(Violation::of(Finding::ToldAgain, id, "told again"))
+                }
+                Kind::ToldAgain(_) | Kind::PublishedTwice => None,
+            }));
+            count.repeats.extend(repeats);
         }
         count.two_ids = ids_of.values().filter(|ids| **ids > 1).count();
         for index in self.open(&evidence.told) {

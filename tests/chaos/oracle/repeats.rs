@@ -1,9 +1,10 @@
-//! What was told more than once. That is allowed, under one id; here is counted how it came about.
+//! What was told more than once. That is allowed, under one id, of an outcome whose teller did not live to
+//! note that it was taken, or never heard that it was, and of a request that was published more than once;
+//! here is counted how it came about.
 //!
-//! Nobody says why an ack did not arrive. What is known is which worker made an outcome or told it, when
-//! it did so, and when its process ended and its connections to the broker were lost: the nearest of these
-//! counts as the cause. Where there is none, an earlier try may have become two: then the last of them that
-//! befell a worker which had accepted the build counts.
+//! Nobody says why a note was not made. What is known is which worker told an outcome, when it did so and
+//! when it gave up waiting for the answer, and when its process ended and its connections to the broker were
+//! lost: the nearest of these counts as the cause.
 
 use std::collections::BTreeMap;
 
@@ -17,16 +18,15 @@ use crate::support::managers::Told;
 pub struct Repeat {
     pub build_id: String,
     pub kind: Kind,
-    pub cause: Cause,
     /// Whether it was told under the `webhook-id` of the first.
     pub same_id: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// The very same outcome: between the manager's answer and the ack something happened.
-    ToldAgain,
-    /// An outcome that was made once more: between the first and the build's ack something happened.
+    /// The very same outcome.
+    ToldAgain(Cause),
+    /// An outcome that was made once more: only one of the two may be told.
     MadeAgain,
     /// The request was published twice.
     PublishedTwice,
@@ -38,9 +38,9 @@ pub enum Cause {
     Crash,
     /// The worker lost a connection to the broker.
     Connection,
-    /// Nobody did anything wrong.
-    Publisher,
-    /// The evidence does not tell.
+    /// The worker did not get the manager's answer.
+    Answer,
+    /// There is none.
     Unknown,
 }
 
@@ -48,10 +48,9 @@ pub enum Cause {
 pub fn of(build_id: &str, copies: usize, told: &[&Told], journal: &Journal) -> Vec<Repeat> {
     let accepted: Vec<&Told> = told.iter().copied().filter(|told| told.answered < 300).collect();
     let Some(first) = accepted.first() else { return Vec::new() };
-    let repeat = |told: &Told, kind, cause| Repeat {
+    let repeat = |told: &Told, kind| Repeat {
         build_id: build_id.to_owned(),
         kind,
-        cause,
         same_id: told.webhook_id == first.webhook_id,
     };
     // An outcome's own time tells it from one that was made again.
@@ -60,63 +59,35 @@ pub fn of(build_id: &str, copies: usize, told: &[&Told], journal: &Journal) -> V
         outcomes.entry(told.made()).or_default().push(told);
     }
     let mut repeats = Vec::new();
-    for (made, told) in &outcomes {
+    for told in outcomes.values() {
         for pair in told.windows(2) {
-            let window = (pair[0].moment(), pair[1].moment());
-            let told_by = cause(journal, pair[0].teller(), window);
-            let cause = told_by.unwrap_or_else(|| made_by(journal, build_id, *made, window.1));
-            repeats.push(repeat(pair[1], Kind::ToldAgain, cause));
+            repeats.push(repeat(pair[1], Kind::ToldAgain(cause(journal, build_id, pair))));
         }
     }
-    let made: Vec<OffsetDateTime> = outcomes.keys().copied().collect();
-    for (number, pair) in made.windows(2).enumerate() {
-        let again = outcomes[&pair[1]][0];
-        repeats.push(if number + 1 < copies {
-            repeat(again, Kind::PublishedTwice, Cause::Publisher)
-        } else {
-            repeat(again, Kind::MadeAgain, made_by(journal, build_id, pair[0], pair[1]))
-        });
+    for (number, told) in outcomes.values().skip(1).enumerate() {
+        let published = number + 1 < copies;
+        let kind = if published { Kind::PublishedTwice } else { Kind::MadeAgain };
+        repeats.push(repeat(told[0], kind));
     }
     repeats
 }
 
-/// What happened to the worker that made an outcome, or to those that had the build before.
-fn made_by(
-    journal: &Journal,
-    build_id: &str,
-    made: OffsetDateTime,
-    again: OffsetDateTime,
-) -> Cause {
-    let maker = journal.maker(build_id, made);
-    let earlier = || match journal.last_setback(build_id, again)?.what {
-        What::Ended => Some(Cause::Crash),
-        _ => Some(Cause::Connection),
-    };
-    maker
-        .and_then(|maker| cause(journal, maker, (made, again)))
-        .or_else(earlier)
-        .unwrap_or(Cause::Unknown)
-}
-
-/// What happened to a worker between what it did and the repetition of it.
-fn cause(
-    journal: &Journal,
-    worker: &str,
-    (done, again): (OffsetDateTime, OffsetDateTime),
-) -> Option<Cause> {
+/// What happened to the worker that told the first of these, before the second was told.
+fn cause(journal: &Journal, build_id: &str, pair: &[&Told]) -> Cause {
+    let (worker, done, again) = (pair[0].teller(), pair[0].moment(), pair[1].moment());
     // A lost connection is noticed late by whoever lost it, and may be lost already while the worker
-    // still does what it then cannot ack. That a process has ended is noticed a little later.
-    let setbacks = journal.entries.iter().filter(|entry| entry.worker == worker);
-    let possible = setbacks.filter_map(|entry| {
-        let (cause, before, after) = match entry.what {
+    // still does what it then cannot note. That a process has ended is noticed a little later.
+    let possible = journal.entries.iter().filter_map(|entry| {
+        let (cause, before, after) = match &entry.what {
             What::Ended => (Cause::Crash, Duration::ZERO, Duration::SECOND),
             What::LostBroker => (Cause::Connection, Duration::seconds(5), Duration::seconds(10)),
-            What::Accepted(_) | What::Made(_) => return None,
+            What::NotTold(id) if id == build_id => (Cause::Answer, Duration::ZERO, Duration::ZERO),
+            What::NotTold(_) => return None,
         };
         let near = (done - before..=again + after).contains(&entry.at);
-        near.then_some((cause, (entry.at - done).abs()))
+        (entry.worker == worker && near).then_some((cause, (entry.at - done).abs()))
     });
-    possible.min_by_key(|(_, distance)| *distance).map(|(cause, _)| cause)
+    possible.min_by_key(|(_, distance)| *distance).map_or(Cause::Unknown, |(cause, _)| cause)
 }
 
 impl Told {
