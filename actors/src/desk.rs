@@ -290,6 +290,21 @@ impl Desk {
         self.broker.publish(Route::Outcome, message).await
     }
 
+    /// Makes known when the request was first in hand: writes it down if nobody had it before, and looks it
+    /// up where its history does not say.
+    pub async fn remember(&self, build_id: &str, history: &mut History, first: bool) {
+        match history.since {
+            Some(since) if first => self.told.begins(build_id, since),
+            Some(_) => {}
+            None => match self.told.begun(build_id).await {
+                Ok(since) => history.since = since,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot tell when a request was first in hand")
+                }
+            },
+        }
+    }
+
     /// Whether an outcome of the build is told already, or about to be. Then the delivery is one that was
     /// made again after it was done with, and is to go to [`Desk::repeated`].
     pub fn is_repeated(&self, build_id: &str, history: &History) -> bool {

@@ -37,9 +37,6 @@ impl Leased for Delivery {
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Pause before looking again whether a delivery that waits was taken back.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
 /// How long what the last builds ended in may take from its publishing to here. The broker does not
 /// tell when nothing is left; what comes later waits for the next worker.
 const LAST_ONES: Duration = Duration::from_millis(300);
@@ -314,20 +311,13 @@ async fn deliver_later<A>(
     tracing::info!("a delivery came again while its message is in hand: it waits");
     let turn = tokio::select! {
         turn = all.after(&incoming.raw.message) => turn,
-        () = taken_back(&*settle, incoming.raw.tag) => return,
+        // The broker has taken it back: it comes once more.
+        () = settle.ended() => return,
     };
     match turn {
         Some(_) if !settle.holds(incoming.raw.tag) => {}
         Some(hold) => mailbox.deliver(incoming.delivery(&settler, hold)).await,
         None => ack_again(&*settle, &incoming).await,
-    }
-}
-
-/// Waits until the broker is known to have taken a delivery back: it comes once more. Of that there
-/// is no event.
-async fn taken_back(settle: &dyn Settle, tag: u64) {
-    while settle.holds(tag) {
-        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -80,10 +80,11 @@ impl Listener {
         delivery.lease.now(Doing::Working(Stage::Listener));
         fail::fail_point!("listener::work");
         let message = delivery.lease.message();
-        let history = history::of(message, delivery.redeliveries > 0);
+        let mut history = history::of(message, delivery.redeliveries > 0);
         let Some(build_id) = request::build_id(message) else {
             return self.stamp(delivery, in_hand).await;
         };
+        self.desk.remember(&build_id, &mut history, delivery.lease.is_first()).await;
         let journey = || self.desk.observer.build(&build_id, message, &history);
         let request = match request::parse(&message.body, &build_id, &self.rules) {
             Ok(request) => request,

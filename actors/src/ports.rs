@@ -91,6 +91,8 @@ pub trait Settle: Send + Sync {
     /// No further deliveries; those in hand can still be settled. What had come by then is still
     /// received, for its owner to give back, before the deliveries end.
     async fn cancel(&self);
+    /// Waits until nothing of the subscription can be settled any more.
+    async fn ended(&self);
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -60,8 +60,9 @@ impl Retry {
         }
         lease.observe(self.desk.observer.retry(lease.message()));
         // Whatever is here was in somebody's hands.
-        let history = history::of(lease.message(), true);
+        let mut history = history::of(lease.message(), true);
         let build_id = request::build_id(lease.message()).unwrap_or_default();
+        self.desk.remember(&build_id, &mut history, false).await;
         // The number of the try that failed, whether or not it was counted.
         let uncounted = history.attempts.last().is_none_or(|last| !last.counted);
         let span = progress::span(&build_id, "retry", history.counted() + u32::from(uncounted));

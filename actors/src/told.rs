@@ -10,6 +10,10 @@
 //! A notifier whose receiver does not take a copy writes that it passes it on, and publishes one that
 //! stands in for it, to be told later.
 //!
+//! A publisher may use a build id again. What tells the new request from a repetition of the old one is when
+//! a worker first had it in hand. That travels with the request's history; and since a request that is
+//! delivered again after a crash has none, it is in the log as well.
+//!
 //! | a copy is claimed | and is |
 //! |---|---|
 //! | before any other of its build | told |
@@ -38,6 +42,10 @@ const COPY: &str = "x-image-builder-copy";
 const INSTEAD_OF: &str = "x-image-builder-instead-of";
 /// When a worker first had the request in hand, where that is known.
 const SINCE: &str = "x-image-builder-since";
+
+/// A request of which nobody knows when it was first in hand is taken for a repetition of one whose outcome
+/// was claimed so short a time ago: a crash is noticed sooner than that.
+const DOUBT: Duration = Duration::from_secs(3600);
 
 /// How many builds are remembered.
 const MOST_REMEMBERED: usize = 100_000;
@@ -106,6 +114,17 @@ impl Copy {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "lowercase", rename_all_fields = "camelCase")]
 enum Record {
+    /// A worker has a request in hand that nobody had before.
+    Begun {
+        build: String,
+        #[serde(with = "time::serde::rfc3339")]
+        at: OffsetDateTime,
+    },
+    /// A worker wants to have read all before.
+    Mark {
+        /// Names the mark.
+        id: String,
+    },
     /// A notifier has a copy in hand, to tell it.
     Claim {
         /// Names the claim.
@@ -135,13 +154,20 @@ impl Record {
 /// What is known of the builds: the log, read up to some line.
 #[derive(Default)]
 struct Known {
-    builds: HashMap<Hash, Holder>,
+    builds: HashMap<Hash, Build>,
     /// The builds, oldest first.
     order: VecDeque<Hash>,
 }
 
 /// Enough of a SHA-256 to tell names from each other.
 type Hash = [u8; 16];
+
+#[derive(Default)]
+struct Build {
+    /// When a worker last had a request of it in hand that nobody had before.
+    begun: Option<OffsetDateTime>,
+    holder: Option<Holder>,
+}
 
 /// The copy that holds a build's claim.
 struct Holder {
@@ -181,14 +207,9 @@ impl Known {
     ) -> Verdict {
         let (build, copy) = (hash(build), hash(copy));
         let at = since.map_or(at, |since| since.max(at));
-        let Some(holder) = self.builds.get_mut(&build) else {
-            if self.order.len() >= MOST_REMEMBERED
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.builds.remove(&oldest);
-            }
-            self.order.push_back(build);
-            self.builds.insert(build, Holder { copy, state: Held::InHand, at });
+        let known = self.build(build);
+        let Some(holder) = &mut known.holder else {
+            known.holder = Some(Holder { copy, state: Held::InHand, at });
             return Verdict::Tell;
         };
         if holder.copy == copy {
@@ -198,20 +219,39 @@ impl Known {
                 Held::Told => Verdict::Drop,
             };
         }
-        if since.is_some_and(|since| since > holder.at) {
-            *holder = Holder { copy, state: Held::InHand, at };
-            return Verdict::Tell;
-        }
         if holder.state == Held::PassedOn && instead_of.map(hash) == Some(holder.copy) {
             (holder.copy, holder.state) = (copy, Held::InHand);
             return Verdict::Tell;
         }
-        Verdict::Drop
+        if holder.covers(since, at) {
+            return Verdict::Drop;
+        }
+        *holder = Holder { copy, state: Held::InHand, at };
+        Verdict::Tell
+    }
+
+    /// What is known of a build, which is remembered from now on.
+    fn build(&mut self, build: Hash) -> &mut Build {
+        if !self.builds.contains_key(&build) {
+            if self.order.len() >= MOST_REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.builds.remove(&oldest);
+            }
+            self.order.push_back(build);
+        }
+        self.builds.entry(build).or_default()
+    }
+
+    /// Reads that a request was first in hand.
+    fn begun(&mut self, build: &str, at: OffsetDateTime) {
+        let begun = &mut self.build(hash(build)).begun;
+        *begun = (*begun).max(Some(at));
     }
 
     /// Reads what became of a copy.
     fn became(&mut self, build: &str, copy: &str, state: Held) {
-        if let Some(holder) = self.builds.get_mut(&hash(build))
+        if let Some(Build { holder: Some(holder), .. }) = self.builds.get_mut(&hash(build))
             && holder.copy == hash(copy)
             && holder.state != Held::Told
         {
@@ -220,9 +260,19 @@ impl Known {
     }
 
     /// Whether some copy is told, or will be, of a request that a worker first had in hand at `since`.
-    fn knows(&self, build: &str, since: Option<OffsetDateTime>) -> bool {
-        let holder = self.builds.get(&hash(build));
-        holder.is_some_and(|holder| since.is_none_or(|since| since <= holder.at))
+    fn knows(&self, build: &str, since: Option<OffsetDateTime>, now: OffsetDateTime) -> bool {
+        let holder = self.builds.get(&hash(build)).and_then(|build| build.holder.as_ref());
+        holder.is_some_and(|holder| holder.covers(since, now))
+    }
+}
+
+impl Holder {
+    /// Whether it is an outcome of the request that a worker first had in hand at `since`.
+    fn covers(&self, since: Option<OffsetDateTime>, now: OffsetDateTime) -> bool {
+        match since {
+            Some(since) => since <= self.at,
+            None => now - self.at < DOUBT,
+        }
     }
 }
 
@@ -245,7 +295,9 @@ struct Shared {
 struct State {
     known: Known,
     /// Who waits for a claim to be read back.
-    waiting: HashMap<String, oneshot::Sender<Verdict>>,
+    claims: HashMap<String, oneshot::Sender<Verdict>>,
+    /// Who waits for a mark to be read back.
+    marks: HashMap<String, oneshot::Sender<()>>,
 }
 
 impl Told {
@@ -265,23 +317,39 @@ impl Told {
     pub async fn claim(&self, copy: &Copy) -> Result<Verdict, BrokerError> {
         let Copy { build_id, id, instead_of, since } = copy.clone();
         let claim = Uuid::new_v4().to_string();
-        let (answer_in, answer) = oneshot::channel();
-        self.lock().waiting.insert(claim.clone(), answer_in);
-        let waits = Waits { told: self, claim: &claim };
-        let record = Record::Claim {
-            id: claim.clone(),
-            build: build_id,
-            copy: id,
-            instead_of,
-            since,
-            at: OffsetDateTime::now_utc(),
-        };
-        self.write(&record).await?;
+        let answer = waits(&mut self.lock().claims, &claim);
+        let (build, copy, at) = (build_id, id, OffsetDateTime::now_utc());
+        self.write(&Record::Claim { id: claim, build, copy, instead_of, since, at }).await?;
+        self.read_back(answer).await
+    }
+
+    /// Writes that a request is in hand that nobody had before, at `since`. Nothing waits for that.
+    pub fn begins(&self, build_id: &str, since: OffsetDateTime) {
+        let (told, build) = (self.clone(), build_id.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = told.write(&Record::Begun { build, at: since }).await {
+                tracing::debug!(%error, "cannot note that a request is in hand");
+            }
+        });
+    }
+
+    /// When a worker first had the request in hand of which a delivery came again without a history; `None`
+    /// = nobody has written so.
+    ///
+    /// # Errors
+    /// The log cannot be written or read for now.
+    pub async fn begun(&self, build_id: &str) -> Result<Option<OffsetDateTime>, BrokerError> {
+        let mark = Uuid::new_v4().to_string();
+        let answer = waits(&mut self.lock().marks, &mark);
+        self.write(&Record::Mark { id: mark }).await?;
+        self.read_back(answer).await?;
+        Ok(self.lock().known.builds.get(&hash(build_id)).and_then(|build| build.begun))
+    }
+
+    async fn read_back<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, BrokerError> {
         let limit = self.0.longest_wait;
-        let answer = tokio::time::timeout(limit, answer).await;
-        drop(waits);
-        match answer {
-            Ok(Ok(verdict)) => Ok(verdict),
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
             _ => Err(BrokerError::Unavailable(format!(
                 "what was written to the log of told outcomes was not read back within {limit:?}"
             ))),
@@ -313,7 +381,7 @@ impl Told {
     /// Whether an outcome of the request is already told or in a notifier's hands, as far as has been
     /// read here: then there is nothing left to do for it. `since` as in [`stamp`].
     pub fn knows(&self, build_id: &str, since: Option<OffsetDateTime>) -> bool {
-        self.lock().known.knows(build_id, since)
+        self.lock().known.knows(build_id, since, OffsetDateTime::now_utc())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -333,27 +401,29 @@ impl Told {
         match record {
             Record::Claim { id, build, copy, instead_of, since, at } => {
                 let verdict = state.known.claim(&build, &copy, instead_of.as_deref(), since, at);
-                if let Some(answer) = state.waiting.remove(&id) {
+                if let Some(answer) = state.claims.remove(&id) {
                     // Whoever no longer waits tells nothing.
                     let _ = answer.send(verdict);
                 }
             }
+            Record::Mark { id } => {
+                if let Some(answer) = state.marks.remove(&id) {
+                    let _ = answer.send(());
+                }
+            }
+            Record::Begun { build, at } => state.known.begun(&build, at),
             Record::PassedOn { build, copy } => state.known.became(&build, &copy, Held::PassedOn),
             Record::Told { build, copy } => state.known.became(&build, &copy, Held::Told),
         }
     }
 }
 
-/// Somebody who waits for an answer, until it is dropped.
-struct Waits<'a> {
-    told: &'a Told,
-    claim: &'a str,
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.told.lock().waiting.remove(self.claim);
-    }
+/// The answer to a line of this name, once it is read back.
+fn waits<T>(waiting: &mut HashMap<String, oneshot::Sender<T>>, line: &str) -> oneshot::Receiver<T> {
+    waiting.retain(|_, answer| !answer.is_closed());
+    let (answer_in, answer) = oneshot::channel();
+    waiting.insert(line.to_owned(), answer_in);
+    answer
 }
 
 /// Reads the log, from its beginning after every loss of the connection.
@@ -399,9 +469,9 @@ mod tests {
     #[test]
     fn the_first_copy_that_is_claimed_is_told_and_no_other() {
         let mut known = Known::default();
-        assert!(!known.knows(BUILD, None));
+        assert!(!known.knows(BUILD, None, at(11)));
         assert_eq!(claim(&mut known, "one"), Verdict::Tell);
-        assert!(known.knows(BUILD, None));
+        assert!(known.knows(BUILD, None, at(11)));
         assert_eq!(claim(&mut known, "two"), Verdict::Drop);
         known.became(BUILD, "one", Held::Told);
         assert_eq!(claim(&mut known, "two"), Verdict::Drop);
@@ -448,10 +518,29 @@ mod tests {
         assert_eq!(begun(&mut known, "one", 5, 10), Verdict::Tell);
         known.became(BUILD, "one", Held::Told);
         assert_eq!(begun(&mut known, "repeated", 5, 12), Verdict::Drop);
-        assert!(known.knows(BUILD, Some(at(5))));
-        assert!(!known.knows(BUILD, Some(at(20))));
+        assert!(known.knows(BUILD, Some(at(5)), at(30)));
+        assert!(!known.knows(BUILD, Some(at(20)), at(30)));
         assert_eq!(begun(&mut known, "anew", 20, 25), Verdict::Tell);
         assert_eq!(begun(&mut known, "repeated", 5, 26), Verdict::Drop);
+    }
+
+    #[test]
+    fn a_request_whose_beginning_nobody_knows_repeats_what_was_claimed_lately() {
+        let mut known = Known::default();
+        assert_eq!(claim(&mut known, "one"), Verdict::Tell);
+        let hour = DOUBT.as_secs() as i64;
+        assert!(known.knows(BUILD, None, at(9 + hour)));
+        assert!(!known.knows(BUILD, None, at(10 + hour)));
+        assert_eq!(known.claim(BUILD, "two", None, None, at(9 + hour)), Verdict::Drop);
+        assert_eq!(known.claim(BUILD, "two", None, None, at(10 + hour)), Verdict::Tell);
+    }
+
+    #[test]
+    fn the_last_beginning_counts() {
+        let mut known = Known::default();
+        [5, 20, 15].into_iter().for_each(|second| known.begun(BUILD, at(second)));
+        assert_eq!(known.builds[&hash(BUILD)].begun, Some(at(20)));
+        assert!(!known.knows(BUILD, None, at(21)), "there is no outcome");
     }
 
     #[test]
@@ -469,8 +558,8 @@ mod tests {
             known.claim(&number.to_string(), "one", None, None, at(1));
         }
         assert_eq!((known.builds.len(), known.order.len()), (MOST_REMEMBERED, MOST_REMEMBERED));
-        assert!(!known.knows("0", None));
-        assert!(known.knows("1", None));
+        assert!(!known.knows("0", None, at(1)));
+        assert!(known.knows("1", None, at(1)));
     }
 
     /// Notifiers at work on the copies of one build, any of which may die between any two steps.

@@ -105,7 +105,7 @@ fn start(
     // Room for all that the broker sends ahead: after a cancel, its owner finds it there.
     let (deliveries_in, deliveries) = mpsc::channel(usize::from(prefetch.max(1)));
     let (wish_in, wish) = watch::channel(Wish::Deliver);
-    let (quiet_in, quiet) = watch::channel(false);
+    let (state_in, state) = watch::channel(State::Open);
     let in_hand = Arc::new(InHand::default());
     let feed = Feed {
         link,
@@ -115,8 +115,8 @@ fn start(
         deliveries: deliveries_in,
         in_hand: in_hand.clone(),
     };
-    tokio::spawn(feed.run(wish, quiet_in));
-    Subscription { deliveries, settle: Arc::new(Settling { in_hand, wish: wish_in, quiet }) }
+    tokio::spawn(feed.run(wish, state_in));
+    Subscription { deliveries, settle: Arc::new(Settling { in_hand, wish: wish_in, state }) }
 }
 
 /// What the subscription's owner wants of it.
@@ -124,6 +124,17 @@ fn start(
 enum Wish {
     Deliver,
     NoMore,
+}
+
+/// What the subscription's owner may still expect of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Further deliveries.
+    Open,
+    /// That what is in hand can be settled.
+    Quiet,
+    /// Nothing.
+    Over,
 }
 
 /// The deliveries that are not settled, by tag.
@@ -141,7 +152,7 @@ impl InHand {
 struct Settling {
     in_hand: Arc<InHand>,
     wish: watch::Sender<Wish>,
-    quiet: watch::Receiver<bool>,
+    state: watch::Receiver<State>,
 }
 
 #[async_trait]
@@ -164,7 +175,12 @@ impl Settle for Settling {
     async fn cancel(&self) {
         self.wish.send_replace(Wish::NoMore);
         // An error means that the subscription has ended altogether.
-        let _ = self.quiet.clone().wait_for(|quiet| *quiet).await;
+        let _ = self.state.clone().wait_for(|state| *state != State::Open).await;
+    }
+
+    async fn ended(&self) {
+        // An error means the same.
+        let _ = self.state.clone().wait_for(|state| *state == State::Over).await;
     }
 }
 
@@ -193,7 +209,7 @@ struct Feed {
 }
 
 impl Feed {
-    async fn run(mut self, mut wish: watch::Receiver<Wish>, quiet: watch::Sender<bool>) {
+    async fn run(mut self, mut wish: watch::Receiver<Wish>, state: watch::Sender<State>) {
         let owner_stopped = loop {
             tokio::select! {
                 // The owner wants no more, or is gone.
@@ -215,8 +231,8 @@ impl Feed {
         }
         let Self { link, connection, channel, consumer, deliveries, in_hand } = self;
         drop(deliveries);
-        quiet.send_replace(true);
         if owner_stopped {
+            state.send_replace(State::Quiet);
             // What is in hand can be settled until the last owner lets go.
             tokio::select! {
                 () = async { while wish.changed().await.is_ok() {} } => {}
@@ -225,6 +241,7 @@ impl Feed {
         }
         drop(connection);
         in_hand.lock().clear();
+        state.send_replace(State::Over);
         drop(consumer);
         let goodbye = channel.close(200, "the subscription ends".into());
         if !matches!(tokio::time::timeout(GOODBYE, goodbye).await, Ok(Ok(()))) {

@@ -121,9 +121,9 @@ fn an_outcome_whose_claim_cannot_be_written_is_told_later() {
 fn what_was_told_and_could_not_be_noted_is_acked() {
     with_crew(settings(), async |world| {
         world.broker.fail_publishes(1, away(), second_line());
-        world.request(&request("b1")).await;
+        publish(&world, Route::Outcome, outcome("b1", "image.ready")).await;
         world.told_once().await;
-        assert_eq!(world.broker.acked(), 2);
+        assert_eq!(world.broker.acked(), 1);
         assert_eq!(world.broker.told().len(), 1);
     });
 }
@@ -134,7 +134,7 @@ fn what_cannot_be_noted_as_passed_on_stays_on_its_queue() {
         let refusal = NotifyError { message: "not now".to_owned(), retry_after: None };
         world.managers.fail(1, refusal);
         world.broker.fail_publishes(1, away(), second_line());
-        world.request(&request("b1")).await;
+        publish(&world, Route::Outcome, outcome("b1", "image.ready")).await;
         world.told_once().await;
         assert!(world.broker.delays().is_empty(), "it came again by itself");
     });
@@ -171,6 +171,44 @@ async fn a_worker_that_lost_the_broker_or_begins_knows_what_was_told() {
     let [late] = workers(&broker);
     assert_eq!(late.claim(&second).await, Ok(Verdict::Drop));
     assert!(late.knows("b1", None));
+}
+
+#[tokio::test]
+async fn when_a_request_was_first_in_hand_is_known_to_all_workers() {
+    let broker = FakeBroker::new();
+    let [one, two] = workers(&broker);
+    assert_eq!(two.begun("b1").await, Ok(None));
+    let since = OffsetDateTime::now_utc();
+    one.begins("b1", since);
+    // Behind the mark of the question before.
+    broker.wait_until(|broker| broker.told().len() == 2).await;
+    assert_eq!(two.begun("b1").await, Ok(Some(since)));
+    assert_eq!(two.begun("b2").await, Ok(None));
+}
+
+#[test]
+fn a_request_that_comes_again_without_a_history_is_told_if_it_began_after_the_last_was_told() {
+    with_crew(settings(), async |world| {
+        publish(&world, Route::Outcome, outcome("b1", "build.failed")).await;
+        world.told_once().await;
+        let [other] = workers(&world.broker);
+        other.begins("b1", OffsetDateTime::now_utc());
+        let (engine, broker) = (&world.engine, &world.broker);
+        broker.wait_until(|broker| broker.told().iter().any(|line| is_beginning(line))).await;
+        // Of what the other worker had in hand, this one knows nothing.
+        publish(
+            &world,
+            Route::Build,
+            again(&request("b1"), &History::new(OffsetDateTime::now_utc())),
+        )
+        .await;
+        assert_eq!(world.told(2).await[1].0, "b1.image.ready");
+        assert_eq!(engine.built(), 1);
+    });
+}
+
+fn is_beginning(line: &Message) -> bool {
+    String::from_utf8_lossy(&line.body).contains("begun")
 }
 
 #[tokio::test]

@@ -395,6 +395,10 @@ impl Settle for FakeFollowing {
     async fn cancel(&self) {
         self.broker.change(|state| state.followers.remove(&self.id));
     }
+
+    async fn ended(&self) {
+        self.broker.wait_until(|broker| !broker.lock().followers.contains_key(&self.id)).await;
+    }
 }
 
 impl Drop for FakeFollowing {
@@ -447,6 +451,10 @@ impl Settle for FakeSettle {
                 subscriber.deliveries = None;
             }
         });
+    }
+
+    async fn ended(&self) {
+        self.broker.wait_until(|broker| !broker.lock().subscriptions.contains_key(&self.id)).await;
     }
 }
 

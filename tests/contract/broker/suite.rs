@@ -157,6 +157,7 @@ pub(super) async fn after_a_lost_connection_settling_is_stale_and_the_message_co
     assert!(lost.settle.holds(before.tag));
     world.lose_consumer_connection().await;
     assert_ends(&mut lost).await;
+    timeout(PATIENCE, lost.settle.ended()).await.expect("it has ended");
     assert!(!lost.settle.holds(before.tag));
     assert_eq!(lost.settle.ack(before.tag).await, Err(BrokerError::Stale));
     assert_eq!(lost.settle.nack(before.tag).await, Err(BrokerError::Stale));
@@ -266,6 +267,7 @@ pub(super) async fn after_a_cancel_nothing_new_comes_and_what_is_in_hand_can_be_
     publish(world.broker(), Route::Build, message("later")).await;
     let end = timeout(PATIENCE, cancelled.deliveries.recv()).await.expect("it ends");
     assert!(end.is_none(), "{end:?}");
+    assert!(timeout(QUIET, cancelled.settle.ended()).await.is_err(), "one is in hand");
     ack(&cancelled, &in_hand).await;
     // A second cancel changes nothing.
     cancelled.settle.cancel().await;

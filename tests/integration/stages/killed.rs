@@ -179,6 +179,28 @@ fn when_its_last_failure_is_published_and_it_goes_well_after_all_one_of_the_two_
     assert_eq!(told.len(), 1, "{told:?}");
 }
 
+/// A build id may be used again: the new request is no repetition of the one that was told, though the
+/// delivery after the kill says nothing of when it came.
+#[test]
+fn a_request_under_an_id_that_was_told_before_is_told_whatever_kills_its_worker() {
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let kill_at = home.path().join("kill");
+    let world = World::new().with("KILL_AT", &kill_at.display().to_string());
+    let source = Marked::good();
+    let mut request = world.request(&source.repo);
+    request["force"] = true.into();
+    let first = world.worker();
+    world.build(&request).ready();
+    std::fs::write(&kill_at, "builder::work").expect("the file can be written");
+    let id = world.publish(&request);
+    assert_eq!(first.wait(), -1);
+    let second = world.worker();
+    until("it is told again", || (world.managers.of(&id).len() == 2).then_some(()));
+    let (told, copies) = finish(&world, &[&second]);
+    assert_eq!((told.len(), copies), (2, 0), "{told:?}");
+    check_images(&told, 1);
+}
+
 impl Row {
     #[track_caller]
     fn holds(&self) {
