@@ -42,6 +42,8 @@ heading() { printf '\n==> %s\n' "$*" >&2; }
 # nothing else has the broker's or the registry's port.
 compose_ready() {
     engine_answers && docker compose version >/dev/null 2>&1 || return 1
+    # The workers' settings: some versions of Compose start no other service either where they lack.
+    settings_file
     ! compose_runs || return 0
     mkdir -p "$STATE" 2>/dev/null || true
     can_pull "$(compose_image rabbitmq)" || return 1

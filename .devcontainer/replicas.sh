@@ -5,8 +5,11 @@
 WORKER_IMAGE='image-builder:latest'
 REPLICAS=(1 2 3)
 REPLICA_PORTS=(8080 8082 8083) # 8081 is the registry's front end
-STOP_SECONDS=90                # above DRAIN_TIMEOUT
 BASE_GLIBC=2.36                # the C library of $DEBIAN_IMAGE
+
+# DRAIN_TIMEOUT (60 s), up to 20 s of handing back, and some more. It follows no setting: where
+# DRAIN_TIMEOUT is longer, make it longer.
+STOP_SECONDS=90
 
 replica_name() { echo "image-builder-worker-$1"; }
 replica_port() { echo "${REPLICA_PORTS[$1 - 1]}"; }

@@ -73,15 +73,10 @@ impl Letters {
         id: &str,
     ) -> Result<Result<Self, NotFound>, QueueError> {
         let mut search = Search::new(id);
-        loop {
-            let batch = queue.next().await?;
-            if batch.is_empty() {
-                return Ok(search.result());
-            }
-            for delivery in batch {
-                search.see(Found::read(delivery));
-            }
+        while let Some(batch) = queue.next().await? {
+            batch.for_each(|found| search.see(found));
         }
+        Ok(search.result())
     }
 
     /// The build's id.

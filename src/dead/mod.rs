@@ -25,7 +25,7 @@ use time::OffsetDateTime;
 pub use arguments::Command;
 use arguments::{Filter, List, Redrive};
 use given::Given;
-use letter::{Found, Letters};
+use letter::Letters;
 use queue::{DeadQueue, QueueError};
 
 use crate::exit::Exit;
@@ -89,16 +89,8 @@ async fn open(settings: &RabbitSettings) -> Result<DeadQueue, QueueError> {
 async fn list(list: List, settings: &RabbitSettings, out: &mut Out) -> Result<Exit, Failure> {
     let mut queue = open(settings).await?;
     let mut listed = 0_usize;
-    loop {
-        let batch = queue.next().await?;
-        if batch.is_empty() {
-            break;
-        }
-        for delivery in batch {
-            let found = Found::read(delivery);
-            if !list.filter.takes(&found) {
-                continue;
-            }
+    while let Some(batch) = queue.next().await? {
+        for found in batch.filter(|found| list.filter.takes(found)) {
             if list.json {
                 writeln!(out, "{}", show::json(&found))?;
             } else {
@@ -208,16 +200,8 @@ async fn redrive_all(
     let mut queue = open(settings).await?;
     let mut redriven = BTreeSet::new();
     let mut skipped = 0_usize;
-    loop {
-        let batch = queue.next().await?;
-        if batch.is_empty() {
-            break;
-        }
-        for delivery in batch {
-            let found = Found::read(delivery);
-            if !filter.takes(&found) {
-                continue;
-            }
+    while let Some(batch) = queue.next().await? {
+        for found in batch.filter(|found| filter.takes(found)) {
             if redriven.contains(&found.id) {
                 // Another copy of the same request.
                 queue.remove(found.tag).await?;

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use image_builder_actors::ports::{Message, Queue, Route};
-use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
     ConfirmSelectOptions, QueueDeclareOptions,
@@ -18,6 +17,7 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation, Connection};
 
+use super::letter::Found;
 use crate::exit::Exit;
 use crate::rabbitmq::declare::{declare_queue, soft_error};
 use crate::rabbitmq::{ConnectOnceError, RabbitSettings, connect_once, properties};
@@ -142,14 +142,16 @@ impl DeadQueue {
         })
     }
 
-    /// The next letters, oldest first; none = there are no more.
+    /// The next letters, oldest first; `None` = there are no more.
     ///
     /// # Errors
     /// See [`QueueError`].
-    pub(super) async fn next(&mut self) -> Result<Vec<Delivery>, QueueError> {
+    pub(super) async fn next(
+        &mut self,
+    ) -> Result<Option<impl Iterator<Item = Found> + use<>>, QueueError> {
         let size = self.batch.min(self.left);
         if size == 0 {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let tag = format!("dead-{:05}", self.batches);
         self.batches += 1;
@@ -186,7 +188,7 @@ impl DeadQueue {
         answer(self.held.basic_cancel(tag.as_str().into(), BasicCancelOptions::default())).await?;
         self.left -= letters.len() as u32;
         self.read += letters.len() as u32;
-        Ok(letters)
+        Ok(Some(letters.into_iter().map(Found::read)))
     }
 
     /// Takes a letter out of the queue for good.

@@ -7,11 +7,12 @@
 //! | above `DISK_HIGH_WATERMARK` | a pause ends here; pruning for room aims at this |
 //!
 //! Looked at are `DATA_DIR`'s file system and, for an engine on this machine, the one of the engine's
-//! data directory. Whatever is free, `CACHE_BUDGET` bounds what images made here and the engine's
-//! build cache may hold. What goes first is what was used the longest time ago ([`inventory`]); what
-//! goes never is what is in use, and what this service did not make ([`pruner`]). An engine that is
-//! full in the middle of a build says so itself, and is then pruned whatever the watermarks say:
-//! nobody but it sees the disk of a remote engine.
+//! data directory. A worker in a container does not see that one; but the engine's volumes lie on the
+//! same disk, so `DATA_DIR`'s is taken for it. Whatever is free, `CACHE_BUDGET` bounds what images
+//! made here and the engine's build cache may hold. What goes first is what was used the longest time
+//! ago ([`inventory`]); what goes never is what is in use, and what this service did not make
+//! ([`pruner`]). An engine that is full in the middle of a build says so itself, and is then pruned
+//! whatever the watermarks say: nobody but it sees the disk of a remote engine.
 
 mod guarded;
 mod in_use;
@@ -20,6 +21,7 @@ mod pruner;
 pub mod size;
 pub mod space;
 
+use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,8 +101,8 @@ struct Inner {
     engine: Arc<DockerEngine>,
     registry: Arc<RegistryClient>,
     data_dir: Place,
-    /// The engine's data directory; `None` where it cannot be seen from here.
-    engine_disk: OnceCell<Option<Place>>,
+    /// Where pruning makes room. Empty until the engine, which has to be on this machine, told it.
+    engine_disk: OnceCell<Place>,
     in_use: InUse,
     strikes: Strikes,
     /// One pruning at a time.
@@ -153,8 +155,9 @@ impl DiskGuard {
 
     /// The room on each disk that can be seen.
     pub async fn rooms(&self) -> Vec<Room> {
-        let mut places = vec![self.inner.data_dir.clone()];
-        places.extend(self.engine_disk().await.cloned());
+        let data_dir = &self.inner.data_dir;
+        let engine_disk = self.engine_disk().await.filter(|disk| *disk != data_dir);
+        let places: Vec<Place> = iter::once(data_dir).chain(engine_disk).cloned().collect();
         let look = move || places.iter().filter_map(|place| place.room().ok()).collect();
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
@@ -254,8 +257,8 @@ impl DiskGuard {
         }
     }
 
-    /// Where the engine keeps its data, if that can be seen from here. Asks the engine until it has
-    /// answered once.
+    /// The disk that pruning makes room on: where the engine keeps its data, or, where that cannot be
+    /// seen from here, `DATA_DIR`'s. Asks the engine until it has answered once.
     async fn engine_disk(&self) -> Option<&Place> {
         let engine = &self.inner.engine;
         if !engine.is_local() {
@@ -264,15 +267,16 @@ impl DiskGuard {
         let find = || async {
             let path = engine.data_root().await?;
             let place = path.map(|path| Place { name: "the engine's disk", path: path.into() });
-            let seen = place.filter(|place| place.room().is_ok());
-            if seen.is_none() {
+            let disk = place.filter(|place| place.room().is_ok()).unwrap_or_else(|| {
                 tracing::info!(
-                    "the engine's data directory is not seen from here: its free space is not watched"
+                    "the engine's data directory is not seen from here: its disk is taken to be that \
+                     of DATA_DIR"
                 );
-            }
-            Ok::<_, image_builder_actors::fault::Fault>(seen)
+                self.inner.data_dir.clone()
+            });
+            Ok::<_, image_builder_actors::fault::Fault>(disk)
         };
-        self.inner.engine_disk.get_or_try_init(find).await.ok()?.as_ref()
+        self.inner.engine_disk.get_or_try_init(find).await.ok()
     }
 }
 

@@ -43,6 +43,10 @@ impl SmallEngine {
         self.own.host()
     }
 
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.own.socket()
+    }
+
     /// A path on the engine's disk.
     pub(crate) fn disk(&self) -> &Path {
         &self.disk.at
@@ -50,6 +54,17 @@ impl SmallEngine {
 
     pub(crate) fn room(&self) -> Room {
         Place { name: "the small disk", path: self.disk.at.clone() }.room().expect("it is mounted")
+    }
+
+    /// Takes up room on the disk until only this much is free; given back when the file is removed
+    /// that is returned.
+    pub(crate) fn fill_up_to(&self, free: u64) -> PathBuf {
+        let ballast = self.disk.at.join("ballast");
+        let file = File::create(&ballast).expect("created");
+        let bytes = self.room().free - free;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)
+            .expect("there is room");
+        ballast
     }
 
     /// Gives the engine an image that the machine's engine has.

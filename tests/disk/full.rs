@@ -1,6 +1,5 @@
 //! Disks that are nearly full.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +46,8 @@ async fn below_the_low_watermark_nothing_is_built_until_pruning_made_room() {
     let small = SmallEngine::start(600).await;
     let worker = Guarded::new(&small, |settings| {
         settings.low = "150MB".parse().expect("a watermark");
-        settings.high = "250MB".parse().expect("a watermark");
+        // More than the build cache gives.
+        settings.high = "450MB".parse().expect("a watermark");
         settings.budget = Size(10_000 * MB);
         settings.between_looks = Duration::from_millis(100);
     });
@@ -55,15 +55,12 @@ async fn below_the_low_watermark_nothing_is_built_until_pruning_made_room() {
     old.build(&*small.engine).await.expect("the build is good");
     let capacity = at_work(&worker);
     // Somebody else fills the disk.
-    let ballast = small.room().free - 100 * MB;
-    let file = File::create(small.disk().join("ballast")).expect("created");
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ballast)
-        .expect("there is room");
+    small.fill_up_to(100 * MB);
 
     in_time("noticing", capacity.lost()).await;
     in_time("pruning", capacity.found()).await;
     assert!(!has(&small, &old).await);
-    assert!(small.room().free > 250 * MB, "{} are free", Size(small.room().free));
+    assert!(small.room().free > 450 * MB, "{} are free", Size(small.room().free));
     Order::of_bytes(5 * MB).build(&*worker.builder).await.expect("there is room");
 }
 
@@ -76,10 +73,7 @@ async fn a_disk_that_others_fill_stops_builds_until_they_leave() {
         settings.high = "900MB".parse().expect("a watermark");
         settings.between_looks = Duration::from_millis(100);
     });
-    let ballast = small.disk().join("ballast");
-    let file = File::create(&ballast).expect("created");
-    let bytes = small.room().free - 50 * MB;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).expect("room");
+    let ballast = small.fill_up_to(50 * MB);
 
     let order = Order::of_bytes(5 * MB);
     let fault = order.build(&*worker.builder).await.expect_err("there is no room");
@@ -90,7 +84,6 @@ async fn a_disk_that_others_fill_stops_builds_until_they_leave() {
     assert!(worker.guard.make_room().await.is_err(), "there is nothing to prune");
     assert_eq!(capacity.lacking().map(|lack| lack.reason), Some(Reason::DiskLow));
 
-    drop(file);
     std::fs::remove_file(ballast).expect("removed");
     in_time("resuming", capacity.found()).await;
     order.build(&*worker.builder).await.expect("there is room");

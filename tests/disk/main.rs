@@ -2,6 +2,7 @@
 //!
 //! These tests need root, `dockerd`, `docker`, `unshare`, `mkfs.ext4` and loop devices.
 
+mod contained;
 mod crew;
 mod engine;
 mod full;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use image_builder::disk::size::Size;
 use image_builder::disk::{DiskGuard, DiskSettings, Young};
-use image_builder::docker::LOCAL_REPOSITORY;
+use image_builder::docker::{DockerEngine, LOCAL_REPOSITORY};
 use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
 use image_builder_actors::fault::Fault;
 use image_builder_actors::job::{BuildKey, BuilderKind, BuiltImage};
@@ -99,6 +99,25 @@ pub(crate) fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// A guard over an engine, with watermarks out of the way and nothing too young to go, unless
+/// `change` says otherwise.
+pub(crate) fn guard(
+    engine: &Arc<DockerEngine>,
+    data_dir: &Path,
+    change: impl FnOnce(&mut DiskSettings),
+) -> DiskGuard {
+    let mark = |text: &str| text.parse().expect("a watermark");
+    let job = Duration::from_secs(600);
+    let mut settings = DiskSettings::new(mark("1%,1MB"), mark("2%,2MB"), Size(0), job);
+    settings.young = Young { image: Duration::ZERO, cache: Duration::ZERO };
+    change(&mut settings);
+    install_tls();
+    let url = RegistryUrl::parse("localhost:5000").expect("an address");
+    let docker = engine.docker().clone();
+    let registry = RegistryClient::new(RegistrySettings::new(url), docker).expect("a client");
+    DiskGuard::new(settings, data_dir, engine.clone(), Arc::new(registry))
+}
+
 /// A guard over a small engine, as a worker has one.
 pub(crate) struct Guarded {
     pub(crate) guard: DiskGuard,
@@ -107,20 +126,10 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// With watermarks out of the way and nothing too young to go, unless `change` says otherwise.
+    /// See [`guard`].
     pub(crate) fn new(small: &SmallEngine, change: impl FnOnce(&mut DiskSettings)) -> Self {
         let data_dir = tempfile::tempdir().expect("a directory");
-        let mark = |text: &str| text.parse().expect("a watermark");
-        let job = Duration::from_secs(600);
-        let mut settings = DiskSettings::new(mark("1%,1MB"), mark("2%,2MB"), Size(0), job);
-        settings.young = Young { image: Duration::ZERO, cache: Duration::ZERO };
-        change(&mut settings);
-        install_tls();
-        let url = RegistryUrl::parse("localhost:5000").expect("an address");
-        let docker = small.engine.docker().clone();
-        let registry = RegistryClient::new(RegistrySettings::new(url), docker).expect("a client");
-        let guard =
-            DiskGuard::new(settings, data_dir.path(), small.engine.clone(), Arc::new(registry));
+        let guard = guard(&small.engine, data_dir.path(), change);
         Self { builder: guard.builder(), guard, _data_dir: data_dir }
     }
 }
