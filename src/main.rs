@@ -27,9 +27,9 @@ struct Arguments {
 enum Command {
     /// Run the worker.
     ///
-    /// Settings come from the environment and from config/.env, which lists them all in
-    /// config/.env.example. The first SIGTERM or SIGINT drains: no new work is taken, what is in hand is
-    /// finished until DRAIN_TIMEOUT, and the rest goes back to the queue. A second one leaves at once.
+    /// Settings come from the environment and from config/.env; config/.env.example and the README list
+    /// them all. The first SIGTERM or SIGINT drains: no new work is taken, what is in hand is finished
+    /// until DRAIN_TIMEOUT, and the rest goes back to the queue. A second one leaves at once.
     ///
     /// Exit codes: 0 drained; 64 usage; 69 something needed is not available; 75 temporary failure,
     /// start it again; 78 bad settings.

@@ -69,6 +69,7 @@ fn the_command_line_is_explained_and_its_mistakes_are_usage() {
     let help = run(&["serve", "--help"], &Settings::new());
     assert_eq!(help.code, 0);
     assert!(help.stdout.contains("SIGTERM"), "{}", help.stdout);
+    assert!(help.stdout.contains("the environment and from config/.env;"), "{}", help.stdout);
     let version = run(&["--version"], &Settings::new());
     assert_eq!(
         (version.code, version.stdout.trim()),
