@@ -1,5 +1,6 @@
 //! The worker's life: what it needs is put together, it works, it drains, it ends.
 
+use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub enum StartError {
     DataDir(#[from] DataDirError),
     #[error("HTTP_ADDR: cannot listen on {address}: {error}")]
     Listen { address: String, error: std::io::Error },
+    /// No address that this machine could listen on.
+    #[error("HTTP_ADDR: {address} cannot be used: {error}")]
+    HttpAddr { address: String, error: std::io::Error },
     #[error("{variable}: {error}")]
     Broker { variable: String, error: ConnectError },
     /// A queue or the exchange is there already and is of another kind: no matter of the address.
@@ -57,6 +61,7 @@ impl StartError {
         match self {
             StartError::DataDir(DataDirError::InUse(_)) => Exit::Temporary,
             StartError::DataDir(DataDirError::Io { .. })
+            | StartError::HttpAddr { .. }
             | StartError::Broker { .. }
             | StartError::Queues(_)
             | StartError::Adapter(_) => Exit::Config,
@@ -97,9 +102,7 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     let readiness = Readiness::of(&NEEDS);
     let observer = Observer { metrics: Metrics::new(), tracer };
     let health = crew::health();
-    let listener = TcpListener::bind(&config.http_addr)
-        .await
-        .map_err(|error| StartError::Listen { address: config.http_addr.clone(), error })?;
+    let listener = listen(&config.http_addr).await?;
     // Not always what was asked for: port 0 means any that is free.
     let http_addr = listener.local_addr().map_or(config.http_addr.clone(), |at| at.to_string());
     let observed = Observed {
@@ -165,6 +168,16 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     broker.close().await;
     tracing::info!("ended");
     Ok(exit)
+}
+
+/// Listens at `host:port`.
+async fn listen(address: &str) -> Result<TcpListener, StartError> {
+    let unusable = |error| StartError::HttpAddr { address: address.to_owned(), error };
+    let found: Vec<_> = tokio::net::lookup_host(address).await.map_err(unusable)?.collect();
+    TcpListener::bind(&found[..]).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied => unusable(error),
+        _ => StartError::Listen { address: address.to_owned(), error },
+    })
 }
 
 /// The broker will not be used, and whose fault that is.

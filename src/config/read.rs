@@ -445,11 +445,13 @@ impl Reader {
 
     pub(super) fn address(&mut self, name: &str, value: Option<String>, default: &str) -> String {
         let address = value.unwrap_or_else(|| default.to_owned());
-        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() {
+        let parts = address.rsplit_once(':');
+        if !parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
             self.bad(
                 name,
-                format!("`{address}` must be an address and a port, like 127.0.0.1:8080"),
+                format!(
+                    "`{address}` must be an address and a port, like 127.0.0.1:8080 or 0.0.0.0:8080"
+                ),
             );
         }
         address

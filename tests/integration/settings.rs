@@ -93,6 +93,29 @@ fn a_queue_that_cannot_be_used_is_a_bad_setting_and_no_matter_of_the_brokers_add
 }
 
 #[test]
+fn a_bad_http_address_is_a_bad_setting_and_one_that_is_in_use_is_not() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let taken = listener.local_addr().expect("it has an address").to_string();
+    for (address, code) in [
+        (":8080", 78),
+        ("nonsense.invalid:8080", 78),
+        // Of no machine: kept for documents.
+        ("192.0.2.1:8080", 78),
+        (&taken, 69),
+    ] {
+        for level in ["info", "off"] {
+            let uri = ("RABBITMQ_URI", "amqp://localhost/%2f");
+            let ended =
+                run(&["serve"], &settings(&[uri, ("HTTP_ADDR", address), ("RUST_LOG", level)]));
+            assert_eq!(ended.code, code, "{address}: {}", ended.stderr);
+            let lines = ended.stderr.lines().filter(|line| line.contains("HTTP_ADDR: "));
+            assert_eq!(lines.count(), 1, "{address}: {}", ended.stderr);
+        }
+    }
+    drop(listener);
+}
+
+#[test]
 fn a_variable_that_is_no_text_is_named_where_it_is_ours_and_else_does_not_matter() {
     let bad = OsStr::from_bytes(b"caf\xe9");
     let ended_with = |name: &str| {
