@@ -295,8 +295,13 @@ impl Config {
         );
         let pusher =
             read.stage("PUSHER", raw.pusher_concurrency, cores.max(2), raw.pusher_timeout, "5m");
-        let notifier =
-            read.stage("NOTIFIER", raw.notifier_concurrency, 4, raw.notifier_timeout, "30s");
+        let notifier = read.stage(
+            "NOTIFIER",
+            raw.notifier_concurrency,
+            cores.max(4),
+            raw.notifier_timeout,
+            "30s",
+        );
         let errors = read.errors.len();
         let job_timeout = read.duration("JOB_TIMEOUT", raw.job_timeout, "25m");
         let consumer_timeout =
@@ -356,7 +361,7 @@ impl Config {
             builder,
             pusher,
             notifier,
-            retry_concurrency: read.count("RETRY_CONCURRENCY", raw.retry_concurrency, 4),
+            retry_concurrency: read.count("RETRY_CONCURRENCY", raw.retry_concurrency, cores.max(4)),
             retry,
             supervisor: Intensity {
                 max_restarts: read.count("SUPERVISOR_MAX_RESTARTS", raw.supervisor_max_restarts, 5),

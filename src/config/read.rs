@@ -119,11 +119,14 @@ pub(super) struct Found {
 pub(super) struct Reader {
     pub raw: Raw,
     pub errors: Vec<String>,
+    /// The directory of the user that the worker runs as.
+    home: Option<PathBuf>,
 }
 
 impl Reader {
     pub(super) fn new(vars: HashMap<String, String>) -> Result<Self, ConfigErrors> {
-        Ok(Self { raw: Raw::from_vars(vars)?, errors: Vec::new() })
+        let home = vars.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+        Ok(Self { raw: Raw::from_vars(vars)?, errors: Vec::new(), home })
     }
 
     pub(super) fn bad(&mut self, name: &str, what: impl std::fmt::Display) {
@@ -166,7 +169,7 @@ impl Reader {
         Duration::from_secs(1)
     }
 
-    /// The same; `0` is `None`.
+    /// The same; none of it, however written, is `None`.
     pub(super) fn ttl_or_none(
         &mut self,
         name: &str,
@@ -174,7 +177,7 @@ impl Reader {
         default: &str,
     ) -> Option<Duration> {
         let text = value.as_deref().unwrap_or(default);
-        let none = text == "0";
+        let none = text == "0" || humantime::parse_duration(text).is_ok_and(|ttl| ttl.is_zero());
         (!none).then(|| self.ttl(name, value, default))
     }
 
@@ -397,14 +400,15 @@ impl Reader {
         SigningKeys::parse(&found.secret).map_err(|error| self.bad(&found.variable, error)).ok()
     }
 
-    /// The engine.
+    /// The engine, as Docker's own client would find it.
     pub(super) fn engine(&mut self, limits: Limits) -> DockerSettings {
         let raw = self.raw.clone();
         let defaults = DockerSettings::default();
+        let docker = self.home.as_deref().map(|home| home.join(".docker"));
         let settings = DockerSettings {
             host: raw.docker_host.unwrap_or(defaults.host),
-            cert_path: raw.docker_cert_path.map(PathBuf::from),
-            tls_verify: raw.docker_tls_verify.is_some_and(|value| value != "0"),
+            cert_path: raw.docker_cert_path.map(PathBuf::from).or(docker),
+            tls_verify: raw.docker_tls_verify.is_some(),
             network: self.one_of("BUILDER_NETWORK", raw.builder_network, &["host", "none"]),
             // The registry's credential opens every tenant's images, and a build could pull any of them.
             registry_auth: None,

@@ -295,6 +295,47 @@ fn a_line_names_the_variable_that_is_to_be_mended() {
     }
 }
 
+#[test]
+fn dockers_variables_mean_what_they_mean_to_docker() {
+    let engine = |pairs: &[(&str, &str)]| {
+        let read = Config::read(vars(&[&[URI], pairs].concat()));
+        read.map(|config| config.engine).map_err(|errors| errors.to_string())
+    };
+    assert!(!engine(&[("DOCKER_TLS_VERIFY", "")]).expect("good").tls_verify);
+    // Any text switches it on.
+    for on in ["0", "1", "false"] {
+        assert!(engine(&[("DOCKER_TLS_VERIFY", on)]).expect("good").tls_verify, "{on}");
+    }
+    let tls = [("DOCKER_HOST", "tcp://engine"), ("DOCKER_TLS_VERIFY", "0"), ("HOME", "/nowhere")];
+    let error = engine(&tls).expect_err("there are no certificates");
+    assert!(error.contains("cannot use /nowhere/.docker/ca.pem"), "{error}");
+    let error = engine(&[&tls[..], &[("DOCKER_CERT_PATH", "/certificates")]].concat());
+    let error = error.expect_err("there are no certificates");
+    assert!(error.contains("cannot use /certificates/ca.pem"), "{error}");
+}
+
+#[test]
+fn without_a_number_as_much_is_done_at_once_as_fits_the_cores() {
+    let on = |cores| {
+        let mut read = Reader::new(vars(&[URI])).expect("good");
+        let config = Config::assemble(&mut read, cores).expect("good");
+        let stages = [&config.connector, &config.builder, &config.pusher, &config.notifier];
+        (stages.map(|stage| stage.concurrency), config.retry_concurrency, config.builds_per_user)
+    };
+    assert_eq!(on(1), ([2, 1, 2, 4], 4, 1));
+    assert_eq!(on(16), ([16, 16, 16, 16], 16, 16));
+}
+
+#[test]
+fn no_copies_are_kept_for_no_time_however_it_is_written() {
+    for none in ["0", "0s", "0h"] {
+        let config = Config::read(vars(&[URI, ("DEAD_QUEUE_TTL", none)])).expect("good");
+        assert_eq!(config.broker.dead_ttl, None, "{none}");
+    }
+    let config = Config::read(vars(&[URI, ("DEAD_QUEUE_TTL", "49d")])).expect("good");
+    assert_eq!(config.broker.dead_ttl, Some(Duration::from_secs(49 * 24 * 3600)));
+}
+
 /// The lines of `config/.env.example` that give a variable, commented out or not.
 fn example() -> HashMap<String, String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/.env.example");
