@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use actix_rt::System;
 use clap::{Parser, Subcommand};
-use image_builder::config::{self, Config, ConfigErrors};
+use image_builder::config::{self, Config, ConfigErrors, Environment};
 use image_builder::dead;
 use image_builder::exit::Exit;
 use image_builder::memory;
@@ -27,9 +27,9 @@ struct Arguments {
 enum Command {
     /// Run the worker.
     ///
-    /// Settings come from the environment and from config/.env, which lists them all in
-    /// config/.env.example. The first SIGTERM or SIGINT drains: no new work is taken, what is in hand is
-    /// finished until DRAIN_TIMEOUT, and the rest goes back to the queue. A second one leaves at once.
+    /// Settings come from the environment and from config/.env; config/.env.example and the README list
+    /// them all. The first SIGTERM or SIGINT drains: no new work is taken, what is in hand is finished
+    /// until DRAIN_TIMEOUT, and the rest goes back to the queue. A second one leaves at once.
     ///
     /// Exit codes: 0 drained; 64 usage; 69 something needed is not available; 75 temporary failure,
     /// start it again; 78 bad settings.
@@ -80,12 +80,9 @@ fn serve() -> ExitCode {
 
 /// The commands print for people: they log nothing.
 fn dead(command: dead::Command) -> ExitCode {
-    let config = config::environment(Path::new(config::ENV_FILE)).and_then(Config::read);
-    let broker = config.and_then(|config| {
-        outside::broker(&config).map_err(|error| ConfigErrors(vec![format!("{error:#}")]))
-    });
-    let broker = match broker {
-        Ok(broker) => broker,
+    let config = Environment::read(Path::new(config::ENV_FILE)).and_then(Environment::config);
+    let broker = match config {
+        Ok(config) => outside::broker(&config),
         Err(errors) => return refuse(&errors),
     };
     choose_tls();
@@ -111,19 +108,17 @@ fn choose_tls() {
 
 /// The settings, with logging started; all that is bad in either, at once.
 fn settings() -> Result<Config, ConfigErrors> {
-    let vars = config::environment(Path::new(config::ENV_FILE))?;
-    let format = LogFormat::read(vars.get("LOG_FORMAT").map(String::as_str));
-    let filter = telemetry::filter(vars.get("RUST_LOG").map(String::as_str));
-    match (Config::read(vars), format, filter) {
+    let environment = Environment::read(Path::new(config::ENV_FILE))?;
+    let format = LogFormat::read(environment.get("LOG_FORMAT"));
+    let filter = telemetry::filter(environment.get("RUST_LOG"));
+    match (environment.config(), format, filter) {
         (Ok(config), Ok(format), Ok(filter)) => {
             telemetry::start(format, filter);
             Ok(config)
         }
         (config, format, filter) => {
-            let mut errors = config.err().map(|errors| errors.0).unwrap_or_default();
-            errors.extend(format.err());
-            errors.extend(filter.err());
-            Err(ConfigErrors(errors))
+            let errors = config.err().map(|errors| errors.0).unwrap_or_default();
+            Err(ConfigErrors::new(errors.into_iter().chain(format.err()).chain(filter.err())))
         }
     }
 }

@@ -1,9 +1,8 @@
 //! The adapters, put together from the settings.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use async_trait::async_trait;
 use image_builder_actors::crew::Ports;
 use image_builder_actors::fault::Reason;
@@ -12,14 +11,13 @@ use image_builder_actors::ports::{Broker, Probe};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::disk::{DiskGuard, DiskSettings};
-use crate::docker::{DockerEngine, DockerSettings};
+use crate::docker::DockerEngine;
 use crate::git::{GitConnector, GitSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::rabbitmq::RabbitSettings;
 use crate::readiness::Readiness;
-use crate::registry::{RegistryClient, RegistryCredentials, RegistrySettings, RegistryUrl};
-use crate::topology::{Topology, TopologySettings};
-use crate::webhook::{SigningKeys, WebhookNotifier, WebhookSettings};
+use crate::registry::{RegistryClient, RegistrySettings};
+use crate::webhook::{WebhookNotifier, WebhookSettings};
 
 /// Everything that the worker speaks to, the broker apart: that one has to be waited for.
 pub struct Outside {
@@ -38,40 +36,27 @@ impl Outside {
     ///
     /// # Errors
     ///
-    /// A setting that only its adapter can judge; the message begins with the variable's name.
+    /// The machine lacks what an adapter needs: certificates, or room in the data directory. The
+    /// settings are good, or there would be no [`Config`].
     pub fn assemble(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
-        let url = RegistryUrl::parse(&config.registry.url).context("REGISTRY_URL")?;
-        let registry_name = url.to_string();
-        let credentials = match (&config.registry.username, &config.registry.password) {
-            (Some(username), Some(password)) => {
-                Some(RegistryCredentials { username: username.clone(), password: password.clone() })
-            }
-            (None, None) => None,
-            (Some(_), None) => {
-                return Err(anyhow!("REGISTRY_PASSWORD: is missing beside REGISTRY_USERNAME"));
-            }
-            (None, Some(_)) => {
-                return Err(anyhow!("REGISTRY_USERNAME: is missing beside REGISTRY_PASSWORD"));
-            }
-        };
-        let engine = DockerEngine::connect(engine(config)).context("DOCKER_HOST")?;
+        let registry_name = config.registry.url.to_string();
+        let engine = DockerEngine::connect(config.engine.clone())?;
         let registry = RegistrySettings {
-            credentials,
+            credentials: config.registry.credentials.clone(),
             push_timeout: config.pusher.timeout,
             journal: Some(data_dir.pushes()),
-            ..RegistrySettings::new(url)
+            ..RegistrySettings::new(config.registry.url.clone())
         };
-        let registry =
-            RegistryClient::new(registry, engine.docker().clone()).context("REGISTRY_URL")?;
+        let registry = RegistryClient::new(registry, engine.docker().clone())
+            .context("the registry's client, with its journal in DATA_DIR")?;
         let (engine, registry) = (Arc::new(engine), Arc::new(registry));
         let disk = config.disk.clone();
         let disk = DiskSettings::new(disk.low, disk.high, disk.budget, config.listener.job_timeout);
         let disk = DiskGuard::new(disk, data_dir.path(), engine.clone(), registry.clone());
-        let keys = config.managers.secret.as_ref().map(SigningKeys::parse);
         let managers = WebhookSettings {
             container_manager_url: config.managers.container_manager.clone(),
             connector_manager_url: config.managers.connector_manager.clone(),
-            keys: keys.transpose().context("NOTIFIER_SECRET")?,
+            keys: config.managers.keys.clone(),
             timeout: config.notifier.timeout,
         };
         let forge = GitSettings {
@@ -84,11 +69,11 @@ impl Outside {
         let planner = PlannerSettings::new(config.limits.clone(), secret);
         Ok(Self {
             registry_name,
-            forge: Arc::new(GitConnector::new(forge).context("GITHUB_URL")?),
+            forge: Arc::new(GitConnector::new(forge).context("the forge's client")?),
             planner: Arc::new(SourcePlanner::new(planner)),
             engine,
             registry,
-            managers: Arc::new(WebhookNotifier::new(managers).context("CONTAINER_MANAGER_URL")?),
+            managers: Arc::new(WebhookNotifier::new(managers).context("the managers' client")?),
             disk,
         })
     }
@@ -160,36 +145,7 @@ impl Probe for Probes {
     }
 }
 
-fn engine(config: &Config) -> DockerSettings {
-    let defaults = DockerSettings::default();
-    DockerSettings {
-        host: config.engine.host.clone().unwrap_or(defaults.host),
-        cert_path: config.engine.cert_path.clone(),
-        tls_verify: config.engine.tls_verify,
-        network: config.engine.network.clone(),
-        // The registry's credential opens every tenant's images, and a build could pull any of them.
-        registry_auth: None,
-        limits: config.limits.clone(),
-    }
-}
-
 /// What the broker's adapter needs to know.
-///
-/// # Errors
-///
-/// A queue that cannot be named or a delay that no queue can have.
-pub fn broker(config: &Config) -> anyhow::Result<RabbitSettings> {
-    let rungs: Vec<Duration> = config.retry.rungs();
-    let topology = Topology::new(TopologySettings {
-        build_queue: config.broker.build_queue.clone(),
-        fail_queue: config.broker.fail_queue.clone(),
-        outcome_queue: config.broker.outcome_queue.clone(),
-        dead_queue: config.broker.dead_queue.clone(),
-        result_queue: config.broker.result_queue.clone(),
-        cancel_exchange: config.broker.cancel_exchange.clone(),
-        build_rungs: rungs.clone(),
-        outcome_rungs: rungs,
-    })
-    .context("the queues")?;
-    Ok(RabbitSettings::new(config.broker.uri.clone(), topology))
+pub fn broker(config: &Config) -> RabbitSettings {
+    RabbitSettings::new(config.broker.uri.clone(), config.broker.topology.clone())
 }

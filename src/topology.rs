@@ -2,7 +2,8 @@
 //!
 //! Nothing here talks to a broker; `rabbitmq` declares what this table says.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::time::Duration;
 
@@ -90,16 +91,30 @@ pub struct QueueDeclaration {
 }
 
 /// Names or delays that no broker would take.
+/// The message begins with the variable that the name is from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
-    #[error("the name of the {what} is empty")]
-    Empty { what: String },
-    #[error("the name of the {what} is {length} bytes long; RabbitMQ takes {LONGEST_NAME}")]
-    TooLong { what: String, length: usize },
-    #[error("the name `{name}` of the {what} begins with `amq.`, which RabbitMQ keeps for itself")]
-    Reserved { what: String, name: String },
-    #[error("two queues are called `{name}`")]
-    Twice { name: String },
+    #[error("{setting}: the name of the {what} is empty")]
+    Empty { setting: &'static str, what: String },
+    #[error(
+        "{setting}: the name of the {what} is {length} bytes long; RabbitMQ takes {LONGEST_NAME}"
+    )]
+    TooLong { setting: &'static str, what: String, length: usize },
+    #[error(
+        "{setting}: the name `{name}` of the {what} begins with `amq.`, which RabbitMQ keeps for itself"
+    )]
+    Reserved { setting: &'static str, what: String, name: String },
+    #[error(
+        "{setting}: `{name}` is the name of the {what} and of the {other} ({other_setting}); each \
+         queue needs a name of its own"
+    )]
+    Twice {
+        setting: &'static str,
+        name: String,
+        what: String,
+        other: String,
+        other_setting: &'static str,
+    },
     #[error("the delay ladder of the {queue} has no rung")]
     NoRungs { queue: &'static str },
     #[error(
@@ -121,35 +136,56 @@ impl Topology {
     /// Makes the table.
     ///
     /// # Errors
-    /// The first name or delay that RabbitMQ would not take.
-    pub fn new(mut settings: TopologySettings) -> Result<Self, TopologyError> {
-        check_name("cancel exchange", &settings.cancel_exchange)?;
-        check_rungs("build queue", &mut settings.build_rungs)?;
-        check_rungs("outcome queue", &mut settings.outcome_rungs)?;
+    /// All names and delays that RabbitMQ would not take.
+    pub fn new(mut settings: TopologySettings) -> Result<Self, Vec<TopologyError>> {
+        let mut errors = Vec::new();
+        errors.extend(
+            check_name("CANCEL_EXCHANGE", "cancel exchange", &settings.cancel_exchange).err(),
+        );
+        errors.extend(check_rungs("build queue", &mut settings.build_rungs).err());
+        errors.extend(check_rungs("outcome queue", &mut settings.outcome_rungs).err());
 
+        // Each with the variable that its name is from.
         let mut queues = vec![
-            build_queue(&settings.build_queue, &settings.fail_queue),
-            plain_queue(Role::Fail, &settings.fail_queue),
-            plain_queue(Role::Outcome, &settings.outcome_queue),
-            plain_queue(Role::Dead, &settings.dead_queue),
+            ("BUILD_QUEUE", build_queue(&settings.build_queue, &settings.fail_queue)),
+            ("FAIL_QUEUE", plain_queue(Role::Fail, &settings.fail_queue)),
+            ("OUTCOME_QUEUE", plain_queue(Role::Outcome, &settings.outcome_queue)),
+            ("DEAD_QUEUE", plain_queue(Role::Dead, &settings.dead_queue)),
         ];
-        queues.push(told_log(&settings.outcome_queue));
-        queues.extend(settings.result_queue.iter().map(|name| plain_queue(Role::Result, name)));
+        queues.push(("OUTCOME_QUEUE", told_log(&settings.outcome_queue)));
+        let results = settings.result_queue.iter();
+        queues.extend(results.map(|name| ("RESULT_QUEUE", plain_queue(Role::Result, name))));
         let ladders = [
-            (&settings.build_queue, &settings.build_rungs),
-            (&settings.outcome_queue, &settings.outcome_rungs),
+            ("BUILD_QUEUE", &settings.build_queue, &settings.build_rungs),
+            ("OUTCOME_QUEUE", &settings.outcome_queue, &settings.outcome_rungs),
         ];
-        for (queue, rungs) in ladders {
-            queues.extend(rungs.iter().map(|delay| rung(queue, *delay)));
+        for (setting, queue, rungs) in ladders {
+            queues.extend(rungs.iter().map(|delay| (setting, rung(queue, *delay))));
         }
 
-        let mut seen = BTreeSet::new();
-        for queue in &queues {
-            check_name(&queue.to_string(), &queue.name)?;
-            if !seen.insert(&queue.name) {
-                return Err(TopologyError::Twice { name: queue.name.clone() });
+        let mut seen = BTreeMap::new();
+        for (setting, queue) in &queues {
+            errors.extend(check_name(setting, &queue.to_string(), &queue.name).err());
+            match seen.entry(&queue.name) {
+                Entry::Vacant(free) => {
+                    free.insert((setting, queue));
+                }
+                Entry::Occupied(taken) => {
+                    let (other_setting, other) = taken.get();
+                    errors.push(TopologyError::Twice {
+                        setting,
+                        name: queue.name.clone(),
+                        what: queue.to_string(),
+                        other: other.to_string(),
+                        other_setting,
+                    });
+                }
             }
         }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let queues = queues.into_iter().map(|(_, queue)| queue).collect();
         Ok(Self { settings, queues })
     }
 
@@ -283,16 +319,16 @@ fn dead_letters_to(queue: &str) -> [(&'static str, Argument); 4] {
     ]
 }
 
-fn check_name(what: &str, name: &str) -> Result<(), TopologyError> {
+fn check_name(setting: &'static str, what: &str, name: &str) -> Result<(), TopologyError> {
     let what = what.to_owned();
     if name.is_empty() {
-        return Err(TopologyError::Empty { what });
+        return Err(TopologyError::Empty { setting, what });
     }
     if name.len() > LONGEST_NAME {
-        return Err(TopologyError::TooLong { what, length: name.len() });
+        return Err(TopologyError::TooLong { setting, what, length: name.len() });
     }
     if name.starts_with("amq.") {
-        return Err(TopologyError::Reserved { what, name: name.to_owned() });
+        return Err(TopologyError::Reserved { setting, what, name: name.to_owned() });
     }
     Ok(())
 }
@@ -407,16 +443,40 @@ mod tests {
         let refused = |change: fn(&mut TopologySettings)| {
             let mut settings = settings();
             change(&mut settings);
-            Topology::new(settings).expect_err("a bad name").to_string()
+            let errors = Topology::new(settings).expect_err("a bad name");
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
         };
-        assert_eq!(refused(|s| s.fail_queue.clear()), "the name of the fail queue is empty");
+        assert_eq!(
+            refused(|s| s.fail_queue.clear()),
+            "FAIL_QUEUE: the name of the fail queue is empty"
+        );
         assert_eq!(
             refused(|s| s.dead_queue = "é".repeat(128)),
-            "the name of the dead queue is 256 bytes long; RabbitMQ takes 255"
+            "DEAD_QUEUE: the name of the dead queue is 256 bytes long; RabbitMQ takes 255"
         );
         assert!(refused(|s| s.build_queue = "b".repeat(250)).contains("260 bytes"));
-        assert!(refused(|s| s.cancel_exchange = "amq.c".to_owned()).contains("`amq.c`"));
-        assert_eq!(refused(|s| s.dead_queue = "b".to_owned()), "two queues are called `b`");
+        let reserved = refused(|s| s.cancel_exchange = "amq.c".to_owned());
+        assert!(reserved.starts_with("CANCEL_EXCHANGE: the name `amq.c`"), "{reserved}");
+    }
+
+    #[test]
+    fn queues_of_one_name_are_refused_with_the_variables_of_both() {
+        let clashing = TopologySettings {
+            fail_queue: "o.retry.10m".to_owned(),
+            dead_queue: "b".to_owned(),
+            ..settings()
+        };
+        let errors = Topology::new(clashing).expect_err("two names are taken twice");
+        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "DEAD_QUEUE: `b` is the name of the dead queue and of the build queue (BUILD_QUEUE); \
+                 each queue needs a name of its own",
+                "OUTCOME_QUEUE: `o.retry.10m` is the name of the delay queue `o.retry.10m` and of the \
+                 fail queue (FAIL_QUEUE); each queue needs a name of its own",
+            ]
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The worker's life: what it needs is put together, it works, it drains, it ends.
 
+use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use image_builder_actors::crew::{self, Crew, Settings, Stage};
 use image_builder_actors::journey::Observer;
 use image_builder_actors::lifecycle::{Lifecycle, Phase};
 use image_builder_actors::metrics::Metrics;
+use image_builder_actors::ports::Route;
 use image_builder_actors::request::Rules;
 use image_builder_actors::trace::Tracer;
 use serde::Deserialize;
@@ -39,11 +41,17 @@ pub enum StartError {
     DataDir(#[from] DataDirError),
     #[error("HTTP_ADDR: cannot listen on {address}: {error}")]
     Listen { address: String, error: std::io::Error },
-    #[error("RABBITMQ_URI: {0}")]
-    Broker(#[from] ConnectError),
-    /// A setting that only its adapter can judge.
+    /// No address that this machine could listen on.
+    #[error("HTTP_ADDR: {address} cannot be used: {error}")]
+    HttpAddr { address: String, error: std::io::Error },
+    #[error("{variable}: {error}")]
+    Broker { variable: String, error: ConnectError },
+    /// A queue or the exchange is there already and is of another kind: no matter of the address.
+    #[error(transparent)]
+    Queues(ConnectError),
+    /// The machine lacks what an adapter needs.
     #[error("{0:#}")]
-    Setting(anyhow::Error),
+    Adapter(anyhow::Error),
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
 }
@@ -53,8 +61,10 @@ impl StartError {
         match self {
             StartError::DataDir(DataDirError::InUse(_)) => Exit::Temporary,
             StartError::DataDir(DataDirError::Io { .. })
-            | StartError::Broker(_)
-            | StartError::Setting(_) => Exit::Config,
+            | StartError::HttpAddr { .. }
+            | StartError::Broker { .. }
+            | StartError::Queues(_)
+            | StartError::Adapter(_) => Exit::Config,
             StartError::Listen { .. } | StartError::Signals(_) => Exit::Unavailable,
         }
     }
@@ -68,12 +78,19 @@ pub async fn serve(config: Config) -> Exit {
             exporter.close().await;
             ended
         }
-        Err(error) => Err(StartError::Setting(error.context("OTEL_EXPORTER_OTLP_HEADERS"))),
+        Err(error) => {
+            Err(StartError::Adapter(error.context("the client of the traces' collector")))
+        }
     };
     match ended {
         Ok(exit) => exit,
         Err(error) => {
-            tracing::error!("cannot start: {error}");
+            // Whatever RUST_LOG silences, the reason of the exit code is told.
+            if tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!("cannot start: {error}");
+            } else {
+                eprintln!("image-builder: {error}");
+            }
             error.exit()
         }
     }
@@ -85,9 +102,7 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     let readiness = Readiness::of(&NEEDS);
     let observer = Observer { metrics: Metrics::new(), tracer };
     let health = crew::health();
-    let listener = TcpListener::bind(&config.http_addr)
-        .await
-        .map_err(|error| StartError::Listen { address: config.http_addr.clone(), error })?;
+    let listener = listen(&config.http_addr).await?;
     // Not always what was asked for: port 0 means any that is free.
     let http_addr = listener.local_addr().map_or(config.http_addr.clone(), |at| at.to_string());
     let observed = Observed {
@@ -98,7 +113,7 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     tokio::spawn(http::serve(listener, observed));
     tokio::spawn(memory::give_back());
 
-    let outside = Outside::assemble(&config, &data_dir).map_err(StartError::Setting)?;
+    let outside = Outside::assemble(&config, &data_dir).map_err(StartError::Adapter)?;
     outside.watch(&readiness);
     let connected = watch_broker(&readiness);
     tracing::info!(
@@ -110,9 +125,10 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let broker = outside::broker(&config).map_err(StartError::Setting)?;
     let broker = tokio::select! {
-        broker = RabbitMq::connect(broker) => Arc::new(broker?),
+        broker = RabbitMq::connect(outside::broker(&config)) => {
+            Arc::new(broker.map_err(|error| refused(&config, error))?)
+        }
         () = signals.next() => {
             tracing::info!("stopped before the broker was reached");
             return Ok(Exit::Ok);
@@ -154,6 +170,26 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     Ok(exit)
 }
 
+/// Listens at `host:port`.
+async fn listen(address: &str) -> Result<TcpListener, StartError> {
+    let unusable = |error| StartError::HttpAddr { address: address.to_owned(), error };
+    let found: Vec<_> = tokio::net::lookup_host(address).await.map_err(unusable)?.collect();
+    TcpListener::bind(&found[..]).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied => unusable(error),
+        _ => StartError::Listen { address: address.to_owned(), error },
+    })
+}
+
+/// The broker will not be used, and whose fault that is.
+fn refused(config: &Config, error: ConnectError) -> StartError {
+    match error {
+        ConnectError::Topology { .. } => StartError::Queues(error),
+        ConnectError::Address { .. } | ConnectError::Refused { .. } => {
+            StartError::Broker { variable: config.broker.uri_variable.clone(), error }
+        }
+    }
+}
+
 /// Finishes what is in hand while there is time, and hands back the rest.
 async fn drain(crew: &mut Crew, lifecycle: &Lifecycle, limit: Duration) {
     if tokio::time::timeout(limit, crew.settled()).await.is_ok() {
@@ -185,7 +221,7 @@ fn settings(config: &Config, data_dir: &DataDir, registry_name: String) -> Setti
         supersede: config.listener.supersede,
         retry: config.retry.clone(),
         dead_ttl: config.broker.dead_ttl,
-        results: config.broker.result_queue.is_some(),
+        results: config.broker.topology.routing_key(Route::Result).is_some(),
         intensity: config.supervisor.clone(),
     }
 }

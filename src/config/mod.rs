@@ -5,7 +5,8 @@
 mod read;
 mod traces;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,9 +17,13 @@ use image_builder_actors::secret::Secret;
 use image_builder_actors::supervisor::Intensity;
 use reqwest::Url;
 
-use self::read::{Raw, Reader};
+use self::read::Reader;
 use crate::disk::size::{Size, Watermark};
+use crate::docker::DockerSettings;
 use crate::otlp::TraceSettings;
+use crate::registry::{RegistryCredentials, RegistryUrl};
+use crate::topology::Topology;
+use crate::webhook::SigningKeys;
 
 /// The file that is read beside the environment, relative to the working directory.
 pub const ENV_FILE: &str = "config/.env";
@@ -28,7 +33,7 @@ pub const ENV_FILE: &str = "config/.env";
 pub struct Config {
     pub broker: BrokerConfig,
     pub data_dir: PathBuf,
-    pub engine: EngineConfig,
+    pub engine: DockerSettings,
     pub disk: DiskConfig,
     pub registry: RegistryConfig,
     pub managers: ManagersConfig,
@@ -55,25 +60,11 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
     pub uri: Secret,
-    pub build_queue: String,
-    pub fail_queue: String,
-    pub outcome_queue: String,
-    pub dead_queue: String,
+    /// The variable that brought the address.
+    pub uri_variable: String,
+    pub topology: Topology,
     /// `None` = no copies are kept.
     pub dead_ttl: Option<Duration>,
-    pub result_queue: Option<String>,
-    pub cancel_exchange: String,
-}
-
-#[derive(Debug, Clone)]
-pub struct EngineConfig {
-    /// `unix://…`, `tcp://…`, `http://…` or `https://…`; `None` = Docker's default socket.
-    pub host: Option<String>,
-    /// Directory with `ca.pem`, `cert.pem` and `key.pem`.
-    pub cert_path: Option<PathBuf>,
-    pub tls_verify: bool,
-    /// Network of `RUN` steps: `host` or `none`; `None` = the engine's default.
-    pub network: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -88,9 +79,9 @@ pub struct DiskConfig {
 
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
-    pub url: String,
-    pub username: Option<String>,
-    pub password: Option<Secret>,
+    pub url: RegistryUrl,
+    /// `None` = anonymous.
+    pub credentials: Option<RegistryCredentials>,
 }
 
 #[derive(Debug, Clone)]
@@ -98,7 +89,8 @@ pub struct ManagersConfig {
     /// `None` = the notification is only logged. May hold a credential.
     pub container_manager: Option<Url>,
     pub connector_manager: Option<Url>,
-    pub secret: Option<Secret>,
+    /// `None` = notifications are not signed.
+    pub keys: Option<SigningKeys>,
 }
 
 #[derive(Debug, Clone)]
@@ -130,6 +122,18 @@ pub struct StageConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<String>);
 
+impl ConfigErrors {
+    /// Of several lines on one variable the first: what follows may only follow from it.
+    pub fn new(lines: impl IntoIterator<Item = String>) -> Self {
+        let mut seen = HashSet::new();
+        let first = |line: &String| {
+            let variable = line.split_once(": ").map_or(line.as_str(), |(variable, _)| variable);
+            seen.insert(variable.to_owned())
+        };
+        Self(lines.into_iter().filter(first).collect())
+    }
+}
+
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
@@ -139,11 +143,86 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// The environment, with `config/.env` below it.
-///
-/// # Errors
-///
-/// The file is there but cannot be read.
-pub fn environment(file: &Path) -> Result<HashMap<String, String>, ConfigErrors> {
+#[derive(Default)]
+pub struct Environment {
+    vars: HashMap<String, String>,
+    /// One line for each variable of ours that is no text.
+    errors: Vec<String>,
+}
+
+impl Environment {
+    /// Reads `file`, where it is there, and the real environment, which wins.
+    ///
+    /// # Errors
+    ///
+    /// The file is there but cannot be read.
+    pub fn read(file: &Path) -> Result<Self, ConfigErrors> {
+        Ok(Self::merged(read_file(file)?, std::env::vars_os()))
+    }
+
+    /// What a real variable says is not mixed with what the file says: it takes the place of the
+    /// file's variables of its family.
+    fn merged(
+        mut file: HashMap<String, String>,
+        real: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Self {
+        let mut found = Self::default();
+        // A name that is no text is not ours.
+        for (name, value) in
+            real.filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        {
+            let value = value.into_string().unwrap_or_else(|value| {
+                if read::is_ours(&name) {
+                    found.errors.push(format!("{name}: is not UTF-8 text"));
+                }
+                value.to_string_lossy().into_owned()
+            });
+            found.vars.insert(name, value);
+        }
+        let set: HashSet<_> = found
+            .vars
+            .iter()
+            .filter(|(_, value)| !value.trim().is_empty())
+            .map(|(name, _)| family(name))
+            .collect();
+        file.retain(|name, _| !set.contains(family(name)));
+        for (name, value) in file {
+            found.vars.entry(name).or_insert(value);
+        }
+        found
+    }
+
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.vars.get(name).map(String::as_str)
+    }
+
+    /// The settings.
+    ///
+    /// # Errors
+    ///
+    /// All bad and missing values.
+    pub fn config(self) -> Result<Config, ConfigErrors> {
+        match Config::read(self.vars) {
+            Ok(config) if self.errors.is_empty() => Ok(config),
+            read => {
+                let others = read.err().map(|errors| errors.0).unwrap_or_default();
+                Err(ConfigErrors::new(self.errors.into_iter().chain(others)))
+            }
+        }
+    }
+}
+
+/// What the variables have in common that give the same value: a text, a file with it, and for the
+/// broker's address another name.
+fn family(name: &str) -> &str {
+    match name.strip_suffix("_FILE").unwrap_or(name) {
+        "AMQP_URL" => "RABBITMQ_URI",
+        name => name,
+    }
+}
+
+fn read_file(file: &Path) -> Result<HashMap<String, String>, ConfigErrors> {
     let mut vars = HashMap::new();
     match dotenvy::from_filename_iter(file) {
         Ok(lines) => {
@@ -162,7 +241,6 @@ pub fn environment(file: &Path) -> Result<HashMap<String, String>, ConfigErrors>
         Err(dotenvy::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(_) => return Err(ConfigErrors(vec![format!("{}: cannot be read", file.display())])),
     }
-    vars.extend(std::env::vars());
     Ok(vars)
 }
 
@@ -173,9 +251,12 @@ impl Config {
     ///
     /// All bad and missing values.
     pub fn read(vars: HashMap<String, String>) -> Result<Self, ConfigErrors> {
-        let mut read = Reader::new(Raw::from_vars(vars)?);
-        let config = Self::assemble(&mut read);
-        if read.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(read.errors)) }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut read = Reader::new(vars)?;
+        match Self::assemble(&mut read, cores) {
+            Some(config) if read.errors.is_empty() => Ok(config),
+            _ => Err(ConfigErrors::new(read.errors)),
+        }
     }
 
     /// What can be set so and is hardly meant so, one line each.
@@ -198,9 +279,10 @@ impl Config {
         cut_short.into_iter().chain(hidden).collect()
     }
 
-    fn assemble(read: &mut Reader) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    /// `None` only where there are errors.
+    fn assemble(read: &mut Reader, cores: usize) -> Option<Self> {
         let raw = read.raw.clone();
+        let limits = Limits::default();
 
         let builder =
             read.stage("BUILDER", raw.builder_concurrency, cores, raw.builder_timeout, "15m");
@@ -213,67 +295,41 @@ impl Config {
         );
         let pusher =
             read.stage("PUSHER", raw.pusher_concurrency, cores.max(2), raw.pusher_timeout, "5m");
-        let notifier =
-            read.stage("NOTIFIER", raw.notifier_concurrency, 4, raw.notifier_timeout, "30s");
+        let notifier = read.stage(
+            "NOTIFIER",
+            raw.notifier_concurrency,
+            cores.max(4),
+            raw.notifier_timeout,
+            "30s",
+        );
+        let errors = read.errors.len();
         let job_timeout = read.duration("JOB_TIMEOUT", raw.job_timeout, "25m");
         let consumer_timeout =
             read.duration("RABBITMQ_CONSUMER_TIMEOUT", raw.rabbitmq_consumer_timeout, "30m");
-        if job_timeout >= consumer_timeout {
-            read.errors.push(
-                "JOB_TIMEOUT: must be below RABBITMQ_CONSUMER_TIMEOUT, or the broker takes deliveries away from under running jobs".to_owned(),
+        if read.errors.len() == errors && job_timeout >= consumer_timeout {
+            read.bad(
+                "JOB_TIMEOUT",
+                "must be below RABBITMQ_CONSUMER_TIMEOUT, or the broker takes deliveries away from under running jobs",
             );
         }
-        Self {
-            broker: BrokerConfig {
-                uri: read.broker_uri(),
-                build_queue: read.queue("BUILD_QUEUE", raw.build_queue, "image-builder.build"),
-                fail_queue: read.queue("FAIL_QUEUE", raw.fail_queue, "image-builder.fail"),
-                outcome_queue: read.queue(
-                    "OUTCOME_QUEUE",
-                    raw.outcome_queue,
-                    "image-builder.outcome",
-                ),
-                dead_queue: read.queue("DEAD_QUEUE", raw.dead_queue, "image-builder.dead"),
-                dead_ttl: match raw.dead_queue_ttl.as_deref() {
-                    Some("0") => None,
-                    _ => Some(read.ttl("DEAD_QUEUE_TTL", raw.dead_queue_ttl, "7d")),
-                },
-                result_queue: raw
-                    .result_queue
-                    .map(|name| read.queue("RESULT_QUEUE", Some(name), "")),
-                cancel_exchange: read.queue(
-                    "CANCEL_EXCHANGE",
-                    raw.cancel_exchange,
-                    "image-builder.cancel",
-                ),
-            },
+        let retry = RetryPolicy {
+            max_attempts: read.count("RETRY_MAX_ATTEMPTS", raw.retry_max_attempts, 5) as u32,
+            initial_delay: read.ttl("RETRY_INITIAL_DELAY", raw.retry_initial_delay, "10s"),
+            multiplier: read.multiplier("RETRY_MULTIPLIER", raw.retry_multiplier, 3.0),
+            max_delay: read.ttl("RETRY_MAX_DELAY", raw.retry_max_delay, "10m"),
+        };
+        let broker = read.broker(&retry);
+        let registry = read.registry();
+        Some(Self {
             data_dir: raw.data_dir.unwrap_or_else(|| "./data".to_owned()).into(),
-            engine: EngineConfig {
-                host: read.docker_host(),
-                cert_path: raw.docker_cert_path.map(PathBuf::from),
-                tls_verify: raw.docker_tls_verify.is_some_and(|value| value != "0"),
-                network: read.one_of("BUILDER_NETWORK", raw.builder_network, &["host", "none"]),
-            },
+            engine: read.engine(limits.clone()),
             disk: read.disk(),
-            registry: RegistryConfig {
-                url: raw.registry_url.unwrap_or_else(|| "localhost:5000".to_owned()),
-                password: read.secret(
-                    "REGISTRY_PASSWORD",
-                    raw.registry_password,
-                    raw.registry_password_file,
-                ),
-                username: raw.registry_username,
-            },
             managers: ManagersConfig {
                 container_manager: read
                     .optional_url("CONTAINER_MANAGER_URL", raw.container_manager_url),
                 connector_manager: read
                     .optional_url("CONNECTOR_MANAGER_URL", raw.connector_manager_url),
-                secret: read.secret(
-                    "NOTIFIER_SECRET",
-                    raw.notifier_secret,
-                    raw.notifier_secret_file,
-                ),
+                keys: read.signing_keys(),
             },
             forge: ForgeConfig {
                 url: read.forge_url("GITHUB_URL", raw.github_url, "https://github.com"),
@@ -305,13 +361,8 @@ impl Config {
             builder,
             pusher,
             notifier,
-            retry_concurrency: read.count("RETRY_CONCURRENCY", raw.retry_concurrency, 4),
-            retry: RetryPolicy {
-                max_attempts: read.count("RETRY_MAX_ATTEMPTS", raw.retry_max_attempts, 5) as u32,
-                initial_delay: read.duration("RETRY_INITIAL_DELAY", raw.retry_initial_delay, "10s"),
-                multiplier: read.multiplier("RETRY_MULTIPLIER", raw.retry_multiplier, 3.0),
-                max_delay: read.duration("RETRY_MAX_DELAY", raw.retry_max_delay, "10m"),
-            },
+            retry_concurrency: read.count("RETRY_CONCURRENCY", raw.retry_concurrency, cores.max(4)),
+            retry,
             supervisor: Intensity {
                 max_restarts: read.count("SUPERVISOR_MAX_RESTARTS", raw.supervisor_max_restarts, 5),
                 window: read.duration("SUPERVISOR_WINDOW", raw.supervisor_window, "30s"),
@@ -324,8 +375,11 @@ impl Config {
             drain_timeout: read.duration("DRAIN_TIMEOUT", raw.drain_timeout, "60s"),
             http_addr: read.address("HTTP_ADDR", raw.http_addr, "127.0.0.1:8080"),
             traces: read.traces(),
-            limits: Limits::default(),
-        }
+            limits,
+            // Last, when everything has been read: what is bad is told all at once.
+            broker: broker?,
+            registry: registry?,
+        })
     }
 }
 

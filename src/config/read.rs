@@ -1,98 +1,132 @@
 //! From texts to typed values, collecting one line for each that is bad.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use image_builder_actors::limits::Limits;
+use image_builder_actors::policy::RetryPolicy;
 use image_builder_actors::secret::Secret;
+use lapin::uri::AMQPUri;
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::{ConfigErrors, DiskConfig, StageConfig};
-use crate::topology::LONGEST_TTL;
+use super::{BrokerConfig, ConfigErrors, DiskConfig, RegistryConfig, StageConfig};
+use crate::docker::{DockerEngine, DockerSettings};
+use crate::registry::{RegistryCredentials, RegistryUrl};
+use crate::topology::{LONGEST_TTL, Topology, TopologySettings};
+use crate::webhook::SigningKeys;
 
 /// The variables as texts: envy stops at the first value of a wrong type, so none has one.
-#[derive(Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Raw {
-    pub rabbitmq_uri: Option<String>,
-    pub rabbitmq_uri_file: Option<String>,
-    pub amqp_url: Option<String>,
-    pub amqp_url_file: Option<String>,
-    pub rabbitmq_consumer_timeout: Option<String>,
-    pub build_queue: Option<String>,
-    pub fail_queue: Option<String>,
-    pub outcome_queue: Option<String>,
-    pub dead_queue: Option<String>,
-    pub dead_queue_ttl: Option<String>,
-    pub result_queue: Option<String>,
-    pub cancel_exchange: Option<String>,
-    pub data_dir: Option<String>,
-    pub docker_host: Option<String>,
-    pub docker_cert_path: Option<String>,
-    pub docker_tls_verify: Option<String>,
-    pub builder_network: Option<String>,
-    pub disk_low_watermark: Option<String>,
-    pub disk_high_watermark: Option<String>,
-    pub cache_budget: Option<String>,
-    pub registry_url: Option<String>,
-    pub registry_username: Option<String>,
-    pub registry_password: Option<String>,
-    pub registry_password_file: Option<String>,
-    pub container_manager_url: Option<String>,
-    pub connector_manager_url: Option<String>,
-    pub notifier_secret: Option<String>,
-    pub notifier_secret_file: Option<String>,
-    pub github_url: Option<String>,
-    pub github_api_url: Option<String>,
-    pub listener_concurrency: Option<String>,
-    pub connector_concurrency: Option<String>,
-    pub builder_concurrency: Option<String>,
-    pub pusher_concurrency: Option<String>,
-    pub notifier_concurrency: Option<String>,
-    pub retry_concurrency: Option<String>,
-    pub builder_per_user: Option<String>,
-    pub listener_supersede: Option<String>,
-    pub connector_timeout: Option<String>,
-    pub builder_timeout: Option<String>,
-    pub pusher_timeout: Option<String>,
-    pub notifier_timeout: Option<String>,
-    pub job_timeout: Option<String>,
-    pub retry_max_attempts: Option<String>,
-    pub retry_initial_delay: Option<String>,
-    pub retry_multiplier: Option<String>,
-    pub retry_max_delay: Option<String>,
-    pub supervisor_max_restarts: Option<String>,
-    pub supervisor_window: Option<String>,
-    pub supervisor_health_interval: Option<String>,
-    pub drain_timeout: Option<String>,
-    pub http_addr: Option<String>,
-    pub otel_exporter_otlp_endpoint: Option<String>,
-    pub otel_exporter_otlp_headers: Option<String>,
-    pub otel_exporter_otlp_headers_file: Option<String>,
-    pub otel_exporter_otlp_protocol: Option<String>,
-    pub otel_service_name: Option<String>,
-    pub otel_resource_attributes: Option<String>,
+macro_rules! variables {
+    ($($name:ident,)*) => {
+        #[derive(Clone, Default, Deserialize)]
+        #[serde(default)]
+        pub(super) struct Raw {
+            $(pub $name: Option<String>,)*
+        }
+
+        /// The names of all variables that [`Raw`] takes, in lower case.
+        pub(super) const NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+variables! {
+    rabbitmq_uri,
+    rabbitmq_uri_file,
+    amqp_url,
+    amqp_url_file,
+    rabbitmq_consumer_timeout,
+    build_queue,
+    fail_queue,
+    outcome_queue,
+    dead_queue,
+    dead_queue_ttl,
+    result_queue,
+    cancel_exchange,
+    data_dir,
+    docker_host,
+    docker_cert_path,
+    docker_tls_verify,
+    builder_network,
+    disk_low_watermark,
+    disk_high_watermark,
+    cache_budget,
+    registry_url,
+    registry_username,
+    registry_password,
+    registry_password_file,
+    container_manager_url,
+    connector_manager_url,
+    notifier_secret,
+    notifier_secret_file,
+    github_url,
+    github_api_url,
+    listener_concurrency,
+    connector_concurrency,
+    builder_concurrency,
+    pusher_concurrency,
+    notifier_concurrency,
+    retry_concurrency,
+    builder_per_user,
+    listener_supersede,
+    connector_timeout,
+    builder_timeout,
+    pusher_timeout,
+    notifier_timeout,
+    job_timeout,
+    retry_max_attempts,
+    retry_initial_delay,
+    retry_multiplier,
+    retry_max_delay,
+    supervisor_max_restarts,
+    supervisor_window,
+    supervisor_health_interval,
+    drain_timeout,
+    http_addr,
+    otel_exporter_otlp_endpoint,
+    otel_exporter_otlp_headers,
+    otel_exporter_otlp_headers_file,
+    otel_exporter_otlp_protocol,
+    otel_service_name,
+    otel_resource_attributes,
 }
 
 impl Raw {
     /// An empty value counts as unset, as compose files and `.env` files mean it.
-    pub(super) fn from_vars(vars: HashMap<String, String>) -> Result<Self, ConfigErrors> {
+    fn from_vars(vars: HashMap<String, String>) -> Result<Self, ConfigErrors> {
         let vars = vars
             .into_iter()
+            .filter(|(name, _)| is_ours(name))
             .map(|(name, value)| (name, value.trim().to_owned()))
             .filter(|(_, value)| !value.is_empty());
         envy::from_iter(vars).map_err(|error| ConfigErrors(vec![error.to_string()]))
     }
 }
 
+/// Whether the worker reads a variable of this name.
+pub(super) fn is_ours(name: &str) -> bool {
+    let known = |lower: &str| NAMES.contains(&lower) || matches!(lower, "rust_log" | "log_format");
+    known(&name.to_ascii_lowercase()) && !name.contains(|c: char| c.is_ascii_lowercase())
+}
+
+/// A secret, and the variable that brought it.
+pub(super) struct Found {
+    pub variable: String,
+    pub secret: Secret,
+}
+
 pub(super) struct Reader {
     pub raw: Raw,
     pub errors: Vec<String>,
+    /// The directory of the user that the worker runs as.
+    home: Option<PathBuf>,
 }
 
 impl Reader {
-    pub(super) fn new(raw: Raw) -> Self {
-        Self { raw, errors: Vec::new() }
+    pub(super) fn new(vars: HashMap<String, String>) -> Result<Self, ConfigErrors> {
+        let home = vars.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+        Ok(Self { raw: Raw::from_vars(vars)?, errors: Vec::new(), home })
     }
 
     pub(super) fn bad(&mut self, name: &str, what: impl std::fmt::Display) {
@@ -122,13 +156,29 @@ impl Reader {
         }
     }
 
-    /// A duration that a queue can keep a message for.
+    /// A duration that a queue can keep a message for: RabbitMQ counts whole milliseconds.
     pub(super) fn ttl(&mut self, name: &str, value: Option<String>, default: &str) -> Duration {
         let ttl = self.duration(name, value, default);
         if ttl > LONGEST_TTL {
             self.bad(name, format!("must be at most {} days", LONGEST_TTL.as_secs() / 86_400));
+        } else if !ttl.subsec_nanos().is_multiple_of(1_000_000) {
+            self.bad(name, "must be whole milliseconds");
+        } else {
+            return ttl;
         }
-        ttl
+        Duration::from_secs(1)
+    }
+
+    /// The same; none of it, however written, is `None`.
+    pub(super) fn ttl_or_none(
+        &mut self,
+        name: &str,
+        value: Option<String>,
+        default: &str,
+    ) -> Option<Duration> {
+        let text = value.as_deref().unwrap_or(default);
+        let none = text == "0" || humantime::parse_duration(text).is_ok_and(|ttl| ttl.is_zero());
+        (!none).then(|| self.ttl(name, value, default))
     }
 
     pub(super) fn count(&mut self, name: &str, value: Option<String>, default: usize) -> usize {
@@ -236,6 +286,7 @@ impl Reader {
         let value = value?;
         if !allowed.contains(&value.as_str()) {
             self.bad(name, format!("`{value}` is not one of {}", allowed.join(", ")));
+            return None;
         }
         Some(value)
     }
@@ -246,60 +297,128 @@ impl Reader {
         name: &str,
         value: Option<String>,
         file: Option<String>,
-    ) -> Option<Secret> {
+    ) -> Option<Found> {
         match (value, file) {
             (Some(_), Some(_)) => {
                 self.bad(name, format!("set either {name} or {name}_FILE, not both"));
                 None
             }
-            (Some(value), None) => Some(Secret::new(value)),
-            (None, Some(file)) => match std::fs::read_to_string(&file) {
-                Ok(text) if !text.trim().is_empty() => Some(Secret::new(text.trim())),
-                Ok(_) => {
-                    self.bad(&format!("{name}_FILE"), format!("{file} is empty"));
-                    None
+            (Some(value), None) => {
+                Some(Found { variable: name.to_owned(), secret: Secret::new(value) })
+            }
+            (None, Some(file)) => {
+                let variable = format!("{name}_FILE");
+                match std::fs::read_to_string(&file) {
+                    Ok(text) if !text.trim().is_empty() => {
+                        return Some(Found { variable, secret: Secret::new(text.trim()) });
+                    }
+                    Ok(_) => self.bad(&variable, format!("{file} is empty")),
+                    Err(error) => self.bad(&variable, format!("cannot read {file}: {error}")),
                 }
-                Err(error) => {
-                    self.bad(&format!("{name}_FILE"), format!("cannot read {file}: {error}"));
-                    None
-                }
-            },
+                None
+            }
             (None, None) => None,
         }
     }
 
-    pub(super) fn broker_uri(&mut self) -> Secret {
+    pub(super) fn broker(&mut self, retry: &RetryPolicy) -> Option<BrokerConfig> {
+        let raw = self.raw.clone();
+        let uri = self.broker_uri();
+        let dead_ttl = self.ttl_or_none("DEAD_QUEUE_TTL", raw.dead_queue_ttl, "7d");
+        let topology = self.topology(retry)?;
+        Some(BrokerConfig { uri: uri.secret, uri_variable: uri.variable, topology, dead_ttl })
+    }
+
+    fn broker_uri(&mut self) -> Found {
         let raw = self.raw.clone();
         let before = self.errors.len();
         let uri = self.secret("RABBITMQ_URI", raw.rabbitmq_uri, raw.rabbitmq_uri_file);
         let alias = self.secret("AMQP_URL", raw.amqp_url, raw.amqp_url_file);
         let Some(uri) = uri.or(alias) else {
+            let variable = "RABBITMQ_URI".to_owned();
             if self.errors.len() == before {
                 self.bad(
-                    "RABBITMQ_URI",
+                    &variable,
                     "is required, for example amqp://guest:guest@localhost:5672/%2f",
                 );
             }
-            return Secret::new("");
+            return Found { variable, secret: Secret::new("") };
         };
-        if !["amqp://", "amqps://"].iter().any(|scheme| uri.expose().starts_with(scheme))
-            || Url::parse(uri.expose()).is_err()
-        {
-            self.bad("RABBITMQ_URI", "must look like amqp://user:password@host:5672/%2f");
+        let parsed = uri.secret.expose().parse::<AMQPUri>();
+        if !parsed.is_ok_and(|parsed| !parsed.authority.host.is_empty()) {
+            self.bad(&uri.variable, "must look like amqp://user:password@host:5672/%2f");
         }
         uri
     }
 
-    pub(super) fn docker_host(&mut self) -> Option<String> {
-        let host = self.raw.docker_host.clone()?;
-        let known = ["unix://", "tcp://", "http://", "https://"];
-        if !known.iter().any(|scheme| host.starts_with(scheme)) {
-            self.bad(
-                "DOCKER_HOST",
-                format!("`{host}` must start with unix://, tcp://, http:// or https://"),
-            );
+    fn topology(&mut self, retry: &RetryPolicy) -> Option<Topology> {
+        let raw = self.raw.clone();
+        let rungs = retry.rungs();
+        let settings = TopologySettings {
+            build_queue: self.queue("BUILD_QUEUE", raw.build_queue, "image-builder.build"),
+            fail_queue: self.queue("FAIL_QUEUE", raw.fail_queue, "image-builder.fail"),
+            outcome_queue: self.queue("OUTCOME_QUEUE", raw.outcome_queue, "image-builder.outcome"),
+            dead_queue: self.queue("DEAD_QUEUE", raw.dead_queue, "image-builder.dead"),
+            result_queue: raw.result_queue.map(|name| self.queue("RESULT_QUEUE", Some(name), "")),
+            cancel_exchange: self.queue(
+                "CANCEL_EXCHANGE",
+                raw.cancel_exchange,
+                "image-builder.cancel",
+            ),
+            build_rungs: rungs.clone(),
+            outcome_rungs: rungs,
+        };
+        Topology::new(settings)
+            .map_err(|errors| self.errors.extend(errors.iter().map(ToString::to_string)))
+            .ok()
+    }
+
+    pub(super) fn registry(&mut self) -> Option<RegistryConfig> {
+        let raw = self.raw.clone();
+        let url = raw.registry_url.as_deref().unwrap_or("localhost:5000");
+        let url = RegistryUrl::parse(url).map_err(|error| self.bad("REGISTRY_URL", error));
+        let has_password = raw.registry_password.is_some() || raw.registry_password_file.is_some();
+        let password =
+            self.secret("REGISTRY_PASSWORD", raw.registry_password, raw.registry_password_file);
+        match (&raw.registry_username, has_password) {
+            (Some(_), false) => {
+                self.bad("REGISTRY_PASSWORD", "is missing beside REGISTRY_USERNAME");
+            }
+            (None, true) => self.bad("REGISTRY_USERNAME", "is missing beside REGISTRY_PASSWORD"),
+            _ => {}
         }
-        Some(host)
+        let credentials = raw.registry_username.zip(password).map(|(username, password)| {
+            RegistryCredentials { username, password: password.secret }
+        });
+        Some(RegistryConfig { url: url.ok()?, credentials })
+    }
+
+    pub(super) fn signing_keys(&mut self) -> Option<SigningKeys> {
+        let raw = self.raw.clone();
+        let found =
+            self.secret("NOTIFIER_SECRET", raw.notifier_secret, raw.notifier_secret_file)?;
+        SigningKeys::parse(&found.secret).map_err(|error| self.bad(&found.variable, error)).ok()
+    }
+
+    /// The engine, as Docker's own client would find it.
+    pub(super) fn engine(&mut self, limits: Limits) -> DockerSettings {
+        let raw = self.raw.clone();
+        let defaults = DockerSettings::default();
+        let docker = self.home.as_deref().map(|home| home.join(".docker"));
+        let settings = DockerSettings {
+            host: raw.docker_host.unwrap_or(defaults.host),
+            cert_path: raw.docker_cert_path.map(PathBuf::from).or(docker),
+            tls_verify: raw.docker_tls_verify.is_some(),
+            network: self.one_of("BUILDER_NETWORK", raw.builder_network, &["host", "none"]),
+            // The registry's credential opens every tenant's images, and a build could pull any of them.
+            registry_auth: None,
+            limits,
+        };
+        if let Err(error) = DockerEngine::connect(settings.clone()) {
+            // It names the variable itself.
+            self.errors.push(error.to_string());
+        }
+        settings
     }
 
     pub(super) fn optional_url(&mut self, name: &str, value: Option<String>) -> Option<Url> {
@@ -319,6 +438,9 @@ impl Reader {
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
                 self.bad(name, "must hold no credential; each request brings its own token");
             }
+            Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+                self.bad(name, "must hold no query (`?`) and no fragment (`#`)");
+            }
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {}
             _ => self.bad(name, "must be an http:// or https:// URL"),
         }
@@ -327,11 +449,13 @@ impl Reader {
 
     pub(super) fn address(&mut self, name: &str, value: Option<String>, default: &str) -> String {
         let address = value.unwrap_or_else(|| default.to_owned());
-        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() {
+        let parts = address.rsplit_once(':');
+        if !parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
             self.bad(
                 name,
-                format!("`{address}` must be an address and a port, like 127.0.0.1:8080"),
+                format!(
+                    "`{address}` must be an address and a port, like 127.0.0.1:8080 or 0.0.0.0:8080"
+                ),
             );
         }
         address

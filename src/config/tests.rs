@@ -1,3 +1,5 @@
+use image_builder_actors::ports::Route;
+
 use super::*;
 
 fn vars(pairs: &[(&str, &str)]) -> HashMap<String, String> {
@@ -9,11 +11,11 @@ const URI: (&str, &str) = ("RABBITMQ_URI", "amqp://guest:guest@localhost:5672/%2
 #[test]
 fn the_broker_is_all_that_has_to_be_set() {
     let config = Config::read(vars(&[URI])).expect("a good configuration");
-    assert_eq!(config.registry.url, "localhost:5000");
+    assert_eq!(config.registry.url.to_string(), "localhost:5000");
     assert_eq!(config.retry.max_attempts, 5);
     assert_eq!(config.listener.job_timeout, Duration::from_secs(25 * 60));
     assert_eq!(config.broker.dead_ttl, Some(Duration::from_secs(7 * 24 * 3600)));
-    assert_eq!(config.broker.result_queue, None);
+    assert_eq!(config.broker.topology.routing_key(Route::Result), None);
 }
 
 #[test]
@@ -109,11 +111,19 @@ fn a_secret_may_stand_in_a_file_and_only_there() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "hunter2\n").expect("written");
     let path = file.path().to_string_lossy().into_owned();
-    let config = Config::read(vars(&[URI, ("REGISTRY_PASSWORD_FILE", &path)])).expect("good");
-    assert_eq!(config.registry.password, Some(Secret::new("hunter2")));
+    let config =
+        Config::read(vars(&[URI, ("REGISTRY_USERNAME", "me"), ("REGISTRY_PASSWORD_FILE", &path)]))
+            .expect("good");
+    let credentials = config.registry.credentials.as_ref().expect("a username and a password");
+    assert_eq!(credentials.password, Secret::new("hunter2"));
     assert!(!format!("{config:?}").contains("hunter2"));
 
-    let both = vars(&[URI, ("REGISTRY_PASSWORD", "x"), ("REGISTRY_PASSWORD_FILE", &path)]);
+    let both = vars(&[
+        URI,
+        ("REGISTRY_USERNAME", "me"),
+        ("REGISTRY_PASSWORD", "x"),
+        ("REGISTRY_PASSWORD_FILE", &path),
+    ]);
     assert!(Config::read(both).expect_err("two").to_string().starts_with("REGISTRY_PASSWORD: "));
 }
 
@@ -121,8 +131,209 @@ fn a_secret_may_stand_in_a_file_and_only_there() {
 fn an_empty_value_counts_as_unset() {
     let config =
         Config::read(vars(&[URI, ("REGISTRY_URL", ""), ("RESULT_QUEUE", " ")])).expect("good");
-    assert_eq!(config.registry.url, "localhost:5000");
-    assert_eq!(config.broker.result_queue, None);
+    assert_eq!(config.registry.url.to_string(), "localhost:5000");
+    assert_eq!(config.broker.topology.routing_key(Route::Result), None);
+}
+
+/// What the worker finds with these variables in its file and in the real environment.
+fn found(file: &[(&str, &str)], real: &[(&str, &str)]) -> Environment {
+    let real = real.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    Environment::merged(vars(file), real)
+}
+
+#[test]
+fn a_real_variable_wins_over_the_other_names_of_its_value_in_the_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let uri_file = file("uri", "amqp://real-file/%2f\n");
+    let password = file("password", "real-password");
+    let here = ("RABBITMQ_URI", "amqp://file/%2f");
+
+    let uri_of = |in_file: &[(&str, &str)], real: &[(&str, &str)]| {
+        let config = found(in_file, real).config().expect("good");
+        (config.broker.uri_variable, config.broker.uri.expose().to_owned())
+    };
+    let of = |name: &str, uri: &str| (name.to_owned(), uri.to_owned());
+    assert_eq!(uri_of(&[here], &[]), of("RABBITMQ_URI", "amqp://file/%2f"));
+    let real = ("AMQP_URL", "amqp://real/%2f");
+    assert_eq!(uri_of(&[here], &[real]), of("AMQP_URL", "amqp://real/%2f"));
+    let real = ("RABBITMQ_URI_FILE", uri_file.as_str());
+    assert_eq!(uri_of(&[here], &[real]), of("RABBITMQ_URI_FILE", "amqp://real-file/%2f"));
+    let in_file = ("AMQP_URL_FILE", uri_file.as_str());
+    assert_eq!(uri_of(&[in_file], &[here]), of("RABBITMQ_URI", "amqp://file/%2f"));
+    // What is empty is not set.
+    assert_eq!(uri_of(&[here], &[("AMQP_URL", " ")]), of("RABBITMQ_URI", "amqp://file/%2f"));
+
+    let registry = [("REGISTRY_USERNAME", "me"), ("REGISTRY_PASSWORD", "file-password")];
+    let config =
+        found(&[&[here], &registry[..]].concat(), &[("REGISTRY_PASSWORD_FILE", &password)])
+            .config()
+            .expect("good");
+    let credentials = config.registry.credentials.expect("a password");
+    assert_eq!(credentials.password, Secret::new("real-password"));
+
+    // In one place, two values are one too many.
+    let user = ("REGISTRY_USERNAME", "me");
+    let both = [user, ("REGISTRY_PASSWORD", "x"), ("REGISTRY_PASSWORD_FILE", &password)];
+    let uris = [("RABBITMQ_URI", "amqp://x/%2f"), ("RABBITMQ_URI_FILE", &uri_file)];
+    for (errors, name) in [
+        (found(&both, &[here]).config(), "REGISTRY_PASSWORD"),
+        (found(&[here], &both).config(), "REGISTRY_PASSWORD"),
+        (found(&uris, &[]).config(), "RABBITMQ_URI"),
+        (found(&[here], &uris).config(), "RABBITMQ_URI"),
+    ] {
+        let line = format!("{name}: set either {name} or {name}_FILE, not both");
+        assert_eq!(errors.expect_err("two values").0, [line]);
+    }
+}
+
+#[test]
+fn a_variable_of_ours_that_is_no_text_is_named_and_others_do_not_matter() {
+    use std::os::unix::ffi::OsStringExt;
+    let bad = || OsString::from_vec(b"caf\xe9".to_vec());
+    let foreign =
+        [(OsString::from("LS_COLORS"), bad()), (bad(), bad()), ("data_dir".into(), bad())];
+    let good = Environment::merged(vars(&[URI]), foreign.into_iter()).config().expect("good");
+    assert_eq!(good.data_dir, Path::new("./data"));
+
+    let names = ["AMQP_URL", "BUILDER_TIMEOUT", "RUST_LOG", "NOTIFIER_SECRET_FILE", "DATA_DIR"];
+    let real = names.iter().map(|name| (OsString::from(name), bad()));
+    let errors = Environment::merged(HashMap::new(), real).config().expect_err("five bad ones");
+    let mut lines = errors.0;
+    lines.sort();
+    let mut expected: Vec<_> = names.iter().map(|n| format!("{n}: is not UTF-8 text")).collect();
+    expected.sort();
+    assert_eq!(lines, expected);
+}
+
+/// The one line on what is wrong with these variables.
+#[track_caller]
+fn line(pairs: &[(&str, &str)]) -> String {
+    let uri =
+        if pairs.iter().any(|(name, _)| name.contains("AMQP_URL")) { &[][..] } else { &[URI] };
+    let errors = Config::read(vars(&[uri, pairs].concat())).expect_err("bad");
+    let [line] = &errors.0[..] else { panic!("one line: {errors}") };
+    line.clone()
+}
+
+#[test]
+fn what_only_an_adapter_can_judge_is_told_with_all_else() {
+    let errors = Config::read(vars(&[
+        ("AMQP_URL", "amqp://me:hunter2@/%2f"),
+        ("REGISTRY_URL", "me:hunter2@localhost:5000"),
+        ("REGISTRY_PASSWORD", "hunter2"),
+        ("NOTIFIER_SECRET", "hunter2"),
+        ("DOCKER_HOST", "https://engine:2376"),
+        ("DOCKER_CERT_PATH", "/nowhere"),
+        ("GITHUB_URL", "https://github.com/?token=hunter2"),
+        ("GITHUB_API_URL", "https://api.github.com/#hunter2"),
+        ("RETRY_MAX_DELAY", "60d"),
+        ("RETRY_INITIAL_DELAY", "1500us"),
+        ("FAIL_QUEUE", "q"),
+        ("DEAD_QUEUE", "q"),
+        ("BUILD_QUEUE", "amq.q"),
+        ("HTTP_ADDR", ":8080"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a b=hunter2"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "hunter2"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "hunter2"),
+    ]))
+    .expect_err("bad");
+    let mut names: Vec<_> =
+        errors.0.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "AMQP_URL",
+            "BUILD_QUEUE",
+            "DEAD_QUEUE",
+            "DOCKER_CERT_PATH",
+            "GITHUB_API_URL",
+            "GITHUB_URL",
+            "HTTP_ADDR",
+            "NOTIFIER_SECRET",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "REGISTRY_URL",
+            "REGISTRY_USERNAME",
+            "RETRY_INITIAL_DELAY",
+            "RETRY_MAX_DELAY",
+        ],
+        "{errors}"
+    );
+    assert!(!errors.to_string().contains("hunter2"), "{errors}");
+}
+
+#[test]
+fn a_line_names_the_variable_that_is_to_be_mended() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "hunter2").expect("written");
+    let path = file.path().to_string_lossy();
+    for (pairs, beginning) in [
+        (&[("AMQP_URL", "http://x")][..], "AMQP_URL: must look like"),
+        (&[("AMQP_URL_FILE", &path)], "AMQP_URL_FILE: must look like"),
+        (&[("NOTIFIER_SECRET_FILE", &path)], "NOTIFIER_SECRET_FILE: a secret begins with"),
+        (&[("OUTCOME_QUEUE", "q"), ("RESULT_QUEUE", "q")], "RESULT_QUEUE: `q` is the name of"),
+        (&[("FAIL_QUEUE", "image-builder.build.retry.10s")], "BUILD_QUEUE: `image-builder.build"),
+        (&[("RETRY_MAX_DELAY", "60d")], "RETRY_MAX_DELAY: must be at most 49 days"),
+        (&[("DEAD_QUEUE_TTL", "50d")], "DEAD_QUEUE_TTL: must be at most 49 days"),
+        (&[("GITHUB_API_URL", "x")], "GITHUB_API_URL: must be an http"),
+        (&[("REGISTRY_URL", "registry")], "REGISTRY_URL: Docker takes `registry`"),
+        (&[("REGISTRY_USERNAME", "me")], "REGISTRY_PASSWORD: is missing beside"),
+        (&[("RABBITMQ_CONSUMER_TIMEOUT", "soon")], "RABBITMQ_CONSUMER_TIMEOUT: `soon`"),
+        (&[("DOCKER_HOST", "nowhere")], "DOCKER_HOST: `nowhere` is not"),
+        (&[("DOCKER_HOST", "https://x")], "DOCKER_CERT_PATH: needed"),
+    ] {
+        let line = line(pairs);
+        assert!(line.starts_with(beginning), "{beginning}: {line}");
+        assert!(!line.contains("hunter2"), "{line}");
+    }
+}
+
+#[test]
+fn dockers_variables_mean_what_they_mean_to_docker() {
+    let engine = |pairs: &[(&str, &str)]| {
+        let read = Config::read(vars(&[&[URI], pairs].concat()));
+        read.map(|config| config.engine).map_err(|errors| errors.to_string())
+    };
+    assert!(!engine(&[("DOCKER_TLS_VERIFY", "")]).expect("good").tls_verify);
+    // Any text switches it on.
+    for on in ["0", "1", "false"] {
+        assert!(engine(&[("DOCKER_TLS_VERIFY", on)]).expect("good").tls_verify, "{on}");
+    }
+    let tls = [("DOCKER_HOST", "tcp://engine"), ("DOCKER_TLS_VERIFY", "0"), ("HOME", "/nowhere")];
+    let error = engine(&tls).expect_err("there are no certificates");
+    assert!(error.contains("cannot use /nowhere/.docker/ca.pem"), "{error}");
+    let error = engine(&[&tls[..], &[("DOCKER_CERT_PATH", "/certificates")]].concat());
+    let error = error.expect_err("there are no certificates");
+    assert!(error.contains("cannot use /certificates/ca.pem"), "{error}");
+}
+
+#[test]
+fn without_a_number_as_much_is_done_at_once_as_fits_the_cores() {
+    let on = |cores| {
+        let mut read = Reader::new(vars(&[URI])).expect("good");
+        let config = Config::assemble(&mut read, cores).expect("good");
+        let stages = [&config.connector, &config.builder, &config.pusher, &config.notifier];
+        (stages.map(|stage| stage.concurrency), config.retry_concurrency, config.builds_per_user)
+    };
+    assert_eq!(on(1), ([2, 1, 2, 4], 4, 1));
+    assert_eq!(on(16), ([16, 16, 16, 16], 16, 16));
+}
+
+#[test]
+fn no_copies_are_kept_for_no_time_however_it_is_written() {
+    for none in ["0", "0s", "0h"] {
+        let config = Config::read(vars(&[URI, ("DEAD_QUEUE_TTL", none)])).expect("good");
+        assert_eq!(config.broker.dead_ttl, None, "{none}");
+    }
+    let config = Config::read(vars(&[URI, ("DEAD_QUEUE_TTL", "49d")])).expect("good");
+    assert_eq!(config.broker.dead_ttl, Some(Duration::from_secs(49 * 24 * 3600)));
 }
 
 /// The lines of `config/.env.example` that give a variable, commented out or not.
@@ -138,12 +349,7 @@ fn example() -> HashMap<String, String> {
 
 #[test]
 fn the_example_file_lists_every_variable_and_no_other() {
-    let source = include_str!("read.rs");
-    let mut known: Vec<_> = source
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("pub ")?.strip_suffix(": Option<String>,"))
-        .map(str::to_uppercase)
-        .collect();
+    let mut known: Vec<_> = read::NAMES.iter().map(|name| name.to_uppercase()).collect();
     known.extend(["RUST_LOG".to_owned(), "LOG_FORMAT".to_owned()]);
     let mut listed: Vec<_> = example().into_keys().collect();
     known.sort();

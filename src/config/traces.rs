@@ -2,9 +2,10 @@
 
 use image_builder_actors::secret::Secret;
 use reqwest::Url;
+use reqwest::header::{HeaderName, HeaderValue};
 use uuid::Uuid;
 
-use super::read::Reader;
+use super::read::{Found, Reader};
 use crate::otlp::TraceSettings;
 
 /// `OTEL_SERVICE_NAME` where it is not set.
@@ -19,19 +20,20 @@ impl Reader {
             raw.otel_exporter_otlp_headers,
             raw.otel_exporter_otlp_headers_file,
         );
-        let headers = headers.map(|headers| self.headers(&headers)).unwrap_or_default();
+        let headers = headers.map(|found| self.headers(&found)).unwrap_or_default();
         self.one_of(
             "OTEL_EXPORTER_OTLP_PROTOCOL",
             raw.otel_exporter_otlp_protocol,
             &["http/protobuf"],
         );
         let attributes = raw.otel_resource_attributes.unwrap_or_default();
-        let Some(mut resource) = pairs(&attributes) else {
+        let resource = pairs(&attributes);
+        if resource.is_none() {
             self.bad("OTEL_RESOURCE_ATTRIBUTES", "must look like name=value,name=value");
-            return None;
-        };
+        }
         let name = "OTEL_EXPORTER_OTLP_ENDPOINT";
         let url = self.optional_url(name, raw.otel_exporter_otlp_endpoint)?;
+        let mut resource = resource?;
         if let Some(service) = raw.otel_service_name {
             resource.retain(|(name, _)| name != "service.name");
             resource.push(("service.name".to_owned(), service));
@@ -49,12 +51,18 @@ impl Reader {
         Some(TraceSettings { url: traces_url(url), headers, resource })
     }
 
-    fn headers(&mut self, headers: &Secret) -> Vec<(String, Secret)> {
-        let Some(pairs) = pairs(headers.expose()) else {
-            // Not repeated: it holds a credential.
-            self.bad("OTEL_EXPORTER_OTLP_HEADERS", "must look like name=value,name=value");
+    fn headers(&mut self, found: &Found) -> Vec<(String, Secret)> {
+        // Not repeated: it holds a credential.
+        let Some(pairs) = pairs(found.secret.expose()) else {
+            self.bad(&found.variable, "must look like name=value,name=value");
             return Vec::new();
         };
+        let good = |(name, value): &(String, String)| {
+            HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_str(value).is_ok()
+        };
+        if !pairs.iter().all(good) {
+            self.bad(&found.variable, "holds a name or a value that no HTTP header can have");
+        }
         pairs.into_iter().map(|(name, value)| (name, Secret::new(value))).collect()
     }
 }

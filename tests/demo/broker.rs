@@ -46,7 +46,7 @@ impl Broker {
 
     /// Removes all queues of a worker with these settings.
     pub(crate) async fn remove_queues(&self, config: &Config) -> Result<()> {
-        let topology = outside::broker(config)?.topology;
+        let topology = outside::broker(config).topology;
         for queue in topology.queues() {
             let name = queue.name.as_str().into();
             self.channel.queue_delete(name, QueueDeleteOptions::default()).await?;

@@ -1,7 +1,10 @@
 //! The command line and the settings: what is wrong is said at once, and ends with its code.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use crate::support::git_server;
-use crate::support::worker::{Settings, Worker, run};
+use crate::support::worker::{Settings, Worker, command, run};
 use crate::support::world::{World, dockerfile, repository};
 
 fn settings(pairs: &[(&str, &str)]) -> Settings {
@@ -22,8 +25,17 @@ fn all_bad_settings_are_named_at_once() {
         ("LOG_FORMAT", "haiku"),
         ("JOB_TIMEOUT", "2h"),
         ("GITHUB_URL", "https://me:hunter2hunter2@github.com"),
+        ("GITHUB_API_URL", "https://api.github.com/?token=hunter2hunter2"),
+        ("REGISTRY_URL", "me:hunter2hunter2@localhost:5000"),
+        ("REGISTRY_USERNAME", " "),
+        ("NOTIFIER_SECRET", "hunter2hunter2"),
+        ("DEAD_QUEUE", "image-builder.fail"),
+        ("RETRY_MAX_DELAY", "60d"),
     ];
-    let ended = run(&["serve"], &settings(&bad));
+    // Whatever is logged, and before anything is touched.
+    let others = [("REGISTRY_PASSWORD", "hunter2hunter2"), ("RUST_LOG", "off")];
+    let others = [&others[..], &[("DATA_DIR", "/dev/null/no-directory")]].concat();
+    let ended = run(&["serve"], &settings(&[&bad[..], &others].concat()));
     assert_eq!(ended.code, 78, "{}", ended.stderr);
     for (name, _) in bad {
         let lines = ended.stderr.lines().filter(|line| line.contains(&format!(": {name}: ")));
@@ -49,16 +61,75 @@ fn a_missing_broker_address_and_a_bad_secret_are_named() {
 
 #[test]
 fn a_broker_that_refuses_the_password_is_a_bad_setting() {
-    let mut world = World::new();
-    world.settings.insert(
-        "RABBITMQ_URI".to_owned(),
-        crate::support::broker::uri().replace("guest:guest@", "guest:hunter2hunter2@"),
-    );
-    let worker = Worker::spawn(&world.settings());
-    assert_eq!(worker.wait(), 78, "{:?}", worker.lines());
-    let lines = worker.lines().join("\n");
-    assert!(lines.contains("RABBITMQ_URI"), "{lines}");
-    assert!(!lines.contains("hunter2"), "{lines}");
+    let bad = crate::support::broker::uri().replace("guest:guest@", "guest:hunter2hunter2@");
+    let world = World::new();
+    for name in ["RABBITMQ_URI", "AMQP_URL"] {
+        let mut settings = world.settings();
+        settings.remove("RABBITMQ_URI");
+        settings.insert(name.to_owned(), bad.clone());
+        let worker = Worker::spawn(&settings);
+        assert_eq!(worker.wait(), 78, "{:?}", worker.lines());
+        let lines = worker.lines().join("\n");
+        assert!(lines.contains(&format!("{name}: the broker at ")), "{lines}");
+        assert!(!lines.contains("hunter2"), "{lines}");
+    }
+}
+
+#[test]
+fn a_queue_that_cannot_be_used_is_a_bad_setting_and_no_matter_of_the_brokers_address() {
+    let world = World::new();
+    let taken = format!("{}.other.retry.200ms", world.user);
+    let mut first = world.settings();
+    first.insert("FAIL_QUEUE".to_owned(), taken.clone());
+    let first = Worker::start(&first);
+    let mut second = world.settings();
+    second.insert("BUILD_QUEUE".to_owned(), format!("{}.other", world.user));
+    let second = Worker::spawn(&second);
+    assert_eq!(second.wait(), 78, "{:?}", second.lines());
+    let line = second.wait_for_line("cannot start");
+    assert!(line.contains(&format!("the queue `{taken}` cannot be used: ")), "{line}");
+    assert!(!line.contains("RABBITMQ_URI"), "{line}");
+    world.finish(&[&first]);
+}
+
+#[test]
+fn a_bad_http_address_is_a_bad_setting_and_one_that_is_in_use_is_not() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let taken = listener.local_addr().expect("it has an address").to_string();
+    for (address, code) in [
+        (":8080", 78),
+        ("nonsense.invalid:8080", 78),
+        // Of no machine: kept for documents.
+        ("192.0.2.1:8080", 78),
+        (&taken, 69),
+    ] {
+        for level in ["info", "off"] {
+            let uri = ("RABBITMQ_URI", "amqp://localhost/%2f");
+            let ended =
+                run(&["serve"], &settings(&[uri, ("HTTP_ADDR", address), ("RUST_LOG", level)]));
+            assert_eq!(ended.code, code, "{address}: {}", ended.stderr);
+            let lines = ended.stderr.lines().filter(|line| line.contains("HTTP_ADDR: "));
+            assert_eq!(lines.count(), 1, "{address}: {}", ended.stderr);
+        }
+    }
+    drop(listener);
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_named_where_it_is_ours_and_else_does_not_matter() {
+    let bad = OsStr::from_bytes(b"caf\xe9");
+    let ended_with = |name: &str| {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut command = command(&["serve"], &Settings::new(), &directory);
+        let output = command.env(name, bad).output().expect("the program starts");
+        let lines = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), lines)
+    };
+    let (code, lines) = ended_with("AMQP_URL");
+    assert_eq!((code, lines.as_str()), (Some(78), "image-builder: AMQP_URL: is not UTF-8 text\n"));
+    let (code, lines) = ended_with("LS_COLORS");
+    assert_eq!(code, Some(78), "{lines}");
+    assert!(lines.starts_with("image-builder: RABBITMQ_URI: is required"), "{lines}");
 }
 
 #[test]
@@ -69,6 +140,7 @@ fn the_command_line_is_explained_and_its_mistakes_are_usage() {
     let help = run(&["serve", "--help"], &Settings::new());
     assert_eq!(help.code, 0);
     assert!(help.stdout.contains("SIGTERM"), "{}", help.stdout);
+    assert!(help.stdout.contains("the environment and from config/.env;"), "{}", help.stdout);
     let version = run(&["--version"], &Settings::new());
     assert_eq!(
         (version.code, version.stdout.trim()),
@@ -118,7 +190,11 @@ fn settings_come_from_files_too_and_the_real_environment_wins() {
     // The older name of the broker's address.
     let uri = settings.remove("RABBITMQ_URI").expect("the world has one");
     settings.insert("AMQP_URL".to_owned(), uri);
-    let env = format!("GITHUB_URL={}\nBUILD_QUEUE=not-this-one\n", git_server::server_url());
+    let env = format!(
+        "GITHUB_URL={}\nBUILD_QUEUE=not-this-one\n\
+         RABBITMQ_URI=amqp://nobody@not-this-one.invalid/%2f\nNOTIFIER_SECRET=not-this-one\n",
+        git_server::server_url()
+    );
     settings.remove("GITHUB_URL");
 
     let worker = Worker::start_with_file(&settings, "config/.env", &env);
