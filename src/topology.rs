@@ -70,8 +70,18 @@ impl Role {
             }
             Role::Dead => Some("copies of builds that were given up may be lost"),
             Role::Result => Some("results may be lost"),
-            Role::Told | Role::Rung => None,
+            Role::Told => {
+                Some("an outcome may be told twice, and a build told to have ended in two ways")
+            }
+            Role::Rung => None,
         }
+    }
+}
+
+impl Role {
+    /// Whether work can be done without a queue of this role.
+    pub fn is_needed(self) -> bool {
+        self != Role::Told
     }
 }
 

@@ -19,7 +19,8 @@ use crate::policy::RetryPolicy;
 use crate::pool::{Pool, Slot};
 use crate::ports::{Message, Notifier as NotifierPort, NotifyError, Route};
 use crate::progress;
-use crate::told::{Copy, Verdict, passed_on};
+use crate::redelivery::passed_on;
+use crate::told::{self, Copy, Verdict};
 use crate::trace::TRACEPARENT;
 
 /// How often a notification has been tried.
@@ -79,11 +80,17 @@ impl Notifier {
     }
 
     async fn take_up(&self, lease: Lease, copy: Copy, slot: Slot) {
-        match self.desk.told.claim(&copy).await {
-            Ok(Verdict::Tell) => {}
+        let claim = self.desk.told.claim(&copy).await;
+        // It may have taken a while.
+        if !decides(&lease) {
+            return;
+        }
+        let claimed = match claim {
+            Ok(Verdict::Tell) => Some(&copy),
             Ok(Verdict::PassOn) => {
                 slot.done();
-                let (route, later) = self.postponed(lease.message(), None);
+                let (route, mut later) = self.postponed(lease.message(), None);
+                told::stand_in(&mut later);
                 return settle(lease, self.desk.broker.publish(route, later).await).await;
             }
             Ok(Verdict::Drop) => {
@@ -91,23 +98,23 @@ impl Notifier {
                 return self.desk.repeated(lease).await;
             }
             Err(error) => {
-                slot.failed(Reason::Timeout);
-                return settle(lease, Err(error)).await;
+                tracing::warn!(%error, "cannot claim a build: it is told, be it once more");
+                None
             }
-        }
+        };
         let Some(notification) = notification(&lease) else {
-            return self.leave_unread(lease, Some(&copy), slot).await;
+            return self.leave_unread(lease, claimed, slot).await;
         };
         if let Some(wait) = remaining(lease.message()) {
             slot.done();
             let route = Route::OutcomeAfter(self.policy.delay(1, Some(wait)));
             let later = passed_on(lease.message());
-            return self.pass_on(lease, Some(&copy), route, later).await;
+            return self.pass_on(lease, claimed, route, later).await;
         }
-        self.tell(lease, &notification, &copy, slot).await;
+        self.tell(lease, &notification, claimed, slot).await;
     }
 
-    async fn leave_unread(&self, lease: Lease, copy: Option<&Copy>, slot: Slot) {
+    async fn leave_unread(&self, lease: Lease, claimed: Option<&Copy>, slot: Slot) {
         let message = lease.message();
         tracing::error!(
             message_id = message.message_id,
@@ -116,23 +123,28 @@ impl Notifier {
         );
         slot.failed(Reason::Unsupported);
         let (route, later) = (self.last_rung(), passed_on(message));
-        self.pass_on(lease, copy, route, later).await;
+        self.pass_on(lease, claimed, route, later).await;
     }
 
-    /// Has a copy that was claimed stood in for by a later one.
-    async fn pass_on(&self, lease: Lease, copy: Option<&Copy>, route: Route, later: Message) {
-        let noted = match copy {
-            Some(copy) => self.desk.told.passes_on(copy).await,
-            None => Ok(()),
-        };
-        let published = match noted {
-            Ok(()) => self.desk.broker.publish(route, later).await,
-            Err(error) => Err(error),
-        };
-        settle(lease, published).await;
+    /// Publishes an outcome again, to be told later: as another copy where it can be noted that it stands
+    /// in for the one that was claimed, else as it is.
+    async fn pass_on(&self, lease: Lease, claimed: Option<&Copy>, route: Route, later: Message) {
+        let mut later = later;
+        if let Some(copy) = claimed
+            && self.desk.told.passes_on(copy).await.is_ok()
+        {
+            told::stand_in(&mut later);
+        }
+        settle(lease, self.desk.broker.publish(route, later).await).await;
     }
 
-    async fn tell(&self, lease: Lease, notification: &Notification, copy: &Copy, slot: Slot) {
+    async fn tell(
+        &self,
+        lease: Lease,
+        notification: &Notification,
+        claimed: Option<&Copy>,
+        slot: Slot,
+    ) {
         if self.results && tries(lease.message()) == 0 {
             let result = result(lease.message());
             if let Err(error) = self.desk.broker.publish(Route::Result, result).await {
@@ -157,7 +169,9 @@ impl Notifier {
                 fail::fail_point!("notifier::told");
                 self.desk.observer.metrics.notification(notification.kind, true);
                 tracing::info!(webhook_id = notification.id, "notified");
-                if let Err(error) = self.desk.told.told(copy).await {
+                if let Some(copy) = claimed
+                    && let Err(error) = self.desk.told.told(copy).await
+                {
                     tracing::warn!(%error, "cannot note that the receiver has it");
                 }
                 slot.done();
@@ -169,7 +183,7 @@ impl Notifier {
                 tracing::warn!(webhook_id = notification.id, %error, route = ?route, "cannot notify: trying again later");
                 lease.journey(|journey| journey.broke_off(&error.message));
                 slot.failed(Reason::Timeout);
-                self.pass_on(lease, Some(copy), route, later).await;
+                self.pass_on(lease, claimed, route, later).await;
             }
         }
     }

@@ -10,6 +10,8 @@
 //! A notifier whose receiver does not take a copy writes that it passes it on, and publishes one that
 //! stands in for it, to be told later.
 //!
+//! Where the log cannot be had, outcomes are told without: twice, perhaps, rather than not at all.
+//!
 //! A publisher may use a build id again. What tells the new request from a repetition of the old one is when
 //! a worker first had it in hand. That travels with the request's history; and since a request that is
 //! delivered again after a crash has none, it is in the log as well.
@@ -18,7 +20,7 @@
 //! |---|---|
 //! | before any other of its build | told |
 //! | once more, since its notifier died | told; dropped if it was told; passed on if that was begun |
-//! | standing in for the holder, which was passed on | told |
+//! | standing in for the holder | told, unless that was |
 //! | of a request that was published anew after the build was claimed | told |
 //! | otherwise | dropped |
 
@@ -30,11 +32,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use crate::ports::{Broker, BrokerError, Message, REPEATED, Route, Subscription};
-use crate::redelivery;
 
 /// Names this copy of an outcome.
 const COPY: &str = "x-image-builder-copy";
@@ -50,11 +51,12 @@ const DOUBT: Duration = Duration::from_secs(3600);
 /// How many builds are remembered.
 const MOST_REMEMBERED: usize = 100_000;
 
-/// How long a claim is to wait until it is read back.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long a line is to take until it is written and, where that matters, read back.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// Pause before the log is read again.
+/// Pause before the log is read again, and where the broker has refused that.
 const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_WHEN_REFUSED: Duration = Duration::from_secs(30);
 
 /// Records that may come ahead of their being read.
 const AHEAD: u16 = 1_000;
@@ -77,13 +79,11 @@ pub fn stamp(message: &mut Message, since: Option<OffsetDateTime>) {
     }
 }
 
-/// The outcome as it is published again, to be told later: a copy that stands in for this one.
-pub fn passed_on(message: &Message) -> Message {
-    let mut later = redelivery::passed_on(message);
-    later.headers.insert(INSTEAD_OF.to_owned(), Copy::id(message));
-    later.headers.remove(REPEATED);
-    stamp(&mut later, None);
-    later
+/// Makes a message that is to be told later a copy that stands in for the one that it was.
+pub fn stand_in(message: &mut Message) {
+    message.headers.insert(INSTEAD_OF.to_owned(), Copy::id(message));
+    message.headers.remove(REPEATED);
+    stamp(message, None);
 }
 
 impl Copy {
@@ -219,7 +219,7 @@ impl Known {
                 Held::Told => Verdict::Drop,
             };
         }
-        if holder.state == Held::PassedOn && instead_of.map(hash) == Some(holder.copy) {
+        if holder.state != Held::Told && instead_of.map(hash) == Some(holder.copy) {
             (holder.copy, holder.state) = (copy, Held::InHand);
             return Verdict::Tell;
         }
@@ -288,7 +288,18 @@ pub struct Told(Arc<Shared>);
 struct Shared {
     broker: Arc<dyn Broker>,
     longest_wait: Duration,
+    following: watch::Sender<Following>,
     state: Mutex<State>,
+}
+
+/// Whether the log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Following {
+    /// Not yet, or not any more.
+    NotNow,
+    Yes,
+    /// The broker has no such log, or does not let it be read.
+    Refused,
 }
 
 #[derive(Default)]
@@ -301,10 +312,15 @@ struct State {
 }
 
 impl Told {
-    /// Begins to read the log, and goes on for as long as somebody has a clone. A claim waits for at most
-    /// `longest_wait` until it is read back.
+    /// Begins to read the log, and goes on for as long as somebody has a clone. A line may take
+    /// `longest_wait` until it is written and, where that matters, read back.
     pub fn start(broker: Arc<dyn Broker>, longest_wait: Duration) -> Self {
-        let shared = Shared { broker: broker.clone(), longest_wait, state: Mutex::default() };
+        let shared = Shared {
+            broker: broker.clone(),
+            longest_wait,
+            following: watch::Sender::new(Following::NotNow),
+            state: Mutex::default(),
+        };
         let told = Self(Arc::new(shared));
         tokio::spawn(follow(broker, Arc::downgrade(&told.0)));
         told
@@ -313,21 +329,21 @@ impl Told {
     /// Claims a build for the copy of its outcome that is in hand; says what is to be done with it.
     ///
     /// # Errors
-    /// The log cannot be written or read for now: nothing may be told.
+    /// The log cannot be written or read for now. Whether the claim stands is not known.
     pub async fn claim(&self, copy: &Copy) -> Result<Verdict, BrokerError> {
         let Copy { build_id, id, instead_of, since } = copy.clone();
         let claim = Uuid::new_v4().to_string();
         let answer = waits(&mut self.lock().claims, &claim);
         let (build, copy, at) = (build_id, id, OffsetDateTime::now_utc());
-        self.write(&Record::Claim { id: claim, build, copy, instead_of, since, at }).await?;
-        self.read_back(answer).await
+        let record = Record::Claim { id: claim, build, copy, instead_of, since, at };
+        self.written(&record, answer).await
     }
 
     /// Writes that a request is in hand that nobody had before, at `since`. Nothing waits for that.
     pub fn begins(&self, build_id: &str, since: OffsetDateTime) {
         let (told, build) = (self.clone(), build_id.to_owned());
         tokio::spawn(async move {
-            if let Err(error) = told.write(&Record::Begun { build, at: since }).await {
+            if let Err(error) = told.written(&Record::Begun { build, at: since }, at_once()).await {
                 tracing::debug!(%error, "cannot note that a request is in hand");
             }
         });
@@ -341,19 +357,8 @@ impl Told {
     pub async fn begun(&self, build_id: &str) -> Result<Option<OffsetDateTime>, BrokerError> {
         let mark = Uuid::new_v4().to_string();
         let answer = waits(&mut self.lock().marks, &mark);
-        self.write(&Record::Mark { id: mark }).await?;
-        self.read_back(answer).await?;
+        self.written(&Record::Mark { id: mark }, answer).await?;
         Ok(self.lock().known.builds.get(&hash(build_id)).and_then(|build| build.begun))
-    }
-
-    async fn read_back<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, BrokerError> {
-        let limit = self.0.longest_wait;
-        match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            _ => Err(BrokerError::Unavailable(format!(
-                "what was written to the log of told outcomes was not read back within {limit:?}"
-            ))),
-        }
     }
 
     /// Says that the receiver has taken a copy.
@@ -362,20 +367,40 @@ impl Told {
     /// That cannot be written: should the copy come again, it is told again.
     pub async fn told(&self, copy: &Copy) -> Result<(), BrokerError> {
         let Copy { build_id: build, id: copy, .. } = copy.clone();
-        self.write(&Record::Told { build, copy }).await
+        self.written(&Record::Told { build, copy }, at_once()).await
     }
 
-    /// Says that the receiver has not taken a copy. Only then may it be [passed on](passed_on).
+    /// Says that the receiver has not taken a copy. Only then may another [stand in](stand_in) for it.
     ///
     /// # Errors
-    /// That cannot be written: the copy is to be left on its queue.
+    /// That cannot be written.
     pub async fn passes_on(&self, copy: &Copy) -> Result<(), BrokerError> {
         let Copy { build_id: build, id: copy, .. } = copy.clone();
-        self.write(&Record::PassedOn { build, copy }).await
+        self.written(&Record::PassedOn { build, copy }, at_once()).await
     }
 
-    async fn write(&self, record: &Record) -> Result<(), BrokerError> {
-        self.0.broker.publish(Route::Told, record.message()).await
+    /// Writes a line, and waits for an answer to it.
+    async fn written<T>(
+        &self,
+        record: &Record,
+        answer: impl Future<Output = Result<T, oneshot::error::RecvError>>,
+    ) -> Result<T, BrokerError> {
+        let limit = self.0.longest_wait;
+        let too_slow = || {
+            let text = format!("the log of told outcomes did not take a line within {limit:?}");
+            BrokerError::Unavailable(text)
+        };
+        let written = async {
+            let mut following = self.0.following.subscribe();
+            let now = following.wait_for(|following| *following != Following::NotNow).await;
+            if now.is_ok_and(|now| *now == Following::Refused) {
+                let text = "there is no log of told outcomes".to_owned();
+                return Err(BrokerError::Refused(text));
+            }
+            self.0.broker.publish(Route::Told, record.message()).await?;
+            answer.await.map_err(|_| too_slow())
+        };
+        tokio::time::timeout(limit, written).await.unwrap_or_else(|_| Err(too_slow()))
     }
 
     /// Whether an outcome of the request is already told or in a notifier's hands, as far as has been
@@ -418,6 +443,11 @@ impl Told {
     }
 }
 
+/// The answer to a line that need not be read back.
+fn at_once() -> impl Future<Output = Result<(), oneshot::error::RecvError>> {
+    std::future::ready(Ok(()))
+}
+
 /// The answer to a line of this name, once it is read back.
 fn waits<T>(waiting: &mut HashMap<String, oneshot::Sender<T>>, line: &str) -> oneshot::Receiver<T> {
     waiting.retain(|_, answer| !answer.is_closed());
@@ -428,12 +458,36 @@ fn waits<T>(waiting: &mut HashMap<String, oneshot::Sender<T>>, line: &str) -> on
 
 /// Reads the log, from its beginning after every loss of the connection.
 async fn follow(broker: Arc<dyn Broker>, shared: Weak<Shared>) {
-    while shared.strong_count() > 0 {
-        match broker.follow(AHEAD).await {
-            Ok(log) => read_all(log, &shared).await,
-            Err(error) => tracing::warn!(%error, "cannot read the log of told outcomes"),
+    let tell = |following| match shared.upgrade() {
+        Some(shared) => {
+            shared.following.send_replace(following);
+            true
         }
-        tokio::time::sleep(PAUSE).await;
+        None => false,
+    };
+    loop {
+        let (following, pause) = match broker.follow(AHEAD).await {
+            Ok(log) => {
+                tell(Following::Yes);
+                read_all(log, &shared).await;
+                (Following::NotNow, PAUSE)
+            }
+            Err(error @ BrokerError::Refused(_)) => {
+                tracing::warn!(
+                    %error,
+                    "there is no log of told outcomes: what becomes of a build twice may be told twice"
+                );
+                (Following::Refused, PAUSE_WHEN_REFUSED)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot read the log of told outcomes");
+                (Following::NotNow, PAUSE)
+            }
+        };
+        if !tell(following) {
+            return;
+        }
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -497,7 +551,6 @@ mod tests {
             known.claim(BUILD, copy, Some(of), None, at(11))
         };
         assert_eq!(claim(&mut known, "one"), Verdict::Tell);
-        assert_eq!(instead(&mut known, "early", "one"), Verdict::Drop, "it is in hand");
         known.became(BUILD, "one", Held::PassedOn);
         assert_eq!(claim(&mut known, "one"), Verdict::PassOn, "nobody knows whether it was");
         assert_eq!(instead(&mut known, "two", "one"), Verdict::Tell);
@@ -562,7 +615,8 @@ mod tests {
         assert!(known.knows("1", None, at(1)));
     }
 
-    /// Notifiers at work on the copies of one build, any of which may die between any two steps.
+    /// Notifiers at work on the copies of one build, any of which may die between any two steps, with a log
+    /// that may be away.
     #[derive(Default)]
     struct Notifiers {
         known: Known,
@@ -574,15 +628,21 @@ mod tests {
         posts: usize,
         /// Deaths between a notification and the line that says so.
         untold: usize,
+        /// Whether the log may be away.
+        log_fails: bool,
     }
 
     #[derive(Clone, Copy)]
     enum Step {
         Claim,
-        Post,
+        Post {
+            claimed: bool,
+        },
         WriteTold,
         WritePassedOn,
         PassOn,
+        /// As it is, since it cannot be noted.
+        Republish,
         Ack,
     }
 
@@ -611,27 +671,43 @@ mod tests {
                 return;
             }
             let refused = dice / 512 % 3 == 0;
+            let away = self.log_fails && dice / 2048 % 2 == 0;
             self.hands[hand].1 = match step {
+                Step::Claim if away && refused => Step::Post { claimed: false },
                 Step::Claim => {
                     let instead_of = instead_of.map(|copy| copy.to_string());
                     match self.known.claim(BUILD, &name, instead_of.as_deref(), None, at(10)) {
-                        Verdict::Tell => Step::Post,
+                        // It was written, and not read back.
+                        _ if away => Step::Post { claimed: false },
+                        Verdict::Tell => Step::Post { claimed: true },
                         Verdict::PassOn => Step::PassOn,
                         Verdict::Drop => Step::Ack,
                     }
                 }
-                Step::Post if refused => Step::WritePassedOn,
-                Step::Post => {
+                Step::Post { claimed } if refused => match claimed {
+                    true => Step::WritePassedOn,
+                    false => Step::Republish,
+                },
+                Step::Post { claimed } => {
                     self.posts += 1;
-                    Step::WriteTold
+                    if claimed { Step::WriteTold } else { Step::Ack }
                 }
                 Step::WriteTold => {
-                    self.known.became(BUILD, &name, Held::Told);
+                    if !away {
+                        self.known.became(BUILD, &name, Held::Told);
+                    }
                     Step::Ack
                 }
                 Step::WritePassedOn => {
-                    self.known.became(BUILD, &name, Held::PassedOn);
-                    Step::PassOn
+                    // Or it was written, and nobody heard of it.
+                    if !away || dice / 4096 % 2 == 0 {
+                        self.known.became(BUILD, &name, Held::PassedOn);
+                    }
+                    if away { Step::Republish } else { Step::PassOn }
+                }
+                Step::Republish => {
+                    self.queue.push((copy, instead_of));
+                    Step::Ack
                 }
                 Step::PassOn => {
                     self.publish(Some(copy));
@@ -654,7 +730,8 @@ mod tests {
             (random >> 8) as usize & 0xff_ffff
         };
         for run in 0..20_000 {
-            let mut all = Notifiers::default();
+            let log_fails = run % 2 == 0;
+            let mut all = Notifiers { log_fails, ..Notifiers::default() };
             (0..=run % 3).for_each(|_| all.publish(None));
             let mut steps = 0;
             while !(all.queue.is_empty() && all.hands.is_empty()) {
@@ -663,7 +740,7 @@ mod tests {
                 assert!(steps < 100_000, "run {run} does not end");
             }
             assert!(all.posts >= 1, "run {run}: lost");
-            assert!(all.posts <= 1 + all.untold, "run {run}: {} posts", all.posts);
+            assert!(log_fails || all.posts <= 1 + all.untold, "run {run}: {} posts", all.posts);
         }
     }
 
@@ -680,7 +757,9 @@ mod tests {
         let mut twin = message.clone();
         twin.headers.insert(REPEATED.to_owned(), "1".to_owned());
         assert_ne!(Copy::of(BUILD, &twin).id, copy.id);
-        let later = Copy::of(BUILD, &passed_on(&twin));
+        let mut later = twin.clone();
+        stand_in(&mut later);
+        let later = Copy::of(BUILD, &later);
         assert_eq!(later.instead_of, Some(Copy::of(BUILD, &twin).id));
         assert_eq!(later.since, Some(at(5)));
         assert!(later.id != copy.id && !later.id.contains('#'));

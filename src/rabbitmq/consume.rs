@@ -68,7 +68,7 @@ pub(super) async fn subscribe(
             }
             Some((_, text)) => {
                 let text = format!("cannot consume `{queue}`: {text}");
-                return Err(BrokerError::Unavailable(text));
+                return Err(BrokerError::Refused(text));
             }
             None => {}
         }

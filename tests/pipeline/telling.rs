@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image_builder_actors::fakes::broker::FakeBroker;
 use image_builder_actors::fakes::world::{World, request, settings, with_crew};
@@ -108,7 +108,7 @@ fn second_line() -> impl Fn(Route) -> bool + Send + 'static {
 }
 
 #[test]
-fn an_outcome_whose_claim_cannot_be_written_is_told_later() {
+fn an_outcome_whose_claim_cannot_be_written_is_told_all_the_same() {
     with_crew(settings(), async |world| {
         world.broker.fail_publishes(1, away(), |route| route == Route::Told);
         world.request(&request("b1")).await;
@@ -129,14 +129,14 @@ fn what_was_told_and_could_not_be_noted_is_acked() {
 }
 
 #[test]
-fn what_cannot_be_noted_as_passed_on_stays_on_its_queue() {
+fn what_cannot_be_noted_as_passed_on_is_told_later_all_the_same() {
     with_crew(settings(), async |world| {
         let refusal = NotifyError { message: "not now".to_owned(), retry_after: None };
         world.managers.fail(1, refusal);
         world.broker.fail_publishes(1, away(), second_line());
         publish(&world, Route::Outcome, outcome("b1", "image.ready")).await;
         world.told_once().await;
-        assert!(world.broker.delays().is_empty(), "it came again by itself");
+        assert_eq!(world.broker.delays().len(), 1);
     });
 }
 
@@ -218,10 +218,29 @@ async fn a_claim_that_is_not_read_back_is_given_up() {
     let [copy] = copies();
     // Nobody can follow the log any more, and it can still be written.
     worker.claim(&copy).await.expect("written and read");
-    broker.fail_subscribes(1_000, away());
+    broker.refuse_follows(away());
     broker.kill_connection();
     let claim = worker.claim(&copy).await;
     assert!(matches!(claim, Err(BrokerError::Unavailable(_))), "{claim:?}");
+}
+
+#[test]
+fn without_a_log_outcomes_are_told_at_once() {
+    with_crew(settings(), async |world| {
+        world.request(&request("b1")).await;
+        world.told(1).await;
+        let refused = BrokerError::Refused("the test wants it so".to_owned());
+        world.broker.refuse_follows(refused);
+        world.broker.kill_connection();
+        let refusal = NotifyError { message: "not now".to_owned(), retry_after: None };
+        world.managers.fail(1, refusal);
+        for id in ["b2", "b3"] {
+            world.request(&request(id)).await;
+        }
+        let begun = Instant::now();
+        world.told(3).await;
+        assert!(begun.elapsed() < told::LONGEST_WAIT / 2, "{:?}", begun.elapsed());
+    });
 }
 
 #[test]

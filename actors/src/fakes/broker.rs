@@ -38,6 +38,7 @@ struct State {
     /// The log of told outcomes.
     told: Vec<Message>,
     followers: BTreeMap<u64, Follower>,
+    follow_fault: Option<BrokerError>,
     next_id: u64,
     down: bool,
     gone: Vec<Place>,
@@ -154,7 +155,12 @@ impl FakeBroker {
         self.add_fault(1, Action::Panic, Box::new(matches));
     }
 
-    /// The next `times` subscriptions fail, those of the log's followers among them.
+    /// From now on nobody can follow the log.
+    pub fn refuse_follows(&self, error: BrokerError) {
+        self.change(|state| state.follow_fault = Some(error));
+    }
+
+    /// The next `times` subscriptions fail.
     pub fn fail_subscribes(&self, times: usize, error: BrokerError) {
         self.change(|state| state.subscribe_faults.extend(vec![error; times]));
     }
@@ -315,8 +321,8 @@ impl Broker for FakeBroker {
 
     async fn follow(&self, ahead: u16) -> Result<Subscription, BrokerError> {
         self.change(|state| {
-            if let Some(error) = state.subscribe_faults.pop_front() {
-                return Err(error);
+            if let Some(error) = &state.follow_fault {
+                return Err(error.clone());
             }
             state.check_up()?;
             let ahead = usize::from(ahead.max(1));
