@@ -70,18 +70,8 @@ impl Role {
             }
             Role::Dead => Some("copies of builds that were given up may be lost"),
             Role::Result => Some("results may be lost"),
-            Role::Told => {
-                Some("an outcome may be told twice, and a build told to have ended in two ways")
-            }
-            Role::Rung => None,
+            Role::Told | Role::Rung => None,
         }
-    }
-}
-
-impl Role {
-    /// Whether work can be done without a queue of this role.
-    pub fn is_needed(self) -> bool {
-        self != Role::Told
     }
 }
 
@@ -140,6 +130,7 @@ pub enum TopologyError {
 pub struct Topology {
     settings: TopologySettings,
     queues: Vec<QueueDeclaration>,
+    told_log: QueueDeclaration,
 }
 
 impl Topology {
@@ -195,8 +186,10 @@ impl Topology {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let queues = queues.into_iter().map(|(_, queue)| queue).collect();
-        Ok(Self { settings, queues })
+        let queues = queues.into_iter().map(|(_, queue)| queue);
+        let queues = queues.filter(|queue| queue.role != Role::Told).collect();
+        let told_log = told_log(&settings.outcome_queue);
+        Ok(Self { settings, queues, told_log })
     }
 
     /// Every queue, the ladders last.
@@ -218,10 +211,9 @@ impl Topology {
         }
     }
 
-    /// The name of the log of told outcomes.
-    pub fn told_log(&self) -> &str {
-        let log = self.queues.iter().find(|queue| queue.role == Role::Told);
-        log.map_or("", |log| &log.name)
+    /// The log of told outcomes. It is none of the queues: work can be done without.
+    pub fn told_log(&self) -> &QueueDeclaration {
+        &self.told_log
     }
 
     /// The routing key, on the default exchange, of a route; `None` for results where no result
@@ -243,7 +235,7 @@ impl Topology {
             }
             Route::Dead => Some(settings.dead_queue.clone()),
             Route::Result => settings.result_queue.clone(),
-            Route::Told => Some(self.told_log().to_owned()),
+            Route::Told => Some(self.told_log.name.clone()),
         }
     }
 }
@@ -285,14 +277,14 @@ fn plain_queue(role: Role, name: &str) -> QueueDeclaration {
     QueueDeclaration { name: name.to_owned(), role, arguments }
 }
 
-/// Kept for a week, and to 64 MB: a build's second outcome comes within hours of its first, if ever. Only
-/// whole segments are dropped.
+/// Kept for a week, and to 16 MB, since every worker reads it all when it starts: a second outcome comes
+/// within hours of the first, if ever. Only whole segments are dropped.
 fn told_log(outcome_queue: &str) -> QueueDeclaration {
     let arguments = vec![
         ("x-queue-type", Argument::Text("stream".to_owned())),
         ("x-max-age", Argument::Text("7D".to_owned())),
-        ("x-max-length-bytes", Argument::Number(64_000_000)),
-        ("x-stream-max-segment-size-bytes", Argument::Number(4_000_000)),
+        ("x-max-length-bytes", Argument::Number(16_000_000)),
+        ("x-stream-max-segment-size-bytes", Argument::Number(1_000_000)),
     ];
     QueueDeclaration { name: format!("told.{outcome_queue}"), role: Role::Told, arguments }
 }
@@ -407,9 +399,10 @@ mod tests {
         let topology = Topology::new(settings()).expect("good settings");
         assert_eq!(
             names(&topology),
-            ["b", "f", "o", "d", "told.o", "b.retry.10s", "b.retry.90s", "o.retry.10m"]
+            ["b", "f", "o", "d", "b.retry.10s", "b.retry.90s", "o.retry.10m"]
         );
-        let rung = &topology.queues()[6];
+        assert_eq!(topology.told_log().name, "told.o");
+        let rung = &topology.queues()[5];
         assert_eq!(argument(rung, "x-message-ttl"), Some(&Argument::Number(90_000)));
         assert_eq!(
             argument(rung, "x-dead-letter-routing-key"),
@@ -422,10 +415,7 @@ mod tests {
         let topology =
             Topology::new(TopologySettings { result_queue: Some("r".to_owned()), ..settings() })
                 .expect("good settings");
-        for queue in &topology.queues()[..] {
-            if matches!(queue.role, Role::Told | Role::Rung) {
-                continue;
-            }
+        for queue in &topology.queues()[..5] {
             let limit = argument(queue, "x-delivery-limit");
             let target = argument(queue, "x-dead-letter-routing-key");
             if queue.role == Role::Build {

@@ -286,29 +286,33 @@ impl Desk {
         if let Some(trace) = cause.traceparent() {
             message.headers.insert(TRACEPARENT.to_owned(), trace);
         }
-        told::stamp(&mut message, history.since);
+        let request = told::request(build_id, &cause.message().body);
+        told::stamp(&mut message, request, history.since);
         self.broker.publish(Route::Outcome, message).await
     }
 
     /// Makes known when the request was first in hand: writes it down if nobody had it before, and looks it
-    /// up where its history does not say.
-    pub async fn remember(&self, build_id: &str, history: &mut History, first: bool) {
-        match history.since {
-            Some(since) if first => self.told.begins(build_id, since),
-            Some(_) => {}
-            None => match self.told.begun(build_id).await {
-                Ok(since) => history.since = since,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot tell when a request was first in hand")
-                }
-            },
+    /// up where nothing says so.
+    pub async fn remember(&self, lease: &Lease, build_id: &str, history: &mut History) {
+        if history.since.is_some() {
+            return;
         }
+        let request = told::request(build_id, &lease.message().body);
+        history.since = lease.since();
+        if let Some(since) = history.since {
+            return self.told.begins(request, since);
+        }
+        match self.told.begun(&request).await {
+            Ok(since) => history.since = since,
+            Err(error) => tracing::warn!(%error, "cannot tell when a request was first in hand"),
+        }
+        lease.is_since(history.since);
     }
 
-    /// Whether an outcome of the build is told already, or about to be. Then the delivery is one that was
+    /// Whether an outcome of the request is told already, or about to be. Then the delivery is one that was
     /// made again after it was done with, and is to go to [`Desk::repeated`].
-    pub fn is_repeated(&self, build_id: &str, history: &History) -> bool {
-        self.told.knows(build_id, history.since)
+    pub fn is_repeated(&self, lease: &Lease, build_id: &str, history: &History) -> bool {
+        self.told.knows(&told::request(build_id, &lease.message().body), history.since)
     }
 
     /// Nothing is left to do for the delivery.

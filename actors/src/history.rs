@@ -6,19 +6,24 @@
 use time::OffsetDateTime;
 
 use crate::job::History;
-use crate::ports::Message;
+use crate::ports::{Message, REPEATED};
 use crate::redelivery::passed_on;
 
 /// The header that holds the history, as JSON.
 pub const HEADER: &str = "x-image-builder-history";
 
-/// The history of a message; a fresh one where there is none, or none that can be read. `redelivered`
-/// says whether anybody had the message before.
-pub fn of(message: &Message, redelivered: bool) -> History {
-    let now = OffsetDateTime::now_utc();
-    let fresh = || History::new(message.timestamp.unwrap_or(now));
+/// Whether nobody can have had a request in hand before: it was never delivered, never published by a
+/// worker, and published once.
+pub fn is_first(message: &Message, redeliveries: u64) -> bool {
+    let of_others = [HEADER, REPEATED].iter().any(|name| message.headers.contains_key(*name));
+    redeliveries == 0 && !of_others
+}
+
+/// The history of a message; a fresh one where there is none, or none that can be read.
+pub fn of(message: &Message) -> History {
+    let fresh = || History::new(message.timestamp.unwrap_or_else(OffsetDateTime::now_utc));
     match message.headers.get(HEADER) {
-        None => History { since: (!redelivered).then_some(now), ..fresh() },
+        None => fresh(),
         Some(json) => serde_json::from_str(json).unwrap_or_else(|error| {
             tracing::error!(%error, "a message's history cannot be read: it starts anew");
             fresh()

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler, Message as ActixMessage};
 use futures_util::future::join_all;
+use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::capacity::Capacity;
@@ -120,6 +121,7 @@ impl Intake {
             let pause = match subscribed {
                 Ok(subscription) => {
                     tracing::info!(queue = ?self.queue, "subscribed");
+                    self.redeliveries.subscribed();
                     match self.forward(subscription, slots, mailbox).await {
                         Over::Draining => return,
                         Over::Paused => Duration::ZERO,
@@ -172,27 +174,31 @@ impl Intake {
         if !subscription.settle.holds(raw.tag) {
             return;
         }
-        let given_back = match (self.queue, self.turn(&raw)) {
+        let turn = match (self.queue, self.turn(&raw)) {
             (Queue::Build, Turn::Work(hold)) => {
                 let redeliveries = redeliveries(&raw);
-                let history = history::of(&raw.message, redeliveries > 0);
+                let mut history = history::of(&raw.message);
+                if history::is_first(&raw.message, redeliveries) {
+                    history.since = Some(OffsetDateTime::now_utc());
+                }
                 let mut message = history::with(&raw.message, &history);
                 message.headers.insert(REDELIVERIES.to_owned(), redeliveries.to_string());
-                let published = self.broker.publish(Route::Build, message).await.is_ok();
-                if published {
-                    hold.settled();
-                }
-                published
+                let published = self.broker.publish(Route::Build, message).await;
+                published.is_ok().then_some(Some(hold))
             }
-            (_, Turn::Ack) => true,
+            (_, Turn::Ack) => Some(None),
             // Whoever has it in hand is not to get a double; and nothing counts the others.
-            (Queue::Build, Turn::Wait) | (Queue::Fail | Queue::Outcome, _) => false,
+            (Queue::Build, Turn::Wait) | (Queue::Fail | Queue::Outcome, _) => None,
         };
         // An error means that the channel is gone: the broker delivers it again.
-        let _ = match given_back {
-            true => subscription.settle.ack(raw.tag).await,
-            false => subscription.settle.nack(raw.tag).await,
+        let Some(hold) = turn else {
+            let _ = subscription.settle.nack(raw.tag).await;
+            return;
         };
+        let acked = subscription.settle.ack(raw.tag).await.is_ok();
+        if let Some(hold) = hold {
+            hold.settled(acked);
+        }
     }
 
     /// What is to be done with a delivery that has just come.

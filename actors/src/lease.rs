@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::fault::{Fault, Reason, Stage};
@@ -34,6 +35,7 @@ pub enum Doing {
 /// The owned right to settle one delivery.
 pub struct Lease {
     message: Arc<Message>,
+    first: bool,
     held: Shared,
 }
 
@@ -43,6 +45,8 @@ struct Held {
     message: Arc<Message>,
     tag: u64,
     redeliveries: u64,
+    /// When a worker first had the request in hand, as far as is known.
+    since: Option<OffsetDateTime>,
     doing: Doing,
     journey: Journey,
     settle: Arc<dyn Settle>,
@@ -59,8 +63,9 @@ impl Held {
 
     /// The next durable fact exists: should the ack get lost, the redelivery is only acked.
     async fn ack(self) -> Result<(), BrokerError> {
-        self.hold.settled();
-        self.settle.ack(self.tag).await
+        let acked = self.settle.ack(self.tag).await;
+        self.hold.settled(acked.is_ok());
+        acked
     }
 
     /// Settling may take a while yet, in which nobody works on the delivery.
@@ -84,11 +89,21 @@ impl Lease {
         &self.message
     }
 
-    /// Whether nobody can have worked on the message before: it was never delivered, and never
-    /// published by a worker.
+    /// Whether nobody can have had the request in hand before.
     pub fn is_first(&self) -> bool {
-        let redelivered = lock(&self.held).as_ref().is_none_or(|held| held.redeliveries > 0);
-        !redelivered && !self.message.headers.contains_key(history::HEADER)
+        self.first
+    }
+
+    /// When a worker first had the request in hand, as far as is known.
+    pub fn since(&self) -> Option<OffsetDateTime> {
+        lock(&self.held).as_ref().and_then(|held| held.since)
+    }
+
+    /// Says when a worker first had the request in hand, should the lease be dropped.
+    pub fn is_since(&self, since: Option<OffsetDateTime>) {
+        if let Some(held) = &mut *lock(&self.held) {
+            held.since = since;
+        }
     }
 
     /// Says what becomes of the delivery now: a crash while it is worked on counts as a try, any other
@@ -226,6 +241,7 @@ fn hand_over(held: Option<Held>) {
 
 /// Makes the leases of one subscription, and settles those that were dropped.
 pub struct Settler {
+    queue: Queue,
     settle: Arc<dyn Settle>,
     dropped: mpsc::UnboundedSender<Dropped>,
     /// Leases that stand, to find those that are overdue.
@@ -253,7 +269,7 @@ impl Settler {
         });
         let (given, leases) = mpsc::unbounded_channel();
         tokio::spawn(revoke_overdue(leases, longest));
-        Self { settle, dropped, given }
+        Self { queue, settle, dropped, given }
     }
 
     /// The lease of one delivery, which holds `slot` until it is settled.
@@ -266,10 +282,13 @@ impl Settler {
         slot: OwnedSemaphorePermit,
     ) -> Lease {
         let message = Arc::new(message);
+        // What comes to the other queues was in somebody's hands.
+        let first = self.queue == Queue::Build && history::is_first(&message, redeliveries);
         let held = Held {
             message: message.clone(),
             tag,
             redeliveries,
+            since: first.then(OffsetDateTime::now_utc),
             doing: Doing::Mailed,
             journey: Journey::default(),
             settle: self.settle.clone(),
@@ -277,7 +296,7 @@ impl Settler {
             hold,
             _slot: slot,
         };
-        let lease = Lease { message, held: Arc::new(Mutex::new(Some(held))) };
+        let lease = Lease { message, first, held: Arc::new(Mutex::new(Some(held))) };
         // The task ends only with the runtime.
         let _ = self.given.send((Instant::now(), lease.revocable()));
         lease
@@ -324,7 +343,8 @@ async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
         Doing::Mailed | Doing::Waiting => (Stage::Listener, false),
     };
     let fault = Fault::new(stage, Reason::Crashed, CRASH_MESSAGE);
-    let mut history = history::of(&held.message, held.redeliveries > 0);
+    let mut history = history::of(&held.message);
+    history.since = history.since.or(held.since);
     let attempt = history.counted() + 1;
     let build_id = request::build_id(&held.message).unwrap_or_default();
     progress::span(&build_id, stage.as_str(), attempt).in_scope(|| {

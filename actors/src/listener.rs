@@ -49,8 +49,6 @@ pub struct Listener {
 
 /// What earlier deliveries of a job made.
 enum Earlier {
-    /// An outcome, which is told.
-    Told,
     /// The image is in the registry.
     Pushed(Ready),
     /// The commit, and its image on this worker's engine.
@@ -80,11 +78,15 @@ impl Listener {
         delivery.lease.now(Doing::Working(Stage::Listener));
         fail::fail_point!("listener::work");
         let message = delivery.lease.message();
-        let mut history = history::of(message, delivery.redeliveries > 0);
+        let mut history = history::of(message);
         let Some(build_id) = request::build_id(message) else {
             return self.stamp(delivery, in_hand).await;
         };
-        self.desk.remember(&build_id, &mut history, delivery.lease.is_first()).await;
+        self.desk.remember(&delivery.lease, &build_id, &mut history).await;
+        if self.desk.is_repeated(&delivery.lease, &build_id, &history) {
+            let span = progress::span(&build_id, Stage::Listener.as_str(), history.counted() + 1);
+            return self.desk.repeated(delivery.lease).instrument(span).await;
+        }
         let journey = || self.desk.observer.build(&build_id, message, &history);
         let request = match request::parse(&message.body, &build_id, &self.rules) {
             Ok(request) => request,
@@ -140,7 +142,6 @@ impl Listener {
         let earlier = self.earlier(&job).instrument(span.clone()).await;
         in_hand.done();
         match earlier {
-            Earlier::Told => self.desk.repeated(job.lease).instrument(span).await,
             Earlier::Pushed(ready) => self.desk.ready(job, ready).instrument(span).await,
             Earlier::Built(commit, image) => {
                 job.lease.now(Doing::Mailed);
@@ -158,9 +159,6 @@ impl Listener {
     async fn earlier(&self, job: &Job) -> Earlier {
         if job.lease.is_first() {
             return Earlier::Nothing;
-        }
-        if self.desk.is_repeated(&job.request.build_id, &job.history) {
-            return Earlier::Told;
         }
         match self.images.of_build(&job.request).await {
             Ok(Some(ready)) => {

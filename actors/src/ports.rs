@@ -117,10 +117,12 @@ pub trait Broker: Send + Sync + 'static {
     /// Publishes durably: returns once the broker has confirmed that the message is in its queue.
     async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError>;
 
-    /// Reads the log of told outcomes from its beginning, and then what is added. Every follower gets
-    /// every message, all in the same order; an ack only makes room for the next one, of which there are
-    /// at most `ahead` at once. What is older than some days may be missing.
-    async fn follow(&self, ahead: u16) -> Result<Subscription, BrokerError>;
+    /// Reads the log of told outcomes: the bodies of all that it has, and then of what is added. Every
+    /// follower gets them in the same order. What is older than some days may be missing.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`]: there is no such log for now, though the broker answers.
+    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError>;
 }
 
 // ---- the forge --------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ impl Pusher {
         };
         job.lease.now(Doing::Working(Stage::Pusher));
         fail::fail_point!("pusher::work");
-        if self.desk.is_repeated(&job.request.build_id, &job.history) {
+        if self.desk.is_repeated(&job.lease, &job.request.build_id, &job.history) {
             slot.done();
             return self.desk.repeated(job.lease).await;
         }

@@ -3,7 +3,7 @@
 //! When a connection breaks, the broker delivers again what was not acked, often to the very worker
 //! that is still at work on it, or whose ack was lost on the way. Neither is a reason to do the work,
 //! or to tell of it, twice: a redelivery waits until this worker no longer has its message in hand, and
-//! is only acked where the message was settled here just before.
+//! is only acked where the message was settled here just before the connection broke.
 //!
 //! What is kept is in memory alone: after a crash, and on any other worker, the repetition goes its way.
 
@@ -17,7 +17,10 @@ use tokio::sync::Notify;
 use crate::ports::Message;
 use crate::request;
 
-/// How long a settled message is remembered: a broker may be away for a while before it delivers again.
+/// How long before the end of a subscription an ack may have got lost: whoever is silent for longer has lost
+/// the connection.
+const LOST: Duration = Duration::from_secs(60);
+/// How long such a message is remembered: a broker may be away for a while before it delivers again.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 /// And how many of them.
 const MOST_REMEMBERED: usize = 10_000;
@@ -48,14 +51,21 @@ struct Shared {
 #[derive(Default)]
 struct State {
     in_hand: HashMap<Print, usize>,
+    /// Settled in this subscription. Their acks have arrived, or the subscription is about to end.
     settled: VecDeque<(Instant, Print)>,
+    /// Settled just before a subscription ended: their acks may have got lost.
+    doubtful: VecDeque<(Instant, Print)>,
 }
 
 impl State {
     fn forget_old(&mut self) {
-        while self.settled.front().is_some_and(|(at, _)| at.elapsed() > REMEMBERED) {
-            self.settled.pop_front();
-        }
+        let forget = |all: &mut VecDeque<(Instant, Print)>, after| {
+            while all.front().is_some_and(|(at, _)| at.elapsed() > after) {
+                all.pop_front();
+            }
+        };
+        forget(&mut self.settled, LOST);
+        forget(&mut self.doubtful, REMEMBERED);
     }
 }
 
@@ -80,10 +90,24 @@ pub(crate) enum Turn {
 }
 
 impl Redeliveries {
+    /// A subscription begins, since the one before has ended.
+    pub(crate) fn subscribed(&self) {
+        let mut state = self.lock();
+        state.forget_old();
+        let settled = std::mem::take(&mut state.settled);
+        state.doubtful.extend(settled);
+        while state.doubtful.len() > MOST_REMEMBERED {
+            state.doubtful.pop_front();
+        }
+    }
+
     /// A message that was never delivered before. What was settled and reads the same was another one.
     pub fn first(&self, message: &Message) -> Hold {
         let print = print(message);
-        self.lock().settled.retain(|(_, settled)| Some(*settled) != print);
+        let mut state = self.lock();
+        state.settled.retain(|(_, settled)| Some(*settled) != print);
+        state.doubtful.retain(|(_, settled)| Some(*settled) != print);
+        drop(state);
         self.hold(print)
     }
 
@@ -96,7 +120,7 @@ impl Redeliveries {
         let Some(print) = print else { return Turn::Work(self.hold(None)) };
         let mut state = self.lock();
         state.forget_old();
-        if state.settled.iter().any(|(_, settled)| *settled == print) {
+        if state.doubtful.iter().any(|(_, settled)| *settled == print) {
             Turn::Ack
         } else if state.in_hand.contains_key(&print) {
             Turn::Wait
@@ -135,15 +159,17 @@ impl Redeliveries {
 }
 
 impl Hold {
-    /// The next durable fact was made: whatever becomes of the ack, there is nothing left to do.
-    pub(crate) fn settled(&self) {
+    /// The next durable fact was made, and the delivery was acked: whether the broker heard that or not,
+    /// there is nothing left to do.
+    pub(crate) fn settled(&self, acked: bool) {
         let Some(print) = self.print else { return };
         let mut state = self.all.lock();
         state.forget_old();
-        if state.settled.len() >= MOST_REMEMBERED {
-            state.settled.pop_front();
+        let remembered = if acked { &mut state.settled } else { &mut state.doubtful };
+        if remembered.len() >= MOST_REMEMBERED {
+            remembered.pop_front();
         }
-        state.settled.push_back((Instant::now(), print));
+        remembered.push_back((Instant::now(), print));
     }
 }
 
@@ -188,18 +214,28 @@ mod tests {
     }
 
     #[test]
-    fn a_redelivery_of_what_was_settled_is_only_acked() {
+    fn a_redelivery_of_what_was_settled_before_the_connection_was_lost_is_only_acked() {
         let all = Redeliveries::default();
         let first = all.first(&message("a"));
-        first.settled();
+        first.settled(true);
         drop(first);
+        all.subscribed();
         assert!(matches!(all.again(&message("a")), Turn::Ack));
         assert!(matches!(all.again(&message("b")), Turn::Work(_)));
         let later = passed_on(&message("a"));
         assert!(matches!(all.again(&later), Turn::Work(_)), "it is another message");
-        all.first(&later).settled();
+        all.first(&later).settled(true);
+        all.subscribed();
         assert!(matches!(all.again(&later), Turn::Ack));
         assert!(matches!(all.again(&passed_on(&later)), Turn::Work(_)), "and so is that");
+    }
+
+    #[test]
+    fn an_ack_on_a_connection_that_lives_was_heard() {
+        let all = Redeliveries::default();
+        all.first(&message("a")).settled(true);
+        // It was published once more, and delivered to somebody else before.
+        assert!(matches!(all.again(&message("a")), Turn::Work(_)));
     }
 
     #[test]
@@ -212,7 +248,8 @@ mod tests {
     #[test]
     fn a_request_that_is_published_again_is_worked_on_again() {
         let all = Redeliveries::default();
-        all.first(&message("a")).settled();
+        all.first(&message("a")).settled(true);
+        all.subscribed();
         drop(all.first(&message("a")));
         assert!(matches!(all.again(&message("a")), Turn::Work(_)));
     }
@@ -222,7 +259,8 @@ mod tests {
         let all = Redeliveries::default();
         let plain = Message { body: b"{}".to_vec(), ..Message::default() };
         let first = all.first(&plain);
-        first.settled();
+        first.settled(true);
+        all.subscribed();
         assert!(matches!(all.again(&plain), Turn::Work(_)));
     }
 
@@ -239,7 +277,8 @@ mod tests {
         drop(first);
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        twin.settled();
+        // As on a connection that is lost.
+        twin.settled(false);
         drop(twin);
         assert!(!waiting.await.expect("it ends"), "it was settled meanwhile");
     }
@@ -248,10 +287,11 @@ mod tests {
     fn only_so_many_are_remembered() {
         let all = Redeliveries::default();
         for number in 0..=MOST_REMEMBERED {
-            all.first(&message(&number.to_string())).settled();
+            all.first(&message(&number.to_string())).settled(true);
         }
+        all.subscribed();
         assert!(matches!(all.again(&message("0")), Turn::Work(_)));
         assert!(matches!(all.again(&message("1")), Turn::Ack));
-        assert_eq!(all.lock().settled.len(), MOST_REMEMBERED);
+        assert_eq!(all.lock().doubtful.len(), MOST_REMEMBERED);
     }
 }

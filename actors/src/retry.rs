@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use actix::{Actor, Context, Handler};
 use tracing::Instrument;
+use uuid::Uuid;
 
 use crate::desk::{Desk, crashed, decides, settle};
 use crate::fault::{Fault, Kind, Reason, Stage};
@@ -59,22 +60,24 @@ impl Retry {
             return;
         }
         lease.observe(self.desk.observer.retry(lease.message()));
-        // Whatever is here was in somebody's hands.
-        let mut history = history::of(lease.message(), true);
-        let build_id = request::build_id(lease.message()).unwrap_or_default();
-        self.desk.remember(&build_id, &mut history, false).await;
+        let mut history = history::of(lease.message());
+        // Without any id it never got as far as to be given one.
+        let build_id =
+            request::build_id(lease.message()).unwrap_or_else(|| Uuid::new_v4().to_string());
+        self.desk.remember(&lease, &build_id, &mut history).await;
         // The number of the try that failed, whether or not it was counted.
         let uncounted = history.attempts.last().is_none_or(|last| !last.counted);
         let span = progress::span(&build_id, "retry", history.counted() + u32::from(uncounted));
-        if self.desk.is_repeated(&build_id, &history) {
+        if self.desk.is_repeated(&lease, &build_id, &history) {
             self.desk.repeated(lease).instrument(span).await;
         } else {
-            self.decide(lease, history, delivery.over_delivery_limit).instrument(span).await;
+            let over_limit = delivery.over_delivery_limit;
+            self.decide(lease, &build_id, history, over_limit).instrument(span).await;
         }
         slot.done();
     }
 
-    async fn decide(&self, lease: Lease, mut history: History, over_limit: bool) {
+    async fn decide(&self, lease: Lease, build_id: &str, mut history: History, over_limit: bool) {
         // What the broker moved here took its worker down each time it was delivered.
         if over_limit || history.attempts.is_empty() {
             history.record(&crashed(Stage::Listener), true);
@@ -99,14 +102,13 @@ impl Retry {
                 }
                 settle(lease, published).await;
             }
-            Decision::GiveUp => self.give_up(lease, history).await,
+            Decision::GiveUp => self.give_up(lease, build_id, history).await,
         }
     }
 
-    async fn give_up(&self, lease: Lease, history: History) {
+    async fn give_up(&self, lease: Lease, build_id: &str, history: History) {
         let message = lease.message();
-        let build_id = request::build_id(message).unwrap_or_else(|| "unknown".to_owned());
-        let subject = match request::parse(&message.body, &build_id, &self.rules) {
+        let subject = match request::parse(&message.body, build_id, &self.rules) {
             Ok(request) => match self.images.of_build(&request).await {
                 Ok(None) => Subject::of(&request),
                 Ok(Some(ready)) => {
@@ -134,7 +136,7 @@ impl Retry {
                     Subject::of(&request)
                 }
             },
-            Err(rejected) => Subject::of_rejected(&build_id, rejected.known),
+            Err(rejected) => Subject::of_rejected(build_id, rejected.known),
         };
         let fault = history.attempts.last().map_or_else(|| crashed(Stage::Listener), fault);
         self.desk.give_up(lease, subject, history, fault).await;

@@ -12,7 +12,7 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
 use lapin::protocol::AMQPSoftError;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use lapin::{Acker, Channel, Connection, Consumer, ErrorKind};
 use tokio::sync::{mpsc, watch};
 
@@ -24,22 +24,12 @@ use super::properties;
 /// How long the broker is given to answer a cancel or a close before the answer no longer matters.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Where a subscription begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
-    /// With what waits in the queue.
-    TheHead,
-    /// With the first message that a stream still has.
-    TheBeginning,
-}
-
 /// Subscribes as soon as there is a connection; the caller sets the time limit.
 pub(super) async fn subscribe(
     link: &Arc<Link>,
     declarer: &Declarer,
     queue: &str,
     prefetch: u16,
-    from: From,
 ) -> Result<Subscription, BrokerError> {
     let mut pauses = pauses();
     let mut declared_again = false;
@@ -49,7 +39,7 @@ pub(super) async fn subscribe(
             return Err(BrokerError::Unavailable(text));
         };
         let opened = tokio::select! {
-            opened = open(&connection, queue, prefetch, from) => opened,
+            opened = open(&connection, queue, prefetch) => opened,
             () = link.lost(&connection) => continue,
         };
         let error = match opened {
@@ -68,7 +58,7 @@ pub(super) async fn subscribe(
             }
             Some((_, text)) => {
                 let text = format!("cannot consume `{queue}`: {text}");
-                return Err(BrokerError::Refused(text));
+                return Err(BrokerError::Unavailable(text));
             }
             None => {}
         }
@@ -81,17 +71,13 @@ async fn open(
     connection: &Connection,
     queue: &str,
     prefetch: u16,
-    from: From,
 ) -> lapin::Result<(Channel, Consumer)> {
     let channel = connection.create_channel().await?;
     // Nought would mean "as many as there are".
     channel.basic_qos(prefetch.max(1), BasicQosOptions::default()).await?;
-    let mut arguments = FieldTable::default();
-    if from == From::TheBeginning {
-        arguments.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
-    }
     let options = BasicConsumeOptions::default();
-    let consumer = channel.basic_consume(queue.into(), "".into(), options, arguments).await?;
+    let consumer =
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
     Ok((channel, consumer))
 }
 

@@ -37,11 +37,6 @@ impl Declarer {
         self.declare_exchange(&channel).await?;
         for queue in self.topology.queues() {
             let Err(error) = declare_queue(&channel, queue, false).await else { continue };
-            if let (false, Some((_, text))) = (queue.role.is_needed(), soft_error(&error)) {
-                self.warn_of_want(queue, text);
-                channel = connection.create_channel().await?;
-                continue;
-            }
             let text = match soft_error(&error) {
                 Some((AMQPSoftError::PRECONDITIONFAILED, text)) => text,
                 Some((AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED, text)) => {
@@ -66,25 +61,6 @@ impl Declarer {
         Ok(channel.close(200, "declared".into()).await?)
     }
 
-    /// Whether it is there and has other arguments, or cannot be made at all, is no matter: it works or not.
-    fn warn_of_want(&self, queue: &QueueDeclaration, text: &str) {
-        if self.is_new(queue) {
-            tracing::warn!(
-                queue = queue.name,
-                broker_says = text,
-                "the {queue} cannot be declared: {}. It needs a broker with streams. Where the broker has \
-                 lost it, as in a crash soon after it was made, delete it: it is declared anew",
-                queue.role.if_different().unwrap_or_default()
-            );
-        }
-    }
-
-    /// Whether nobody was warned of the queue yet.
-    fn is_new(&self, queue: &QueueDeclaration) -> bool {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        warned.insert(queue.name.clone())
-    }
-
     async fn declare_exchange(&self, channel: &Channel) -> Result<(), Failure> {
         let name = self.topology.cancel_exchange();
         let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
@@ -102,7 +78,7 @@ impl Declarer {
 
     fn warn_once(&self, queue: &QueueDeclaration, text: &str, loss: &str) {
         let name = &queue.name;
-        if !self.is_new(queue) {
+        if !self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
             return;
         }
         tracing::warn!(

@@ -13,6 +13,7 @@
 //! | `declare.rs` | declares the topology, and lives with queues that exist already |
 //! | `publish.rs` | publishes and waits for the broker's confirm |
 //! | `consume.rs` | a subscription and its settling |
+//! | `log.rs` | reads the log of told outcomes, on a connection of its own |
 //! | `cancellations.rs` | the bodies that the cancel exchange hands out |
 //! | `properties.rs` | messages to AMQP properties and back |
 //!
@@ -24,6 +25,7 @@ mod consume;
 pub(crate) mod declare;
 mod handshake;
 mod link;
+mod log;
 pub(crate) mod properties;
 mod publish;
 
@@ -37,7 +39,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use self::address::Address;
-use self::consume::From;
 use self::declare::Declarer;
 use self::handshake::Failure;
 use self::link::{Link, LinkSettings, Side};
@@ -117,6 +118,9 @@ pub struct RabbitMq {
     declarer: Arc<Declarer>,
     state: watch::Receiver<ConnState>,
     publish_timeout: Duration,
+    address: Address,
+    log_connection: String,
+    connect_timeout: Duration,
 }
 
 impl RabbitMq {
@@ -145,8 +149,18 @@ impl RabbitMq {
         let publisher = Arc::new(link(Side::Publisher).await?);
         let consumer = Arc::new(link(Side::Consumer).await?);
         let publisher = Publisher::new(publisher, declarer.clone(), settings.publish_timeout);
-        let publish_timeout = settings.publish_timeout;
-        Ok(Self { consumer, publisher, declarer, state, publish_timeout })
+        let log_connection = format!("{} log", settings.connection_name);
+        let RabbitSettings { publish_timeout, connect_timeout, .. } = settings;
+        Ok(Self {
+            consumer,
+            publisher,
+            declarer,
+            state,
+            publish_timeout,
+            address,
+            log_connection,
+            connect_timeout,
+        })
     }
 
     /// The state of the connections, for readiness.
@@ -158,18 +172,6 @@ impl RabbitMq {
     /// lives. What is sent while this worker is not connected is not heard by it.
     pub fn cancellations(&self) -> mpsc::Receiver<Vec<u8>> {
         cancellations::listen(self.consumer.clone(), self.declarer.clone())
-    }
-
-    async fn consume(
-        &self,
-        queue: &str,
-        prefetch: u16,
-        from: From,
-    ) -> Result<Subscription, BrokerError> {
-        let subscribe = consume::subscribe(&self.consumer, &self.declarer, queue, prefetch, from);
-        timeout(self.publish_timeout, subscribe)
-            .await
-            .unwrap_or_else(|_| Err(too_slow("subscribe", queue, self.publish_timeout)))
     }
 
     /// Closes both connections; what is not settled goes back to its queue. To be called before the
@@ -184,11 +186,17 @@ impl RabbitMq {
 impl Broker for RabbitMq {
     async fn subscribe(&self, queue: Queue, prefetch: u16) -> Result<Subscription, BrokerError> {
         let name = self.declarer.topology().queue(queue);
-        self.consume(name, prefetch, From::TheHead).await
+        timeout(
+            self.publish_timeout,
+            consume::subscribe(&self.consumer, &self.declarer, name, prefetch),
+        )
+        .await
+        .unwrap_or_else(|_| Err(too_slow("subscribe", name, self.publish_timeout)))
     }
 
-    async fn follow(&self, ahead: u16) -> Result<Subscription, BrokerError> {
-        self.consume(self.declarer.topology().told_log(), ahead, From::TheBeginning).await
+    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
+        let log = self.declarer.topology().told_log();
+        log::follow(&self.address, &self.log_connection, self.connect_timeout, log).await
     }
 
     async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {

@@ -182,7 +182,7 @@ fn what_cannot_be_finished_in_the_drain_goes_back_with_its_checkpoint() {
         assert_eq!(world.engine.dropped(), 1);
         let left = world.broker.messages(Route::Build);
         assert_eq!(left.len(), 1);
-        let history = image_builder_actors::history::of(&left[0], true);
+        let history = image_builder_actors::history::of(&left[0]);
         assert_eq!(history.counted(), 0);
         assert!(history.checkpoint.commit.is_some());
         assert_eq!(world.workspaces_left().await, 0);

@@ -58,7 +58,7 @@ fn an_image_of_the_same_inputs_is_reused_unless_it_is_forced() {
 }
 
 #[test]
-fn the_same_request_twice_at_once_is_built_once_and_told_once() {
+fn the_same_request_twice_at_once_is_built_once_and_told_under_one_id() {
     with_crew(settings(), async |world| {
         world.engine.hold();
         world.request(&request("b1")).await;
@@ -66,7 +66,9 @@ fn the_same_request_twice_at_once_is_built_once_and_told_once() {
         world.engine.until_running("b1").await;
         world.planner.wait_for_calls(2).await;
         world.engine.release();
-        world.told_once().await;
+        let told = world.told(2).await;
+        assert_eq!(told[0].0, told[1].0);
+        assert_eq!(told[0].1["data"]["image"], told[1].1["data"]["image"]);
         assert_eq!(world.engine.built(), 1);
     });
 }

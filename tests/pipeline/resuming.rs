@@ -6,6 +6,7 @@ use image_builder_actors::fault::{Fault, Reason, Stage};
 use image_builder_actors::history;
 use image_builder_actors::ports::{Broker, Message, NotifyError, Queue, Route};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 fn push_failed() -> Fault {
     Fault::new(Stage::Pusher, Reason::RegistryFailed, "the test wants it so")
@@ -70,7 +71,9 @@ fn the_commit_is_pinned_at_the_first_try() {
 async fn comes_back(world: &World, request: &Value, route: Route, failures: u32) {
     let body = request.to_string().into_bytes();
     let message = Message { body, ..Message::default() };
-    let mut history = history::of(&message, false);
+    let mut history = history::of(&message);
+    // What was told before was of another publication.
+    history.since = Some(OffsetDateTime::now_utc());
     for _ in 0..failures {
         history.record(&push_failed(), true);
     }

@@ -267,7 +267,7 @@ impl Deliveries {
         self.broker.wait_until(|broker| broker.unsettled(Queue::Build) == unsettled).await;
         let failed = self.broker.messages(Route::Fail);
         match failed.iter().find(|message| message.message_id.as_deref() == Some(id)) {
-            Some(message) => Fate::HandedBack(history::of(message, true).counted()),
+            Some(message) => Fate::HandedBack(history::of(message).counted()),
             None => Fate::Settled,
         }
     }

@@ -9,7 +9,7 @@ use lapin::options::{
     QueueDeleteOptions,
 };
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{runtime, setting};
@@ -61,17 +61,26 @@ impl BrokerAt {
     }
 
     fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
-        let mut request = reqwest::Client::new()
-            .request(method, format!("{}{path}", self.management))
-            .timeout(Duration::from_secs(20));
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
+        let ask = || {
+            let request = reqwest::Client::new()
+                .request(method.clone(), format!("{}{path}", self.management))
+                .timeout(Duration::from_secs(20));
+            match &body {
+                Some(body) => request.json(body),
+                None => request,
+            }
+        };
         runtime().block_on(async {
-            let response = request
-                .send()
-                .await
-                .expect("RabbitMQ's management API is up: start it with .devcontainer/stack.sh up");
+            let up = "RabbitMQ's management API is up: start it with .devcontainer/stack.sh up";
+            let mut response = ask().send().await.expect(up);
+            // It fails while a stream is being made: it lists queues, and that one is on no node yet.
+            for _ in 0..10 {
+                if response.status() != StatusCode::INTERNAL_SERVER_ERROR {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                response = ask().send().await.expect(up);
+            }
             assert!(response.status().is_success(), "{path}: {}", response.status());
             let text = response.text().await.expect("the answer is whole");
             serde_json::from_str(&text).unwrap_or(Value::Null)

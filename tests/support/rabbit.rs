@@ -75,26 +75,33 @@ impl Rabbit {
     /// Closes the connections of this broker that are of this side, as an operator would, and waits
     /// until the worker has noticed.
     pub(crate) async fn kill(&self, side: &str) {
-        let name = format!("{} {side}", self.settings.connection_name);
-        let management = Management::new();
         let mut state = self.broker.connected();
         let before = state.borrow_and_update().since;
+        self.close_connections(side).await;
+        let noticed = state.wait_for(|state| state.since > before);
+        let noticed = tokio::time::timeout(PATIENCE, noticed).await;
+        noticed.expect("a killed connection is noticed").expect("the broker lives");
+    }
+
+    /// Closes the connections of this broker that are for this, as an operator would.
+    pub(crate) async fn close_connections(&self, purpose: &str) {
+        let name = format!("{} {purpose}", self.settings.connection_name);
+        let management = Management::new();
         tokio::time::timeout(PATIENCE, async {
             while management.close_connections(&name).await == 0 {
                 // The management database hears of a new connection a little later.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            state.wait_for(|state| state.since > before).await.expect("the broker lives");
         })
         .await
-        .expect("a killed connection is noticed");
+        .expect("there is such a connection");
     }
 }
 
 /// Deletes the queues and the exchange of a topology.
 pub(crate) async fn delete_topology(topology: &Topology) {
     let (connection, channel) = plain_channel().await;
-    for queue in topology.queues() {
+    for queue in topology.queues().iter().chain([topology.told_log()]) {
         // Deleting what is not there is no error.
         let deleted = channel.queue_delete(queue.name.as_str().into(), Default::default()).await;
         deleted.expect("the queue can be deleted");

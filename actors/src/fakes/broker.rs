@@ -37,7 +37,8 @@ struct State {
     subscriptions: BTreeMap<u64, Subscriber>,
     /// The log of told outcomes.
     told: Vec<Message>,
-    followers: BTreeMap<u64, Follower>,
+    /// Counts the losses of all connections.
+    losses: u64,
     follow_fault: Option<BrokerError>,
     next_id: u64,
     down: bool,
@@ -72,14 +73,6 @@ struct Subscriber {
     deliveries: Option<mpsc::Sender<RawDelivery>>,
     next_tag: u64,
     unsettled: BTreeMap<u64, Stored>,
-}
-
-struct Follower {
-    ahead: usize,
-    deliveries: mpsc::Sender<RawDelivery>,
-    /// Messages handed out, and how many of them were acked.
-    given: usize,
-    acked: usize,
 }
 
 type RouteFilter = Box<dyn Fn(Route) -> bool + Send>;
@@ -319,21 +312,36 @@ impl Broker for FakeBroker {
         })
     }
 
-    async fn follow(&self, ahead: u16) -> Result<Subscription, BrokerError> {
-        self.change(|state| {
+    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
+        let losses = self.change(|state| {
             if let Some(error) = &state.follow_fault {
                 return Err(error.clone());
             }
-            state.check_up()?;
-            let ahead = usize::from(ahead.max(1));
-            let (deliveries_in, deliveries) = mpsc::channel(ahead);
-            let id = state.next_id;
-            state.next_id += 1;
-            let follower = Follower { ahead, deliveries: deliveries_in, given: 0, acked: 0 };
-            state.followers.insert(id, follower);
-            let settle = Arc::new(FakeFollowing { broker: self.clone(), id });
-            Ok(Subscription { deliveries, settle })
-        })
+            state.check_up().map(|()| state.losses)
+        })?;
+        let (lines_in, lines) = mpsc::channel(16);
+        let broker = self.clone();
+        tokio::spawn(async move {
+            for given in 0.. {
+                let more = broker.wait_until(|broker| {
+                    let state = broker.lock();
+                    state.losses != losses || state.told.len() > given
+                });
+                tokio::select! {
+                    () = more => {}
+                    () = lines_in.closed() => return,
+                }
+                let line = {
+                    let state = broker.lock();
+                    (state.losses == losses).then(|| state.told[given].body.clone())
+                };
+                let Some(line) = line else { return };
+                if lines_in.send(line).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(lines)
     }
 
     async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {
@@ -371,45 +379,6 @@ impl Broker for FakeBroker {
             self.change_after(time_to_live, |_| {});
         }
         Ok(())
-    }
-}
-
-/// Makes room for one follower of the log, and ends its subscription when dropped.
-struct FakeFollowing {
-    broker: FakeBroker,
-    id: u64,
-}
-
-#[async_trait]
-impl Settle for FakeFollowing {
-    fn holds(&self, _: u64) -> bool {
-        self.broker.lock().followers.contains_key(&self.id)
-    }
-
-    async fn ack(&self, _: u64) -> Result<(), BrokerError> {
-        self.broker.change(|state| {
-            let follower = state.followers.get_mut(&self.id).ok_or(BrokerError::Stale)?;
-            follower.acked += 1;
-            Ok(())
-        })
-    }
-
-    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
-        self.ack(tag).await
-    }
-
-    async fn cancel(&self) {
-        self.broker.change(|state| state.followers.remove(&self.id));
-    }
-
-    async fn ended(&self) {
-        self.broker.wait_until(|broker| !broker.lock().followers.contains_key(&self.id)).await;
-    }
-}
-
-impl Drop for FakeFollowing {
-    fn drop(&mut self) {
-        self.broker.change(|state| state.followers.remove(&self.id));
     }
 }
 
@@ -528,7 +497,7 @@ impl State {
     }
 
     fn end_all(&mut self) {
-        self.followers.clear();
+        self.losses += 1;
         self.end_where(|_| true);
     }
 
@@ -546,7 +515,6 @@ impl State {
     /// Hands out all that can be handed out, to each subscriber in turn.
     fn deliver(&mut self) {
         self.drop_expired();
-        self.followers.values_mut().for_each(|follower| follower.take_all(&self.told));
         let mut delivered = true;
         while delivered {
             delivered = false;
@@ -555,24 +523,6 @@ impl State {
                     delivered |= subscriber.take_one(queue);
                 }
             }
-        }
-    }
-}
-
-impl Follower {
-    /// Takes what there is room for.
-    fn take_all(&mut self, log: &[Message]) {
-        while let Some(message) = log.get(self.given)
-            && self.given - self.acked < self.ahead
-            && let Ok(room) = self.deliveries.try_reserve()
-        {
-            self.given += 1;
-            room.send(RawDelivery {
-                message: message.clone(),
-                tag: self.given as u64,
-                redeliveries: 0,
-                over_delivery_limit: false,
-            });
         }
     }
 }

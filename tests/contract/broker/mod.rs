@@ -23,6 +23,9 @@ trait World {
     fn broker(&self) -> &dyn Broker;
     /// Ends the connection that subscriptions live on.
     fn lose_consumer_connection(&self) -> impl Future<Output = ()>;
+
+    /// Ends the connection that the log is read on.
+    fn lose_log_connection(&self) -> impl Future<Output = ()>;
     /// Deletes a queue behind the worker's back.
     fn delete_queue(&self, queue: Queue) -> impl Future<Output = ()>;
 }
@@ -33,6 +36,10 @@ impl World for FakeBroker {
     }
 
     async fn lose_consumer_connection(&self) {
+        self.kill_connection();
+    }
+
+    async fn lose_log_connection(&self) {
         self.kill_connection();
     }
 
@@ -48,6 +55,10 @@ impl World for Rabbit {
 
     async fn lose_consumer_connection(&self) {
         self.kill("consumer").await;
+    }
+
+    async fn lose_log_connection(&self) {
+        self.close_connections("log").await;
     }
 
     async fn delete_queue(&self, queue: Queue) {
@@ -109,7 +120,6 @@ on_both! {
     an_expired_message_is_not_delivered,
     a_message_for_a_deleted_queue_is_refused_or_delivered_but_never_lost,
     every_follower_reads_the_whole_log_in_one_order,
-    a_follower_is_sent_no_more_than_it_has_room_for,
     after_a_lost_connection_the_log_is_read_from_its_beginning,
     after_a_cancel_nothing_new_comes_and_what_is_in_hand_can_be_acked,
     what_was_not_handed_out_before_a_cancel_comes_to_the_next_subscription,
