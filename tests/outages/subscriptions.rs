@@ -47,3 +47,17 @@ fn a_worker_whose_queue_is_deleted_makes_it_anew_and_goes_on() {
     assert_eq!(worker.restarts(), [0; 6]);
     assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
 }
+
+#[test]
+fn a_log_that_is_deleted_is_made_anew() {
+    const READ: &str = "reading the log of told outcomes";
+    let world = World::new();
+    let worker = world.worker();
+    let mut ids = vec![fresh_request_passes(&world)];
+    let read = lines_with(&worker, READ);
+    world.broker.delete_queue(&format!("told.{}", world.settings["OUTCOME_QUEUE"]));
+    until("it reads it again", || (lines_with(&worker, READ) > read).then_some(()));
+    ids.push(fresh_request_passes(&world));
+    assert_eq!(lines_with(&worker, "cannot claim"), 0);
+    assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
+}

@@ -364,6 +364,7 @@ async fn follow(broker: Arc<dyn Broker>, shared: Weak<Shared>) {
         let (following, pause) = match log {
             Ok(log) => {
                 refused = None;
+                tracing::info!("reading the log of told outcomes");
                 told.0.following.send_replace(Following::Yes);
                 drop(told);
                 read_all(log, &shared).await;
@@ -377,8 +378,7 @@ async fn follow(broker: Arc<dyn Broker>, shared: Weak<Shared>) {
                         tracing::warn!(
                             %error,
                             "there is no log of told outcomes: what a crash makes twice is told twice. \
-                             It needs a broker with streams. Where the broker has lost it, as in a crash \
-                             soon after it was made, delete it: it is made anew"
+                             It needs a broker with streams, which has not lost that one"
                         );
                         (Following::Refused, REFUSES)
                     }
