@@ -3,7 +3,7 @@
 //! Two connections, one to consume and one to publish, so that a broker that throttles publishers
 //! does not hold up acknowledgements. Each is a [`Link`]: made anew for ever, with backoff, and with
 //! the whole topology declared before anybody uses it. lapin's own recovery stays off: it does not
-//! cover channel errors, and gives up without a word.
+//! cover channel errors, and gives up without a word. The log of told outcomes is read on a third.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | `declare.rs` | declares the topology, and lives with queues that exist already |
 //! | `publish.rs` | publishes and waits for the broker's confirm |
 //! | `consume.rs` | a subscription and its settling |
-//! | `log.rs` | reads the log of told outcomes, on a connection of its own |
+//! | `log.rs` | reads the log of told outcomes |
 //! | `cancellations.rs` | the bodies that the cancel exchange hands out |
 //! | `properties.rs` | messages to AMQP properties and back |
 //!
