@@ -304,7 +304,11 @@ impl Desk {
         }
         match self.told.begun(&request).await {
             Ok(since) => history.since = since,
-            Err(error) => tracing::warn!(%error, "cannot tell when a request was first in hand"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell when a request was first in hand");
+                // Of its own: better told twice than taken for what was told.
+                history.since = Some(OffsetDateTime::now_utc());
+            }
         }
         lease.is_since(history.since);
     }

@@ -121,11 +121,11 @@ impl Intake {
             let pause = match subscribed {
                 Ok(subscription) => {
                     tracing::info!(queue = ?self.queue, "subscribed");
-                    self.redeliveries.subscribed();
                     match self.forward(subscription, slots, mailbox).await {
                         Over::Draining => return,
                         Over::Paused => Duration::ZERO,
                         Over::Lost => {
+                            self.redeliveries.lost();
                             tracing::warn!(queue = ?self.queue, "the subscription ended: subscribing again");
                             PAUSE
                         }

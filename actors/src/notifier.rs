@@ -126,14 +126,14 @@ impl Notifier {
         self.pass_on(lease, claimed, route, later).await;
     }
 
-    /// Publishes an outcome again, to be told later: as another copy where it can be noted that it stands
-    /// in for the one that was claimed, else as it is.
+    /// Publishes the next copy of an outcome, to be told later.
     async fn pass_on(&self, lease: Lease, claimed: Option<&Copy>, route: Route, later: Message) {
         let mut later = later;
+        told::stand_in(&mut later);
         if let Some(copy) = claimed
-            && self.desk.told.passes_on(copy).await.is_ok()
+            && let Err(error) = self.desk.told.passes_on(copy).await
         {
-            told::stand_in(&mut later);
+            tracing::debug!(%error, "cannot note that an outcome is passed on");
         }
         settle(lease, self.desk.broker.publish(route, later).await).await;
     }

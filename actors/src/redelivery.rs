@@ -90,8 +90,8 @@ pub(crate) enum Turn {
 }
 
 impl Redeliveries {
-    /// A subscription begins, since the one before has ended.
-    pub(crate) fn subscribed(&self) {
+    /// The connection was lost, and what was said on it last may not have been heard.
+    pub(crate) fn lost(&self) {
         let mut state = self.lock();
         state.forget_old();
         let settled = std::mem::take(&mut state.settled);
@@ -219,13 +219,13 @@ mod tests {
         let first = all.first(&message("a"));
         first.settled(true);
         drop(first);
-        all.subscribed();
+        all.lost();
         assert!(matches!(all.again(&message("a")), Turn::Ack));
         assert!(matches!(all.again(&message("b")), Turn::Work(_)));
         let later = passed_on(&message("a"));
         assert!(matches!(all.again(&later), Turn::Work(_)), "it is another message");
         all.first(&later).settled(true);
-        all.subscribed();
+        all.lost();
         assert!(matches!(all.again(&later), Turn::Ack));
         assert!(matches!(all.again(&passed_on(&later)), Turn::Work(_)), "and so is that");
     }
@@ -249,7 +249,7 @@ mod tests {
     fn a_request_that_is_published_again_is_worked_on_again() {
         let all = Redeliveries::default();
         all.first(&message("a")).settled(true);
-        all.subscribed();
+        all.lost();
         drop(all.first(&message("a")));
         assert!(matches!(all.again(&message("a")), Turn::Work(_)));
     }
@@ -260,7 +260,7 @@ mod tests {
         let plain = Message { body: b"{}".to_vec(), ..Message::default() };
         let first = all.first(&plain);
         first.settled(true);
-        all.subscribed();
+        all.lost();
         assert!(matches!(all.again(&plain), Turn::Work(_)));
     }
 
@@ -289,7 +289,7 @@ mod tests {
         for number in 0..=MOST_REMEMBERED {
             all.first(&message(&number.to_string())).settled(true);
         }
-        all.subscribed();
+        all.lost();
         assert!(matches!(all.again(&message("0")), Turn::Work(_)));
         assert!(matches!(all.again(&message("1")), Turn::Ack));
         assert_eq!(all.lock().doubtful.len(), MOST_REMEMBERED);

@@ -12,7 +12,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, Consumer, ErrorKind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::address::Address;
@@ -26,23 +26,31 @@ const AHEAD: u16 = 1_000;
 /// How often the connection is looked at: its end may come without a word.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Declares the log, and reads it until the receiver is dropped or the connection ends. Each step may take
-/// `limit`.
+/// How long the broker is given for an ack or a goodbye.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Declares the log, and reads it until the receiver is dropped, the connection ends or `stop` is true.
+/// Each step may take `limit`.
 pub(super) async fn follow(
     address: &Address,
     name: &str,
     limit: Duration,
     log: &QueueDeclaration,
+    mut stop: watch::Receiver<bool>,
 ) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
     let unavailable = |reason: &str| BrokerError::Unavailable(reason.to_owned());
-    let connection =
-        handshake::connect(address, name, limit).await.map_err(|failure| match failure {
-            Failure::Temporary(reason) => unavailable(&reason),
-            Failure::Permanent(error) => unavailable(&error.to_string()),
-        })?;
+    let connecting = handshake::connect(address, name, limit);
+    let connection = tokio::select! {
+        connection = connecting => connection,
+        _ = stop.wait_for(|stop| *stop) => return Err(unavailable("this worker has closed it")),
+    };
+    let connection = connection.map_err(|failure| match failure {
+        Failure::Temporary(reason) => unavailable(&reason),
+        Failure::Permanent(error) => BrokerError::Refused(error.to_string()),
+    })?;
     let consumer = timeout(limit, begin(&connection, log))
         .await
-        .map_err(|_| unavailable("it did not let the log of told outcomes be read in time"))?
+        .map_err(|_| BrokerError::Refused(format!("`{}` cannot be read in time", log.name)))?
         .map_err(|error| match error.kind() {
             ErrorKind::ProtocolError(refusal) => {
                 BrokerError::Refused(refusal.get_message().to_string())
@@ -50,7 +58,7 @@ pub(super) async fn follow(
             _ => unavailable(&error.to_string()),
         })?;
     let (lines_in, lines) = mpsc::channel(AHEAD.into());
-    tokio::spawn(forward(connection, consumer, lines_in));
+    tokio::spawn(forward(connection, consumer, lines_in, stop));
     Ok(lines)
 }
 
@@ -60,7 +68,9 @@ async fn begin(connection: &Connection, log: &QueueDeclaration) -> lapin::Result
         Ok(_) => channel,
         Err(error) => match soft_error(&error) {
             // It is kept for another time, or to another size. The refusal has closed the channel.
-            Some((AMQPSoftError::PRECONDITIONFAILED, _)) => connection.create_channel().await?,
+            Some((AMQPSoftError::PRECONDITIONFAILED, text)) if !text.contains("x-queue-type") => {
+                connection.create_channel().await?
+            }
             _ => return Err(error),
         },
     };
@@ -72,21 +82,31 @@ async fn begin(connection: &Connection, log: &QueueDeclaration) -> lapin::Result
 }
 
 /// Ends with the connection, which it closes.
-async fn forward(connection: Connection, mut consumer: Consumer, lines: mpsc::Sender<Vec<u8>>) {
-    let mut watch = tokio::time::interval(WATCH_INTERVAL);
+async fn forward(
+    connection: Connection,
+    mut consumer: Consumer,
+    lines: mpsc::Sender<Vec<u8>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut look = tokio::time::interval(WATCH_INTERVAL);
     while connection.status().connected() {
         let delivery = tokio::select! {
             delivery = consumer.next() => delivery,
             () = lines.closed() => break,
-            _ = watch.tick() => continue,
+            _ = stop.wait_for(|stop| *stop) => break,
+            _ = look.tick() => continue,
         };
         let Some(Ok(Delivery { data, acker, .. })) = delivery else { break };
-        // An ack makes room for the next. An error means that the connection ends.
-        if lines.send(data).await.is_err() || acker.ack(BasicAckOptions::default()).await.is_err() {
+        if lines.send(data).await.is_err() {
+            break;
+        }
+        // It makes room for the next.
+        let acked = timeout(GOODBYE, acker.ack(BasicAckOptions::default())).await;
+        if !matches!(acked, Ok(Ok(true))) {
             break;
         }
     }
     drop(lines);
     let goodbye = connection.close(200, "the log is read no further".into());
-    let _ = timeout(WATCH_INTERVAL, goodbye).await;
+    let _ = timeout(GOODBYE, goodbye).await;
 }

@@ -121,6 +121,8 @@ pub struct RabbitMq {
     address: Address,
     log_connection: String,
     connect_timeout: Duration,
+    /// Whether the log is to be read no further.
+    stop: watch::Sender<bool>,
 }
 
 impl RabbitMq {
@@ -160,6 +162,7 @@ impl RabbitMq {
             address,
             log_connection,
             connect_timeout,
+            stop: watch::Sender::new(false),
         })
     }
 
@@ -174,9 +177,10 @@ impl RabbitMq {
         cancellations::listen(self.consumer.clone(), self.declarer.clone())
     }
 
-    /// Closes both connections; what is not settled goes back to its queue. To be called before the
+    /// Closes the connections; what is not settled goes back to its queue. To be called before the
     /// runtime ends. Everything that is asked of the broker afterwards fails.
     pub async fn close(&self) {
+        self.stop.send_replace(true);
         self.consumer.close().await;
         self.publisher.link().close().await;
     }
@@ -196,7 +200,8 @@ impl Broker for RabbitMq {
 
     async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
         let log = self.declarer.topology().told_log();
-        log::follow(&self.address, &self.log_connection, self.connect_timeout, log).await
+        let stop = self.stop.subscribe();
+        log::follow(&self.address, &self.log_connection, self.connect_timeout, log, stop).await
     }
 
     async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {

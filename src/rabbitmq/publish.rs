@@ -57,17 +57,23 @@ impl Publisher {
         let Some(queue) = self.declarer.topology().routing_key(route) else {
             return Err(BrokerError::Refused(format!("there is no queue for {route:?}")));
         };
-        tokio::time::timeout(self.limit, self.until_confirmed(&queue, message))
+        tokio::time::timeout(self.limit, self.until_confirmed(route, &queue, message))
             .await
             .unwrap_or_else(|_| Err(too_slow("confirm a message for", &queue, self.limit)))
     }
 
     /// Tries until the broker has said something about the message. A try whose answer was lost is
     /// made again: a duplicate is repaired, a loss is not.
-    async fn until_confirmed(&self, queue: &str, mut message: Message) -> Result<(), BrokerError> {
+    async fn until_confirmed(
+        &self,
+        route: Route,
+        queue: &str,
+        mut message: Message,
+    ) -> Result<(), BrokerError> {
         let _turn = self.turns.acquire().await.map_err(closed)?;
         let mut pauses = pauses();
-        let mut declared_again = false;
+        // The log is declared by those who read it.
+        let mut declared_again = route == Route::Told;
         let mut times = 0u64;
         loop {
             match self.attempt(queue, &message).await {

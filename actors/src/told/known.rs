@@ -29,8 +29,9 @@ pub(super) type Hash = [u8; 16];
 
 #[derive(Default)]
 pub(super) struct Request {
-    /// When a worker last had it in hand when nobody had it before.
-    begun: Option<OffsetDateTime>,
+    /// When workers had it in hand when nobody had it before, of publications that are not claimed, in the
+    /// log's order.
+    begun: VecDeque<OffsetDateTime>,
     /// The claims of its publications, oldest first.
     pub(super) holders: VecDeque<Holder>,
 }
@@ -42,7 +43,7 @@ pub(super) struct Holder {
     copy: Hash,
     generation: u64,
     state: Held,
-    /// When it was last claimed.
+    /// When the publication was claimed.
     at: OffsetDateTime,
 }
 
@@ -78,12 +79,13 @@ impl Known {
             if request.holders.len() >= MOST_PUBLICATIONS {
                 request.holders.pop_front();
             }
+            request.begun.retain(|begun| Some(*begun) != since);
             let state = Held::InHand;
             let holder = Holder { since, outcome, copy: name, generation, state, at };
             request.holders.push_back(holder);
             return Verdict::Tell;
         };
-        let verdict = match (holder.copy == name, holder.state) {
+        match (holder.copy == name, holder.state) {
             (_, Held::Told) => Verdict::Drop,
             (true, Held::InHand) => Verdict::Tell,
             (true, Held::PassedOn) => Verdict::PassOn,
@@ -92,9 +94,7 @@ impl Known {
                 Verdict::Tell
             }
             (false, _) => Verdict::Drop,
-        };
-        holder.at = holder.at.max(at);
-        verdict
+        }
     }
 
     /// What is known of a request, which is remembered from now on.
@@ -113,15 +113,15 @@ impl Known {
     /// Reads that a request was first in hand.
     pub(super) fn begins(&mut self, request: &str, at: OffsetDateTime) {
         let begun = &mut self.request(hash(request)).begun;
-        *begun = (*begun).max(Some(at));
+        if begun.len() >= MOST_PUBLICATIONS {
+            begun.pop_front();
+        }
+        begun.push_back(at);
     }
 
-    /// When a request that comes again without a history was first in hand. One whose outcome is claimed
-    /// already may be that one, or one of which nobody could write.
+    /// When a request that comes again without a history was first in hand: the last that is not claimed.
     pub(super) fn begun(&self, request: &str) -> Option<OffsetDateTime> {
-        let request = self.requests.get(&hash(request))?;
-        let claimed = request.holders.iter().any(|holder| holder.since == request.begun);
-        request.begun.filter(|_| !claimed)
+        self.requests.get(&hash(request))?.begun.back().copied()
     }
 
     /// Reads what became of a copy.

@@ -58,8 +58,9 @@ const SINCE: &str = "x-image-builder-since";
 /// How long a line is to take until it is written and, where that matters, read back.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// Pause before the log is read again.
+/// Pause before the log is read again, which grows where that ends soon.
 const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A broker that has refused that for so long is taken to have no log, and asked again after as long.
 const REFUSES: Duration = Duration::from_secs(30);
 /// Pause before a beginning is written again, and how often that is tried.
@@ -112,13 +113,13 @@ fn generation(message: &Message) -> u64 {
 }
 
 impl Copy {
-    /// The copy that a message is. One without names of its own has those of its build and its notification.
+    /// The copy that a message is. One without names of its own is known by its notification alone.
     pub fn of(build_id: &str, message: &Message) -> Self {
         let header = |name| message.headers.get(name).cloned();
         let outcome = header(OUTCOME).or(message.message_id.clone()).unwrap_or_default();
         let named = header(COPY).unwrap_or_else(|| outcome.clone());
         Self {
-            request: header(REQUEST).unwrap_or_else(|| request(build_id, b"")),
+            request: header(REQUEST).unwrap_or_else(|| request(build_id, &message.body)),
             outcome,
             // One that was published twice, since the first confirm did not come, is two copies.
             copy: header(REPEATED).map_or(named.clone(), |times| format!("{named}#{times}")),
@@ -178,6 +179,12 @@ struct Shared {
     state: Mutex<State>,
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.deaf.notify_waiters();
+    }
+}
+
 /// Whether the log is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Following {
@@ -191,6 +198,8 @@ enum Following {
 #[derive(Default)]
 struct State {
     known: Known,
+    /// When a line was last read, or the log begun.
+    last_read: Option<Instant>,
     /// Who waits for a claim to be read back.
     claims: HashMap<String, oneshot::Sender<Verdict>>,
     /// Who waits for a mark to be read back.
@@ -293,7 +302,8 @@ impl Told {
         };
         let written = tokio::time::timeout(limit, written).await;
         written.unwrap_or_else(|_| {
-            if is_written {
+            let quiet = self.lock().last_read.is_none_or(|at| at.elapsed() >= limit);
+            if is_written && quiet {
                 self.0.deaf.notify_waiters();
             }
             Err(too_slow())
@@ -320,6 +330,7 @@ impl Told {
             }
         };
         let state = &mut *self.lock();
+        state.last_read = Some(Instant::now());
         match record {
             Record::Begun { request, at } => state.known.begins(&request, at),
             Record::Mark { id } => {
@@ -358,17 +369,23 @@ fn waits<T>(waiting: &mut HashMap<String, oneshot::Sender<T>>, line: &str) -> on
 /// Reads the log, from its beginning after every loss of the connection.
 async fn follow(broker: Arc<dyn Broker>, shared: Weak<Shared>) {
     let mut refused: Option<Instant> = None;
+    let mut pause = PAUSE;
     loop {
         let log = broker.follow().await;
         let Some(told) = shared.upgrade().map(Told) else { return };
-        let (following, pause) = match log {
+        let (following, wait) = match log {
             Ok(log) => {
                 refused = None;
                 tracing::info!("reading the log of told outcomes");
+                let begun = Instant::now();
+                told.lock().last_read = Some(begun);
                 told.0.following.send_replace(Following::Yes);
                 drop(told);
                 read_all(log, &shared).await;
-                (Following::NotNow, PAUSE)
+                // One that ended soon may end soon again.
+                pause =
+                    if begun.elapsed() >= REFUSES { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+                (Following::NotNow, pause)
             }
             // A broker that has just begun refuses what it has a little later.
             Err(error @ BrokerError::Refused(_)) => {
@@ -394,7 +411,7 @@ async fn follow(broker: Arc<dyn Broker>, shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         shared.following.send_replace(following);
         drop(shared);
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(wait).await;
     }
 }
 
