@@ -84,9 +84,9 @@ fn a_connection_that_is_closed_in_the_middle_of_a_job_costs_no_outcome() {
     let repo = repository("cut-off", &[("Dockerfile", &slow.dockerfile)]);
     let build_id = world.publish(&world.request(&repo));
     slow.wait_until_begun(&worker);
-    // One that consumes and one that publishes.
-    let connections = until("the broker lists both connections", || {
-        Some(broker::connections_of(worker.pid())).filter(|connections| connections.len() == 2)
+    // One that consumes, one that publishes, and one that reads the log.
+    let connections = until("the broker lists all connections", || {
+        Some(broker::connections_of(worker.pid())).filter(|connections| connections.len() == 3)
     });
     broker::close_connections(&connections);
     worker.wait_for_line("lost the broker");
