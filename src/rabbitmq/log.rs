@@ -21,7 +21,7 @@ use super::handshake::{self, Failure};
 use crate::topology::QueueDeclaration;
 
 /// Messages that the broker sends ahead; a stream has no other way of being read.
-const AHEAD: u16 = 1_000;
+const AHEAD: u16 = 200;
 
 /// How often the connection is looked at: its end may come without a word.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);

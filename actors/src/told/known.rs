@@ -12,8 +12,8 @@ use super::Copy;
 /// was claimed so short a time ago: a crash is noticed sooner than that.
 pub(super) const DOUBT: Duration = Duration::from_secs(3600);
 
-/// How many requests are remembered, and how many publications of each.
-pub(super) const MOST_REMEMBERED: usize = 100_000;
+/// How many requests are remembered, which is what the log has room for, and how many publications of each.
+pub(super) const MOST_REMEMBERED: usize = 20_000;
 pub(super) const MOST_PUBLICATIONS: usize = 8;
 
 /// What is known of the requests: the log, read up to some line.
@@ -31,9 +31,9 @@ pub(super) type Hash = [u8; 16];
 pub(super) struct Request {
     /// When workers had it in hand when nobody had it before, of publications that are not claimed, in the
     /// log's order.
-    begun: VecDeque<OffsetDateTime>,
+    begun: Vec<OffsetDateTime>,
     /// The claims of its publications, oldest first.
-    pub(super) holders: VecDeque<Holder>,
+    pub(super) holders: Vec<Holder>,
 }
 
 /// The copy that holds a publication's claim.
@@ -76,13 +76,11 @@ impl Known {
             if request.is_covered(since, at) {
                 return Verdict::Drop;
             }
-            if request.holders.len() >= MOST_PUBLICATIONS {
-                request.holders.pop_front();
-            }
             request.begun.retain(|begun| Some(*begun) != since);
+            request.begun.shrink_to_fit();
             let state = Held::InHand;
             let holder = Holder { since, outcome, copy: name, generation, state, at };
-            request.holders.push_back(holder);
+            remember(&mut request.holders, holder);
             return Verdict::Tell;
         };
         match (holder.copy == name, holder.state) {
@@ -112,16 +110,12 @@ impl Known {
 
     /// Reads that a request was first in hand.
     pub(super) fn begins(&mut self, request: &str, at: OffsetDateTime) {
-        let begun = &mut self.request(hash(request)).begun;
-        if begun.len() >= MOST_PUBLICATIONS {
-            begun.pop_front();
-        }
-        begun.push_back(at);
+        remember(&mut self.request(hash(request)).begun, at);
     }
 
     /// When a request that comes again without a history was first in hand: the last that is not claimed.
     pub(super) fn begun(&self, request: &str) -> Option<OffsetDateTime> {
-        self.requests.get(&hash(request))?.begun.back().copied()
+        self.requests.get(&hash(request))?.begun.last().copied()
     }
 
     /// Reads what became of a copy.
@@ -157,6 +151,15 @@ impl Request {
             (_, None) => now - holder.at < DOUBT,
         })
     }
+}
+
+/// Adds what there is one of as a rule, and no room for more.
+fn remember<T>(all: &mut Vec<T>, one: T) {
+    if all.len() >= MOST_PUBLICATIONS {
+        all.remove(0);
+    }
+    all.reserve_exact(1);
+    all.push(one);
 }
 
 pub(super) fn hash(name: &str) -> Hash {

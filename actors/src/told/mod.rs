@@ -174,7 +174,7 @@ struct Shared {
     broker: Arc<dyn Broker>,
     longest_wait: Duration,
     following: watch::Sender<Following>,
-    /// Rung when a line was written and not read back: the log is to be followed anew.
+    /// Rung when a line was written and nothing is read back, and when nobody needs the log any more.
     deaf: Arc<Notify>,
     state: Mutex<State>,
 }
@@ -268,10 +268,10 @@ impl Told {
         self.written(&Record::Told { request, copy }, at_once()).await
     }
 
-    /// Says that the receiver has not taken a copy. Only then may another [stand in](stand_in) for it.
+    /// Says that the receiver has not taken a copy, and that another is to [stand in](stand_in) for it.
     ///
     /// # Errors
-    /// That cannot be written.
+    /// That cannot be written: should the copy come again before the other, it is told.
     pub async fn passes_on(&self, copy: &Copy) -> Result<(), BrokerError> {
         let Copy { request, copy, .. } = copy.clone();
         self.written(&Record::PassedOn { request, copy }, at_once()).await
@@ -421,12 +421,12 @@ async fn read_all(mut log: mpsc::Receiver<Vec<u8>>, shared: &Weak<Shared>) {
     loop {
         let line = tokio::select! {
             line = log.recv() => line,
-            () = deaf.notified() => {
-                tracing::warn!("the log of told outcomes is not heard any more: it is read anew");
-                None
-            }
+            () = deaf.notified() => None,
         };
-        let (Some(line), Some(told)) = (line, shared.upgrade().map(Told)) else { return };
+        let Some(told) = shared.upgrade().map(Told) else { return };
+        let Some(line) = line else {
+            return tracing::info!("the log of told outcomes ended, or is not heard any more");
+        };
         if std::mem::take(&mut begins) {
             told.lock().known = Known::default();
         }
