@@ -89,9 +89,9 @@ impl Notifier {
             Ok(Verdict::Tell) => Some(&copy),
             Ok(Verdict::PassOn) => {
                 slot.done();
-                let (route, mut later) = self.postponed(lease.message(), None);
-                told::stand_in(&mut later);
-                return settle(lease, self.desk.broker.publish(route, later).await).await;
+                // That is noted already.
+                let (route, later) = self.postponed(lease.message(), None);
+                return self.pass_on(lease, None, route, later).await;
             }
             Ok(Verdict::Drop) => {
                 slot.done();
@@ -127,8 +127,13 @@ impl Notifier {
     }
 
     /// Publishes the next copy of an outcome, to be told later.
-    async fn pass_on(&self, lease: Lease, claimed: Option<&Copy>, route: Route, later: Message) {
-        let mut later = later;
+    async fn pass_on(
+        &self,
+        lease: Lease,
+        claimed: Option<&Copy>,
+        route: Route,
+        mut later: Message,
+    ) {
         told::stand_in(&mut later);
         if let Some(copy) = claimed
             && let Err(error) = self.desk.told.passes_on(copy).await

@@ -29,37 +29,57 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the broker is given for an ack or a goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Declares the log, and reads it until the receiver is dropped, the connection ends or `stop` is true.
-/// Each step may take `limit`.
-pub(super) async fn follow(
-    address: &Address,
-    name: &str,
+/// Reads the log.
+pub(super) struct Reader {
+    address: Address,
+    /// The connections' name in the management console.
+    connection: String,
+    /// How long each step may take.
     limit: Duration,
-    log: &QueueDeclaration,
-    mut stop: watch::Receiver<bool>,
-) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
-    let unavailable = |reason: &str| BrokerError::Unavailable(reason.to_owned());
-    let connecting = handshake::connect(address, name, limit);
-    let connection = tokio::select! {
-        connection = connecting => connection,
-        _ = stop.wait_for(|stop| *stop) => return Err(unavailable("this worker has closed it")),
-    };
-    let connection = connection.map_err(|failure| match failure {
-        Failure::Temporary(reason) => unavailable(&reason),
-        Failure::Permanent(error) => BrokerError::Refused(error.to_string()),
-    })?;
-    let consumer = timeout(limit, begin(&connection, log))
-        .await
-        .map_err(|_| BrokerError::Refused(format!("`{}` cannot be read in time", log.name)))?
-        .map_err(|error| match error.kind() {
-            ErrorKind::ProtocolError(refusal) => {
-                BrokerError::Refused(refusal.get_message().to_string())
-            }
-            _ => unavailable(&error.to_string()),
+    /// Whether nothing is to be read any more.
+    stop: watch::Sender<bool>,
+}
+
+impl Reader {
+    pub(super) fn new(address: Address, connection: String, limit: Duration) -> Self {
+        Self { address, connection, limit, stop: watch::Sender::new(false) }
+    }
+
+    /// Declares the log, and reads it until the receiver is dropped, the connection ends or
+    /// [`Reader::close`] is called.
+    pub(super) async fn follow(
+        &self,
+        log: &QueueDeclaration,
+    ) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
+        let mut stop = self.stop.subscribe();
+        let unavailable = |reason: &str| BrokerError::Unavailable(reason.to_owned());
+        let connecting = handshake::connect(&self.address, &self.connection, self.limit);
+        let connection = tokio::select! {
+            connection = connecting => connection,
+            _ = stop.wait_for(|stop| *stop) => return Err(unavailable("this worker has closed it")),
+        };
+        let connection = connection.map_err(|failure| match failure {
+            Failure::Temporary(reason) => unavailable(&reason),
+            Failure::Permanent(error) => BrokerError::Refused(error.to_string()),
         })?;
-    let (lines_in, lines) = mpsc::channel(AHEAD.into());
-    tokio::spawn(forward(connection, consumer, lines_in, stop));
-    Ok(lines)
+        let consumer = timeout(self.limit, begin(&connection, log))
+            .await
+            .map_err(|_| BrokerError::Refused(format!("`{}` cannot be read in time", log.name)))?
+            .map_err(|error| match error.kind() {
+                ErrorKind::ProtocolError(refusal) => {
+                    BrokerError::Refused(refusal.get_message().to_string())
+                }
+                _ => unavailable(&error.to_string()),
+            })?;
+        let (lines_in, lines) = mpsc::channel(AHEAD.into());
+        tokio::spawn(forward(connection, consumer, lines_in, stop));
+        Ok(lines)
+    }
+
+    /// Ends every reading, and lets none begin.
+    pub(super) fn close(&self) {
+        self.stop.send_replace(true);
+    }
 }
 
 async fn begin(connection: &Connection, log: &QueueDeclaration) -> lapin::Result<Consumer> {

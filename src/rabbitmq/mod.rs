@@ -118,11 +118,7 @@ pub struct RabbitMq {
     declarer: Arc<Declarer>,
     state: watch::Receiver<ConnState>,
     publish_timeout: Duration,
-    address: Address,
-    log_connection: String,
-    connect_timeout: Duration,
-    /// Whether the log is to be read no further.
-    stop: watch::Sender<bool>,
+    log: log::Reader,
 }
 
 impl RabbitMq {
@@ -151,19 +147,10 @@ impl RabbitMq {
         let publisher = Arc::new(link(Side::Publisher).await?);
         let consumer = Arc::new(link(Side::Consumer).await?);
         let publisher = Publisher::new(publisher, declarer.clone(), settings.publish_timeout);
+        let publish_timeout = settings.publish_timeout;
         let log_connection = format!("{} log", settings.connection_name);
-        let RabbitSettings { publish_timeout, connect_timeout, .. } = settings;
-        Ok(Self {
-            consumer,
-            publisher,
-            declarer,
-            state,
-            publish_timeout,
-            address,
-            log_connection,
-            connect_timeout,
-            stop: watch::Sender::new(false),
-        })
+        let log = log::Reader::new(address, log_connection, settings.connect_timeout);
+        Ok(Self { consumer, publisher, declarer, state, publish_timeout, log })
     }
 
     /// The state of the connections, for readiness.
@@ -180,7 +167,7 @@ impl RabbitMq {
     /// Closes the connections; what is not settled goes back to its queue. To be called before the
     /// runtime ends. Everything that is asked of the broker afterwards fails.
     pub async fn close(&self) {
-        self.stop.send_replace(true);
+        self.log.close();
         self.consumer.close().await;
         self.publisher.link().close().await;
     }
@@ -200,8 +187,7 @@ impl Broker for RabbitMq {
 
     async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
         let log = self.declarer.topology().told_log();
-        let stop = self.stop.subscribe();
-        log::follow(&self.address, &self.log_connection, self.connect_timeout, log, stop).await
+        self.log.follow(log).await
     }
 
     async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {
