@@ -1,41 +1,40 @@
 //! image-builder: builds container images from Git repositories.
 //!
-//! This crate is the outside: one adapter a file, plus configuration and wiring. The inside, which
-//! decides what happens to a job, is [`image_builder_actors`].
+//! This crate is the outside: one room an adapter, plus configuration and wiring. The inside, which
+//! decides what happens to a job, is [`image_builder_actors`]. Adapters know the inside and [`net`],
+//! and never each other: only [`wiring`] knows them all.
 //!
-//! | to read about | see |
+//! | room | what is in it |
 //! |---|---|
-//! | the program's life from start to exit | [`worker`], [`outside`], [`exit`] |
-//! | settings | [`config`], [`data_dir`] |
-//! | RabbitMQ | [`rabbitmq`], and its queues as data in [`topology`] |
-//! | the forge | [`git`] |
-//! | how an image is planned and built | [`planner`], [`docker`] |
-//! | room on the disk: watermarks, pruning | [`disk`] |
-//! | where it goes, and who is told | [`registry`], [`webhook`] |
-//! | what an operator sees | [`http`], [`metrics`], [`readiness`], [`telemetry`], [`otlp`] |
-//! | what an operator does with builds that were given up | [`dead`] |
+//! | [`cli`] | one module a command |
+//! | [`config`], [`data_dir`] | settings, and the worker's own directory |
+//! | [`wiring`] | the adapters, put together from the settings |
+//! | [`broker`] | the queues |
+//! | [`source`] | from a request to a tree of files |
+//! | [`planner`] | from a tree of files to a plan |
+//! | [`engine`] | from a plan to an image; the engine's disk |
+//! | [`registry`] | where images are stored |
+//! | [`notify`] | who is told |
+//! | [`api`] | what the worker tells over HTTP |
+//! | [`telemetry`], [`otlp`] | logs and traces |
+//! | [`net`] | what every client of somebody else's server needs |
 
+pub mod api;
 mod blocking;
+pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod data_dir;
-pub mod dead;
-pub mod disk;
-pub mod docker;
+pub mod engine;
 pub mod exit;
-pub mod git;
-pub mod http;
-pub mod http_client;
 #[cfg(feature = "failpoints")]
-pub mod killing;
+pub mod kill_points;
 pub mod memory;
-pub mod metrics;
+pub mod net;
+pub mod notify;
 pub mod otlp;
-pub mod outside;
 pub mod planner;
-pub mod rabbitmq;
-pub mod readiness;
 pub mod registry;
+pub mod source;
 pub mod telemetry;
-pub mod topology;
-pub mod webhook;
-pub mod worker;
+pub mod wiring;

@@ -5,14 +5,16 @@ use std::process::ExitCode;
 
 use actix_rt::System;
 use clap::{Parser, Subcommand};
-use image_builder::config::{self, Config, ConfigErrors, Environment};
-use image_builder::dead;
+use image_builder::cli::dead_letters;
+use image_builder::cli::serve;
+use image_builder::config;
+use image_builder::config::{Config, ConfigErrors, Environment};
 use image_builder::exit::Exit;
 use image_builder::memory;
-use image_builder::outside;
 use image_builder::planner;
-use image_builder::telemetry::{self, LogFormat};
-use image_builder::worker;
+use image_builder::telemetry;
+use image_builder::telemetry::LogFormat;
+use image_builder::wiring;
 
 /// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
 /// builds on a container engine, pushes to a registry, and tells the platform.
@@ -35,7 +37,7 @@ enum Command {
     /// start it again; 78 bad settings.
     Serve,
     #[command(subcommand)]
-    Dead(dead::Command),
+    Dead(dead_letters::Command),
 }
 
 fn main() -> ExitCode {
@@ -63,7 +65,7 @@ fn serve() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
     #[cfg(feature = "failpoints")]
-    image_builder::killing::prepare();
+    image_builder::kill_points::prepare();
     let config = match settings() {
         Ok(config) => config,
         Err(errors) => return refuse(&errors),
@@ -75,14 +77,14 @@ fn serve() -> ExitCode {
             .build()
             .expect("the system gives threads to a program that starts")
     });
-    system.block_on(worker::serve(config)).into()
+    system.block_on(serve::serve(config)).into()
 }
 
 /// The commands print for people: they log nothing.
-fn dead(command: dead::Command) -> ExitCode {
+fn dead(command: dead_letters::Command) -> ExitCode {
     let config = Environment::read(Path::new(config::ENV_FILE)).and_then(Environment::config);
     let broker = match config {
-        Ok(config) => outside::broker(&config),
+        Ok(config) => wiring::broker(&config),
         Err(errors) => return refuse(&errors),
     };
     choose_tls();
@@ -91,7 +93,7 @@ fn dead(command: dead::Command) -> ExitCode {
         .enable_all()
         .build()
         .expect("the system gives threads to a program that starts");
-    runtime.block_on(dead::run(command, &broker)).into()
+    runtime.block_on(dead_letters::run(command, &broker)).into()
 }
 
 fn refuse(errors: &ConfigErrors) -> ExitCode {

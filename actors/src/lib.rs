@@ -5,59 +5,35 @@
 //! A job's way, and who has it in hand:
 //!
 //! ```text
-//! build queue ─ intake ─▶ listener ─▶ connector ─▶ builder ─▶ pusher ─▶ outcome queue ─▶ notifier
-//!      ▲                     └───────────┴────────────┴─────────┤
-//!      └── delay ladder ◀── retry ◀── fail queue ◀──────────────┘
+//! build queue ─ consumer ─▶ listener ─▶ connector ─▶ builder ─▶ pusher ─▶ outcome queue ─▶ notifier
+//!      ▲                       └───────────┴────────────┴─────────┤
+//!      └── delay ladder ◀──── retry ◀──── fail queue ◀────────────┘
 //! ```
 //!
-//! | to read about | see |
+//! The rooms, each of which knows only those above it:
+//!
+//! | room | what is in it |
 //! |---|---|
-//! | what a job is made of | [`job`], [`request`], [`fault`], [`outcome`], [`progress`], [`workspace`] |
-//! | what its image is called, and how it is found again | [`images`], [`mod@reference`] |
-//! | who settles a delivery, and when | [`lease`], [`desk`], [`intake`], [`redelivery`] |
-//! | who waits for whom, who was withdrawn | [`board`], [`fair`] |
-//! | that one outcome of a build is told | [`told`], [`notifier`] |
-//! | what becomes of a failure | [`policy`], [`history`], [`dead`] |
-//! | the actors | [`listener`], [`connector`], [`builder`], [`pusher`], [`notifier`], [`retry`], [`messages`] |
-//! | what an operator sees of them | [`journey`], [`metrics`], [`trace`], [`health`] |
-//! | who keeps them alive | [`supervisor`], [`pool`], [`lifecycle`], [`capacity`] |
+//! | [`model`] | what things are: requests, faults, histories, images, notifications |
+//! | [`parse`] | from JSON to the model, one clear message a rule |
+//! | [`dead_letter`] | the copy of what was given up, without any credential |
+//! | [`ports`] | what the inside asks of the outside, with the promises |
+//! | [`scheduling`] | who waits for whom, who was withdrawn, when a failure is tried again |
+//! | [`telemetry`] | what an operator sees |
+//! | [`delivery`] | who settles a delivery, and when |
+//! | [`supervision`] | who keeps the actors alive |
+//! | [`pipeline`] | the six actors, put together |
+//!
+//! `testing` has the ports in memory.
 
-pub mod board;
-pub mod builder;
-pub mod capacity;
-pub mod connector;
-pub mod crew;
-pub mod dead;
-pub mod desk;
-pub mod fair;
-#[cfg(feature = "testing")]
-pub mod fakes;
-pub mod fault;
-pub mod health;
-pub mod history;
-pub mod images;
-pub mod intake;
-pub mod job;
-pub mod journey;
-pub mod lease;
-pub mod lifecycle;
-pub mod limits;
-pub mod listener;
-pub mod messages;
-pub mod metrics;
-pub mod notifier;
-pub mod outcome;
-pub mod policy;
-pub mod pool;
+pub mod dead_letter;
+pub mod delivery;
+pub mod model;
+pub mod parse;
+pub mod pipeline;
 pub mod ports;
-pub mod progress;
-pub mod pusher;
-pub mod redelivery;
-pub mod reference;
-pub mod request;
-pub mod retry;
-pub mod secret;
-pub mod supervisor;
-pub mod told;
-pub mod trace;
-pub mod workspace;
+pub mod scheduling;
+pub mod supervision;
+pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;

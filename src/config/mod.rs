@@ -11,19 +11,19 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use image_builder_actors::limits::Limits;
-use image_builder_actors::policy::RetryPolicy;
-use image_builder_actors::secret::Secret;
-use image_builder_actors::supervisor::Intensity;
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::scheduling::retry_policy::RetryPolicy;
+use image_builder_actors::supervision::RestartIntensity;
 use reqwest::Url;
 
 use self::read::Reader;
-use crate::disk::size::{Size, Watermark};
-use crate::docker::DockerSettings;
+use crate::broker::rabbitmq::topology::Topology;
+use crate::engine::disk::size::{Size, Watermark};
+use crate::engine::docker::DockerSettings;
+use crate::notify::SigningKeys;
 use crate::otlp::TraceSettings;
 use crate::registry::{RegistryCredentials, RegistryUrl};
-use crate::topology::Topology;
-use crate::webhook::SigningKeys;
 
 /// The file that is read beside the environment, relative to the working directory.
 pub const ENV_FILE: &str = "config/.env";
@@ -48,7 +48,7 @@ pub struct Config {
     /// Failed tries that are decided on at once.
     pub retry_concurrency: usize,
     pub retry: RetryPolicy,
-    pub supervisor: Intensity,
+    pub supervisor: RestartIntensity,
     pub drain_timeout: Duration,
     /// `host:port` of the HTTP server.
     pub http_addr: String,
@@ -363,7 +363,7 @@ impl Config {
             notifier,
             retry_concurrency: read.count("RETRY_CONCURRENCY", raw.retry_concurrency, cores.max(4)),
             retry,
-            supervisor: Intensity {
+            supervisor: RestartIntensity {
                 max_restarts: read.count("SUPERVISOR_MAX_RESTARTS", raw.supervisor_max_restarts, 5),
                 window: read.duration("SUPERVISOR_WINDOW", raw.supervisor_window, "30s"),
                 health_interval: read.duration(

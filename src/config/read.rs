@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use image_builder_actors::limits::Limits;
-use image_builder_actors::policy::RetryPolicy;
-use image_builder_actors::secret::Secret;
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::scheduling::retry_policy::RetryPolicy;
 use lapin::uri::AMQPUri;
 use reqwest::Url;
 use serde::Deserialize;
 
 use super::{BrokerConfig, ConfigErrors, DiskConfig, RegistryConfig, StageConfig};
-use crate::docker::{DockerEngine, DockerSettings};
+use crate::broker::rabbitmq::topology::{LONGEST_TTL, Topology, TopologySettings};
+use crate::engine::docker::{DockerEngine, DockerSettings};
+use crate::notify::SigningKeys;
 use crate::registry::{RegistryCredentials, RegistryUrl};
-use crate::topology::{LONGEST_TTL, Topology, TopologySettings};
-use crate::webhook::SigningKeys;
 
 /// The variables as texts: envy stops at the first value of a wrong type, so none has one.
 macro_rules! variables {

@@ -1,6 +1,6 @@
 //! The settings of traces: OpenTelemetry's own variables.
 
-use image_builder_actors::secret::Secret;
+use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 use uuid::Uuid;

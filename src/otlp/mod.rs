@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use image_builder_actors::secret::Secret;
-use image_builder_actors::trace::{Finished, Sink, Tracer};
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::telemetry::trace::{Finished, Sink, Tracer};
 use prost::Message;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
@@ -22,7 +22,7 @@ use reqwest::{Client, Url};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::http_client::{USER_AGENT, causes};
+use crate::net::http::{USER_AGENT, causes};
 
 /// Spans that wait to be sent; further ones are dropped.
 const QUEUE: usize = 2048;

@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use image_builder_actors::trace::{Finished, SpanKind, Value};
+use image_builder_actors::telemetry::trace::{Finished, SpanKind, Value};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ExportTraceServiceRequest {

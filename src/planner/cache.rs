@@ -6,8 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use hmac::{Hmac, Mac};
-use image_builder_actors::job::{BuildRequest, hex};
-use image_builder_actors::secret::Secret;
+use image_builder_actors::model::digest::hex;
+use image_builder_actors::model::request::BuildRequest;
+use image_builder_actors::model::secret::Secret;
 use sha2::Sha256;
 
 /// The secret that cache names are made with: read from `data_dir`, and made there the first time.

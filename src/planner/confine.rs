@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
-use image_builder_actors::fault::{Fault, Reason, Stage};
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
 
 use super::{disk_fault, invalid};
 
@@ -61,7 +61,7 @@ pub(super) fn read_plan_file(path: &Path, shown: &str, longest: u64) -> Result<S
         .map_err(failed)?;
     if bytes.len() as u64 > longest {
         let message = format!("`{shown}` is longer than the {longest} bytes that are allowed");
-        return Err(Fault::new(Stage::Builder, Reason::TooLarge, message));
+        return Err(Fault::new(StageName::Builder, Reason::TooLarge, message));
     }
     String::from_utf8(bytes).map_err(|_| invalid(format!("`{shown}` is not UTF-8 text")))
 }

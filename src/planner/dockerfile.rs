@@ -1,8 +1,8 @@
 //! The strategy `dockerfile`: the source brings its own Dockerfile.
 
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::job::{BuilderKind, PlanRequest};
-use image_builder_actors::limits::Limits;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::{BuilderKind, PlanRequest};
 use image_builder_actors::ports::Plan;
 
 use super::confine::{self, Unusable};
@@ -25,7 +25,7 @@ pub(super) fn plan(context: &Context, wish: &PlanRequest, limits: &Limits) -> Re
     let path = confine::resolve(&context.path, shown).map_err(|unusable| match unusable {
         Unusable::Missing => {
             let message = format!("there is no `{shown}` in {}", context.shown);
-            Fault::new(Stage::Builder, Reason::NoBuildPlan, message)
+            Fault::new(StageName::Builder, Reason::NoBuildPlan, message)
         }
         Unusable::LeadsOut => {
             invalid(format!("the Dockerfile `{shown}` leads out of {}", context.shown))

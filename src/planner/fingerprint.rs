@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use image_builder_actors::job::hex;
+use image_builder_actors::model::digest::hex;
 use sha2::{Digest, Sha256};
 
 /// Collects the parts of a plan; the same parts in the same order give the same text everywhere.

@@ -6,12 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::job::{BuildRequest, BuilderKind, PlanRequest};
-use image_builder_actors::limits::Limits;
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::{BuildRequest, BuilderKind, PlanRequest};
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::{FetchedSource, Plan, Planner};
-use image_builder_actors::progress::Progress;
-use image_builder_actors::secret::Secret;
 
 use self::confine::Unusable;
 use crate::blocking::blocking;
@@ -73,7 +73,7 @@ impl SourcePlanner {
         &self,
         source: &FetchedSource,
         wish: &BuildRequest,
-        progress: &Progress,
+        progress: &BuildLog,
     ) -> Result<ExplainedPlan, Fault> {
         let (tree, request) = (source.tree.clone(), wish.plan.clone());
         let limits = self.settings.limits.clone();
@@ -102,7 +102,7 @@ impl Planner for SourcePlanner {
         &self,
         source: &FetchedSource,
         wish: &BuildRequest,
-        progress: &Progress,
+        progress: &BuildLog,
     ) -> Result<Plan, Fault> {
         self.explain(source, wish, progress).await.map(|explained| explained.plan)
     }
@@ -239,7 +239,7 @@ fn check_names(wish: &PlanRequest) -> Result<(), Fault> {
 }
 
 fn invalid(message: impl Into<String>) -> Fault {
-    Fault::new(Stage::Builder, Reason::InvalidPlan, message)
+    Fault::new(StageName::Builder, Reason::InvalidPlan, message)
 }
 
 /// The worker's own disk failed: not the user's fault.
@@ -248,5 +248,5 @@ fn disk_fault(doing: &str, error: &std::io::Error) -> Fault {
         std::io::ErrorKind::StorageFull => Reason::DiskLow,
         _ => Reason::Crashed,
     };
-    Fault::new(Stage::Builder, reason, format!("the worker could not {doing}: {error}"))
+    Fault::new(StageName::Builder, reason, format!("the worker could not {doing}: {error}"))
 }

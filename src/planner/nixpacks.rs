@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use ::nixpacks::get_providers;
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::job::{BuildRequest, BuilderKind, PlanRequest};
-use image_builder_actors::limits::Limits;
+use image_builder_actors::model::build_log::{BuildLog, cut};
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::{BuildRequest, BuilderKind, PlanRequest};
 use image_builder_actors::ports::{FetchedSource, Plan};
-use image_builder_actors::progress::{Progress, cut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
@@ -47,7 +47,7 @@ pub(super) async fn plan(
     source: &FetchedSource,
     wish: &BuildRequest,
     sight: Sight,
-    progress: &Progress,
+    progress: &BuildLog,
 ) -> Result<ExplainedPlan, Fault> {
     let task = task(settings, &sight.context, wish);
 
@@ -78,7 +78,7 @@ pub(super) async fn plan(
         Answer::NothingFound => return Err(nothing_found(&sight, &unseen)),
         Answer::NoStart => {
             return Err(Fault::new(
-                Stage::Builder,
+                StageName::Builder,
                 Reason::NoBuildPlan,
                 format!(
                     "nixpacks found no command that starts the app: set `startCommand`, or add a \
@@ -157,7 +157,7 @@ fn check_config_files(context: &Context, wish: &PlanRequest, limits: &Limits) ->
 async fn ask_child(
     settings: &PlannerSettings,
     task: &Task,
-    progress: &Progress,
+    progress: &BuildLog,
 ) -> Result<Answer, Fault> {
     let failed = |error: io::Error| disk_fault("run nixpacks", &error);
     let body = serde_json::to_vec(task).map_err(|error| failed(error.into()))?;
@@ -235,7 +235,7 @@ fn nothing_found(sight: &Sight, unseen: &str) -> Fault {
         sight.context.shown,
         names.join(", ")
     );
-    Fault::new(Stage::Builder, Reason::NoBuildPlan, message)
+    Fault::new(StageName::Builder, Reason::NoBuildPlan, message)
 }
 
 /// Fits what nixpacks wrote to the request, and makes the plan of it.

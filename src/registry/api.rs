@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use image_builder_actors::fault::{Fault, Reason};
-use image_builder_actors::secret::Redactor;
+use image_builder_actors::model::fault::{Fault, Reason};
+use image_builder_actors::model::secret::Redactor;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::auth::{Authenticator, RegistryCredentials, Scope};
 use super::faults::{fault, of_status, of_transport};
 use super::manifest::{MEDIA_TYPES, Manifest, digest_of, is_digest, read_labels};
-use crate::http_client::{USER_AGENT, read_at_most, retry_after, was_hung_up};
+use crate::net::http::{USER_AGENT, read_at_most, retry_after, was_hung_up};
 
 /// Longest manifest that is read, in bytes: the specification asks registries to take as much.
 const LONGEST_MANIFEST: usize = 4 * 1024 * 1024;

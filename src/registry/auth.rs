@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use image_builder_actors::fault::{Fault, Reason};
-use image_builder_actors::secret::Secret;
+use image_builder_actors::model::fault::{Fault, Reason};
+use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
 use super::faults::{fault, of_status, of_transport};
-use crate::http_client::{read_at_most, retry_after};
+use crate::net::http::{read_at_most, retry_after};
 
 /// Longest answer of a token server that is read, in bytes.
 const LONGEST_TOKEN: usize = 256 * 1024;

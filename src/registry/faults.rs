@@ -6,16 +6,16 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bollard::errors::Error as EngineError;
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::secret::Redactor;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::secret::Redactor;
 use regex::Regex;
 use reqwest::StatusCode;
 
-use crate::http_client::{causes, excerpt};
+use crate::net::http::{causes, excerpt};
 
 /// A pusher's fault.
 pub(super) fn fault(reason: Reason, message: impl Into<String>) -> Fault {
-    Fault::new(Stage::Pusher, reason, message)
+    Fault::new(StageName::Pusher, reason, message)
 }
 
 /// What an answer that is no success means. `what` is what was asked, as a clause: "the registry …".
@@ -181,7 +181,7 @@ const PHRASES: &[(Reason, &[&str])] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image_builder_actors::secret::Secret;
+    use image_builder_actors::model::secret::Secret;
 
     #[test]
     fn what_the_engine_says_of_a_push_tells_the_reason() {

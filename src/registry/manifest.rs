@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use image_builder_actors::job::{RegistryImage, hex};
+use image_builder_actors::model::digest::hex;
+use image_builder_actors::model::image::RegistryImage;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 

@@ -11,10 +11,10 @@ use bollard::query_parameters::{
     PushImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
 use futures_util::{StreamExt, pin_mut};
-use image_builder_actors::fault::{Fault, Reason};
-use image_builder_actors::progress::Progress;
-use image_builder_actors::reference::ImageReference;
-use image_builder_actors::secret::Redactor;
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason};
+use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::model::secret::Redactor;
 use tokio::sync::OwnedMutexGuard;
 
 use super::faults::{fault, of_engine};
@@ -62,7 +62,7 @@ impl EnginePush {
         &self,
         image_id: &str,
         reference: &ImageReference,
-        progress: &Progress,
+        progress: &BuildLog,
     ) -> Result<String, Fault> {
         let tag = self.tag(image_id, reference).await?;
         let digest = self.send(reference, progress).await;
@@ -120,7 +120,7 @@ impl EnginePush {
         lock.lock_owned().await
     }
 
-    async fn send(&self, reference: &ImageReference, progress: &Progress) -> Result<String, Fault> {
+    async fn send(&self, reference: &ImageReference, progress: &BuildLog) -> Result<String, Fault> {
         let what = format!("cannot push `{reference}`");
         let options = PushImageOptionsBuilder::new().tag(&reference.tag).build();
         let events =

@@ -176,7 +176,9 @@ fn is_label(text: &str) -> bool {
 }
 
 fn checked_prefix(prefix: &str) -> Result<String, RegistryUrlError> {
-    if prefix.is_empty() || prefix.split('/').all(image_builder_actors::reference::is_component) {
+    if prefix.is_empty()
+        || prefix.split('/').all(image_builder_actors::model::reference::is_component)
+    {
         return Ok(prefix.to_owned());
     }
     Err(RegistryUrlError::Prefix(prefix.to_owned()))

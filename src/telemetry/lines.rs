@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
-use image_builder_actors::progress::OUTPUT_TARGET;
+use image_builder_actors::model::build_log::OUTPUT_TARGET;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -194,9 +194,9 @@ fn plain(text: &str) -> String {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use image_builder_actors::fault::Stage;
-    use image_builder_actors::progress::{Event as Told, Progress};
-    use image_builder_actors::secret::Redactor;
+    use image_builder_actors::model::build_log::{BuildEvent as Told, BuildLog};
+    use image_builder_actors::model::fault::StageName;
+    use image_builder_actors::model::secret::Redactor;
     use tracing_subscriber::EnvFilter;
     use tracing_subscriber::layer::SubscriberExt;
 
@@ -227,9 +227,9 @@ mod tests {
         text.lines().map(str::to_owned).collect()
     }
 
-    fn job() -> Progress {
-        let mut progress = Progress::new("b-1", Redactor::default());
-        progress.enter(Stage::Builder, 2);
+    fn job() -> BuildLog {
+        let mut progress = BuildLog::new("b-1", Redactor::default());
+        progress.enter(StageName::Builder, 2);
         progress
     }
 
@@ -246,7 +246,7 @@ mod tests {
             line,
             json!({
                 "timestamp": timestamp, "level": "INFO", "message": "step finished",
-                "target": "image_builder_actors::progress", "build_id": "b-1", "stage": "builder",
+                "target": "image_builder_actors::model::build_log", "build_id": "b-1", "stage": "builder",
                 "attempt": 2, "step": "RUN \"a\"", "cached": true,
             })
         );

@@ -13,7 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use self::lines::{Form, Lines};
-use crate::rabbitmq::LOG_DIRECTIVE;
+use crate::broker::rabbitmq::LOG_DIRECTIVE;
 
 /// The form of log lines (`LOG_FORMAT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use image_builder::killing::POINTS;
+use image_builder::kill_points::POINTS;
 
 use crate::dice::Dice;
 use crate::gate::{Gate, Way};

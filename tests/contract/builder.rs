@@ -6,9 +6,9 @@ mod world;
 
 use std::time::Duration;
 
-use image_builder_actors::fault::{Kind, Reason, Stage};
-use image_builder_actors::progress::Progress;
-use image_builder_actors::secret::{Redactor, Secret};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Kind, Reason, StageName};
+use image_builder_actors::model::secret::{Redactor, Secret};
 
 use world::{FakeWorld, RealWorld, World};
 
@@ -32,7 +32,7 @@ async fn the_same_order_twice_gives_the_same_image(world: &impl World) {
 
 async fn what_a_build_writes_is_told_without_its_secrets(world: &impl World) {
     let order = world.babbling("hush-hush-hush");
-    let progress = Progress::new(&order.build_id, Redactor::new([Secret::new("hush-hush-hush")]));
+    let progress = BuildLog::new(&order.build_id, Redactor::new([Secret::new("hush-hush-hush")]));
     world.builder().build(&order, &progress).await.expect("the build is good");
     let tail = progress.tail().join("\n");
     assert!(tail.contains("the secret is [secret]"), "{tail}");
@@ -43,7 +43,7 @@ async fn a_failing_step_is_a_build_fault_that_names_it(world: &impl World) {
     let order = world.failing();
     let progress = progress(&order);
     let fault = world.builder().build(&order, &progress).await.expect_err("the step fails");
-    assert_eq!((fault.stage, fault.reason), (Stage::Builder, Reason::BuildFailed));
+    assert_eq!((fault.stage, fault.reason), (StageName::Builder, Reason::BuildFailed));
     assert!(fault.message.contains("exit code 3"), "{}", fault.message);
     assert!(fault.step.is_some_and(|step| step.contains("exit 3")));
     assert!(progress.tail().contains(&"last words".to_owned()), "{:?}", progress.tail());
@@ -60,14 +60,14 @@ async fn a_plan_that_can_never_work_is_the_users_fault(world: &impl World) {
     let order = world.senseless();
     let fault =
         world.builder().build(&order, &progress(&order)).await.expect_err("it is senseless");
-    assert_eq!((fault.stage, fault.reason), (Stage::Builder, Reason::InvalidPlan));
+    assert_eq!((fault.stage, fault.reason), (StageName::Builder, Reason::InvalidPlan));
     assert_eq!(fault.kind(), Kind::User);
 }
 
 async fn an_engine_that_is_out_of_reach_is_a_capacity_fault(world: &impl World) {
     let order = world.good();
     let fault = world.downed().build(&order, &progress(&order)).await.expect_err("it is down");
-    assert_eq!((fault.stage, fault.reason), (Stage::Builder, Reason::EngineDown));
+    assert_eq!((fault.stage, fault.reason), (StageName::Builder, Reason::EngineDown));
 }
 
 async fn dropping_a_build_stops_it(world: &impl World) {
@@ -97,8 +97,8 @@ async fn a_failing_build_does_not_disturb_another(world: &impl World) {
     assert!(!good_progress.tail().contains(&"last words".to_owned()));
 }
 
-fn progress(order: &image_builder_actors::ports::BuildOrder) -> Progress {
-    Progress::new(&order.build_id, Redactor::default())
+fn progress(order: &image_builder_actors::ports::BuildOrder) -> BuildLog {
+    BuildLog::new(&order.build_id, Redactor::default())
 }
 
 /// Each behaviour, on the port in memory and on the real engine.

@@ -2,8 +2,8 @@
 
 mod broker;
 mod builder;
-mod connector;
 mod http_server;
 mod notifier;
 mod planner;
 mod registry;
+mod source;

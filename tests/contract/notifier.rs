@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
-use image_builder::webhook::{SigningKeys, WebhookNotifier, WebhookSettings};
-use image_builder_actors::fakes::notifier::FakeNotifier;
-use image_builder_actors::outcome::{Notification, NotificationType, notification_id};
+use image_builder::notify::{SigningKeys, WebhookNotifier, WebhookSettings};
+use image_builder_actors::model::notification::{Notification, NotificationType, notification_id};
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::{Notifier, NotifyError};
-use image_builder_actors::secret::Secret;
+use image_builder_actors::testing::notifier::FakeNotifier;
 use sha2::Sha256;
 
 use crate::http_server::{Answer, HttpServer, Request, answer};

@@ -12,11 +12,11 @@ mod nixpacks;
 #[path = "planner/world.rs"]
 mod world;
 
-use image_builder_actors::fakes::planner::FakePlanner;
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::job::{BuilderKind, PlanRequest};
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::request::{BuilderKind, PlanRequest};
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::Planner;
-use image_builder_actors::secret::Secret;
+use image_builder_actors::testing::planner::FakePlanner;
 
 use self::world::{Source, plan, real, refusal};
 
@@ -276,7 +276,7 @@ fn with_secret(id: &str, value: &str) -> PlanRequest {
 async fn the_planner_in_memory_fails_waits_and_panics_as_it_is_told() {
     let planner = FakePlanner::new();
     let source = Source::of(&[DOCKERFILE]);
-    let fault = Fault::new(Stage::Builder, Reason::DiskLow, "the disk is nearly full");
+    let fault = Fault::new(StageName::Builder, Reason::DiskLow, "the disk is nearly full");
     planner.fail(2, fault.clone());
     for _ in 0..2 {
         assert_eq!(refusal(&planner, &source, PlanRequest::default()).await, fault);

@@ -6,14 +6,15 @@ mod server;
 
 use async_trait::async_trait;
 use image_builder::registry::{RegistryClient, RegistryCredentials, RegistrySettings, RegistryUrl};
-use image_builder_actors::fakes::registry::FakeRegistry;
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::images::{BUILDER_LABEL, REVISION_LABEL};
-use image_builder_actors::job::{BuildKey, BuilderKind, BuiltImage, RegistryImage};
+use image_builder_actors::delivery::artifacts::{BUILDER_LABEL, REVISION_LABEL};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::image::{BuildKey, BuiltImage, RegistryImage};
+use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::model::request::BuilderKind;
+use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::Registry;
-use image_builder_actors::progress::Progress;
-use image_builder_actors::reference::ImageReference;
-use image_builder_actors::secret::{Redactor, Secret};
+use image_builder_actors::testing::registry::FakeRegistry;
 
 use self::engine::Engine;
 use self::server::{USER, digest_of};
@@ -25,8 +26,8 @@ const CLOSED: &str = "localhost:5001";
 /// Nothing listens there.
 const NOWHERE: &str = "127.0.0.1:1";
 
-fn progress() -> Progress {
-    Progress::new("a build of the tests", Redactor::default())
+fn progress() -> BuildLog {
+    BuildLog::new("a build of the tests", Redactor::default())
 }
 
 fn key() -> BuildKey {
@@ -166,7 +167,7 @@ async fn an_image_that_the_engine_has_lost_is_an_engine_failure<W: World>() {
     let mut world = W::new().await;
     let (image, reference) = (world.lost_image().await, world.reference());
     let fault = push(world.registry(), &image, &reference).await.expect_err("there is none");
-    assert_eq!((fault.stage, fault.reason), (Stage::Pusher, Reason::EngineFailed), "{fault}");
+    assert_eq!((fault.stage, fault.reason), (StageName::Pusher, Reason::EngineFailed), "{fault}");
     assert_eq!(world.registry().find(&reference).await, Ok(None));
 }
 
@@ -177,7 +178,11 @@ async fn a_registry_out_of_reach_is_down<W: World>() {
     let found = registry.find(&reference).await.expect_err("nothing is there");
     let pushed = push(&*registry, &image, &reference).await.expect_err("nothing is there");
     for fault in [found, pushed] {
-        assert_eq!((fault.stage, fault.reason), (Stage::Pusher, Reason::RegistryDown), "{fault}");
+        assert_eq!(
+            (fault.stage, fault.reason),
+            (StageName::Pusher, Reason::RegistryDown),
+            "{fault}"
+        );
     }
 }
 
@@ -253,7 +258,7 @@ impl World for InMemory {
     }
 
     async fn out_of_reach(&self) -> (Box<dyn Registry>, ImageReference) {
-        let fault = Fault::new(Stage::Pusher, Reason::RegistryDown, "it is down");
+        let fault = Fault::new(StageName::Pusher, Reason::RegistryDown, "it is down");
         self.0.set_down(Some(fault));
         (Box::new(self.0.clone()), self.reference())
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use image_builder::config::Config;
-use image_builder::outside;
+use image_builder::wiring;
 use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeleteOptions,
 };
@@ -46,7 +46,7 @@ impl Broker {
 
     /// Removes all queues of a worker with these settings.
     pub(crate) async fn remove_queues(&self, config: &Config) -> Result<()> {
-        let topology = outside::broker(config).topology;
+        let topology = wiring::broker(config).topology;
         for queue in topology.queues().iter().chain([topology.told_log()]) {
             let name = queue.name.as_str().into();
             self.channel.queue_delete(name, QueueDeleteOptions::default()).await?;

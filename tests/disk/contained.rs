@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use image_builder::disk::size::Size;
-use image_builder::disk::{DiskGuard, DiskSettings};
-use image_builder::docker::{DockerEngine, DockerSettings};
+use image_builder::engine::disk::size::Size;
+use image_builder::engine::disk::{DiskGuard, DiskSettings};
+use image_builder::engine::docker::{DockerEngine, DockerSettings};
 use tokio::net::{TcpListener, UnixStream};
 
 use crate::engine::SmallEngine;

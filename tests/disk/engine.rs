@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use image_builder::disk::space::{Place, Room};
-use image_builder::docker::{DockerEngine, DockerSettings};
+use image_builder::engine::disk::space::{Place, Room};
+use image_builder::engine::docker::{DockerEngine, DockerSettings};
 use tempfile::TempDir;
 
 use crate::support::own_engine::OwnEngine;

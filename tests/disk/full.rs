@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use image_builder::disk::DiskGuard;
-use image_builder::disk::size::Size;
-use image_builder_actors::capacity::Capacity;
-use image_builder_actors::fault::Reason;
-use image_builder_actors::lifecycle::Lifecycle;
+use image_builder::engine::disk::DiskGuard;
+use image_builder::engine::disk::size::Size;
+use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::ports::Probe;
+use image_builder_actors::scheduling::capacity::Capacity;
 
 use crate::engine::SmallEngine;
 use crate::orders::{Guarded, MB, Order, has};
@@ -29,7 +29,7 @@ impl Probe for Disk {
 
 /// A worker's capacity, with its guard at work.
 fn at_work(worker: &Guarded) -> Capacity {
-    let (capacity, lifecycle) = (Capacity::default(), Lifecycle::default());
+    let (capacity, lifecycle) = (Capacity::default(), Shutdown::default());
     tokio::spawn(worker.guard.clone().run(capacity.clone(), lifecycle.clone()));
     tokio::spawn(capacity.clone().watch(Arc::new(Disk(worker.guard.clone())), lifecycle));
     capacity

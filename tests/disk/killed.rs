@@ -7,13 +7,13 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use image_builder::docker::{DockerEngine, DockerSettings};
+use image_builder::engine::docker::{DockerEngine, DockerSettings};
 use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
-use image_builder_actors::job::BuiltImage;
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::image::BuiltImage;
+use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::model::secret::Redactor;
 use image_builder_actors::ports::Registry;
-use image_builder_actors::progress::Progress;
-use image_builder_actors::reference::ImageReference;
-use image_builder_actors::secret::Redactor;
 use tokio::net::TcpListener;
 
 use crate::engine::SmallEngine;
@@ -188,7 +188,7 @@ async fn worker_that_pushes() {
     let registry = variable("REGISTRY");
     let client = client(&engine, &registry, Path::new(&variable("JOURNAL")));
     let image: BuiltImage = serde_json::from_str(&variable("IMAGE")).expect("JSON");
-    let progress = Progress::new("b", Redactor::default());
+    let progress = BuildLog::new("b", Redactor::default());
     let reference = reference(&registry, &variable("NAME"));
     panic!("the push ended: {:?}", client.push(&image, &reference, &[], &progress).await);
 }

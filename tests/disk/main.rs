@@ -3,11 +3,11 @@
 //! These tests need root, `dockerd`, `docker`, `unshare`, `mkfs.ext4` and loop devices.
 
 mod contained;
-mod crew;
 mod engine;
 mod full;
 mod killed;
 mod orders;
+mod pipeline;
 mod pruning;
 #[path = "../support/mod.rs"]
 mod support;

@@ -7,15 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_builder::disk::size::Size;
-use image_builder::disk::{DiskGuard, DiskSettings, Young};
-use image_builder::docker::{DockerEngine, LOCAL_REPOSITORY};
+use image_builder::engine::disk::size::Size;
+use image_builder::engine::disk::{DiskGuard, DiskSettings, Young};
+use image_builder::engine::docker::{DockerEngine, LOCAL_REPOSITORY};
 use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
-use image_builder_actors::fault::Fault;
-use image_builder_actors::job::{BuildKey, BuilderKind, BuiltImage};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::image::{BuildKey, BuiltImage};
+use image_builder_actors::model::request::BuilderKind;
+use image_builder_actors::model::secret::Redactor;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
-use image_builder_actors::progress::Progress;
-use image_builder_actors::secret::Redactor;
 use tempfile::TempDir;
 
 use crate::engine::SmallEngine;
@@ -76,7 +77,7 @@ impl Order {
     }
 
     pub(crate) async fn build(&self, builder: &dyn ImageBuilder) -> Result<BuiltImage, Fault> {
-        let progress = Progress::new(&self.order.build_id, Redactor::default());
+        let progress = BuildLog::new(&self.order.build_id, Redactor::default());
         builder.build(&self.order, &progress).await
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use image_builder::disk::size::Size;
+use image_builder::engine::disk::size::Size;
 
 use crate::engine::SmallEngine;
 use crate::orders::{Guarded, MB, Order, has};
@@ -77,15 +77,15 @@ async fn nothing_goes_that_is_in_use_or_that_somebody_else_made_or_named() {
 
     // A push ends the claim, this one by failing: nobody listens there.
     let image = worker.builder.find(in_hand.key()).await.expect("an answer").expect("there");
-    let reference = image_builder_actors::reference::ImageReference::for_build(
+    let reference = image_builder_actors::model::reference::ImageReference::for_build(
         "localhost:1",
         "u",
         "a",
         "c0ffee",
     );
-    let progress = image_builder_actors::progress::Progress::new(
+    let progress = image_builder_actors::model::build_log::BuildLog::new(
         "b",
-        image_builder_actors::secret::Redactor::default(),
+        image_builder_actors::model::secret::Redactor::default(),
     );
     let registry = worker.guard.registry();
     for _ in 0..2 {

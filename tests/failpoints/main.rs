@@ -11,8 +11,8 @@
 use std::time::Duration;
 
 use fail::FailScenario;
-use image_builder_actors::fakes::world::{World, request, settings, with_crew};
-use image_builder_actors::health::ActorName;
+use image_builder_actors::telemetry::health::ActorName;
+use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
 
 fn only(name: ActorName, restarts: u64) -> [u64; 6] {
     ActorName::ALL.map(|actor| if actor == name { restarts } else { 0 })
@@ -30,7 +30,7 @@ fn with_failpoint(
     fail::cfg(name, action).expect("a failpoint's action");
     let mut settings = settings();
     settings.intensity.health_interval = health_interval;
-    with_crew(settings, async |world| {
+    with_pipeline(settings, async |world| {
         world.request(&request("b1")).await;
         check(world).await;
     });
@@ -120,8 +120,9 @@ fn a_retry_actor_that_dies_loses_no_failed_job() {
         ("retry::handle", "1*sleep(1500)", Duration::from_millis(150), "hung"),
     ] {
         with_failpoint(point, action, interval, async |world| {
-            use image_builder_actors::fault::{Fault, Reason, Stage};
-            let fault = Fault::new(Stage::Pusher, Reason::RegistryFailed, "the test wants it so");
+            use image_builder_actors::model::fault::{Fault, Reason, StageName};
+            let fault =
+                Fault::new(StageName::Pusher, Reason::RegistryFailed, "the test wants it so");
             world.registry.fail_pushes(1, fault);
             let (id, body) = world.told_once().await;
             assert_eq!(id, "b1.image.ready", "{point} {action}");
@@ -145,7 +146,7 @@ fn two_hundred_jobs_with_panics_in_random_actors_all_end_well() {
     settings.intensity.window = Duration::from_millis(100);
     settings.retry.max_attempts = 50;
     settings.prefetch = 16;
-    with_crew(settings, async |world| {
+    with_pipeline(settings, async |world| {
         for number in 0..JOBS {
             let mut body = request(&format!("b{number}"));
             body["userID"] = format!("user-{number}").into();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use image_builder_actors::fault::{Kind, Reason};
+use image_builder_actors::model::fault::{Kind, Reason};
 use lapin::BasicProperties;
 use serde_json::json;
 use time::OffsetDateTime;

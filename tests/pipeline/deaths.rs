@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actix_rt::System;
-use image_builder_actors::fakes::world::PATIENCE;
-use image_builder_actors::health::ActorName;
-use image_builder_actors::lifecycle::Lifecycle;
-use image_builder_actors::supervisor::{Intensity, Supervisor};
+use image_builder_actors::model::shutdown::Shutdown;
+use image_builder_actors::supervision::{RestartIntensity, Supervisor};
+use image_builder_actors::telemetry::health::ActorName;
+use image_builder_actors::testing::world::PATIENCE;
 use tokio::time::timeout;
 
 use crate::ward::{Act, Deliveries, Fate, Start, Ward};
@@ -21,8 +21,8 @@ const CALM: Duration = Duration::from_secs(60);
 /// Long enough for an actor that lives to answer on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
 
-fn intensity(health_interval: Duration) -> Intensity {
-    Intensity { max_restarts: 5, window: Duration::from_secs(60), health_interval }
+fn intensity(health_interval: Duration) -> RestartIntensity {
+    RestartIntensity { max_restarts: 5, window: Duration::from_secs(60), health_interval }
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -37,7 +37,7 @@ fn run(test: impl Future<Output = ()>) {
 /// An actor dies of what it is ordered to do, with one more message in its mailbox.
 fn dies(act: Act, health_interval: Duration, cause: &'static str, hands: Fate, behind: Fate) {
     run(async {
-        let supervisor = Supervisor::new(intensity(health_interval), Lifecycle::default());
+        let supervisor = Supervisor::new(intensity(health_interval), Shutdown::default());
         let ward = Ward::new(&supervisor, ActorName::Builder, |_| Start::Well);
         let sibling = Ward::new(&supervisor, ActorName::Pusher, |_| Start::Well);
         let mut deliveries = Deliveries::start().await;
@@ -119,7 +119,7 @@ fn the_end_of_the_thread() {
 /// An actor whose first instances do not come to life, with a message on its way.
 fn starts_late(bad: Start, times: usize, health_interval: Duration, cause: &'static str) {
     run(async {
-        let supervisor = Supervisor::new(intensity(health_interval), Lifecycle::default());
+        let supervisor = Supervisor::new(intensity(health_interval), Shutdown::default());
         let ward = Ward::new(&supervisor, ActorName::Builder, move |number| match number {
             number if number <= times => bad,
             _ => Start::Well,
@@ -160,7 +160,7 @@ fn a_factory_that_does_not_return_is_tried_again_and_its_mail_waits() {
 #[test]
 fn one_death_over_the_budget_escalates_and_nothing_is_made_any_more() {
     run(async {
-        let supervisor = Supervisor::new(intensity(CALM), Lifecycle::default());
+        let supervisor = Supervisor::new(intensity(CALM), Shutdown::default());
         let hopeless = Ward::new(&supervisor, ActorName::Builder, |_| Start::PanicWhenMade);
         let sibling = Ward::new(&supervisor, ActorName::Pusher, |_| Start::Well);
         let cause = supervisor.escalated().await;
@@ -179,9 +179,9 @@ fn one_death_over_the_budget_escalates_and_nothing_is_made_any_more() {
 fn deaths_that_are_further_apart_than_the_window_never_escalate() {
     // The shortest pause before a restart is longer than this window.
     let window = Duration::from_millis(1);
-    let intensity = Intensity { max_restarts: 1, window, health_interval: CALM };
+    let intensity = RestartIntensity { max_restarts: 1, window, health_interval: CALM };
     run(async {
-        let supervisor = Supervisor::new(intensity, Lifecycle::default());
+        let supervisor = Supervisor::new(intensity, Shutdown::default());
         let ward = Ward::new(&supervisor, ActorName::Builder, |number| match number {
             1..=4 => Start::PanicWhenMade,
             _ => Start::Well,

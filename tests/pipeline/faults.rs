@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use image_builder_actors::crew::Settings;
-use image_builder_actors::fakes::builder::{End, Script};
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::lifecycle::Phase;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::shutdown::ShutdownPhase;
+use image_builder_actors::pipeline::PipelineSettings;
 use image_builder_actors::ports::{BrokerError, Queue, Route};
+use image_builder_actors::testing::builder::{End, Script};
 
-use image_builder_actors::fakes::world::{request, settings, with_crew};
+use image_builder_actors::testing::world::{request, settings, with_pipeline};
 
-fn fault(stage: Stage, reason: Reason) -> Fault {
+fn fault(stage: StageName, reason: Reason) -> Fault {
     Fault::new(stage, reason, "the test wants it so")
 }
 
 #[test]
 fn a_failing_build_is_tried_again_and_given_up_when_it_fails_the_same_way() {
-    with_crew(settings(), async |world| {
-        world.engine.fail_next(9, fault(Stage::Builder, Reason::BuildFailed).at_step("RUN x"));
+    with_pipeline(settings(), async |world| {
+        world.engine.fail_next(9, fault(StageName::Builder, Reason::BuildFailed).at_step("RUN x"));
         world.request(&request("b1")).await;
         let (id, body) = world.told_once().await;
         assert_eq!(id, "b1.build.failed");
@@ -32,8 +32,8 @@ fn a_failing_build_is_tried_again_and_given_up_when_it_fails_the_same_way() {
 
 #[test]
 fn a_failing_service_is_tried_up_to_the_total_of_tries() {
-    with_crew(settings(), async |world| {
-        world.registry.fail_pushes(9, fault(Stage::Pusher, Reason::RegistryFailed));
+    with_pipeline(settings(), async |world| {
+        world.registry.fail_pushes(9, fault(StageName::Pusher, Reason::RegistryFailed));
         world.request(&request("b1")).await;
         let (_, body) = world.told_once().await;
         assert_eq!(body["data"]["attempts"], 3);
@@ -44,8 +44,8 @@ fn a_failing_service_is_tried_up_to_the_total_of_tries() {
 
 #[test]
 fn a_registry_that_refuses_is_final() {
-    with_crew(settings(), async |world| {
-        world.registry.fail_pushes(1, fault(Stage::Pusher, Reason::RegistryRefused));
+    with_pipeline(settings(), async |world| {
+        world.registry.fail_pushes(1, fault(StageName::Pusher, Reason::RegistryRefused));
         world.request(&request("b1")).await;
         let (_, body) = world.told_once().await;
         assert_eq!(body["data"]["attempts"], 1);
@@ -56,9 +56,9 @@ fn a_registry_that_refuses_is_final() {
 
 #[test]
 fn without_room_the_listener_pauses_and_no_try_is_counted() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.probe.set_room(false);
-        world.registry.fail_pushes(1, fault(Stage::Pusher, Reason::RegistryDown));
+        world.registry.fail_pushes(1, fault(StageName::Pusher, Reason::RegistryDown));
         world.request(&request("b1")).await;
         world.probe.wait_for_looks(1).await;
         world.request(&request("b2")).await;
@@ -77,9 +77,9 @@ fn without_room_the_listener_pauses_and_no_try_is_counted() {
 
 #[test]
 fn a_user_whose_own_token_is_rate_limited_holds_up_nobody_else() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.probe.set_room(false);
-        world.forge.fail_next(1, &fault(Stage::Connector, Reason::RateLimited));
+        world.forge.fail_next(1, &fault(StageName::Connector, Reason::RateLimited));
         world.request(&request("b1")).await;
         world.request(&request("b2")).await;
         world.told(2).await;
@@ -91,7 +91,7 @@ fn a_user_whose_own_token_is_rate_limited_holds_up_nobody_else() {
 fn a_build_that_takes_too_long_is_stopped() {
     let mut settings = settings();
     settings.builder.timeout = Duration::from_millis(50);
-    with_crew(settings, async |world| {
+    with_pipeline(settings, async |world| {
         world.engine.script("b1", Script { output: Vec::new(), end: End::Never });
         world.request(&request("b1")).await;
         let (_, body) = world.told_once().await;
@@ -103,11 +103,11 @@ fn a_build_that_takes_too_long_is_stopped() {
 
 #[test]
 fn a_job_that_only_waited_for_too_long_goes_back_uncounted() {
-    let settings = Settings { job_timeout: Duration::from_millis(300), ..settings() };
+    let settings = PipelineSettings { job_timeout: Duration::from_millis(300), ..settings() };
     let mut settings = settings;
     settings.builder.concurrency = 1;
     settings.builder.timeout = Duration::from_secs(10);
-    with_crew(settings, async |world| {
+    with_pipeline(settings, async |world| {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
@@ -126,7 +126,7 @@ fn a_job_that_only_waited_for_too_long_goes_back_uncounted() {
 
 #[test]
 fn a_lost_connection_is_a_new_subscription_and_every_job_ends() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
@@ -140,8 +140,8 @@ fn a_lost_connection_is_a_new_subscription_and_every_job_ends() {
 
 #[test]
 fn what_fails_after_its_delivery_was_taken_back_is_decided_on_by_its_next_holder_alone() {
-    with_crew(settings(), async |world| {
-        world.engine.fail_next(1, fault(Stage::Builder, Reason::EngineFailed));
+    with_pipeline(settings(), async |world| {
+        world.engine.fail_next(1, fault(StageName::Builder, Reason::EngineFailed));
         world.engine.hold();
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
@@ -159,7 +159,7 @@ fn what_fails_after_its_delivery_was_taken_back_is_decided_on_by_its_next_holder
 
 #[test]
 fn an_outcome_that_is_not_confirmed_is_not_acked() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let error = BrokerError::Refused("unroutable".to_owned());
         world.broker.fail_publishes(1, error, |route| route == Route::Outcome);
         world.request(&request("b1")).await;
@@ -171,18 +171,18 @@ fn an_outcome_that_is_not_confirmed_is_not_acked() {
 
 #[test]
 fn what_cannot_be_finished_in_the_drain_goes_back_with_its_checkpoint() {
-    with_crew(settings(), async |mut world| {
+    with_pipeline(settings(), async |mut world| {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
-        world.lifecycle.enter(Phase::Draining);
+        world.lifecycle.enter(ShutdownPhase::Draining);
         world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
-        world.lifecycle.enter(Phase::HandingBack);
+        world.lifecycle.enter(ShutdownPhase::HandingBack);
         world.crew.settled().await;
         assert_eq!(world.engine.dropped(), 1);
         let left = world.broker.messages(Route::Build);
         assert_eq!(left.len(), 1);
-        let history = image_builder_actors::history::of(&left[0]);
+        let history = image_builder_actors::delivery::envelope::of(&left[0]);
         assert_eq!(history.counted(), 0);
         assert!(history.checkpoint.commit.is_some());
         assert_eq!(world.workspaces_left().await, 0);
@@ -191,11 +191,11 @@ fn what_cannot_be_finished_in_the_drain_goes_back_with_its_checkpoint() {
 
 #[test]
 fn a_drain_finishes_what_is_in_hand() {
-    with_crew(settings(), async |mut world| {
+    with_pipeline(settings(), async |mut world| {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
-        world.lifecycle.enter(Phase::Draining);
+        world.lifecycle.enter(ShutdownPhase::Draining);
         world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
         world.request(&request("b2")).await;
         world.engine.release();

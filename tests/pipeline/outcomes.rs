@@ -3,11 +3,11 @@
 use image_builder_actors::ports::Route;
 use serde_json::json;
 
-use image_builder_actors::fakes::world::{request, settings, with_crew};
+use image_builder_actors::testing::world::{request, settings, with_pipeline};
 
 #[test]
 fn a_request_becomes_an_image_and_the_container_manager_is_told() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         let (id, body) = world.told_once().await;
         assert_eq!(id, "b1.image.ready");
@@ -29,7 +29,7 @@ fn a_request_becomes_an_image_and_the_container_manager_is_told() {
 
 #[test]
 fn a_request_without_any_id_gets_one_and_keeps_it() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&json!({"userID": "alice", "repo": "owner/name"})).await;
         let (id, body) = world.told_once().await;
         let build_id = body["data"]["buildID"].as_str().expect("an id");
@@ -40,7 +40,7 @@ fn a_request_without_any_id_gets_one_and_keeps_it() {
 
 #[test]
 fn an_image_of_the_same_inputs_is_reused_unless_it_is_forced() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.told(1).await;
         world.request(&request("b2")).await;
@@ -59,7 +59,7 @@ fn an_image_of_the_same_inputs_is_reused_unless_it_is_forced() {
 
 #[test]
 fn the_same_request_twice_at_once_is_built_once_and_told_under_one_id() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.request(&request("b1")).await;
@@ -75,7 +75,7 @@ fn the_same_request_twice_at_once_is_built_once_and_told_under_one_id() {
 
 #[test]
 fn two_users_never_share_an_image() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         let mut other = request("b2");
         other["userID"] = json!("bob");
@@ -97,7 +97,7 @@ fn bad_input_is_a_user_fault_told_once_and_never_retried() {
         (json!({"uuid": "connector", "userID": "u", "repo": "o/n", "connector": "x"}), "connector"),
         (long, "bytes"),
     ];
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         for (count, (body, named)) in cases.iter().enumerate() {
             world.request(body).await;
             let told = world.told(count + 1).await;
@@ -115,7 +115,7 @@ fn bad_input_is_a_user_fault_told_once_and_never_retried() {
 
 #[test]
 fn a_body_that_names_no_user_leaves_a_dead_copy_and_tells_nobody() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         for (count, body) in [b"".as_slice(), b"{", b"[]", b"\xff\xfe", b"{\"repo\":\"o/n\"}"]
             .into_iter()
             .enumerate()
@@ -132,12 +132,12 @@ fn a_body_that_names_no_user_leaves_a_dead_copy_and_tells_nobody() {
 
 #[test]
 fn no_credential_leaves_the_build_and_fail_queues() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let mut body = request("b1");
         body["buildPlan"] = json!({"secrets": {"npm": "s3cr3t-value"}});
-        let fault = image_builder_actors::fault::Fault::new(
-            image_builder_actors::fault::Stage::Builder,
-            image_builder_actors::fault::Reason::BuildFailed,
+        let fault = image_builder_actors::model::fault::Fault::new(
+            image_builder_actors::model::fault::StageName::Builder,
+            image_builder_actors::model::fault::Reason::BuildFailed,
             "it said hunter2hunter2 and s3cr3t-value",
         );
         world.engine.fail_next(2, fault);
@@ -153,7 +153,7 @@ fn no_credential_leaves_the_build_and_fail_queues() {
 
 #[test]
 fn a_manager_that_does_not_answer_costs_no_build() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let error = image_builder_actors::ports::NotifyError {
             message: "it answered 500".to_owned(),
             retry_after: None,

@@ -1,20 +1,20 @@
 //! A retry goes on where the last try got to.
 
-use image_builder_actors::crew::Settings;
-use image_builder_actors::fakes::world::{World, request, settings, with_crew};
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::history;
+use image_builder_actors::delivery::envelope;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::pipeline::PipelineSettings;
 use image_builder_actors::ports::{Broker, Message, NotifyError, Queue, Route};
+use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 fn push_failed() -> Fault {
-    Fault::new(Stage::Pusher, Reason::RegistryFailed, "the test wants it so")
+    Fault::new(StageName::Pusher, Reason::RegistryFailed, "the test wants it so")
 }
 
 #[test]
 fn a_built_image_is_only_pushed() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.registry.fail_pushes(1, push_failed());
         world.request(&request("b1")).await;
         let (_, body) = world.told_once().await;
@@ -26,7 +26,7 @@ fn a_built_image_is_only_pushed() {
 
 #[test]
 fn a_forced_build_is_not_built_again_for_a_failed_push() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let mut forced = request("b1");
         forced["force"] = json!(true);
         world.registry.fail_pushes(1, push_failed());
@@ -38,7 +38,7 @@ fn a_forced_build_is_not_built_again_for_a_failed_push() {
 
 #[test]
 fn an_image_that_the_engine_lost_is_built_again_from_the_same_commit() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let gate = world.registry.hold_push();
         world.registry.fail_pushes(1, push_failed());
         world.request(&request("b1")).await;
@@ -55,8 +55,8 @@ fn an_image_that_the_engine_lost_is_built_again_from_the_same_commit() {
 
 #[test]
 fn the_commit_is_pinned_at_the_first_try() {
-    with_crew(settings(), async |world| {
-        let failed = Fault::new(Stage::Builder, Reason::EngineFailed, "the test wants it so");
+    with_pipeline(settings(), async |world| {
+        let failed = Fault::new(StageName::Builder, Reason::EngineFailed, "the test wants it so");
         world.engine.fail_next(1, failed);
         world.request(&request("b1")).await;
         let (_, body) = world.told_once().await;
@@ -71,13 +71,13 @@ fn the_commit_is_pinned_at_the_first_try() {
 async fn comes_back(world: &World, request: &Value, route: Route, failures: u32) {
     let body = request.to_string().into_bytes();
     let message = Message { body, ..Message::default() };
-    let mut history = history::of(&message);
+    let mut history = envelope::of(&message);
     // What was told before was of another publication.
     history.since = Some(OffsetDateTime::now_utc());
     for _ in 0..failures {
         history.record(&push_failed(), true);
     }
-    let message = history::with(&message, &history);
+    let message = envelope::with(&message, &history);
     world.broker.publish(route, message).await.expect("published");
 }
 
@@ -97,7 +97,7 @@ async fn told_again(world: &World) -> Value {
 
 #[test]
 fn a_build_whose_image_was_pushed_is_never_told_as_failed() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.told_once().await;
         comes_back(&world, &request("b1"), Route::Fail, 3).await;
@@ -108,7 +108,7 @@ fn a_build_whose_image_was_pushed_is_never_told_as_failed() {
 
 #[test]
 fn a_build_whose_image_was_pushed_is_not_touched_again() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let mut forced = request("b1");
         forced["force"] = json!(true);
         world.request(&forced).await;
@@ -123,11 +123,11 @@ fn a_build_whose_image_was_pushed_is_not_touched_again() {
 
 #[test]
 fn a_final_failure_of_a_build_that_was_delivered_before_is_told_only_after_a_look() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.told_once().await;
         // The repository has gone meanwhile, and the first look fails.
-        let gone = Fault::new(Stage::Connector, Reason::RepositoryNotFound, "it has gone");
+        let gone = Fault::new(StageName::Connector, Reason::RepositoryNotFound, "it has gone");
         world.forge.fail_next(1, &gone);
         world.forge.hold();
         world.registry.set_down(Some(push_failed()));
@@ -142,10 +142,10 @@ fn a_final_failure_of_a_build_that_was_delivered_before_is_told_only_after_a_loo
 
 #[test]
 fn a_registry_that_is_down_holds_up_what_may_have_been_told_until_it_is_back() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.told_once().await;
-        let down = Fault::new(Stage::Pusher, Reason::RegistryDown, "it is down");
+        let down = Fault::new(StageName::Pusher, Reason::RegistryDown, "it is down");
         world.registry.set_down(Some(down));
         let looks = world.registry.finds();
         comes_back(&world, &request("b1"), Route::Fail, 3).await;
@@ -157,7 +157,7 @@ fn a_registry_that_is_down_holds_up_what_may_have_been_told_until_it_is_back() {
 
 #[test]
 fn a_build_of_another_id_is_told_as_it_ends() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.told_once().await;
         comes_back(&world, &request("b2"), Route::Fail, 3).await;
@@ -168,8 +168,8 @@ fn a_build_of_another_id_is_told_as_it_ends() {
 
 #[test]
 fn a_first_delivery_is_not_looked_for() {
-    with_crew(settings(), async |world| {
-        let gone = Fault::new(Stage::Connector, Reason::RepositoryNotFound, "there is none");
+    with_pipeline(settings(), async |world| {
+        let gone = Fault::new(StageName::Connector, Reason::RepositoryNotFound, "there is none");
         world.forge.fail_next(1, &gone);
         world.request(&request("b1")).await;
         let (id, _) = world.told_once().await;
@@ -182,7 +182,7 @@ fn a_first_delivery_is_not_looked_for() {
 
 #[test]
 fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_tells_of_it() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let mut forced = request("b1");
         forced["force"] = json!(true);
         let gate = world.registry.hold_push();
@@ -200,7 +200,7 @@ fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_tells_of_it
 
 #[test]
 fn a_notification_whose_delivery_was_taken_back_is_not_told_again() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let gate = world.managers.hold();
         world.request(&request("b1")).await;
         gate.reached().await;
@@ -214,7 +214,7 @@ fn a_notification_whose_delivery_was_taken_back_is_not_told_again() {
 
 #[test]
 fn a_notification_that_failed_after_its_delivery_was_taken_back_is_told_by_the_redelivery() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let gate = world.managers.hold();
         world.managers.fail(1, NotifyError { message: "no".to_owned(), retry_after: None });
         world.request(&request("b1")).await;
@@ -227,7 +227,7 @@ fn a_notification_that_failed_after_its_delivery_was_taken_back_is_told_by_the_r
 
 #[test]
 fn connections_that_are_lost_twice_leave_room_to_work() {
-    with_crew(Settings { prefetch: 4, ..settings() }, async |world| {
+    with_pipeline(PipelineSettings { prefetch: 4, ..settings() }, async |world| {
         world.engine.hold();
         for (build_id, user) in [("b1", "alice"), ("b2", "bob")] {
             let mut request = request(build_id);

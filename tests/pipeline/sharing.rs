@@ -1,11 +1,11 @@
 //! Users share a worker; requests take each other's place; builds are cancelled.
 
-use image_builder_actors::fault::Reason;
-use image_builder_actors::health::ActorName;
+use image_builder_actors::model::fault::Reason;
 use image_builder_actors::ports::Route;
+use image_builder_actors::telemetry::health::ActorName;
 use serde_json::{Value, json};
 
-use image_builder_actors::fakes::world::{request, settings, with_crew};
+use image_builder_actors::testing::world::{request, settings, with_pipeline};
 
 fn of_user(user: &str, number: usize) -> Value {
     let mut body = request(&format!("{user}-{number}"));
@@ -16,7 +16,7 @@ fn of_user(user: &str, number: usize) -> Value {
 
 #[test]
 fn a_user_who_floods_the_queue_does_not_hold_up_another() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.engine.hold();
         world.request(&of_user("flood", 0)).await;
         world.engine.until_running("flood-0").await;
@@ -42,7 +42,7 @@ fn a_user_who_floods_the_queue_does_not_hold_up_another() {
 fn one_user_holds_no_more_than_their_share_of_the_builders() {
     let mut settings = settings();
     settings.builds_per_user = 1;
-    with_crew(settings, async |world| {
+    with_pipeline(settings, async |world| {
         world.engine.hold();
         world.request(&of_user("slow", 0)).await;
         world.engine.until_running("slow-0").await;
@@ -63,7 +63,7 @@ fn a_newer_request_takes_the_place_of_an_older_one_that_does_not_build_yet() {
     settings.supersede = true;
     settings.builder.concurrency = 1;
     settings.builds_per_user = 1;
-    with_crew(settings, async |world| {
+    with_pipeline(settings, async |world| {
         world.engine.hold();
         world.request(&of_user("busy", 0)).await;
         world.engine.until_running("busy-0").await;
@@ -89,7 +89,7 @@ fn a_newer_request_takes_the_place_of_an_older_one_that_does_not_build_yet() {
 fn a_build_that_has_begun_is_not_superseded() {
     let mut settings = settings();
     settings.supersede = true;
-    with_crew(settings, async |world| {
+    with_pipeline(settings, async |world| {
         world.engine.hold();
         world.request(&request("old")).await;
         world.engine.until_running("old").await;
@@ -105,7 +105,7 @@ fn a_build_that_has_begun_is_not_superseded() {
 
 #[test]
 fn a_cancelled_build_stops_and_is_told_as_cancelled() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
@@ -122,7 +122,7 @@ fn a_cancelled_build_stops_and_is_told_as_cancelled() {
 
 #[test]
 fn a_build_can_be_cancelled_before_it_comes_into_sight() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.crew.board.cancel("b1");
         world.request(&request("b1")).await;
         let (id, _) = world.told_once().await;

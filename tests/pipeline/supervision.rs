@@ -1,9 +1,9 @@
 //! Panics of adapters and of actors: the job ends well, the siblings notice nothing.
 
-use image_builder_actors::health::ActorName;
 use image_builder_actors::ports::Route;
+use image_builder_actors::telemetry::health::ActorName;
 
-use image_builder_actors::fakes::world::{request, settings, with_crew};
+use image_builder_actors::testing::world::{request, settings, with_pipeline};
 
 const NONE: [u64; 6] = [0; 6];
 
@@ -13,7 +13,7 @@ fn only(name: ActorName) -> [u64; 6] {
 
 #[test]
 fn a_panic_in_a_job_of_the_connector_costs_one_try() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.forge.panic_on_next();
         world.request(&request("b1")).await;
         let (_, body) = world.told_once().await;
@@ -25,7 +25,7 @@ fn a_panic_in_a_job_of_the_connector_costs_one_try() {
 
 #[test]
 fn a_panic_in_a_job_of_the_builder_costs_one_try_and_its_neighbour_nothing() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.engine.hold();
         world.engine.panic_next();
         world.request(&request("b1")).await;
@@ -48,7 +48,7 @@ fn a_panic_in_a_job_of_the_builder_costs_one_try_and_its_neighbour_nothing() {
 
 #[test]
 fn a_panic_in_a_notification_costs_no_build() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.managers.panic();
         world.request(&request("b1")).await;
         world.told_once().await;
@@ -59,7 +59,7 @@ fn a_panic_in_a_notification_costs_no_build() {
 
 #[test]
 fn a_job_that_panics_every_time_is_given_up_as_crashed() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         for _ in 0..3 {
             world.planner.panic();
         }
@@ -78,7 +78,7 @@ fn a_job_that_panics_every_time_is_given_up_as_crashed() {
 fn an_actor_that_dies_too_often_escalates() {
     let mut settings = settings();
     settings.intensity.max_restarts = 1;
-    with_crew(settings, async |world| {
+    with_pipeline(settings, async |world| {
         for _ in 0..2 {
             world.planner.panic();
         }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use image_builder_actors::fakes::broker::FakeBroker;
-use image_builder_actors::fakes::world::{World, request, settings, with_crew};
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::history;
-use image_builder_actors::job::History;
+use image_builder_actors::delivery::envelope;
+use image_builder_actors::delivery::outcome_ledger;
+use image_builder_actors::delivery::outcome_ledger::{OutcomeCopy, OutcomeLedger, Verdict};
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::history::History;
 use image_builder_actors::ports::{Broker, BrokerError, Message, NotifyError, Queue, Route};
-use image_builder_actors::told::{self, Copy, Told, Verdict};
+use image_builder_actors::testing::broker::FakeBroker;
+use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -26,7 +27,7 @@ fn outcome_of(build_id: &str, kind: &str, request: &[u8]) -> Message {
         message_id: Some(format!("{build_id}.{kind}")),
         ..Message::default()
     };
-    told::stamp(&mut message, told::request(build_id, request), None);
+    outcome_ledger::stamp(&mut message, outcome_ledger::request(build_id, request), None);
     message
 }
 
@@ -36,7 +37,7 @@ async fn publish(world: &World, route: Route, message: Message) {
 
 #[test]
 fn of_two_outcomes_of_one_build_the_first_is_told() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         publish(&world, Route::Outcome, outcome("b1", "build.failed")).await;
         publish(&world, Route::Outcome, outcome("b1", "image.ready")).await;
         world.told(1).await;
@@ -53,7 +54,7 @@ fn of_two_outcomes_of_one_build_the_first_is_told() {
 
 #[test]
 fn other_requests_of_one_id_are_told_all() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         for body in ["1", "2"] {
             let outcome = outcome_of("b1", "image.ready", body.as_bytes());
             publish(&world, Route::Outcome, outcome).await;
@@ -64,7 +65,7 @@ fn other_requests_of_one_id_are_told_all() {
 
 #[test]
 fn a_request_that_is_published_anew_is_told_anew() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.told_once().await;
         world.request(&request("b1")).await;
@@ -76,17 +77,17 @@ fn a_request_that_is_published_anew_is_told_anew() {
 /// A request that was delivered before, as after a crash: it comes with a history.
 fn again(body: &Value, history: &History) -> Message {
     let body = body.to_string().into_bytes();
-    history::with(&Message { body, ..Message::default() }, history)
+    envelope::with(&Message { body, ..Message::default() }, history)
 }
 
 #[test]
 fn a_build_that_is_told_is_not_worked_on_again_whatever_it_was_told() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         publish(&world, Route::Outcome, outcome("b1", "build.failed")).await;
         world.told_once().await;
         let mut history = History::new(OffsetDateTime::now_utc());
         publish(&world, Route::Build, again(&request("b1"), &history)).await;
-        let failed = Fault::new(Stage::Pusher, Reason::RegistryFailed, "the test wants it so");
+        let failed = Fault::new(StageName::Pusher, Reason::RegistryFailed, "the test wants it so");
         history.record(&failed, true);
         publish(&world, Route::Fail, again(&request("b1"), &history)).await;
         world.broker.wait_until(|broker| broker.acked() == 3).await;
@@ -99,7 +100,7 @@ fn a_build_that_is_told_is_not_worked_on_again_whatever_it_was_told() {
 
 #[test]
 fn an_image_of_a_build_that_is_told_meanwhile_is_not_pushed() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.engine.hold();
         let history = History::new(OffsetDateTime::now_utc());
         publish(&world, Route::Build, again(&request("b1"), &history)).await;
@@ -124,7 +125,7 @@ fn second_line() -> impl Fn(Route) -> bool + Send + 'static {
 
 #[test]
 fn an_outcome_whose_claim_cannot_be_written_is_told_all_the_same() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.broker.fail_publishes(1, away(), |route| route == Route::Told);
         world.request(&request("b1")).await;
         assert_eq!(world.told_once().await.0, "b1.image.ready");
@@ -134,7 +135,7 @@ fn an_outcome_whose_claim_cannot_be_written_is_told_all_the_same() {
 
 #[test]
 fn what_was_told_and_could_not_be_noted_is_acked() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.broker.fail_publishes(1, away(), second_line());
         publish(&world, Route::Outcome, outcome("b1", "image.ready")).await;
         world.told_once().await;
@@ -145,7 +146,7 @@ fn what_was_told_and_could_not_be_noted_is_acked() {
 
 #[test]
 fn what_cannot_be_noted_as_passed_on_is_told_later_all_the_same() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         let refusal = NotifyError { message: "not now".to_owned(), retry_after: None };
         world.managers.fail(1, refusal);
         world.broker.fail_publishes(1, away(), second_line());
@@ -157,22 +158,24 @@ fn what_cannot_be_noted_as_passed_on_is_told_later_all_the_same() {
 
 /// The name of a request in the log.
 fn name(build_id: &str) -> String {
-    told::request(build_id, request(build_id).to_string().as_bytes())
+    outcome_ledger::request(build_id, request(build_id).to_string().as_bytes())
 }
 
 /// The logs of some workers on one broker, and copies of one build's outcome.
-fn workers<const N: usize>(broker: &FakeBroker) -> [Told; N] {
-    std::array::from_fn(|_| Told::start(Arc::new(broker.clone()), told::LONGEST_WAIT))
+fn workers<const N: usize>(broker: &FakeBroker) -> [OutcomeLedger; N] {
+    std::array::from_fn(|_| {
+        OutcomeLedger::start(Arc::new(broker.clone()), outcome_ledger::LONGEST_WAIT)
+    })
 }
 
-fn copies<const N: usize>() -> [Copy; N] {
-    std::array::from_fn(|_| Copy::of("b1", &outcome("b1", "image.ready")))
+fn copies<const N: usize>() -> [OutcomeCopy; N] {
+    std::array::from_fn(|_| OutcomeCopy::of("b1", &outcome("b1", "image.ready")))
 }
 
 #[tokio::test]
 async fn one_of_many_workers_tells() {
     let broker = FakeBroker::new();
-    let (workers, copies): ([Told; 8], [Copy; 8]) = (workers(&broker), copies());
+    let (workers, copies): ([OutcomeLedger; 8], [OutcomeCopy; 8]) = (workers(&broker), copies());
     let claims = workers.iter().zip(&copies).map(|(worker, copy)| worker.claim(copy));
     let verdicts = futures_util::future::join_all(claims).await;
     let tells = verdicts.iter().filter(|verdict| **verdict == Ok(Verdict::Tell)).count();
@@ -208,7 +211,7 @@ async fn when_a_request_was_first_in_hand_is_known_to_all_workers() {
 
 #[test]
 fn a_request_that_comes_again_without_a_history_is_told_if_it_began_after_the_last_was_told() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         publish(&world, Route::Outcome, outcome("b1", "build.failed")).await;
         world.told_once().await;
         let [other] = workers(&world.broker);
@@ -234,7 +237,7 @@ fn is_beginning(line: &Message) -> bool {
 #[tokio::test]
 async fn a_claim_that_is_not_read_back_is_given_up() {
     let broker = FakeBroker::new();
-    let worker = Told::start(Arc::new(broker.clone()), Duration::from_secs(1));
+    let worker = OutcomeLedger::start(Arc::new(broker.clone()), Duration::from_secs(1));
     let [copy] = copies();
     // Nobody can follow the log any more, and it can still be written.
     worker.claim(&copy).await.expect("written and read");
@@ -246,7 +249,7 @@ async fn a_claim_that_is_not_read_back_is_given_up() {
 
 #[test]
 fn while_there_is_no_log_outcomes_are_told_without() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.told(1).await;
         world.broker.refuse_follows(BrokerError::Refused("the test wants it so".to_owned()));
@@ -258,7 +261,7 @@ fn while_there_is_no_log_outcomes_are_told_without() {
 
 #[test]
 fn lines_that_nobody_can_read_are_left_out() {
-    with_crew(settings(), async |world| {
+    with_pipeline(settings(), async |world| {
         for line in [b"".as_slice(), b"{", b"{\"step\":\"unheard of\"}", b"\xff"] {
             let message = Message { body: line.to_vec(), ..Message::default() };
             publish(&world, Route::Told, message).await;

@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler};
 use actix_rt::Arbiter;
-use image_builder_actors::fair::Slots;
-use image_builder_actors::fakes::broker::FakeBroker;
-use image_builder_actors::fakes::world::PATIENCE;
-use image_builder_actors::fault::Stage;
-use image_builder_actors::health::{ActorName, Health};
-use image_builder_actors::history;
-use image_builder_actors::lease::{Doing, Lease, Leased, Settler};
-use image_builder_actors::lifecycle::Lifecycle;
-use image_builder_actors::pool::Pool;
+use image_builder_actors::delivery::dedup::Redeliveries;
+use image_builder_actors::delivery::envelope;
+use image_builder_actors::delivery::lease::{Lease, Leased, Phase, Settler};
+use image_builder_actors::model::fault::StageName;
+use image_builder_actors::model::shutdown::Shutdown;
+use image_builder_actors::pipeline::pool::Pool;
 use image_builder_actors::ports::{Broker, Message, Queue, Route, Subscription};
-use image_builder_actors::redelivery::Redeliveries;
-use image_builder_actors::supervisor::{Mailbox, Supervisor};
+use image_builder_actors::scheduling::fair_semaphore::FairSemaphore;
+use image_builder_actors::supervision::{Mailbox, Supervisor};
+use image_builder_actors::telemetry::health::{ActorName, Health};
+use image_builder_actors::testing::broker::FakeBroker;
+use image_builder_actors::testing::world::PATIENCE;
 use tokio::sync::{Notify, Semaphore};
 
 /// An order to an actor, which holds the lease of a delivery.
@@ -131,12 +131,12 @@ impl Handler<Order> for Obedient {
                 }));
             }
             Act::PanicInPool => self.pool.run(tracing::Span::none(), async move {
-                lease.now(Doing::Working(Stage::Builder));
+                lease.now(Phase::Working(StageName::Builder));
                 gate.wait().await;
                 panic!("asked to panic in a job");
             }),
             Act::PanicInBlockingThread => self.pool.run(tracing::Span::none(), async move {
-                lease.now(Doing::Working(Stage::Builder));
+                lease.now(Phase::Working(StageName::Builder));
                 let work = tokio::task::spawn_blocking(move || {
                     gate.block();
                     panic!("asked to panic in a blocking thread")
@@ -157,7 +157,7 @@ impl Handler<Order> for Obedient {
                 ctx.wait(for_ever(lease));
             }
             Act::Work => self.pool.run(tracing::Span::none(), async move {
-                lease.now(Doing::Working(Stage::Builder));
+                lease.now(Phase::Working(StageName::Builder));
                 gate.wait().await;
                 settle(lease);
             }),
@@ -193,7 +193,8 @@ impl Ward {
     ) -> Self {
         let (health, gate) = (Health::new(name), Arc::new(Gate::default()));
         let made = Arc::new(AtomicUsize::new(0));
-        let (pool, panics) = Pool::new(Slots::new(4, 4), health.clone(), Lifecycle::default());
+        let (pool, panics) =
+            Pool::new(FairSemaphore::new(4, 4), health.clone(), Shutdown::default());
         let (count, its_gate) = (made.clone(), gate.clone());
         let factory = move || {
             let number = count.fetch_add(1, Ordering::SeqCst) + 1;
@@ -267,7 +268,7 @@ impl Deliveries {
         self.broker.wait_until(|broker| broker.unsettled(Queue::Build) == unsettled).await;
         let failed = self.broker.messages(Route::Fail);
         match failed.iter().find(|message| message.message_id.as_deref() == Some(id)) {
-            Some(message) => Fate::HandedBack(history::of(message).counted()),
+            Some(message) => Fate::HandedBack(envelope::of(message).counted()),
             None => Fate::Settled,
         }
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_builder::rabbitmq::{RabbitMq, RabbitSettings};
-use image_builder::topology::{Topology, TopologySettings};
-use image_builder_actors::secret::Secret;
+use image_builder::broker::rabbitmq::topology::{Topology, TopologySettings};
+use image_builder::broker::rabbitmq::{RabbitMq, RabbitSettings};
+use image_builder_actors::model::secret::Secret;
 use lapin::{Connection, ConnectionProperties};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};

@@ -4,8 +4,8 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use image_builder_actors::fakes::broker::FakeBroker;
 use image_builder_actors::ports::{Broker, BrokerError, Queue, Route};
+use image_builder_actors::testing::broker::FakeBroker;
 
 use super::suite::{body, message, next, publish, subscribe};
 

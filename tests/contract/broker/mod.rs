@@ -13,8 +13,8 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use image_builder_actors::fakes::broker::FakeBroker;
 use image_builder_actors::ports::{Broker, Queue};
+use image_builder_actors::testing::broker::FakeBroker;
 
 use self::rabbit::{Rabbit, plain_channel};
 

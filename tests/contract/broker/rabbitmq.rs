@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use image_builder::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
+use image_builder::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
 use image_builder_actors::ports::{Broker, BrokerError, Message, Queue, Route};
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bollard::query_parameters::{ImportImageOptions, PushImageOptions, TagImageOptions};
 use futures_util::{StreamExt, TryStreamExt};
-use image_builder::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY, RegistryAuth};
-use image_builder_actors::fault::Reason;
-use image_builder_actors::job::BuiltImage;
-use image_builder_actors::limits::Limits;
+use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY, RegistryAuth};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::image::BuiltImage;
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::ImageBuilder;
-use image_builder_actors::progress::Progress;
-use image_builder_actors::secret::{Redactor, Secret};
 
 use super::proxy::{Certificates, Proxy};
 use super::world::{BASE, RealWorld, World, unique};
@@ -253,7 +253,7 @@ async fn a_flood_of_output_is_cut_and_its_lines_too() {
     ));
     let output = world.output(&order).await;
     assert!(output.iter().any(|line| line.contains("100000 bytes")), "{:?}", output.last());
-    assert!(output.iter().all(|line| line.len() <= Progress::LINE_BYTES + 10));
+    assert!(output.iter().all(|line| line.len() <= BuildLog::LINE_BYTES + 10));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,7 +273,7 @@ async fn parallel_builds_see_only_their_own_secrets() {
     for (order, (result, progress)) in orders.iter().zip(results) {
         assert_eq!(result.map_err(|fault| fault.reason), Err(Reason::BuildFailed));
         let digest = <sha2::Sha256 as sha2::Digest>::digest(order.plan.secrets["which"].expose());
-        let line = format!("{}  -", image_builder_actors::job::hex(&digest));
+        let line = format!("{}  -", image_builder_actors::model::digest::hex(&digest));
         assert!(said(&progress.tail(), &line), "{:?}", progress.tail());
     }
 }
@@ -351,7 +351,7 @@ async fn private_base(world: &RealWorld) -> (String, String) {
 fn import_archive(layer: Vec<u8>) -> Vec<u8> {
     let diff = format!(
         "sha256:{}",
-        image_builder_actors::job::hex(&<sha2::Sha256 as sha2::Digest>::digest(&layer))
+        image_builder_actors::model::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(&layer))
     );
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux", "config": {},
@@ -393,7 +393,7 @@ async fn a_build_that_is_dropped_while_it_uploads_leaves_no_walk_and_no_image() 
     let big = std::fs::File::create(order.plan.context.join("big")).expect("a file");
     // A hole: as long as an upload that takes minutes.
     big.set_len(200 << 30).expect("a sparse file");
-    let progress = Progress::new(&order.build_id, Redactor::default());
+    let progress = BuildLog::new(&order.build_id, Redactor::default());
     let build = ImageBuilder::build(&world.engine, &order, &progress);
     let early = tokio::time::timeout(std::time::Duration::from_millis(500), build).await;
     assert!(early.is_err(), "{early:?}");
@@ -433,7 +433,7 @@ async fn an_engine_that_comes_up_later_is_found_and_works_over_tcp() {
     let mut order = world
         .dockerfile(&format!("RUN --mount=type=secret,id=s : {}; cat /run/secrets/s", unique()));
     order.plan.secrets.insert("s".to_owned(), Secret::new("over tcp"));
-    let progress = Progress::new(&order.build_id, Redactor::default());
+    let progress = BuildLog::new(&order.build_id, Redactor::default());
     engine.build(&order, &progress).await.expect("the build is good");
     assert!(said(&progress.tail(), "over tcp"), "{:?}", progress.tail());
 }
@@ -447,7 +447,7 @@ async fn an_engine_that_goes_away_during_a_build_has_failed() {
     let engine = DockerEngine::connect(DockerSettings { host, ..DockerSettings::default() })
         .expect("good settings");
     let order = world.endless();
-    let progress = Progress::new(&order.build_id, Redactor::default());
+    let progress = BuildLog::new(&order.build_id, Redactor::default());
     let gone = async {
         world.until_running(&order).await;
         drop(proxy);
@@ -472,7 +472,7 @@ async fn an_engine_behind_tls_is_told_by_its_certificate_and_tells_its_client_by
     };
     let engine = DockerEngine::connect(settings.clone()).expect("good settings");
     let order = world.dockerfile(&format!("RUN echo {}", unique()));
-    let progress = Progress::new(&order.build_id, Redactor::default());
+    let progress = BuildLog::new(&order.build_id, Redactor::default());
     engine.build(&order, &progress).await.expect("the build is good");
 
     let strangers = Certificates::make();

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use image_builder::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY};
-use image_builder_actors::fakes::builder::{End, FakeBuilder, Script};
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::job::{BuildKey, BuilderKind, BuiltImage};
+use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::image::{BuildKey, BuiltImage};
+use image_builder_actors::model::request::BuilderKind;
+use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
-use image_builder_actors::progress::Progress;
-use image_builder_actors::secret::{Redactor, Secret};
+use image_builder_actors::testing::builder::{End, FakeBuilder, Script};
 use tempfile::TempDir;
 
 /// The base image of the builds here.
@@ -72,7 +73,7 @@ pub(super) struct FakeWorld {
 impl FakeWorld {
     pub(super) fn new() -> Self {
         let downed = FakeBuilder::new();
-        downed.fail_next(1, Fault::new(Stage::Builder, Reason::EngineDown, "It is down."));
+        downed.fail_next(1, Fault::new(StageName::Builder, Reason::EngineDown, "It is down."));
         Self { builder: FakeBuilder::new(), downed }
     }
 
@@ -103,12 +104,12 @@ impl World for FakeWorld {
 
     fn failing(&self) -> BuildOrder {
         let message = "Step `RUN exit 3` failed with exit code 3.";
-        let fault = Fault::new(Stage::Builder, Reason::BuildFailed, message);
+        let fault = Fault::new(StageName::Builder, Reason::BuildFailed, message);
         self.scripted("last words", End::Fault(fault.at_step("RUN exit 3")))
     }
 
     fn senseless(&self) -> BuildOrder {
-        let fault = Fault::new(Stage::Builder, Reason::InvalidPlan, "It cannot work.");
+        let fault = Fault::new(StageName::Builder, Reason::InvalidPlan, "It cannot work.");
         self.scripted("", End::Fault(fault))
     }
 
@@ -177,9 +178,9 @@ impl RealWorld {
     }
 
     /// Builds, and returns the progress with the result.
-    pub(super) async fn build(&self, order: &BuildOrder) -> (Result<BuiltImage, Fault>, Progress) {
+    pub(super) async fn build(&self, order: &BuildOrder) -> (Result<BuiltImage, Fault>, BuildLog) {
         let secrets: Vec<Secret> = order.plan.secrets.values().cloned().collect();
-        let progress = Progress::new(&order.build_id, Redactor::new(secrets));
+        let progress = BuildLog::new(&order.build_id, Redactor::new(secrets));
         let result = tokio::time::timeout(
             Duration::from_secs(90),
             ImageBuilder::build(&self.engine, order, &progress),

@@ -1,8 +1,8 @@
 //! What only the real planner does with Dockerfiles: it looks into them.
 
-use image_builder_actors::fault::Reason;
-use image_builder_actors::job::{BuilderKind, PlanRequest};
-use image_builder_actors::secret::Secret;
+use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::request::{BuilderKind, PlanRequest};
+use image_builder_actors::model::secret::Secret;
 
 use super::world::{Source, plan, real, refusal};
 

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use image_builder::planner::{PlannerSettings, SourcePlanner};
-use image_builder_actors::fault::Reason;
-use image_builder_actors::job::{BuilderKind, PlanRequest};
-use image_builder_actors::limits::Limits;
+use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::{BuilderKind, PlanRequest};
 
 use super::world::{Source, plan, real, refusal, settings, try_plan};
 

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use image_builder::planner::{NIXPACKS_VERSION, PlannerSettings, SourcePlanner, cache_secret};
-use image_builder_actors::fault::Reason;
-use image_builder_actors::job::{BuilderKind, PlanRequest};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::request::{BuilderKind, PlanRequest};
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::Planner;
-use image_builder_actors::progress::Progress;
-use image_builder_actors::secret::Secret;
 use serde_json::Value;
 
 use super::world::{Source, explain, fixture, plan, real, refusal, request, settings};
@@ -265,7 +265,7 @@ async fn cache_of(planner: &SourcePlanner, user: &str, application: &str) -> (St
     let mut request = request(nixpacks());
     request.user_id = user.to_owned();
     request.application_id = application.to_owned();
-    let progress = Progress::new("build", request.redactor());
+    let progress = BuildLog::new("build", request.redactor());
     let plan = planner.plan(&source.fetched, &request, &progress).await.expect("a plan");
     let dockerfile = source.read(".nixpacks/Dockerfile");
     let names: Vec<_> = dockerfile

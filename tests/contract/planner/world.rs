@@ -5,13 +5,15 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use image_builder::planner::{ExplainedPlan, PlannerSettings, SourcePlanner};
-use image_builder_actors::fault::{Fault, Stage};
-use image_builder_actors::job::{BuildRequest, Forge, PlanRequest, RepoName, Target};
-use image_builder_actors::limits::Limits;
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, StageName};
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::{
+    BuildRequest, ForgeName, PlanRequest, RepoName, Target,
+};
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::model::workspace::Workspace;
 use image_builder_actors::ports::{FetchedSource, Plan, Planner};
-use image_builder_actors::progress::Progress;
-use image_builder_actors::secret::Secret;
-use image_builder_actors::workspace::Workspace;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
@@ -120,7 +122,7 @@ pub(super) fn request(plan: PlanRequest) -> BuildRequest {
         build_id: "build".to_owned(),
         user_id: "user".to_owned(),
         application_id: "app".to_owned(),
-        forge: Forge::Github,
+        forge: ForgeName::Github,
         repo: RepoName { owner: "owner".to_owned(), name: "app".to_owned() },
         target: Target::DefaultBranch,
         token: None,
@@ -141,7 +143,7 @@ pub(super) async fn refusal(planner: &impl Planner, source: &Source, wish: PlanR
         Ok(plan) => panic!("planned against expectation: {plan:?}"),
         Err(fault) => fault,
     };
-    assert_eq!(fault.stage, Stage::Builder);
+    assert_eq!(fault.stage, StageName::Builder);
     let place = source.tree().to_str().expect("a path of text");
     assert!(!fault.message.contains(place), "tells where the worker keeps the source: {fault}");
     fault
@@ -153,14 +155,14 @@ pub(super) async fn try_plan(
     wish: PlanRequest,
 ) -> Result<Plan, Fault> {
     let request = request(wish);
-    let progress = Progress::new(&request.build_id, request.redactor());
+    let progress = BuildLog::new(&request.build_id, request.redactor());
     planner.plan(&source.fetched, &request, &progress).await
 }
 
 /// The real planner's plan, with nixpacks' own beside it.
 pub(super) async fn explain(source: &Source, wish: PlanRequest) -> ExplainedPlan {
     let request = request(wish);
-    let progress = Progress::new(&request.build_id, request.redactor());
+    let progress = BuildLog::new(&request.build_id, request.redactor());
     real()
         .explain(&source.fetched, &request, &progress)
         .await

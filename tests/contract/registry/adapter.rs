@@ -7,9 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use bollard::Docker;
 use hyper::Method;
 use image_builder::registry::RegistrySettings;
-use image_builder_actors::fault::Reason;
+use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::ports::Registry;
-use image_builder_actors::reference::ImageReference;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

@@ -11,8 +11,9 @@ use bollard::query_parameters::{
 };
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
-use image_builder_actors::job::{BuilderKind, BuiltImage};
-use image_builder_actors::reference::ImageReference;
+use image_builder_actors::model::image::BuiltImage;
+use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::model::request::BuilderKind;
 use time::OffsetDateTime;
 
 use super::{key, unique};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
-use image_builder_actors::job::hex;
+use image_builder_actors::model::digest::hex;
 use sha2::{Digest, Sha256};
 
 use crate::http_server::{Answer, HttpServer, Request, answer};

@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use image_builder::killing::POINTS;
-use image_builder_actors::fault::{Fault, Reason, Stage};
-use image_builder_actors::history;
-use image_builder_actors::job::History;
+use image_builder::kill_points::POINTS;
+use image_builder_actors::delivery::envelope;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::history::History;
 use image_builder_actors::ports::Message;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
@@ -268,11 +268,11 @@ impl Row {
             Request::Failed | Request::UsedUp => {}
         }
         let tries = if self.request == Request::UsedUp { 5 } else { 1 };
-        let failed = Fault::new(Stage::Pusher, Reason::RegistryFailed, "the registry failed");
+        let failed = Fault::new(StageName::Pusher, Reason::RegistryFailed, "the registry failed");
         let mut past = History::new(OffsetDateTime::now_utc());
         (0..tries).for_each(|_| past.record(&failed, true));
         let mut headers = FieldTable::default();
-        for (name, value) in history::with(&Message::default(), &past).headers {
+        for (name, value) in envelope::with(&Message::default(), &past).headers {
             headers.insert(name.into(), AMQPValue::LongString(value.into()));
         }
         let properties = BasicProperties::default().with_headers(headers);

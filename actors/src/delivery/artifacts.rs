@@ -1,0 +1,148 @@
+//! The images of requests in the registry: what they are called there, and how they are found again.
+//!
+//! | tag | stands for | read |
+//! |---|---|---|
+//! | the full commit | the last image of that commit | by people and their tools |
+//! | `key-<build key>` | the image of these inputs | before a build, to reuse it |
+//! | `build-<hash>` | the image of this build, by its id | before a build that was delivered before is worked on, and before its failure is told |
+//!
+//! The last one is what a worker goes by that knows nothing of a build but its request: whatever a
+//! crash took with it, an image that was pushed is never built again, and a build that may have been
+//! told as ready is never told as failed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use time::format_description::well_known::Rfc3339;
+
+use crate::model::build_log::BuildLog;
+use crate::model::digest::hex;
+use crate::model::fault::Fault;
+use crate::model::image::{BuildKey, BuiltImage, RegistryImage};
+use crate::model::reference::ImageReference;
+use crate::model::request::{BuildRequest, BuilderKind};
+use crate::ports::{FetchedSource, Plan, Registry};
+
+/// The commit that an image was made of.
+pub const REVISION_LABEL: &str = "org.opencontainers.image.revision";
+/// How it was made.
+pub const BUILDER_LABEL: &str = "image-builder.builder";
+
+/// Hex digits of the hash in a build's tag (128 bits).
+const HASH_DIGITS: usize = 32;
+
+/// The registry, by requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Images {
+    pub registry: Arc<dyn Registry>,
+    /// The registry's name in references.
+    pub registry_name: String,
+}
+
+/// An image that is in the registry, and how it came there.
+#[derive(Debug)]
+pub struct Ready {
+    pub image: RegistryImage,
+    pub reference: ImageReference,
+    pub commit: String,
+    pub builder: BuilderKind,
+    /// Whether an image of the same inputs stood in for a build.
+    pub reused: bool,
+}
+
+impl Images {
+    /// The image of these inputs.
+    ///
+    /// # Errors
+    /// The registry cannot be asked.
+    pub async fn of_key(
+        &self,
+        request: &BuildRequest,
+        key: &BuildKey,
+    ) -> Result<Option<RegistryImage>, Fault> {
+        self.registry.find(&self.reference(request, &key.tag())).await
+    }
+
+    /// The image of this very build.
+    ///
+    /// # Errors
+    /// The registry cannot be asked.
+    pub async fn of_build(&self, request: &BuildRequest) -> Result<Option<Ready>, Fault> {
+        let reference = self.reference(request, &build_tag(&request.build_id));
+        let Some(image) = self.registry.find(&reference).await? else { return Ok(None) };
+        let labels = self.registry.labels(&reference, &image).await?;
+        let builder = labels.get(BUILDER_LABEL).and_then(|name| BuilderKind::from_name(name));
+        let (Some(commit), Some(builder)) = (labels.get(REVISION_LABEL).cloned(), builder) else {
+            tracing::warn!(%reference, "an image without the labels of this service is left alone");
+            return Ok(None);
+        };
+        let reference = self.reference(request, &commit);
+        Ok(Some(Ready { image, reference, commit, builder, reused: false }))
+    }
+
+    /// Pushes what the engine has built.
+    ///
+    /// # Errors
+    /// The engine or the registry fails.
+    pub async fn push(
+        &self,
+        request: &BuildRequest,
+        commit: String,
+        built: BuiltImage,
+        progress: &BuildLog,
+    ) -> Result<Ready, Fault> {
+        let reference = self.reference(request, &commit);
+        let tags = [build_tag(&request.build_id), built.key.tag()];
+        let image = self.registry.push(&built, &reference, &tags, progress).await?;
+        Ok(Ready { image, reference, commit, builder: built.builder, reused: false })
+    }
+
+    /// Lets an image of the same inputs stand in for a build.
+    ///
+    /// # Errors
+    /// The registry fails, or no longer has the image.
+    pub async fn reuse(
+        &self,
+        request: &BuildRequest,
+        commit: String,
+        image: RegistryImage,
+        builder: BuilderKind,
+    ) -> Result<Ready, Fault> {
+        let reference = self.reference(request, &commit);
+        let tags = [build_tag(&request.build_id)];
+        self.registry.tag(&image, &reference, &tags).await?;
+        Ok(Ready { image, reference, commit, builder, reused: true })
+    }
+
+    fn reference(&self, request: &BuildRequest, tag: &str) -> ImageReference {
+        ImageReference::for_build(
+            &self.registry_name,
+            &request.user_id,
+            &request.application_id,
+            tag,
+        )
+    }
+}
+
+/// The tag of a build's own image. Ids are any text, tags are not.
+fn build_tag(build_id: &str) -> String {
+    format!("build-{}", &hex(&Sha256::digest(build_id))[..HASH_DIGITS])
+}
+
+/// An image's labels: the OCI image specification's annotations, and two of our own. Nothing of
+/// the single build (its id, its time) is in them, so that equal inputs give equal images.
+pub fn labels(source: &FetchedSource, plan: &Plan, key: &BuildKey) -> BTreeMap<String, String> {
+    let created = source.committed_at.format(&Rfc3339).unwrap_or_default();
+    [
+        ("org.opencontainers.image.source", source.url.as_str()),
+        (REVISION_LABEL, source.commit.as_str()),
+        ("org.opencontainers.image.created", created.as_str()),
+        ("org.opencontainers.image.version", source.version.as_str()),
+        ("image-builder.build-key", key.as_str()),
+        (BUILDER_LABEL, plan.builder.as_str()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect()
+}

@@ -1,0 +1,297 @@
+//! Deliveries that come again to the worker that had them.
+//!
+//! When a connection breaks, the broker delivers again what was not acked, often to the very worker
+//! that is still at work on it, or whose ack was lost on the way. Neither is a reason to do the work,
+//! or to tell of it, twice: a redelivery waits until this worker no longer has its message in hand, and
+//! is only acked where the message was settled here just before the connection broke.
+//!
+//! What is kept is in memory alone: after a crash, and on any other worker, the repetition goes its way.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+use crate::parse;
+use crate::ports::Message;
+
+/// How long before the end of a subscription an ack may have got lost: whoever is silent for longer has lost
+/// the connection.
+const LOST: Duration = Duration::from_secs(60);
+/// How long such a message is remembered: a broker may be away for a while before it delivers again.
+const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+/// And how many of them.
+const MOST_REMEMBERED: usize = 10_000;
+
+/// How often a message was passed on.
+const HOPS: &str = "x-image-builder-hops";
+
+/// The message as it is published again by whoever is done with it for now: told from the one that it
+/// comes of, so that having settled that one says nothing of this.
+pub(crate) fn passed_on(message: &Message) -> Message {
+    let hops = message.headers.get(HOPS).and_then(|hops| hops.parse().ok()).unwrap_or(0u64);
+    let mut message = message.clone();
+    message.headers.insert(HOPS.to_owned(), hops.wrapping_add(1).to_string());
+    message
+}
+
+/// The messages of one queue that this worker has, or has just had. Clones share them.
+#[derive(Clone, Default)]
+pub struct Redeliveries(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Rung whenever a message is no longer in hand.
+    let_go: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    in_hand: HashMap<Print, usize>,
+    /// Settled in this subscription. Their acks have arrived, or the subscription is about to end.
+    settled: VecDeque<(Instant, Print)>,
+    /// Settled just before a subscription ended: their acks may have got lost.
+    doubtful: VecDeque<(Instant, Print)>,
+}
+
+impl State {
+    fn forget_old(&mut self) {
+        let forget = |all: &mut VecDeque<(Instant, Print)>, after| {
+            while all.front().is_some_and(|(at, _)| at.elapsed() > after) {
+                all.pop_front();
+            }
+        };
+        forget(&mut self.settled, LOST);
+        forget(&mut self.doubtful, REMEMBERED);
+    }
+}
+
+/// What tells a message from any other. A message without a build id has none: two of those that read
+/// the same may be two builds.
+type Print = [u8; 32];
+
+/// A message in hand, until it is dropped.
+pub struct Hold {
+    all: Redeliveries,
+    print: Option<Print>,
+}
+
+/// What is to be done with a redelivery.
+pub(crate) enum Turn {
+    /// The work, or what is left of it.
+    Work(Hold),
+    /// Nothing: it was settled, and only its ack got lost.
+    Ack,
+    /// Nothing yet: this worker still has the message in hand.
+    Wait,
+}
+
+impl Redeliveries {
+    /// The connection was lost, and what was said on it last may not have been heard.
+    pub(crate) fn lost(&self) {
+        let mut state = self.lock();
+        state.forget_old();
+        let settled = std::mem::take(&mut state.settled);
+        state.doubtful.extend(settled);
+        while state.doubtful.len() > MOST_REMEMBERED {
+            state.doubtful.pop_front();
+        }
+    }
+
+    /// A message that was never delivered before. What was settled and reads the same was another one.
+    pub fn first(&self, message: &Message) -> Hold {
+        let print = print(message);
+        let mut state = self.lock();
+        state.settled.retain(|(_, settled)| Some(*settled) != print);
+        state.doubtful.retain(|(_, settled)| Some(*settled) != print);
+        drop(state);
+        self.hold(print)
+    }
+
+    /// A message that was delivered before, here or elsewhere.
+    pub(crate) fn again(&self, message: &Message) -> Turn {
+        self.turn(print(message))
+    }
+
+    fn turn(&self, print: Option<Print>) -> Turn {
+        let Some(print) = print else { return Turn::Work(self.hold(None)) };
+        let mut state = self.lock();
+        state.forget_old();
+        if state.doubtful.iter().any(|(_, settled)| *settled == print) {
+            Turn::Ack
+        } else if state.in_hand.contains_key(&print) {
+            Turn::Wait
+        } else {
+            *state.in_hand.entry(print).or_default() += 1;
+            Turn::Work(Hold { all: self.clone(), print: Some(print) })
+        }
+    }
+
+    /// The same, once the message is no longer in hand; `None` = it is only to be acked.
+    pub(crate) async fn after(&self, message: &Message) -> Option<Hold> {
+        let print = print(message);
+        loop {
+            let let_go = self.0.let_go.notified();
+            tokio::pin!(let_go);
+            // From here on it hears the bell.
+            let_go.as_mut().enable();
+            match self.turn(print) {
+                Turn::Work(hold) => return Some(hold),
+                Turn::Ack => return None,
+                Turn::Wait => let_go.await,
+            }
+        }
+    }
+
+    fn hold(&self, print: Option<Print>) -> Hold {
+        if let Some(print) = print {
+            *self.lock().in_hand.entry(print).or_default() += 1;
+        }
+        Hold { all: self.clone(), print }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hold {
+    /// The next durable fact was made, and the delivery was acked: whether the broker heard that or not,
+    /// there is nothing left to do.
+    pub(crate) fn settled(&self, acked: bool) {
+        let Some(print) = self.print else { return };
+        let mut state = self.all.lock();
+        state.forget_old();
+        let remembered = if acked { &mut state.settled } else { &mut state.doubtful };
+        if remembered.len() >= MOST_REMEMBERED {
+            remembered.pop_front();
+        }
+        remembered.push_back((Instant::now(), print));
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let Some(print) = self.print else { return };
+        let mut state = self.all.lock();
+        if let Some(count) = state.in_hand.get_mut(&print) {
+            *count -= 1;
+            if *count == 0 {
+                state.in_hand.remove(&print);
+            }
+        }
+        drop(state);
+        self.all.0.let_go.notify_waiters();
+    }
+}
+
+fn print(message: &Message) -> Option<Print> {
+    let build_id = parse::build_id(message)?;
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    };
+    add(build_id.as_bytes());
+    add(&message.body);
+    add(&message.timestamp.map_or(0, |at| at.unix_timestamp()).to_be_bytes());
+    for (name, value) in &message.headers {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    Some(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(id: &str) -> Message {
+        Message { message_id: Some(id.to_owned()), ..Message::default() }
+    }
+
+    #[test]
+    fn a_redelivery_of_what_was_settled_before_the_connection_was_lost_is_only_acked() {
+        let all = Redeliveries::default();
+        let first = all.first(&message("a"));
+        first.settled(true);
+        drop(first);
+        all.lost();
+        assert!(matches!(all.again(&message("a")), Turn::Ack));
+        assert!(matches!(all.again(&message("b")), Turn::Work(_)));
+        let later = passed_on(&message("a"));
+        assert!(matches!(all.again(&later), Turn::Work(_)), "it is another message");
+        all.first(&later).settled(true);
+        all.lost();
+        assert!(matches!(all.again(&later), Turn::Ack));
+        assert!(matches!(all.again(&passed_on(&later)), Turn::Work(_)), "and so is that");
+    }
+
+    #[test]
+    fn an_ack_on_a_connection_that_lives_was_heard() {
+        let all = Redeliveries::default();
+        all.first(&message("a")).settled(true);
+        // It was published once more, and delivered to somebody else before.
+        assert!(matches!(all.again(&message("a")), Turn::Work(_)));
+    }
+
+    #[test]
+    fn a_redelivery_of_what_was_let_go_unsettled_is_worked_on() {
+        let all = Redeliveries::default();
+        drop(all.first(&message("a")));
+        assert!(matches!(all.again(&message("a")), Turn::Work(_)));
+    }
+
+    #[test]
+    fn a_request_that_is_published_again_is_worked_on_again() {
+        let all = Redeliveries::default();
+        all.first(&message("a")).settled(true);
+        all.lost();
+        drop(all.first(&message("a")));
+        assert!(matches!(all.again(&message("a")), Turn::Work(_)));
+    }
+
+    #[test]
+    fn what_has_no_build_id_is_never_taken_for_another() {
+        let all = Redeliveries::default();
+        let plain = Message { body: b"{}".to_vec(), ..Message::default() };
+        let first = all.first(&plain);
+        first.settled(true);
+        all.lost();
+        assert!(matches!(all.again(&plain), Turn::Work(_)));
+    }
+
+    #[tokio::test]
+    async fn a_redelivery_waits_until_nobody_here_has_the_message() {
+        let all = Redeliveries::default();
+        // The same request, published twice.
+        let (first, twin) = (all.first(&message("a")), all.first(&message("a")));
+        assert!(matches!(all.again(&message("a")), Turn::Wait));
+        let waiting = tokio::spawn({
+            let all = all.clone();
+            async move { all.after(&message("a")).await.is_some() }
+        });
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        // As on a connection that is lost.
+        twin.settled(false);
+        drop(twin);
+        assert!(!waiting.await.expect("it ends"), "it was settled meanwhile");
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let all = Redeliveries::default();
+        for number in 0..=MOST_REMEMBERED {
+            all.first(&message(&number.to_string())).settled(true);
+        }
+        all.lost();
+        assert!(matches!(all.again(&message("0")), Turn::Work(_)));
+        assert!(matches!(all.again(&message("1")), Turn::Ack));
+        assert_eq!(all.lock().doubtful.len(), MOST_REMEMBERED);
+    }
+}

@@ -1,0 +1,112 @@
+//! What earlier tries of a request left behind.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::model::build_log::cut;
+use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::image::{BuildKey, BuiltImage};
+use crate::model::request::BuilderKind;
+
+/// What is known of a job and saves work when it is tried again. Holds no credential.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Checkpoint {
+    /// The full commit that the first try resolved: later tries build the same one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// What the image is known by, once the build was planned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned: Option<Planned>,
+    /// An image that an engine has built and that only needs to be pushed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<BuiltImage>,
+}
+
+/// What a plan came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Planned {
+    pub key: BuildKey,
+    pub builder: BuilderKind,
+}
+
+/// One failed try, as it is kept in the history. Holds no credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    pub stage: StageName,
+    pub reason: Reason,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Whether it counts against the total of tries.
+    pub counted: bool,
+    /// How long the failing service asked to be left alone, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+}
+
+/// What earlier tries left behind: travels with the request, in a header of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct History {
+    /// When the request was made: the AMQP timestamp, else when a worker first saw it.
+    #[serde(with = "time::serde::rfc3339")]
+    pub requested_at: OffsetDateTime,
+    /// When a worker first had the request in hand; `None` = not known, as after a crash of that worker.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub since: Option<OffsetDateTime>,
+    #[serde(default)]
+    pub attempts: Vec<Attempt>,
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    /// The last lines of the last failed build.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+impl History {
+    /// The history keeps this many tries at the most: the oldest uncounted ones go first.
+    const LONGEST: usize = 40;
+    /// And this many bytes of a message or a step: all headers of a message travel in one AMQP frame.
+    const LONGEST_TEXT: usize = 500;
+
+    pub fn new(requested_at: OffsetDateTime) -> Self {
+        Self {
+            requested_at,
+            since: None,
+            attempts: Vec::new(),
+            checkpoint: Checkpoint::default(),
+            log: Vec::new(),
+        }
+    }
+
+    /// Tries that were begun and counted.
+    pub fn counted(&self) -> u32 {
+        self.attempts.iter().filter(|attempt| attempt.counted).count() as u32
+    }
+
+    /// Adds a failed try.
+    pub fn record(&mut self, fault: &Fault, counted: bool) {
+        if self.attempts.len() >= Self::LONGEST {
+            let oldest = self.attempts.iter().position(|attempt| !attempt.counted).unwrap_or(0);
+            self.attempts.remove(oldest);
+        }
+        self.attempts.push(Attempt {
+            at: OffsetDateTime::now_utc(),
+            stage: fault.stage,
+            reason: fault.reason,
+            message: cut(fault.message.clone(), Self::LONGEST_TEXT),
+            step: fault.step.clone().map(|step| cut(step, Self::LONGEST_TEXT)),
+            counted,
+            retry_after: fault.retry_after.map(|delay| delay.as_secs()),
+        });
+    }
+}

@@ -1,0 +1,14 @@
+//! What things are: values without behaviour of their own beyond reading, writing and comparing.
+
+pub mod build_log;
+pub mod digest;
+pub mod fault;
+pub mod history;
+pub mod image;
+pub mod limits;
+pub mod notification;
+pub mod reference;
+pub mod request;
+pub mod secret;
+pub mod shutdown;
+pub mod workspace;

@@ -1,0 +1,147 @@
+//! A build request that was read and found good.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::secret::{Redactor, Secret};
+
+/// A build request that was read and found good.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// Stable through all tries: the client's `uuid`, else the message id.
+    pub build_id: String,
+    /// Owner of the build; becomes the image's namespace.
+    pub user_id: String,
+    /// The application that the image is for.
+    pub application_id: String,
+    pub forge: ForgeName,
+    pub repo: RepoName,
+    pub target: Target,
+    /// Credential for the forge; `None` = anonymous.
+    pub token: Option<Secret>,
+    /// Build even where an image of the same inputs is in the registry.
+    pub force: bool,
+    /// The build that was given up and that an operator asks for again with this request.
+    pub redrive_of: Option<String>,
+    pub plan: PlanRequest,
+}
+
+impl BuildRequest {
+    /// Every secret of the request, to be taken out of what others write.
+    pub fn redactor(&self) -> Redactor {
+        Redactor::new(self.token.iter().cloned().chain(self.plan.secrets.values().cloned()))
+    }
+
+    /// Whether an image of the same inputs may stand in for a build.
+    pub fn may_reuse(&self) -> bool {
+        !self.force && self.plan.secrets.is_empty()
+    }
+}
+
+/// A forge that requests can name (`connector` in the contract).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForgeName {
+    Github,
+}
+
+impl ForgeName {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ForgeName::Github => "github",
+        }
+    }
+
+    /// The forge that a request's `connector` names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        (name == "github").then_some(ForgeName::Github)
+    }
+}
+
+/// A repository's place at its forge.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RepoName {
+    pub owner: String,
+    pub name: String,
+}
+
+impl fmt::Display for RepoName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.owner, self.name)
+    }
+}
+
+/// What of the repository is to be built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The head of the branch that the remote's HEAD names.
+    DefaultBranch,
+    Branch(String),
+    Tag(String),
+    /// A release by its tag; `latest` = the forge's newest full release.
+    Release(String),
+    /// A commit, full or short, in lower-case hex; the branch, where known, helps to find a short one.
+    Commit {
+        id: String,
+        branch: Option<String>,
+    },
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::DefaultBranch => f.write_str("the default branch"),
+            Target::Branch(name) => write!(f, "branch `{name}`"),
+            Target::Tag(name) => write!(f, "tag `{name}`"),
+            Target::Release(name) => write!(f, "release `{name}`"),
+            Target::Commit { id, .. } => write!(f, "commit `{id}`"),
+        }
+    }
+}
+
+/// How an image is made from a source tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BuilderKind {
+    Dockerfile,
+    Nixpacks,
+}
+
+impl BuilderKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BuilderKind::Dockerfile => "dockerfile",
+            BuilderKind::Nixpacks => "nixpacks",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [BuilderKind::Dockerfile, BuilderKind::Nixpacks]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+    }
+}
+
+/// The request's `buildPlan`, read and with empty values taken as absent.
+#[derive(Debug, Clone, Default)]
+pub struct PlanRequest {
+    /// `None` = a Dockerfile if the root has one, else nixpacks.
+    pub builder: Option<BuilderKind>,
+    /// Relative to the repository's root; empty = the root itself. Not yet checked against the tree.
+    pub root_directory: String,
+    pub dockerfile_path: Option<String>,
+    pub nixpacks_path: Option<String>,
+    pub target: Option<String>,
+    pub envs: BTreeMap<String, String>,
+    pub build_args: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, Secret>,
+    pub nix_pkgs: Vec<String>,
+    pub nix_libs: Vec<String>,
+    pub apt_pkgs: Vec<String>,
+    pub install_command: Option<String>,
+    pub build_command: Option<String>,
+    pub start_command: Option<String>,
+}

@@ -1,0 +1,234 @@
+//! Listener: reads requests, and turns each into a job that holds its delivery's lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Context, Handler};
+use time::OffsetDateTime;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::delivery::artifacts::{Images, Ready};
+use crate::delivery::envelope;
+use crate::delivery::job::{Job, Timings};
+use crate::delivery::lease::Phase;
+use crate::delivery::settlement::{Settlement, decides, settle};
+use crate::model::build_log;
+use crate::model::build_log::BuildLog;
+use crate::model::fault::StageName;
+use crate::model::history::History;
+use crate::model::image::BuiltImage;
+use crate::model::notification::Subject;
+use crate::model::request::BuildRequest;
+use crate::parse;
+use crate::parse::Rules;
+use crate::pipeline::connector::Connector;
+use crate::pipeline::consumer::Delivery;
+use crate::pipeline::messages::{Built, ImageBuilt, JobAccepted};
+use crate::pipeline::pool::Pool;
+use crate::pipeline::pusher::Pusher;
+use crate::ports::{ImageBuilder, Route};
+use crate::scheduling::admission::{Admission, Admittance, withdrawn};
+use crate::supervision::Mailbox;
+use crate::telemetry::health::InHand;
+
+/// What the listener works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Listener {
+    pub pool: Pool,
+    pub desk: Settlement,
+    pub rules: Arc<Rules>,
+    pub board: Admission,
+    /// The delay of a job that gives way to other users'.
+    pub shortest_rung: Duration,
+    /// From delivery to settled, waiting included.
+    pub job_timeout: Duration,
+    /// Asked for the image of an earlier try, which then only needs to be told.
+    pub images: Images,
+    /// Asked for the image of an earlier try, which then only needs to be pushed.
+    pub engine: Arc<dyn ImageBuilder>,
+    pub next: Mailbox<Connector>,
+    /// The way of a job whose image is built.
+    pub shortcut: Mailbox<Pusher>,
+}
+
+/// What earlier deliveries of a job made.
+enum Earlier {
+    /// The image is in the registry.
+    Pushed(Ready),
+    /// The commit, and its image on this worker's engine.
+    Built(String, BuiltImage),
+    Nothing,
+}
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+crate::supervised!(Listener);
+
+impl Handler<Delivery> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
+        fail::fail_point!("listener::handle");
+        let listener = self.clone();
+        let in_hand = self.pool.health().in_hand();
+        self.pool.run(tracing::Span::current(), listener.read(delivery, in_hand));
+    }
+}
+
+impl Listener {
+    async fn read(self, delivery: Delivery, in_hand: InHand) {
+        delivery.lease.now(Phase::Working(StageName::Listener));
+        fail::fail_point!("listener::work");
+        let message = delivery.lease.message();
+        let mut history = envelope::of(message);
+        let Some(build_id) = parse::build_id(message) else {
+            return self.stamp(delivery, in_hand).await;
+        };
+        self.desk.remember(&delivery.lease, &build_id, &mut history).await;
+        if self.desk.is_repeated(&delivery.lease, &build_id, &history) {
+            let span =
+                build_log::span(&build_id, StageName::Listener.as_str(), history.counted() + 1);
+            return self.desk.repeated(delivery.lease).instrument(span).await;
+        }
+        let journey = || self.desk.observer.build(&build_id, message, &history);
+        let request = match parse::parse(&message.body, &build_id, &self.rules) {
+            Ok(request) => request,
+            Err(rejected) => {
+                delivery.lease.observe(journey());
+                self.pool.health().failed(rejected.fault.reason);
+                let subject = Subject::of_rejected(&build_id, rejected.known);
+                let mut history = history;
+                history.record(&rejected.fault, true);
+                let span =
+                    build_log::span(&build_id, StageName::Listener.as_str(), history.counted());
+                let given_up = self.desk.give_up(delivery.lease, subject, history, rejected.fault);
+                return given_up.instrument(span).await;
+            }
+        };
+        let place = match self.board.admit(&request, history.requested_at) {
+            Admittance::Admitted(place) => place,
+            Admittance::GiveWay => return self.give_way(delivery, history, &request).await,
+            Admittance::Withdrawn(reason) => {
+                delivery.lease.observe(journey());
+                self.pool.health().failed(reason);
+                let (fault, mut history) = (withdrawn(StageName::Listener, reason), history);
+                history.record(&fault, true);
+                let span =
+                    build_log::span(&build_id, StageName::Listener.as_str(), history.counted());
+                let refused = self.desk.refuse(delivery.lease, &request, history, fault);
+                return refused.instrument(span).await;
+            }
+        };
+        delivery.lease.observe(journey());
+        let progress = BuildLog::new(&build_id, request.redactor());
+        let mut job = Job {
+            place,
+            received: delivery.received,
+            deadline: delivery.received + self.job_timeout,
+            timings: Timings::default(),
+            lease: delivery.lease,
+            progress,
+            history,
+            request,
+        };
+        job.progress.enter(StageName::Listener, job.attempt());
+        let span = job.progress.span();
+        span.in_scope(|| {
+            tracing::info!(
+                user_id = job.request.user_id,
+                application_id = job.request.application_id,
+                repo = %job.request.repo,
+                revision = %job.request.target,
+                redeliveries = delivery.redeliveries,
+                redrive_of = job.request.redrive_of,
+                "job accepted"
+            );
+        });
+        let earlier = self.earlier(&job).instrument(span.clone()).await;
+        in_hand.done();
+        match earlier {
+            Earlier::Pushed(ready) => self.desk.ready(job, ready).instrument(span).await,
+            Earlier::Built(commit, image) => {
+                job.lease.now(Phase::Mailed);
+                let built = Built::Here(image);
+                self.shortcut.deliver(ImageBuilt { job, commit, built }).await;
+            }
+            Earlier::Nothing => {
+                job.lease.now(Phase::Mailed);
+                self.next.deliver(JobAccepted { job }).await;
+            }
+        }
+    }
+
+    /// Looks for what earlier deliveries made.
+    async fn earlier(&self, job: &Job) -> Earlier {
+        if job.lease.is_first() {
+            return Earlier::Nothing;
+        }
+        match self.images.of_build(&job.request).await {
+            Ok(Some(ready)) => {
+                tracing::info!("pushed by an earlier try: only to be told");
+                return Earlier::Pushed(ready);
+            }
+            Ok(None) => {}
+            // Whoever pushes, or tells of a failure, has to ask again.
+            Err(fault) => tracing::debug!(%fault, "cannot ask for the image of an earlier try"),
+        }
+        match self.built_earlier(job).await {
+            Some((commit, image)) => Earlier::Built(commit, image),
+            None => Earlier::Nothing,
+        }
+    }
+
+    /// The image that an earlier try built, where this worker's engine has it.
+    async fn built_earlier(&self, job: &Job) -> Option<(String, BuiltImage)> {
+        let checkpoint = &job.history.checkpoint;
+        let (commit, image) = (checkpoint.commit.clone()?, checkpoint.image.as_ref()?);
+        match self.engine.find(&image.key).await {
+            Ok(Some(found)) if found.id == image.id => {
+                tracing::info!(image = image.id, "built by an earlier try: only to be pushed");
+                Some((commit, found))
+            }
+            Ok(_) => None,
+            Err(fault) => {
+                tracing::debug!(%fault, "cannot ask for the image of an earlier try");
+                None
+            }
+        }
+    }
+
+    /// Puts a job of a user who has enough here on the shortest rung, uncounted, so that those behind
+    /// it come into sight.
+    async fn give_way(self, delivery: Delivery, history: History, request: &BuildRequest) {
+        tracing::debug!(
+            build_id = request.build_id,
+            user_id = request.user_id,
+            "gives way to other users' jobs"
+        );
+        if !decides(&delivery.lease) {
+            return;
+        }
+        let later = envelope::with(delivery.lease.message(), &history);
+        let route = Route::BuildAfter(self.shortest_rung);
+        let published = self.desk.broker.publish(route, later).await;
+        settle(delivery.lease, published).await;
+    }
+
+    /// Gives a request without any id one, before any work: only a crash between the publish and
+    /// the ack can give it two.
+    async fn stamp(self, delivery: Delivery, in_hand: InHand) {
+        if !decides(&delivery.lease) {
+            return;
+        }
+        let mut stamped = delivery.lease.message().clone();
+        stamped.timestamp.get_or_insert_with(OffsetDateTime::now_utc);
+        stamped.message_id = Some(Uuid::new_v4().to_string());
+        tracing::info!(message_id = stamped.message_id, "a request without an id was given one");
+        let published = self.desk.broker.publish(Route::Build, stamped).await;
+        settle(delivery.lease, published).await;
+        in_hand.done();
+    }
+}

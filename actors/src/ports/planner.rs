@@ -1,0 +1,42 @@
+//! The planner port: decides how a source becomes an image.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+use super::source::FetchedSource;
+use crate::model::build_log::BuildLog;
+use crate::model::fault::Fault;
+use crate::model::request::{BuildRequest, BuilderKind};
+use crate::model::secret::Secret;
+
+/// How an image is to be made: both strategies come down to a Dockerfile.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub builder: BuilderKind,
+    /// The directory that is the build context.
+    pub context: PathBuf,
+    /// The Dockerfile's path relative to the context.
+    pub dockerfile: String,
+    /// The stage to build; `None` = the last.
+    pub target: Option<String>,
+    pub build_args: BTreeMap<String, String>,
+    /// Secrets that `RUN --mount=type=secret` steps may mount, by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Changes whenever anything in the plan does (secrets apart), or the planner itself.
+    pub fingerprint: String,
+}
+
+/// Decides how a source becomes an image.
+#[async_trait]
+pub trait Planner: Send + Sync + 'static {
+    /// Makes the plan that `wish.plan` asks for, and writes what it needs beside the source into its
+    /// workspace. Whose build it is decides which caches it shares.
+    async fn plan(
+        &self,
+        source: &FetchedSource,
+        request: &BuildRequest,
+        progress: &BuildLog,
+    ) -> Result<Plan, Fault>;
+}

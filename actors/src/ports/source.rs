@@ -1,0 +1,44 @@
+//! The source port: from what a request asks for to a tree of files.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use time::OffsetDateTime;
+
+use crate::model::build_log::BuildLog;
+use crate::model::fault::Fault;
+use crate::model::request::BuildRequest;
+use crate::model::workspace::Workspace;
+
+/// A source tree in a workspace of its own, without any `.git`.
+#[derive(Debug)]
+pub struct FetchedSource {
+    /// The full commit, 40 lower-case hex digits.
+    pub commit: String,
+    /// When the commit was made.
+    pub committed_at: OffsetDateTime,
+    /// What a person would call this version: the tag, release or branch, else the short commit.
+    pub version: String,
+    /// The repository's address for people, without a credential.
+    pub url: String,
+    /// The root of the tree: a directory inside `workspace`.
+    pub tree: PathBuf,
+    /// Dropping it removes the tree.
+    pub workspace: Workspace,
+}
+
+/// Resolves what a request asks for and fetches it.
+#[async_trait]
+pub trait SourceConnector: Send + Sync + 'static {
+    /// Fetches the source of `request` into `workspace`. With `pinned`, the full commit that an
+    /// earlier try resolved, that commit is fetched whatever the ref points to by now.
+    ///
+    /// Dropping the future ends the transfer.
+    async fn fetch(
+        &self,
+        request: &BuildRequest,
+        pinned: Option<&str>,
+        workspace: Workspace,
+        progress: &BuildLog,
+    ) -> Result<FetchedSource, Fault>;
+}

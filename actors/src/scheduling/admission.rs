@@ -1,0 +1,229 @@
+//! The jobs that this worker has in hand, seen together: who waits, who builds, who was withdrawn.
+//!
+//! What acts on waiting work sees only what has been delivered to this worker:
+//!
+//! - **Fair share**: a user with too many jobs here gives way. The job goes to the shortest rung of the
+//!   ladder, uncounted, so that those behind it in the queue come into sight.
+//! - **Supersede**: a newer request for the same application and ref makes an older one pointless that
+//!   has not started building.
+//! - **Cancel**: by build id, wherever the job is. An id is remembered for a while, since its request
+//!   may still be in the queue or on the ladder.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::request::BuildRequest;
+
+/// How long a cancelled id is remembered.
+const MEMORY: Duration = Duration::from_secs(24 * 3600);
+/// How many cancelled ids are remembered.
+const MOST_REMEMBERED: usize = 10_000;
+
+/// The jobs in hand. Clones share them.
+#[derive(Clone, Default)]
+pub struct Admission(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    rules: AdmissionRules,
+    state: Mutex<State>,
+}
+
+/// What the board enforces.
+#[derive(Debug, Clone, Default)]
+pub struct AdmissionRules {
+    /// Jobs of one user in this worker at once; 0 = no limit.
+    pub per_user: usize,
+    /// Whether newer requests supersede older ones.
+    pub supersede: bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// By arrival.
+    entries: BTreeMap<u64, Entry>,
+    next: u64,
+    cancelled: VecDeque<(Instant, String)>,
+}
+
+struct Entry {
+    build_id: String,
+    user_id: String,
+    lane: String,
+    requested_at: OffsetDateTime,
+    building: bool,
+    withdrawn: watch::Sender<Option<Reason>>,
+}
+
+/// What the board says to a job that was just read.
+pub enum Admittance {
+    Admitted(Ticket),
+    /// The user has enough jobs here.
+    GiveWay,
+    /// Nobody wants its result any more.
+    Withdrawn(Reason),
+}
+
+/// A job's place on the board, until it is dropped.
+pub struct Ticket {
+    board: Admission,
+    number: u64,
+    withdrawn: watch::Receiver<Option<Reason>>,
+}
+
+impl Admission {
+    pub fn new(rules: AdmissionRules) -> Self {
+        Self(Arc::new(Shared { rules, state: Mutex::default() }))
+    }
+
+    /// Asks for a place.
+    pub fn admit(&self, request: &BuildRequest, requested_at: OffsetDateTime) -> Admittance {
+        let mut state = self.lock();
+        state.forget_old();
+        if state.cancelled.iter().any(|(_, id)| *id == request.build_id) {
+            return Admittance::Withdrawn(Reason::Cancelled);
+        }
+        let lane = lane(request);
+        if self.0.rules.supersede
+            && let Some(reason) = state.supersede(&lane, request, requested_at)
+        {
+            return Admittance::Withdrawn(reason);
+        }
+        let limit = self.0.rules.per_user;
+        let here = state.entries.values().filter(|entry| entry.user_id == request.user_id).count();
+        if limit > 0 && here >= limit {
+            return Admittance::GiveWay;
+        }
+        let number = state.next;
+        state.next += 1;
+        let (sender, withdrawn) = watch::channel(None);
+        let entry = Entry {
+            build_id: request.build_id.clone(),
+            user_id: request.user_id.clone(),
+            lane,
+            requested_at,
+            building: false,
+            withdrawn: sender,
+        };
+        state.entries.insert(number, entry);
+        Admittance::Admitted(Ticket { board: self.clone(), number, withdrawn })
+    }
+
+    /// Withdraws the build of this id, now or when it comes into sight.
+    pub fn cancel(&self, build_id: &str) {
+        let mut state = self.lock();
+        state.forget_old();
+        if state.cancelled.len() >= MOST_REMEMBERED {
+            state.cancelled.pop_front();
+        }
+        state.cancelled.push_back((Instant::now(), build_id.to_owned()));
+        for entry in state.entries.values().filter(|entry| entry.build_id == build_id) {
+            entry.withdraw(Reason::Cancelled);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Withdraws older jobs of the lane that do not build yet, or finds that the new one is the older.
+    fn supersede(
+        &self,
+        lane: &str,
+        request: &BuildRequest,
+        requested_at: OffsetDateTime,
+    ) -> Option<Reason> {
+        let others = self
+            .entries
+            .values()
+            .filter(|entry| entry.lane == lane && entry.build_id != request.build_id)
+            .filter(|entry| entry.withdrawn.borrow().is_none());
+        let mut newest = true;
+        for entry in others {
+            if entry.requested_at > requested_at {
+                newest = false;
+            } else if !entry.building {
+                entry.withdraw(Reason::Superseded);
+            }
+        }
+        (!newest).then_some(Reason::Superseded)
+    }
+
+    fn forget_old(&mut self) {
+        while self.cancelled.front().is_some_and(|(at, _)| at.elapsed() > MEMORY) {
+            self.cancelled.pop_front();
+        }
+    }
+}
+
+impl Entry {
+    fn withdraw(&self, reason: Reason) {
+        self.withdrawn.send_if_modified(|withdrawn| {
+            let first = withdrawn.is_none();
+            withdrawn.get_or_insert(reason);
+            first
+        });
+    }
+}
+
+impl Ticket {
+    /// Says that the job builds now: it is no longer superseded.
+    pub fn building(&self) {
+        if let Some(entry) = self.board.lock().entries.get_mut(&self.number) {
+            entry.building = true;
+        }
+    }
+
+    /// Waits until nobody wants the job's result any more.
+    pub async fn withdrawn(&self) -> Reason {
+        let mut withdrawn = self.withdrawn.clone();
+        let reason = withdrawn.wait_for(Option::is_some).await.map(|reason| *reason);
+        match reason {
+            Ok(reason) => reason.unwrap_or(Reason::Cancelled),
+            // The entry lives as long as this place.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.board.lock().entries.remove(&self.number);
+    }
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ticket({})", self.number)
+    }
+}
+
+/// What makes two requests mean the same thing, at different times.
+fn lane(request: &BuildRequest) -> String {
+    let parts = [
+        request.user_id.clone(),
+        request.application_id.clone(),
+        request.forge.as_str().to_owned(),
+        request.repo.to_string(),
+        format!("{:?}", request.target),
+        request.plan.root_directory.clone(),
+    ];
+    // A line break is in none of them.
+    parts.join("\n")
+}
+
+/// The fault of a job that was withdrawn.
+pub fn withdrawn(stage: StageName, reason: Reason) -> Fault {
+    let message = match reason {
+        Reason::Superseded => "A newer request for the same application and ref took its place.",
+        _ => "The build was cancelled.",
+    };
+    Fault::new(stage, reason, message)
+}

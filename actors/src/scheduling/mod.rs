@@ -1,0 +1,6 @@
+//! Who works on what, and when.
+
+pub mod admission;
+pub mod capacity;
+pub mod fair_semaphore;
+pub mod retry_policy;

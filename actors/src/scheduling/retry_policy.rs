@@ -1,0 +1,295 @@
+//! What becomes of a failed try: a pure function of its history.
+//!
+//! | kind of the last fault | decision |
+//! |---|---|
+//! | user, refused, withdrawn | give up |
+//! | build | give up where the try before failed for the same reason at the same step, or where the tries are used up; else retry with backoff |
+//! | service | give up where the tries are used up; else retry with backoff |
+//! | crash | counted: as service; not counted (the job only waited): wait |
+//! | capacity | wait: no try is counted |
+//!
+//! The reasons, one by one. "Fault" is the word of the notification, "counted" says whether a try is,
+//! and "pauses" whether the listener does.
+//!
+//! | reason | kind | fault | counted | first failure | the same again | pauses |
+//! |---|---|---|---|---|---|---|
+//! | `invalid_request`, `unsupported`, `repository_not_found`, `unauthorized`, `ref_not_found`, `forbidden_source`, `no_build_plan`, `invalid_plan`, `too_large` | user | user | yes | final | | no |
+//! | `build_failed`, `build_timeout` | build | user | yes | retried | final | no |
+//! | `forge_failed`, `engine_failed`, `registry_failed`, `timeout` | service | service | yes | retried | retried, up to the total of tries | no |
+//! | `registry_refused` | refused | service | yes | final | | no |
+//! | `rate_limited` | capacity | never told | no | waits | waits | yes, unless the forge means the user's own token |
+//! | `engine_down`, `registry_down`, `forge_down`, `disk_low` | capacity | never told | no | waits | waits | yes |
+//! | `crashed` | crash | service | if it was worked on | retried, or waits | retried up to the total of tries, or waits | no |
+//! | `cancelled`, `superseded` | withdrawn | user | yes | final | | no |
+
+use std::time::Duration;
+
+use crate::model::fault::{Fault, Kind, Reason, StageName};
+use crate::model::history::{Attempt, History};
+
+/// When a failed build is tried again, and how often (`RETRY_…`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryPolicy {
+    /// The total of tries.
+    pub max_attempts: u32,
+    pub initial_delay: Duration,
+    /// At least 1.
+    pub multiplier: f64,
+    pub max_delay: Duration,
+}
+
+/// What is to be done with a failed try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Try again after this delay, which is one of the ladder's rungs.
+    Retry(Duration),
+    /// The same, for a try that was not counted.
+    Wait(Duration),
+    /// It failed for good.
+    GiveUp,
+}
+
+impl RetryPolicy {
+    /// The ladder has no more rungs than this.
+    const MOST_RUNGS: usize = 24;
+
+    /// The delays that there are, ascending: each is a queue at the broker.
+    pub fn rungs(&self) -> Vec<Duration> {
+        let mut rungs = Vec::new();
+        let mut delay = self.initial_delay.min(self.max_delay);
+        while rungs.len() < Self::MOST_RUNGS - 1 && delay < self.max_delay {
+            rungs.push(delay);
+            let next = whole_millis(delay.mul_f64(self.multiplier));
+            if next <= delay {
+                return rungs;
+            }
+            delay = next;
+        }
+        rungs.push(self.max_delay.max(self.initial_delay.min(self.max_delay)));
+        rungs
+    }
+
+    /// The delay before the try that follows the `failed`-th one (from 1), and at least `floor`.
+    /// A floor beyond the ladder gives its last rung.
+    pub fn delay(&self, failed: u32, floor: Option<Duration>) -> Duration {
+        let rungs = self.rungs();
+        let last = rungs.len() - 1;
+        let by_count = (failed.saturating_sub(1) as usize).min(last);
+        let by_floor =
+            floor.map_or(0, |floor| rungs.iter().position(|rung| *rung >= floor).unwrap_or(last));
+        rungs[by_count.max(by_floor)]
+    }
+
+    /// Decides on a job whose last failed try is the last of its history.
+    pub fn decide(&self, history: &History) -> Decision {
+        let Some(last) = history.attempts.last() else {
+            return Decision::Wait(self.delay(1, None));
+        };
+        let floor = last.retry_after.map(Duration::from_secs);
+        match last.reason.kind() {
+            Kind::User | Kind::Refused | Kind::Withdrawn => Decision::GiveUp,
+            _ if !last.counted => Decision::Wait(self.delay(uncounted_in_a_row(history), floor)),
+            Kind::Build if same_as_before(history) => Decision::GiveUp,
+            _ if history.counted() >= self.max_attempts => Decision::GiveUp,
+            _ => Decision::Retry(self.delay(history.counted(), floor)),
+        }
+    }
+}
+
+/// Whether a failure of this kind counts against the total of tries.
+pub fn counts(kind: Kind) -> bool {
+    kind != Kind::Capacity
+}
+
+/// Whether the listener pauses after this fault. Patience that the forge asks of one user's own token
+/// is that user's affair: it must not hold up the others.
+pub fn pauses(fault: &Fault, own_token: bool) -> bool {
+    let own =
+        fault.reason == Reason::RateLimited && fault.stage == StageName::Connector && own_token;
+    fault.kind() == Kind::Capacity && !own
+}
+
+/// Whether a failure of this kind is final whatever was before it.
+pub fn is_final(kind: Kind) -> bool {
+    matches!(kind, Kind::User | Kind::Refused | Kind::Withdrawn)
+}
+
+fn uncounted_in_a_row(history: &History) -> u32 {
+    history.attempts.iter().rev().take_while(|attempt| !attempt.counted).count() as u32
+}
+
+fn same_as_before(history: &History) -> bool {
+    let mut counted = history.attempts.iter().rev().filter(|attempt| attempt.counted);
+    let failure = |attempt: &Attempt| (attempt.reason, attempt.step.clone());
+    match (counted.next(), counted.next()) {
+        (Some(last), Some(before)) => failure(last) == failure(before),
+        _ => false,
+    }
+}
+
+/// Queues tell time in milliseconds.
+fn whole_millis(delay: Duration) -> Duration {
+    Duration::from_millis(delay.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::model::notification::Culprit;
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: 5,
+            initial_delay: Duration::from_secs(10),
+            multiplier: 3.0,
+            max_delay: Duration::from_secs(600),
+        }
+    }
+
+    fn history(faults: &[(Reason, &str)]) -> History {
+        let mut history = History::new(OffsetDateTime::UNIX_EPOCH);
+        for (reason, step) in faults {
+            let fault = Fault::new(StageName::Builder, *reason, "").at_step(*step);
+            history.record(&fault, counts(fault.kind()));
+        }
+        history
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn the_ladder_rises_by_the_multiplier_to_its_last_rung() {
+        assert_eq!(policy().rungs(), [10, 30, 90, 270, 600].map(secs));
+        let flat = RetryPolicy { multiplier: 1.0, ..policy() };
+        assert_eq!(flat.rungs(), [secs(10)]);
+        let single = RetryPolicy { max_delay: secs(10), ..policy() };
+        assert_eq!(single.rungs(), [secs(10)]);
+    }
+
+    /// What the policy says of a reason.
+    struct Row {
+        reason: Reason,
+        kind: Kind,
+        /// Whom the notification names; `None` = nobody is ever told.
+        fault: Option<Culprit>,
+        counted: bool,
+        /// After the first failure, the second of the same, and the last that there may be.
+        decisions: [Decision; 3],
+        pauses: bool,
+    }
+
+    fn row(reason: Reason) -> Row {
+        use Decision::{GiveUp, Retry, Wait};
+        use Reason as R;
+        let (kind, fault, counted, decisions, pauses) = match reason {
+            R::InvalidRequest
+            | R::Unsupported
+            | R::RepositoryNotFound
+            | R::Unauthorized
+            | R::RefNotFound
+            | R::ForbiddenSource
+            | R::NoBuildPlan
+            | R::InvalidPlan
+            | R::TooLarge => (Kind::User, Some(Culprit::User), true, [GiveUp; 3], false),
+            R::BuildFailed | R::BuildTimeout => {
+                let decisions = [Retry(secs(10)), GiveUp, GiveUp];
+                (Kind::Build, Some(Culprit::User), true, decisions, false)
+            }
+            R::ForgeFailed | R::EngineFailed | R::RegistryFailed | R::Timeout => {
+                let decisions = [Retry(secs(10)), Retry(secs(30)), GiveUp];
+                (Kind::Service, Some(Culprit::Service), true, decisions, false)
+            }
+            R::RegistryRefused => (Kind::Refused, Some(Culprit::Service), true, [GiveUp; 3], false),
+            R::RateLimited | R::EngineDown | R::RegistryDown | R::ForgeDown | R::DiskLow => {
+                let decisions = [Wait(secs(10)), Wait(secs(30)), Wait(secs(600))];
+                (Kind::Capacity, None, false, decisions, true)
+            }
+            R::Crashed => {
+                let decisions = [Retry(secs(10)), Retry(secs(30)), GiveUp];
+                (Kind::Crash, Some(Culprit::Service), true, decisions, false)
+            }
+            R::Cancelled | R::Superseded => {
+                (Kind::Withdrawn, Some(Culprit::User), true, [GiveUp; 3], false)
+            }
+        };
+        Row { reason, kind, fault, counted, decisions, pauses }
+    }
+
+    #[test]
+    fn every_reason_has_its_row() {
+        for Row { reason, kind, fault, counted, decisions, pauses } in
+            Reason::ALL.iter().copied().map(row)
+        {
+            assert_eq!(reason.kind(), kind, "{reason}");
+            if let Some(fault) = fault {
+                assert_eq!(Culprit::of(reason), fault, "{reason}");
+            }
+            assert_eq!(counts(kind), counted, "{reason}");
+            assert_eq!(is_final(kind), decisions[0] == Decision::GiveUp, "{reason}");
+            for (failures, decision) in [1, 2, 5].into_iter().zip(decisions) {
+                let past = history(&vec![(reason, "RUN a"); failures]);
+                assert_eq!(policy().decide(&past), decision, "{reason} after {failures}");
+                let expected = if counted { failures as u32 } else { 0 };
+                assert_eq!(past.counted(), expected, "{reason}");
+            }
+            let fault = Fault::new(StageName::Builder, reason, "");
+            assert_eq!(self::pauses(&fault, false), pauses, "{reason}");
+        }
+    }
+
+    #[test]
+    fn patience_that_the_forge_asks_of_a_users_own_token_pauses_nobody() {
+        for stage in StageName::ALL {
+            let limited = Fault::new(stage, Reason::RateLimited, "");
+            assert!(pauses(&limited, false), "{stage}");
+            assert_eq!(pauses(&limited, true), stage != StageName::Connector, "{stage}");
+        }
+        assert!(pauses(&Fault::new(StageName::Connector, Reason::ForgeDown, ""), true));
+    }
+
+    #[test]
+    fn a_crash_of_a_job_that_only_waited_is_waited_out() {
+        let mut past = history(&[]);
+        let crashed = Fault::new(StageName::Listener, Reason::Crashed, "");
+        for delay in [10, 30, 90, 270, 600, 600] {
+            past.record(&crashed, false);
+            assert_eq!(policy().decide(&past), Decision::Wait(secs(delay)));
+        }
+        assert_eq!(past.counted(), 0);
+        past.record(&crashed, true);
+        assert_eq!(policy().decide(&past), Decision::Retry(secs(10)));
+    }
+
+    #[test]
+    fn the_same_build_failure_at_the_same_step_twice_in_a_row_is_final() {
+        let same = history(&[(Reason::BuildFailed, "RUN a"), (Reason::BuildFailed, "RUN a")]);
+        assert_eq!(policy().decide(&same), Decision::GiveUp);
+        let other = history(&[(Reason::BuildFailed, "RUN a"), (Reason::BuildFailed, "RUN b")]);
+        assert_eq!(policy().decide(&other), Decision::Retry(secs(30)));
+    }
+
+    #[test]
+    fn a_service_failure_is_tried_up_to_the_total_of_tries() {
+        let tries = |n| history(&vec![(Reason::RegistryFailed, ""); n]);
+        assert_eq!(policy().decide(&tries(4)), Decision::Retry(secs(270)));
+        assert_eq!(policy().decide(&tries(5)), Decision::GiveUp);
+    }
+
+    #[test]
+    fn waiting_for_capacity_never_ends_in_giving_up() {
+        let waits = history(&[(Reason::RegistryDown, ""); 100]);
+        assert_eq!(policy().decide(&waits), Decision::Wait(secs(600)));
+        assert_eq!(waits.counted(), 0);
+    }
+
+    #[test]
+    fn a_failing_service_is_left_alone_for_as_long_as_it_asks() {
+        assert_eq!(policy().delay(1, Some(secs(31))), secs(90));
+        assert_eq!(policy().delay(4, Some(secs(31))), secs(270));
+        assert_eq!(policy().delay(1, Some(secs(6000))), secs(600));
+    }
+}

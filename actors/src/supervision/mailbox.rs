@@ -1,0 +1,86 @@
+//! The way to an actor that may be another instance by the time a message arrives.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use actix::dev::SendError;
+use actix::{Actor, Addr, Context, Handler, Message};
+use tokio::sync::watch;
+
+use crate::delivery::lease::{Leased, Phase, Revocable};
+use crate::model::fault::StageName;
+
+/// The way to an actor, whichever instance of it lives at the moment.
+pub struct Mailbox<A: Actor> {
+    pub(super) current: watch::Receiver<Option<Addr<A>>>,
+    pub(super) mail: Mail,
+}
+
+impl<A: Actor> Clone for Mailbox<A> {
+    fn clone(&self) -> Self {
+        Self { current: self.current.clone(), mail: self.mail.clone() }
+    }
+}
+
+/// What was sent to an actor and may not have been looked at yet, in order.
+#[derive(Clone, Default)]
+pub(super) struct Mail(Arc<Mutex<Vec<Revocable>>>);
+
+impl Mail {
+    fn add(&self, lease: Revocable) {
+        let mut mail = self.lock();
+        mail.retain(|lease| lease.doing() == Some(Phase::Mailed));
+        mail.push(lease);
+    }
+
+    /// Takes everything away from an actor that is stuck: in the message that it looks at, and so
+    /// before all others.
+    pub(super) fn take_away(&self, stage: StageName) {
+        let mail = std::mem::take(&mut *self.lock());
+        let mut unread = mail.iter().filter(|lease| lease.doing() == Some(Phase::Mailed));
+        if let Some(first) = unread.next() {
+            first.revoke_from(stage);
+        }
+        unread.for_each(Revocable::revoke);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Revocable>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Mailbox<A> {
+    /// Hands a message to the actor, waiting while it is being restarted. The message is dropped,
+    /// with all that it owns, when the actor is gone for good.
+    pub async fn deliver<M>(&self, mut message: M)
+    where
+        A: Handler<M>,
+        M: Message<Result = ()> + Leased + Send + 'static,
+    {
+        let mut current = self.current.clone();
+        let lease = message.lease().revocable();
+        loop {
+            let address = match current.wait_for(Option::is_some).await {
+                Ok(address) => address.clone(),
+                Err(_) => return,
+            };
+            let Some(address) = address else { continue };
+            // Before it is sent: the actor may be stuck in it when this goes on.
+            self.mail.add(lease.clone());
+            match address.try_send(message) {
+                Ok(()) => return,
+                // Its death has not been noticed yet: the address changes in a moment.
+                Err(SendError::Closed(back)) => {
+                    message = back;
+                    if current.changed().await.is_err() {
+                        return;
+                    }
+                }
+                // Mailboxes are unbounded (see `run`): what bounds them is the prefetch.
+                Err(SendError::Full(back)) => {
+                    message = back;
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What an operator sees.
+
+pub mod delivery_span;
+pub mod health;
+pub mod metrics;
+pub mod trace;

@@ -1,0 +1,235 @@
+//! The six actors on ports in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::limits::Limits;
+use crate::model::notification::Notification;
+use crate::model::shutdown::{Shutdown, ShutdownPhase};
+use crate::parse::Rules;
+use crate::pipeline;
+use crate::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
+use crate::ports::{Broker, Message, Route};
+use crate::scheduling::retry_policy::RetryPolicy;
+use crate::supervision::RestartIntensity;
+use crate::telemetry::delivery_span::Observer;
+use crate::telemetry::health::{ActorName, Health, Snapshot};
+use crate::testing::broker::FakeBroker;
+use crate::testing::builder::FakeBuilder;
+use crate::testing::connector::FakeConnector;
+use crate::testing::notifier::FakeNotifier;
+use crate::testing::planner::FakePlanner;
+use crate::testing::probe::FakeProbe;
+use crate::testing::registry::FakeRegistry;
+use actix_rt::System;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Longest that a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A crew at work on ports in memory.
+pub struct World {
+    pub broker: FakeBroker,
+    pub forge: FakeConnector,
+    pub planner: FakePlanner,
+    pub engine: FakeBuilder,
+    pub registry: FakeRegistry,
+    pub managers: FakeNotifier,
+    pub probe: FakeProbe,
+    pub lifecycle: Shutdown,
+    pub crew: Pipeline,
+    health: Arc<[Arc<Health>]>,
+    workspaces: TempDir,
+}
+
+/// PipelineSettings with delays that a test can wait for.
+pub fn settings() -> PipelineSettings {
+    let stage = |concurrency| StageSettings { concurrency, timeout: Duration::from_secs(10) };
+    PipelineSettings {
+        rules: Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() },
+        workspaces: std::path::PathBuf::new(),
+        registry_name: "registry.test".to_owned(),
+        prefetch: 8,
+        job_timeout: Duration::from_secs(15),
+        connector: stage(4),
+        builder: stage(2),
+        pusher: stage(4),
+        notifier: stage(4),
+        retry_concurrency: 4,
+        builds_per_user: 2,
+        supersede: false,
+        retry: RetryPolicy {
+            max_attempts: 3,
+            initial_delay: Duration::from_millis(10),
+            multiplier: 2.0,
+            max_delay: Duration::from_millis(40),
+        },
+        dead_ttl: Some(Duration::from_secs(3600)),
+        results: false,
+        intensity: RestartIntensity {
+            max_restarts: 5,
+            window: Duration::from_secs(30),
+            health_interval: Duration::from_secs(30),
+        },
+    }
+}
+
+/// Runs a test on a crew with these settings.
+pub fn with_pipeline<F>(settings: PipelineSettings, test: impl FnOnce(World) -> F)
+where
+    F: Future<Output = ()>,
+{
+    let system = System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime")
+    });
+    system.block_on(async {
+        let world = World::start(settings);
+        tokio::time::timeout(3 * PATIENCE, test(world)).await.expect("the test ends in time");
+    });
+}
+
+impl World {
+    fn start(mut settings: PipelineSettings) -> Self {
+        let workspaces = tempfile::tempdir().expect("a directory");
+        settings.workspaces = workspaces.path().to_owned();
+        let (broker, forge, planner) =
+            (FakeBroker::new(), FakeConnector::new(), FakePlanner::new());
+        let (engine, registry, managers, probe) =
+            (FakeBuilder::new(), FakeRegistry::new(), FakeNotifier::new(), FakeProbe::new());
+        let ports = Ports {
+            broker: Arc::new(broker.clone()),
+            forge: Arc::new(forge.clone()),
+            planner: Arc::new(planner.clone()),
+            engine: Arc::new(engine.clone()),
+            registry: Arc::new(registry.clone()),
+            managers: Arc::new(managers.clone()),
+            probe: Arc::new(probe.clone()),
+        };
+        let (health, lifecycle) = (pipeline::health(), Shutdown::default());
+        let crew =
+            Pipeline::start(ports, settings, &health, Observer::default(), lifecycle.clone());
+        Self {
+            broker,
+            forge,
+            planner,
+            engine,
+            registry,
+            managers,
+            probe,
+            lifecycle,
+            crew,
+            health,
+            workspaces,
+        }
+    }
+
+    /// Publishes a request as a client does.
+    pub async fn request(&self, body: &Value) {
+        self.publish(body.to_string().as_bytes()).await;
+    }
+
+    /// Publishes any body.
+    pub async fn publish(&self, body: &[u8]) {
+        let message = Message { body: body.to_vec(), ..Message::default() };
+        self.broker.publish(Route::Build, message).await.expect("published");
+    }
+
+    /// The notifications of the first `count` calls that went well, parsed.
+    pub async fn told(&self, count: usize) -> Vec<(String, Value)> {
+        let told = self.managers.wait_for(count);
+        let told = tokio::time::timeout(PATIENCE, told).await;
+        told.expect("the managers are told in time").iter().map(parsed).collect()
+    }
+
+    /// The one notification that there is to be.
+    pub async fn told_once(&self) -> (String, Value) {
+        self.told(1).await;
+        self.quiet().await;
+        let told: Vec<_> = self.managers.told().iter().map(parsed).collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        told.into_iter().next().expect("one")
+    }
+
+    /// Waits until the source of this build was asked for.
+    pub async fn until_fetched(&self, build_id: &str) {
+        loop {
+            let calls = self.forge.calls();
+            if calls.iter().any(|call| call.build_id == build_id) {
+                return;
+            }
+            self.forge.called(calls.len() + 1).await;
+        }
+    }
+
+    /// Waits until nothing waits in a queue and nothing is unsettled.
+    pub async fn quiet(&self) {
+        use crate::ports::Queue;
+        let idle = self.broker.wait_until(|broker| {
+            let empty = [Route::Build, Route::Fail, Route::Outcome];
+            let settled = [Queue::Build, Queue::Fail, Queue::Outcome];
+            empty.into_iter().all(|route| broker.messages(route).is_empty())
+                && settled.into_iter().all(|queue| broker.unsettled(queue) == 0)
+        });
+        tokio::time::timeout(PATIENCE, idle).await.expect("the queues run empty in time");
+    }
+
+    pub fn health(&self, name: ActorName) -> Snapshot {
+        let health = self.health.iter().find(|health| health.name() == name);
+        health.expect("every actor has one").snapshot()
+    }
+
+    /// The restarts of each actor, in the order of [`ActorName::ALL`].
+    pub fn restarts(&self) -> [u64; 6] {
+        ActorName::ALL.map(|name| self.health(name).restarts())
+    }
+
+    /// The deaths of this cause of each actor, in the order of [`ActorName::ALL`].
+    pub fn deaths(&self, cause: &str) -> [u64; 6] {
+        ActorName::ALL.map(|name| self.health(name).deaths.get(cause).copied().unwrap_or_default())
+    }
+
+    /// Waits until the figures of the actors are as `good` wants them. They change without any event.
+    pub async fn until(&self, good: impl Fn(&Self) -> bool) {
+        let all = async {
+            while !good(self) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.expect("the figures become good in time");
+    }
+
+    /// What is left in the workspaces' directory once those that go are gone.
+    pub async fn workspaces_left(&self) -> usize {
+        let path = self.workspaces.path().to_owned();
+        let count = || std::fs::read_dir(&path).expect("readable").count();
+        for _ in 0..500 {
+            if count() == 0 {
+                break;
+            }
+            // Removing is the file system's business: there is no event for it.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        count()
+    }
+
+    /// Drains the crew to its end.
+    pub async fn drain(&mut self) {
+        self.lifecycle.enter(ShutdownPhase::Draining);
+        tokio::time::timeout(PATIENCE, self.crew.settled()).await.expect("settled in time");
+    }
+}
+
+/// A request for the default branch of `owner/name`.
+pub fn request(uuid: &str) -> Value {
+    json!({"uuid": uuid, "userID": "alice", "repo": "owner/name", "token": "hunter2hunter2"})
+}
+
+fn parsed(notification: &Notification) -> (String, Value) {
+    let body = serde_json::from_slice(&notification.body).expect("a notification is JSON");
+    (notification.id.clone(), body)
+}

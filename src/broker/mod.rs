@@ -1,0 +1,3 @@
+//! The broker port's adapters.
+
+pub mod rabbitmq;

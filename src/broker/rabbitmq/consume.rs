@@ -1,0 +1,292 @@
+//! A subscription: deliveries on a channel of their own, and their settling.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use image_builder_actors::ports::{BrokerError, RawDelivery, Settle, Subscription};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::protocol::AMQPSoftError;
+use lapin::types::FieldTable;
+use lapin::{Acker, Channel, Connection, Consumer, ErrorKind};
+use tokio::sync::{mpsc, watch};
+
+use super::connection::{ManagedConnection, pause, pauses};
+use super::declare::{Declarer, soft_error};
+use super::handshake::Failure;
+use super::properties;
+
+/// How long the broker is given to answer a cancel or a close before the answer no longer matters.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Subscribes as soon as there is a connection; the caller sets the time limit.
+pub(super) async fn subscribe(
+    managed: &Arc<ManagedConnection>,
+    declarer: &Declarer,
+    queue: &str,
+    prefetch: u16,
+) -> Result<Subscription, BrokerError> {
+    let mut pauses = pauses();
+    let mut declared_again = false;
+    loop {
+        let Some(connection) = managed.current().await else {
+            let text = "the connection was closed by this worker".to_owned();
+            return Err(BrokerError::Unavailable(text));
+        };
+        let opened = tokio::select! {
+            opened = open(&connection, queue, prefetch) => opened,
+            () = managed.lost(&connection) => continue,
+        };
+        let error = match opened {
+            Ok((channel, consumer)) => {
+                return Ok(start(managed.clone(), connection, channel, consumer, prefetch));
+            }
+            Err(error) => error,
+        };
+        match soft_error(&error) {
+            Some((AMQPSoftError::NOTFOUND, _)) if !declared_again => {
+                tracing::warn!(queue, "the queue is gone: declaring all queues again");
+                declared_again = true;
+                if let Err(Failure::Permanent(error)) = declarer.declare(&connection).await {
+                    return Err(BrokerError::Unavailable(error.to_string()));
+                }
+            }
+            Some((_, text)) => {
+                let text = format!("cannot consume `{queue}`: {text}");
+                return Err(BrokerError::Unavailable(text));
+            }
+            None => {}
+        }
+        tracing::debug!(queue, %error, "subscribing again");
+        pause(&mut pauses).await;
+    }
+}
+
+async fn open(
+    connection: &Connection,
+    queue: &str,
+    prefetch: u16,
+) -> lapin::Result<(Channel, Consumer)> {
+    let channel = connection.create_channel().await?;
+    // Nought would mean "as many as there are".
+    channel.basic_qos(prefetch.max(1), BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let consumer =
+        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    Ok((channel, consumer))
+}
+
+fn start(
+    managed: Arc<ManagedConnection>,
+    connection: Arc<Connection>,
+    channel: Channel,
+    consumer: Consumer,
+    prefetch: u16,
+) -> Subscription {
+    // Room for all that the broker sends ahead: after a cancel, its owner finds it there.
+    let (deliveries_in, deliveries) = mpsc::channel(usize::from(prefetch.max(1)));
+    let (wish_in, wish) = watch::channel(Wish::Deliver);
+    let (state_in, state) = watch::channel(State::Open);
+    let in_hand = Arc::new(InHand::default());
+    let feed = Feed {
+        managed,
+        connection,
+        channel,
+        consumer,
+        deliveries: deliveries_in,
+        in_hand: in_hand.clone(),
+    };
+    tokio::spawn(feed.run(wish, state_in));
+    Subscription { deliveries, settle: Arc::new(Settling { in_hand, wish: wish_in, state }) }
+}
+
+/// What the subscription's owner wants of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Deliver,
+    NoMore,
+}
+
+/// What the subscription's owner may still expect of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Further deliveries.
+    Open,
+    /// That what is in hand can be settled.
+    Quiet,
+    /// Nothing.
+    Over,
+}
+
+/// The deliveries that are not settled, by tag.
+#[derive(Default)]
+struct InHand(Mutex<HashMap<u64, Acker>>);
+
+impl InHand {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Acker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The owner's end. When the last clone is dropped, the channel closes and the broker takes back
+/// what is not settled.
+struct Settling {
+    in_hand: Arc<InHand>,
+    wish: watch::Sender<Wish>,
+    state: watch::Receiver<State>,
+}
+
+#[async_trait]
+impl Settle for Settling {
+    fn holds(&self, tag: u64) -> bool {
+        self.in_hand.lock().contains_key(&tag)
+    }
+
+    async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
+        let acker = self.take(tag)?;
+        told(acker.ack(BasicAckOptions::default()).await)
+    }
+
+    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
+        let acker = self.take(tag)?;
+        let options = BasicNackOptions { requeue: true, ..Default::default() };
+        told(acker.nack(options).await)
+    }
+
+    async fn cancel(&self) {
+        self.wish.send_replace(Wish::NoMore);
+        // An error means that the subscription has ended altogether.
+        let _ = self.state.clone().wait_for(|state| *state != State::Open).await;
+    }
+
+    async fn ended(&self) {
+        // An error means the same.
+        let _ = self.state.clone().wait_for(|state| *state == State::Over).await;
+    }
+}
+
+impl Settling {
+    fn take(&self, tag: u64) -> Result<Acker, BrokerError> {
+        self.in_hand.lock().remove(&tag).ok_or(BrokerError::Stale)
+    }
+}
+
+/// Whether the broker was told: a channel that is gone takes no answers.
+fn told(result: lapin::Result<bool>) -> Result<(), BrokerError> {
+    match result {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => Err(BrokerError::Stale),
+    }
+}
+
+/// The task behind a subscription.
+struct Feed {
+    managed: Arc<ManagedConnection>,
+    connection: Arc<Connection>,
+    channel: Channel,
+    consumer: Consumer,
+    deliveries: mpsc::Sender<RawDelivery>,
+    in_hand: Arc<InHand>,
+}
+
+impl Feed {
+    async fn run(mut self, mut wish: watch::Receiver<Wish>, state: watch::Sender<State>) {
+        let owner_stopped = loop {
+            tokio::select! {
+                // The owner wants no more, or is gone.
+                _ = wish.wait_for(|wish| *wish == Wish::NoMore) => break true,
+                () = self.deliveries.closed() => break true,
+                () = self.managed.lost(&self.connection) => break false,
+                step = deliver(&mut self.consumer, &self.deliveries, &self.in_hand) => {
+                    if step.is_break() {
+                        break false;
+                    }
+                }
+            }
+        };
+        if owner_stopped {
+            self.stop().await;
+        } else {
+            // Before anybody is told of the end: none of it can be settled any more.
+            self.in_hand.lock().clear();
+        }
+        let Self { managed, connection, channel, consumer, deliveries, in_hand } = self;
+        drop(deliveries);
+        if owner_stopped {
+            state.send_replace(State::Quiet);
+            // What is in hand can be settled until the last owner lets go.
+            tokio::select! {
+                () = async { while wish.changed().await.is_ok() {} } => {}
+                () = managed.lost(&connection) => {}
+            }
+        }
+        drop(connection);
+        in_hand.lock().clear();
+        state.send_replace(State::Over);
+        drop(consumer);
+        let goodbye = channel.close(200, "the subscription ends".into());
+        if !matches!(tokio::time::timeout(GOODBYE, goodbye).await, Ok(Ok(()))) {
+            tracing::debug!("the channel of a subscription was gone before it was closed");
+        }
+    }
+
+    /// Tells the broker to send no more, and hands out what has come. To give it back is for the owner,
+    /// who can do so without its being counted; what there is no room for goes back at once.
+    async fn stop(&mut self) {
+        let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        if !matches!(tokio::time::timeout(GOODBYE, cancel).await, Ok(Ok(()))) {
+            return;
+        }
+        // The broker's answer has ended the stream behind the last delivery.
+        while let Some(Ok(delivery)) = self.consumer.next().await {
+            let (tag, acker) = (delivery.delivery_tag, delivery.acker.clone());
+            self.in_hand.lock().insert(tag, acker.clone());
+            if self.deliveries.try_send(properties::of_delivery(delivery)).is_err() {
+                self.in_hand.lock().remove(&tag);
+                let options = BasicNackOptions { requeue: true, ..Default::default() };
+                // An error means that the channel is gone, and with it the delivery.
+                let _ = acker.nack(options).await;
+            }
+        }
+    }
+}
+
+/// Hands out the next delivery, once there is room for it. Safe to drop: it takes nothing off the
+/// stream before it can hand it out. `Break` = the broker or the connection has ended the stream.
+async fn deliver(
+    consumer: &mut Consumer,
+    deliveries: &mpsc::Sender<RawDelivery>,
+    in_hand: &InHand,
+) -> ControlFlow<()> {
+    let Ok(room) = deliveries.reserve().await else { return ControlFlow::Break(()) };
+    match consumer.next().await {
+        Some(Ok(delivery)) => {
+            in_hand.lock().insert(delivery.delivery_tag, delivery.acker.clone());
+            room.send(properties::of_delivery(delivery));
+            ControlFlow::Continue(())
+        }
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::ParsingError(_)) => {
+            // The library gives the whole connection up, and the message comes again.
+            tracing::error!(
+                %error,
+                "the broker sent a message that cannot be read, most likely with a message id or a \
+                 header's name that is not UTF-8: nothing is consumed until it is removed from the \
+                 head of its queue, for which the management console has `Get messages`"
+            );
+            ControlFlow::Break(())
+        }
+        Some(Err(error)) => {
+            tracing::warn!(%error, "a subscription ended");
+            ControlFlow::Break(())
+        }
+        None => {
+            tracing::warn!("the broker ended a subscription");
+            ControlFlow::Break(())
+        }
+    }
+}

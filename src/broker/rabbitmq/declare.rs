@@ -1,0 +1,128 @@
+//! Declares the topology, and lives with queues that somebody else has declared before.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
+
+use super::ConnectError;
+use super::handshake::Failure;
+use crate::broker::rabbitmq::topology::{Argument, QueueDeclaration, Topology};
+
+/// Declares the queues and the exchange of one topology, as often as need be.
+pub(super) struct Declarer {
+    topology: Topology,
+    /// Queues that somebody was already warned of.
+    warned: Mutex<BTreeSet<String>>,
+    /// One declaration at a time: many publishers may find the same queue missing at once.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Declarer {
+    pub(super) fn new(topology: Topology) -> Self {
+        Self { topology, warned: Mutex::default(), turn: tokio::sync::Mutex::default() }
+    }
+
+    pub(super) fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Declares everything; what exists already as it should be is left as it is.
+    pub(super) async fn declare(&self, connection: &Connection) -> Result<(), Failure> {
+        let _turn = self.turn.lock().await;
+        let mut channel = connection.create_channel().await?;
+        self.declare_exchange(&channel).await?;
+        for queue in self.topology.queues() {
+            let Err(error) = declare_queue(&channel, queue, false).await else { continue };
+            let text = match soft_error(&error) {
+                Some((AMQPSoftError::PRECONDITIONFAILED, text)) => text,
+                Some((AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED, text)) => {
+                    return Err(unusable(queue, text));
+                }
+                // A queue whose node is down is "not found": that passes.
+                _ => return Err(error.into()),
+            };
+            let Some(loss) = queue.role.if_different() else {
+                return Err(unusable(queue, text));
+            };
+            // The refusal has closed the channel.
+            channel = connection.create_channel().await?;
+            if let Err(error) = declare_queue(&channel, queue, true).await {
+                return Err(match soft_error(&error) {
+                    Some((_, text)) => unusable(queue, text),
+                    None => error.into(),
+                });
+            }
+            self.warn_once(queue, text, loss);
+        }
+        Ok(channel.close(200, "declared".into()).await?)
+    }
+
+    async fn declare_exchange(&self, channel: &Channel) -> Result<(), Failure> {
+        let name = self.topology.cancel_exchange();
+        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        channel
+            .exchange_declare(name.into(), ExchangeKind::Fanout, options, FieldTable::default())
+            .await
+            .map_err(|error| match soft_error(&error) {
+                Some((_, text)) => Failure::Permanent(ConnectError::Topology {
+                    what: format!("the cancel exchange `{name}`"),
+                    reason: text.to_owned(),
+                }),
+                None => error.into(),
+            })
+    }
+
+    fn warn_once(&self, queue: &QueueDeclaration, text: &str, loss: &str) {
+        let name = &queue.name;
+        if !self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
+            return;
+        }
+        tracing::warn!(
+            queue = name,
+            broker_says = text,
+            "the {queue} exists with other arguments than this worker declares, and is used as it is: \
+             {loss}. To mend it, stop the publishers, wait until the queue is empty and delete it \
+             (the worker declares it anew), or set what is missing with a policy"
+        );
+    }
+}
+
+/// Declares a queue, or, if `passive`, only asks whether there is one of this name. Returns how many
+/// messages it has ready.
+pub(crate) async fn declare_queue(
+    channel: &Channel,
+    queue: &QueueDeclaration,
+    passive: bool,
+) -> lapin::Result<u32> {
+    let options = QueueDeclareOptions { passive, durable: true, ..Default::default() };
+    let mut arguments = FieldTable::default();
+    for (key, value) in &queue.arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(LongString::from(text.clone())),
+            Argument::Number(number) => AMQPValue::LongLongInt(*number),
+        };
+        arguments.insert((*key).into(), value);
+    }
+    let queue = channel.queue_declare(queue.name.as_str().into(), options, arguments).await?;
+    Ok(queue.message_count())
+}
+
+fn unusable(queue: &QueueDeclaration, reason: &str) -> Failure {
+    let what = format!("the queue `{}`", queue.name);
+    Failure::Permanent(ConnectError::Topology { what, reason: reason.to_owned() })
+}
+
+/// The broker's refusal of one request, which costs a channel, with its words.
+pub(crate) fn soft_error(error: &lapin::Error) -> Option<(&AMQPSoftError, &str)> {
+    match error.kind() {
+        ErrorKind::ProtocolError(refusal) => match refusal.kind() {
+            AMQPErrorKind::Soft(soft) => Some((soft, refusal.get_message().as_str())),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
+    }
+}

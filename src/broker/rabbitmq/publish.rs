@@ -1,0 +1,207 @@
+//! Publishing: persistent, mandatory, and done only when the broker has confirmed it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use image_builder_actors::ports::{BrokerError, Message, REPEATED, Route};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::protocol::AMQPSoftError;
+use lapin::{Channel, Confirmation, Connection};
+use tokio::sync::Semaphore;
+
+use super::connection::{ManagedConnection, pause, pauses};
+use super::declare::{Declarer, soft_error};
+use super::handshake::Failure;
+use super::{properties, too_slow};
+
+/// Publishes under way at once; further ones wait for a turn.
+const MOST_AT_ONCE: usize = 512;
+
+/// Open channels that are kept for the next publish.
+const MOST_IDLE: usize = 64;
+
+/// Publishes over one connection, each message on a channel that it has to itself.
+///
+/// A channel of its own, for the time of one message, is what makes the answer certain: the broker's
+/// return of an unroutable message carries no number, and lapin gives it to whichever confirm comes
+/// next on that channel. It also lets no slow confirm hold back another publish.
+pub(super) struct Publisher {
+    managed: Arc<ManagedConnection>,
+    declarer: Arc<Declarer>,
+    limit: Duration,
+    /// Channels for the next publishes, each with its connection.
+    idle: Mutex<Vec<(Arc<Connection>, Channel)>>,
+    turns: Semaphore,
+}
+
+/// What the broker said to one message.
+enum Answer {
+    Confirmed,
+    /// There is no such queue.
+    Returned(String),
+    /// The queue could not take it.
+    Refused,
+}
+
+impl Publisher {
+    pub(super) fn new(
+        managed: Arc<ManagedConnection>,
+        declarer: Arc<Declarer>,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            managed,
+            declarer,
+            limit,
+            idle: Mutex::default(),
+            turns: Semaphore::new(MOST_AT_ONCE),
+        }
+    }
+
+    pub(super) fn managed(&self) -> &ManagedConnection {
+        &self.managed
+    }
+
+    /// Publishes, and returns when the message is safe in its queue.
+    pub(super) async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {
+        let Some(queue) = self.declarer.topology().routing_key(route) else {
+            return Err(BrokerError::Refused(format!("there is no queue for {route:?}")));
+        };
+        tokio::time::timeout(self.limit, self.until_confirmed(route, &queue, message))
+            .await
+            .unwrap_or_else(|_| Err(too_slow("confirm a message for", &queue, self.limit)))
+    }
+
+    /// Tries until the broker has said something about the message. A try whose answer was lost is
+    /// made again: a duplicate is repaired, a loss is not.
+    async fn until_confirmed(
+        &self,
+        route: Route,
+        queue: &str,
+        mut message: Message,
+    ) -> Result<(), BrokerError> {
+        let _turn = self.turns.acquire().await.map_err(closed)?;
+        let mut pauses = pauses();
+        // The log is declared by those who read it.
+        let mut declared_again = route == Route::Told;
+        let mut times = 0u64;
+        loop {
+            match self.attempt(queue, &message).await {
+                Ok(Answer::Confirmed) => return Ok(()),
+                Ok(Answer::Refused) => {
+                    let text = format!("the queue `{queue}` is full or has lost its nodes");
+                    return Err(BrokerError::Unavailable(text));
+                }
+                Ok(Answer::Returned(reason)) if declared_again => {
+                    let text = format!("there is no queue `{queue}` ({reason})");
+                    return Err(BrokerError::Refused(text));
+                }
+                Ok(Answer::Returned(_)) => {
+                    tracing::warn!(queue, "the queue is gone: declaring all queues again");
+                    self.declare_again(queue).await?;
+                    declared_again = true;
+                }
+                Err(Attempt::Final(error)) => return Err(error),
+                Err(Attempt::Again(error)) => {
+                    tracing::debug!(queue, %error, "publishing again on a new channel");
+                    times += 1;
+                    message.headers.insert(REPEATED.to_owned(), times.to_string());
+                    pause(&mut pauses).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, queue: &str, message: &Message) -> Result<Answer, Attempt> {
+        let connection = self.managed.current().await.ok_or_else(|| Attempt::Final(closed(())))?;
+        tokio::select! {
+            answer = self.send(&connection, queue, message) => answer,
+            () = self.managed.lost(&connection) => {
+                Err(Attempt::Again("the connection was lost".to_owned()))
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        connection: &Arc<Connection>,
+        queue: &str,
+        message: &Message,
+    ) -> Result<Answer, Attempt> {
+        let properties = properties::of_message(message, connection.configuration().frame_max())
+            .map_err(|reason| Attempt::Final(BrokerError::Refused(reason)))?;
+        let channel = self.channel(connection).await?;
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let confirm = channel
+            .basic_publish("".into(), queue.into(), options, &message.body, properties)
+            .await?;
+        let answer = match confirm.await? {
+            Confirmation::Ack(None) => Answer::Confirmed,
+            Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
+                Answer::Returned(returned.reply_text.to_string())
+            }
+            Confirmation::Nack(None) => Answer::Refused,
+            Confirmation::NotRequested => {
+                return Err(Attempt::Again("the channel is not in confirm mode".to_owned()));
+            }
+        };
+        // Only a channel without a message under way may be used again. A future that is dropped
+        // before this drops its channel, which closes it.
+        let mut idle = self.idle();
+        if idle.len() < MOST_IDLE {
+            idle.push((connection.clone(), channel));
+        }
+        Ok(answer)
+    }
+
+    /// A channel in confirm mode that nobody else uses.
+    async fn channel(&self, connection: &Arc<Connection>) -> lapin::Result<Channel> {
+        while let Some((of, channel)) = self.idle().pop() {
+            if Arc::ptr_eq(&of, connection) && channel.status().connected() {
+                return Ok(channel);
+            }
+        }
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(channel)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Arc<Connection>, Channel)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn declare_again(&self, queue: &str) -> Result<(), BrokerError> {
+        let connection = self.managed.current().await.ok_or_else(|| closed(()))?;
+        self.declarer.declare(&connection).await.or_else(|failure| match failure {
+            // The next attempt finds out how the broker does.
+            Failure::Temporary(_) => Ok(()),
+            Failure::Permanent(error) => Err(BrokerError::Refused(format!(
+                "there is no queue `{queue}`, and it cannot be declared: {error}"
+            ))),
+        })
+    }
+}
+
+/// A try without an answer from the broker.
+enum Attempt {
+    /// Another try may do.
+    Again(String),
+    Final(BrokerError),
+}
+
+impl From<lapin::Error> for Attempt {
+    fn from(error: lapin::Error) -> Self {
+        match soft_error(&error) {
+            // The message itself is at fault: too large, or not allowed. It would cost a channel
+            // again and again.
+            Some((AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::ACCESSREFUSED, text)) => {
+                Attempt::Final(BrokerError::Refused(text.to_owned()))
+            }
+            _ => Attempt::Again(error.to_string()),
+        }
+    }
+}
+
+fn closed<T>(_: T) -> BrokerError {
+    BrokerError::Unavailable("the connection was closed by this worker".to_owned())
+}

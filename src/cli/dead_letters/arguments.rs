@@ -1,0 +1,161 @@
+//! The command line of `image-builder dead`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::notification::Culprit;
+
+use super::letter::Found;
+
+/// Look at builds that were given up, try them again, or forget them.
+///
+/// A copy of each is kept in DEAD_QUEUE for DEAD_QUEUE_TTL, with what happened at each try and without
+/// any credential. These commands need RABBITMQ_URI and the queues' names, from the environment or
+/// config/.env like the worker's own settings. Only one of them is at work at a time; a second one waits
+/// for some seconds. A command that is killed loses nothing.
+///
+/// Exit codes: 0 done; 1 no such letter, or some were left; 64 usage; 69 the broker or a queue is not
+/// available; 75 another command is at work; 78 bad settings.
+#[derive(Debug, Subcommand)]
+#[command(arg_required_else_help = true)]
+pub enum Command {
+    /// List the letters, one line each, newest last
+    List(List),
+    /// Show one letter: what was asked for, what happened at each try, and the end of the build's log
+    Show {
+        /// The build's id, or the beginning of it
+        #[arg(value_parser = id)]
+        id: String,
+        /// Print the letter as it is, as one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask for builds again
+    ///
+    /// For each letter a new request is put on the build queue, with an id of its own and the old one in
+    /// `redriveOf`; then the letter is removed. What the letter lacks because it was a credential has to be
+    /// given again: the forge's token, build secrets, and variables that look like credentials. `dead show`
+    /// says what that is. Nothing of it is taken from the command line itself, where every user of the
+    /// machine could read it.
+    Redrive(Redrive),
+    /// Remove one letter for good
+    Drop {
+        /// The build's id, or the beginning of it
+        #[arg(value_parser = id)]
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    pub(super) filter: Filter,
+    /// Print each letter as it is, as one line of JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Redrive {
+    /// The build's id, or the beginning of it
+    #[arg(value_parser = id, required_unless_present = "all", conflicts_with_all = ["all", "fault", "user"])]
+    pub(super) id: Option<String>,
+    /// Redrive every letter; those that lack something which is not given are skipped
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) filter: Filter,
+    #[command(flatten)]
+    pub(super) credentials: Credentials,
+}
+
+/// Which letters are meant.
+#[derive(Debug, Args)]
+pub(super) struct Filter {
+    /// Only builds that were given up for this reason (such as `registry_refused`), or by the fault of
+    /// the `user` or of a `service`; may be given more than once
+    #[arg(long, value_name = "REASON|user|service", value_parser = fault)]
+    fault: Vec<FaultName>,
+    /// Only builds of this user
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+}
+
+impl Filter {
+    pub(super) fn is_empty(&self) -> bool {
+        self.fault.is_empty() && self.user.is_none()
+    }
+
+    /// Whether a letter is meant. What is no letter is meant only where all are.
+    pub(super) fn takes(&self, found: &Found) -> bool {
+        let Some(letter) = &found.letter else { return self.is_empty() };
+        let of_fault = self.fault.is_empty()
+            || self.fault.iter().any(|name| match name {
+                FaultName::Reason(reason) => *reason == letter.reason,
+                FaultName::Of(culprit) => *culprit == Culprit::of(letter.reason),
+            });
+        of_fault && self.user.as_deref().is_none_or(|user| found.text("userID") == Some(user))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FaultName {
+    Reason(Reason),
+    Of(Culprit),
+}
+
+fn fault(name: &str) -> Result<FaultName, String> {
+    match name {
+        "user" => return Ok(FaultName::Of(Culprit::User)),
+        "service" => return Ok(FaultName::Of(Culprit::Service)),
+        _ => {}
+    }
+    let reason = Reason::ALL.iter().find(|reason| reason.as_str() == name);
+    reason.map(|reason| FaultName::Reason(*reason)).ok_or_else(|| {
+        let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        format!("it is none of user, service, {}", names.join(", "))
+    })
+}
+
+fn id(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("it is empty") } else { Ok(text.to_owned()) }
+}
+
+/// Where what was taken out of a letter is given again.
+#[derive(Debug, Default, Args)]
+pub(super) struct Credentials {
+    /// Read the forge's token from this file
+    ///
+    /// The variables IMAGE_BUILDER_TOKEN and IMAGE_BUILDER_TOKEN_FILE do the same. With --all it is given
+    /// to each build that had a token, whoever's it was: combine it with --user.
+    #[arg(long, value_name = "FILE", conflicts_with = "token_stdin")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Read the forge's token from the standard input
+    #[arg(long)]
+    pub(super) token_stdin: bool,
+    /// Read the build secret ID from FILE, a line end at its end aside; may be given more than once
+    #[arg(long = "secret", value_name = "ID=FILE", value_parser = named_file)]
+    pub(super) secrets: Vec<(String, PathBuf)>,
+    /// Read variables whose values were taken out from a file of NAME=VALUE lines
+    ///
+    /// Values are taken as they stand, without quotes; empty lines and lines that begin with # are
+    /// skipped, and so are names that the letter does not lack.
+    #[arg(long, value_name = "FILE")]
+    pub(super) env_file: Option<PathBuf>,
+    /// Read build arguments whose values were taken out from a file of NAME=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    pub(super) build_arg_file: Option<PathBuf>,
+    /// Go on without what is missing and not given
+    #[arg(long)]
+    pub(super) without_credentials: bool,
+}
+
+fn named_file(text: &str) -> Result<(String, PathBuf), &'static str> {
+    match text.split_once('=') {
+        Some((id, file)) if !id.is_empty() && !file.is_empty() => {
+            Ok((id.to_owned(), PathBuf::from(file)))
+        }
+        _ => Err("it is not ID=FILE"),
+    }
+}

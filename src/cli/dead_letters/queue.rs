@@ -1,0 +1,310 @@
+//! The dead queue, read without taking anything from it but what is removed by name.
+//!
+//! Letters are read in batches, each with a consumer of its own, and stay unacknowledged until the
+//! channel closes: then, or when this process dies, the broker puts them all back where they were.
+//! Tried on RabbitMQ 3.10: after a close all letters are back in their old order, which neither
+//! `basic.get` (every message has a consumer of its own there) nor a `basic.nack` of many achieves.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use image_builder_actors::ports::{Message, Queue, Route};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::protocol::AMQPSoftError;
+use lapin::types::FieldTable;
+use lapin::{Channel, Confirmation, Connection};
+
+use super::letter::Found;
+use crate::broker::rabbitmq::declare::{declare_queue, soft_error};
+use crate::broker::rabbitmq::topology::{QueueDeclaration, Role};
+use crate::broker::rabbitmq::{ConnectOnceError, RabbitSettings, connect_once, properties};
+use crate::exit::Exit;
+
+/// Time for the broker to answer anything.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// Silence after which the broker is asked whether there is more.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long to wait for another command to end, and for letters to be back.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pause between two looks at what the broker does not tell by itself.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Batches a reading is divided into: with up to 32 consumers the broker keeps the letters' order
+/// even when this process is killed.
+const MOST_BATCHES: u32 = 30;
+
+/// Letters of the smallest batch.
+const SMALLEST_BATCH: u32 = 50;
+
+/// Why the dead queue cannot be used. Holds no password.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum QueueError {
+    #[error(transparent)]
+    Connect(#[from] ConnectOnceError),
+    #[error(
+        "there is no queue `{0}` on this broker: no worker has run there, or DEAD_QUEUE or the virtual \
+         host in RABBITMQ_URI is another one"
+    )]
+    Missing(String),
+    #[error("another command is at work on the queue `{0}`: try again when it has ended")]
+    Busy(String),
+    #[error("the broker does not hand out the letters of the queue `{0}`")]
+    Withheld(String),
+    #[error("the queue `{queue}` did not take the request: {reason}")]
+    NotTaken { queue: String, reason: String },
+    #[error("lost the broker: {0}")]
+    Lost(#[from] lapin::Error),
+    #[error("the broker did not answer within {ANSWER:?}")]
+    Silent,
+}
+
+impl QueueError {
+    /// How the program ends for this reason.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            QueueError::Connect(ConnectOnceError::Refused(_)) => Exit::Config,
+            QueueError::Busy(_) => Exit::Temporary,
+            _ => Exit::Unavailable,
+        }
+    }
+}
+
+/// One connection's hold on the dead queue. At most one process has it.
+pub(super) struct DeadQueue {
+    connection: Connection,
+    queue: QueueDeclaration,
+    build_queue: String,
+    /// Where letters are held.
+    held: Channel,
+    /// Where questions are asked; holds the lock besides.
+    asking: Channel,
+    /// Where requests are published.
+    publishing: Channel,
+    /// Letters that were there in the beginning and were not read yet: what comes later is left for
+    /// the next time, so that a reading ends.
+    left: u32,
+    batch: u32,
+    batches: u32,
+    read: u32,
+    removed: u32,
+}
+
+impl DeadQueue {
+    /// Connects, and keeps every other command out. What is not as it should be and can be lived
+    /// with is told to `warn`.
+    ///
+    /// # Errors
+    /// See [`QueueError`].
+    pub(super) async fn open(
+        settings: &RabbitSettings,
+        warn: impl Fn(&str),
+    ) -> Result<Self, QueueError> {
+        let topology = &settings.topology;
+        let connection = connect_once(settings, "dead", ANSWER).await?;
+        let queue = topology.queues().iter().find(|queue| queue.role == Role::Dead).cloned();
+        let name = topology.routing_key(Route::Dead).unwrap_or_default();
+        let queue = queue.ok_or_else(|| QueueError::Missing(name.clone()))?;
+        if let Err(error) = count(&answer(connection.create_channel()).await?, &queue).await {
+            return Err(match error {
+                QueueError::Lost(error) if is(&error, &AMQPSoftError::NOTFOUND) => {
+                    QueueError::Missing(name)
+                }
+                other => other,
+            });
+        }
+        let asking = lock(&connection, &format!("{name}.lock"))
+            .await?
+            .ok_or_else(|| QueueError::Busy(name.clone()))?;
+        check_arguments(&connection, &queue, warn).await?;
+        let publishing = answer(connection.create_channel()).await?;
+        answer(publishing.confirm_select(ConfirmSelectOptions::default())).await?;
+        let held = answer(connection.create_channel()).await?;
+        let left = count(&asking, &queue).await?;
+        let batch = (left / MOST_BATCHES + 1).clamp(SMALLEST_BATCH, u16::MAX.into());
+        Ok(Self {
+            build_queue: topology.queue(Queue::Build).to_owned(),
+            connection,
+            queue,
+            held,
+            asking,
+            publishing,
+            left,
+            batch,
+            batches: 0,
+            read: 0,
+            removed: 0,
+        })
+    }
+
+    /// The next letters, oldest first; `None` = there are no more.
+    ///
+    /// # Errors
+    /// See [`QueueError`].
+    pub(super) async fn next(
+        &mut self,
+    ) -> Result<Option<impl Iterator<Item = Found> + use<>>, QueueError> {
+        let size = self.batch.min(self.left);
+        if size == 0 {
+            return Ok(None);
+        }
+        let tag = format!("dead-{:05}", self.batches);
+        self.batches += 1;
+        // The consumer gets as many as it may hold, and is cancelled before any is acknowledged: so
+        // none comes that is not asked for.
+        let prefetch = u16::try_from(size).unwrap_or(u16::MAX);
+        answer(self.held.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        let name = self.queue.name.as_str();
+        let options = BasicConsumeOptions::default();
+        let consuming = self.held.basic_consume(
+            name.into(),
+            tag.as_str().into(),
+            options,
+            FieldTable::default(),
+        );
+        let mut consumer = answer(consuming).await?;
+        let mut letters = Vec::new();
+        let begun = Instant::now();
+        while letters.len() < size as usize {
+            match tokio::time::timeout(SILENCE, consumer.next()).await {
+                Ok(Some(delivery)) => letters.push(delivery?),
+                Ok(None) => return Err(QueueError::Withheld(name.to_owned())),
+                // Letters that were counted have expired meanwhile.
+                Err(_) if count(&self.asking, &self.queue).await? == 0 => {
+                    self.left = letters.len() as u32;
+                    break;
+                }
+                Err(_) if begun.elapsed() > ANSWER => {
+                    return Err(QueueError::Withheld(name.to_owned()));
+                }
+                Err(_) => {}
+            }
+        }
+        answer(self.held.basic_cancel(tag.as_str().into(), BasicCancelOptions::default())).await?;
+        self.left -= letters.len() as u32;
+        self.read += letters.len() as u32;
+        Ok(Some(letters.into_iter().map(Found::read)))
+    }
+
+    /// Takes a letter out of the queue for good.
+    ///
+    /// # Errors
+    /// See [`QueueError`].
+    pub(super) async fn remove(&mut self, delivery_tag: u64) -> Result<(), QueueError> {
+        answer(self.held.basic_ack(delivery_tag, BasicAckOptions::default())).await?;
+        self.removed += 1;
+        Ok(())
+    }
+
+    /// Puts a request on the build queue, and returns when it is safe there.
+    ///
+    /// # Errors
+    /// See [`QueueError`].
+    pub(super) async fn request(&self, message: &Message) -> Result<(), QueueError> {
+        let queue = &self.build_queue;
+        let not_taken = |reason: String| QueueError::NotTaken { queue: queue.clone(), reason };
+        let frame_max = self.connection.configuration().frame_max();
+        let properties = properties::of_message(message, frame_max).map_err(not_taken)?;
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let publish = async {
+            self.publishing
+                .basic_publish("".into(), queue.as_str().into(), options, &message.body, properties)
+                .await?
+                .await
+        };
+        match answer(publish).await? {
+            Confirmation::Ack(None) => Ok(()),
+            Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
+                let text = returned.reply_text.as_str();
+                Err(not_taken(format!("there is no such queue ({text}); start a worker first")))
+            }
+            Confirmation::Nack(None) => {
+                Err(not_taken("it is full or has lost its nodes".to_owned()))
+            }
+            Confirmation::NotRequested => Err(not_taken("it confirms nothing".to_owned())),
+        }
+    }
+
+    /// Puts all letters back that were not removed, and returns when they are there.
+    ///
+    /// # Errors
+    /// See [`QueueError`].
+    pub(super) async fn close(self) -> Result<(), QueueError> {
+        answer(self.held.close(200, "read".into())).await?;
+        let begun = Instant::now();
+        // Those that have expired meanwhile never come back.
+        while count(&self.asking, &self.queue).await? < self.read - self.removed
+            && begun.elapsed() < PATIENCE
+        {
+            tokio::time::sleep(LOOK).await;
+        }
+        answer(self.connection.close(200, "done".into())).await
+    }
+}
+
+/// Keeps other commands out for as long as the connection lives: only one can have a queue of this
+/// name for itself. `None` = another one does not let go of it.
+async fn lock(connection: &Connection, name: &str) -> Result<Option<Channel>, QueueError> {
+    let begun = Instant::now();
+    loop {
+        let channel = answer(connection.create_channel()).await?;
+        let options =
+            QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        match answer(channel.queue_declare(name.into(), options, FieldTable::default())).await {
+            Ok(_) => return Ok(Some(channel)),
+            // Whoever may not declare queues may still read letters.
+            Err(QueueError::Lost(error)) if is(&error, &AMQPSoftError::ACCESSREFUSED) => {
+                return Ok(Some(answer(connection.create_channel()).await?));
+            }
+            Err(QueueError::Lost(error)) if is(&error, &AMQPSoftError::RESOURCELOCKED) => {
+                if begun.elapsed() > PATIENCE {
+                    return Ok(None);
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+            Err(other) => return Err(other),
+        }
+    }
+}
+
+/// Each reading counts as a delivery, and RabbitMQ 4 drops what was delivered 20 times from a queue
+/// that nobody gave another limit.
+async fn check_arguments(
+    connection: &Connection,
+    queue: &QueueDeclaration,
+    warn: impl Fn(&str),
+) -> Result<(), QueueError> {
+    let channel = answer(connection.create_channel()).await?;
+    match answer(declare_queue(&channel, queue, false)).await {
+        Ok(_) => answer(channel.close(200, "asked".into())).await,
+        Err(QueueError::Lost(error)) if is(&error, &AMQPSoftError::PRECONDITIONFAILED) => {
+            warn(&format!(
+                "the queue `{}` exists with other arguments than image-builder gives it; every look \
+                 into it counts as a delivery, and RabbitMQ 4 drops a letter after 20 of them unless \
+                 the queue has an x-delivery-limit",
+                queue.name
+            ));
+            Ok(())
+        }
+        Err(QueueError::Lost(error)) if is(&error, &AMQPSoftError::ACCESSREFUSED) => Ok(()),
+        Err(other) => Err(other),
+    }
+}
+
+/// Letters that are ready, as the queue itself counts them.
+async fn count(channel: &Channel, queue: &QueueDeclaration) -> Result<u32, QueueError> {
+    answer(declare_queue(channel, queue, true)).await
+}
+
+fn is(error: &lapin::Error, refusal: &AMQPSoftError) -> bool {
+    soft_error(error).is_some_and(|(soft, _)| soft == refusal)
+}
+
+async fn answer<T>(asked: impl Future<Output = lapin::Result<T>>) -> Result<T, QueueError> {
+    Ok(tokio::time::timeout(ANSWER, asked).await.map_err(|_| QueueError::Silent)??)
+}

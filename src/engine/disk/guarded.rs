@@ -1,0 +1,160 @@
+//! The engine and the registry as the worker uses them: with room, and with a claim on every image
+//! that a job has in hand.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::image::{BuildKey, BuiltImage, RegistryImage};
+use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::ports::{BuildOrder, ImageBuilder, Registry};
+
+use super::DiskGuard;
+use crate::engine::docker::DockerEngine;
+use crate::registry::RegistryClient;
+
+/// A build that fills the engine's disk this many times in a row, although there was room when it
+/// began, does not fit: it would go on to fail everybody else's builds.
+const MOST_STRIKES: u32 = 5;
+/// Builds whose strikes are remembered.
+const MOST_REMEMBERED: usize = 1000;
+
+pub(super) struct GuardedBuilder {
+    pub(super) engine: Arc<DockerEngine>,
+    pub(super) guard: DiskGuard,
+}
+
+#[async_trait]
+impl ImageBuilder for GuardedBuilder {
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault> {
+        let inner = &self.guard.inner;
+        if let Err(complaint) = self.guard.look().await {
+            let message = format!("The build waits for room: {complaint}.");
+            return Err(Fault::new(StageName::Builder, Reason::DiskLow, message));
+        }
+        let claim = inner.in_use.claim(order.key.as_str());
+        match self.engine.build(order, progress).await {
+            Ok(image) => {
+                inner.strikes.forget(&order.key);
+                claim.keep();
+                Ok(image)
+            }
+            Err(fault) if fault.reason == Reason::DiskLow => {
+                inner.told_full.store(true, Ordering::Relaxed);
+                Err(inner.strikes.strike(&order.key).unwrap_or(fault))
+            }
+            Err(fault) => {
+                inner.strikes.forget(&order.key);
+                Err(fault)
+            }
+        }
+    }
+
+    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
+        // Before the look: what is found must not be pruned in between.
+        let claim = self.guard.inner.in_use.claim(key.as_str());
+        let found = self.engine.find(key).await?;
+        if found.is_some() {
+            claim.keep();
+        }
+        Ok(found)
+    }
+}
+
+pub(super) struct GuardedRegistry {
+    pub(super) registry: Arc<RegistryClient>,
+    pub(super) guard: DiskGuard,
+}
+
+#[async_trait]
+impl Registry for GuardedRegistry {
+    async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
+        self.registry.find(reference).await
+    }
+
+    async fn push(
+        &self,
+        image: &BuiltImage,
+        reference: &ImageReference,
+        further_tags: &[String],
+        progress: &BuildLog,
+    ) -> Result<RegistryImage, Fault> {
+        // The claim of whoever built or found the image ends here, however the push does.
+        let _claim = self.guard.inner.in_use.take_over(image.key.as_str());
+        self.registry.push(image, reference, further_tags, progress).await
+    }
+
+    async fn tag(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        further_tags: &[String],
+    ) -> Result<(), Fault> {
+        self.registry.tag(image, reference, further_tags).await
+    }
+
+    async fn labels(
+        &self,
+        reference: &ImageReference,
+        image: &RegistryImage,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        self.registry.labels(reference, image).await
+    }
+}
+
+/// How often in a row each build filled the engine's disk.
+#[derive(Default)]
+pub(super) struct Strikes(Mutex<HashMap<BuildKey, u32>>);
+
+impl Strikes {
+    /// Counts one more; the last one is the build's own fault.
+    fn strike(&self, key: &BuildKey) -> Option<Fault> {
+        let mut strikes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if strikes.len() >= MOST_REMEMBERED {
+            strikes.clear();
+        }
+        let count = strikes.entry(key.clone()).or_default();
+        *count += 1;
+        if *count < MOST_STRIKES {
+            return None;
+        }
+        strikes.remove(key);
+        let message = format!(
+            "The build needs more disk space than there is: it filled the disk {MOST_STRIKES} times."
+        );
+        Some(Fault::new(StageName::Builder, Reason::TooLarge, message))
+    }
+
+    fn forget(&self, key: &BuildKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> BuildKey {
+        serde_json::from_value(text.into()).expect("a key is a string")
+    }
+
+    #[test]
+    fn a_build_that_never_fits_becomes_its_owners_affair() {
+        let strikes = Strikes::default();
+        let (large, unlucky) = (key("large"), key("unlucky"));
+        for _ in 1..MOST_STRIKES {
+            assert_eq!(strikes.strike(&large), None);
+        }
+        assert_eq!(strikes.strike(&unlucky), None);
+        let fault = strikes.strike(&large).expect("the last strike");
+        assert_eq!(fault.reason, Reason::TooLarge);
+        // A build that worked in between begins anew.
+        strikes.forget(&unlucky);
+        for _ in 1..MOST_STRIKES {
+            assert_eq!(strikes.strike(&unlucky), None);
+        }
+    }
+}

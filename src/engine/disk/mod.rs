@@ -1,0 +1,306 @@
+//! Room on the disk: two watermarks, a budget, and what is pruned to keep to them.
+//!
+//! | free space | what happens |
+//! |---|---|
+//! | below `DISK_LOW_WATERMARK` | no build begins, the listener pauses, and the engine is pruned |
+//! | between | work goes on; a pause ends here once nothing more can be pruned |
+//! | above `DISK_HIGH_WATERMARK` | a pause ends here; pruning for room aims at this |
+//!
+//! Looked at are `DATA_DIR`'s file system and, for an engine on this machine, the one of the engine's
+//! data directory. A worker in a container does not see that one; but the engine's volumes lie on the
+//! same disk, so `DATA_DIR`'s is taken for it. Whatever is free, `CACHE_BUDGET` bounds what images
+//! made here and the engine's build cache may hold. What goes first is what was used the longest time
+//! ago ([`inventory`]); what goes never is what is in use, and what this service did not make
+//! ([`pruner`]). An engine that is full in the middle of a build says so itself, and is then pruned
+//! whatever the watermarks say: nobody but it sees the disk of a remote engine.
+
+mod guarded;
+mod in_use;
+pub mod inventory;
+mod pruner;
+pub mod size;
+pub mod space;
+
+use std::iter;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
+use image_builder_actors::ports::{ImageBuilder, Registry};
+use image_builder_actors::scheduling::capacity::Capacity;
+use tokio::sync::{Mutex, OnceCell, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::engine::docker::DockerEngine;
+use crate::registry::RegistryClient;
+use guarded::{GuardedBuilder, GuardedRegistry, Strikes};
+use in_use::InUse;
+use inventory::Held;
+use pruner::Pruner;
+pub use pruner::Young;
+use size::{Size, Watermark};
+use space::{Place, Room};
+
+/// How often the free space is looked at.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
+/// How often the engine is pruned down to the budget.
+const BETWEEN_TIDYINGS: Duration = Duration::from_secs(5 * 60);
+const YOUNG: Young = Young { image: Duration::from_secs(5 * 60), cache: Duration::from_secs(60) };
+/// What is freed can be less than what the engine counted: so often is looked and pruned again.
+const MOST_ROUNDS: usize = 4;
+
+/// How much room there has to be, and how much may be held.
+#[derive(Debug, Clone)]
+pub struct DiskSettings {
+    /// `DISK_LOW_WATERMARK`: with less free space nothing is built.
+    pub low: Watermark,
+    /// `DISK_HIGH_WATERMARK`: the free space that pruning aims at.
+    pub high: Watermark,
+    /// `CACHE_BUDGET`: what images made here and the build cache may hold together.
+    pub budget: Size,
+    /// The longest that a job lasts: so long it may have an image in hand.
+    pub longest_job: Duration,
+    /// What is too young to be pruned.
+    pub young: Young,
+    pub between_looks: Duration,
+    pub between_tidyings: Duration,
+}
+
+impl DiskSettings {
+    /// With the intervals that the worker has.
+    pub fn new(low: Watermark, high: Watermark, budget: Size, longest_job: Duration) -> Self {
+        Self {
+            low,
+            high,
+            budget,
+            longest_job,
+            young: YOUNG,
+            between_looks: BETWEEN_LOOKS,
+            between_tidyings: BETWEEN_TIDYINGS,
+        }
+    }
+
+    /// Bytes that a disk lacks to the high watermark. A share of a small disk can be less than a low
+    /// watermark in bytes: then that one is aimed at.
+    fn missing(&self, room: Room) -> u64 {
+        room.lacks(&self.high).max(room.lacks(&self.low))
+    }
+}
+
+/// Keeps an eye on the disks, and makes room. Clones share everything.
+#[derive(Clone)]
+pub struct DiskGuard {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: DiskSettings,
+    engine: Arc<DockerEngine>,
+    registry: Arc<RegistryClient>,
+    data_dir: Place,
+    /// Where pruning makes room. Empty until the engine, which has to be on this machine, told it.
+    engine_disk: OnceCell<Place>,
+    in_use: InUse,
+    strikes: Strikes,
+    /// One pruning at a time.
+    pruner: Mutex<Pruner>,
+    /// Whether the engine itself said that its disk is full, and was not pruned since.
+    told_full: AtomicBool,
+    held: watch::Sender<Held>,
+}
+
+impl DiskGuard {
+    /// Looks at nothing yet. `registry` is where the engine pushes to.
+    pub fn new(
+        settings: DiskSettings,
+        data_dir: &Path,
+        engine: Arc<DockerEngine>,
+        registry: Arc<RegistryClient>,
+    ) -> Self {
+        let in_use = InUse::new(settings.longest_job);
+        let pruner = Pruner::new(engine.clone(), in_use.clone(), registry.name(), settings.young);
+        let inner = Inner {
+            data_dir: Place { name: "the disk of DATA_DIR", path: data_dir.to_owned() },
+            engine_disk: OnceCell::new(),
+            strikes: Strikes::default(),
+            pruner: Mutex::new(pruner),
+            told_full: AtomicBool::new(false),
+            held: watch::Sender::new(Held::default()),
+            settings,
+            engine,
+            registry,
+            in_use,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The engine, which begins no build without room, and whose images are kept while a job has
+    /// them in hand.
+    pub fn builder(&self) -> Arc<dyn ImageBuilder> {
+        Arc::new(GuardedBuilder { engine: self.inner.engine.clone(), guard: self.clone() })
+    }
+
+    /// The registry. After a push the engine's image is no longer needed.
+    pub fn registry(&self) -> Arc<dyn Registry> {
+        Arc::new(GuardedRegistry { registry: self.inner.registry.clone(), guard: self.clone() })
+    }
+
+    /// What images made here and the build cache held when they were last counted.
+    pub fn held(&self) -> watch::Receiver<Held> {
+        self.inner.held.subscribe()
+    }
+
+    /// The room on each disk that can be seen.
+    pub async fn rooms(&self) -> Vec<Room> {
+        let data_dir = &self.inner.data_dir;
+        let engine_disk = self.engine_disk().await.filter(|disk| *disk != data_dir);
+        let places: Vec<Place> = iter::once(data_dir).chain(engine_disk).cloned().collect();
+        let look = move || places.iter().filter_map(|place| place.room().ok()).collect();
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+
+    /// Whether every disk has more room than the low watermark.
+    ///
+    /// # Errors
+    /// Which one has not, as a sentence for an operator.
+    pub async fn look(&self) -> Result<(), String> {
+        let low = &self.inner.settings.low;
+        match self.rooms().await.iter().find(|room| room.lacks(low) > 0) {
+            Some(room) => Err(room.complaint("DISK_LOW_WATERMARK", low)),
+            None => Ok(()),
+        }
+    }
+
+    /// Prunes for room up to the high watermark, or as far as that goes, and looks again.
+    ///
+    /// # Errors
+    /// There still is less than the low watermark: [`Self::look`]'s.
+    pub async fn make_room(&self) -> Result<(), String> {
+        let mut pruner = self.inner.pruner.lock().await;
+        for _ in 0..MOST_ROUNDS {
+            let told_full = self.inner.told_full.swap(false, Ordering::Relaxed);
+            let missing = self.missing_on_engine().await;
+            if missing == 0 && !told_full {
+                break;
+            }
+            match self.prune(&mut pruner, missing, told_full).await {
+                Some(freed) if freed > 0 => {}
+                _ => break,
+            }
+        }
+        drop(pruner);
+        self.look().await
+    }
+
+    /// Prunes down to the budget, and clears what dead workers left.
+    pub async fn tidy(&self) {
+        self.inner.registry.clear_left_names().await;
+        let mut pruner = self.inner.pruner.lock().await;
+        self.prune(&mut pruner, 0, false).await;
+    }
+
+    /// Looks and tidies until the worker drains.
+    pub async fn run(self, capacity: Capacity, lifecycle: Shutdown) {
+        tokio::select! {
+            () = lifecycle.reached(ShutdownPhase::Draining) => {}
+            () = self.keep_looking(&capacity) => {}
+            () = self.keep_tidy() => {}
+        }
+    }
+
+    async fn keep_looking(&self, capacity: &Capacity) {
+        let mut interval = interval(self.inner.settings.between_looks);
+        loop {
+            interval.tick().await;
+            if self.look().await.is_err() {
+                capacity.lacks(Reason::DiskLow, None);
+            }
+        }
+    }
+
+    async fn keep_tidy(&self) {
+        let mut interval = interval(self.inner.settings.between_tidyings);
+        loop {
+            interval.tick().await;
+            self.tidy().await;
+        }
+    }
+
+    /// Bytes that the engine's disk lacks to the high watermark. Other disks hold nothing to prune.
+    async fn missing_on_engine(&self) -> u64 {
+        let Some(disk) = self.engine_disk().await.cloned() else { return 0 };
+        let room = tokio::task::spawn_blocking(move || disk.room().ok()).await.ok().flatten();
+        room.map_or(0, |room| self.inner.settings.missing(room))
+    }
+
+    /// One pruning: down to the budget, to what frees `missing` bytes, and by half where the
+    /// engine said that it is full. Returns the bytes freed; `None` = the engine failed.
+    async fn prune(&self, pruner: &mut Pruner, missing: u64, told_full: bool) -> Option<u64> {
+        let Size(budget) = self.inner.settings.budget;
+        let target = |held: Held| {
+            let held = held.total();
+            let enough = if told_full { held / 2 } else { held };
+            budget.min(held.saturating_sub(missing)).min(enough)
+        };
+        match pruner.prune(target).await {
+            Ok(pruned) => {
+                self.inner.held.send_replace(pruned.after);
+                Some(pruned.freed())
+            }
+            Err(fault) => {
+                tracing::warn!(reason = fault.reason.as_str(), "cannot prune: {}", fault.message);
+                None
+            }
+        }
+    }
+
+    /// The disk that pruning makes room on: where the engine keeps its data, or, where that cannot be
+    /// seen from here, `DATA_DIR`'s. Asks the engine until it has answered once.
+    async fn engine_disk(&self) -> Option<&Place> {
+        let engine = &self.inner.engine;
+        if !engine.is_local() {
+            return None;
+        }
+        let find = || async {
+            let path = engine.data_root().await?;
+            let place = path.map(|path| Place { name: "the engine's disk", path: path.into() });
+            let disk = place.filter(|place| place.room().is_ok()).unwrap_or_else(|| {
+                tracing::info!(
+                    "the engine's data directory is not seen from here: its disk is taken to be that \
+                     of DATA_DIR"
+                );
+                self.inner.data_dir.clone()
+            });
+            Ok::<_, image_builder_actors::model::fault::Fault>(disk)
+        };
+        self.inner.engine_disk.get_or_try_init(find).await.ok()
+    }
+}
+
+/// Ticks at once, and then with this pause at least.
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pruning_aims_at_the_higher_watermark_whichever_that_is_on_the_disk() {
+        let mark = |text: &str| text.parse().expect("a watermark");
+        let missing = |low, high| {
+            let (budget, job) = (Size(0), Duration::from_secs(1));
+            let room = Room { place: "the disk", free: 3_000, total: 20_000 };
+            DiskSettings::new(mark(low), mark(high), budget, job).missing(room)
+        };
+        assert_eq!(missing("5%", "20%"), 1_000);
+        assert_eq!(missing("5KB", "10%"), 2_000);
+        assert_eq!(missing("5%", "10%"), 0);
+    }
+}

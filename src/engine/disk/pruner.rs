@@ -1,0 +1,249 @@
+//! Finds out what the engine holds, and removes what is chosen to go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use image_builder_actors::model::fault::Fault;
+use time::OffsetDateTime;
+
+use super::in_use::InUse;
+use super::inventory::{Held, Image, Inventory, Layer, Whose, layers};
+use super::size::Size;
+use crate::engine::docker::{
+    CacheRecord, DockerEngine, ImageDetail, ImageUsage, KEY_LABEL, LOCAL_REGISTRY,
+};
+
+/// A name in the registry that an image has had for so long was left there by a push that was killed:
+/// no job lasts that long.
+const STALE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Prunes one engine, which other workers may be pruning too.
+pub(super) struct Pruner {
+    engine: Arc<DockerEngine>,
+    in_use: InUse,
+    /// The registry's name in references.
+    registry: String,
+    young: Young,
+    /// The layers of images seen before, by image: an image never changes.
+    known: HashMap<String, Vec<Layer>>,
+}
+
+/// What is too young to go.
+#[derive(Debug, Clone, Copy)]
+pub struct Young {
+    /// An image that was used less than this ago may be in a job's hands on another worker.
+    pub image: Duration,
+    /// A record of the build cache that was used less than this ago a running build may be about to
+    /// use again. Whole seconds.
+    pub cache: Duration,
+}
+
+/// What one pruning did.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pruned {
+    pub before: Held,
+    pub after: Held,
+}
+
+impl Pruned {
+    pub(super) fn freed(self) -> u64 {
+        self.before.total().saturating_sub(self.after.total())
+    }
+}
+
+impl Pruner {
+    pub(super) fn new(
+        engine: Arc<DockerEngine>,
+        in_use: InUse,
+        registry: String,
+        young: Young,
+    ) -> Self {
+        Self { engine, in_use, registry, young, known: HashMap::new() }
+    }
+
+    /// Removes what was used the longest time ago until at most the target is held. The target is a
+    /// function of what is held now.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(super) async fn prune(
+        &mut self,
+        target: impl FnOnce(Held) -> u64,
+    ) -> Result<Pruned, Fault> {
+        let inventory = self.inventory().await?;
+        let before = inventory.held();
+        let choice = inventory.choose(target(before));
+        let mut removed = 0;
+        for at in choice.images {
+            let image = &inventory.images[at];
+            if self.remove(image).await? {
+                removed += 1;
+                tracing::debug!(image = image.id, last_use = %image.last_use, "image removed");
+            }
+        }
+        if let Some(keep) = choice.keep_cache {
+            self.engine.prune_cache(keep, self.young.cache).await?;
+        }
+        if removed == 0 && choice.keep_cache.is_none() {
+            return Ok(Pruned { before, after: before });
+        }
+        let after = self.inventory().await?.held();
+        let pruned = Pruned { before, after };
+        tracing::info!(
+            images = removed,
+            freed = %Size(pruned.freed()),
+            held = %Size(after.total()),
+            "pruned old images and build cache"
+        );
+        Ok(pruned)
+    }
+
+    async fn inventory(&mut self) -> Result<Inventory, Fault> {
+        let (usages, cache) = self.engine.usage().await?.into_parts();
+        self.known.retain(|id, _| usages.iter().any(|usage| usage.id == *id));
+        let now = OffsetDateTime::now_utc();
+        let mut images = Vec::with_capacity(usages.len());
+        for usage in usages {
+            // Gone since the engine counted.
+            let Some(detail) = self.engine.image_detail(&usage.id).await? else { continue };
+            let layers = self.layers(&usage.id, &detail).await?;
+            images.push(Image {
+                whose: self.whose(&usage, detail.last_use, now),
+                names: usage.names(),
+                last_use: detail.last_use,
+                layers,
+                id: usage.id,
+            });
+        }
+        let in_use = |record: CacheRecord| CacheRecord {
+            in_use: record.in_use || now - record.last_use() < self.young.cache,
+            ..record
+        };
+        Ok(Inventory { images, cache: cache.into_iter().map(in_use).collect() })
+    }
+
+    async fn layers(&mut self, id: &str, detail: &ImageDetail) -> Result<Vec<Layer>, Fault> {
+        if let Some(known) = self.known.get(id) {
+            return Ok(known.clone());
+        }
+        let found = layers(&detail.layers, &self.engine.layer_bytes(id).await?);
+        self.known.insert(id.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    fn whose(&self, image: &ImageUsage, last_use: OffsetDateTime, now: OffsetDateTime) -> Whose {
+        let age = now - last_use;
+        let whose = whose(image, &self.registry, age > STALE);
+        let needed = || {
+            image.has_containers()
+                || age < self.young.image
+                || image.label(KEY_LABEL).is_some_and(|key| self.in_use.has(key))
+        };
+        match whose {
+            Whose::Ours | Whose::Left if needed() => Whose::InUse,
+            whose => whose,
+        }
+    }
+
+    /// Removes an image unless somebody has used it since it was chosen.
+    async fn remove(&self, image: &Image) -> Result<bool, Fault> {
+        match self.engine.image_detail(&image.id).await? {
+            Some(now) if now.last_use <= image.last_use => {}
+            _ => return Ok(false),
+        }
+        if image.names.is_empty() {
+            return self.engine.remove_image(&image.id).await;
+        }
+        let mut removed = true;
+        for name in &image.names {
+            removed &= self.engine.remove_image(name).await?;
+        }
+        Ok(removed)
+    }
+}
+
+/// Who may do away with an image, as far as its names and labels tell. `old` = nobody has named it
+/// for longer than any job lasts.
+fn whose(image: &ImageUsage, registry: &str, old: bool) -> Whose {
+    let (names, labelled) = (image.names(), image.label(KEY_LABEL).is_some());
+    // What was pulled, by digest as well, is known by where it came from.
+    // Some engines give a digest to what only has a name of ours, too.
+    if image.digests().iter().any(|digest| !is_local(digest)) {
+        return Whose::Others;
+    }
+    if names.is_empty() {
+        return if labelled { Whose::Left } else { Whose::Others };
+    }
+    let is_ours = |name: &str| is_local(name) || (old && is_pushed(image, name, registry));
+    if names.iter().all(|name| is_ours(name)) {
+        Whose::Ours
+    } else if names.iter().any(|name| is_local(name)) {
+        // In a push, or somebody has plans for it.
+        Whose::InUse
+    } else {
+        Whose::Others
+    }
+}
+
+fn is_local(name: &str) -> bool {
+    name.strip_prefix(LOCAL_REGISTRY).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Whether `name` is what the worker pushes this image under: in its registry, tagged with the commit
+/// or the build key that the image's labels tell.
+fn is_pushed(image: &ImageUsage, name: &str, registry: &str) -> bool {
+    let in_registry = name.strip_prefix(registry).is_some_and(|rest| rest.starts_with('/'));
+    let Some((_, tag)) = name.rsplit_once(':') else { return false };
+    let (commit, key) = (image.label("org.opencontainers.image.revision"), image.label(KEY_LABEL));
+    let of_key = key.is_some_and(|key| tag.strip_prefix("key-") == Some(key));
+    in_registry && key.is_some() && (of_key || commit == Some(tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(tags: &[&str], digests: &[&str], key: Option<&str>) -> ImageUsage {
+        let mut labels = serde_json::json!({"org.opencontainers.image.revision": "c0ffee"});
+        if let Some(key) = key {
+            labels[KEY_LABEL] = key.into();
+        }
+        let image = serde_json::json!({
+            "Id": "sha256:0", "RepoTags": tags, "RepoDigests": digests, "Labels": labels,
+        });
+        serde_json::from_value(image).expect("an image")
+    }
+
+    #[test]
+    fn only_what_this_service_made_and_nobody_else_named_is_its_own() {
+        let local = "image-builder.local/built:k";
+        let pushed = "registry:5000/u/a:c0ffee";
+        for (tags, digests, key, old, expected) in [
+            (&[local][..], &[][..], Some("k"), false, Whose::Ours),
+            (&[local, "image-builder.local/replaced:0"], &[], Some("k"), false, Whose::Ours),
+            (&[], &[], Some("k"), false, Whose::Left),
+            (&["<none>:<none>"], &["<none>@<none>"], Some("k"), false, Whose::Left),
+            (&[], &[], None, true, Whose::Others),
+            (&["image-builder.localhost/built:k"], &[], None, true, Whose::Others),
+            (&["debian:12"], &[], None, true, Whose::Others),
+            (&["mine:1"], &[], Some("k"), true, Whose::Others),
+            (&[local], &["image-builder.local/built@sha256:1"], Some("k"), false, Whose::Ours),
+            // Pulled, by tag or by digest.
+            (&[pushed], &["registry:5000/u/a@sha256:1"], Some("k"), true, Whose::Others),
+            (&[], &["registry:5000/u/a@sha256:1"], Some("k"), true, Whose::Others),
+            (&[local], &["registry:5000/u/a@sha256:1"], Some("k"), true, Whose::Others),
+            // In a push, and long after one that was killed.
+            (&[local, pushed], &[], Some("k"), false, Whose::InUse),
+            (&[local, pushed], &[], Some("k"), true, Whose::Ours),
+            (&[pushed], &[], Some("k"), true, Whose::Ours),
+            (&["registry:5000/u/a:key-k"], &[], Some("k"), true, Whose::Ours),
+            (&["registry:5000/u/a:latest"], &[], Some("k"), true, Whose::Others),
+            (&["registry:50001/u/a:c0ffee"], &[], Some("k"), true, Whose::Others),
+            (&[pushed], &[], None, true, Whose::Others),
+        ] {
+            let found = whose(&image(tags, digests, key), "registry:5000", old);
+            assert_eq!(found, expected, "{tags:?} {digests:?} {key:?} {old}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! One build: `POST /build` with the context as its body, under a session of its own.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use bollard::ClientVersion;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::CONTENT_TYPE;
+use hyper::{Response, StatusCode};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::ports::BuildOrder;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::mpsc;
+
+use super::address::Address;
+use super::context::{Context, Unsent};
+use super::events::Follower;
+use super::session::Session;
+use super::wire::{self, Body, Connection};
+use super::{DockerEngine, faults, local_name};
+use crate::blocking::{blocking, joined};
+
+/// The engine's line of progress is at most this long, in bytes.
+const LONGEST_LINE: usize = 32 << 20;
+/// Longest request line that is sent, in bytes: HTTP libraries refuse more than 64 KiB.
+const LONGEST_QUERY: usize = 60 * 1024;
+/// Modification time of a context whose commit's time is unknown: 1 January 2000. Not 1970, which
+/// archivers such as Python's `zipfile` refuse.
+const NO_TIME: i64 = 946_684_800;
+
+/// Builds an image and returns the engine's id of it.
+pub(super) async fn build(
+    engine: &DockerEngine,
+    version: ClientVersion,
+    order: &BuildOrder,
+    progress: &BuildLog,
+) -> Result<String, Fault> {
+    let plan = order.plan.clone();
+    let limits = engine.settings.limits.clone();
+    let modified = modification_time(&order.labels);
+    let context = blocking(move || {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!("builder::opening");
+        Context::open(&plan, modified, &limits)
+    })
+    .await?;
+
+    let session = Session::open(
+        &engine.address,
+        version,
+        order.plan.secrets.clone(),
+        engine.settings.registry_auth.clone(),
+    )
+    .await?;
+    let build_id = uuid::Uuid::new_v4().simple().to_string();
+    let network = engine.settings.network.as_deref();
+    let target = target(order, &context.dockerfile, &session.id, &build_id, network)?;
+    let mut connection = Connection::open(&engine.address).await?;
+    let mut cancel = CancelOnDrop { address: &engine.address, version, build_id: Some(build_id) };
+
+    progress.note("sending the build context to the engine");
+    let (chunks, sending) = context.send();
+    let request = wire::post(&engine.address, version, &target)
+        .map(|request| request.header(CONTENT_TYPE, "application/x-tar"))
+        .and_then(|request| request.body(body(chunks)))
+        .map_err(|error| faults::engine_broke("starting the build", &error))?;
+    let mut follower = Follower::new(progress, engine.settings.limits.output_bytes);
+    let outcome = match connection.send(request).await {
+        Ok(response) => follow(response, &mut follower).await,
+        Err(error) => Err(faults::engine_broke("building", &error)),
+    };
+    drop(connection);
+
+    // The closed connection ends the sending. A tree that cannot be sent is the cause of whatever
+    // the engine says about half a context.
+    if let Err(Unsent::Unusable(fault)) = joined(sending).await {
+        return Err(fault);
+    }
+    outcome?;
+    cancel.build_id = None;
+    if let Some(error) = &follower.error {
+        return Err(faults::of_build(error, follower.failed.as_ref()));
+    }
+    follower
+        .image_id
+        .ok_or_else(|| faults::engine_broke("building", &"its answer ended before the build did"))
+}
+
+/// Reads the engine's answer to its end.
+async fn follow(response: Response<Incoming>, follower: &mut Follower<'_>) -> Result<(), Fault> {
+    if response.status() != StatusCode::OK {
+        let server_error = response.status().is_server_error();
+        let message = wire::error_message(response).await;
+        if server_error {
+            follower.error = Some(message);
+            return Ok(());
+        }
+        return Err(faults::engine_broke("starting the build", &message));
+    }
+    let mut body = response.into_body();
+    let mut buffer = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| faults::engine_broke("building", &error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        // Only what is new can hold the end of a line.
+        let mut searched = buffer.len();
+        buffer.extend_from_slice(&data);
+        while let Some(end) = buffer[searched..].iter().position(|byte| *byte == b'\n') {
+            let line = buffer.split_to(searched + end + 1);
+            follower.line(&line);
+            searched = 0;
+        }
+        if buffer.len() > LONGEST_LINE {
+            return Err(faults::engine_broke("building", &"it wrote an endless line"));
+        }
+    }
+    follower.line(&buffer);
+    Ok(())
+}
+
+/// The path and query of the request.
+fn target(
+    order: &BuildOrder,
+    dockerfile: &str,
+    session: &str,
+    build_id: &str,
+    network: Option<&str>,
+) -> Result<String, Fault> {
+    let plan = &order.plan;
+    let build_args = json(&plan.build_args);
+    let labels = json(&order.labels);
+    let name = local_name(&order.key);
+    let mut parameters = vec![
+        ("version", "2"),
+        ("session", session),
+        ("buildid", build_id),
+        ("dockerfile", dockerfile),
+        ("t", &name),
+        ("buildargs", &build_args),
+        ("labels", &labels),
+    ];
+    if let Some(target) = &plan.target {
+        parameters.push(("target", target));
+    }
+    if let Some(network) = network {
+        parameters.push(("networkmode", network));
+    }
+    let target = format!("/build{}", wire::query(&parameters));
+    if target.len() > LONGEST_QUERY {
+        let message = "The build arguments are too long for the container engine: pass large \
+                       values as secrets or files.";
+        return Err(Fault::new(StageName::Builder, Reason::InvalidPlan, message));
+    }
+    Ok(target)
+}
+
+fn json(map: &BTreeMap<String, String>) -> String {
+    serde_json::Value::from_iter(map.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+        .to_string()
+}
+
+fn body(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {
+    let frames = stream::unfold(chunks, |mut chunks| async {
+        let chunk = chunks.recv().await?;
+        Some((chunk.map(Frame::data), chunks))
+    });
+    BodyExt::boxed_unsync(StreamBody::new(frames))
+}
+
+/// The commit's time, from the label that tells it. Servers make a file's validator (`ETag`) of its
+/// size and modification time, so a changed file has to have a changed time.
+fn modification_time(labels: &BTreeMap<String, String>) -> u64 {
+    let created = labels.get("org.opencontainers.image.created");
+    let created = created.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    let seconds = created.map_or(NO_TIME, |time| time.unix_timestamp().max(NO_TIME));
+    seconds.unsigned_abs()
+}
+
+/// Stops the build on the engine when its future is dropped. The closed connection alone would do,
+/// but not while the engine still reads the context.
+struct CancelOnDrop<'a> {
+    address: &'a Address,
+    version: ClientVersion,
+    /// `None` = the build has ended.
+    build_id: Option<String>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        let Some(build_id) = self.build_id.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (address, version) = (self.address.clone(), self.version);
+        runtime.spawn(async move {
+            let what = "cancelling a build";
+            let cancelled = async {
+                let target = format!("/build/cancel{}", wire::query(&[("id", &build_id)]));
+                let request = wire::post(&address, version, &target)
+                    .and_then(|request| request.body(wire::no_body()))
+                    .map_err(|error| faults::engine_broke(what, &error))?;
+                let mut connection = Connection::open(&address).await?;
+                tokio::time::timeout(super::ANSWER_TIMEOUT, connection.send(request))
+                    .await
+                    .map_err(|_| faults::engine_silent(what))?
+                    .map_err(|error| faults::engine_broke(what, &error))
+            };
+            if let Err(fault) = cancelled.await {
+                tracing::warn!(%fault, "cannot tell the engine to cancel a build");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dropped_build_is_cancelled_and_an_ended_one_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = Address::Tcp(listener.local_addr().expect("its address").to_string());
+        let version = *bollard::API_DEFAULT_VERSION;
+        drop(CancelOnDrop { address: &address, version, build_id: None });
+        drop(CancelOnDrop { address: &address, version, build_id: Some("the-id".to_owned()) });
+
+        // What comes first is the cancelling of the second: the first one sends nothing.
+        let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
+        let (stream, _) = accepted.expect("a request in time").expect("a connection");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).await.expect("a request");
+        assert_eq!(line.trim_end(), format!("POST /v{version}/build/cancel?id=the-id HTTP/1.1"));
+    }
+
+    #[test]
+    fn a_context_has_the_commits_time_and_never_one_that_archivers_refuse() {
+        let time = |text: &str| {
+            let label = ("org.opencontainers.image.created".to_owned(), text.to_owned());
+            modification_time(&BTreeMap::from([label]))
+        };
+        assert_eq!(time("2024-02-29T12:00:00Z"), 1_709_208_000);
+        for text in ["1970-01-01T00:00:00Z", "yesterday", ""] {
+            assert_eq!(time(text), NO_TIME.unsigned_abs(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What the engine tells while it builds: one JSON object a line, most of them BuildKit's trace.
+
+use std::collections::HashMap;
+
+use bollard::models::BuildInfoAux;
+use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
+use image_builder_actors::model::build_log::{BuildEvent, BuildLog};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::faults::FailedStep;
+
+/// A line of output that is longer is cut here, in bytes. Longer than what the progress shows, so
+/// that a secret is still whole when it is looked for.
+const LINE_BYTES: usize = 64 * 1024;
+
+/// One line of the engine's answer to `POST /build`.
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default, borrow)]
+    aux: Option<&'a RawValue>,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default, rename = "errorDetail")]
+    error_detail: Option<ErrorDetail>,
+}
+
+#[derive(Deserialize)]
+struct ErrorDetail {
+    #[serde(default)]
+    message: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ImageId {
+    #[serde(rename = "ID")]
+    id: String,
+}
+
+/// Follows one build: turns the engine's lines into progress, and keeps how it ended.
+pub(super) struct Follower<'a> {
+    progress: &'a BuildLog,
+    steps: HashMap<String, Step>,
+    output: Output<'a>,
+    pub(super) image_id: Option<String>,
+    pub(super) error: Option<String>,
+    pub(super) failed: Option<FailedStep>,
+}
+
+#[derive(Default)]
+struct Step {
+    name: String,
+    started: bool,
+    finished: bool,
+    /// What was written and is not a whole line yet, for each of the step's streams.
+    partial: HashMap<i64, Vec<u8>>,
+}
+
+impl<'a> Follower<'a> {
+    /// `output_bytes` is what the build may write to the log, in bytes.
+    pub(super) fn new(progress: &'a BuildLog, output_bytes: u64) -> Self {
+        Self {
+            progress,
+            steps: HashMap::new(),
+            output: Output { progress, left: output_bytes, limit: output_bytes, over: false },
+            image_id: None,
+            error: None,
+            failed: None,
+        }
+    }
+
+    /// Takes one line of the engine's answer. A line that cannot be read is none.
+    pub(super) fn line(&mut self, line: &[u8]) {
+        if line.trim_ascii().is_empty() {
+            return;
+        }
+        let line: Line<'_> = match serde_json::from_slice(line) {
+            Ok(line) => line,
+            Err(error) => {
+                tracing::debug!(%error, "the engine wrote a line that cannot be read");
+                return;
+            }
+        };
+        let detail = line.error_detail.and_then(|detail| detail.message);
+        if let Some(error) = detail.or(line.error) {
+            self.error = Some(error);
+        }
+        let Some(aux) = line.aux else { return };
+        match line.id.as_deref() {
+            Some("moby.buildkit.trace") => {
+                if let Ok(BuildInfoAux::BuildKit(status)) = serde_json::from_str(aux.get()) {
+                    self.status(status);
+                }
+            }
+            Some("moby.image.id") => {
+                if let Ok(image) = serde_json::from_str::<ImageId>(aux.get()) {
+                    self.image_id = Some(image.id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn status(&mut self, status: StatusResponse) {
+        for vertex in &status.vertexes {
+            self.started(vertex);
+        }
+        for log in status.logs {
+            self.log(log);
+        }
+        for vertex in &status.vertexes {
+            self.finished(vertex);
+        }
+    }
+
+    fn started(&mut self, vertex: &Vertex) {
+        let step = self.steps.entry(vertex.digest.clone()).or_default();
+        step.name.clone_from(&vertex.name);
+        if vertex.started.is_some() && !step.started {
+            step.started = true;
+            if is_told(&step.name) {
+                self.progress.tell(BuildEvent::StepStarted { name: step.name.clone() });
+            }
+        }
+    }
+
+    fn finished(&mut self, vertex: &Vertex) {
+        let Some(step) = self.steps.get_mut(&vertex.digest) else { return };
+        // Steps beside the one that failed are cancelled; they are not the cause.
+        let cancelled = vertex.error.contains("context canceled");
+        if !vertex.error.is_empty() && !cancelled && self.failed.is_none() {
+            self.failed =
+                Some(FailedStep { name: vertex.name.clone(), error: vertex.error.clone() });
+        }
+        if vertex.completed.is_none() || step.finished {
+            return;
+        }
+        step.finished = true;
+        for (_, rest) in step.partial.drain().filter(|(_, rest)| !rest.is_empty()) {
+            self.output.line(&rest);
+        }
+        if is_told(&step.name) && vertex.error.is_empty() {
+            let name = step.name.clone();
+            self.progress.tell(BuildEvent::StepFinished { name, cached: vertex.cached });
+        }
+    }
+
+    fn log(&mut self, log: VertexLog) {
+        let step = self.steps.entry(log.vertex).or_default();
+        let partial = step.partial.entry(log.stream).or_default();
+        let mut rest = log.msg.as_slice();
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            extend(partial, &rest[..end]);
+            self.output.line(partial);
+            partial.clear();
+            rest = &rest[end + 1..];
+        }
+        extend(partial, rest);
+    }
+}
+
+/// Whether a step is the Dockerfile's own, and not the engine's housekeeping.
+fn is_told(name: &str) -> bool {
+    !name.starts_with("[internal]")
+        && name != "copy /context /"
+        && !name.starts_with("docker-image://")
+}
+
+fn extend(line: &mut Vec<u8>, more: &[u8]) {
+    let room = LINE_BYTES.saturating_sub(line.len());
+    line.extend_from_slice(&more[..more.len().min(room)]);
+}
+
+/// Tells lines of output until their limit is reached.
+struct Output<'a> {
+    progress: &'a BuildLog,
+    left: u64,
+    limit: u64,
+    /// Whether the limit was reached, and told.
+    over: bool,
+}
+
+impl Output<'_> {
+    fn line(&mut self, line: &[u8]) {
+        if self.over {
+            return;
+        }
+        let cost = line.len() as u64 + 1;
+        if cost > self.left {
+            self.over = true;
+            let told =
+                format!("[the build wrote more than {} bytes: the rest is dropped]", self.limit);
+            self.progress.tell(BuildEvent::Output(told));
+            return;
+        }
+        self.left -= cost;
+        self.progress.tell(BuildEvent::Output(visible(line)));
+    }
+}
+
+/// What a terminal would show of a line: a carriage return starts it anew.
+fn visible(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let text = text.trim_end_matches('\r');
+    text.rsplit('\r').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard_buildkit_proto::google::protobuf::Timestamp;
+    use image_builder_actors::model::secret::{Redactor, Secret};
+
+    fn vertex(name: &str) -> Vertex {
+        Vertex { digest: "d".to_owned(), name: name.to_owned(), ..Vertex::default() }
+    }
+
+    fn log(stream: i64, text: &[u8]) -> StatusResponse {
+        let log = VertexLog { vertex: "d".to_owned(), stream, msg: text.to_vec(), timestamp: None };
+        StatusResponse { logs: vec![log], ..StatusResponse::default() }
+    }
+
+    fn followed(limit: u64, parts: &[(i64, &[u8])]) -> Vec<String> {
+        let progress = BuildLog::new("b", Redactor::new([Secret::new("s3cr3t")]));
+        let mut follower = Follower::new(&progress, limit);
+        for (stream, part) in parts {
+            follower.status(log(*stream, part));
+        }
+        let end = Vertex { completed: Some(Timestamp::default()), ..vertex("RUN x") };
+        follower.status(StatusResponse { vertexes: vec![end], ..StatusResponse::default() });
+        progress.tail()
+    }
+
+    #[test]
+    fn output_is_told_in_whole_lines_whatever_pieces_it_comes_in() {
+        let parts: [(i64, &[u8]); 5] =
+            [(1, b"on"), (2, b"err"), (1, b"e\ntwo\r\n10%\r20%\n"), (2, b"or\n"), (1, b"end")];
+        assert_eq!(followed(1000, &parts), ["one", "two", "20%", "error", "end"]);
+    }
+
+    #[test]
+    fn output_past_the_limit_is_dropped_and_one_line_says_so() {
+        let told = followed(8, &[(1, b"123\n456\n789\nabc\n")]);
+        assert_eq!(told[..2], ["123", "456"]);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[2].contains("8 bytes"), "{told:?}");
+    }
+
+    #[test]
+    fn an_endless_line_is_not_kept_and_its_secret_not_cut_in_two() {
+        let progress = BuildLog::new("b", Redactor::new([Secret::new("s3cr3t")]));
+        let mut follower = Follower::new(&progress, u64::MAX);
+        let mut start = vec![b'a'; BuildLog::LINE_BYTES - 3];
+        start.extend_from_slice(b"s3cr3t");
+        follower.status(log(1, &start));
+        for _ in 0..1000 {
+            follower.status(log(1, &[b'a'; 10_000]));
+        }
+        assert_eq!(follower.steps["d"].partial[&1].len(), LINE_BYTES);
+        follower.status(log(1, b"\n"));
+        let told = progress.tail().join("\n");
+        assert!(!told.contains("s3c"), "{}", &told[told.len() - 50..]);
+    }
+
+    #[test]
+    fn the_first_step_that_failed_by_itself_is_the_cause() {
+        let progress = BuildLog::new("b", Redactor::default());
+        let mut follower = Follower::new(&progress, 1000);
+        for (name, error) in [("RUN a", "executor: context canceled"), ("RUN b", "exit code: 1")] {
+            let failed = Vertex { error: error.to_owned(), ..vertex(name) };
+            follower.status(StatusResponse { vertexes: vec![failed], ..StatusResponse::default() });
+        }
+        assert_eq!(follower.failed.map(|step| step.name).as_deref(), Some("RUN b"));
+    }
+
+    #[test]
+    fn lines_that_cannot_be_read_are_passed_over() {
+        let progress = BuildLog::new("b", Redactor::default());
+        let mut follower = Follower::new(&progress, 1000);
+        for line in [
+            "",
+            "\r",
+            "{",
+            "[]",
+            r#"{"id":"moby.buildkit.trace","aux":"not base64!"}"#,
+            r#"{"id":"moby.image.id","aux":7}"#,
+            r#"{"id":"new","aux":{"a":[1]}}"#,
+        ] {
+            follower.line(line.as_bytes());
+        }
+        follower.line(br#"{"id":"moby.image.id","aux":{"ID":"sha256:1"}}"#);
+        follower.line(br#"{"errorDetail":{"message":"m"},"error":"e"}"#);
+        assert_eq!(follower.image_id.as_deref(), Some("sha256:1"));
+        assert_eq!(follower.error.as_deref(), Some("m"));
+    }
+}

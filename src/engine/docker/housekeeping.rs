@@ -1,0 +1,339 @@
+//! What takes up room on the engine, and how it is given back.
+//!
+//! Disk usage and the pruning of the build cache are asked for in the form of API 1.44 and before:
+//! bollard's types are those of later versions, in which both look different, and every engine from
+//! 20.10 on understands the older form.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::ClientVersion;
+use bollard::errors::Error;
+use bollard::query_parameters::{RemoveImageOptionsBuilder, TagImageOptionsBuilder};
+use http_body_util::{BodyExt, Limited};
+use hyper::{Request, StatusCode};
+use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::image::BuildKey;
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+use super::address::Address;
+use super::wire::{self, Body, Connection};
+use super::{ANSWER_TIMEOUT, DockerEngine, LOCAL_REGISTRY, faults, local_name};
+
+/// Counting what every image and cache record holds may take an engine with many of them a while.
+const USAGE_TIMEOUT: Duration = Duration::from_secs(120);
+/// So may deleting them.
+const PRUNE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Longest answer, in bytes: some 300 bytes a cache record.
+const LONGEST_ANSWER: usize = 64 << 20;
+/// Engines up to 20.10 count for one client at a time and send the others away.
+const COUNTING: &str = "disk usage operation is already running";
+const BETWEEN_COUNTS: Duration = Duration::from_millis(500);
+/// The last API version with the forms that are spoken here.
+const LAST_VERSION: (usize, usize) = (1, 44);
+
+/// What the engine has, as it tells in one answer.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct EngineUsage {
+    #[serde(default)]
+    images: Option<Vec<ImageUsage>>,
+    #[serde(default)]
+    build_cache: Option<Vec<CacheRecord>>,
+}
+
+impl EngineUsage {
+    /// All images and all records of the build cache.
+    pub fn into_parts(self) -> (Vec<ImageUsage>, Vec<CacheRecord>) {
+        (self.images.unwrap_or_default(), self.build_cache.unwrap_or_default())
+    }
+}
+
+/// An image on the engine.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageUsage {
+    pub id: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    repo_digests: Option<Vec<String>>,
+    #[serde(default)]
+    labels: Option<HashMap<String, String>>,
+    /// Containers that were made of it, running or not.
+    #[serde(default)]
+    containers: i64,
+}
+
+impl ImageUsage {
+    /// `repository:tag`.
+    pub fn names(&self) -> Vec<String> {
+        known(self.repo_tags.as_deref())
+    }
+
+    /// `repository@digest`: where it was pulled from by somebody, or pushed to.
+    pub fn digests(&self) -> Vec<String> {
+        known(self.repo_digests.as_deref())
+    }
+
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(name).map(String::as_str)
+    }
+
+    pub fn has_containers(&self) -> bool {
+        self.containers > 0
+    }
+}
+
+/// Older engines name what has no name `<none>:<none>`.
+fn known(names: Option<&[String]>) -> Vec<String> {
+    names.unwrap_or_default().iter().filter(|name| !name.starts_with('<')).cloned().collect()
+}
+
+/// A record of the build cache.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CacheRecord {
+    /// Bytes of its own.
+    #[serde(rename = "Size", default)]
+    pub bytes: u64,
+    /// A running build has it.
+    #[serde(default)]
+    pub in_use: bool,
+    /// It is a layer of an image as well, which alone would keep the bytes.
+    #[serde(default)]
+    pub shared: bool,
+    #[serde(with = "time::serde::rfc3339::option", default)]
+    pub last_used_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option", default)]
+    pub created_at: Option<OffsetDateTime>,
+}
+
+impl CacheRecord {
+    #[cfg(test)]
+    pub(crate) fn new(bytes: u64, used: OffsetDateTime) -> Self {
+        Self { bytes, in_use: false, shared: false, last_used_at: Some(used), created_at: None }
+    }
+
+    /// When a build last used it.
+    pub fn last_use(&self) -> OffsetDateTime {
+        self.last_used_at.or(self.created_at).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}
+
+/// What tells one image's layers from those of another, and how old it is.
+#[derive(Debug)]
+pub struct ImageDetail {
+    /// When it was last given a name, which every build and every push does; else when it was made.
+    pub last_use: OffsetDateTime,
+    /// Digests of the layers' contents, the lowest first. An image shares a layer with another one
+    /// where all below are the same as well.
+    pub layers: Vec<String>,
+}
+
+impl DockerEngine {
+    /// Whether the engine runs on this machine, or at least on one whose socket is here.
+    pub fn is_local(&self) -> bool {
+        matches!(self.address, Address::Unix(_))
+    }
+
+    /// The engine's data directory, as a path on the engine's own machine.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn data_root(&self) -> Result<Option<String>, Fault> {
+        let what = "asking for its data directory";
+        let info = self.negotiated().await?.info();
+        let info = tokio::time::timeout(ANSWER_TIMEOUT, info)
+            .await
+            .map_err(|_| faults::engine_silent(what))?
+            .map_err(|error| faults::of_client(&self.address, what, &error))?;
+        Ok(info.docker_root_dir.filter(|path| !path.is_empty()))
+    }
+
+    /// What the engine has.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn usage(&self) -> Result<EngineUsage, Fault> {
+        let what = "counting what it stores";
+        let count = async {
+            loop {
+                let version = self.spoken_version().await?;
+                // Before API 1.42 the types are ignored, and volumes are counted as well.
+                let target = "/system/df?type=image&type=build-cache";
+                let request = wire::get(&self.address, version, target)
+                    .map_err(|error| faults::engine_broke(what, &error))?;
+                match self.ask(request).await {
+                    Ok(Ok(answer)) => {
+                        return serde_json::from_slice(&answer)
+                            .map_err(|error| faults::engine_broke(what, &error));
+                    }
+                    Ok(Err(refusal)) if refusal.contains(COUNTING) => {}
+                    Ok(Err(refusal)) => return Err(faults::engine_broke(what, &refusal)),
+                    Err(fault) => return Err(fault),
+                }
+                tokio::time::sleep(BETWEEN_COUNTS).await;
+            }
+        };
+        tokio::time::timeout(USAGE_TIMEOUT, count).await.map_err(|_| faults::engine_silent(what))?
+    }
+
+    /// Details of an image; `None` where the engine does not have it.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn image_detail(&self, name_or_id: &str) -> Result<Option<ImageDetail>, Fault> {
+        let image = match self.negotiated().await?.inspect_image(name_or_id).await {
+            Ok(image) => image,
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+            Err(error) => {
+                return Err(faults::of_client(&self.address, "looking at an image", &error));
+            }
+        };
+        let tagged = image.metadata.and_then(|metadata| metadata.last_tag_time);
+        let last_use = [tagged, image.created].into_iter().flatten().max();
+        Ok(Some(ImageDetail {
+            last_use: last_use.unwrap_or(OffsetDateTime::UNIX_EPOCH),
+            layers: image.root_fs.and_then(|fs| fs.layers).unwrap_or_default(),
+        }))
+    }
+
+    /// The bytes of each of an image's layers that has any, the lowest first.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn layer_bytes(&self, id: &str) -> Result<Vec<u64>, Fault> {
+        let what = "looking at an image's layers";
+        let history = self.negotiated().await?.image_history(id).await;
+        let history = history.map_err(|error| faults::of_client(&self.address, what, &error))?;
+        let bytes = history.iter().rev().map(|entry| u64::try_from(entry.size).unwrap_or(0));
+        Ok(bytes.filter(|bytes| *bytes > 0).collect())
+    }
+
+    /// Takes a name away from an image, which goes with its last one. Answers whether it did: the
+    /// engine keeps what a container was made of, and another worker may have been faster.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn remove_image(&self, name_or_id: &str) -> Result<bool, Fault> {
+        let what = "removing an image";
+        let options = RemoveImageOptionsBuilder::new().noprune(true).build();
+        let removal = self.negotiated().await?.remove_image(name_or_id, Some(options), None);
+        let removed = tokio::time::timeout(PRUNE_TIMEOUT, removal)
+            .await
+            .map_err(|_| faults::engine_silent(what))?;
+        match removed {
+            Ok(_) => Ok(true),
+            Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
+            Err(error) => Err(faults::of_client(&self.address, what, &error)),
+        }
+    }
+
+    /// Prunes the build cache, what was used the longest time ago first, until it holds at most
+    /// `keep` bytes. What a running build has stays, and so do layers of images, which do not count.
+    /// So does what was used less than `young` ago: builds let go of their context for a moment, and
+    /// fail when it is pruned just then.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn prune_cache(&self, keep: u64, young: Duration) -> Result<(), Fault> {
+        let what = "pruning the build cache";
+        let version = self.spoken_version().await?;
+        let keep = keep.min(i64::MAX as u64).to_string();
+        let filters = format!(r#"{{"until":["{}s"]}}"#, young.as_secs());
+        let query = wire::query(&[("keep-storage", &keep), ("filters", &filters)]);
+        let target = format!("/build/prune{query}");
+        let request = wire::post(&self.address, version, &target)
+            .and_then(|request| request.body(wire::no_body()))
+            .map_err(|error| faults::engine_broke(what, &error))?;
+        let answer = tokio::time::timeout(PRUNE_TIMEOUT, self.ask(request))
+            .await
+            .map_err(|_| faults::engine_silent(what))??;
+        answer.map(drop).map_err(|refusal| faults::engine_broke(what, &refusal))
+    }
+
+    /// Notes that the image of `key` is used now, for whoever looks for the oldest: the engine keeps
+    /// the time at which an image was last given a name, be it one that it has.
+    pub(super) async fn touch(&self, key: &BuildKey) {
+        let (repository, tag) = (super::LOCAL_REPOSITORY, key.as_str());
+        let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
+        if let Err(error) = self.docker.tag_image(&local_name(key), Some(options)).await {
+            tracing::debug!(%error, "cannot note that an image is used");
+        }
+    }
+
+    /// Gives the image that has the name of `key` another name, before a build takes that one away:
+    /// an image without any name could not be told from those of others.
+    pub(super) async fn rename_predecessor(&self, key: &BuildKey) -> Result<(), Fault> {
+        let what = "naming the image of an earlier build";
+        let docker = self.negotiated().await?;
+        let earlier = match docker.inspect_image(&local_name(key)).await {
+            Ok(image) => image.id,
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => None,
+            Err(error) => return Err(faults::of_client(&self.address, what, &error)),
+        };
+        let Some(id) = earlier else { return Ok(()) };
+        let tag = id.trim_start_matches("sha256:");
+        let repository = format!("{LOCAL_REGISTRY}/replaced");
+        let options = TagImageOptionsBuilder::new().repo(&repository).tag(tag).build();
+        match docker.tag_image(&id, Some(options)).await {
+            // Pruned in the meantime.
+            Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            Err(error) => Err(faults::of_client(&self.address, what, &error)),
+        }
+    }
+
+    /// Sends a request on a connection of its own: the answer, or what the engine says against it.
+    async fn ask(&self, request: Request<Body>) -> Result<Result<Vec<u8>, String>, Fault> {
+        let what = "answering";
+        let mut connection = Connection::open(&self.address).await?;
+        let response =
+            connection.send(request).await.map_err(|error| faults::engine_broke(what, &error))?;
+        if response.status() != StatusCode::OK {
+            return Ok(Err(wire::error_message(response).await));
+        }
+        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+        let body = body.map_err(|error| faults::engine_broke(what, &error))?;
+        Ok(Ok(body.to_bytes().to_vec()))
+    }
+
+    /// The version that engine and client have agreed on, or the last one that is spoken here.
+    async fn spoken_version(&self) -> Result<ClientVersion, Fault> {
+        let agreed = self.negotiated().await?.client_version();
+        let (major_version, minor_version) =
+            (agreed.major_version, agreed.minor_version).min(LAST_VERSION);
+        Ok(ClientVersion { major_version, minor_version })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_engine_of_20_10_tells_is_read() {
+        let answer = r#"{"LayersSize":1,"Images":[{"Containers":1,"Created":1795338928,
+            "Id":"sha256:aa","Labels":null,"ParentId":"","RepoDigests":["<none>@<none>"],
+            "RepoTags":["<none>:<none>"],"SharedSize":1,"Size":2,"VirtualSize":2}],
+            "Containers":[],"Volumes":null,"BuildCache":[{"ID":"x","Parent":"","Type":"regular",
+            "Description":"d","InUse":false,"Shared":true,"Size":26,
+            "CreatedAt":"2026-11-22T08:55:21.511464832Z","LastUsedAt":null,"UsageCount":6}],
+            "BuilderSize":0}"#;
+        let usage: EngineUsage = serde_json::from_str(answer).expect("readable");
+        let (images, cache) = usage.into_parts();
+        assert!(images[0].names().is_empty() && images[0].digests().is_empty());
+        assert!(images[0].has_containers());
+        assert_eq!((cache[0].bytes, cache[0].shared), (26, true));
+        assert_eq!(cache[0].last_use().year(), 2026);
+    }
+
+    #[test]
+    fn an_engine_without_anything_is_read() {
+        let answer = r#"{"LayersSize":0,"Images":null,"BuildCache":null}"#;
+        let usage: EngineUsage = serde_json::from_str(answer).expect("readable");
+        let (images, cache) = usage.into_parts();
+        assert!(images.is_empty() && cache.is_empty());
+    }
+}

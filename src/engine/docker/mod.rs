@@ -1,0 +1,207 @@
+//! The container engine: builds images with its BuildKit.
+//!
+//! Every build has a BuildKit session of its own (`session`), which offers the request's secrets to
+//! that build alone, and uploads its context as a stream (`context`). bollard serves for everything
+//! else that the engine is asked, over the same connections (`wire`, `address`).
+
+mod address;
+mod build;
+mod context;
+mod events;
+mod faults;
+mod housekeeping;
+mod ignore;
+mod session;
+mod wire;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bollard::Docker;
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::image::{BuildKey, BuiltImage};
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::BuilderKind;
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::{BuildOrder, ImageBuilder};
+
+use address::Address;
+pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
+
+/// What the names of all images that were built here begin with, on the engine alone.
+pub const LOCAL_REGISTRY: &str = "image-builder.local";
+/// The label with the build key.
+pub const KEY_LABEL: &str = "image-builder.build-key";
+/// The repository of every image that was built here, on the engine alone: no registry has this name.
+/// The tag is the build key.
+pub const LOCAL_REPOSITORY: &str = "image-builder.local/built";
+
+/// The label that says which builder made an image.
+const BUILDER_LABEL: &str = "image-builder.builder";
+/// A short question to the engine is answered within this time.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What bollard allows for the start of an answer, in seconds.
+const CLIENT_TIMEOUT: u64 = 120;
+
+/// How to reach the engine, and what builds may do on it.
+#[derive(Debug, Clone)]
+pub struct DockerSettings {
+    /// `DOCKER_HOST`: `unix://`, `tcp://`, `http://` or `https://`.
+    pub host: String,
+    /// `DOCKER_CERT_PATH`: the directory with `ca.pem`, `cert.pem` and `key.pem`; needed for TLS.
+    pub cert_path: Option<PathBuf>,
+    /// `DOCKER_TLS_VERIFY`: `tcp://` means TLS. The engine's certificate is always verified.
+    pub tls_verify: bool,
+    /// `BUILDER_NETWORK`: the network of build steps, `host` or `none`; `None` = the engine's default.
+    pub network: Option<String>,
+    /// The credential that base images are pulled with. Whoever sends a build request can pull with
+    /// it whatever it opens, so it must not open what tenants keep from each other.
+    pub registry_auth: Option<Arc<RegistryAuth>>,
+    pub limits: Limits,
+}
+
+impl Default for DockerSettings {
+    fn default() -> Self {
+        Self {
+            host: "unix:///var/run/docker.sock".to_owned(),
+            cert_path: None,
+            tls_verify: false,
+            network: None,
+            registry_auth: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A credential for one registry.
+#[derive(Debug, Clone)]
+pub struct RegistryAuth {
+    /// `host` or `host:port`; `docker.io` for Docker Hub.
+    pub host: String,
+    pub username: String,
+    pub password: Secret,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerSettingsError {
+    #[error("DOCKER_HOST: `{0}` is not unix://PATH, tcp://HOST:PORT or https://HOST:PORT")]
+    Host(String),
+    #[error("DOCKER_CERT_PATH: needed for a DOCKER_HOST with TLS")]
+    NoCertPath,
+    #[error("DOCKER_CERT_PATH: cannot use {}: {why}", path.display())]
+    Certificate { path: PathBuf, why: String },
+    #[error("BUILDER_NETWORK: `{0}` is neither `host` nor `none`")]
+    Network(String),
+}
+
+/// A container engine. Clones share one client.
+#[derive(Clone)]
+pub struct DockerEngine {
+    docker: Docker,
+    address: Address,
+    settings: Arc<DockerSettings>,
+    /// Whether engine and client have agreed on an API version.
+    negotiated: Arc<AtomicBool>,
+}
+
+impl DockerEngine {
+    /// Prepares a client. Opens no connection: the engine may be down and come up later.
+    pub fn connect(settings: DockerSettings) -> Result<Self, DockerSettingsError> {
+        let network = settings.network.as_deref();
+        if let Some(bad) = network.filter(|network| !matches!(*network, "host" | "none")) {
+            return Err(DockerSettingsError::Network(bad.to_owned()));
+        }
+        let address = Address::of(&settings)?;
+        let docker = wire::client(address.clone(), CLIENT_TIMEOUT);
+        Ok(Self {
+            docker,
+            address,
+            settings: Arc::new(settings),
+            negotiated: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    /// The client, for other adapters of the same engine. It speaks a version that the engine
+    /// understands only once [`Self::negotiated`] or [`Self::ping`] has succeeded.
+    pub fn docker(&self) -> &Docker {
+        &self.docker
+    }
+
+    /// The client, after engine and client have agreed on an API version. Asks the engine once.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn negotiated(&self) -> Result<&Docker, Fault> {
+        if !self.negotiated.load(Ordering::Relaxed) {
+            self.ping().await?;
+        }
+        Ok(&self.docker)
+    }
+
+    /// Asks the engine for its version: whether it is up, and answers.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn ping(&self) -> Result<(), Fault> {
+        let what = "asking for its version";
+        tokio::time::timeout(ANSWER_TIMEOUT, self.docker.clone().negotiate_version())
+            .await
+            .map_err(|_| faults::engine_silent(what))?
+            .map_err(|error| faults::of_client(&self.address, what, &error))?;
+        self.negotiated.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The image of `key` that this engine has built earlier, if it still has it.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn find_by_key(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
+        use bollard::errors::Error;
+        let docker = self.negotiated().await?;
+        let image = match docker.inspect_image(&local_name(key)).await {
+            Ok(image) => image,
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+            Err(error) => {
+                return Err(faults::of_client(&self.address, "looking for an image", &error));
+            }
+        };
+        let labels = image.config.and_then(|config| config.labels).unwrap_or_default();
+        let builder = [BuilderKind::Dockerfile, BuilderKind::Nixpacks]
+            .into_iter()
+            .find(|kind| labels.get(BUILDER_LABEL).is_some_and(|label| label == kind.as_str()));
+        let Some((id, builder)) = image.id.zip(builder) else { return Ok(None) };
+        self.touch(key).await;
+        Ok(Some(BuiltImage { id, builder, key: key.clone() }))
+    }
+}
+
+#[async_trait]
+impl ImageBuilder for DockerEngine {
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault> {
+        let version = self.negotiated().await?.client_version();
+        self.rename_predecessor(&order.key).await?;
+        let id = build::build(self, version, order, progress).await.map_err(|fault| Fault {
+            // Both hold what others wrote.
+            message: progress.redact(&fault.message),
+            step: fault.step.as_deref().map(|step| progress.redact(step)),
+            ..fault
+        })?;
+        Ok(BuiltImage { id, builder: order.plan.builder, key: order.key.clone() })
+    }
+
+    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
+        self.find_by_key(key).await
+    }
+}
+
+/// What an image of `key` is called on the engine, so that it can be found again, and told apart
+/// from the images of others when room is made.
+fn local_name(key: &BuildKey) -> String {
+    format!("{LOCAL_REPOSITORY}:{}", key.as_str())
+}

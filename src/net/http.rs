@@ -1,0 +1,113 @@
+//! What every client of somebody else's HTTP server needs: bounds, and patience on request.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use image_builder_actors::model::build_log::cut;
+use reqwest::Response;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+/// No server is given more patience than this, whatever it asks for.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How this program names itself to servers.
+pub const USER_AGENT: &str = concat!("image-builder/", env!("CARGO_PKG_VERSION"));
+
+/// How long a server asks to be left alone: `Retry-After`, in seconds or as a date. At most a day.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let delay = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let until = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+            (until - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO)
+        }
+    };
+    Some(delay.min(LONGEST_PATIENCE))
+}
+
+/// The first `longest` bytes of a response's body, and whether that is all of it.
+pub async fn read_at_most(
+    response: &mut Response,
+    longest: usize,
+) -> Result<(Vec<u8>, bool), reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        let room = longest - body.len();
+        if chunk.len() > room {
+            body.extend_from_slice(&chunk[..room]);
+            return Ok((body, false));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok((body, true))
+}
+
+/// What a server wrote, fit for one line of a log: without control characters, and short.
+pub fn excerpt(text: &str) -> String {
+    let words: Vec<_> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
+    let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    cut(line, 300)
+}
+
+/// Whether the connection ended after the request and before the answer: a server may close one that
+/// was idle just when the next request goes out on it.
+pub fn was_hung_up(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The causes of an error, outermost first, without the address that it was about: an address may
+/// hold a credential.
+pub fn causes(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    excerpt(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    fn asked(value: &str) -> Option<Duration> {
+        let value = HeaderValue::from_str(value).expect("a header's value");
+        retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]))
+    }
+
+    #[test]
+    fn patience_is_asked_for_in_seconds_or_until_a_date_and_is_bounded() {
+        assert_eq!(asked("7"), Some(Duration::from_secs(7)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("Fri, 06 Nov 2893 08:49:37 GMT"), Some(LONGEST_PATIENCE));
+        assert_eq!(asked("18446744073709551615"), Some(LONGEST_PATIENCE));
+        assert_eq!(asked("soon"), None);
+        assert_eq!(asked("-3"), None);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        assert_eq!(excerpt("a\r\n\tb\u{1b}[0m  c\n"), "a b [0m c");
+        assert!(excerpt(&"é".repeat(10_000)).len() < 320);
+    }
+}

@@ -1,0 +1,3 @@
+//! What every client of somebody else's server needs.
+
+pub mod http;

@@ -1,0 +1,414 @@
+//! Git LFS: real content in the place of pointers.
+//!
+//! The batch API and the pointer's format are those of the Git LFS specification
+//! (`docs/api/batch.md` and `docs/spec.md` of git-lfs).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use image_builder_actors::model::digest::hex;
+use image_builder_actors::model::fault::{Fault, Reason};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Method, Request, Response, StatusCode, Url};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::checkout::{Stand, new_file};
+use super::client::{self, Body, Connection};
+use super::session::{Session, disk_fault, size};
+use super::{fault, ini};
+
+const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.git-lfs+json");
+/// Longest pointer, in bytes (the specification).
+const LONGEST_POINTER: usize = 1024;
+/// How many objects one request asks for: what servers take.
+const BATCH: usize = 100;
+/// Longest answer to one such request, in bytes.
+const LONGEST_ANSWER: usize = 4 << 20;
+/// How many objects are downloaded at once.
+const AT_ONCE: usize = 4;
+/// How many redirects a download follows.
+const REDIRECTS: usize = 5;
+
+/// What stands in the repository for a large file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pointer {
+    /// SHA-256 of the content, 64 lower-case hex digits.
+    pub(super) oid: String,
+    /// Length of the content, in bytes.
+    pub(super) size: u64,
+}
+
+impl Pointer {
+    /// The pointer that a file's content is, if it is one.
+    pub(super) fn parse(content: &[u8]) -> Option<Self> {
+        if content.len() >= LONGEST_POINTER {
+            return None;
+        }
+        let text = std::str::from_utf8(content).ok()?;
+        let mut lines = text.lines();
+        if lines.next()? != "version https://git-lfs.github.com/spec/v1" {
+            return None;
+        }
+        let (mut oid, mut size) = (None, None);
+        for line in lines {
+            match line.split_once(' ')? {
+                ("oid", value) => oid = value.strip_prefix("sha256:"),
+                ("size", value) => size = value.parse().ok(),
+                _ => {}
+            }
+        }
+        let oid = oid.filter(|oid| {
+            oid.len() == 64 && oid.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        })?;
+        Some(Self { oid: oid.to_owned(), size: size? })
+    }
+}
+
+#[derive(Serialize)]
+struct BatchRequest<'a> {
+    operation: &'static str,
+    transfers: [&'static str; 1],
+    objects: Vec<Wish<'a>>,
+    hash_algo: &'static str,
+}
+
+#[derive(Serialize)]
+struct Wish<'a> {
+    oid: &'a str,
+    size: u64,
+}
+
+#[derive(Deserialize)]
+struct BatchAnswer {
+    objects: Vec<Object>,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    oid: String,
+    #[serde(default)]
+    actions: Option<Actions>,
+    #[serde(default)]
+    error: Option<ObjectError>,
+}
+
+#[derive(Deserialize)]
+struct Actions {
+    #[serde(default)]
+    download: Option<Download>,
+}
+
+#[derive(Deserialize)]
+struct Download {
+    href: String,
+    #[serde(default)]
+    header: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct ObjectError {
+    code: u16,
+    #[serde(default)]
+    message: String,
+}
+
+/// Replaces every pointer by its content. `config` is the text of the repository's `.lfsconfig`;
+/// downloads are kept in `scratch`, on the same file system as the files, until they are whole.
+pub(super) fn fill_in(
+    session: &Session,
+    connection: &Connection,
+    config: Option<&str>,
+    stands: &[Stand],
+    scratch: &Path,
+) -> Result<(), Fault> {
+    for stand in stands {
+        session.count_bytes(stand.pointer.size)?;
+    }
+    session.note(format!("fetching {} Git LFS files", stands.len()));
+    let endpoint = endpoint(connection, config)?;
+    let mut by_oid: HashMap<&str, Vec<&Stand>> = HashMap::new();
+    for stand in stands {
+        by_oid.entry(&stand.pointer.oid).or_default().push(stand);
+    }
+    let store = Store { session, connection, endpoint, scratch };
+    let groups: Vec<_> = by_oid.into_values().collect();
+    session.runtime.block_on(async {
+        for groups in groups.chunks(BATCH) {
+            store.fill_in(groups).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Where the repository's LFS server is: beside the repository, unless `.lfsconfig` says otherwise,
+/// which it may only within the same origin.
+fn endpoint(connection: &Connection, config: Option<&str>) -> Result<Url, Fault> {
+    let configured = ini::parse(config.unwrap_or_default()).into_iter().rev().find(|setting| {
+        setting.section == "lfs" && setting.subsection.is_none() && setting.key == "url"
+    });
+    let mut url = match configured {
+        None => {
+            let mut url = connection.url.clone();
+            let path = url.path().trim_end_matches('/').trim_end_matches(".git").to_owned();
+            url.set_path(&format!("{path}.git/info/lfs"));
+            url
+        }
+        Some(setting) => Url::parse(&setting.value)
+            .ok()
+            .filter(|url| url.origin() == connection.url.origin())
+            .ok_or_else(|| {
+                fault(
+                    Reason::ForbiddenSource,
+                    format!(
+                        "The .lfsconfig of the {} names a Git LFS server that is not at the \
+                         repository's own.",
+                        connection.address.label
+                    ),
+                )
+            })?,
+    };
+    url.set_path(&format!("{}/objects/batch", url.path().trim_end_matches('/')));
+    Ok(url)
+}
+
+struct Store<'a> {
+    session: &'a Session,
+    connection: &'a Connection,
+    endpoint: Url,
+    scratch: &'a Path,
+}
+
+impl Store<'_> {
+    /// Fills in the files of one batch; each group has the same content.
+    async fn fill_in(&self, groups: &[Vec<&Stand>]) -> Result<(), Fault> {
+        let mut downloads = self.batch(groups).await?;
+        let work = groups.iter().filter_map(|group| {
+            let first = group.first()?;
+            Some((first, group, downloads.remove(&first.pointer.oid)))
+        });
+        let work: Vec<_> = work.collect();
+        stream::iter(work)
+            .map(|(first, group, download)| async move {
+                let download = download.ok_or_else(|| self.not_there(first))?;
+                let whole = self.download(first, download).await?;
+                put(group, &whole)
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<Vec<()>>()
+            .await?;
+        Ok(())
+    }
+
+    /// Asks where the objects are.
+    async fn batch(&self, groups: &[Vec<&Stand>]) -> Result<HashMap<String, Download>, Fault> {
+        let wanted: Vec<&Stand> =
+            groups.iter().filter_map(|group| group.first().copied()).collect();
+        let body = BatchRequest {
+            operation: "download",
+            transfers: ["basic"],
+            objects: wanted
+                .iter()
+                .map(|stand| Wish { oid: &stand.pointer.oid, size: stand.pointer.size })
+                .collect(),
+            hash_algo: "sha256",
+        };
+        let body = serde_json::to_vec(&body).map_err(|error| self.odd(&error.to_string()))?;
+        let mut request = Request::new(Method::POST, self.endpoint.clone());
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, MEDIA_TYPE);
+        headers.insert(CONTENT_TYPE, MEDIA_TYPE);
+        if let Some(authorization) = &self.connection.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        *request.body_mut() = Some(body.into());
+
+        let address = &self.connection.address;
+        let response = client::send_once(self.session, address, request).await?;
+        if response.status() == StatusCode::NOT_FOUND
+            && let Some(first) = wanted.first()
+        {
+            return Err(self.not_there(first));
+        }
+        let with_token = self.connection.authorization.is_some();
+        let response = client::accepted(self.session, address, response, with_token).await?;
+        let body = Body::new(response, address.clone());
+        let body = body.all(self.session, LONGEST_ANSWER).await?;
+        let body = body.ok_or_else(|| self.odd("it is too long"))?;
+        let answer: BatchAnswer =
+            serde_json::from_slice(&body).map_err(|error| self.odd(&error.to_string()))?;
+
+        let mut downloads = HashMap::new();
+        for object in answer.objects {
+            let Some(stand) = wanted.iter().find(|stand| stand.pointer.oid == object.oid) else {
+                continue;
+            };
+            if let Some(error) = object.error {
+                return Err(self.refused(stand, &error));
+            }
+            if let Some(download) = object.actions.and_then(|actions| actions.download) {
+                downloads.insert(object.oid, download);
+            }
+        }
+        Ok(downloads)
+    }
+
+    /// Downloads one object into the scratch directory; it is whole and what the pointer says.
+    async fn download(
+        &self,
+        stand: &Stand,
+        download: Download,
+    ) -> Result<std::path::PathBuf, Fault> {
+        let response = self.open(stand, download).await?;
+        let mut body = Body::new(response, self.connection.address.clone());
+        let path = self.scratch.join(format!("lfs-{}", stand.pointer.oid));
+        let on_disk = |error: std::io::Error| disk_fault(&error, &format!("`{}`", stand.path));
+        let mut file = new_file(&path, stand.executable).map_err(on_disk)?;
+        let mut hash = Sha256::new();
+        let mut length = 0u64;
+        while let Some(piece) = body.next(self.session).await? {
+            length += piece.len() as u64;
+            if length > stand.pointer.size {
+                break;
+            }
+            hash.update(&piece);
+            file.write_all(&piece).map_err(on_disk)?;
+            self.session.note_now_and_then(|| {
+                format!("{}: {} of {}", stand.path, size(length), size(stand.pointer.size))
+            });
+        }
+        if length != stand.pointer.size || hex(&hash.finalize()) != stand.pointer.oid {
+            return Err(fault(
+                Reason::ForgeFailed,
+                format!("The Git LFS server sent other content for `{}`.", stand.path),
+            ));
+        }
+        Ok(path)
+    }
+
+    /// Opens a download. Its headers, and our credential, stay with the server that they are for.
+    async fn open(&self, stand: &Stand, download: Download) -> Result<Response, Fault> {
+        let address = &self.connection.address;
+        let mut url = Url::parse(&download.href)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"))
+            .ok_or_else(|| self.odd("a download's address is none"))?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &download.header {
+            let (Ok(name), Ok(mut value)) =
+                (HeaderName::try_from(name), HeaderValue::try_from(value))
+            else {
+                return Err(self.odd("a download's header is none"));
+            };
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        if let Some(authorization) = &self.connection.authorization
+            && url.origin() == self.connection.url.origin()
+            && !headers.contains_key(AUTHORIZATION)
+        {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        for _ in 0..=REDIRECTS {
+            let mut request = Request::new(Method::GET, url.clone());
+            *request.headers_mut() = headers.clone();
+            let response = client::send_once(self.session, address, request).await?;
+            if let Some(next) = client::redirect(&response) {
+                if next.origin() != url.origin() {
+                    headers.clear();
+                }
+                url = next;
+                continue;
+            }
+            if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE) {
+                return Err(self.not_there(stand));
+            }
+            let with_token = self.connection.authorization.is_some();
+            return client::accepted(self.session, address, response, with_token).await;
+        }
+        Err(self.odd("a download redirects again and again"))
+    }
+
+    fn not_there(&self, stand: &Stand) -> Fault {
+        fault(
+            Reason::RefNotFound,
+            format!(
+                "The content of `{}` is not on the Git LFS server of the {}: push it with \
+                 `git lfs push --all`.",
+                stand.path, self.connection.address.label
+            ),
+        )
+    }
+
+    fn refused(&self, stand: &Stand, error: &ObjectError) -> Fault {
+        let reason = match error.code {
+            404 | 410 => return self.not_there(stand),
+            401 | 403 => Reason::Unauthorized,
+            _ => Reason::ForgeFailed,
+        };
+        let said: String = error.message.chars().filter(|c| !c.is_control()).take(200).collect();
+        fault(
+            reason,
+            format!(
+                "The Git LFS server does not give out `{}`: status {}, {said}",
+                stand.path, error.code
+            ),
+        )
+    }
+
+    fn odd(&self, problem: &str) -> Fault {
+        fault(
+            Reason::ForgeFailed,
+            format!(
+                "The Git LFS server of the {} gave an answer that cannot be used: {problem}.",
+                self.connection.address.label
+            ),
+        )
+    }
+}
+
+/// Puts a downloaded content in the place of its pointers.
+fn put(group: &[&Stand], whole: &Path) -> Result<(), Fault> {
+    let Some((first, others)) = group.split_first() else { return Ok(()) };
+    let on_disk =
+        |stand: &Stand, error: std::io::Error| disk_fault(&error, &format!("`{}`", stand.path));
+    fs::rename(whole, &first.file).map_err(|error| on_disk(first, error))?;
+    for stand in others {
+        // A copy into the pointer's own file, which keeps its mode, would be a copy of the mode too.
+        fs::copy(&first.file, &stand.file)
+            .and_then(|_| {
+                let mode = if stand.executable { 0o755 } else { 0o644 };
+                fs::set_permissions(&stand.file, fs::Permissions::from_mode(mode))
+            })
+            .map_err(|error| on_disk(stand, error))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_pointer_is_taken_for_one() {
+        let oid = "a".repeat(64);
+        let pointer =
+            format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 12\n");
+        assert_eq!(Pointer::parse(pointer.as_bytes()), Some(Pointer { oid, size: 12 }));
+        for other in [
+            String::new(),
+            pointer.replace("spec/v1", "spec/v9"),
+            pointer.replace("sha256:a", "sha256:A"),
+            pointer.replace("size 12", "size -1"),
+            pointer.replace("size 12\n", ""),
+            format!("{pointer}{}", "\n".repeat(1024)),
+            format!("\n{pointer}"),
+        ] {
+            assert_eq!(Pointer::parse(other.as_bytes()), None, "{other:?}");
+        }
+    }
+}

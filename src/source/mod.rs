@@ -1,0 +1,3 @@
+//! From a request to a tree of files.
+
+pub mod git;

@@ -1,0 +1,118 @@
+//! The adapter in its world: the real git server, and a stand-in for GitHub's API beside it.
+
+use std::sync::{Arc, Mutex, Once};
+
+use image_builder::source::git::{GitConnector, GitSettings};
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::RepoName;
+use image_builder_actors::ports::SourceConnector;
+use image_builder_actors::testing::connector::{FakeRelease, FakeRepository};
+use serde_json::json;
+
+use super::World;
+use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
+use super::stand_in::{Answer, Asked, StandIn};
+
+/// A connector for a forge at these addresses.
+pub(crate) fn connector(url: &str, api_url: &str, limits: Limits) -> GitConnector {
+    with(GitSettings {
+        url: url.to_owned(),
+        api_url: api_url.to_owned(),
+        limits,
+        ..GitSettings::default()
+    })
+}
+
+/// A connector with these settings.
+pub(crate) fn with(settings: GitSettings) -> GitConnector {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        // An error means that another suite was first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+    GitConnector::new(settings).expect("the settings are good")
+}
+
+/// A connector for the git server itself; it has no API.
+pub(crate) fn plain() -> GitConnector {
+    connector(&server_url(), &server_url(), Limits::default())
+}
+
+pub(crate) fn name(repo: &GitRepo) -> RepoName {
+    RepoName { owner: repo.owner.clone(), name: repo.name.clone() }
+}
+
+type Releases = Arc<Mutex<Vec<(RepoName, Vec<FakeRelease>)>>>;
+
+pub(crate) struct GitServer {
+    connector: Arc<GitConnector>,
+    releases: Releases,
+    repos: Vec<GitRepo>,
+    _api: StandIn,
+}
+
+impl World for GitServer {
+    async fn start() -> Self {
+        let releases: Releases = Arc::default();
+        let known = releases.clone();
+        let api = StandIn::start(move |asked| github_api(&known, asked)).await;
+        let connector = connector(&server_url(), &api.url(), Limits::default());
+        Self { connector: Arc::new(connector), releases, repos: Vec::new(), _api: api }
+    }
+
+    fn connector(&self) -> Arc<dyn SourceConnector> {
+        self.connector.clone()
+    }
+
+    async fn publish(&mut self, repository: FakeRepository) -> (RepoName, Vec<String>) {
+        let owner = if repository.token.is_some() { PRIVATE } else { "contract" };
+        let repo = GitRepo::create(owner, "suite");
+        let mut ids = Vec::new();
+        for commit in &repository.commits {
+            let files: Vec<_> =
+                commit.files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+            ids.push(repo.commit(&files));
+        }
+        for (branch, place) in &repository.branches {
+            repo.git_on_server(&["branch", "-f", branch, &ids[*place]]);
+        }
+        for (tag, place) in &repository.tags {
+            repo.git_on_server(&["tag", "-a", "-m", "a tag", tag, &ids[*place]]);
+        }
+        repo.set_default_branch(&repository.default_branch);
+        if !repository.branches.contains_key("main") {
+            repo.git_on_server(&["branch", "-D", "main"]);
+        }
+        let name = name(&repo);
+        let mut releases = self.releases.lock().expect("no test panics here");
+        releases.push((name.clone(), repository.releases));
+        self.repos.push(repo);
+        (name, ids)
+    }
+
+    fn token(&self) -> &'static str {
+        GOOD_TOKEN
+    }
+}
+
+/// Stands in for the part of GitHub's REST API that is about releases.
+fn github_api(known: &Releases, asked: &Asked) -> Answer {
+    let path = asked.path.split('?').next().unwrap_or_default();
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let known = known.lock().expect("no test panics here");
+    let ["repos", owner, name, "releases", rest @ ..] = &parts[..] else {
+        return Answer::status(404);
+    };
+    let Some((_, releases)) = known.iter().find(|(r, _)| r.owner == *owner && r.name == *name)
+    else {
+        return Answer::status(404);
+    };
+    let show = |release: &FakeRelease| json!({"tag_name": release.tag, "name": release.name});
+    let found = match rest {
+        [] => return Answer::json(&releases.iter().map(show).collect()),
+        ["latest"] => releases.first(),
+        ["tags", tag] => releases.iter().find(|release| release.tag == **tag),
+        _ => None,
+    };
+    found.map_or_else(|| Answer::status(404), |release| Answer::json(&show(release)))
+}

@@ -1,0 +1,237 @@
+//! Git LFS. The git part is the real server's; a stand-in in front of it answers as GitHub's LFS
+//! server does.
+
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use image_builder_actors::model::digest::hex;
+use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::Target;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::git::{connector, name};
+use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
+use super::stand_in::{Answer, Asked, StandIn};
+use super::{fetched, list, refused, request};
+
+fn oid(content: &str) -> String {
+    hex(&Sha256::digest(content.as_bytes()))
+}
+
+fn pointer(content: &str) -> String {
+    let (oid, size) = (oid(content), content.len());
+    format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n")
+}
+
+type Store = Arc<HashMap<String, String>>;
+
+fn store(contents: &[&str]) -> Store {
+    Arc::new(contents.iter().map(|content| (oid(content), (*content).to_owned())).collect())
+}
+
+/// Where the objects are.
+async fn storage(store: Store) -> StandIn {
+    StandIn::start(move |asked| {
+        let oid = asked.path.trim_start_matches("/objects/");
+        store.get(oid).map_or_else(|| Answer::status(404), |text| Answer::bytes(text.as_str()))
+    })
+    .await
+}
+
+/// The answer of the batch API: each object at `storage`, with a header of its own.
+fn batch(asked: &Asked, store: &Store, storage: &str) -> Answer {
+    let wanted: Value = serde_json::from_slice(&asked.body).expect("the request is JSON");
+    assert_eq!(wanted["operation"], "download");
+    let objects: Vec<Value> = wanted["objects"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|object| {
+            let oid = object["oid"].as_str().expect("a text");
+            if !store.contains_key(oid) {
+                let error = json!({"code": 404, "message": "Object does not exist"});
+                return json!({"oid": oid, "size": object["size"], "error": error});
+            }
+            let download = json!({
+                "href": format!("{storage}/objects/{oid}"),
+                "header": {"X-Ticket": "a ticket"},
+            });
+            json!({"oid": oid, "size": object["size"], "actions": {"download": download}})
+        })
+        .collect();
+    Answer::json(&json!({"transfer": "basic", "objects": objects}))
+}
+
+/// The forge: git by the real server, LFS by this store.
+async fn forge(store: Store, storage: String) -> StandIn {
+    StandIn::start(move |asked| {
+        if asked.path.ends_with(".git/info/lfs/objects/batch") {
+            batch(asked, &store, &storage)
+        } else {
+            Answer::From(server_url())
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pointers_become_their_content_and_the_token_stays_with_the_forge() {
+    let repo = GitRepo::create(PRIVATE, "lfs");
+    let (big, other) = ("large content\n".repeat(10_000), "another content\n");
+    std::fs::write(repo.work().join("run.bin"), pointer(&big)).expect("is writable");
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(repo.work().join("run.bin"), executable).expect("is writable");
+    repo.commit(&[
+        (".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n"),
+        ("deep/a.bin", &pointer(&big)),
+        ("deep/b.bin", &pointer(other)),
+        ("plain.txt", "version https://git-lfs.github.com/spec/v1 is its first line\n"),
+    ]);
+    let store = store(&[&big, other]);
+    let storage = storage(store.clone()).await;
+    let forge = forge(store, storage.url()).await;
+    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+    let request = request(&name(&repo), Target::DefaultBranch, Some(GOOD_TOKEN));
+    let got = fetched(&connector, &request).await;
+
+    assert!(got.read("run.bin") == big && got.read("deep/a.bin") == big);
+    assert_eq!(got.read("deep/b.bin"), other);
+    assert!(got.read("plain.txt").starts_with("version https://git-lfs"));
+    let mode = |path: &str| {
+        let metadata = got.source.tree.join(path).metadata().expect("is there");
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!((mode("run.bin"), mode("deep/a.bin")), (0o755, 0o644));
+    assert_eq!(list(got.source.workspace.path()), ["tree"]);
+
+    let downloads = storage.asked();
+    assert_eq!(downloads.len(), 2, "the same content is downloaded once");
+    for download in downloads {
+        assert_eq!(download.header("x-ticket"), "a ticket");
+        assert_eq!(download.header("authorization"), "");
+    }
+    let asked = forge.asked();
+    let batch = asked.iter().find(|asked| asked.path.ends_with("/batch")).expect("was asked");
+    assert!(batch.header("authorization").starts_with("Basic "));
+    assert_eq!(batch.header("accept"), "application/vnd.git-lfs+json");
+    assert_eq!(batch.header("content-type"), "application/vnd.git-lfs+json");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_that_cannot_be_had_is_a_fault_and_never_a_pointer() {
+    let repo = GitRepo::create("contract", "lfs-missing");
+    let content = "a content that is somewhere else\n";
+    repo.commit(&[("deep/a.bin", &pointer(content))]);
+    let request = request(&name(&repo), Target::DefaultBranch, None);
+
+    // Not in the store; in the batch answer but not in the storage; and another content there.
+    let full = store(&[content]);
+    let empty = store(&[]);
+    let swapped = Arc::new(HashMap::from([(oid(content), content.to_uppercase())]));
+    let longer = Arc::new(HashMap::from([(oid(content), content.repeat(1_000))]));
+    for (known, stored, reason) in [
+        (&empty, &empty, Reason::RefNotFound),
+        (&full, &empty, Reason::RefNotFound),
+        (&full, &swapped, Reason::ForgeFailed),
+        (&full, &longer, Reason::ForgeFailed),
+    ] {
+        let storage = storage(stored.clone()).await;
+        let forge = forge(known.clone(), storage.url()).await;
+        let connector = connector(&forge.url(), &forge.url(), Limits::default());
+        refused(&connector, &request, reason, "`deep/a.bin`").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_lfs_server_answers_has_its_reason() {
+    let repo = GitRepo::create("contract", "lfs-status");
+    repo.commit(&[("a.bin", &pointer("some content"))]);
+    let request = request(&name(&repo), Target::DefaultBranch, None);
+    for (status, reason, naming) in [
+        (404, Reason::RefNotFound, "`a.bin`"),
+        (401, Reason::Unauthorized, "over its budget"),
+        (429, Reason::RateLimited, "over its budget"),
+        (500, Reason::ForgeFailed, "over its budget"),
+        (200, Reason::ForgeFailed, "cannot be used"),
+    ] {
+        let forge = StandIn::start(move |asked| {
+            if asked.path.ends_with("/batch") {
+                let body = b"{\"message\": \"over its budget\"}".to_vec();
+                return Answer::Text { status, headers: Vec::new(), body };
+            }
+            Answer::From(server_url())
+        })
+        .await;
+        let connector = connector(&forge.url(), &forge.url(), Limits::default());
+        refused(&connector, &request, reason, naming).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lfs_content_counts_against_the_limits_before_it_is_fetched() {
+    let repo = GitRepo::create("contract", "lfs-large");
+    let content = "x".repeat(100_000);
+    repo.commit(&[("a.bin", &pointer(&content))]);
+    let store = store(&[&content]);
+    let storage = storage(store.clone()).await;
+    let forge = forge(store, storage.url()).await;
+    let limits = Limits { source_bytes: 50_000, ..Limits::default() };
+    let connector = connector(&forge.url(), &forge.url(), limits);
+    let request = request(&name(&repo), Target::DefaultBranch, None);
+    refused(&connector, &request, Reason::TooLarge, "50000 bytes").await;
+    assert_eq!(storage.asked().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_lfs_server_of_the_repository_s_choice_must_be_at_the_forge() {
+    let content = "some content";
+    let store = store(&[content]);
+    let other = StandIn::start(|_| Answer::status(500)).await;
+    let storage = storage(store.clone()).await;
+    let storage_url = storage.url();
+    let forge = StandIn::start(move |asked| {
+        if asked.path == "/special/lfs/objects/batch" {
+            batch(asked, &store, &storage_url)
+        } else {
+            Answer::From(server_url())
+        }
+    })
+    .await;
+    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+
+    let repo = GitRepo::create("contract", "lfs-config");
+    let config = format!("[lfs]\n\turl = {}/special/lfs/\n", forge.url());
+    repo.commit(&[(".lfsconfig", &config), ("a.bin", &pointer(content))]);
+    let wish = request(&name(&repo), Target::DefaultBranch, Some("a-token"));
+    assert_eq!(fetched(&connector, &wish).await.read("a.bin"), content);
+
+    let config = format!("[lfs]\n\turl = {}/special/lfs\n", other.url());
+    repo.commit(&[(".lfsconfig", &config)]);
+    refused(&connector, &wish, Reason::ForbiddenSource, ".lfsconfig").await;
+    assert_eq!(other.asked().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_files_than_one_request_asks_for_are_all_fetched() {
+    let repo = GitRepo::create("contract", "lfs-many");
+    let contents: Vec<String> = (0..150).map(|n| format!("content {n}\n")).collect();
+    let files: Vec<(String, String)> = contents
+        .iter()
+        .enumerate()
+        .map(|(n, content)| (format!("f{n}.bin"), pointer(content)))
+        .collect();
+    let files: Vec<(&str, &str)> =
+        files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    repo.commit(&files);
+    let store = store(&contents.iter().map(String::as_str).collect::<Vec<_>>());
+    let storage = storage(store.clone()).await;
+    let forge = forge(store, storage.url()).await;
+    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+    let got = fetched(&connector, &request(&name(&repo), Target::DefaultBranch, None)).await;
+    for (n, content) in contents.iter().enumerate() {
+        assert_eq!(&got.read(&format!("f{n}.bin")), content);
+    }
+}

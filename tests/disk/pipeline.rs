@@ -1,0 +1,124 @@
+//! A whole crew whose engine runs full.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_rt::System;
+use async_trait::async_trait;
+use image_builder::engine::disk::size::Size;
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::BuildRequest;
+use image_builder_actors::model::shutdown::Shutdown;
+use image_builder_actors::parse::Rules;
+use image_builder_actors::pipeline;
+use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
+use image_builder_actors::ports::{Broker, FetchedSource, Message, Plan, Planner, Route};
+use image_builder_actors::scheduling::retry_policy::RetryPolicy;
+use image_builder_actors::supervision::RestartIntensity;
+use image_builder_actors::telemetry::delivery_span::Observer;
+use image_builder_actors::testing::broker::FakeBroker;
+use image_builder_actors::testing::connector::FakeConnector;
+use image_builder_actors::testing::notifier::FakeNotifier;
+use image_builder_actors::testing::registry::FakeRegistry;
+use tempfile::TempDir;
+
+use crate::engine::SmallEngine;
+use crate::full::Disk;
+use crate::orders::{Guarded, MB, Order, has};
+
+/// Plans the same for every source.
+struct SamePlan(Plan);
+
+#[async_trait]
+impl Planner for SamePlan {
+    async fn plan(&self, _: &FetchedSource, _: &BuildRequest, _: &BuildLog) -> Result<Plan, Fault> {
+        Ok(self.0.clone())
+    }
+}
+
+fn settings(workspaces: &TempDir) -> PipelineSettings {
+    let stage = StageSettings { concurrency: 2, timeout: Duration::from_secs(60) };
+    PipelineSettings {
+        rules: Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() },
+        workspaces: workspaces.path().to_owned(),
+        registry_name: "registry.test".to_owned(),
+        prefetch: 4,
+        job_timeout: Duration::from_secs(90),
+        connector: stage.clone(),
+        builder: stage.clone(),
+        pusher: stage.clone(),
+        notifier: stage,
+        builds_per_user: 2,
+        supersede: false,
+        retry_concurrency: 2,
+        retry: RetryPolicy {
+            max_attempts: 1,
+            initial_delay: Duration::from_millis(10),
+            multiplier: 1.0,
+            max_delay: Duration::from_millis(10),
+        },
+        dead_ttl: None,
+        results: false,
+        intensity: RestartIntensity {
+            max_restarts: 5,
+            window: Duration::from_secs(30),
+            health_interval: Duration::from_secs(30),
+        },
+    }
+}
+
+#[test]
+fn a_job_that_finds_the_engine_full_waits_for_room_and_ends_in_its_image_with_one_attempt() {
+    let system = System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
+    });
+    system.block_on(full_in_the_middle());
+}
+
+async fn full_in_the_middle() {
+    let small = SmallEngine::start(1000).await;
+    let worker = Guarded::new(&small, |settings| settings.budget = Size(10_000 * MB));
+    let mut old = Vec::new();
+    while small.room().free > 300 * MB {
+        let order = Order::of_bytes(20 * MB);
+        order.build(&*small.engine).await.expect("there is room for it");
+        old.push(order);
+    }
+    assert_eq!(worker.guard.look().await, Ok(()), "the watermark is not what stops the build");
+
+    // Three times that is needed: as the context comes, unpacked, and as a layer.
+    let large = Order::of_bytes(120 * MB);
+    let (broker, managers) = (FakeBroker::new(), FakeNotifier::new());
+    let ports = Ports {
+        broker: Arc::new(broker.clone()),
+        forge: Arc::new(FakeConnector::new()),
+        planner: Arc::new(SamePlan(large.order.plan.clone())),
+        engine: worker.builder.clone(),
+        registry: Arc::new(FakeRegistry::new()),
+        managers: Arc::new(managers.clone()),
+        probe: Arc::new(Disk(worker.guard.clone())),
+    };
+    let workspaces = tempfile::tempdir().expect("a directory");
+    let crew = Pipeline::start(
+        ports,
+        settings(&workspaces),
+        &pipeline::health(),
+        Observer::default(),
+        Shutdown::default(),
+    );
+    let capacity = crew.capacity.clone();
+    let body = serde_json::json!({"uuid": "large", "userID": "alice", "repo": "owner/name"});
+    let message = Message { body: body.to_string().into_bytes(), ..Message::default() };
+    broker.publish(Route::Build, message).await.expect("published");
+
+    let limit = Duration::from_secs(120);
+    tokio::time::timeout(limit, capacity.lost()).await.expect("the engine runs full");
+    let told = tokio::time::timeout(limit, managers.wait_for(1)).await.expect("the job ends");
+    let body: serde_json::Value = serde_json::from_slice(&told[0].body).expect("JSON");
+    assert_eq!(body["type"], "image.ready", "{body}");
+    assert_eq!(body["data"]["attempts"], 1, "{body}");
+    assert!(!broker.delays().is_empty(), "it did not fail on the way");
+    assert!(!has(&small, &old[0]).await, "nothing was pruned");
+}
