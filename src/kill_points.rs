@@ -23,7 +23,7 @@ pub const POINTS: [&str; 17] = [
     "pusher::handle",
     "pusher::work",
     "pusher::pushed",
-    "desk::settle",
+    "settlement::settle",
     "retry::handle",
     "retry::work",
     "notifier::handle",

@@ -139,19 +139,19 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     };
     let _ = connected.set(broker.connected());
 
-    let lifecycle = Shutdown::default();
+    let shutdown = Shutdown::default();
     let settings = settings(&config, &data_dir, adapters.registry_name.clone());
     let disk = adapters.disk();
     tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
     let ports = adapters.ports(broker.clone());
-    let mut crew = Pipeline::start(ports, settings, &health, observer, lifecycle.clone());
-    tokio::spawn(hear_cancellations(broker.cancellations(), crew.board.clone()));
-    tokio::spawn(disk.run(crew.capacity.clone(), lifecycle.clone()));
+    let mut pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
+    tokio::spawn(hear_cancellations(broker.cancellations(), pipeline.admission.clone()));
+    tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
     tracing::info!("at work");
 
     let exit = tokio::select! {
         () = signals.next() => Exit::Ok,
-        cause = crew.escalated() => {
+        cause = pipeline.escalated() => {
             tracing::error!(cause, "an actor cannot be kept alive");
             Exit::Temporary
         }
@@ -160,13 +160,13 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
         limit_seconds = config.drain_timeout.as_secs_f64(),
         "draining: no new work is taken"
     );
-    lifecycle.enter(ShutdownPhase::Draining);
+    shutdown.enter(ShutdownPhase::Draining);
     let exit = tokio::select! {
         () = signals.next() => {
             tracing::warn!("leaving at once: what is in hand goes back to its queues");
             return Ok(Exit::Temporary);
         }
-        () = drain(&mut crew, &lifecycle, config.drain_timeout) => exit,
+        () = drain(&mut pipeline, &shutdown, config.drain_timeout) => exit,
     };
     broker.close().await;
     tracing::info!("ended");
@@ -194,14 +194,14 @@ fn refused(config: &Config, error: ConnectError) -> StartError {
 }
 
 /// Finishes what is in hand while there is time, and hands back the rest.
-async fn drain(crew: &mut Pipeline, lifecycle: &Shutdown, limit: Duration) {
-    if tokio::time::timeout(limit, crew.settled()).await.is_ok() {
-        lifecycle.enter(ShutdownPhase::HandingBack);
+async fn drain(pipeline: &mut Pipeline, shutdown: &Shutdown, limit: Duration) {
+    if tokio::time::timeout(limit, pipeline.settled()).await.is_ok() {
+        shutdown.enter(ShutdownPhase::HandingBack);
         return;
     }
     tracing::warn!("the drain's time is up: what is in hand is handed back");
-    lifecycle.enter(ShutdownPhase::HandingBack);
-    if tokio::time::timeout(HAND_BACK, crew.settled()).await.is_err() {
+    shutdown.enter(ShutdownPhase::HandingBack);
+    if tokio::time::timeout(HAND_BACK, pipeline.settled()).await.is_err() {
         tracing::warn!("not all could be handed back: the broker delivers the rest again");
     }
 }
@@ -251,7 +251,7 @@ async fn show_caches(mut held: watch::Receiver<Held>, metrics: Metrics) {
 }
 
 /// Withdraws the builds that somebody wants to stop, for as long as the broker is there.
-async fn hear_cancellations(mut bodies: mpsc::Receiver<Vec<u8>>, board: Admission) {
+async fn hear_cancellations(mut bodies: mpsc::Receiver<Vec<u8>>, admission: Admission) {
     #[derive(Deserialize)]
     struct Cancellation {
         #[serde(rename = "buildID")]
@@ -262,7 +262,7 @@ async fn hear_cancellations(mut bodies: mpsc::Receiver<Vec<u8>>, board: Admissio
         match serde_json::from_slice::<Cancellation>(&body) {
             Ok(Cancellation { build_id }) => {
                 tracing::info!(build_id, "asked to cancel");
-                board.cancel(&build_id);
+                admission.cancel(&build_id);
             }
             Err(error) => tracing::warn!(%error, "a cancellation cannot be read"),
         }

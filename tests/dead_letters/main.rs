@@ -22,8 +22,8 @@ fn numbered(count: usize) -> Vec<String> {
 #[test]
 fn a_list_has_a_line_for_each_letter_newest_last() {
     let world = World::new();
-    world.bury("b1", Reason::RegistryRefused, &plain());
-    world.bury("b2", Reason::BuildFailed, &json!({"userID": "u2", "repo": "octo/api"}));
+    world.dead_letter("b1", Reason::RegistryRefused, &plain());
+    world.dead_letter("b2", Reason::BuildFailed, &json!({"userID": "u2", "repo": "octo/api"}));
     let stdout = world.good(&["list"]);
     let lines: Vec<_> = stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{stdout}");
@@ -46,8 +46,8 @@ fn a_list_has_a_line_for_each_letter_newest_last() {
 fn a_list_can_be_read_by_programs() {
     let world = World::new();
     let letters = [
-        world.bury("b1", Reason::RegistryRefused, &plain()),
-        world.bury("b2", Reason::BuildFailed, &json!({"userID": "u2", "token": "t0ken"})),
+        world.dead_letter("b1", Reason::RegistryRefused, &plain()),
+        world.dead_letter("b2", Reason::BuildFailed, &json!({"userID": "u2", "token": "t0ken"})),
     ];
     let stdout = world.good(&["list", "--json"]);
     let listed: Vec<Value> =
@@ -61,9 +61,9 @@ fn a_list_can_be_read_by_programs() {
 #[test]
 fn a_list_may_be_of_some_faults_or_of_one_user() {
     let world = World::new();
-    world.bury("b1", Reason::RegistryRefused, &plain());
-    world.bury("b2", Reason::BuildFailed, &json!({"userID": "u2", "repo": "o/n"}));
-    world.bury("b3", Reason::Crashed, &json!({"pullInfo": {"userID": "u2", "repo": "o/n"}}));
+    world.dead_letter("b1", Reason::RegistryRefused, &plain());
+    world.dead_letter("b2", Reason::BuildFailed, &json!({"userID": "u2", "repo": "o/n"}));
+    world.dead_letter("b3", Reason::Crashed, &json!({"pullInfo": {"userID": "u2", "repo": "o/n"}}));
     let ids = |arguments: &[&str]| -> Vec<String> {
         let stdout = world.good(&[&["list", "--json"], arguments].concat());
         let id = |line: &str| {
@@ -110,7 +110,7 @@ fn a_letter_is_shown_with_its_tries_its_log_and_its_request() {
     let mut request = plain();
     request["token"] = json!("hunter2");
     request["redriveOf"] = json!("earlier");
-    world.bury("0a1b2c", Reason::BuildFailed, &request);
+    world.dead_letter("0a1b2c", Reason::BuildFailed, &request);
     let stdout = world.good(&["show", "0a1"]);
     for part in [
         "build        0a1b2c\n",
@@ -136,8 +136,8 @@ fn a_letter_is_shown_with_its_tries_its_log_and_its_request() {
 #[test]
 fn an_id_that_is_unknown_or_not_unique_is_a_clear_failure() {
     let world = World::new();
-    world.bury("ab1", Reason::Crashed, &plain());
-    world.bury("ab2", Reason::Crashed, &plain());
+    world.dead_letter("ab1", Reason::Crashed, &plain());
+    world.dead_letter("ab2", Reason::Crashed, &plain());
     for verb in ["show", "drop", "redrive"] {
         let unknown = world.run(&[verb, "x"]);
         assert_eq!(unknown.code, 1, "{unknown:?}");
@@ -229,7 +229,7 @@ fn looking_does_not_prolong_a_letters_life() {
     let world = World::new();
     let begun = Instant::now();
     world.put("short", letter("short", Reason::Crashed, b"{}").to_json(), LIFE);
-    world.bury("long", Reason::Crashed, &plain());
+    world.dead_letter("long", Reason::Crashed, &plain());
     let mut looks = 0;
     while begun.elapsed() < LIFE * 3 / 5 {
         let stdout = world.good(&["list"]);
@@ -246,7 +246,7 @@ fn looking_does_not_prolong_a_letters_life() {
 #[test]
 fn a_queue_that_somebody_else_declared_is_read_with_a_warning() {
     let world = World::after(|channel, names| declare_classic(channel, &names.dead_queue));
-    world.bury("b1", Reason::Crashed, &plain());
+    world.dead_letter("b1", Reason::Crashed, &plain());
     let ended = world.run(&["list"]);
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(ended.stdout.contains("\nb1 "), "{ended:?}");

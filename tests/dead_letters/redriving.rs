@@ -52,8 +52,8 @@ fn a_redriven_build_is_asked_for_under_a_new_id_that_names_the_old_one() {
     let mut asked = plain();
     asked["uuid"] = json!("b1");
     asked["buildPlan"] = json!({"builder": "dockerfile", "envs": [{"key": "A", "value": "b"}]});
-    world.bury("b1", Reason::RegistryRefused, &asked);
-    world.bury("b2", Reason::RegistryRefused, &plain());
+    world.dead_letter("b1", Reason::RegistryRefused, &asked);
+    world.dead_letter("b2", Reason::RegistryRefused, &plain());
 
     let stdout = world.good(&["redrive", "b1"]);
     let request = only_request(&world);
@@ -75,7 +75,7 @@ fn a_redriven_build_is_asked_for_under_a_new_id_that_names_the_old_one() {
 fn a_token_is_read_from_the_standard_input() {
     let world = World::new();
     let asked = json!({"userID": "u1", "repo": "octo/web", "token": "old-token"});
-    world.bury("b1", Reason::Unauthorized, &asked);
+    world.dead_letter("b1", Reason::Unauthorized, &asked);
     let ended = world.run_with_input(&["redrive", "b1", "--token-stdin"], "new-token\n");
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(!format!("{ended:?}").contains("new-token"));
@@ -90,7 +90,7 @@ fn a_token_is_read_from_the_environment_or_a_file() {
     let token = file(&directory, "token", "from-file\n");
     let asked = json!({"pullInfo": {"userID": "u1", "repo": "octo/web", "token": "old-token"}});
     for id in ["b1", "b2", "b3"] {
-        world.bury(id, Reason::Unauthorized, &asked);
+        world.dead_letter(id, Reason::Unauthorized, &asked);
     }
     let ended = world.run_with_variable(&["redrive", "b1"], "IMAGE_BUILDER_TOKEN", "from-env");
     assert_eq!(ended.code, 0, "{ended:?}");
@@ -104,7 +104,7 @@ fn a_token_is_read_from_the_environment_or_a_file() {
 #[test]
 fn a_token_that_is_none_is_a_usage_error_and_changes_nothing() {
     let world = World::new();
-    world.bury("b1", Reason::Crashed, &plain());
+    world.dead_letter("b1", Reason::Crashed, &plain());
     for (input, says) in [("\n", "no token"), ("a\nb\n", "one line")] {
         let ended = world.run_with_input(&["redrive", "b1", "--token-stdin"], input);
         assert_eq!(ended.code, 64, "{ended:?}");
@@ -118,7 +118,7 @@ fn a_token_that_is_none_is_a_usage_error_and_changes_nothing() {
 fn what_a_letter_lacks_has_to_be_given() {
     let world = World::new();
     let directory = tempfile::tempdir().expect("a directory");
-    world.bury("b1", Reason::Crashed, &with_credentials());
+    world.dead_letter("b1", Reason::Crashed, &with_credentials());
 
     let ended = world.run(&["redrive", "b1"]);
     refused(&world, &ended, "--token-stdin");
@@ -163,7 +163,7 @@ fn what_a_letter_lacks_has_to_be_given() {
 #[test]
 fn a_build_can_be_redriven_without_what_it_lacks() {
     let world = World::new();
-    world.bury("b1", Reason::Crashed, &with_credentials());
+    world.dead_letter("b1", Reason::Crashed, &with_credentials());
     world.good(&["redrive", "b1", "--without-credentials"]);
     let request = only_request(&world);
     assert_eq!(request.get("token"), None);
@@ -188,10 +188,10 @@ fn an_unreadable_request_cannot_be_redriven() {
 #[test]
 fn all_builds_of_a_fault_are_redriven_and_what_lacks_something_is_left() {
     let world = World::new();
-    world.bury("b1", Reason::RegistryRefused, &plain());
-    world.bury("b2", Reason::BuildFailed, &plain());
-    world.bury("b3", Reason::RegistryRefused, &with_credentials());
-    world.bury("b4", Reason::Crashed, &json!({"userID": "u4", "repo": "o/n"}));
+    world.dead_letter("b1", Reason::RegistryRefused, &plain());
+    world.dead_letter("b2", Reason::BuildFailed, &plain());
+    world.dead_letter("b3", Reason::RegistryRefused, &with_credentials());
+    world.dead_letter("b4", Reason::Crashed, &json!({"userID": "u4", "repo": "o/n"}));
 
     let ended = world.run(&["redrive", "--all", "--fault", "service"]);
     assert_eq!(ended.code, 1, "{ended:?}");
@@ -212,12 +212,12 @@ fn all_builds_of_a_fault_are_redriven_and_what_lacks_something_is_left() {
 #[test]
 fn with_all_only_builds_that_had_a_token_get_the_new_one() {
     let world = World::new();
-    world.bury(
+    world.dead_letter(
         "b1",
         Reason::Unauthorized,
         &json!({"userID": "u", "repo": "o/n", "token": "old-t"}),
     );
-    world.bury("b2", Reason::Unauthorized, &json!({"userID": "u", "repo": "o/n"}));
+    world.dead_letter("b2", Reason::Unauthorized, &json!({"userID": "u", "repo": "o/n"}));
     let ended = world.run_with_input(&["redrive", "--all", "--token-stdin"], "new-t");
     assert_eq!(ended.code, 0, "{ended:?}");
     let requests = world.take_requests();
@@ -229,8 +229,8 @@ fn with_all_only_builds_that_had_a_token_get_the_new_one() {
 fn two_letters_of_one_build_are_one_request() {
     let world = World::new();
     for _ in 0..2 {
-        world.bury("b1", Reason::Crashed, &plain());
-        world.bury("b2", Reason::Crashed, &plain());
+        world.dead_letter("b1", Reason::Crashed, &plain());
+        world.dead_letter("b2", Reason::Crashed, &plain());
     }
     world.good(&["redrive", "b1"]);
     only_request(&world);
@@ -243,7 +243,7 @@ fn two_letters_of_one_build_are_one_request() {
 #[test]
 fn a_letter_that_outlives_its_redrive_asks_for_the_same_build() {
     let world = World::new();
-    let dead = world.bury("b1", Reason::Crashed, &plain());
+    let dead = world.dead_letter("b1", Reason::Crashed, &plain());
     world.good(&["redrive", "b1"]);
     // As if the first command had died before it removed the letter.
     world.put("b1", dead.to_json(), Duration::from_secs(3600));
@@ -256,7 +256,7 @@ fn a_letter_that_outlives_its_redrive_asks_for_the_same_build() {
 #[test]
 fn a_letter_stays_where_its_request_finds_no_queue() {
     let world = World::new();
-    world.bury("b1", Reason::Crashed, &plain());
+    world.dead_letter("b1", Reason::Crashed, &plain());
     world.delete_build_queue();
     for arguments in [&["redrive", "b1"], &["redrive", "--all"]] {
         let ended = world.run(arguments);

@@ -166,7 +166,7 @@ impl World {
     }
 
     /// Buries a build for a reason, as the worker does.
-    pub(crate) fn bury(&self, id: &str, reason: Reason, request: &Value) -> DeadLetter {
+    pub(crate) fn dead_letter(&self, id: &str, reason: Reason, request: &Value) -> DeadLetter {
         let letter = letter(id, reason, request.to_string().as_bytes());
         self.put(id, letter.to_json(), Duration::from_secs(3600));
         letter

@@ -29,9 +29,9 @@ impl Probe for Disk {
 
 /// A worker's capacity, with its guard at work.
 fn at_work(worker: &Guarded) -> Capacity {
-    let (capacity, lifecycle) = (Capacity::default(), Shutdown::default());
-    tokio::spawn(worker.guard.clone().run(capacity.clone(), lifecycle.clone()));
-    tokio::spawn(capacity.clone().watch(Arc::new(Disk(worker.guard.clone())), lifecycle));
+    let (capacity, shutdown) = (Capacity::default(), Shutdown::default());
+    tokio::spawn(worker.guard.clone().run(capacity.clone(), shutdown.clone()));
+    tokio::spawn(capacity.clone().watch(Arc::new(Disk(worker.guard.clone())), shutdown));
     capacity
 }
 

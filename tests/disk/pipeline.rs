@@ -1,4 +1,4 @@
-//! A whole crew whose engine runs full.
+//! A whole pipeline whose engine runs full.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,14 +101,14 @@ async fn full_in_the_middle() {
         probe: Arc::new(Disk(worker.guard.clone())),
     };
     let workspaces = tempfile::tempdir().expect("a directory");
-    let crew = Pipeline::start(
+    let pipeline = Pipeline::start(
         ports,
         settings(&workspaces),
         &pipeline::health(),
         Observer::default(),
         Shutdown::default(),
     );
-    let capacity = crew.capacity.clone();
+    let capacity = pipeline.capacity.clone();
     let body = serde_json::json!({"uuid": "large", "userID": "alice", "repo": "owner/name"});
     let message = Message { body: body.to_string().into_bytes(), ..Message::default() };
     broker.publish(Route::Build, message).await.expect("published");

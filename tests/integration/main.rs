@@ -11,7 +11,6 @@ mod builds;
 mod cancelling;
 mod concurrency;
 mod failures;
-mod house;
 mod identity;
 mod images;
 mod lifecycle;

@@ -189,7 +189,7 @@ impl Drop for Hold {
 }
 
 fn print(message: &Message) -> Option<Print> {
-    let build_id = parse::build_id(message)?;
+    let build_id = parse::build_id(&message.body, message.message_id.as_deref())?;
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_be_bytes());

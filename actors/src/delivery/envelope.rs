@@ -7,10 +7,16 @@ use time::OffsetDateTime;
 
 use crate::delivery::dedup::passed_on;
 use crate::model::history::History;
+use crate::parse;
 use crate::ports::{Message, REPEATED};
 
 /// The header that holds the history, as JSON.
 pub const HEADER: &str = "x-image-builder-history";
+
+/// The build id of a message, see [`parse::build_id`].
+pub fn build_id(message: &Message) -> Option<String> {
+    parse::build_id(&message.body, message.message_id.as_deref())
+}
 
 /// Whether nobody can have had a request in hand before: it was never delivered, never published by a
 /// worker, and published once.

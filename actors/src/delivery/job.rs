@@ -32,7 +32,7 @@ pub struct Job {
     /// Where the build's output goes, and where its last lines are kept.
     pub progress: BuildLog,
     /// The job's place among all that this worker has in hand.
-    pub place: Ticket,
+    pub ticket: Ticket,
     pub lease: Lease,
 }
 

@@ -16,16 +16,15 @@ use crate::delivery::dedup::Hold;
 use crate::delivery::envelope;
 use crate::model::build_log;
 use crate::model::fault::{Fault, Reason, StageName};
-use crate::parse;
 use crate::ports::{Broker, BrokerError, Message, Queue, Route, Settle};
 use crate::telemetry::delivery_span::DeliverySpan;
 use crate::telemetry::trace::TRACEPARENT;
 
-/// What the holder of a lease was doing.
+/// What the holder of a lease was phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// On its way to an actor that has not looked at it.
-    Mailed,
+    InMailbox,
     /// Waiting for a slot.
     Waiting,
     /// Working, in this stage.
@@ -47,8 +46,8 @@ struct Held {
     redeliveries: u64,
     /// When a worker first had the request in hand, as far as is known.
     since: Option<OffsetDateTime>,
-    doing: Phase,
-    journey: DeliverySpan,
+    phase: Phase,
+    span: DeliverySpan,
     settle: Arc<dyn Settle>,
     dropped: mpsc::UnboundedSender<Dropped>,
     hold: Hold,
@@ -69,9 +68,9 @@ impl Held {
     }
 
     /// Settling may take a while yet, in which nobody works on the delivery.
-    fn end_journey(&mut self, why: &str) {
-        let mut journey = std::mem::take(&mut self.journey);
-        journey.broke_off(why);
+    fn end_span(&mut self, why: &str) {
+        let mut span = std::mem::take(&mut self.span);
+        span.broke_off(why);
     }
 }
 
@@ -108,13 +107,13 @@ impl Lease {
 
     /// Says what becomes of the delivery now: a crash while it is worked on counts as a try, any other
     /// crash as nothing.
-    pub fn now(&self, doing: Phase) {
+    pub fn set_phase(&self, phase: Phase) {
         if let Some(held) = &mut *lock(&self.held) {
-            held.doing = doing;
-            match doing {
-                Phase::Working(stage) => held.journey.enter(stage),
-                Phase::Mailed | Phase::Waiting => {
-                    held.journey.leave();
+            held.phase = phase;
+            match phase {
+                Phase::Working(stage) => held.span.enter(stage),
+                Phase::InMailbox | Phase::Waiting => {
+                    held.span.leave();
                 }
             }
         }
@@ -137,26 +136,26 @@ impl Lease {
     }
 
     /// Says how the delivery is seen from here on, until it is settled.
-    pub fn observe(&self, mut journey: DeliverySpan) {
+    pub fn observe(&self, mut span: DeliverySpan) {
         if let Some(held) = &mut *lock(&self.held) {
-            if let Phase::Working(stage) = held.doing {
-                journey.enter(stage);
+            if let Phase::Working(stage) = held.phase {
+                span.enter(stage);
             }
-            held.journey = journey;
+            held.span = span;
         }
     }
 
     /// Adds something to how the delivery is seen.
-    pub fn journey(&self, add: impl FnOnce(&mut DeliverySpan) -> &mut DeliverySpan) {
+    pub fn span(&self, add: impl FnOnce(&mut DeliverySpan) -> &mut DeliverySpan) {
         if let Some(held) = &mut *lock(&self.held) {
-            add(&mut held.journey);
+            add(&mut held.span);
         }
     }
 
     /// The trace context for what comes of this delivery: the worker's own where it traces, else
     /// the one that the message brought.
     pub fn traceparent(&self) -> Option<String> {
-        let own = lock(&self.held).as_ref().and_then(|held| held.journey.context());
+        let own = lock(&self.held).as_ref().and_then(|held| held.span.context());
         let own = own.map(|context| context.to_string());
         own.or_else(|| self.message.headers.get(TRACEPARENT).cloned())
     }
@@ -176,7 +175,7 @@ impl Lease {
     pub fn release(self) {
         let held = lock(&self.held).take();
         if let Some(mut held) = held {
-            held.end_journey("given back to its queue");
+            held.end_span("given back to its queue");
             tokio::spawn(nack_later(held));
         }
     }
@@ -191,7 +190,7 @@ impl Drop for Lease {
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &*lock(&self.held) {
-            Some(held) => write!(f, "Lease({}, {:?})", held.tag, held.doing),
+            Some(held) => write!(f, "Lease({}, {:?})", held.tag, held.phase),
             None => f.write_str("Lease(ended)"),
         }
     }
@@ -202,9 +201,9 @@ impl std::fmt::Debug for Lease {
 pub struct Revocable(Weak<Mutex<Option<Held>>>);
 
 impl Revocable {
-    /// What the lease's holder is doing; `None` = the lease has ended.
-    pub fn doing(&self) -> Option<Phase> {
-        lock(&*self.0.upgrade()?).as_ref().map(|held| held.doing)
+    /// What the lease's holder is phase; `None` = the lease has ended.
+    pub fn phase(&self) -> Option<Phase> {
+        lock(&*self.0.upgrade()?).as_ref().map(|held| held.phase)
     }
 
     /// Ends the lease as a drop does. Its holder, should it ever come back, finds that it no longer
@@ -220,7 +219,7 @@ impl Revocable {
         if let Some(held) = self.0.upgrade() {
             let mut held = lock(&held).take();
             if let Some(held) = &mut held {
-                held.doing = Phase::Working(stage);
+                held.phase = Phase::Working(stage);
             }
             hand_over(held);
         }
@@ -233,7 +232,7 @@ fn lock(held: &Mutex<Option<Held>>) -> MutexGuard<'_, Option<Held>> {
 
 fn hand_over(held: Option<Held>) {
     if let Some(mut held) = held {
-        held.end_journey(if held.is_stale() { "taken back by the broker" } else { "crashed" });
+        held.end_span(if held.is_stale() { "taken back by the broker" } else { "crashed" });
         // A closed channel means that the runtime ends: the broker delivers again.
         let _ = held.dropped.clone().send(Dropped(held));
     }
@@ -289,8 +288,8 @@ impl Settler {
             tag,
             redeliveries,
             since: first.then(OffsetDateTime::now_utc),
-            doing: Phase::Mailed,
-            journey: DeliverySpan::default(),
+            phase: Phase::InMailbox,
+            span: DeliverySpan::default(),
             settle: self.settle.clone(),
             dropped: self.dropped.clone(),
             hold,
@@ -315,15 +314,15 @@ async fn revoke_overdue(
         let overdue = standing.front().map(|(given, _)| *given + longest);
         tokio::select! {
             next = leases.recv(), if more => {
-                standing.retain(|(_, lease)| lease.doing().is_some());
+                standing.retain(|(_, lease)| lease.phase().is_some());
                 more = next.is_some();
                 standing.extend(next);
             }
             () = tokio::time::sleep_until(overdue.unwrap_or_else(Instant::now).into()), if overdue.is_some() => {
                 let Some((_, lease)) = standing.pop_front() else { continue };
-                if let Some(doing) = lease.doing() {
+                if let Some(phase) = lease.phase() {
                     tracing::error!(
-                        ?doing,
+                        ?phase,
                         "a delivery was in hand for too long: it is taken from whoever has it"
                     );
                     lease.revoke();
@@ -338,15 +337,15 @@ async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
     if held.is_stale() {
         return;
     }
-    let (stage, counted) = match held.doing {
+    let (stage, counted) = match held.phase {
         Phase::Working(stage) => (stage, true),
-        Phase::Mailed | Phase::Waiting => (StageName::Listener, false),
+        Phase::InMailbox | Phase::Waiting => (StageName::Listener, false),
     };
     let fault = Fault::new(stage, Reason::Crashed, CRASH_MESSAGE);
     let mut history = envelope::of(&held.message);
     history.since = history.since.or(held.since);
     let attempt = history.counted() + 1;
-    let build_id = parse::build_id(&held.message).unwrap_or_default();
+    let build_id = envelope::build_id(&held.message).unwrap_or_default();
     build_log::span(&build_id, stage.as_str(), attempt).in_scope(|| {
         tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
     });

@@ -115,7 +115,7 @@ impl Settlement {
             return;
         }
         let ended = if ready.reused { BuildResult::Reused } else { BuildResult::Ready };
-        lease.journey(|journey| journey.leave().about(request).result(ended.result()));
+        lease.span(|span| span.leave().about(request).result(ended.result()));
         let told =
             self.tell(&request.build_id, NotificationType::ImageReady, &data, history, &lease);
         let told = told.await;
@@ -137,7 +137,7 @@ impl Settlement {
     pub async fn failed(&self, job: Job, fault: Fault) {
         let Job { request, mut history, progress, lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
-        lease.journey(|journey| journey.about(&request).fail(&fault).leave());
+        lease.span(|span| span.about(&request).fail(&fault).leave());
         if retry_policy::pauses(&fault, request.token.is_some()) {
             self.capacity.lacks(fault.reason, fault.retry_after);
         }
@@ -187,7 +187,7 @@ impl Settlement {
             return;
         }
         let ended = BuildResult::given_up(fault.reason);
-        lease.journey(|journey| journey.fail(&fault).result(ended.result()));
+        lease.span(|span| span.fail(&fault).result(ended.result()));
         let given_up = self.tell_failure(&lease, subject, &history, &fault).await;
         if given_up.is_ok() {
             self.observer.metrics.ended(ended, history.requested_at);
@@ -217,7 +217,7 @@ impl Settlement {
         );
         let build_id = subject.build_id.clone();
         // First the copy: once the outcome is told, nobody takes the delivery up again.
-        self.bury(&build_id, &lease.message().body, history, fault).await?;
+        self.dead_letter(&build_id, &lease.message().body, history, fault).await?;
         if let Some(user_id) = subject.user_id {
             let data = BuildFailed {
                 build_id: subject.build_id,
@@ -240,7 +240,7 @@ impl Settlement {
     }
 
     /// Keeps a copy of what was given up.
-    pub async fn bury(
+    pub async fn dead_letter(
         &self,
         build_id: &str,
         body: &[u8],
@@ -263,7 +263,7 @@ impl Settlement {
         if !decides(&job.lease) {
             return;
         }
-        job.lease.journey(|journey| journey.leave().about(&job.request).result("handed back"));
+        job.lease.span(|span| span.leave().about(&job.request).result("handed back"));
         tracing::info!("handed back to the build queue");
         let message = envelope::with(job.lease.message(), &job.history);
         let published = self.broker.publish(Route::Build, message).await;
@@ -325,7 +325,7 @@ impl Settlement {
     /// Nothing is left to do for the delivery.
     pub async fn repeated(&self, lease: Lease) {
         tracing::info!("an outcome of this build is told already: the repetition is dropped");
-        lease.journey(|journey| journey.leave().result("repeated"));
+        lease.span(|span| span.leave().result("repeated"));
         settle(lease, Ok(())).await;
     }
 }
@@ -356,7 +356,7 @@ pub(crate) fn decides(lease: &Lease) -> bool {
 pub(crate) async fn settle(lease: Lease, made: Result<(), BrokerError>) {
     match made {
         Ok(()) => {
-            fail::fail_point!("desk::settle");
+            fail::fail_point!("settlement::settle");
             if let Err(error) = lease.ack().await {
                 // The broker delivers it again, and the repetition is told under the same id.
                 tracing::warn!(%error, "cannot ack a delivery that is done");

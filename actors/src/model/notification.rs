@@ -6,7 +6,6 @@ use time::OffsetDateTime;
 
 use crate::model::fault::{Kind, Reason, StageName};
 use crate::model::request::BuildRequest;
-use crate::parse::Known;
 
 /// What a notification is about; decides who is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -160,13 +159,14 @@ impl Subject {
         }
     }
 
-    pub fn of_rejected(build_id: &str, known: Known) -> Self {
+    /// Of a request of which nothing could be read.
+    pub fn unknown(build_id: &str) -> Self {
         Self {
             build_id: build_id.to_owned(),
-            user_id: known.user_id,
-            application_id: known.application_id,
-            connector: known.connector,
-            repo: known.repo,
+            user_id: None,
+            application_id: None,
+            connector: None,
+            repo: None,
         }
     }
 }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::limits::Limits;
+use crate::model::notification::Subject;
 use crate::model::request::{BuildRequest, ForgeName, RepoName, Target};
-use crate::ports::Message;
 use fields::{Fields, quote};
 
 /// What a request is checked against.
@@ -24,31 +24,18 @@ pub struct Rules {
 pub struct Rejected {
     pub fault: Fault,
     /// What could be read of it, to tell its owner.
-    pub known: Known,
-}
-
-/// What could be read of a rejected request.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Known {
-    pub user_id: Option<String>,
-    pub application_id: Option<String>,
-    pub connector: Option<String>,
-    pub repo: Option<String>,
+    pub subject: Subject,
 }
 
 /// Longest build id, in bytes: it becomes part of a header and of log lines.
 const LONGEST_ID: usize = 200;
 
-/// The build id that a message brings: the body's `uuid`, else its `message_id`. `None` where it
+/// The build id that a message brings: the body's `uuid`, else the message's own id. `None` where it
 /// has neither, or none that can serve as one (visible ASCII, at most 200 bytes).
-pub fn build_id(message: &Message) -> Option<String> {
-    let body: Option<Value> = serde_json::from_slice(&message.body).ok();
+pub fn build_id(body: &[u8], message_id: Option<&str>) -> Option<String> {
+    let body: Option<Value> = serde_json::from_slice(body).ok();
     let uuid = body.as_ref().and_then(|body| body.get("uuid")).and_then(Value::as_str);
-    [uuid, message.message_id.as_deref()]
-        .into_iter()
-        .flatten()
-        .find(|id| is_id(id))
-        .map(str::to_owned)
+    [uuid, message_id].into_iter().flatten().find(|id| is_id(id)).map(str::to_owned)
 }
 
 fn is_id(id: &str) -> bool {
@@ -61,9 +48,8 @@ fn is_id(id: &str) -> bool {
 ///
 /// All rules that the request breaks, in one fault.
 pub fn parse(body: &[u8], build_id: &str, rules: &Rules) -> Result<BuildRequest, Box<Rejected>> {
-    let map = object(body)?;
-    let known = known(&map);
-    let reject = |fault| Box::new(Rejected { fault, known: known.clone() });
+    let map = object(body, build_id)?;
+    let reject = |fault| Box::new(Rejected { fault, subject: subject(&map, build_id) });
     if body.len() > rules.limits.request_bytes {
         let message = format!(
             "The build request has {} bytes; at most {} are accepted.",
@@ -81,7 +67,7 @@ pub fn parse(body: &[u8], build_id: &str, rules: &Rules) -> Result<BuildRequest,
     }
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, Box<Rejected>> {
+fn object(body: &[u8], build_id: &str) -> Result<Map<String, Value>, Box<Rejected>> {
     let message = match serde_json::from_slice(body) {
         Ok(Value::Object(map)) => return Ok(map),
         Ok(other) => {
@@ -97,18 +83,19 @@ fn object(body: &[u8]) -> Result<Map<String, Value>, Box<Rejected>> {
         ),
     };
     let fault = Fault::new(StageName::Listener, Reason::InvalidRequest, message);
-    Err(Box::new(Rejected { fault, known: Known::default() }))
+    Err(Box::new(Rejected { fault, subject: Subject::unknown(build_id) }))
 }
 
 /// What can be read of a request, whatever else is wrong with it.
-fn known(map: &Map<String, Value>) -> Known {
+fn subject(map: &Map<String, Value>, build_id: &str) -> Subject {
     let nested = map.get("pullInfo").and_then(Value::as_object);
     let text = |name: &str| {
         let value = nested.and_then(|nested| nested.get(name)).or_else(|| map.get(name));
         value.and_then(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned)
     };
     let repo = text("repo").filter(|repo| repo.len() <= 300 && !repo.contains('@'));
-    Known {
+    Subject {
+        build_id: build_id.to_owned(),
         user_id: text("userID").filter(|id| fields::is_name(id)),
         application_id: text("applicationID").filter(|id| fields::is_name(id)).or_else(|| {
             repo.as_deref().and_then(|repo| repo.rsplit('/').next()).map(str::to_owned)

@@ -151,7 +151,7 @@ fn a_request_that_is_too_long_still_names_its_owner() {
     let body = json!({"userID": "u", "repo": "o/n", "padding": "x".repeat(1 << 20)});
     let rejected = read(&body).expect_err("too long");
     assert_eq!(rejected.fault.reason, Reason::InvalidRequest);
-    assert_eq!(rejected.known.user_id.as_deref(), Some("u"));
+    assert_eq!(rejected.subject.user_id.as_deref(), Some("u"));
 }
 
 #[test]
@@ -178,13 +178,9 @@ fn the_root_directory_is_written_in_one_way() {
 
 #[test]
 fn the_build_id_is_the_uuid_else_the_message_id() {
-    let message = |body: &str, id: Option<&str>| Message {
-        body: body.as_bytes().to_vec(),
-        message_id: id.map(str::to_owned),
-        ..Message::default()
-    };
-    assert_eq!(build_id(&message(r#"{"uuid":"a"}"#, Some("b"))).as_deref(), Some("a"));
-    assert_eq!(build_id(&message(r#"{"uuid":""}"#, Some("b"))).as_deref(), Some("b"));
-    assert_eq!(build_id(&message(r#"{"uuid":"a b"}"#, Some("b"))).as_deref(), Some("b"));
-    assert_eq!(build_id(&message("nonsense", None)), None);
+    let build_id = |body: &str, id| build_id(body.as_bytes(), id);
+    assert_eq!(build_id(r#"{"uuid":"a"}"#, Some("b")).as_deref(), Some("a"));
+    assert_eq!(build_id(r#"{"uuid":""}"#, Some("b")).as_deref(), Some("b"));
+    assert_eq!(build_id(r#"{"uuid":"a b"}"#, Some("b")).as_deref(), Some("b"));
+    assert_eq!(build_id("nonsense", None), None);
 }

@@ -24,7 +24,7 @@ use crate::supervision::Mailbox;
 #[derive(Clone)]
 pub struct Builder {
     pub pool: Pool,
-    pub desk: Settlement,
+    pub settlement: Settlement,
     pub planner: Arc<dyn Planner>,
     pub engine: Arc<dyn ImageBuilder>,
     /// Asked for an image of the same inputs before anything is built.
@@ -64,7 +64,7 @@ impl Handler<SourceFetched> for Builder {
 
     fn handle(&mut self, SourceFetched { mut job, source }: SourceFetched, _: &mut Self::Context) {
         fail::fail_point!("builder::handle");
-        job.lease.now(Phase::Waiting);
+        job.lease.set_phase(Phase::Waiting);
         job.progress.enter(StageName::Builder, job.attempt());
         let span = job.progress.span();
         self.pool.run(span, self.clone().work(job, source));
@@ -75,10 +75,10 @@ impl Builder {
     async fn work(self, mut job: Job, source: FetchedSource) {
         let slot = match self.pool.slot_for(&job, StageName::Builder, self.timeout).await {
             Ok(slot) => slot,
-            Err(ended) => return self.desk.end(job, ended).await,
+            Err(ended) => return self.settlement.end(job, ended).await,
         };
-        job.lease.now(Phase::Working(StageName::Builder));
-        job.place.building();
+        job.lease.set_phase(Phase::Working(StageName::Builder));
+        job.ticket.building();
         fail::fail_point!("builder::work");
         let started = Instant::now();
         let planned = OnceLock::new();
@@ -97,14 +97,14 @@ impl Builder {
                     "image built"
                 );
                 slot.done();
-                job.lease.now(Phase::Mailed);
+                job.lease.set_phase(Phase::InMailbox);
                 let FetchedSource { commit, workspace, .. } = source;
                 drop(workspace);
                 self.next.deliver(ImageBuilt { job, commit, built }).await;
             }
             Err(ended) => {
                 slot.ended(&ended);
-                self.desk.end(job, ended).await;
+                self.settlement.end(job, ended).await;
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::supervision::Mailbox;
 #[derive(Clone)]
 pub struct Connector {
     pub pool: Pool,
-    pub desk: Settlement,
+    pub settlement: Settlement,
     pub forge: Arc<dyn SourceConnector>,
     /// Where workspaces are made.
     pub workspaces: PathBuf,
@@ -41,7 +41,7 @@ impl Handler<JobAccepted> for Connector {
 
     fn handle(&mut self, JobAccepted { mut job }: JobAccepted, _: &mut Self::Context) {
         fail::fail_point!("connector::handle");
-        job.lease.now(Phase::Waiting);
+        job.lease.set_phase(Phase::Waiting);
         job.progress.enter(StageName::Connector, job.attempt());
         let span = job.progress.span();
         self.pool.run(span, self.clone().work(job));
@@ -52,9 +52,9 @@ impl Connector {
     async fn work(self, mut job: Job) {
         let slot = match self.pool.slot_for(&job, StageName::Connector, self.timeout).await {
             Ok(slot) => slot,
-            Err(ended) => return self.desk.end(job, ended).await,
+            Err(ended) => return self.settlement.end(job, ended).await,
         };
-        job.lease.now(Phase::Working(StageName::Connector));
+        job.lease.set_phase(Phase::Working(StageName::Connector));
         fail::fail_point!("connector::work");
         let started = Instant::now();
         let fetched = self.fetch(&job, &slot).await;
@@ -70,12 +70,12 @@ impl Connector {
                     "source fetched"
                 );
                 slot.done();
-                job.lease.now(Phase::Mailed);
+                job.lease.set_phase(Phase::InMailbox);
                 self.next.deliver(SourceFetched { job, source }).await;
             }
             Err(ended) => {
                 slot.ended(&ended);
-                self.desk.end(job, ended).await;
+                self.settlement.end(job, ended).await;
             }
         }
     }

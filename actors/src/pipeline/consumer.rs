@@ -57,10 +57,10 @@ pub struct Consumer {
     /// Most unsettled deliveries at once. Kept by a semaphore of our own beside the broker's
     /// prefetch, which some brokers exceed after evicting a message.
     pub prefetch: u16,
-    pub lifecycle: Shutdown,
+    pub shutdown: Shutdown,
     /// The phase at which no more deliveries are taken.
     pub until: ShutdownPhase,
-    /// Pauses the intake; `None` where the work needs no room.
+    /// Pauses the consumer; `None` where the work needs no room.
     pub capacity: Option<Capacity>,
     /// Longest time from delivery to settled that is not taken for a hang.
     pub longest: Duration,
@@ -95,11 +95,11 @@ impl Consumer {
 
     /// Waits until no more deliveries are to be taken.
     async fn no_more(&self) {
-        self.lifecycle.reached(self.until).await;
+        self.shutdown.reached(self.until).await;
         if self.until == ShutdownPhase::Closing {
             let last = *self.last.get_or_init(|| Instant::now() + LAST_ONES);
             tokio::select! {
-                () = self.lifecycle.reached(ShutdownPhase::HandingBack) => {}
+                () = self.shutdown.reached(ShutdownPhase::HandingBack) => {}
                 () = tokio::time::sleep_until(last.into()) => {}
             }
         }

@@ -18,7 +18,6 @@ use crate::model::build_log::BuildLog;
 use crate::model::fault::StageName;
 use crate::model::history::History;
 use crate::model::image::BuiltImage;
-use crate::model::notification::Subject;
 use crate::model::request::BuildRequest;
 use crate::parse;
 use crate::parse::Rules;
@@ -36,10 +35,10 @@ use crate::telemetry::health::InHand;
 #[derive(Clone)]
 pub struct Listener {
     pub pool: Pool,
-    pub desk: Settlement,
+    pub settlement: Settlement,
     pub rules: Arc<Rules>,
-    pub board: Admission,
-    /// The delay of a job that gives way to other users'.
+    pub admission: Admission,
+    /// The delay of a job that is throttled, so that other users' come into sight.
     pub shortest_rung: Duration,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
@@ -80,52 +79,53 @@ impl Handler<Delivery> for Listener {
 
 impl Listener {
     async fn read(self, delivery: Delivery, in_hand: InHand) {
-        delivery.lease.now(Phase::Working(StageName::Listener));
+        delivery.lease.set_phase(Phase::Working(StageName::Listener));
         fail::fail_point!("listener::work");
         let message = delivery.lease.message();
         let mut history = envelope::of(message);
-        let Some(build_id) = parse::build_id(message) else {
+        let Some(build_id) = envelope::build_id(message) else {
             return self.stamp(delivery, in_hand).await;
         };
-        self.desk.remember(&delivery.lease, &build_id, &mut history).await;
-        if self.desk.is_repeated(&delivery.lease, &build_id, &history) {
+        self.settlement.remember(&delivery.lease, &build_id, &mut history).await;
+        if self.settlement.is_repeated(&delivery.lease, &build_id, &history) {
             let span =
                 build_log::span(&build_id, StageName::Listener.as_str(), history.counted() + 1);
-            return self.desk.repeated(delivery.lease).instrument(span).await;
+            return self.settlement.repeated(delivery.lease).instrument(span).await;
         }
-        let journey = || self.desk.observer.build(&build_id, message, &history);
+        let span_of = || self.settlement.observer.build(&build_id, message, &history);
         let request = match parse::parse(&message.body, &build_id, &self.rules) {
             Ok(request) => request,
             Err(rejected) => {
-                delivery.lease.observe(journey());
+                delivery.lease.observe(span_of());
                 self.pool.health().failed(rejected.fault.reason);
-                let subject = Subject::of_rejected(&build_id, rejected.known);
+                let subject = rejected.subject;
                 let mut history = history;
                 history.record(&rejected.fault, true);
                 let span =
                     build_log::span(&build_id, StageName::Listener.as_str(), history.counted());
-                let given_up = self.desk.give_up(delivery.lease, subject, history, rejected.fault);
+                let given_up =
+                    self.settlement.give_up(delivery.lease, subject, history, rejected.fault);
                 return given_up.instrument(span).await;
             }
         };
-        let place = match self.board.admit(&request, history.requested_at) {
-            Admittance::Admitted(place) => place,
-            Admittance::GiveWay => return self.give_way(delivery, history, &request).await,
+        let ticket = match self.admission.admit(&request, history.requested_at) {
+            Admittance::Admitted(ticket) => ticket,
+            Admittance::Throttled => return self.throttle(delivery, history, &request).await,
             Admittance::Withdrawn(reason) => {
-                delivery.lease.observe(journey());
+                delivery.lease.observe(span_of());
                 self.pool.health().failed(reason);
                 let (fault, mut history) = (withdrawn(StageName::Listener, reason), history);
                 history.record(&fault, true);
                 let span =
                     build_log::span(&build_id, StageName::Listener.as_str(), history.counted());
-                let refused = self.desk.refuse(delivery.lease, &request, history, fault);
+                let refused = self.settlement.refuse(delivery.lease, &request, history, fault);
                 return refused.instrument(span).await;
             }
         };
-        delivery.lease.observe(journey());
+        delivery.lease.observe(span_of());
         let progress = BuildLog::new(&build_id, request.redactor());
         let mut job = Job {
-            place,
+            ticket,
             received: delivery.received,
             deadline: delivery.received + self.job_timeout,
             timings: Timings::default(),
@@ -150,14 +150,14 @@ impl Listener {
         let earlier = self.earlier(&job).instrument(span.clone()).await;
         in_hand.done();
         match earlier {
-            Earlier::Pushed(ready) => self.desk.ready(job, ready).instrument(span).await,
+            Earlier::Pushed(ready) => self.settlement.ready(job, ready).instrument(span).await,
             Earlier::Built(commit, image) => {
-                job.lease.now(Phase::Mailed);
+                job.lease.set_phase(Phase::InMailbox);
                 let built = Built::Here(image);
                 self.shortcut.deliver(ImageBuilt { job, commit, built }).await;
             }
             Earlier::Nothing => {
-                job.lease.now(Phase::Mailed);
+                job.lease.set_phase(Phase::InMailbox);
                 self.next.deliver(JobAccepted { job }).await;
             }
         }
@@ -202,18 +202,18 @@ impl Listener {
 
     /// Puts a job of a user who has enough here on the shortest rung, uncounted, so that those behind
     /// it come into sight.
-    async fn give_way(self, delivery: Delivery, history: History, request: &BuildRequest) {
+    async fn throttle(self, delivery: Delivery, history: History, request: &BuildRequest) {
         tracing::debug!(
             build_id = request.build_id,
             user_id = request.user_id,
-            "gives way to other users' jobs"
+            "throttled: other users come first"
         );
         if !decides(&delivery.lease) {
             return;
         }
         let later = envelope::with(delivery.lease.message(), &history);
         let route = Route::BuildAfter(self.shortest_rung);
-        let published = self.desk.broker.publish(route, later).await;
+        let published = self.settlement.broker.publish(route, later).await;
         settle(delivery.lease, published).await;
     }
 
@@ -227,7 +227,7 @@ impl Listener {
         stamped.timestamp.get_or_insert_with(OffsetDateTime::now_utc);
         stamped.message_id = Some(Uuid::new_v4().to_string());
         tracing::info!(message_id = stamped.message_id, "a request without an id was given one");
-        let published = self.desk.broker.publish(Route::Build, stamped).await;
+        let published = self.settlement.broker.publish(Route::Build, stamped).await;
         settle(delivery.lease, published).await;
         in_hand.done();
     }

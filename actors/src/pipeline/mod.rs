@@ -55,7 +55,7 @@ pub struct Ports {
     pub probe: Arc<dyn Probe>,
 }
 
-/// How the crew works.
+/// How the pipeline works.
 #[derive(Debug, Clone)]
 pub struct PipelineSettings {
     pub rules: Rules,
@@ -96,38 +96,38 @@ pub struct StageSettings {
 /// How long past its deadline a delivery may take to be settled: publishing has its own limits.
 const GRACE: Duration = Duration::from_secs(120);
 
-/// The crew at work.
+/// The pipeline at work.
 pub struct Pipeline {
     supervisor: Supervisor,
-    lifecycle: Shutdown,
+    shutdown: Shutdown,
     builds: JoinSet<()>,
     /// What becomes of builds: failed tries and outcomes.
     ends: JoinSet<()>,
     /// For those who cancel builds.
-    pub board: Admission,
+    pub admission: Admission,
     /// OutcomeLedger and asked whether there is room to work.
     pub capacity: Capacity,
 }
 
-/// The health of each actor, to be shown before the crew is at work.
+/// The health of each actor, to be shown before the pipeline is at work.
 pub fn health() -> Arc<[Arc<Health>]> {
     ActorName::ALL.map(Health::new).into()
 }
 
 impl Pipeline {
-    /// Starts the actors and their intakes. Must be called where an actix `System` runs.
+    /// Starts the actors and their consumers. Must be called where an actix `System` runs.
     pub fn start(
         ports: Ports,
         settings: PipelineSettings,
         health: &[Arc<Health>],
         observer: Observer,
-        lifecycle: Shutdown,
+        shutdown: Shutdown,
     ) -> Self {
-        let supervisor = Supervisor::new(settings.intensity, lifecycle.clone());
+        let supervisor = Supervisor::new(settings.intensity, shutdown.clone());
         let capacity = Capacity::default();
         observer.metrics.show(&capacity);
-        tokio::spawn(capacity.clone().watch(ports.probe, lifecycle.clone()));
-        let desk = Settlement {
+        tokio::spawn(capacity.clone().watch(ports.probe, shutdown.clone()));
+        let settlement = Settlement {
             broker: ports.broker.clone(),
             told: OutcomeLedger::start(ports.broker.clone(), outcome_ledger::LONGEST_WAIT),
             dead_ttl: settings.dead_ttl,
@@ -136,7 +136,7 @@ impl Pipeline {
         };
         let images = Images { registry: ports.registry, registry_name: settings.registry_name };
         let rules = Arc::new(settings.rules);
-        let board = Admission::new(AdmissionRules {
+        let admission = Admission::new(AdmissionRules {
             // One place stays in sight of the other users.
             per_user: settings.builds_per_user.max(usize::from(settings.prefetch) - 1),
             supersede: settings.supersede,
@@ -151,14 +151,14 @@ impl Pipeline {
                 .find(|health| health.name() == name)
                 .map_or_else(|| Health::new(name), Arc::clone);
             let slots = FairSemaphore::new(concurrency, per_user);
-            let (pool, panics) = Pool::new(slots, health.clone(), lifecycle.clone());
+            let (pool, panics) = Pool::new(slots, health.clone(), shutdown.clone());
             (pool, health, panics)
         };
 
         let (pool_of, health_of, panics) = pool(ActorName::Pusher, settings.pusher.concurrency);
         let pusher = Pusher {
             pool: pool_of,
-            desk: desk.clone(),
+            settlement: settlement.clone(),
             images: images.clone(),
             timeout: settings.pusher.timeout,
         };
@@ -167,7 +167,7 @@ impl Pipeline {
         let (pool_of, health_of, panics) = pool(ActorName::Builder, settings.builder.concurrency);
         let builder = Builder {
             pool: pool_of,
-            desk: desk.clone(),
+            settlement: settlement.clone(),
             planner: ports.planner,
             engine: ports.engine.clone(),
             images: images.clone(),
@@ -181,7 +181,7 @@ impl Pipeline {
             pool(ActorName::Connector, settings.connector.concurrency);
         let connector = Connector {
             pool: pool_of,
-            desk: desk.clone(),
+            settlement: settlement.clone(),
             forge: ports.forge,
             workspaces: settings.workspaces,
             timeout: settings.connector.timeout,
@@ -192,9 +192,9 @@ impl Pipeline {
         let (pool_of, health_of, panics) = pool(ActorName::Listener, settings.prefetch.into());
         let listener = Listener {
             pool: pool_of,
-            desk: desk.clone(),
+            settlement: settlement.clone(),
             rules: rules.clone(),
-            board: board.clone(),
+            admission: admission.clone(),
             shortest_rung: settings.retry.delay(1, None),
             job_timeout: settings.job_timeout,
             images: images.clone(),
@@ -207,7 +207,7 @@ impl Pipeline {
         let (pool_of, health_of, panics) = pool(ActorName::Notifier, settings.notifier.concurrency);
         let notifier = Notifier {
             pool: pool_of,
-            desk: desk.clone(),
+            settlement: settlement.clone(),
             managers: ports.managers,
             policy: settings.retry.clone(),
             timeout: settings.notifier.timeout,
@@ -216,14 +216,14 @@ impl Pipeline {
         let notifier = supervisor.supervise(health_of, panics, move || notifier.clone());
 
         let (pool_of, health_of, panics) = pool(ActorName::Retry, settings.retry_concurrency);
-        let retry = Retry { pool: pool_of, desk, rules, policy: settings.retry, images };
+        let retry = Retry { pool: pool_of, settlement, rules, policy: settings.retry, images };
         let retry = supervisor.supervise(health_of, panics, move || retry.clone());
 
-        let intake = |queue, prefetch, until| Consumer {
+        let consumer = |queue, prefetch, until| Consumer {
             broker: ports.broker.clone(),
             queue,
             prefetch,
-            lifecycle: lifecycle.clone(),
+            shutdown: shutdown.clone(),
             until,
             capacity: (queue == Queue::Build).then(|| capacity.clone()),
             last: OnceLock::new(),
@@ -236,13 +236,14 @@ impl Pipeline {
         };
         let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         let (mut builds, mut ends) = (JoinSet::new(), JoinSet::new());
-        builds
-            .spawn(intake(Queue::Build, settings.prefetch, ShutdownPhase::Draining).run(listener));
+        builds.spawn(
+            consumer(Queue::Build, settings.prefetch, ShutdownPhase::Draining).run(listener),
+        );
         let outcomes = to_u16(settings.notifier.concurrency);
-        ends.spawn(intake(Queue::Outcome, outcomes, ShutdownPhase::Closing).run(notifier));
+        ends.spawn(consumer(Queue::Outcome, outcomes, ShutdownPhase::Closing).run(notifier));
         let failures = to_u16(settings.retry_concurrency);
-        ends.spawn(intake(Queue::Fail, failures, ShutdownPhase::Closing).run(retry));
-        Self { supervisor, lifecycle, builds, ends, board, capacity }
+        ends.spawn(consumer(Queue::Fail, failures, ShutdownPhase::Closing).run(retry));
+        Self { supervisor, shutdown, builds, ends, admission, capacity }
     }
 
     /// Waits until an actor has died too often; the answer says which, and of what.
@@ -254,7 +255,7 @@ impl Pipeline {
     /// what they ended in.
     pub async fn settled(&mut self) {
         while self.builds.join_next().await.is_some() {}
-        self.lifecycle.enter(ShutdownPhase::Closing);
+        self.shutdown.enter(ShutdownPhase::Closing);
         while self.ends.join_next().await.is_some() {}
     }
 }

@@ -33,7 +33,7 @@ const NOT_BEFORE: &str = "x-image-builder-not-before";
 #[derive(Clone)]
 pub struct Notifier {
     pub pool: Pool,
-    pub desk: Settlement,
+    pub settlement: Settlement,
     pub managers: Arc<dyn NotifierPort>,
     /// The outcome queue's ladder.
     pub policy: RetryPolicy,
@@ -53,7 +53,7 @@ impl Handler<Delivery> for Notifier {
 
     fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
         fail::fail_point!("notifier::handle");
-        delivery.lease.now(Phase::Waiting);
+        delivery.lease.set_phase(Phase::Waiting);
         self.pool.run(tracing::Span::current(), self.clone().work(delivery));
     }
 }
@@ -74,14 +74,14 @@ impl Notifier {
             return self.leave_unread(lease, None, slot).await;
         };
         let build_id = delivery_span::build_of(&id);
-        lease.observe(self.desk.observer.notification(build_id, lease.message()));
+        lease.observe(self.settlement.observer.notification(build_id, lease.message()));
         let span = build_log::span(build_id, "notifier", tries(lease.message()) + 1);
         let copy = OutcomeCopy::of(build_id, lease.message());
         self.take_up(lease, copy, slot).instrument(span).await;
     }
 
     async fn take_up(&self, lease: Lease, copy: OutcomeCopy, slot: Slot) {
-        let claim = self.desk.told.claim(&copy).await;
+        let claim = self.settlement.told.claim(&copy).await;
         // It may have taken a while.
         if !decides(&lease) {
             return;
@@ -96,7 +96,7 @@ impl Notifier {
             }
             Ok(Verdict::Drop) => {
                 slot.done();
-                return self.desk.repeated(lease).await;
+                return self.settlement.repeated(lease).await;
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot claim a build: it is told, be it once more");
@@ -137,11 +137,11 @@ impl Notifier {
     ) {
         outcome_ledger::stand_in(&mut later);
         if let Some(copy) = claimed
-            && let Err(error) = self.desk.told.passes_on(copy).await
+            && let Err(error) = self.settlement.told.passes_on(copy).await
         {
             tracing::debug!(%error, "cannot note that an outcome is passed on");
         }
-        settle(lease, self.desk.broker.publish(route, later).await).await;
+        settle(lease, self.settlement.broker.publish(route, later).await).await;
     }
 
     async fn tell(
@@ -153,7 +153,7 @@ impl Notifier {
     ) {
         if self.results && tries(lease.message()) == 0 {
             let result = result(lease.message());
-            if let Err(error) = self.desk.broker.publish(Route::Result, result).await {
+            if let Err(error) = self.settlement.broker.publish(Route::Result, result).await {
                 slot.failed(Reason::Timeout);
                 return settle(lease, Err(error)).await;
             }
@@ -173,10 +173,10 @@ impl Notifier {
         match told {
             Ok(()) => {
                 fail::fail_point!("notifier::told");
-                self.desk.observer.metrics.notification(notification.kind, true);
+                self.settlement.observer.metrics.notification(notification.kind, true);
                 tracing::info!(webhook_id = notification.id, "notified");
                 if let Some(copy) = claimed
-                    && let Err(error) = self.desk.told.told(copy).await
+                    && let Err(error) = self.settlement.told.told(copy).await
                 {
                     tracing::warn!(%error, "cannot note that the receiver has it");
                 }
@@ -184,10 +184,10 @@ impl Notifier {
                 settle(lease, Ok(())).await;
             }
             Err(error) => {
-                self.desk.observer.metrics.notification(notification.kind, false);
+                self.settlement.observer.metrics.notification(notification.kind, false);
                 let (route, later) = self.postponed(lease.message(), error.retry_after);
                 tracing::warn!(webhook_id = notification.id, %error, route = ?route, "cannot notify: trying again later");
-                lease.journey(|journey| journey.broke_off(&error.message));
+                lease.span(|span| span.broke_off(&error.message));
                 slot.failed(Reason::Timeout);
                 self.pass_on(lease, claimed, route, later).await;
             }

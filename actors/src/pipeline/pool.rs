@@ -26,7 +26,7 @@ use crate::telemetry::health::{Health, InHand};
 pub struct Pool {
     slots: FairSemaphore,
     health: Arc<Health>,
-    lifecycle: Shutdown,
+    shutdown: Shutdown,
     panics: mpsc::UnboundedSender<String>,
     runtime: Handle,
 }
@@ -37,10 +37,10 @@ impl Pool {
     pub fn new(
         slots: FairSemaphore,
         health: Arc<Health>,
-        lifecycle: Shutdown,
+        shutdown: Shutdown,
     ) -> (Self, mpsc::UnboundedReceiver<String>) {
         let (panics, told) = mpsc::unbounded_channel();
-        (Self { slots, health, lifecycle, panics, runtime: Handle::current() }, told)
+        (Self { slots, health, shutdown, panics, runtime: Handle::current() }, told)
     }
 
     pub fn health(&self) -> &Arc<Health> {
@@ -65,7 +65,7 @@ impl Pool {
         let _waiting = self.health.waiting();
         tokio::select! {
             biased;
-            () = self.lifecycle.reached(ShutdownPhase::HandingBack) => Err(StageError::HandBack),
+            () = self.shutdown.reached(ShutdownPhase::HandingBack) => Err(StageError::HandBack),
             held = self.slots.acquire("") => Ok(self.held(held)),
         }
     }
@@ -85,8 +85,8 @@ impl Pool {
         let _waiting = self.health.waiting();
         tokio::select! {
             biased;
-            () = self.lifecycle.reached(ShutdownPhase::HandingBack) => Err(StageError::HandBack),
-            reason = job.place.withdrawn() => Err(withdrawn(stage, reason).into()),
+            () = self.shutdown.reached(ShutdownPhase::HandingBack) => Err(StageError::HandBack),
+            reason = job.ticket.withdrawn() => Err(withdrawn(stage, reason).into()),
             held = self.slots.acquire(&job.request.user_id) => Ok(self.held(held)),
             () = tokio::time::sleep_until(job.patience(limit).into()) => Err(StageError::HandBack),
         }
@@ -94,7 +94,7 @@ impl Pool {
 
     fn held(&self, held: FairPermit) -> Slot {
         Slot {
-            lifecycle: self.lifecycle.clone(),
+            shutdown: self.shutdown.clone(),
             in_hand: self.health.in_hand(),
             health: self.health.clone(),
             _held: held,
@@ -104,7 +104,7 @@ impl Pool {
 
 /// The right to work on one job.
 pub struct Slot {
-    lifecycle: Shutdown,
+    shutdown: Shutdown,
     in_hand: InHand,
     health: Arc<Health>,
     _held: FairPermit,
@@ -124,8 +124,8 @@ impl Slot {
         tokio::select! {
             biased;
             done = work => Ok(done?),
-            () = self.lifecycle.reached(ShutdownPhase::HandingBack) => Err(StageError::HandBack),
-            reason = job.place.withdrawn() => Err(withdrawn(stage, reason).into()),
+            () = self.shutdown.reached(ShutdownPhase::HandingBack) => Err(StageError::HandBack),
+            reason = job.ticket.withdrawn() => Err(withdrawn(stage, reason).into()),
             () = tokio::time::sleep_until(job.deadline.min(started + limit).into()) => {
                 let limit = limit.min(job.deadline.saturating_duration_since(started));
                 Err(out_of_time(stage, limit).into())
@@ -135,7 +135,7 @@ impl Slot {
 
     /// Waits until the worker hands back what it has in hand.
     pub async fn handing_back(&self) {
-        self.lifecycle.reached(ShutdownPhase::HandingBack).await;
+        self.shutdown.reached(ShutdownPhase::HandingBack).await;
     }
 
     /// The job went well.

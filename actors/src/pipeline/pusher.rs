@@ -16,7 +16,7 @@ use crate::pipeline::pool::Pool;
 #[derive(Clone)]
 pub struct Pusher {
     pub pool: Pool,
-    pub desk: Settlement,
+    pub settlement: Settlement,
     pub images: Images,
     pub timeout: Duration,
 }
@@ -33,7 +33,7 @@ impl Handler<ImageBuilt> for Pusher {
     fn handle(&mut self, message: ImageBuilt, _: &mut Self::Context) {
         fail::fail_point!("pusher::handle");
         let ImageBuilt { mut job, commit, built } = message;
-        job.lease.now(Phase::Waiting);
+        job.lease.set_phase(Phase::Waiting);
         job.progress.enter(StageName::Pusher, job.attempt());
         let span = job.progress.span();
         self.pool.run(span, self.clone().work(job, commit, built));
@@ -44,13 +44,13 @@ impl Pusher {
     async fn work(self, mut job: Job, commit: String, built: Built) {
         let slot = match self.pool.slot_for(&job, StageName::Pusher, self.timeout).await {
             Ok(slot) => slot,
-            Err(ended) => return self.desk.end(job, ended).await,
+            Err(ended) => return self.settlement.end(job, ended).await,
         };
-        job.lease.now(Phase::Working(StageName::Pusher));
+        job.lease.set_phase(Phase::Working(StageName::Pusher));
         fail::fail_point!("pusher::work");
-        if self.desk.is_repeated(&job.lease, &job.request.build_id, &job.history) {
+        if self.settlement.is_repeated(&job.lease, &job.request.build_id, &job.history) {
             slot.done();
-            return self.desk.repeated(job.lease).await;
+            return self.settlement.repeated(job.lease).await;
         }
         let started = Instant::now();
         let push = self.push(&job, commit, built);
@@ -60,11 +60,11 @@ impl Pusher {
             Ok(ready) => {
                 fail::fail_point!("pusher::pushed");
                 slot.done();
-                self.desk.ready(job, ready).await;
+                self.settlement.ready(job, ready).await;
             }
             Err(ended) => {
                 slot.ended(&ended);
-                self.desk.end(job, ended).await;
+                self.settlement.end(job, ended).await;
             }
         }
     }

@@ -27,7 +27,7 @@ use crate::scheduling::retry_policy::{Decision, RetryPolicy};
 #[derive(Clone)]
 pub struct Retry {
     pub pool: Pool,
-    pub desk: Settlement,
+    pub settlement: Settlement,
     pub rules: Arc<Rules>,
     pub policy: RetryPolicy,
     /// Asked before a build is given up: no build is ever told both.
@@ -45,7 +45,7 @@ impl Handler<Delivery> for Retry {
 
     fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
         fail::fail_point!("retry::handle");
-        delivery.lease.now(Phase::Waiting);
+        delivery.lease.set_phase(Phase::Waiting);
         self.pool.run(tracing::Span::current(), self.clone().work(delivery));
     }
 }
@@ -61,17 +61,17 @@ impl Retry {
         if !decides(&lease) {
             return;
         }
-        lease.observe(self.desk.observer.retry(lease.message()));
         let mut history = envelope::of(lease.message());
         // Without any id it never got as far as to be given one.
         let build_id =
-            parse::build_id(lease.message()).unwrap_or_else(|| Uuid::new_v4().to_string());
-        self.desk.remember(&lease, &build_id, &mut history).await;
+            envelope::build_id(lease.message()).unwrap_or_else(|| Uuid::new_v4().to_string());
+        lease.observe(self.settlement.observer.retry(&build_id, lease.message()));
+        self.settlement.remember(&lease, &build_id, &mut history).await;
         // The number of the try that failed, whether or not it was counted.
         let uncounted = history.attempts.last().is_none_or(|last| !last.counted);
         let span = build_log::span(&build_id, "retry", history.counted() + u32::from(uncounted));
-        if self.desk.is_repeated(&lease, &build_id, &history) {
-            self.desk.repeated(lease).instrument(span).await;
+        if self.settlement.is_repeated(&lease, &build_id, &history) {
+            self.settlement.repeated(lease).instrument(span).await;
         } else {
             let over_limit = delivery.over_delivery_limit;
             self.decide(lease, &build_id, history, over_limit).instrument(span).await;
@@ -86,7 +86,7 @@ impl Retry {
         }
         let last = history.attempts.last().cloned();
         if let Some(Attempt { stage, reason: Reason::Crashed, counted: true, .. }) = last {
-            self.desk.observer.metrics.crash(stage);
+            self.settlement.observer.metrics.crash(stage);
         }
         let decision = if over_limit { Decision::GiveUp } else { self.policy.decide(&history) };
         match decision {
@@ -98,9 +98,10 @@ impl Retry {
                 );
                 history.log.clear();
                 let message = envelope::with(lease.message(), &history);
-                let published = self.desk.broker.publish(Route::BuildAfter(delay), message).await;
+                let published =
+                    self.settlement.broker.publish(Route::BuildAfter(delay), message).await;
                 if let (Ok(()), Some(last)) = (&published, last) {
-                    self.desk.observer.metrics.retry(last.reason);
+                    self.settlement.observer.metrics.retry(last.reason);
                 }
                 settle(lease, published).await;
             }
@@ -117,7 +118,7 @@ impl Retry {
                     tracing::info!("the registry has the image after all");
                     let (attempts, timings) = (history.counted(), Timings::default());
                     return self
-                        .desk
+                        .settlement
                         .image_ready(lease, &request, &history, attempts, timings, ready)
                         .await;
                 }
@@ -129,7 +130,8 @@ impl Retry {
                     }
                     let delay = self.policy.delay(1, fault.retry_after);
                     let later = envelope::with(message, &history);
-                    let published = self.desk.broker.publish(Route::BuildAfter(delay), later).await;
+                    let published =
+                        self.settlement.broker.publish(Route::BuildAfter(delay), later).await;
                     return settle(lease, published).await;
                 }
                 // A registry that answers with errors may do so for ever, and the tries are used up.
@@ -138,10 +140,10 @@ impl Retry {
                     Subject::of(&request)
                 }
             },
-            Err(rejected) => Subject::of_rejected(build_id, rejected.known),
+            Err(rejected) => rejected.subject,
         };
         let fault = history.attempts.last().map_or_else(|| crashed(StageName::Listener), fault);
-        self.desk.give_up(lease, subject, history, fault).await;
+        self.settlement.give_up(lease, subject, history, fault).await;
     }
 }
 

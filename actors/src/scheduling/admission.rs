@@ -2,7 +2,7 @@
 //!
 //! What acts on waiting work sees only what has been delivered to this worker:
 //!
-//! - **Fair share**: a user with too many jobs here gives way. The job goes to the shortest rung of the
+//! - **Fair share**: a user with too many jobs here is throttled: the job goes to the shortest rung of the
 //!   ladder, uncounted, so that those behind it in the queue come into sight.
 //! - **Supersede**: a newer request for the same application and ref makes an older one pointless that
 //!   has not started building.
@@ -34,7 +34,7 @@ struct Shared {
     state: Mutex<State>,
 }
 
-/// What the board enforces.
+/// What admission enforces.
 #[derive(Debug, Clone, Default)]
 pub struct AdmissionRules {
     /// Jobs of one user in this worker at once; 0 = no limit.
@@ -60,18 +60,18 @@ struct Entry {
     withdrawn: watch::Sender<Option<Reason>>,
 }
 
-/// What the board says to a job that was just read.
+/// What admission says to a job that was just read.
 pub enum Admittance {
     Admitted(Ticket),
     /// The user has enough jobs here.
-    GiveWay,
+    Throttled,
     /// Nobody wants its result any more.
     Withdrawn(Reason),
 }
 
-/// A job's place on the board, until it is dropped.
+/// A job's place among those in hand, until it is dropped.
 pub struct Ticket {
-    board: Admission,
+    admission: Admission,
     number: u64,
     withdrawn: watch::Receiver<Option<Reason>>,
 }
@@ -81,7 +81,7 @@ impl Admission {
         Self(Arc::new(Shared { rules, state: Mutex::default() }))
     }
 
-    /// Asks for a place.
+    /// Asks for a ticket.
     pub fn admit(&self, request: &BuildRequest, requested_at: OffsetDateTime) -> Admittance {
         let mut state = self.lock();
         state.forget_old();
@@ -97,7 +97,7 @@ impl Admission {
         let limit = self.0.rules.per_user;
         let here = state.entries.values().filter(|entry| entry.user_id == request.user_id).count();
         if limit > 0 && here >= limit {
-            return Admittance::GiveWay;
+            return Admittance::Throttled;
         }
         let number = state.next;
         state.next += 1;
@@ -111,7 +111,7 @@ impl Admission {
             withdrawn: sender,
         };
         state.entries.insert(number, entry);
-        Admittance::Admitted(Ticket { board: self.clone(), number, withdrawn })
+        Admittance::Admitted(Ticket { admission: self.clone(), number, withdrawn })
     }
 
     /// Withdraws the build of this id, now or when it comes into sight.
@@ -176,7 +176,7 @@ impl Entry {
 impl Ticket {
     /// Says that the job builds now: it is no longer superseded.
     pub fn building(&self) {
-        if let Some(entry) = self.board.lock().entries.get_mut(&self.number) {
+        if let Some(entry) = self.admission.lock().entries.get_mut(&self.number) {
             entry.building = true;
         }
     }
@@ -195,7 +195,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.board.lock().entries.remove(&self.number);
+        self.admission.lock().entries.remove(&self.number);
     }
 }
 

@@ -66,9 +66,9 @@ impl Capacity {
     }
 
     /// Looks after every loss until there is room again, for as long as the worker works.
-    pub async fn watch(self, probe: Arc<dyn Probe>, lifecycle: Shutdown) {
+    pub async fn watch(self, probe: Arc<dyn Probe>, shutdown: Shutdown) {
         tokio::select! {
-            () = lifecycle.reached(ShutdownPhase::Draining) => {}
+            () = shutdown.reached(ShutdownPhase::Draining) => {}
             () = self.look(probe) => {}
         }
     }

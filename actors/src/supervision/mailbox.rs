@@ -28,7 +28,7 @@ pub(super) struct Mail(Arc<Mutex<Vec<Revocable>>>);
 impl Mail {
     fn add(&self, lease: Revocable) {
         let mut mail = self.lock();
-        mail.retain(|lease| lease.doing() == Some(Phase::Mailed));
+        mail.retain(|lease| lease.phase() == Some(Phase::InMailbox));
         mail.push(lease);
     }
 
@@ -36,7 +36,7 @@ impl Mail {
     /// before all others.
     pub(super) fn take_away(&self, stage: StageName) {
         let mail = std::mem::take(&mut *self.lock());
-        let mut unread = mail.iter().filter(|lease| lease.doing() == Some(Phase::Mailed));
+        let mut unread = mail.iter().filter(|lease| lease.phase() == Some(Phase::InMailbox));
         if let Some(first) = unread.next() {
             first.revoke_from(stage);
         }

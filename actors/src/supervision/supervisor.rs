@@ -109,13 +109,13 @@ macro_rules! supervised {
 #[derive(Clone)]
 pub struct Supervisor {
     intensity: RestartIntensity,
-    lifecycle: Shutdown,
+    shutdown: Shutdown,
     escalated: Arc<watch::Sender<Option<String>>>,
 }
 
 impl Supervisor {
-    pub fn new(intensity: RestartIntensity, lifecycle: Shutdown) -> Self {
-        Self { intensity, lifecycle, escalated: Arc::new(watch::Sender::new(None)) }
+    pub fn new(intensity: RestartIntensity, shutdown: Shutdown) -> Self {
+        Self { intensity, shutdown, escalated: Arc::new(watch::Sender::new(None)) }
     }
 
     /// Waits until an actor has died too often; the answer says which, and of what.
@@ -204,7 +204,7 @@ where
                         }
                         asked = Some(self.beat());
                     }
-                    () = self.supervisor.lifecycle.reached(ShutdownPhase::HandingBack) => {
+                    () = self.supervisor.shutdown.reached(ShutdownPhase::HandingBack) => {
                         self.stop();
                         self.health.enter(ActorState::Stopped);
                         return;

@@ -7,7 +7,6 @@ use crate::model::fault::{Fault, StageName};
 use crate::model::history::History;
 use crate::model::notification::NotificationType;
 use crate::model::request::BuildRequest;
-use crate::parse;
 use crate::ports::Message;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Context, Span, SpanKind, TRACEPARENT, Tracer};
@@ -26,15 +25,14 @@ impl Observer {
         if history.attempts.is_empty() && message.timestamp.is_some() {
             self.metrics.delivered(history.requested_at);
         }
-        let mut journey = self.begin("build", SpanKind::Consumer, build_id, message);
-        journey.span.set("build.attempt", history.counted() + 1);
-        journey
+        let mut delivery = self.begin("build", SpanKind::Consumer, build_id, message);
+        delivery.span.set("build.attempt", history.counted() + 1);
+        delivery
     }
 
     /// A failed try is decided on.
-    pub fn retry(&self, message: &Message) -> DeliverySpan {
-        let build_id = parse::build_id(message).unwrap_or_default();
-        self.begin("retry", SpanKind::Consumer, &build_id, message)
+    pub fn retry(&self, build_id: &str, message: &Message) -> DeliverySpan {
+        self.begin("retry", SpanKind::Consumer, build_id, message)
     }
 
     /// A manager is told of a build.
@@ -175,11 +173,11 @@ mod tests {
         let kept = Arc::new(Kept::default());
         let observer = Observer { metrics: Metrics::new(), tracer: Tracer::new(kept.clone()) };
         let history = History::new(OffsetDateTime::now_utc());
-        let mut journey = observer.build("b", &Message::default(), &history);
-        journey.enter(StageName::Listener);
-        journey.enter(StageName::Builder);
-        journey.broke_off("crashed");
-        drop(journey);
+        let mut delivery = observer.build("b", &Message::default(), &history);
+        delivery.enter(StageName::Listener);
+        delivery.enter(StageName::Builder);
+        delivery.broke_off("crashed");
+        drop(delivery);
         let spans = kept.0.lock().expect("no test panics with it");
         let ended: Vec<_> = spans.iter().map(|span| (span.name, span.failure.as_deref())).collect();
         let crashed = Some("crashed");

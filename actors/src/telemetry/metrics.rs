@@ -95,7 +95,7 @@ struct Figures {
     notifications: IntCounterVec,
     capacity_paused: IntGaugeVec,
     cache_bytes: IntGauge,
-    /// Asked at each scrape; empty until the crew works.
+    /// Asked at each scrape; empty until the pipeline works.
     capacity: OnceLock<Capacity>,
 }
 

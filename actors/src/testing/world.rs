@@ -28,7 +28,7 @@ use tempfile::TempDir;
 /// Longest that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A crew at work on ports in memory.
+/// A pipeline at work on ports in memory.
 pub struct World {
     pub broker: FakeBroker,
     pub forge: FakeConnector,
@@ -37,8 +37,8 @@ pub struct World {
     pub registry: FakeRegistry,
     pub managers: FakeNotifier,
     pub probe: FakeProbe,
-    pub lifecycle: Shutdown,
-    pub crew: Pipeline,
+    pub shutdown: Shutdown,
+    pub pipeline: Pipeline,
     health: Arc<[Arc<Health>]>,
     workspaces: TempDir,
 }
@@ -75,7 +75,7 @@ pub fn settings() -> PipelineSettings {
     }
 }
 
-/// Runs a test on a crew with these settings.
+/// Runs a test on a pipeline with these settings.
 pub fn with_pipeline<F>(settings: PipelineSettings, test: impl FnOnce(World) -> F)
 where
     F: Future<Output = ()>,
@@ -110,9 +110,9 @@ impl World {
             managers: Arc::new(managers.clone()),
             probe: Arc::new(probe.clone()),
         };
-        let (health, lifecycle) = (pipeline::health(), Shutdown::default());
-        let crew =
-            Pipeline::start(ports, settings, &health, Observer::default(), lifecycle.clone());
+        let (health, shutdown) = (pipeline::health(), Shutdown::default());
+        let pipeline =
+            Pipeline::start(ports, settings, &health, Observer::default(), shutdown.clone());
         Self {
             broker,
             forge,
@@ -121,8 +121,8 @@ impl World {
             registry,
             managers,
             probe,
-            lifecycle,
-            crew,
+            shutdown,
+            pipeline,
             health,
             workspaces,
         }
@@ -217,10 +217,10 @@ impl World {
         count()
     }
 
-    /// Drains the crew to its end.
+    /// Drains the pipeline to its end.
     pub async fn drain(&mut self) {
-        self.lifecycle.enter(ShutdownPhase::Draining);
-        tokio::time::timeout(PATIENCE, self.crew.settled()).await.expect("settled in time");
+        self.shutdown.enter(ShutdownPhase::Draining);
+        tokio::time::timeout(PATIENCE, self.pipeline.settled()).await.expect("settled in time");
     }
 }
 

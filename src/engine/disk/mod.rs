@@ -203,9 +203,9 @@ impl DiskGuard {
     }
 
     /// Looks and tidies until the worker drains.
-    pub async fn run(self, capacity: Capacity, lifecycle: Shutdown) {
+    pub async fn run(self, capacity: Capacity, shutdown: Shutdown) {
         tokio::select! {
-            () = lifecycle.reached(ShutdownPhase::Draining) => {}
+            () = shutdown.reached(ShutdownPhase::Draining) => {}
             () = self.keep_looking(&capacity) => {}
             () = self.keep_tidy() => {}
         }

@@ -94,7 +94,7 @@ rows! {
     while_it_is_given_an_id:         Plain "listener::work"     ""                => 1 1 0;
     // The one hop that can give a request two ids: the copy that has one is published, and the
     // request itself is not acked.
-    when_it_was_given_an_id:         Plain "desk::settle"       ""                => 2 2 0;
+    when_it_was_given_an_id:         Plain "settlement::settle"       ""                => 2 2 0;
     on_its_way_to_the_listener:      Plain "listener::handle 2" ""                => 1 1 0;
     in_the_listener:                 Plain "listener::work 2"   ""                => 1 1 0;
     on_its_way_to_the_connector:     Plain "connector::handle"  ""                => 1 1 0;
@@ -107,32 +107,32 @@ rows! {
     in_the_pusher:                   Plain "pusher::work"       ""                => 1 1 0;
     when_it_is_pushed:               Plain "pusher::pushed"     ""                => 1 1 0;
     // The outcome is published, and the request is not acked: what it ends in once more is not told.
-    when_its_image_is_an_outcome:    Plain "desk::settle 2"     "notifier::handle" => 1 1 0;
+    when_its_image_is_an_outcome:    Plain "settlement::settle 2"     "notifier::handle" => 1 1 0;
 
     with_a_uuid_on_its_way_to_the_listener: Named "listener::handle" ""           => 1 1 0;
     with_a_uuid_in_the_listener:     Named "listener::work"     ""                => 1 1 0;
-    with_a_uuid_when_it_is_an_outcome: Named "desk::settle"     "notifier::handle" => 1 1 0;
+    with_a_uuid_when_it_is_an_outcome: Named "settlement::settle"     "notifier::handle" => 1 1 0;
 
     on_its_way_to_the_notifier:    Refused "notifier::handle 2" ""                => 1 1 0;
     in_the_notifier:               Refused "notifier::work 2"   ""                => 1 1 0;
     // The outcome is on its ladder, and not acked: two of it, of which one is told.
-    when_it_was_refused:           Refused "desk::settle 2"     ""                => 1 1 0;
+    when_it_was_refused:           Refused "settlement::settle 2"     ""                => 1 1 0;
     // The manager has it, and the outcome is not acked.
     when_it_is_told:               Refused "notifier::told"     ""                => 1 2 0;
 
     // The failed try is published, and the request is not acked: there are two of it from here on,
     // and the first to end is told.
-    when_its_failure_is_published: Failing "desk::settle 2"     "retry::handle"   => 1 1 2;
+    when_its_failure_is_published: Failing "settlement::settle 2"     "retry::handle"   => 1 1 2;
 
     on_its_way_to_retry:            Failed "retry::handle"      ""                => 1 1 0;
     in_retry:                       Failed "retry::work"        ""                => 1 1 0;
     // It is on the ladder, and the failed try is not acked: two of it, as above.
-    when_it_is_on_the_ladder:       Failed "desk::settle"       ""                => 1 1 0;
+    when_it_is_on_the_ladder:       Failed "settlement::settle"       ""                => 1 1 0;
 
     about_to_be_given_up:           UsedUp "retry::handle"      ""                => 1 1 1;
     while_it_is_given_up:           UsedUp "retry::work"        ""                => 1 1 1;
     // The outcome and the dead copy are published, and the failed try is not acked.
-    when_its_failure_is_an_outcome: UsedUp "desk::settle"       "notifier::handle" => 1 1 2;
+    when_its_failure_is_an_outcome: UsedUp "settlement::settle"       "notifier::handle" => 1 1 2;
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn when_its_last_failure_is_published_and_it_goes_well_after_all_one_of_the_two_
     }));
     let home = tempfile::tempdir().expect("a temporary directory can be made");
     let kill_at = home.path().join("kill");
-    std::fs::write(&kill_at, "desk::settle").expect("the file can be written");
+    std::fs::write(&kill_at, "settlement::settle").expect("the file can be written");
     let world = World::new()
         .with("REGISTRY_URL", registry.url().trim_start_matches("http://"))
         .with("RETRY_MAX_ATTEMPTS", "1")

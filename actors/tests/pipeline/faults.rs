@@ -175,10 +175,10 @@ fn what_cannot_be_finished_in_the_drain_goes_back_with_its_checkpoint() {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
-        world.lifecycle.enter(ShutdownPhase::Draining);
+        world.shutdown.enter(ShutdownPhase::Draining);
         world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
-        world.lifecycle.enter(ShutdownPhase::HandingBack);
-        world.crew.settled().await;
+        world.shutdown.enter(ShutdownPhase::HandingBack);
+        world.pipeline.settled().await;
         assert_eq!(world.engine.dropped(), 1);
         let left = world.broker.messages(Route::Build);
         assert_eq!(left.len(), 1);
@@ -195,7 +195,7 @@ fn a_drain_finishes_what_is_in_hand() {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
-        world.lifecycle.enter(ShutdownPhase::Draining);
+        world.shutdown.enter(ShutdownPhase::Draining);
         world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
         world.request(&request("b2")).await;
         world.engine.release();

@@ -131,12 +131,12 @@ impl Handler<Order> for Obedient {
                 }));
             }
             Act::PanicInPool => self.pool.run(tracing::Span::none(), async move {
-                lease.now(Phase::Working(StageName::Builder));
+                lease.set_phase(Phase::Working(StageName::Builder));
                 gate.wait().await;
                 panic!("asked to panic in a job");
             }),
             Act::PanicInBlockingThread => self.pool.run(tracing::Span::none(), async move {
-                lease.now(Phase::Working(StageName::Builder));
+                lease.set_phase(Phase::Working(StageName::Builder));
                 let work = tokio::task::spawn_blocking(move || {
                     gate.block();
                     panic!("asked to panic in a blocking thread")
@@ -157,7 +157,7 @@ impl Handler<Order> for Obedient {
                 ctx.wait(for_ever(lease));
             }
             Act::Work => self.pool.run(tracing::Span::none(), async move {
-                lease.now(Phase::Working(StageName::Builder));
+                lease.set_phase(Phase::Working(StageName::Builder));
                 gate.wait().await;
                 settle(lease);
             }),

@@ -28,7 +28,7 @@ fn a_user_who_floods_the_queue_does_not_hold_up_another() {
         world.until_fetched("other-0").await;
         world.until(|world| world.health(ActorName::Builder).waiting == 6).await;
         // One build ends: its slot goes to the user who has none.
-        world.crew.board.cancel("flood-0");
+        world.pipeline.admission.cancel("flood-0");
         world.engine.until_running("other-0").await;
         world.engine.release();
         let told = world.told(51).await;
@@ -109,7 +109,7 @@ fn a_cancelled_build_stops_and_is_told_as_cancelled() {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
-        world.crew.board.cancel("b1");
+        world.pipeline.admission.cancel("b1");
         world.engine.until_stopped("b1").await;
         let (id, body) = world.told_once().await;
         assert_eq!(id, "b1.build.cancelled");
@@ -123,7 +123,7 @@ fn a_cancelled_build_stops_and_is_told_as_cancelled() {
 #[test]
 fn a_build_can_be_cancelled_before_it_comes_into_sight() {
     with_pipeline(settings(), async |world| {
-        world.crew.board.cancel("b1");
+        world.pipeline.admission.cancel("b1");
         world.request(&request("b1")).await;
         let (id, _) = world.told_once().await;
         assert_eq!(id, "b1.build.cancelled");

@@ -83,7 +83,7 @@ fn an_actor_that_dies_too_often_escalates() {
             world.planner.panic();
         }
         world.request(&request("b1")).await;
-        let cause = world.crew.escalated().await;
+        let cause = world.pipeline.escalated().await;
         assert!(cause.starts_with("builder: panic: "), "{cause}");
     });
 }
