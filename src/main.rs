@@ -13,7 +13,6 @@ use image_builder::exit::Exit;
 use image_builder::memory;
 use image_builder::planner;
 use image_builder::telemetry;
-use image_builder::telemetry::LogFormat;
 use image_builder::wiring;
 
 /// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
@@ -82,7 +81,8 @@ fn serve() -> ExitCode {
 
 /// The commands print for people: they log nothing.
 fn dead(command: dead_letters::Command) -> ExitCode {
-    let config = Environment::read(Path::new(config::ENV_FILE)).and_then(Environment::config);
+    let config =
+        Environment::read(Path::new(config::ENV_FILE)).and_then(|environment| environment.config());
     let broker = match config {
         Ok(config) => wiring::broker(&config),
         Err(errors) => return refuse(&errors),
@@ -108,19 +108,9 @@ fn choose_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// The settings, with logging started; all that is bad in either, at once.
+/// The settings, with logging started as they say.
 fn settings() -> Result<Config, ConfigErrors> {
-    let environment = Environment::read(Path::new(config::ENV_FILE))?;
-    let format = LogFormat::read(environment.get("LOG_FORMAT"));
-    let filter = telemetry::filter(environment.get("RUST_LOG"));
-    match (environment.config(), format, filter) {
-        (Ok(config), Ok(format), Ok(filter)) => {
-            telemetry::start(format, filter);
-            Ok(config)
-        }
-        (config, format, filter) => {
-            let errors = config.err().map(|errors| errors.0).unwrap_or_default();
-            Err(ConfigErrors::new(errors.into_iter().chain(format.err()).chain(filter.err())))
-        }
-    }
+    let config = Environment::read(Path::new(config::ENV_FILE))?.config()?;
+    telemetry::start(config.telemetry.format, config.telemetry.filter.clone());
+    Ok(config)
 }

@@ -43,7 +43,7 @@ impl Adapters {
         let engine = DockerEngine::connect(config.engine.clone())?;
         let registry = RegistrySettings {
             credentials: config.registry.credentials.clone(),
-            push_timeout: config.pusher.timeout,
+            push_timeout: config.pipeline.pusher.timeout,
             journal: Some(data_dir.pushes()),
             ..RegistrySettings::new(config.registry.url.clone())
         };
@@ -51,13 +51,13 @@ impl Adapters {
             .context("the registry's client, with its journal in DATA_DIR")?;
         let (engine, registry) = (Arc::new(engine), Arc::new(registry));
         let disk = config.disk.clone();
-        let disk = DiskSettings::new(disk.low, disk.high, disk.budget, config.listener.job_timeout);
+        let disk = DiskSettings::new(disk.low, disk.high, disk.budget, config.pipeline.job_timeout);
         let disk = DiskGuard::new(disk, data_dir.path(), engine.clone(), registry.clone());
         let managers = WebhookSettings {
-            container_manager_url: config.managers.container_manager.clone(),
-            connector_manager_url: config.managers.connector_manager.clone(),
-            keys: config.managers.keys.clone(),
-            timeout: config.notifier.timeout,
+            container_manager_url: config.notify.container_manager.clone(),
+            connector_manager_url: config.notify.connector_manager.clone(),
+            keys: config.notify.keys.clone(),
+            timeout: config.pipeline.notifier.timeout,
         };
         let forge = GitSettings {
             url: config.forge.url.clone(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
-use image_builder_actors::pipeline::{Pipeline, PipelineSettings, StageSettings};
+use image_builder_actors::pipeline::{Pipeline, PipelineSettings};
 use image_builder_actors::ports::Route;
 use image_builder_actors::scheduling::admission::Admission;
 use image_builder_actors::telemetry::delivery_span::Observer;
@@ -22,7 +22,7 @@ use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
 use crate::broker::rabbitmq::{ConnectError, ConnectionState, RabbitMq};
-use crate::config::{Config, StageConfig};
+use crate::config::Config;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::engine::disk::inventory::Held;
 use crate::exit::Exit;
@@ -75,7 +75,7 @@ impl StartError {
 
 /// Works until a signal or an escalation ends it. Must be called where an actix `System` runs.
 pub async fn serve(config: Config) -> Exit {
-    let ended = match Exporter::start(config.traces.clone()) {
+    let ended = match Exporter::start(config.telemetry.traces.clone()) {
         Ok(exporter) => {
             let ended = work(config, exporter.tracer()).await;
             exporter.close().await;
@@ -105,9 +105,9 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
     let readiness = Readiness::of(&NEEDS);
     let observer = Observer { metrics: Metrics::new(), tracer };
     let health = pipeline::health();
-    let listener = listen(&config.http_addr).await?;
+    let listener = listen(&config.api.address).await?;
     // Not always what was asked for: port 0 means any that is free.
-    let http_addr = listener.local_addr().map_or(config.http_addr.clone(), |at| at.to_string());
+    let http_addr = listener.local_addr().map_or(config.api.address.clone(), |at| at.to_string());
     let observed = Observed {
         readiness: readiness.clone(),
         actors: health.clone(),
@@ -157,7 +157,7 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
         }
     };
     tracing::info!(
-        limit_seconds = config.drain_timeout.as_secs_f64(),
+        limit_seconds = config.pipeline.drain_timeout.as_secs_f64(),
         "draining: no new work is taken"
     );
     shutdown.enter(ShutdownPhase::Draining);
@@ -166,7 +166,7 @@ async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
             tracing::warn!("leaving at once: what is in hand goes back to its queues");
             return Ok(Exit::Temporary);
         }
-        () = drain(&mut pipeline, &shutdown, config.drain_timeout) => exit,
+        () = drain(&mut pipeline, &shutdown, config.pipeline.drain_timeout) => exit,
     };
     broker.close().await;
     tracing::info!("ended");
@@ -207,27 +207,24 @@ async fn drain(pipeline: &mut Pipeline, shutdown: &Shutdown, limit: Duration) {
 }
 
 fn settings(config: &Config, data_dir: &DataDir, registry_name: String) -> PipelineSettings {
-    let stage = |stage: &StageConfig| StageSettings {
-        concurrency: stage.concurrency,
-        timeout: stage.timeout,
-    };
+    let pipeline = config.pipeline.clone();
     PipelineSettings {
         rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
         workspaces: data_dir.workspaces(),
         registry_name,
-        prefetch: config.listener.concurrency,
-        job_timeout: config.listener.job_timeout,
-        connector: stage(&config.connector),
-        builder: stage(&config.builder),
-        pusher: stage(&config.pusher),
-        notifier: stage(&config.notifier),
-        retry_concurrency: config.retry_concurrency,
-        builds_per_user: config.builds_per_user,
-        supersede: config.listener.supersede,
-        retry: config.retry.clone(),
+        prefetch: pipeline.prefetch,
+        job_timeout: pipeline.job_timeout,
+        connector: pipeline.connector,
+        builder: pipeline.builder,
+        pusher: pipeline.pusher,
+        notifier: pipeline.notifier,
+        retry_concurrency: pipeline.retry_concurrency,
+        builds_per_user: pipeline.builds_per_user,
+        supersede: pipeline.supersede,
+        retry: pipeline.retry,
         dead_ttl: config.broker.dead_ttl,
         results: config.broker.topology.routing_key(Route::Result).is_some(),
-        intensity: config.supervisor.clone(),
+        intensity: pipeline.supervisor,
     }
 }
 

@@ -1,60 +1,120 @@
-//! Settings: from the environment and `config/.env` to typed values, one struct an actor.
+//! Settings: from the environment and `config/.env` to typed values, one struct a room.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `settings.rs` | the table: each setting with its name, kind, default and meaning |
+//! | `table.rs` | what is made of the table |
+//! | `values.rs` | the kinds of values |
+//! | `environment.rs` | where the texts come from |
+//! | `reader.rs` | from a text to a value, or to a line on what is wrong with it |
+//! | `documents.rs` | the table as `config/.env.example` and as `docs/settings.md` |
 //!
 //! Reading never stops at the first bad value: [`ConfigErrors`] names them all.
 
-mod read;
+mod documents;
+mod environment;
+mod reader;
+mod settings;
+mod table;
 mod traces;
+mod values;
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::Secret;
+use image_builder_actors::pipeline::StageSettings;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;
 use image_builder_actors::supervision::RestartIntensity;
 use reqwest::Url;
+use tracing_subscriber::EnvFilter;
 
-use self::read::Reader;
-use crate::broker::rabbitmq::topology::Topology;
+pub use self::documents::example;
+pub use self::environment::{ENV_FILE, Environment, Source};
+pub use self::reader::Effective;
+use self::reader::Reader;
+pub use self::settings::GROUPS;
+pub use self::table::{Fallback, Group, Setting};
+use crate::broker::rabbitmq::topology::{Topology, TopologySettings};
 use crate::engine::disk::size::{Size, Watermark};
-use crate::engine::docker::DockerSettings;
+use crate::engine::docker::{DockerEngine, DockerSettings};
 use crate::notify::SigningKeys;
 use crate::otlp::TraceSettings;
 use crate::registry::{RegistryCredentials, RegistryUrl};
+use crate::telemetry::LogFormat;
 
-/// The file that is read beside the environment, relative to the working directory.
-pub const ENV_FILE: &str = "config/.env";
-
-/// All settings. The contract's section 5 has their meaning and defaults.
+/// All settings. Their names, defaults and meanings are in [`GROUPS`].
 #[derive(Debug, Clone)]
 pub struct Config {
     pub broker: BrokerConfig,
-    pub data_dir: PathBuf,
     pub engine: DockerSettings,
     pub disk: DiskConfig,
     pub registry: RegistryConfig,
-    pub managers: ManagersConfig,
+    pub notify: NotifyConfig,
     pub forge: ForgeConfig,
-    pub listener: ListenerConfig,
-    pub connector: StageConfig,
-    pub builder: StageConfig,
-    pub pusher: StageConfig,
-    pub notifier: StageConfig,
-    /// Builder slots that one user can hold at once.
-    pub builds_per_user: usize,
-    /// Failed tries that are decided on at once.
-    pub retry_concurrency: usize,
-    pub retry: RetryPolicy,
-    pub supervisor: RestartIntensity,
-    pub drain_timeout: Duration,
-    /// `host:port` of the HTTP server.
-    pub http_addr: String,
-    /// Where traces go; `None` = there are none.
-    pub traces: Option<TraceSettings>,
+    pub pipeline: PipelineConfig,
+    pub api: ApiConfig,
+    pub telemetry: TelemetryConfig,
+    pub data_dir: PathBuf,
     pub limits: Limits,
+}
+
+impl Config {
+    /// Reads the settings out of `vars` alone.
+    ///
+    /// # Errors
+    ///
+    /// All bad and missing values.
+    pub fn read(vars: HashMap<String, String>) -> Result<Self, ConfigErrors> {
+        let vars = vars.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Environment::of(vars, HashMap::new()).config()
+    }
+
+    /// What can be set so and is hardly meant so, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let pipeline = &self.pipeline;
+        let stages = [&pipeline.connector, &pipeline.builder, &pipeline.pusher];
+        let stages = stages.iter().map(|stage| stage.timeout).sum();
+        let job = pipeline.job_timeout;
+        let cut_short = (stages > job).then(|| {
+            format!(
+                "JOB_TIMEOUT: {} is less than CONNECTOR_TIMEOUT, BUILDER_TIMEOUT and PUSHER_TIMEOUT together ({}): a job whose stages take their time is cut short; raise JOB_TIMEOUT (and keep it below RABBITMQ_CONSUMER_TIMEOUT), or lower the others",
+                humantime::format_duration(job),
+                humantime::format_duration(stages)
+            )
+        });
+        let (places, per_user) = (usize::from(pipeline.prefetch), pipeline.builds_per_user);
+        let hidden = (places <= per_user).then(|| {
+            format!(
+                "LISTENER_CONCURRENCY: {places} is not more than BUILDER_PER_USER ({per_user}): the builds of one user can take every place and hide those of others; raise it, or lower BUILDER_PER_USER"
+            )
+        });
+        cut_short.into_iter().chain(hidden).collect()
+    }
+
+    /// `None` only where there are errors.
+    fn assemble(read: &mut Reader<'_>, cores: usize) -> Option<Self> {
+        let limits = Limits::default();
+        let pipeline = PipelineConfig::read(read, cores);
+        // All is read before the first that is missing ends it: what is bad is told all at once.
+        let broker = BrokerConfig::read(read, &pipeline.retry);
+        Some(Self {
+            engine: engine(read, limits.clone()),
+            disk: DiskConfig::read(read),
+            registry: RegistryConfig::read(read),
+            notify: NotifyConfig::read(read),
+            forge: ForgeConfig { url: read.github_url(), api_url: read.github_api_url() },
+            pipeline,
+            api: ApiConfig { address: read.http_addr() },
+            telemetry: TelemetryConfig::read(read),
+            data_dir: read.data_dir(),
+            limits,
+            broker: broker?,
+        })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +127,48 @@ pub struct BrokerConfig {
     pub dead_ttl: Option<Duration>,
 }
 
+impl BrokerConfig {
+    /// `None` only where there are errors.
+    fn read(read: &mut Reader<'_>, retry: &RetryPolicy) -> Option<Self> {
+        let uri = read.rabbitmq_uri();
+        let dead_ttl = read.dead_queue_ttl();
+        let settings = TopologySettings {
+            build_queue: read.build_queue(),
+            fail_queue: read.fail_queue(),
+            outcome_queue: read.outcome_queue(),
+            dead_queue: read.dead_queue(),
+            result_queue: read.result_queue(),
+            cancel_exchange: read.cancel_exchange(),
+            build_rungs: retry.rungs(),
+            outcome_rungs: retry.rungs(),
+        };
+        // The errors name the variables themselves.
+        let topology = Topology::new(settings)
+            .map_err(|errors| read.errors.extend(errors.iter().map(ToString::to_string)));
+        let uri_variable = read.variable_of("rabbitmq_uri");
+        Some(Self { uri: uri?, uri_variable: uri_variable?, topology: topology.ok()?, dead_ttl })
+    }
+}
+
+/// The engine, as Docker's own client would find it.
+fn engine(read: &mut Reader<'_>, limits: Limits) -> DockerSettings {
+    let certificates = read.home().map(|home| home.join(".docker"));
+    let settings = DockerSettings {
+        host: read.docker_host(),
+        cert_path: read.docker_cert_path().or(certificates),
+        tls_verify: read.docker_tls_verify().is_some(),
+        network: read.builder_network(),
+        // The registry's credential opens every tenant's images, and a build could pull any of them.
+        registry_auth: None,
+        limits,
+    };
+    if let Err(error) = DockerEngine::connect(settings.clone()) {
+        // It names the variable itself.
+        read.errors.push(error.to_string());
+    }
+    settings
+}
+
 #[derive(Debug, Clone)]
 pub struct DiskConfig {
     /// Free space below which nothing is built.
@@ -77,6 +179,23 @@ pub struct DiskConfig {
     pub budget: Size,
 }
 
+impl DiskConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let (disk, good) = read.good(|read| Self {
+            low: read.disk_low_watermark(),
+            high: read.disk_high_watermark(),
+            budget: read.cache_budget(),
+        });
+        if good && !disk.low.may_be_below(&disk.high) {
+            read.bad(
+                "DISK_LOW_WATERMARK",
+                format!("`{}` must be below DISK_HIGH_WATERMARK, `{}`", disk.low, disk.high),
+            );
+        }
+        disk
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
     pub url: RegistryUrl,
@@ -84,13 +203,42 @@ pub struct RegistryConfig {
     pub credentials: Option<RegistryCredentials>,
 }
 
+impl RegistryConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let url = read.registry_url();
+        let username = read.registry_username();
+        let password = read.registry_password();
+        match (&username, read.is_set("registry_password")) {
+            (Some(_), false) => {
+                read.bad("REGISTRY_PASSWORD", "is missing beside REGISTRY_USERNAME");
+            }
+            (None, true) => read.bad("REGISTRY_USERNAME", "is missing beside REGISTRY_PASSWORD"),
+            _ => {}
+        }
+        let credentials = username.zip(password);
+        let credentials =
+            credentials.map(|(username, password)| RegistryCredentials { username, password });
+        Self { url, credentials }
+    }
+}
+
 #[derive(Debug, Clone)]
-pub struct ManagersConfig {
+pub struct NotifyConfig {
     /// `None` = the notification is only logged. May hold a credential.
     pub container_manager: Option<Url>,
     pub connector_manager: Option<Url>,
     /// `None` = notifications are not signed.
     pub keys: Option<SigningKeys>,
+}
+
+impl NotifyConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            container_manager: read.container_manager_url(),
+            connector_manager: read.connector_manager_url(),
+            keys: read.notifier_secret(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -101,21 +249,90 @@ pub struct ForgeConfig {
 }
 
 #[derive(Debug, Clone)]
-pub struct ListenerConfig {
-    /// The prefetch: deliveries in the worker at once.
-    pub concurrency: u16,
+pub struct PipelineConfig {
+    /// Deliveries in the worker at once.
+    pub prefetch: u16,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
+    pub connector: StageSettings,
+    pub builder: StageSettings,
+    pub pusher: StageSettings,
+    pub notifier: StageSettings,
+    /// Builder slots that one user can hold at once.
+    pub builds_per_user: usize,
     /// Whether newer requests supersede older ones that do not build yet.
     pub supersede: bool,
+    /// Failed tries that are decided on at once.
+    pub retry_concurrency: usize,
+    pub retry: RetryPolicy,
+    pub supervisor: RestartIntensity,
+    pub drain_timeout: Duration,
+}
+
+impl PipelineConfig {
+    fn read(read: &mut Reader<'_>, cores: usize) -> Self {
+        let cores = u16::try_from(cores).unwrap_or(u16::MAX);
+        let ((job_timeout, consumer_timeout), good) =
+            read.good(|read| (read.job_timeout(), read.rabbitmq_consumer_timeout()));
+        if good && job_timeout >= consumer_timeout {
+            read.bad(
+                "JOB_TIMEOUT",
+                "must be below RABBITMQ_CONSUMER_TIMEOUT, or the broker takes deliveries away from under running jobs",
+            );
+        }
+        let builders = read.builder_concurrency(cores);
+        let stage =
+            |concurrency: u16, timeout| StageSettings { concurrency: concurrency.into(), timeout };
+        Self {
+            // Enough to keep every builder busy while the next jobs are fetched and the last ones
+            // pushed, and no more: what is prefetched here waits for this worker.
+            prefetch: read.listener_concurrency(builders.saturating_add(2)),
+            job_timeout,
+            connector: stage(read.connector_concurrency(cores.max(2)), read.connector_timeout()),
+            builder: stage(builders, read.builder_timeout()),
+            pusher: stage(read.pusher_concurrency(cores.max(2)), read.pusher_timeout()),
+            notifier: stage(read.notifier_concurrency(cores.max(4)), read.notifier_timeout()),
+            builds_per_user: read.builder_per_user(builders).into(),
+            supersede: read.listener_supersede(),
+            retry_concurrency: read.retry_concurrency(cores.max(4)).into(),
+            retry: RetryPolicy {
+                max_attempts: read.retry_max_attempts().into(),
+                initial_delay: read.retry_initial_delay(),
+                multiplier: read.retry_multiplier(),
+                max_delay: read.retry_max_delay(),
+            },
+            supervisor: RestartIntensity {
+                max_restarts: read.supervisor_max_restarts().into(),
+                window: read.supervisor_window(),
+                health_interval: read.supervisor_health_interval(),
+            },
+            drain_timeout: read.drain_timeout(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
-pub struct StageConfig {
-    /// Jobs worked on at once.
-    pub concurrency: usize,
-    /// Longest time that one job is worked on.
-    pub timeout: Duration,
+pub struct ApiConfig {
+    /// `host:port` of the HTTP server.
+    pub address: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct TelemetryConfig {
+    pub filter: EnvFilter,
+    pub format: LogFormat,
+    /// Where traces go; `None` = there are none.
+    pub traces: Option<TraceSettings>,
+}
+
+impl TelemetryConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            filter: read.rust_log(),
+            format: read.log_format().unwrap_or_else(LogFormat::of_stream),
+            traces: traces::read(read),
+        }
+    }
 }
 
 /// Every bad or missing value, one line each.
@@ -141,247 +358,6 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
-
-/// The environment, with `config/.env` below it.
-#[derive(Default)]
-pub struct Environment {
-    vars: HashMap<String, String>,
-    /// One line for each variable of ours that is no text.
-    errors: Vec<String>,
-}
-
-impl Environment {
-    /// Reads `file`, where it is there, and the real environment, which wins.
-    ///
-    /// # Errors
-    ///
-    /// The file is there but cannot be read.
-    pub fn read(file: &Path) -> Result<Self, ConfigErrors> {
-        Ok(Self::merged(read_file(file)?, std::env::vars_os()))
-    }
-
-    /// What a real variable says is not mixed with what the file says: it takes the place of the
-    /// file's variables of its family.
-    fn merged(
-        mut file: HashMap<String, String>,
-        real: impl Iterator<Item = (OsString, OsString)>,
-    ) -> Self {
-        let mut found = Self::default();
-        // A name that is no text is not ours.
-        for (name, value) in
-            real.filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-        {
-            let value = value.into_string().unwrap_or_else(|value| {
-                if read::is_ours(&name) {
-                    found.errors.push(format!("{name}: is not UTF-8 text"));
-                }
-                value.to_string_lossy().into_owned()
-            });
-            found.vars.insert(name, value);
-        }
-        let set: HashSet<_> = found
-            .vars
-            .iter()
-            .filter(|(_, value)| !value.trim().is_empty())
-            .map(|(name, _)| family(name))
-            .collect();
-        file.retain(|name, _| !set.contains(family(name)));
-        for (name, value) in file {
-            found.vars.entry(name).or_insert(value);
-        }
-        found
-    }
-
-    /// The value of a variable.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.vars.get(name).map(String::as_str)
-    }
-
-    /// The settings.
-    ///
-    /// # Errors
-    ///
-    /// All bad and missing values.
-    pub fn config(self) -> Result<Config, ConfigErrors> {
-        match Config::read(self.vars) {
-            Ok(config) if self.errors.is_empty() => Ok(config),
-            read => {
-                let others = read.err().map(|errors| errors.0).unwrap_or_default();
-                Err(ConfigErrors::new(self.errors.into_iter().chain(others)))
-            }
-        }
-    }
-}
-
-/// What the variables have in common that give the same value: a text, a file with it, and for the
-/// broker's address another name.
-fn family(name: &str) -> &str {
-    match name.strip_suffix("_FILE").unwrap_or(name) {
-        "AMQP_URL" => "RABBITMQ_URI",
-        name => name,
-    }
-}
-
-fn read_file(file: &Path) -> Result<HashMap<String, String>, ConfigErrors> {
-    let mut vars = HashMap::new();
-    match dotenvy::from_filename_iter(file) {
-        Ok(lines) => {
-            for line in lines {
-                // The error quotes the line, which may hold a credential: it is not repeated.
-                let (name, value) = line.map_err(|_| {
-                    ConfigErrors(vec![format!(
-                        "{}: a line after {} good ones cannot be read; write NAME=value, with quotes around a value with spaces",
-                        file.display(),
-                        vars.len()
-                    )])
-                })?;
-                vars.insert(name, value);
-            }
-        }
-        Err(dotenvy::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(_) => return Err(ConfigErrors(vec![format!("{}: cannot be read", file.display())])),
-    }
-    Ok(vars)
-}
-
-impl Config {
-    /// Reads the settings out of `vars`.
-    ///
-    /// # Errors
-    ///
-    /// All bad and missing values.
-    pub fn read(vars: HashMap<String, String>) -> Result<Self, ConfigErrors> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut read = Reader::new(vars)?;
-        match Self::assemble(&mut read, cores) {
-            Some(config) if read.errors.is_empty() => Ok(config),
-            _ => Err(ConfigErrors::new(read.errors)),
-        }
-    }
-
-    /// What can be set so and is hardly meant so, one line each.
-    pub fn warnings(&self) -> Vec<String> {
-        let stages = self.connector.timeout + self.builder.timeout + self.pusher.timeout;
-        let job = self.listener.job_timeout;
-        let cut_short = (stages > job).then(|| {
-            format!(
-                "JOB_TIMEOUT: {} is less than CONNECTOR_TIMEOUT, BUILDER_TIMEOUT and PUSHER_TIMEOUT together ({}): a job whose stages take their time is cut short; raise JOB_TIMEOUT (and keep it below RABBITMQ_CONSUMER_TIMEOUT), or lower the others",
-                humantime::format_duration(job),
-                humantime::format_duration(stages)
-            )
-        });
-        let (places, per_user) = (usize::from(self.listener.concurrency), self.builds_per_user);
-        let hidden = (places <= per_user).then(|| {
-            format!(
-                "LISTENER_CONCURRENCY: {places} is not more than BUILDER_PER_USER ({per_user}): the builds of one user can take every place and hide those of others; raise it, or lower BUILDER_PER_USER"
-            )
-        });
-        cut_short.into_iter().chain(hidden).collect()
-    }
-
-    /// `None` only where there are errors.
-    fn assemble(read: &mut Reader, cores: usize) -> Option<Self> {
-        let raw = read.raw.clone();
-        let limits = Limits::default();
-
-        let builder =
-            read.stage("BUILDER", raw.builder_concurrency, cores, raw.builder_timeout, "15m");
-        let connector = read.stage(
-            "CONNECTOR",
-            raw.connector_concurrency,
-            cores.max(2),
-            raw.connector_timeout,
-            "3m",
-        );
-        let pusher =
-            read.stage("PUSHER", raw.pusher_concurrency, cores.max(2), raw.pusher_timeout, "5m");
-        let notifier = read.stage(
-            "NOTIFIER",
-            raw.notifier_concurrency,
-            cores.max(4),
-            raw.notifier_timeout,
-            "30s",
-        );
-        let errors = read.errors.len();
-        let job_timeout = read.duration("JOB_TIMEOUT", raw.job_timeout, "25m");
-        let consumer_timeout =
-            read.duration("RABBITMQ_CONSUMER_TIMEOUT", raw.rabbitmq_consumer_timeout, "30m");
-        if read.errors.len() == errors && job_timeout >= consumer_timeout {
-            read.bad(
-                "JOB_TIMEOUT",
-                "must be below RABBITMQ_CONSUMER_TIMEOUT, or the broker takes deliveries away from under running jobs",
-            );
-        }
-        let retry = RetryPolicy {
-            max_attempts: read.count("RETRY_MAX_ATTEMPTS", raw.retry_max_attempts, 5) as u32,
-            initial_delay: read.ttl("RETRY_INITIAL_DELAY", raw.retry_initial_delay, "10s"),
-            multiplier: read.multiplier("RETRY_MULTIPLIER", raw.retry_multiplier, 3.0),
-            max_delay: read.ttl("RETRY_MAX_DELAY", raw.retry_max_delay, "10m"),
-        };
-        let broker = read.broker(&retry);
-        let registry = read.registry();
-        Some(Self {
-            data_dir: raw.data_dir.unwrap_or_else(|| "./data".to_owned()).into(),
-            engine: read.engine(limits.clone()),
-            disk: read.disk(),
-            managers: ManagersConfig {
-                container_manager: read
-                    .optional_url("CONTAINER_MANAGER_URL", raw.container_manager_url),
-                connector_manager: read
-                    .optional_url("CONNECTOR_MANAGER_URL", raw.connector_manager_url),
-                keys: read.signing_keys(),
-            },
-            forge: ForgeConfig {
-                url: read.forge_url("GITHUB_URL", raw.github_url, "https://github.com"),
-                api_url: read.forge_url(
-                    "GITHUB_API_URL",
-                    raw.github_api_url,
-                    "https://api.github.com",
-                ),
-            },
-            listener: ListenerConfig {
-                // Enough to keep every builder busy while the next jobs are fetched and the last
-                // ones pushed, and no more: what is prefetched here waits for this worker.
-                concurrency: read
-                    .count(
-                        "LISTENER_CONCURRENCY",
-                        raw.listener_concurrency,
-                        builder.concurrency + 2,
-                    )
-                    .min(u16::MAX.into()) as u16,
-                job_timeout,
-                supersede: read.flag("LISTENER_SUPERSEDE", raw.listener_supersede),
-            },
-            builds_per_user: read.count(
-                "BUILDER_PER_USER",
-                raw.builder_per_user,
-                builder.concurrency,
-            ),
-            connector,
-            builder,
-            pusher,
-            notifier,
-            retry_concurrency: read.count("RETRY_CONCURRENCY", raw.retry_concurrency, cores.max(4)),
-            retry,
-            supervisor: RestartIntensity {
-                max_restarts: read.count("SUPERVISOR_MAX_RESTARTS", raw.supervisor_max_restarts, 5),
-                window: read.duration("SUPERVISOR_WINDOW", raw.supervisor_window, "30s"),
-                health_interval: read.duration(
-                    "SUPERVISOR_HEALTH_INTERVAL",
-                    raw.supervisor_health_interval,
-                    "30s",
-                ),
-            },
-            drain_timeout: read.duration("DRAIN_TIMEOUT", raw.drain_timeout, "60s"),
-            http_addr: read.address("HTTP_ADDR", raw.http_addr, "127.0.0.1:8080"),
-            traces: read.traces(),
-            limits,
-            // Last, when everything has been read: what is bad is told all at once.
-            broker: broker?,
-            registry: registry?,
-        })
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,9 @@
+use std::ffi::OsString;
+use std::path::Path;
+
 use image_builder_actors::ports::Route;
 
+use super::table::Variable;
 use super::*;
 
 fn vars(pairs: &[(&str, &str)]) -> HashMap<String, String> {
@@ -12,8 +16,8 @@ const URI: (&str, &str) = ("RABBITMQ_URI", "amqp://guest:guest@localhost:5672/%2
 fn the_broker_is_all_that_has_to_be_set() {
     let config = Config::read(vars(&[URI])).expect("a good configuration");
     assert_eq!(config.registry.url.to_string(), "localhost:5000");
-    assert_eq!(config.retry.max_attempts, 5);
-    assert_eq!(config.listener.job_timeout, Duration::from_secs(25 * 60));
+    assert_eq!(config.pipeline.retry.max_attempts, 5);
+    assert_eq!(config.pipeline.job_timeout, Duration::from_secs(25 * 60));
     assert_eq!(config.broker.dead_ttl, Some(Duration::from_secs(7 * 24 * 3600)));
     assert_eq!(config.broker.topology.routing_key(Route::Result), None);
 }
@@ -138,7 +142,7 @@ fn an_empty_value_counts_as_unset() {
 /// What the worker finds with these variables in its file and in the real environment.
 fn found(file: &[(&str, &str)], real: &[(&str, &str)]) -> Environment {
     let real = real.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    Environment::merged(vars(file), real)
+    Environment::of(real, vars(file))
 }
 
 #[test]
@@ -197,12 +201,12 @@ fn a_variable_of_ours_that_is_no_text_is_named_and_others_do_not_matter() {
     let bad = || OsString::from_vec(b"caf\xe9".to_vec());
     let foreign =
         [(OsString::from("LS_COLORS"), bad()), (bad(), bad()), ("data_dir".into(), bad())];
-    let good = Environment::merged(vars(&[URI]), foreign.into_iter()).config().expect("good");
+    let good = Environment::of(foreign, vars(&[URI])).config().expect("good");
     assert_eq!(good.data_dir, Path::new("./data"));
 
     let names = ["AMQP_URL", "BUILDER_TIMEOUT", "RUST_LOG", "NOTIFIER_SECRET_FILE", "DATA_DIR"];
     let real = names.iter().map(|name| (OsString::from(name), bad()));
-    let errors = Environment::merged(HashMap::new(), real).config().expect_err("five bad ones");
+    let errors = Environment::of(real, HashMap::new()).config().expect_err("five bad ones");
     let mut lines = errors.0;
     lines.sort();
     let mut expected: Vec<_> = names.iter().map(|n| format!("{n}: is not UTF-8 text")).collect();
@@ -317,10 +321,12 @@ fn dockers_variables_mean_what_they_mean_to_docker() {
 #[test]
 fn without_a_number_as_much_is_done_at_once_as_fits_the_cores() {
     let on = |cores| {
-        let mut read = Reader::new(vars(&[URI])).expect("good");
-        let config = Config::assemble(&mut read, cores).expect("good");
-        let stages = [&config.connector, &config.builder, &config.pusher, &config.notifier];
-        (stages.map(|stage| stage.concurrency), config.retry_concurrency, config.builds_per_user)
+        let environment = found(&[URI], &[]);
+        let mut read = Reader::new(&environment);
+        let pipeline = Config::assemble(&mut read, cores).expect("good").pipeline;
+        let stages = [&pipeline.connector, &pipeline.builder, &pipeline.pusher, &pipeline.notifier];
+        let stages = stages.map(|stage| stage.concurrency);
+        (stages, pipeline.retry_concurrency, pipeline.builds_per_user)
     };
     assert_eq!(on(1), ([2, 1, 2, 4], 4, 1));
     assert_eq!(on(16), ([16, 16, 16, 16], 16, 16));
@@ -336,22 +342,66 @@ fn no_copies_are_kept_for_no_time_however_it_is_written() {
     assert_eq!(config.broker.dead_ttl, Some(Duration::from_secs(49 * 24 * 3600)));
 }
 
-/// The lines of `config/.env.example` that give a variable, commented out or not.
-fn example() -> HashMap<String, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/.env.example");
-    let text = std::fs::read_to_string(path).expect("the example is there");
-    text.lines()
+#[test]
+fn of_an_address_nothing_is_shown_that_may_be_a_credential() {
+    for (uri, shown) in [
+        ("amqp://broker:5672/%2f", "amqp://broker:5672/%2f"),
+        ("amqp://me:hunter2@broker/%2f?auth=hunter2", "amqp://broker/%2f"),
+        ("amqps://hunter2@broker", "amqps://broker"),
+        // To a parser of addresses: a port, and a path that holds the rest.
+        ("amqp://me:12/hunter2@broker", "[secret]"),
+        ("amqp://me:12#hunter2@broker", "[secret]"),
+    ] {
+        let (_, effective) = found(&[("RABBITMQ_URI", uri)], &[]).effective().expect("good");
+        assert_eq!(effective[0].value.as_deref(), Some(shown), "{uri}");
+    }
+}
+
+/// The lines of the example file that give a variable, commented out or not.
+fn variables_of_the_example() -> HashMap<String, String> {
+    example()
+        .lines()
         .filter_map(|line| line.strip_prefix('#').unwrap_or(line).split_once('='))
         .filter(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }
 
+/// Compares a file of the repository with what the table makes of it.
+#[track_caller]
+fn is_of_the_table(file: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, text).expect("the file can be written");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == text,
+        "{file} is not what the table says: run `UPDATE=1 cargo test --lib config::`"
+    );
+}
+
+#[test]
+fn the_documents_of_the_settings_are_those_of_the_table() {
+    is_of_the_table("config/.env.example", &example());
+    is_of_the_table("docs/settings.md", &documents::settings());
+}
+
+#[test]
+fn every_setting_of_the_table_is_read() {
+    let (_, effective) = found(&[], &[URI]).effective().expect("good");
+    let mut read: Vec<_> = effective.iter().map(|read| read.setting.name()).collect();
+    let mut known: Vec<_> = Setting::all().map(Setting::name).collect();
+    read.sort();
+    known.sort();
+    assert_eq!(read, known);
+}
+
 #[test]
 fn the_example_file_lists_every_variable_and_no_other() {
-    let mut known: Vec<_> = read::NAMES.iter().map(|name| name.to_uppercase()).collect();
-    known.extend(["RUST_LOG".to_owned(), "LOG_FORMAT".to_owned()]);
-    let mut listed: Vec<_> = example().into_keys().collect();
+    let mut known: Vec<_> =
+        Setting::all().flat_map(Setting::variables).map(Variable::name).collect();
+    let mut listed: Vec<_> = variables_of_the_example().into_keys().collect();
     known.sort();
     listed.sort();
     assert_eq!(listed, known);
@@ -359,14 +409,15 @@ fn the_example_file_lists_every_variable_and_no_other() {
 
 #[test]
 fn the_defaults_in_the_example_file_are_the_defaults() {
-    let shown = Config::read(example()).expect("the example is a good configuration");
+    let shown =
+        Config::read(variables_of_the_example()).expect("the example is a good configuration");
     let plain = Config::read(vars(&[URI])).expect("a good configuration");
     assert_eq!(format!("{shown:#?}"), format!("{plain:#?}"));
 }
 
 #[test]
 fn traces_are_set_by_opentelemetrys_own_variables() {
-    assert!(Config::read(vars(&[URI])).expect("good").traces.is_none());
+    assert!(Config::read(vars(&[URI])).expect("good").telemetry.traces.is_none());
     let config = Config::read(vars(&[
         URI,
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/"),
@@ -375,7 +426,7 @@ fn traces_are_set_by_opentelemetrys_own_variables() {
     ]));
     let config = config.expect("good");
     assert!(!format!("{config:?}").contains("hunter2"));
-    let traces = config.traces.expect("they are on");
+    let traces = config.telemetry.traces.expect("they are on");
     assert_eq!(traces.url.as_str(), "http://collector:4318/base/v1/traces");
     let header = |n: usize| (traces.headers[n].0.as_str(), traces.headers[n].1.expose());
     assert_eq!(header(0), ("authorization", "Bearer hunter2"));

@@ -23,33 +23,21 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
-    /// The form that `text` names; by default text on a terminal and JSON elsewhere.
-    ///
-    /// # Errors
-    ///
-    /// One line that names the variable.
-    pub fn read(text: Option<&str>) -> Result<Self, String> {
-        match text.filter(|text| !text.is_empty()) {
-            None if std::io::stderr().is_terminal() => Ok(LogFormat::Text),
-            None => Ok(LogFormat::Json),
-            Some("text") => Ok(LogFormat::Text),
-            Some("json") => Ok(LogFormat::Json),
-            Some(other) => Err(format!("LOG_FORMAT: `{other}` is not one of text, json")),
-        }
+    /// The form that suits the standard error stream: text on a terminal, and JSON elsewhere.
+    pub fn of_stream() -> Self {
+        if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json }
     }
 }
 
-/// What is logged (`RUST_LOG`), `info` by default.
+/// What is logged (`RUST_LOG`).
 ///
 /// # Errors
 ///
-/// One line that names the variable.
-pub fn filter(text: Option<&str>) -> Result<EnvFilter, String> {
-    let text = text.filter(|text| !text.is_empty()).unwrap_or("info");
-    let filter = EnvFilter::try_new(text);
-    let filter = filter.map_err(|error| format!("RUST_LOG: `{text}`: {error}"))?;
+/// What is wrong with the text.
+pub fn filter(text: &str) -> Result<EnvFilter, String> {
+    let filter = EnvFilter::try_new(text).map_err(|error| format!("`{text}`: {error}"))?;
     // Whatever is asked for: what this library logs below that holds messages and passwords.
-    let quiet = LOG_DIRECTIVE.parse().map_err(|error| format!("RUST_LOG: {error}"))?;
+    let quiet = LOG_DIRECTIVE.parse().map_err(|error| format!("{error}"))?;
     Ok(filter.add_directive(quiet))
 }
 

@@ -1,0 +1,116 @@
+//! The table of settings as documents. Tests compare them with the files in the repository; this
+//! rewrites those:
+//!
+//! ```console
+//! $ UPDATE=1 cargo test --lib config::
+//! ```
+
+use std::fmt::Write as _;
+
+use super::settings::GROUPS;
+use super::table::{Fallback, Setting};
+
+/// Longest line of the example file, where words can be parted.
+const WIDTH: usize = 100;
+
+const EXAMPLE: &str = "\
+Settings of image-builder. `make prep` copies this file to config/.env, which the worker reads below the \
+real environment: a variable that is set there wins. Lines that are commented out show the defaults. \
+Durations are written like 500ms, 30s, 5m, 2h, 7d, and sizes like 500MB, 20GB, 20GiB. Every secret can \
+stand in a file of its own instead, which the variable of the same name with _FILE names; not both can be \
+set. Where the real environment has one of a setting's variables, none of them is read here.";
+
+/// `config/.env.example`.
+pub fn example() -> String {
+    let mut text = String::new();
+    comment(&mut text, EXAMPLE);
+    for group in GROUPS {
+        let title = format!("# --- {} ", group.title);
+        let _ = writeln!(text, "\n{title:-<WIDTH$}");
+        for setting in group.settings {
+            text.push('\n');
+            example_of(&mut text, setting);
+        }
+    }
+    text
+}
+
+fn example_of(text: &mut String, setting: &Setting) {
+    let mut meaning = setting.meaning();
+    if let Fallback::Words(words) = setting.default {
+        let _ = write!(meaning, " Unset: {words}.");
+    }
+    comment(text, &meaning.replace('`', ""));
+    for (at, variable) in setting.variables().enumerate() {
+        let name = variable.name();
+        let _ = match setting.default {
+            Fallback::Required(example) if at == 0 => writeln!(text, "{name}={example}"),
+            Fallback::Text(default) if at == 0 => writeln!(text, "#{name}={default}"),
+            _ => writeln!(text, "#{name}="),
+        };
+    }
+}
+
+/// Words as lines of a comment.
+fn comment(text: &mut String, words: &str) {
+    let mut line = "#".to_owned();
+    for word in words.split_whitespace() {
+        if line.len() + 1 + word.len() > WIDTH {
+            let _ = writeln!(text, "{line}");
+            line = "#".to_owned();
+        }
+        let _ = write!(line, " {word}");
+    }
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+const SETTINGS: &str = "\
+# Settings
+
+This page is made from the table in `src/config/settings.rs`, by `UPDATE=1 cargo test --lib config::`.
+
+Settings are environment variables. Beside the environment `config/.env` is read, relative to the working \
+directory; [`config/.env.example`](../config/.env.example) is one to begin with. The real environment wins: \
+where it has any variable of a setting (an older name or `_FILE` is one too), the file is not asked for that \
+setting. An empty value counts as unset.
+
+- **Secrets** can stand in a file of their own, which `<NAME>_FILE` names; not both can be set. They are never \
+shown.
+- **Durations** are a number and a unit: `500ms`, `30s`, `5m`, `2h`, `7d`, or several: `1h 30m`.
+- **Sizes** are a number and a unit, decimal or binary: `500MB`, `20GB`, `20GiB`. **Shares** of a disk are like \
+`5%`; both together (`5%,2GB`) mean the smaller one.
+- **Numbers** are whole, from 1 to 10000; `RETRY_MULTIPLIER` may have a fraction, and ends at 100.
+
+Bad and missing values are told all at once, a line each that begins with the variable to mend, before anything \
+is touched; the worker then exits 78. `image-builder config` shows what is in force and where it came from.
+";
+
+/// `docs/settings.md`.
+#[cfg(test)]
+pub(super) fn settings() -> String {
+    let mut text = SETTINGS.to_owned();
+    for group in GROUPS {
+        let _ = write!(
+            text,
+            "\n## {}\n\n| variable | value | default | meaning |\n|---|---|---|---|\n",
+            group.title
+        );
+        for setting in group.settings {
+            let names = setting.variables().map(|variable| format!("`{}`", variable.name()));
+            let names = names.collect::<Vec<_>>().join("<br>");
+            let default = match setting.default {
+                Fallback::Text(default) => format!("`{default}`"),
+                Fallback::Words(words) => words.to_owned(),
+                Fallback::Required(example) => format!("required, like `{example}`"),
+            };
+            let _ = writeln!(
+                text,
+                "| {names} | {} | {default} | {} |",
+                setting.form,
+                setting.meaning()
+            );
+        }
+    }
+    text
+}

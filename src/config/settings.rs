@@ -1,0 +1,191 @@
+//! The table of all settings. A new one takes one entry here, and is read where its room is put
+//! together (`mod.rs`), by the method of its name.
+//!
+//! ```text
+//! /// What it means, in Markdown, as the documents have it.
+//! name: type of the value = kind of value (values.rs), and what counts where it is not set:
+//!     or "the default"                    the method gives a value
+//!     otherwise "the default in words"    the method takes the default, and gives a value
+//!     unset "what that means"             the method gives an `Option`
+//!     required "an example"               the same; a missing value is an error
+//! ```
+//!
+//! `name / name_file` is a secret: it can stand in a file as well. After a comma stands an older name.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use image_builder_actors::model::secret::Secret;
+use reqwest::Url;
+use tracing_subscriber::EnvFilter;
+
+use super::reader::Reader;
+use super::table::{Fallback, Group, Name, Setting, Variable, settings};
+use super::values::*;
+use crate::engine::disk::size::{Size, Watermark};
+use crate::notify::SigningKeys;
+use crate::registry::RegistryUrl;
+use crate::telemetry::LogFormat;
+
+settings! {
+    "Broker" {
+        /// RabbitMQ. The only setting that is required. `AMQP_URL` is another name for it; where both are
+        /// set in one place, `RABBITMQ_URI` wins.
+        rabbitmq_uri / rabbitmq_uri_file, amqp_url / amqp_url_file:
+            Secret = AMQP_URI required "amqp://guest:guest@localhost:5672/%2f";
+        /// The broker's own `consumer_timeout`, which AMQP does not tell. `JOB_TIMEOUT` must be below it.
+        rabbitmq_consumer_timeout: Duration = DURATION or "30m";
+        /// Build requests, first tries and redeliveries. The queues of its retry ladder are named
+        /// `<BUILD_QUEUE>.retry.<delay>`.
+        build_queue: String = QUEUE or "image-builder.build";
+        /// Failed tries with their history, until it is decided whether they are tried again.
+        fail_queue: String = QUEUE or "image-builder.fail";
+        /// Finished builds, good or given up, waiting for their notification. It has a retry ladder
+        /// as well, and beside it the log of what was told, `told.<OUTCOME_QUEUE>`.
+        outcome_queue: String = QUEUE or "image-builder.outcome";
+        /// Copies of what was given up, without credentials: what `image-builder dead` works on.
+        dead_queue: String = QUEUE or "image-builder.dead";
+        /// How long those copies are kept, at most 49 days. `0` or `0s`: none are.
+        dead_queue_ttl: Option<Duration> = TTL_OR_NONE or "7d";
+        /// Gets the body of every notification too, for consumers that prefer AMQP. It grows until
+        /// somebody consumes it.
+        result_queue: String = QUEUE unset "off";
+        /// Fanout exchange on which every worker hears `{"buildID": …}` of builds to cancel.
+        cancel_exchange: String = QUEUE or "image-builder.cancel";
+    }
+
+    "This machine" {
+        /// Workspaces and state. Locked: one process has it at a time, so each replica needs its own.
+        data_dir: PathBuf = PATH or "./data";
+        /// Where `/livez`, `/readyz` and `/metrics` are served. `0.0.0.0:8080` is every address of the
+        /// machine: what a container with a network of its own needs to be reached from outside.
+        http_addr: String = ADDRESS or "127.0.0.1:8080";
+    }
+
+    "Docker Engine" {
+        /// The engine, in Docker's own form: `unix://`, `tcp://`, `http://` or `https://`.
+        docker_host: String = TEXT or "unix:///var/run/docker.sock";
+        /// Directory with `ca.pem`, `cert.pem` and `key.pem`, for an engine behind TLS.
+        docker_cert_path: PathBuf = PATH unset "`~/.docker`";
+        /// Any value, `0` as well: a `tcp://` address means TLS. Where TLS is spoken, the engine's
+        /// certificate is always checked.
+        docker_tls_verify: String = TEXT unset "off";
+        /// Network of the builds' `RUN` steps.
+        builder_network: String = NETWORK unset "the engine's default";
+    }
+
+    "Disk" {
+        /// Free space below which nothing is built, on the disks of `DATA_DIR` and of a local engine. Of
+        /// two values the smaller one counts.
+        disk_low_watermark: Watermark = WATERMARK or "5%,2GB";
+        /// Free space that pruning aims at; above it, work goes on.
+        disk_high_watermark: Watermark = WATERMARK or "10%,4GB";
+        /// What images made here and the engine's build cache may hold. What was used longest ago
+        /// goes first.
+        cache_budget: Size = SIZE or "20GB";
+    }
+
+    "Registry" {
+        /// Where images are pushed to. Without a scheme HTTPS is spoken, and plain HTTP to localhost;
+        /// `http://` asks for plain HTTP, which the engine has to allow as well (`insecure-registries`).
+        registry_url: RegistryUrl = REGISTRY or "localhost:5000";
+        /// User of the registry; goes with `REGISTRY_PASSWORD`.
+        registry_username: String = TEXT unset "anonymous";
+        /// Password of that user.
+        registry_password / registry_password_file: Secret = SECRET unset "anonymous";
+    }
+
+    "Notifications" {
+        /// Gets `image.ready` by HTTP POST.
+        container_manager_url: Url =
+            HTTP_URL unset "only logged, and sent to `RESULT_QUEUE` where that is set";
+        /// Gets `build.failed` and `build.cancelled` by HTTP POST.
+        connector_manager_url: Url =
+            HTTP_URL unset "only logged, and sent to `RESULT_QUEUE` where that is set";
+        /// Key of the notifications' signatures (Standard Webhooks): `whsec_` and Base64. Several, with
+        /// spaces between, while it is changed.
+        notifier_secret / notifier_secret_file: SigningKeys = SIGNING_KEYS unset "not signed";
+    }
+
+    "Forge" {
+        /// GitHub, or a GitHub Enterprise Server. It holds no credential: each request brings its own token.
+        github_url: String = FORGE_URL or "https://github.com";
+        /// Its API.
+        github_api_url: String = FORGE_URL or "https://api.github.com";
+    }
+
+    "How much at once, and for how long" {
+        /// Deliveries in this worker at once (the prefetch). With no more than `BUILDER_PER_USER`, the
+        /// jobs of one user can keep all others out of sight.
+        listener_concurrency: u16 = COUNT otherwise "`BUILDER_CONCURRENCY` + 2";
+        /// Sources that are fetched at once.
+        connector_concurrency: u16 = COUNT otherwise "the cores, at least 2";
+        /// Builds at once. It should fit the engine's cores.
+        builder_concurrency: u16 = COUNT otherwise "the cores";
+        /// Images that are pushed at once.
+        pusher_concurrency: u16 = COUNT otherwise "the cores, at least 2";
+        /// Notifications that are sent at once.
+        notifier_concurrency: u16 = COUNT otherwise "the cores, at least 4";
+        /// Failed tries that are decided on at once.
+        retry_concurrency: u16 = COUNT otherwise "the cores, at least 4";
+        /// Builds that one user can have at work at once.
+        builder_per_user: u16 = COUNT otherwise "`BUILDER_CONCURRENCY`";
+        /// A newer request for the same application and ref cancels an older one that does not build yet.
+        listener_supersede: bool = FLAG or "false";
+        /// Longest time that fetching one source takes.
+        connector_timeout: Duration = DURATION or "3m";
+        /// Longest time that one build takes.
+        builder_timeout: Duration = DURATION or "15m";
+        /// Longest time that pushing one image takes.
+        pusher_timeout: Duration = DURATION or "5m";
+        /// Longest wait for the answer to one notification.
+        notifier_timeout: Duration = DURATION or "30s";
+        /// From delivery to settled, waiting included. A job that still waits for a stage when less than
+        /// half of that stage's time is left goes back to the queue, uncounted. Where it is less than
+        /// the three stages' times together, a job whose stages take their time is cut short.
+        job_timeout: Duration = DURATION or "25m";
+    }
+
+    "Retries" {
+        /// Total of tries of one request.
+        retry_max_attempts: u16 = COUNT or "5";
+        /// Wait before the second try. Notifications that were not taken are sent again at the same
+        /// intervals.
+        retry_initial_delay: Duration = TTL or "10s";
+        /// What each later wait is multiplied by.
+        retry_multiplier: f64 = MULTIPLIER or "3";
+        /// Longest wait, at most 49 days.
+        retry_max_delay: Duration = TTL or "10m";
+    }
+
+    "Supervision and shutdown" {
+        /// An actor that dies more often than this within `SUPERVISOR_WINDOW` ends the worker.
+        supervisor_max_restarts: u16 = COUNT or "5";
+        /// The window in which deaths are counted.
+        supervisor_window: Duration = DURATION or "30s";
+        /// How often each actor writes a line about itself. One that is stuck for as long is replaced.
+        supervisor_health_interval: Duration = DURATION or "30s";
+        /// How long SIGTERM waits for the jobs in hand before they are handed back to the queue.
+        drain_timeout: Duration = DURATION or "60s";
+    }
+
+    "Logs and traces" {
+        /// What is logged, as in tracing's `EnvFilter`; `info,image_builder::output=off` hides what builds
+        /// write.
+        rust_log: EnvFilter = LOG_FILTER or "info";
+        /// The form of log lines, which go to the standard error stream.
+        log_format: LogFormat = LOG_FORMAT unset "text on a terminal, json elsewhere";
+        /// A collector that takes OTLP over HTTP, such as `http://localhost:4318`. This and the following are
+        /// OpenTelemetry's own variables.
+        otel_exporter_otlp_endpoint: Url = HTTP_URL unset
+            "no traces are sent, and a request's `traceparent` is only handed on to its notification";
+        /// Further headers of each request to the collector, with percent-encoded values.
+        otel_exporter_otlp_headers / otel_exporter_otlp_headers_file: Headers = HEADERS unset "none";
+        /// The only one that is spoken; gRPC (port 4317) is not.
+        otel_exporter_otlp_protocol: String = PROTOCOL or "http/protobuf";
+        /// What the worker is called in traces.
+        otel_service_name: String = TEXT unset "`image-builder`";
+        /// What else is known of this worker, with percent-encoded values.
+        otel_resource_attributes: Pairs = PAIRS unset "none";
+    }
+}

@@ -1,0 +1,195 @@
+//! Kinds of values: how each is written, how it is read, and how much of it is shown.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use image_builder_actors::model::secret::Secret;
+use lapin::uri::AMQPUri;
+use reqwest::Url;
+use reqwest::header::{HeaderName, HeaderValue};
+use tracing_subscriber::EnvFilter;
+
+use crate::broker::rabbitmq::topology::LONGEST_TTL;
+use crate::engine::disk::size::{Size, Watermark};
+use crate::notify::SigningKeys;
+use crate::registry::RegistryUrl;
+use crate::telemetry;
+use crate::telemetry::LogFormat;
+
+/// A kind of value.
+pub(super) struct Kind<T> {
+    /// How it is written, in a word or two of Markdown.
+    pub form: &'static str,
+    /// The value of a text. An error says what is wrong and how it would be right; it follows the
+    /// variable's name and a colon, and repeats nothing that may hold a credential.
+    pub read: fn(&str) -> Result<T, String>,
+    pub shown: Shown,
+}
+
+/// How much of a value `image-builder config` shows. A secret's is hidden, unless it is an address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    Whole,
+    /// An address, without what may be a credential in it.
+    Address,
+}
+
+impl<T> Kind<T> {
+    const fn new(form: &'static str, read: fn(&str) -> Result<T, String>) -> Self {
+        Self { form, read, shown: Shown::Whole }
+    }
+
+    const fn address(form: &'static str, read: fn(&str) -> Result<T, String>) -> Self {
+        Self { form, read, shown: Shown::Address }
+    }
+}
+
+pub(super) const TEXT: Kind<String> = Kind::new("text", |text| Ok(text.to_owned()));
+pub(super) const SECRET: Kind<Secret> = Kind::new("text", |text| Ok(Secret::new(text)));
+pub(super) const PATH: Kind<PathBuf> = Kind::new("path", |text| Ok(text.into()));
+
+pub(super) const DURATION: Kind<Duration> = Kind::new("duration", duration);
+pub(super) const TTL: Kind<Duration> = Kind::new("duration", ttl);
+/// None of it, however it is written, is `None`.
+pub(super) const TTL_OR_NONE: Kind<Option<Duration>> = Kind::new("duration", |text| {
+    let none = text == "0" || humantime::parse_duration(text).is_ok_and(|ttl| ttl.is_zero());
+    if none { Ok(None) } else { ttl(text).map(Some) }
+});
+pub(super) const SIZE: Kind<Size> = Kind::new("size", parsed);
+pub(super) const WATERMARK: Kind<Watermark> = Kind::new("share, size or both", parsed);
+
+pub(super) const COUNT: Kind<u16> = Kind::new("number", |text| match text.parse() {
+    Ok(count @ 1..=10_000) => Ok(count),
+    _ => Err(format!("`{text}` is no whole number from 1 to 10000")),
+});
+pub(super) const MULTIPLIER: Kind<f64> = Kind::new("number", |text| match text.parse() {
+    Ok(multiplier) if (1.0..=100.0).contains(&multiplier) => Ok(multiplier),
+    _ => Err(format!("`{text}` is no number from 1 to 100")),
+});
+pub(super) const FLAG: Kind<bool> = Kind::new("`true` or `false`", |text| match text {
+    "false" | "0" | "no" => Ok(false),
+    "true" | "1" | "yes" => Ok(true),
+    _ => Err(format!("`{text}` is neither true nor false")),
+});
+
+/// A queue or an exchange. The names of the ladders' queues begin with a queue's, and AMQP has 255
+/// bytes for those.
+pub(super) const QUEUE: Kind<String> = Kind::new("name", |name| {
+    if name.len() > 200 || name.starts_with("amq.") || name.chars().any(char::is_control) {
+        return Err(
+            "must have at most 200 bytes, no control characters, and not start with `amq.`".into(),
+        );
+    }
+    Ok(name.to_owned())
+});
+pub(super) const AMQP_URI: Kind<Secret> =
+    Kind::address("`amqp://` or `amqps://` URI", |text| match text.parse::<AMQPUri>() {
+        Ok(uri) if !uri.authority.host.is_empty() => Ok(Secret::new(text)),
+        _ => Err("must look like amqp://user:password@host:5672/%2f".into()),
+    });
+pub(super) const NETWORK: Kind<String> =
+    Kind::new("`host` or `none`", |text| one_of(text, &["host", "none"]));
+pub(super) const PROTOCOL: Kind<String> =
+    Kind::new("`http/protobuf`", |text| one_of(text, &["http/protobuf"]));
+pub(super) const REGISTRY: Kind<RegistryUrl> = Kind::new("`host:port/path`", |text| {
+    RegistryUrl::parse(text).map_err(|error| error.to_string())
+});
+pub(super) const SIGNING_KEYS: Kind<SigningKeys> = Kind::new("`whsec_…`", |text| {
+    SigningKeys::parse(&Secret::new(text)).map_err(|error| error.to_string())
+});
+pub(super) const ADDRESS: Kind<String> =
+    Kind::new("`address:port`", |text| match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            Ok(text.to_owned())
+        }
+        _ => Err(format!(
+            "`{text}` must be an address and a port, like 127.0.0.1:8080 or 0.0.0.0:8080"
+        )),
+    });
+pub(super) const HTTP_URL: Kind<Url> = Kind::address("URL", http_url);
+/// Without a trailing slash.
+pub(super) const FORGE_URL: Kind<String> = Kind::address("URL", |text| {
+    let url = http_url(text)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must hold no credential; each request brings its own token".into());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must hold no query (`?`) and no fragment (`#`)".into());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+});
+
+pub(super) const LOG_FILTER: Kind<EnvFilter> = Kind::new("filter", telemetry::filter);
+pub(super) const LOG_FORMAT: Kind<LogFormat> = Kind::new("`text` or `json`", |text| match text {
+    "text" => Ok(LogFormat::Text),
+    "json" => Ok(LogFormat::Json),
+    other => Err(format!("`{other}` is not one of text, json")),
+});
+
+pub(super) type Pairs = Vec<(String, String)>;
+pub(super) const PAIRS: Kind<Pairs> = Kind::new("`name=value,…`", pairs);
+pub(super) type Headers = Vec<(String, Secret)>;
+pub(super) const HEADERS: Kind<Headers> = Kind::new("`name=value,…`", |text| {
+    let pairs = pairs(text)?;
+    let good = |(name, value): &(String, String)| {
+        HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_str(value).is_ok()
+    };
+    if !pairs.iter().all(good) {
+        return Err("holds a name or a value that no HTTP header can have".into());
+    }
+    Ok(pairs.into_iter().map(|(name, value)| (name, Secret::new(value))).collect())
+});
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(_) => Err("must be more than zero".into()),
+        Err(_) => Err(format!("`{text}` is no duration; write it like 500ms, 30s, 5m, 2h or 7d")),
+    }
+}
+
+/// A duration that a queue can keep a message for: RabbitMQ counts whole milliseconds.
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
+    if ttl > LONGEST_TTL {
+        return Err(format!("must be at most {} days", LONGEST_TTL.as_secs() / 86_400));
+    }
+    if !ttl.subsec_nanos().is_multiple_of(1_000_000) {
+        return Err("must be whole milliseconds".into());
+    }
+    Ok(ttl)
+}
+
+/// A value of a type that can tell what is wrong with a text.
+fn parsed<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("`{text}` {error}"))
+}
+
+fn one_of(text: &str, allowed: &[&str]) -> Result<String, String> {
+    if allowed.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{text}` is not one of {}", allowed.join(", ")))
+}
+
+fn http_url(text: &str) -> Result<Url, String> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        _ => Err("must be an http:// or https:// URL".into()),
+    }
+}
+
+/// `name=value,name=value`, percent-encoded.
+fn pairs(text: &str) -> Result<Pairs, String> {
+    let pair = |part: &str| {
+        let (name, value) = part.split_once('=')?;
+        let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8().ok()?;
+        let name = name.trim();
+        (!name.is_empty()).then(|| (name.to_owned(), value.into_owned()))
+    };
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let pairs: Option<_> = parts.map(pair).collect();
+    pairs.ok_or_else(|| "must look like name=value,name=value".into())
+}
