@@ -44,13 +44,7 @@ VOLUME /data
 # network of the container's own, set HTTP_ADDR=0.0.0.0:8080; with --network host that would open it to
 # everybody who reaches the machine.
 EXPOSE 8080
-# The image has no HTTP client, but bash speaks TCP.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["bash", "-c", "\
-    address=${HTTP_ADDR:-127.0.0.1:8080}; \
-    address=${address/#'[::]'/127.0.0.1}; address=${address//[][]/}; \
-    exec 3<>\"/dev/tcp/${address%:*}/${address##*:}\" || exit 1; \
-    printf 'GET /livez HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3; \
-    read -r _ status _ <&3 && [[ $status == 200 ]]"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["image-builder", "health"]
 # The first SIGTERM drains; give it DRAIN_TIMEOUT and 30 s more.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["image-builder"]

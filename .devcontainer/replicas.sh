@@ -94,14 +94,13 @@ start_replica() { # NUMBER
 
 # Ready means that broker, engine and registry answer it.
 await_replica() { # NUMBER
-    local name port deadline=$((SECONDS + 60))
+    local name deadline=$((SECONDS + 60))
     name=$(replica_name "$1")
-    port=$(replica_port "$1")
-    until curl -fs -m 5 -o /dev/null "http://127.0.0.1:$port/readyz"; do
+    until engine_cli exec "$name" image-builder health --ready >/dev/null 2>&1; do
         if ((SECONDS >= deadline)); then
             say "--- the end of its log"
             engine_cli logs --tail 20 "$name" >&2 || true
-            curl -sS -m 5 "http://127.0.0.1:$port/readyz" >&2 || true
+            engine_cli exec "$name" image-builder health --ready >&2 || true
             die "$name is not ready after 60 s"
         fi
         sleep 0.2

@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::exit::{Exit, StartError};
+
 /// The data directory, held by this process until the value is dropped.
 #[derive(Debug)]
 pub struct DataDir {
@@ -18,6 +20,16 @@ pub enum DataDirError {
     InUse(String),
     #[error("DATA_DIR: cannot use {path}: {error}")]
     Io { path: String, error: io::Error },
+}
+
+impl From<DataDirError> for StartError {
+    fn from(error: DataDirError) -> Self {
+        let exit = match error {
+            DataDirError::InUse(_) => Exit::Temporary,
+            DataDirError::Io { .. } => Exit::Config,
+        };
+        StartError::new(exit, error)
+    }
 }
 
 impl DataDir {

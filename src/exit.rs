@@ -1,5 +1,6 @@
-//! Exit codes, as `sysexits.h` numbers them.
+//! How the program ends: exit codes, as `sysexits.h` numbers them.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 /// How the program ends.
@@ -22,5 +23,19 @@ pub enum Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)
+    }
+}
+
+/// Why the worker could not start, in one line that says what to mend, and how the program ends.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct StartError {
+    why: String,
+    pub exit: Exit,
+}
+
+impl StartError {
+    pub fn new(exit: Exit, why: impl Display) -> Self {
+        Self { why: why.to_string(), exit }
     }
 }

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | [`cli`] | one module a command |
 //! | [`config`], [`data_dir`] | settings, and the worker's own directory |
-//! | [`wiring`] | the adapters, put together from the settings |
+//! | [`exit`], [`signals`] | how the program ends, and who asks it to |
+//! | [`wiring`] | the worker, put together from the settings: adapters and pipeline |
 //! | [`broker`] | the queues |
 //! | [`source`] | from a request to a tree of files |
 //! | [`planner`] | from a tree of files to a plan |
@@ -35,6 +36,7 @@ pub mod notify;
 pub mod otlp;
 pub mod planner;
 pub mod registry;
+pub mod signals;
 pub mod source;
 pub mod telemetry;
 pub mod wiring;

@@ -1,23 +1,94 @@
-//! The adapters, put together from the settings.
+//! The worker, put together from the settings: the one place that knows them and every adapter.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use async_trait::async_trait;
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::pipeline::Ports;
-use image_builder_actors::ports::{Broker, Probe};
+use image_builder_actors::model::shutdown::Shutdown;
+use image_builder_actors::parse::Rules;
+use image_builder_actors::pipeline;
+use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
+use image_builder_actors::ports::{Broker, Probe, Route};
+use image_builder_actors::scheduling::admission::Admission;
+use image_builder_actors::telemetry::delivery_span::Observer;
+use image_builder_actors::telemetry::metrics::Metrics;
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
 
+use crate::api;
+use crate::api::Observed;
 use crate::api::readiness::Readiness;
-use crate::broker::rabbitmq::RabbitSettings;
+use crate::broker::rabbitmq::{ConnectError, ConnectionState, RabbitMq, RabbitSettings};
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::engine::disk::inventory::Held;
 use crate::engine::disk::{DiskGuard, DiskSettings};
 use crate::engine::docker::DockerEngine;
+use crate::exit::{Exit, StartError};
 use crate::notify::{WebhookNotifier, WebhookSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::{RegistryClient, RegistrySettings};
 use crate::source::git::{GitConnector, GitSettings};
+
+/// What `/readyz` tells of.
+const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
+
+/// A worker at work.
+pub struct Worker {
+    pub pipeline: Pipeline,
+    pub broker: Arc<RabbitMq>,
+    /// Tells everything in the worker when it is to end.
+    pub shutdown: Shutdown,
+    /// Its own for as long as it works.
+    _data_dir: DataDir,
+}
+
+impl Worker {
+    /// Waits for the broker; what else is not there yet is found missing when it is needed. From the
+    /// beginning it answers over HTTP, so that it can be seen what it waits for.
+    ///
+    /// # Errors
+    ///
+    /// A setting cannot be used on this machine or with this broker, or something is in use.
+    pub async fn start(config: &Config, observer: Observer) -> Result<Self, StartError> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let readiness = Readiness::of(&NEEDS);
+        let health = pipeline::health();
+        let listener = api::listen(&config.api.address).await?;
+        // Not always what was asked for: port 0 means any that is free.
+        let http = listener.local_addr().map_or(config.api.address.clone(), |at| at.to_string());
+        let observed = Observed {
+            readiness: readiness.clone(),
+            actors: health.clone(),
+            metrics: observer.metrics.clone(),
+        };
+        tokio::spawn(api::serve(listener, observed));
+
+        let adapters = Adapters::assemble(config, &data_dir)
+            .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
+        adapters.watch(&readiness);
+        let connected = watch_broker(&readiness);
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            http,
+            data_dir = %data_dir.path().display(),
+            "starting"
+        );
+        let broker = Arc::new(connect(config).await?);
+        let _ = connected.set(broker.connected());
+
+        let shutdown = Shutdown::default();
+        let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
+        let disk = adapters.disk();
+        tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
+        let ports = adapters.ports(broker.clone());
+        let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
+        tokio::spawn(hear_cancellations(broker.cancellations(), pipeline.admission.clone()));
+        tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
+        Ok(Self { pipeline, broker, shutdown, _data_dir: data_dir })
+    }
+}
 
 /// Everything that the worker speaks to, the broker apart: that one has to be waited for.
 pub struct Adapters {
@@ -148,4 +219,80 @@ impl Probe for Probes {
 /// What the broker's adapter needs to know.
 pub fn broker(config: &Config) -> RabbitSettings {
     RabbitSettings::new(config.broker.uri.clone(), config.broker.topology.clone())
+}
+
+/// Waits until the broker is there.
+async fn connect(config: &Config) -> Result<RabbitMq, StartError> {
+    let refused = |error: ConnectError| match &error {
+        // A queue or the exchange is there already and is of another kind: no matter of the address.
+        ConnectError::Topology { .. } => StartError::new(Exit::Config, error),
+        ConnectError::Address { .. } | ConnectError::Refused { .. } => {
+            StartError::new(Exit::Config, format!("{}: {error}", config.broker.uri_variable))
+        }
+    };
+    RabbitMq::connect(broker(config)).await.map_err(refused)
+}
+
+fn pipeline_settings(
+    config: &Config,
+    data_dir: &DataDir,
+    registry_name: String,
+) -> PipelineSettings {
+    let pipeline = config.pipeline.clone();
+    PipelineSettings {
+        rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
+        workspaces: data_dir.workspaces(),
+        registry_name,
+        prefetch: pipeline.prefetch,
+        job_timeout: pipeline.job_timeout,
+        connector: pipeline.connector,
+        builder: pipeline.builder,
+        pusher: pipeline.pusher,
+        notifier: pipeline.notifier,
+        retry_concurrency: pipeline.retry_concurrency,
+        builds_per_user: pipeline.builds_per_user,
+        supersede: pipeline.supersede,
+        retry: pipeline.retry,
+        dead_ttl: config.broker.dead_ttl,
+        results: config.broker.topology.routing_key(Route::Result).is_some(),
+        intensity: pipeline.supervisor,
+    }
+}
+
+/// Watches the broker from before there is one: until it is put into the cell, it is not ready.
+fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<ConnectionState>>> {
+    let cell: Arc<OnceLock<watch::Receiver<ConnectionState>>> = Arc::default();
+    let state = cell.clone();
+    readiness.watch("broker", move || {
+        let connected = state.get().is_some_and(|state| state.borrow().connected());
+        async move { if connected { Ok(()) } else { Err("not connected".to_owned()) } }
+    });
+    cell
+}
+
+/// Shows how much the caches hold, whenever that was counted.
+async fn show_caches(mut held: watch::Receiver<Held>, metrics: Metrics) {
+    while held.changed().await.is_ok() {
+        let bytes = held.borrow_and_update().total();
+        metrics.cache_bytes(bytes);
+    }
+}
+
+/// Withdraws the builds that somebody wants to stop, for as long as the broker is there.
+async fn hear_cancellations(mut bodies: mpsc::Receiver<Vec<u8>>, admission: Admission) {
+    #[derive(Deserialize)]
+    struct Cancellation {
+        #[serde(rename = "buildID")]
+        build_id: String,
+    }
+
+    while let Some(body) = bodies.recv().await {
+        match serde_json::from_slice::<Cancellation>(&body) {
+            Ok(Cancellation { build_id }) => {
+                tracing::info!(build_id, "asked to cancel");
+                admission.cancel(&build_id);
+            }
+            Err(error) => tracing::warn!(%error, "a cancellation cannot be read"),
+        }
+    }
 }

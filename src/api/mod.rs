@@ -1,5 +1,6 @@
 //! The operator's HTTP endpoints: `/livez`, `/readyz`, `/metrics`.
 
+mod listen;
 mod metrics;
 pub mod readiness;
 
@@ -20,6 +21,7 @@ use image_builder_actors::telemetry::metrics::Metrics;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+pub use self::listen::listen;
 use crate::api::readiness::Readiness;
 
 /// Connections at once; further ones wait to be accepted.

@@ -1,4 +1,69 @@
-//! The commands, one module each.
+//! The commands, one module each, and what they share.
 
+pub mod config;
 pub mod dead_letters;
+pub mod health;
 pub mod serve;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::{ConfigErrors, ENV_FILE, Environment};
+use crate::exit::Exit;
+use crate::wiring;
+
+/// How a command ended. Bad settings are all told at once, for every command in the same way.
+pub fn ended(exit: Result<Exit, ConfigErrors>) -> ExitCode {
+    let exit = exit.unwrap_or_else(|errors| {
+        for line in &errors.0 {
+            eprintln!("image-builder: {line}");
+        }
+        Exit::Config
+    });
+    exit.into()
+}
+
+/// `image-builder dead`.
+///
+/// # Errors
+///
+/// Bad settings.
+pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
+    let broker = wiring::broker(&environment()?.config()?);
+    Ok(wait_for(dead_letters::run(command, &broker)))
+}
+
+/// Where settings come from.
+fn environment() -> Result<Environment, ConfigErrors> {
+    Environment::read(Path::new(ENV_FILE))
+}
+
+/// Does the work of a command that prints for people, and logs nothing.
+fn wait_for<T>(work: impl Future<Output = T>) -> T {
+    choose_tls();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("the system gives threads to a program that starts");
+    runtime.block_on(work)
+}
+
+/// Two providers end up in the tree; which one speaks TLS is not left to chance.
+fn choose_tls() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Writes to the standard output stream.
+fn print(text: &str) -> Exit {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Exit::Ok,
+        // Whoever read us has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+        Err(error) => {
+            eprintln!("image-builder: cannot write: {error}");
+            Exit::Failed
+        }
+    }
+}

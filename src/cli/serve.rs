@@ -1,289 +1,141 @@
-//! The worker's life: what it needs is put together, it works, it drains, it ends.
+//! `image-builder serve`: the worker's life, from its settings to its exit code.
 
-use std::io::ErrorKind;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
-use image_builder_actors::parse::Rules;
-use image_builder_actors::pipeline;
-use image_builder_actors::pipeline::{Pipeline, PipelineSettings};
-use image_builder_actors::ports::Route;
-use image_builder_actors::scheduling::admission::Admission;
+use actix_rt::System;
+use clap::Args;
+use image_builder_actors::model::shutdown::ShutdownPhase;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::metrics::Metrics;
-use image_builder_actors::telemetry::trace::Tracer;
-use serde::Deserialize;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
 
-use crate::api;
-use crate::api::Observed;
-use crate::api::readiness::Readiness;
-use crate::broker::rabbitmq::{ConnectError, ConnectionState, RabbitMq};
-use crate::config::Config;
-use crate::data_dir::{DataDir, DataDirError};
-use crate::engine::disk::inventory::Held;
-use crate::exit::Exit;
+use super::{choose_tls, environment};
+use crate::config::{Config, ConfigErrors};
+use crate::exit::{Exit, StartError};
 use crate::memory;
 use crate::otlp::Exporter;
-use crate::wiring;
-use crate::wiring::Adapters;
-
-/// What `/readyz` tells of.
-const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
+use crate::signals::Signals;
+use crate::telemetry;
+use crate::wiring::Worker;
 
 /// How long handing back may take after the drain's time is up.
 const HAND_BACK: Duration = Duration::from_secs(20);
 
-/// Why the worker could not start. The message names what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    #[error("HTTP_ADDR: cannot listen on {address}: {error}")]
-    Listen { address: String, error: std::io::Error },
-    /// No address that this machine could listen on.
-    #[error("HTTP_ADDR: {address} cannot be used: {error}")]
-    HttpAddr { address: String, error: std::io::Error },
-    #[error("{variable}: {error}")]
-    Broker { variable: String, error: ConnectError },
-    /// A queue or the exchange is there already and is of another kind: no matter of the address.
-    #[error(transparent)]
-    Queues(ConnectError),
-    /// The machine lacks what an adapter needs.
-    #[error("{0:#}")]
-    Adapter(anyhow::Error),
-    #[error("cannot listen for signals: {0}")]
-    Signals(std::io::Error),
+/// Run the worker.
+///
+/// Settings come from the environment and from config/.env; `image-builder config --example` and
+/// docs/settings.md list them all.
+///
+/// The first SIGTERM or SIGINT drains: no new work is taken, what is in hand is finished until
+/// DRAIN_TIMEOUT, and the rest goes back to the queue. A second one leaves at once.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Exit codes:
+  0   drained
+  1   a fault of the program itself
+  64  usage
+  69  something needed is not available
+  75  temporary failure: start it again
+  78  bad settings, one line each
+
+Example:
+  RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve")]
+pub struct Arguments {}
+
+/// # Errors
+///
+/// Bad settings.
+pub fn run() -> Result<Exit, ConfigErrors> {
+    memory::set_up();
+    // The points that a test names in FAILPOINTS, until the program ends.
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
+    #[cfg(feature = "failpoints")]
+    crate::kill_points::prepare();
+
+    let config = environment()?.config()?;
+    telemetry::start(config.telemetry.format, config.telemetry.filter.clone());
+    choose_tls();
+    let system = System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .expect("the system gives threads to a program that starts")
+    });
+    Ok(system.block_on(serve(&config)))
 }
 
-impl StartError {
-    fn exit(&self) -> Exit {
-        match self {
-            StartError::DataDir(DataDirError::InUse(_)) => Exit::Temporary,
-            StartError::DataDir(DataDirError::Io { .. })
-            | StartError::HttpAddr { .. }
-            | StartError::Broker { .. }
-            | StartError::Queues(_)
-            | StartError::Adapter(_) => Exit::Config,
-            StartError::Listen { .. } | StartError::Signals(_) => Exit::Unavailable,
+/// Works until a signal or an escalation ends it, and says why where it could not.
+async fn serve(config: &Config) -> Exit {
+    traced(config).await.unwrap_or_else(|error| {
+        // Whatever RUST_LOG silences, the reason of the exit code is told.
+        if tracing::enabled!(tracing::Level::ERROR) {
+            tracing::error!("cannot start: {error}");
+        } else {
+            eprintln!("image-builder: {error}");
         }
-    }
+        error.exit
+    })
 }
 
-/// Works until a signal or an escalation ends it. Must be called where an actix `System` runs.
-pub async fn serve(config: Config) -> Exit {
-    let ended = match Exporter::start(config.telemetry.traces.clone()) {
-        Ok(exporter) => {
-            let ended = work(config, exporter.tracer()).await;
-            exporter.close().await;
-            ended
-        }
-        Err(error) => {
-            Err(StartError::Adapter(error.context("the client of the traces' collector")))
-        }
-    };
-    match ended {
-        Ok(exit) => exit,
-        Err(error) => {
-            // Whatever RUST_LOG silences, the reason of the exit code is told.
-            if tracing::enabled!(tracing::Level::ERROR) {
-                tracing::error!("cannot start: {error}");
-            } else {
-                eprintln!("image-builder: {error}");
-            }
-            error.exit()
-        }
-    }
+/// The worker's life, with traces of it sent to their end.
+async fn traced(config: &Config) -> Result<Exit, StartError> {
+    let exporter = Exporter::start(config.telemetry.traces.clone()).map_err(|error| {
+        StartError::new(Exit::Config, format!("the client of the traces' collector: {error:#}"))
+    })?;
+    let observer = Observer { metrics: Metrics::new(), tracer: exporter.tracer() };
+    let ended = live(config, observer).await;
+    exporter.close().await;
+    ended
 }
 
-async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
-    let mut signals = Signals::listen().map_err(StartError::Signals)?;
-    let data_dir = DataDir::open(&config.data_dir)?;
-    let readiness = Readiness::of(&NEEDS);
-    let observer = Observer { metrics: Metrics::new(), tracer };
-    let health = pipeline::health();
-    let listener = listen(&config.api.address).await?;
-    // Not always what was asked for: port 0 means any that is free.
-    let http_addr = listener.local_addr().map_or(config.api.address.clone(), |at| at.to_string());
-    let observed = Observed {
-        readiness: readiness.clone(),
-        actors: health.clone(),
-        metrics: observer.metrics.clone(),
-    };
-    tokio::spawn(api::serve(listener, observed));
+/// Starts, works until it is told to end, and drains.
+async fn live(config: &Config, observer: Observer) -> Result<Exit, StartError> {
+    let mut signals = Signals::listen()?;
     tokio::spawn(memory::give_back());
-
-    let adapters = Adapters::assemble(&config, &data_dir).map_err(StartError::Adapter)?;
-    adapters.watch(&readiness);
-    let connected = watch_broker(&readiness);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        http = http_addr,
-        data_dir = %data_dir.path().display(),
-        "starting"
-    );
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    let broker = tokio::select! {
-        broker = RabbitMq::connect(wiring::broker(&config)) => {
-            Arc::new(broker.map_err(|error| refused(&config, error))?)
-        }
+    let mut worker = tokio::select! {
+        worker = Worker::start(config, observer) => worker?,
         () = signals.next() => {
             tracing::info!("stopped before the broker was reached");
             return Ok(Exit::Ok);
         }
     };
-    let _ = connected.set(broker.connected());
-
-    let shutdown = Shutdown::default();
-    let settings = settings(&config, &data_dir, adapters.registry_name.clone());
-    let disk = adapters.disk();
-    tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
-    let ports = adapters.ports(broker.clone());
-    let mut pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
-    tokio::spawn(hear_cancellations(broker.cancellations(), pipeline.admission.clone()));
-    tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
     tracing::info!("at work");
 
     let exit = tokio::select! {
         () = signals.next() => Exit::Ok,
-        cause = pipeline.escalated() => {
+        cause = worker.pipeline.escalated() => {
             tracing::error!(cause, "an actor cannot be kept alive");
             Exit::Temporary
         }
     };
-    tracing::info!(
-        limit_seconds = config.pipeline.drain_timeout.as_secs_f64(),
-        "draining: no new work is taken"
-    );
-    shutdown.enter(ShutdownPhase::Draining);
-    let exit = tokio::select! {
+
+    let limit = config.pipeline.drain_timeout;
+    tracing::info!(limit_seconds = limit.as_secs_f64(), "draining: no new work is taken");
+    tokio::select! {
+        () = drain(&mut worker, limit) => {}
         () = signals.next() => {
             tracing::warn!("leaving at once: what is in hand goes back to its queues");
             return Ok(Exit::Temporary);
         }
-        () = drain(&mut pipeline, &shutdown, config.pipeline.drain_timeout) => exit,
-    };
-    broker.close().await;
+    }
+    worker.broker.close().await;
     tracing::info!("ended");
     Ok(exit)
 }
 
-/// Listens at `host:port`.
-async fn listen(address: &str) -> Result<TcpListener, StartError> {
-    let unusable = |error| StartError::HttpAddr { address: address.to_owned(), error };
-    let found: Vec<_> = tokio::net::lookup_host(address).await.map_err(unusable)?.collect();
-    TcpListener::bind(&found[..]).await.map_err(|error| match error.kind() {
-        ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied => unusable(error),
-        _ => StartError::Listen { address: address.to_owned(), error },
-    })
-}
-
-/// The broker will not be used, and whose fault that is.
-fn refused(config: &Config, error: ConnectError) -> StartError {
-    match error {
-        ConnectError::Topology { .. } => StartError::Queues(error),
-        ConnectError::Address { .. } | ConnectError::Refused { .. } => {
-            StartError::Broker { variable: config.broker.uri_variable.clone(), error }
-        }
-    }
-}
-
 /// Finishes what is in hand while there is time, and hands back the rest.
-async fn drain(pipeline: &mut Pipeline, shutdown: &Shutdown, limit: Duration) {
-    if tokio::time::timeout(limit, pipeline.settled()).await.is_ok() {
-        shutdown.enter(ShutdownPhase::HandingBack);
+async fn drain(worker: &mut Worker, limit: Duration) {
+    worker.shutdown.enter(ShutdownPhase::Draining);
+    if tokio::time::timeout(limit, worker.pipeline.settled()).await.is_ok() {
+        worker.shutdown.enter(ShutdownPhase::HandingBack);
         return;
     }
     tracing::warn!("the drain's time is up: what is in hand is handed back");
-    shutdown.enter(ShutdownPhase::HandingBack);
-    if tokio::time::timeout(HAND_BACK, pipeline.settled()).await.is_err() {
+    worker.shutdown.enter(ShutdownPhase::HandingBack);
+    if tokio::time::timeout(HAND_BACK, worker.pipeline.settled()).await.is_err() {
         tracing::warn!("not all could be handed back: the broker delivers the rest again");
-    }
-}
-
-fn settings(config: &Config, data_dir: &DataDir, registry_name: String) -> PipelineSettings {
-    let pipeline = config.pipeline.clone();
-    PipelineSettings {
-        rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
-        workspaces: data_dir.workspaces(),
-        registry_name,
-        prefetch: pipeline.prefetch,
-        job_timeout: pipeline.job_timeout,
-        connector: pipeline.connector,
-        builder: pipeline.builder,
-        pusher: pipeline.pusher,
-        notifier: pipeline.notifier,
-        retry_concurrency: pipeline.retry_concurrency,
-        builds_per_user: pipeline.builds_per_user,
-        supersede: pipeline.supersede,
-        retry: pipeline.retry,
-        dead_ttl: config.broker.dead_ttl,
-        results: config.broker.topology.routing_key(Route::Result).is_some(),
-        intensity: pipeline.supervisor,
-    }
-}
-
-/// Watches the broker from before there is one: until it is put into the cell, it is not ready.
-fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<ConnectionState>>> {
-    let cell: Arc<OnceLock<watch::Receiver<ConnectionState>>> = Arc::default();
-    let state = cell.clone();
-    readiness.watch("broker", move || {
-        let connected = state.get().is_some_and(|state| state.borrow().connected());
-        async move { if connected { Ok(()) } else { Err("not connected".to_owned()) } }
-    });
-    cell
-}
-
-/// Shows how much the caches hold, whenever that was counted.
-async fn show_caches(mut held: watch::Receiver<Held>, metrics: Metrics) {
-    while held.changed().await.is_ok() {
-        let bytes = held.borrow_and_update().total();
-        metrics.cache_bytes(bytes);
-    }
-}
-
-/// Withdraws the builds that somebody wants to stop, for as long as the broker is there.
-async fn hear_cancellations(mut bodies: mpsc::Receiver<Vec<u8>>, admission: Admission) {
-    #[derive(Deserialize)]
-    struct Cancellation {
-        #[serde(rename = "buildID")]
-        build_id: String,
-    }
-
-    while let Some(body) = bodies.recv().await {
-        match serde_json::from_slice::<Cancellation>(&body) {
-            Ok(Cancellation { build_id }) => {
-                tracing::info!(build_id, "asked to cancel");
-                admission.cancel(&build_id);
-            }
-            Err(error) => tracing::warn!(%error, "a cancellation cannot be read"),
-        }
-    }
-}
-
-/// SIGTERM and SIGINT, which mean the same.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

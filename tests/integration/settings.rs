@@ -1,9 +1,13 @@
 //! The command line and the settings: what is wrong is said at once, and ends with its code.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use serde_json::{Value, json};
+
 use crate::support::git_server;
+use crate::support::until;
 use crate::support::worker::{Settings, Worker, command, run};
 use crate::support::world::{World, dockerfile, repository};
 
@@ -132,6 +136,127 @@ fn a_variable_that_is_no_text_is_named_where_it_is_ours_and_else_does_not_matter
     assert!(lines.starts_with("image-builder: RABBITMQ_URI: is required"), "{lines}");
 }
 
+/// What `image-builder config` shows, by name.
+fn shown(settings: &Settings, file: &str) -> BTreeMap<String, Value> {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    std::fs::create_dir(directory.path().join("config")).expect("it is empty");
+    std::fs::write(directory.path().join("config/.env"), file).expect("a file can be written");
+    let mut command = command(&["config", "--json"], settings, &directory);
+    let output = command.output().expect("the program starts");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("it is text");
+    assert!(!text.contains("hunter2"), "{text}");
+    text.lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).expect("every line is JSON");
+            (line["name"].as_str().expect("it has a name").to_owned(), line)
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_in_force_is_shown_with_where_it_came_from_and_without_credentials() {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let password = directory.path().join("password");
+    std::fs::write(&password, "hunter2hunter2\n").expect("a file can be written");
+    let password = password.display().to_string();
+    let real = settings(&[
+        ("AMQP_URL", "amqp://me:hunter2@broker.example:5671/%2f?heartbeat=5"),
+        ("REGISTRY_USERNAME", "me"),
+        ("REGISTRY_PASSWORD_FILE", &password),
+        ("NOTIFIER_SECRET", "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg=="),
+        ("CONTAINER_MANAGER_URL", "https://me:hunter2@manager.example/hook?key=hunter2"),
+        ("BUILDER_CONCURRENCY", "3"),
+    ]);
+    let file = "DRAIN_TIMEOUT=90s\nRABBITMQ_URI=amqp://not-this-one.example/%2f\n";
+    let shown = shown(&real, file);
+    for (name, value, source) in [
+        ("RABBITMQ_URI", json!("amqp://broker.example:5671/%2f"), "environment"),
+        ("REGISTRY_USERNAME", json!("me"), "environment"),
+        ("REGISTRY_PASSWORD", json!("[secret]"), "environment"),
+        ("NOTIFIER_SECRET", json!("[secret]"), "environment"),
+        ("CONTAINER_MANAGER_URL", json!("https://manager.example/hook"), "environment"),
+        ("BUILDER_CONCURRENCY", json!("3"), "environment"),
+        ("LISTENER_CONCURRENCY", json!("5"), "default"),
+        ("BUILDER_PER_USER", json!("3"), "default"),
+        ("DRAIN_TIMEOUT", json!("90s"), "config/.env"),
+        ("JOB_TIMEOUT", json!("25m"), "default"),
+        ("RESULT_QUEUE", Value::Null, "default"),
+    ] {
+        let line = &shown[name];
+        assert_eq!((&line["value"], &line["source"]), (&value, &json!(source)), "{name}");
+    }
+    assert_eq!(shown["RABBITMQ_URI"]["variable"], "AMQP_URL");
+    assert_eq!(shown["REGISTRY_PASSWORD"]["variable"], "REGISTRY_PASSWORD_FILE");
+    assert_eq!(shown["REGISTRY_PASSWORD"]["file"], password);
+
+    let table = run(&["config"], &real);
+    assert_eq!(table.code, 0, "{}", table.stderr);
+    assert!(!table.stdout.contains("hunter2"), "{}", table.stdout);
+    for name in shown.keys() {
+        let lines = table.stdout.lines().filter(|line| line.starts_with(&format!("  {name} ")));
+        assert_eq!(lines.count(), 1, "{name}: {}", table.stdout);
+    }
+    let example = run(&["config", "--example"], &Settings::new());
+    assert_eq!((example.code, example.stderr.as_str()), (0, ""));
+    assert!(example.stdout == include_str!("../../config/.env.example"), "{}", example.stdout);
+}
+
+#[test]
+fn bad_settings_are_shown_as_the_worker_tells_them() {
+    let bad = settings(&[("RABBITMQ_URI", "hunter2"), ("JOB_TIMEOUT", "soon")]);
+    let (shown, told) = (run(&["config"], &bad), run(&["serve"], &bad));
+    assert_eq!((shown.code, shown.stdout.as_str()), (78, ""));
+    assert_eq!((shown.code, shown.stderr), (told.code, told.stderr));
+}
+
+#[test]
+fn a_worker_is_asked_how_it_is_with_no_other_setting_than_its_address() {
+    let world = World::new();
+    let worker = world.worker();
+    let address = worker.http();
+    let port = address.rsplit_once(':').expect("it has a port").1;
+    let ask = |arguments: &[&str], address: &str| {
+        run(arguments, &settings(&[("HTTP_ADDR", address), ("JOB_TIMEOUT", "soon")]))
+    };
+    for address in [&address, &format!("0.0.0.0:{port}")] {
+        let alive = ask(&["health"], address);
+        let line = format!("the worker at 127.0.0.1:{port} is alive\n");
+        assert_eq!((alive.code, alive.stdout), (0, line), "{}", alive.stderr);
+    }
+    let ready = until("it is ready", || {
+        let ready = ask(&["health", "--ready"], &address);
+        (ready.code == 0).then_some(ready.stdout)
+    });
+    assert_eq!(ready, format!("the worker at 127.0.0.1:{port} is ready\n"));
+    world.finish(&[&worker]);
+
+    let gone = ask(&["health"], &address);
+    assert_eq!((gone.code, gone.stdout.as_str()), (69, ""));
+    assert!(gone.stderr.contains("does not answer: "), "{}", gone.stderr);
+    assert_eq!(gone.stderr.lines().count(), 1, "{}", gone.stderr);
+    let bad = ask(&["health"], "nowhere");
+    assert_eq!(bad.code, 78);
+    assert!(bad.stderr.starts_with("image-builder: HTTP_ADDR: "), "{}", bad.stderr);
+    assert_eq!(bad.stderr.lines().count(), 1, "{}", bad.stderr);
+}
+
+#[test]
+fn a_worker_that_is_not_ready_says_what_it_lacks() {
+    let world = World::new().with("RABBITMQ_URI", "amqp://guest:guest@127.0.0.1:1/%2f");
+    let worker = Worker::spawn(&world.settings());
+    let address = settings(&[("HTTP_ADDR", &worker.http())]);
+    let asked = until("the broker was looked for", || {
+        let asked = run(&["health", "--ready"], &address);
+        asked.stderr.contains("broker (not connected)").then_some(asked)
+    });
+    assert_eq!(asked.code, 69);
+    assert!(asked.stderr.contains(" is not ready: "), "{}", asked.stderr);
+    assert_eq!(asked.stderr.lines().count(), 1, "{}", asked.stderr);
+    assert_eq!(run(&["health"], &address).code, 0);
+    worker.stop();
+}
+
 #[test]
 fn the_command_line_is_explained_and_its_mistakes_are_usage() {
     let help = run(&["--help"], &Settings::new());
@@ -141,6 +266,14 @@ fn the_command_line_is_explained_and_its_mistakes_are_usage() {
     assert_eq!(help.code, 0);
     assert!(help.stdout.contains("SIGTERM"), "{}", help.stdout);
     assert!(help.stdout.contains("the environment and from config/.env;"), "{}", help.stdout);
+    for (command, exit_codes) in [("serve", 6), ("config", 3), ("health", 4)] {
+        let help = run(&[command, "--help"], &Settings::new()).stdout;
+        let codes = help.split_once("Exit codes:\n").expect("they are listed").1;
+        let codes = codes.lines().take_while(|line| !line.is_empty()).count();
+        assert_eq!(codes, exit_codes, "{help}");
+        assert!(help.contains("Example"), "{help}");
+        assert!(help.contains("image-builder config --example"), "{help}");
+    }
     let version = run(&["--version"], &Settings::new());
     assert_eq!(
         (version.code, version.stdout.trim()),

@@ -193,11 +193,16 @@ impl Worker {
             .is_ok_and(|ended| ended.is_none())
     }
 
-    /// Status and body of one of its HTTP endpoints.
-    pub fn get(&self, path: &str) -> (u16, String) {
+    /// Address and port of its HTTP server.
+    pub fn http(&self) -> String {
         let line = self.wait_for_line("\"starting\"");
         let line: Value = serde_json::from_str(&line).expect("log lines are JSON");
-        let url = format!("http://{}{path}", line["http"].as_str().expect("the address is logged"));
+        line["http"].as_str().expect("the address is logged").to_owned()
+    }
+
+    /// Status and body of one of its HTTP endpoints.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.http());
         runtime().block_on(async {
             let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build();
             let response = client.expect("a client can be made").get(url).send().await;

@@ -1,0 +1,26 @@
+//! Where the worker is asked.
+
+use std::io::ErrorKind;
+
+use tokio::net::TcpListener;
+
+use crate::exit::{Exit, StartError};
+
+/// Listens at `host:port` (`HTTP_ADDR`).
+///
+/// # Errors
+///
+/// This machine cannot listen there at all, or not now.
+pub async fn listen(address: &str) -> Result<TcpListener, StartError> {
+    let unusable = |error| {
+        StartError::new(Exit::Config, format!("HTTP_ADDR: {address} cannot be used: {error}"))
+    };
+    let found: Vec<_> = tokio::net::lookup_host(address).await.map_err(unusable)?.collect();
+    TcpListener::bind(&found[..]).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied => unusable(error),
+        _ => {
+            let why = format!("HTTP_ADDR: cannot listen on {address}: {error}");
+            StartError::new(Exit::Unavailable, why)
+        }
+    })
+}
