@@ -158,9 +158,10 @@ fn engine(read: &mut Reader<'_>, limits: Limits) -> DockerSettings {
         cert_path: read.docker_cert_path().or(certificates),
         tls_verify: read.docker_tls_verify().is_some(),
         network: read.builder_network(),
-        // The registry's credential opens every tenant's images, and a build could pull any of them.
-        registry_auth: None,
         limits,
+        // No credential to pull with: the registry's opens every tenant's images, and a build could
+        // pull any of them.
+        ..DockerSettings::default()
     };
     if let Err(error) = DockerEngine::connect(settings.clone()) {
         // It names the variable itself.
