@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use image_builder_actors::model::fault::{Kind, Reason};
+use image_builder_actors::model::notification::Culprit;
+
 const README_LINES: usize = 200;
 
 /// From these a reader finds every other page.
@@ -123,6 +126,24 @@ fn every_page_is_found_from_the_readme_or_the_architecture() {
         .map(|page| page.display().to_string())
         .collect();
     assert_eq!(lost, [""; 0]);
+}
+
+#[test]
+fn every_reason_is_explained_with_whose_fault_it_is() {
+    let page = &pages()[Path::new("docs/requests-and-notifications.md")];
+    for reason in Reason::ALL {
+        let fault = match reason.kind() {
+            Kind::Capacity => "–".to_owned(),
+            _ => format!("`{}`", Culprit::of(*reason).as_str()),
+        };
+        let is_row = |line: &&str| {
+            let mut cells = line.split('|').map(str::trim).skip(1);
+            let names = cells.next().unwrap_or_default();
+            names.split(", ").any(|name| name == format!("`{reason}`"))
+                && cells.next() == Some(&fault)
+        };
+        assert_eq!(page.lines().filter(is_row).count(), 1, "the row of `{reason}`, {fault}");
+    }
 }
 
 #[test]
