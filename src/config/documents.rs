@@ -82,7 +82,7 @@ shown.
 `5%`; both together (`5%,2GB`) mean the smaller one.
 - **Numbers** are whole, from 1 to 10000; `RETRY_MULTIPLIER` may have a fraction, and ends at 100.
 
-Bad and missing values are told all at once, a line each that begins with the variable to mend, before anything \
+Bad and missing values are reported all at once, a line each that begins with the variable to mend, before anything \
 is touched; the worker then exits 78. `image-builder config` shows what is in force and where it came from.
 ";
 

@@ -41,7 +41,7 @@ settings! {
         /// Failed tries with their history, until it is decided whether they are tried again.
         fail_queue: String = QUEUE or "image-builder.fail";
         /// Finished builds, good or given up, waiting for their notification. It has a retry ladder
-        /// as well, and beside it the log of what was told, `told.<OUTCOME_QUEUE>`.
+        /// as well, and beside it the outcome ledger, `told.<OUTCOME_QUEUE>`.
         outcome_queue: String = QUEUE or "image-builder.outcome";
         /// Copies of what was given up, without credentials: what `image-builder dead` works on.
         dead_queue: String = QUEUE or "image-builder.dead";
