@@ -13,7 +13,7 @@
 //! | `post.rs` | the oracle's own way to the broker |
 //! | `progress.rs` | how far requests and faults have come |
 //! | `collect.rs`, `evidence.rs`, `journal.rs` | what is there afterwards |
-//! | `oracle/` | judges that by the contract alone |
+//! | `oracle/` | judges that by the promises alone |
 //! | `report.rs` | the figures, and the evidence of what was wrong |
 //!
 //! `RUNS` requests (30), two faults for each five; `SEED` (10). The deployment has a broker and an engine

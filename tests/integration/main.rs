@@ -1,5 +1,5 @@
 //! The program from end to end: the real binary between the real RabbitMQ, git server, container
-//! engine and registry, through nothing but its contract.
+//! engine and registry, through nothing but what its users see.
 //!
 //! All of it needs the development services: `.devcontainer/stack.sh up` and `images`.
 

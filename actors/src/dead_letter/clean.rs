@@ -1,5 +1,5 @@
-//! Takes the credentials out of a request. Only fields of the contract, in the shape that it gives
-//! them, are kept: anything else could hold anything.
+//! Takes the credentials out of a request. Only fields that requests have, in the shape that they have
+//! there (`docs/requests-and-notifications.md`), are kept: anything else could hold anything.
 
 use std::collections::BTreeSet;
 

@@ -83,8 +83,7 @@ impl DeadLetter {
 
     /// Whether the letter holds the request, and not only what identifies it.
     pub fn holds_the_request(&self) -> bool {
-        // No field of a request has this name, and fields that the contract does not know are not
-        // kept.
+        // No field of a request has this name, and fields that no request has are not kept.
         !self.request.contains_key("sha256")
     }
 

@@ -1,4 +1,5 @@
-//! What can go wrong with a job, in the contract's words.
+//! What can go wrong with a job, in the words of the notifications
+//! (`docs/requests-and-notifications.md`).
 //!
 //! A [`Fault`] names the stage, the reason and one plain sentence for a person. The reason alone
 //! decides the [`Kind`], and the kind decides what happens next (see [`crate::scheduling::retry_policy`]).
@@ -77,14 +78,14 @@ impl Kind {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $kind:ident;)*) => {
-        /// Why a job failed: the contract's table of reasons.
+        /// Why a job failed. `docs/requests-and-notifications.md` explains each to its receivers.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum Reason {
             $($(#[$doc])* #[serde(rename = $name)] $variant,)*
         }
 
         impl Reason {
-            /// Every reason there is, in the order of the contract's table.
+            /// Every reason there is, in the order of that page's table.
             pub const ALL: &'static [Reason] = &[$(Reason::$variant),*];
 
             /// The reason's name, as it stands in notifications and metrics.
@@ -101,7 +102,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The request breaks a rule of the contract.
+    /// The request breaks a rule that requests have.
     InvalidRequest = "invalid_request", User;
     /// The request asks for something that this worker does not know.
     Unsupported = "unsupported", User;

@@ -188,7 +188,7 @@ impl Culprit {
         }
     }
 
-    /// The contract's column `fault`.
+    /// Whom a notification names for this reason, in its field `fault`.
     pub fn of(reason: Reason) -> Self {
         match reason.kind() {
             Kind::User | Kind::Build | Kind::Withdrawn => Culprit::User,

@@ -40,7 +40,7 @@ impl BuildRequest {
     }
 }
 
-/// A forge that requests can name (`connector` in the contract).
+/// A forge that requests can name, in their field `connector`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ForgeName {

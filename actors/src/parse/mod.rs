@@ -1,4 +1,5 @@
-//! Reading a build request: every rule of the contract's first section, one clear message a fault.
+//! Reading a build request: every rule of `docs/requests-and-notifications.md`, one clear message a
+//! fault.
 
 mod fields;
 mod plan;

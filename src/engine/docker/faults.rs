@@ -1,4 +1,4 @@
-//! What the engine's errors mean, in the contract's words.
+//! What the engine's errors mean, as faults with a reason.
 //!
 //! An engine tells its errors as text, and a stranger's Dockerfile decides much of that text. So
 //! nothing of it may make a *capacity* fault, which pauses the whole worker, except the two that no

@@ -1,5 +1,5 @@
-//! Knows the contract and nothing else: what was asked for, and what is there afterwards. Says what of
-//! it cannot be.
+//! Knows what image-builder promises (`docs/`) and nothing else: what was asked for, and what is there
+//! afterwards. Says what of it cannot be.
 //!
 //! | file | what it judges |
 //! |---|---|
