@@ -1,3 +1,4 @@
 //! What every client of somebody else's server needs.
 
 pub mod http;
+pub(crate) mod public;

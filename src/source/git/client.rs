@@ -16,11 +16,12 @@ use reqwest::{Client, Request, Response, StatusCode, Url};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use super::address::{self, Address, NotPublic, PublicOnly};
+use super::address::{self, Address};
 use super::advertisement::Advertisement;
 use super::fault;
 use super::session::{Session, cancelled};
 use crate::net::http::was_hung_up;
+use crate::net::public::{NotPublic, PublicOnly, check_literal};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -266,7 +267,7 @@ pub(super) fn check_address(address: &Address, url: &Url) -> Result<(), Fault> {
     if address.is_forge {
         return Ok(());
     }
-    address::check_literal(url).map_err(|refused| forbidden(address, &refused))
+    check_literal(url).map_err(|refused| forbidden(address, &refused))
 }
 
 fn forbidden(address: &Address, refused: &NotPublic) -> Fault {
