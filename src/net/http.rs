@@ -1,13 +1,11 @@
 //! What every client of somebody else's HTTP server needs: bounds, and patience on request.
 
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use image_builder_actors::model::build_log::cut;
 use reqwest::Response;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
 
 /// No server is given more patience than this, whatever it asks for.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -15,14 +13,15 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How this program names itself to servers.
 pub const USER_AGENT: &str = concat!("image-builder/", env!("CARGO_PKG_VERSION"));
 
-/// How long a server asks to be left alone: `Retry-After`, in seconds or as a date. At most a day.
+/// How long a server asks to be left alone: `Retry-After`, in seconds or as a date in any of HTTP's
+/// three notations. At most a day.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let delay = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
-            let until = OffsetDateTime::parse(text, &Rfc2822).ok()?;
-            (until - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO)
+            let until = httpdate::parse_http_date(text).ok()?;
+            until.duration_since(SystemTime::now()).unwrap_or_default()
         }
     };
     Some(delay.min(LONGEST_PATIENCE))
@@ -99,6 +98,9 @@ mod tests {
         assert_eq!(asked("7"), Some(Duration::from_secs(7)));
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
         assert_eq!(asked("Fri, 06 Nov 2893 08:49:37 GMT"), Some(LONGEST_PATIENCE));
+        assert_eq!(asked("Sunday, 06-Nov-94 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("Sun Nov  6 08:49:37 1994"), Some(Duration::ZERO));
+        assert_eq!(asked("Fri Nov  6 08:49:37 2893"), Some(LONGEST_PATIENCE));
         assert_eq!(asked("18446744073709551615"), Some(LONGEST_PATIENCE));
         assert_eq!(asked("soon"), None);
         assert_eq!(asked("-3"), None);
