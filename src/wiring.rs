@@ -29,7 +29,7 @@ use crate::exit::{Exit, StartError};
 use crate::notify::{WebhookNotifier, WebhookSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::{RegistryClient, RegistrySettings};
-use crate::source::git::{GitConnector, GitSettings};
+use crate::source::{GitConnector, GitSettings, GithubSettings};
 
 /// What `/readyz` tells of.
 const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
@@ -131,8 +131,10 @@ impl Adapters {
             timeout: config.pipeline.notifier.timeout,
         };
         let forge = GitSettings {
-            url: config.forge.url.clone(),
-            api_url: config.forge.api_url.clone(),
+            github: GithubSettings {
+                url: config.forge.url.clone(),
+                api_url: config.forge.api_url.clone(),
+            },
             limits: config.limits.clone(),
             ..GitSettings::default()
         };

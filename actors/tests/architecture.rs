@@ -168,6 +168,17 @@ fn no_modules_know_each_other_in_a_circle() {
 }
 
 #[test]
+fn the_git_protocol_knows_no_forge() {
+    let all = modules(&source("../src"));
+    let in_room = |module: &[String], room: [&str; 2]| module.starts_with(&room.map(str::to_owned));
+    let edges = edges(&all);
+    let git = edges.iter().filter(|(module, _)| in_room(module, ["source", "git"]));
+    let forges: Vec<_> = git.filter(|(_, to)| in_room(to, ["source", "forge"])).collect();
+    assert!(forges.is_empty(), "{forges:?}");
+    assert!(edges.iter().any(|(_, to)| in_room(to, ["source", "forge"])), "there are forges");
+}
+
+#[test]
 fn the_inside_depends_on_no_broker_engine_git_or_http() {
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--locked", "-p", "image-builder-actors", "-e", "normal"])

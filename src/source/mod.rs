@@ -1,3 +1,161 @@
-//! From a request to a tree of files.
+//! The source port: from what a request asks for to a tree of files.
+//!
+//! The [forge] says where a repository is, how a token is shown, and which tag a release has; [git]
+//! does the rest.
 
-pub mod git;
+mod forge;
+mod git;
+mod http;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::{BuildRequest, ForgeName, Target};
+use image_builder_actors::model::workspace::Workspace;
+use image_builder_actors::ports::{FetchedSource, SourceConnector};
+
+use self::forge::Forges;
+pub use self::forge::GithubSettings;
+use self::git::{Fetch, Home};
+use self::http::{Clients, Http};
+use self::session::Session;
+use crate::blocking::blocking;
+
+/// Where the forges are, and what a source may cost.
+#[derive(Debug, Clone)]
+pub struct GitSettings {
+    pub github: GithubSettings,
+    /// How long a server may be silent before it is given up.
+    pub silence: Duration,
+    pub limits: Limits,
+}
+
+impl Default for GitSettings {
+    fn default() -> Self {
+        Self {
+            github: GithubSettings::default(),
+            silence: Duration::from_secs(30),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Why a [`GitConnector`] cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum GitSetupError {
+    #[error("{variable} is not an http or https address without a credential: {problem}")]
+    BadUrl { variable: &'static str, problem: String },
+    #[error("the HTTP client cannot be made: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("libgit2 cannot be set up: {0}")]
+    Git(String),
+}
+
+/// Fetches sources over git from the forges.
+pub struct GitConnector {
+    forges: Forges,
+    clients: Clients,
+    silence: Duration,
+    limits: Limits,
+}
+
+impl GitConnector {
+    /// Needs an installed rustls provider. Sets libgit2 up for the whole process: it reads no
+    /// configuration of the machine or its user, and opens no connection by itself.
+    pub fn new(settings: GitSettings) -> Result<Self, GitSetupError> {
+        git::set_up_libgit2().map_err(GitSetupError::Git)?;
+        Ok(Self {
+            forges: Forges::new(&settings.github)?,
+            clients: Clients::new()?,
+            silence: settings.silence,
+            limits: settings.limits,
+        })
+    }
+
+    /// Whether every forge answers at all, for a worker that waits for one.
+    ///
+    /// # Errors
+    /// `forge_down`, or `forge_failed` while it answers with a server's error.
+    pub async fn ping(&self) -> Result<(), Fault> {
+        for name in ForgeName::ALL {
+            self.clients.ping(self.forges.get(name).url()).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch_into(
+        &self,
+        request: &BuildRequest,
+        pinned: Option<&str>,
+        workspace: Workspace,
+        session: Arc<Session>,
+    ) -> Result<FetchedSource, Fault> {
+        let forge = self.forges.get(request.forge);
+        let token = request.token.as_ref().filter(|token| !token.is_empty());
+        let http = Arc::new(Http::new(session, self.clients.clone(), forge.rate_limit()));
+        let mut target = request.target.clone();
+        // What is pinned needs no answer from the API: the commit is known.
+        if let (Target::Release(name), None) = (&target, pinned)
+            && let Some(tag) = forge.release_tag(&http, token, &request.repo, name).await?
+        {
+            target = Target::Tag(tag);
+        }
+        let fetch = Fetch {
+            http,
+            home: Home {
+                url: forge.url().clone(),
+                authorization: token.map(|token| forge.git_authorization(token)),
+            },
+            repository: forge.repository(&request.repo),
+            target,
+            pinned: pinned.map(str::to_owned),
+            workspace,
+        };
+        let fetched = blocking(move || {
+            #[cfg(feature = "failpoints")]
+            fail::fail_point!("connector::fetching");
+            fetch.run()
+        });
+        let fetched = fetched.await?;
+        Ok(FetchedSource {
+            commit: fetched.commit,
+            committed_at: fetched.committed_at,
+            version: fetched.version,
+            url: forge.page(&request.repo).to_string(),
+            tree: fetched.tree,
+            workspace: fetched.workspace,
+        })
+    }
+}
+
+#[async_trait]
+impl SourceConnector for GitConnector {
+    async fn fetch(
+        &self,
+        request: &BuildRequest,
+        pinned: Option<&str>,
+        workspace: Workspace,
+        progress: &BuildLog,
+    ) -> Result<FetchedSource, Fault> {
+        let session = Session::new(self.silence, self.limits.clone(), progress.clone());
+        let session = Arc::new(session);
+        // Dropping this future ends the work wherever it is, and with it the blocking thread.
+        let _end = session.cancel.clone().drop_guard();
+        let place = workspace.path().display().to_string();
+        let fetched = self.fetch_into(request, pinned, workspace, session.clone()).await;
+        fetched.map_err(|mut fault| {
+            fault.message = progress.redact(&fault.message).replace(&place, "the workspace");
+            fault
+        })
+    }
+}
+
+/// A fault of this stage.
+fn fault(reason: Reason, message: impl Into<String>) -> Fault {
+    Fault::new(StageName::Connector, reason, message)
+}

@@ -1,39 +1,27 @@
-//! What all parts of one fetch share: who it is for, what it may cost, and whether it is still wanted.
+//! What all parts of one fetch share: what it may cost, and whether it is still wanted.
 
-use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use git2::{ErrorClass, ObjectType, Oid, Repository, RepositoryInitOptions};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::limits::Limits;
-use image_builder_actors::model::secret::Secret;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::address::{Address, Forge};
-use super::client::Clients;
 use super::fault;
 
 /// How often a long transfer tells how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
-/// Largest commit, tag or tree that is read, in bytes: room for half a million files in a directory.
-const LARGEST_OBJECT: usize = 64 << 20;
-
 /// One fetch in progress.
 pub(super) struct Session {
-    pub(super) forge: Arc<Forge>,
-    pub(super) clients: Clients,
     /// How long a server may be silent.
     pub(super) silence: Duration,
     pub(super) limits: Limits,
     pub(super) cancel: CancellationToken,
     pub(super) runtime: Handle,
-    token: Option<Secret>,
     progress: BuildLog,
     told: Mutex<Instant>,
     transferred: AtomicU64,
@@ -43,22 +31,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
-        forge: Arc<Forge>,
-        clients: Clients,
-        silence: Duration,
-        limits: Limits,
-        token: Option<Secret>,
-        progress: BuildLog,
-    ) -> Self {
+    pub(super) fn new(silence: Duration, limits: Limits, progress: BuildLog) -> Self {
         Self {
-            forge,
-            clients,
             silence,
             limits,
             cancel: CancellationToken::new(),
             runtime: Handle::current(),
-            token: token.filter(|token| !token.is_empty()),
             progress,
             told: Mutex::new(Instant::now()),
             transferred: AtomicU64::new(0),
@@ -66,16 +44,6 @@ impl Session {
             entries: AtomicU64::new(0),
             submodules: AtomicUsize::new(0),
         }
-    }
-
-    /// The credential for an address: only the forge's own origin ever gets one.
-    pub(super) fn token_for(&self, address: &Address) -> Option<&Secret> {
-        if address.is_forge { self.token.as_ref() } else { None }
-    }
-
-    /// The request's credential, for the forge's API.
-    pub(super) fn token(&self) -> Option<&Secret> {
-        self.token.as_ref()
     }
 
     /// An error once nobody wants the result any more.
@@ -169,61 +137,5 @@ pub(super) fn size(bytes: u64) -> String {
         bytes if bytes >= 1024.0 * MIB => format!("{:.1} GiB", bytes / (1024.0 * MIB)),
         bytes if bytes >= MIB => format!("{:.1} MiB", bytes / MIB),
         bytes => format!("{bytes} bytes"),
-    }
-}
-
-/// An empty bare repository that takes nothing over from the machine's git templates.
-pub(super) fn new_repository(path: &Path) -> Result<Repository, Fault> {
-    let mut options = RepositoryInitOptions::new();
-    options.bare(true).external_template(false).no_reinit(true);
-    Repository::init_opts(path, &options).map_err(|error| git_fault(&error))
-}
-
-pub(super) fn remove_repository(path: &Path) -> Result<(), Fault> {
-    std::fs::remove_dir_all(path).map_err(|error| disk_fault(&error, "the clone"))
-}
-
-/// An error when a commit, tag or tree is larger than any honest one: libgit2 reads them whole.
-pub(super) fn check_size(repository: &Repository, id: Oid, label: &str) -> Result<(), Fault> {
-    let odb = repository.odb().map_err(|error| git_fault(&error))?;
-    let (bytes, kind) = odb.read_header(id).map_err(|error| git_fault(&error))?;
-    if bytes > LARGEST_OBJECT && kind != ObjectType::Blob {
-        return Err(fault(
-            Reason::TooLarge,
-            format!("The {label} holds a {kind} of {}.", size(bytes as u64)),
-        ));
-    }
-    Ok(())
-}
-
-/// The fault of a failed write (or read) of ours.
-pub(super) fn disk_fault(error: &io::Error, what: &str) -> Fault {
-    use io::ErrorKind::{InvalidFilename, QuotaExceeded, StorageFull};
-    match error.kind() {
-        StorageFull | QuotaExceeded => {
-            fault(Reason::DiskLow, "The worker's disk is full: the source cannot be stored.")
-        }
-        InvalidFilename => fault(
-            Reason::TooLarge,
-            format!("The name of {what} is longer than a file system takes."),
-        ),
-        _ => fault(Reason::Crashed, format!("The worker could not store {what}: {error}.")),
-    }
-}
-
-/// The fault of libgit2 failing at something that is neither the network's nor the request's doing.
-pub(super) fn git_fault(error: &git2::Error) -> Fault {
-    let text = error.message();
-    if text.contains("No space left") || text.contains("quota exceeded") {
-        return fault(Reason::DiskLow, "The worker's disk is full: the source cannot be stored.");
-    }
-    match error.class() {
-        ErrorClass::Os | ErrorClass::Filesystem | ErrorClass::NoMemory => {
-            fault(Reason::Crashed, format!("The worker could not store the source: {text}."))
-        }
-        _ => fault(
-            Reason::ForgeFailed,
-            format!("What the server sent cannot be read as a git repository: {text}."),
-        ),
     }
 }

@@ -48,6 +48,8 @@ pub enum ForgeName {
 }
 
 impl ForgeName {
+    pub const ALL: [ForgeName; 1] = [ForgeName::Github];
+
     pub fn as_str(self) -> &'static str {
         match self {
             ForgeName::Github => "github",
@@ -56,7 +58,7 @@ impl ForgeName {
 
     /// The forge that a request's `connector` names.
     pub fn from_name(name: &str) -> Option<Self> {
-        (name == "github").then_some(ForgeName::Github)
+        Self::ALL.into_iter().find(|forge| forge.as_str() == name)
     }
 }
 

@@ -1,17 +1,19 @@
-//! From a release to its tag, by GitHub's REST API.
+//! GitHub, and GitHub Enterprise: what is its own beside git, and its REST API.
 
+use async_trait::async_trait;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::request::RepoName;
+use image_builder_actors::model::secret::Secret;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue, LINK};
 use reqwest::{Method, Request, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::address::Address;
-use super::client::{self, Body};
-use super::fault;
-use super::session::Session;
+use super::{Forge, base};
+use crate::source::http::{Address, Http, RateLimitHeaders, below};
+use crate::source::{GitSetupError, fault};
 
+const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.github+json");
 const API_VERSION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static("2022-11-28"));
 /// Longest answer that is read, in bytes: a hundred releases with the longest texts.
@@ -28,90 +30,143 @@ struct Release {
     draft: bool,
 }
 
-/// The tag of a release: the latest full one, else the one of this tag, else the newest one of this
-/// name. `None` = the API knows none; it does not say whether it knows the repository.
-pub(super) async fn tag_of(
-    session: &Session,
-    repo: &RepoName,
-    name: &str,
-) -> Result<Option<String>, Fault> {
-    let api = Api { session, repo };
-    if name == "latest" {
-        let latest = api.get::<Release>(api.url(&["releases", "latest"])).await?;
-        return Ok(latest.map(|(release, _)| release.tag_name));
+/// Where GitHub is.
+#[derive(Debug, Clone)]
+pub struct GithubSettings {
+    /// Its address for people and for git (`GITHUB_URL`), http or https.
+    pub url: String,
+    /// The address of its REST API (`GITHUB_API_URL`), http or https; used for releases alone.
+    pub api_url: String,
+}
+
+impl Default for GithubSettings {
+    fn default() -> Self {
+        Self { url: "https://github.com".to_owned(), api_url: "https://api.github.com".to_owned() }
     }
-    if let Some((release, _)) = api.get::<Release>(api.url(&["releases", "tags", name])).await? {
-        return Ok(Some(release.tag_name));
+}
+
+pub(super) struct Github {
+    url: Url,
+    api: Url,
+}
+
+impl Github {
+    pub(super) fn new(settings: &GithubSettings) -> Result<Self, GitSetupError> {
+        let GithubSettings { url, api_url } = settings;
+        Ok(Self { url: base("GITHUB_URL", url)?, api: base("GITHUB_API_URL", api_url)? })
     }
-    let mut next = Some(api.url(&["releases"]));
-    if let Some(url) = &mut next {
-        url.set_query(Some("per_page=100"));
+}
+
+#[async_trait]
+impl Forge for Github {
+    fn url(&self) -> &Url {
+        &self.url
     }
-    for _ in 0..PAGES {
-        let Some(url) = next else { break };
-        let Some((releases, link)) = api.get::<Vec<Release>>(url).await? else { break };
-        let named = |release: &Release| !release.draft && release.name.as_deref() == Some(name);
-        if let Some(release) = releases.into_iter().find(named) {
-            return Ok(Some(release.tag_name));
+
+    fn git_user(&self) -> &'static str {
+        "x-access-token"
+    }
+
+    fn rate_limit(&self) -> RateLimitHeaders {
+        RateLimitHeaders { remaining: "x-ratelimit-remaining", reset: "x-ratelimit-reset" }
+    }
+
+    async fn release_tag(
+        &self,
+        http: &Http,
+        token: Option<&Secret>,
+        repo: &RepoName,
+        release: &str,
+    ) -> Result<Option<String>, Fault> {
+        let releases = Releases {
+            http,
+            token,
+            url: below(&self.api, ["repos", &repo.owner, &repo.name, "releases"]),
+            label: format!("repository `{repo}`"),
+        };
+        match release {
+            "latest" => Ok(releases.get(&["latest"]).await?.map(|found| found.tag_name)),
+            tag => match releases.get(&["tags", tag]).await? {
+                Some(found) => Ok(Some(found.tag_name)),
+                None => releases.named(release).await,
+            },
         }
-        next = link;
     }
-    Ok(None)
 }
 
-struct Api<'a> {
-    session: &'a Session,
-    repo: &'a RepoName,
+/// The releases of one repository.
+struct Releases<'a> {
+    http: &'a Http,
+    token: Option<&'a Secret>,
+    url: Url,
+    label: String,
 }
 
-impl Api<'_> {
-    fn url(&self, segments: &[&str]) -> Url {
-        let mut path = vec!["repos", &self.repo.owner, &self.repo.name];
-        path.extend(segments);
-        self.session.forge.api(&path)
+impl Releases<'_> {
+    async fn get(&self, segments: &[&str]) -> Result<Option<Release>, Fault> {
+        let url = below(&self.url, segments.iter().copied());
+        Ok(self.page(url).await?.map(|(release, _)| release))
+    }
+
+    /// The tag of the newest release of this name.
+    async fn named(&self, name: &str) -> Result<Option<String>, Fault> {
+        let mut url = self.url.clone();
+        url.set_query(Some("per_page=100"));
+        let mut next = Some(url);
+        for _ in 0..PAGES {
+            let Some(url) = next else { break };
+            let Some((releases, link)) = self.page::<Vec<Release>>(url).await? else { break };
+            let is_meant =
+                |release: &Release| !release.draft && release.name.as_deref() == Some(name);
+            if let Some(release) = releases.into_iter().find(is_meant) {
+                return Ok(Some(release.tag_name));
+            }
+            next = link;
+        }
+        Ok(None)
     }
 
     /// What is at an address, with the next page's address; `None` where nothing is.
-    async fn get<T: DeserializeOwned>(&self, url: Url) -> Result<Option<(T, Option<Url>)>, Fault> {
-        let label = format!("repository `{}`", self.repo);
-        let address = Address { url: url.clone(), is_forge: true, label };
+    async fn page<T: DeserializeOwned>(&self, url: Url) -> Result<Option<(T, Option<Url>)>, Fault> {
+        let address = Address { url: url.clone(), is_trusted: true, label: self.label.clone() };
         let mut request = Request::new(Method::GET, url);
         let headers = request.headers_mut();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/vnd.github+json"));
+        headers.insert(ACCEPT, MEDIA_TYPE);
         let (name, version) = API_VERSION;
         headers.insert(name, version);
-        if let Some(token) = self.session.token() {
-            let mut bearer =
-                HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
-                    fault(Reason::Unauthorized, "The token has characters that no token has.")
-                })?;
-            bearer.set_sensitive(true);
-            headers.insert(AUTHORIZATION, bearer);
+        if let Some(token) = self.token {
+            headers.insert(AUTHORIZATION, bearer(token)?);
         }
 
-        let (response, url) = client::send(self.session, &address, request).await?;
+        let (response, url) = self.http.send(&address, request).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        let with_token = self.session.token().is_some();
-        let response = client::accepted(self.session, &address, response, with_token).await?;
         let next = response
             .headers()
             .get(LINK)
             .and_then(|link| next_page(link.to_str().ok()?))
             .and_then(|link| url.join(link).ok())
             .filter(|next| next.origin() == url.origin());
+        let body = self.http.accepted(&address, response, self.token.is_some()).await?;
         let odd = |problem: String| {
             fault(
                 Reason::ForgeFailed,
                 format!("The forge's API gave an answer that cannot be used: {problem}."),
             )
         };
-        let body = Body::new(response, address).all(self.session, LONGEST_ANSWER).await?;
+        let body = body.all(LONGEST_ANSWER).await?;
         let body = body.ok_or_else(|| odd("it is too long".to_owned()))?;
         let found = serde_json::from_slice(&body).map_err(|error| odd(error.to_string()))?;
         Ok(Some((found, next)))
     }
+}
+
+fn bearer(token: &Secret) -> Result<HeaderValue, Fault> {
+    let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose()))
+        .map_err(|_| fault(Reason::Unauthorized, "The token has characters that no token has."))?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
 }
 
 /// The address with `rel="next"` in a `Link` header (RFC 8288).

@@ -1,62 +1,24 @@
-//! Where a repository is, and whether a build may reach there.
-//!
-//! The forge of the settings is trusted with the request's credential and may be anywhere. Every
-//! other server is named by a stranger's repository: it gets no credential, and it must have a
-//! public address, so that a build cannot read what only this machine's network can reach.
+//! Where submodules are, as git reads their addresses, as far as a build may go there.
 
-use image_builder_actors::model::request::RepoName;
 use reqwest::Url;
+use reqwest::header::HeaderValue;
 
-use super::GitSetupError;
+use crate::source::http::{Address, below};
 
-/// The forge of the settings.
+/// The server at which a fetch begins, and the credential that it alone is shown.
 #[derive(Debug)]
-pub(super) struct Forge {
-    url: Url,
-    api: Url,
+pub(crate) struct Home {
+    pub(crate) url: Url,
+    pub(crate) authorization: Option<HeaderValue>,
 }
 
-/// A repository's address.
-#[derive(Debug, Clone)]
-pub(super) struct Address {
-    /// Where it is cloned from; holds no credential.
-    pub(super) url: Url,
-    /// Whether it is at the forge's own origin, which is trusted and gets the credential.
-    pub(super) is_forge: bool,
-    /// How messages name it.
-    pub(super) label: String,
-}
-
-impl Forge {
-    pub(super) fn new(url: &str, api: &str) -> Result<Self, GitSetupError> {
-        Ok(Self { url: base("GITHUB_URL", url)?, api: base("GITHUB_API_URL", api)? })
+impl Home {
+    /// What a server is shown for an address.
+    pub(super) fn authorization_for(&self, address: &Address) -> Option<&HeaderValue> {
+        self.authorization.as_ref().filter(|_| address.is_trusted)
     }
 
-    /// Its own address.
-    pub(super) fn url(&self) -> &Url {
-        &self.url
-    }
-
-    /// The clone address of one of its repositories.
-    pub(super) fn repository(&self, repo: &RepoName) -> Address {
-        Address {
-            url: below(&self.url, &[&repo.owner, &format!("{}.git", repo.name)]),
-            is_forge: true,
-            label: format!("repository `{repo}`"),
-        }
-    }
-
-    /// A repository's address for people.
-    pub(super) fn people_url(&self, repo: &RepoName) -> String {
-        below(&self.url, &[&repo.owner, &repo.name]).to_string()
-    }
-
-    /// An address below the API's.
-    pub(super) fn api(&self, segments: &[&str]) -> Url {
-        below(&self.api, segments)
-    }
-
-    /// Whether an address is at the forge's own scheme, host and port.
+    /// Whether an address is at the server's own scheme, host and port.
     pub(super) fn owns(&self, url: &Url) -> bool {
         url.origin() == self.url.origin()
     }
@@ -71,7 +33,7 @@ impl Forge {
             let url = Url::parse(text).map_err(|_| "it is not an address")?;
             match scheme.to_ascii_lowercase().as_str() {
                 "http" | "https" => url,
-                // The forge is reached by HTTPS with the request's token, not by a key.
+                // The server is reached by HTTP with the request's token, not by a key.
                 "ssh" | "git+ssh" | "ssh+git" if self.has_host(url.host_str().unwrap_or("")) => {
                     join(&self.url, url.path()).ok_or("it is not an address")?
                 }
@@ -88,7 +50,7 @@ impl Forge {
         Ok(self.canonical(without_credential(url)))
     }
 
-    /// `http://` at a forge that is at `https://` means the same repository.
+    /// `http://` at a server that is at `https://` means the same repository.
     fn canonical(&self, url: Url) -> Url {
         let upgraded = url.scheme() == "http"
             && self.url.scheme() == "https"
@@ -110,44 +72,10 @@ fn upgrade(mut url: Url) -> Url {
     url
 }
 
-/// Whether a redirect from one place to another stays with the same server: the same scheme, host
-/// and port, or for a server without a credential the same host, now over https.
-pub(super) fn same_server(from: &Url, to: &Url, is_forge: bool) -> bool {
-    from.origin() == to.origin()
-        || (!is_forge
-            && from.host_str() == to.host_str()
-            && from.scheme() == "http"
-            && to.scheme() == "https")
-}
-
-fn base(variable: &'static str, text: &str) -> Result<Url, GitSetupError> {
-    let bad = |problem: &str| GitSetupError::BadUrl { variable, problem: problem.to_owned() };
-    let url = Url::parse(text.trim()).map_err(|error| bad(&error.to_string()))?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(bad("it does not begin with http:// or https:// and a host"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(bad("it holds a credential, which belongs into the request"));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(bad("it has a query or a fragment"));
-    }
-    Ok(url)
-}
-
-/// `url` with path segments added, each encoded.
-fn below(url: &Url, segments: &[&str]) -> Url {
-    let mut url = url.clone();
-    if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend(segments);
-    }
-    url
-}
-
 /// `url` with a path that may have several segments added.
 fn join(url: &Url, path: &str) -> Option<Url> {
-    let segments: Vec<_> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-    (!segments.is_empty()).then(|| below(url, &segments))
+    let segments = || path.split('/').filter(|segment| !segment.is_empty());
+    segments().next().map(|_| below(url, segments()))
 }
 
 /// `[user@]host:path`, git's short form of an ssh address.
@@ -197,13 +125,11 @@ fn without_credential(mut url: Url) -> Url {
 mod tests {
     use super::*;
 
-    fn forge() -> Forge {
-        Forge::new("https://forge.example", "https://api.forge.example").expect("valid addresses")
-    }
-
     fn submodule(text: &str) -> Result<String, &'static str> {
-        let parent = Url::parse("https://forge.example/owner/name.git").expect("a valid address");
-        forge().submodule_url(&parent, text).map(|url| url.to_string())
+        let url = |text| Url::parse(text).expect("a valid address");
+        let home = Home { url: url("https://forge.example"), authorization: None };
+        let parent = url("https://forge.example/owner/name.git");
+        home.submodule_url(&parent, text).map(|url| url.to_string())
     }
 
     #[test]

@@ -7,19 +7,20 @@
 //! so that no link of the tree is ever followed, not even in a tree that names a path twice.
 
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use git2::{Oid, Repository};
 use image_builder_actors::model::fault::{Fault, Reason};
 
-use super::fault;
-use super::lfs::Pointer;
-use super::session::{Session, disk_fault, git_fault, size};
+use super::files::{disk_fault, new_directory, new_file};
+use super::lfs::{Pointer, Stand};
+use super::repository::git_fault;
 use super::walk::{Entry, Kind, shown, walk};
+use crate::source::fault;
+use crate::source::session::{Session, size};
 
 /// What has still to be put into a tree of files.
 #[derive(Debug, Default)]
@@ -28,16 +29,6 @@ pub(super) struct Unfinished {
     pub(super) submodules: Vec<(Vec<u8>, Oid)>,
     /// The Git LFS pointers, which stand where their content belongs.
     pub(super) pointers: Vec<Stand>,
-}
-
-/// A pointer in the place of a file.
-#[derive(Debug)]
-pub(super) struct Stand {
-    pub(super) file: PathBuf,
-    /// The path for people.
-    pub(super) path: String,
-    pub(super) executable: bool,
-    pub(super) pointer: Pointer,
 }
 
 /// Writes the tree of `commit` into `directory`, which is empty or does not exist.
@@ -129,20 +120,4 @@ fn write_entry(
         ),
         _ => disk_fault(&error, &format!("`{}`", shown(entry.path))),
     })
-}
-
-/// A directory that was not there before, with git's mode, whatever the process's umask is.
-fn new_directory(path: &Path) -> io::Result<()> {
-    fs::create_dir(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-}
-
-/// A file that was not there before. Its mode is git's, whatever the process's umask is.
-pub(super) fn new_file(path: &Path, executable: bool) -> io::Result<fs::File> {
-    let mode = if executable { 0o755 } else { 0o644 };
-    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o777 != mode {
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-    }
-    Ok(file)
 }

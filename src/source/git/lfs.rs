@@ -6,21 +6,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use image_builder_actors::model::digest::hex;
 use image_builder_actors::model::fault::{Fault, Reason};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Request, Response, StatusCode, Url};
+use reqwest::{Method, Request, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::checkout::{Stand, new_file};
-use super::client::{self, Body, Connection};
-use super::session::{Session, disk_fault, size};
-use super::{fault, ini};
+use super::files::{disk_fault, mode, new_file};
+use super::ini;
+use super::remote::Connection;
+use crate::source::fault;
+use crate::source::http::{Body, redirect};
+use crate::source::session::size;
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.git-lfs+json");
 /// Longest pointer, in bytes (the specification).
@@ -67,6 +68,16 @@ impl Pointer {
         })?;
         Some(Self { oid: oid.to_owned(), size: size? })
     }
+}
+
+/// A pointer in the place of a file.
+#[derive(Debug)]
+pub(super) struct Stand {
+    pub(super) file: PathBuf,
+    /// The path for people.
+    pub(super) path: String,
+    pub(super) executable: bool,
+    pub(super) pointer: Pointer,
 }
 
 #[derive(Serialize)]
@@ -120,12 +131,12 @@ struct ObjectError {
 /// Replaces every pointer by its content. `config` is the text of the repository's `.lfsconfig`;
 /// downloads are kept in `scratch`, on the same file system as the files, until they are whole.
 pub(super) fn fill_in(
-    session: &Session,
     connection: &Connection,
     config: Option<&str>,
     stands: &[Stand],
     scratch: &Path,
 ) -> Result<(), Fault> {
+    let session = &connection.http.session;
     for stand in stands {
         session.count_bytes(stand.pointer.size)?;
     }
@@ -135,7 +146,7 @@ pub(super) fn fill_in(
     for stand in stands {
         by_oid.entry(&stand.pointer.oid).or_default().push(stand);
     }
-    let store = Store { session, connection, endpoint, scratch };
+    let store = Store { connection, endpoint, scratch };
     let groups: Vec<_> = by_oid.into_values().collect();
     session.runtime.block_on(async {
         for groups in groups.chunks(BATCH) {
@@ -177,7 +188,6 @@ fn endpoint(connection: &Connection, config: Option<&str>) -> Result<Url, Fault>
 }
 
 struct Store<'a> {
-    session: &'a Session,
     connection: &'a Connection,
     endpoint: Url,
     scratch: &'a Path,
@@ -227,17 +237,15 @@ impl Store<'_> {
         }
         *request.body_mut() = Some(body.into());
 
-        let address = &self.connection.address;
-        let response = client::send_once(self.session, address, request).await?;
+        let Connection { http, address, authorization, .. } = self.connection;
+        let response = http.send_once(address, request).await?;
         if response.status() == StatusCode::NOT_FOUND
             && let Some(first) = wanted.first()
         {
             return Err(self.not_there(first));
         }
-        let with_token = self.connection.authorization.is_some();
-        let response = client::accepted(self.session, address, response, with_token).await?;
-        let body = Body::new(response, address.clone());
-        let body = body.all(self.session, LONGEST_ANSWER).await?;
+        let body = http.accepted(address, response, authorization.is_some()).await?;
+        let body = body.all(LONGEST_ANSWER).await?;
         let body = body.ok_or_else(|| self.odd("it is too long"))?;
         let answer: BatchAnswer =
             serde_json::from_slice(&body).map_err(|error| self.odd(&error.to_string()))?;
@@ -258,26 +266,21 @@ impl Store<'_> {
     }
 
     /// Downloads one object into the scratch directory; it is whole and what the pointer says.
-    async fn download(
-        &self,
-        stand: &Stand,
-        download: Download,
-    ) -> Result<std::path::PathBuf, Fault> {
-        let response = self.open(stand, download).await?;
-        let mut body = Body::new(response, self.connection.address.clone());
+    async fn download(&self, stand: &Stand, download: Download) -> Result<PathBuf, Fault> {
+        let mut body = self.open(stand, download).await?;
         let path = self.scratch.join(format!("lfs-{}", stand.pointer.oid));
         let on_disk = |error: std::io::Error| disk_fault(&error, &format!("`{}`", stand.path));
         let mut file = new_file(&path, stand.executable).map_err(on_disk)?;
         let mut hash = Sha256::new();
         let mut length = 0u64;
-        while let Some(piece) = body.next(self.session).await? {
+        while let Some(piece) = body.next().await? {
             length += piece.len() as u64;
             if length > stand.pointer.size {
                 break;
             }
             hash.update(&piece);
             file.write_all(&piece).map_err(on_disk)?;
-            self.session.note_now_and_then(|| {
+            self.connection.http.session.note_now_and_then(|| {
                 format!("{}: {} of {}", stand.path, size(length), size(stand.pointer.size))
             });
         }
@@ -291,8 +294,8 @@ impl Store<'_> {
     }
 
     /// Opens a download. Its headers, and our credential, stay with the server that they are for.
-    async fn open(&self, stand: &Stand, download: Download) -> Result<Response, Fault> {
-        let address = &self.connection.address;
+    async fn open(&self, stand: &Stand, download: Download) -> Result<Body, Fault> {
+        let Connection { http, address, authorization, .. } = self.connection;
         let mut url = Url::parse(&download.href)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
@@ -307,7 +310,7 @@ impl Store<'_> {
             value.set_sensitive(true);
             headers.insert(name, value);
         }
-        if let Some(authorization) = &self.connection.authorization
+        if let Some(authorization) = authorization
             && url.origin() == self.connection.url.origin()
             && !headers.contains_key(AUTHORIZATION)
         {
@@ -316,8 +319,8 @@ impl Store<'_> {
         for _ in 0..=REDIRECTS {
             let mut request = Request::new(Method::GET, url.clone());
             *request.headers_mut() = headers.clone();
-            let response = client::send_once(self.session, address, request).await?;
-            if let Some(next) = client::redirect(&response) {
+            let response = http.send_once(address, request).await?;
+            if let Some(next) = redirect(&response) {
                 if next.origin() != url.origin() {
                     headers.clear();
                 }
@@ -327,8 +330,7 @@ impl Store<'_> {
             if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE) {
                 return Err(self.not_there(stand));
             }
-            let with_token = self.connection.authorization.is_some();
-            return client::accepted(self.session, address, response, with_token).await;
+            return http.accepted(address, response, authorization.is_some()).await;
         }
         Err(self.odd("a download redirects again and again"))
     }
@@ -380,10 +382,7 @@ fn put(group: &[&Stand], whole: &Path) -> Result<(), Fault> {
     for stand in others {
         // A copy into the pointer's own file, which keeps its mode, would be a copy of the mode too.
         fs::copy(&first.file, &stand.file)
-            .and_then(|_| {
-                let mode = if stand.executable { 0o755 } else { 0o644 };
-                fs::set_permissions(&stand.file, fs::Permissions::from_mode(mode))
-            })
+            .and_then(|_| fs::set_permissions(&stand.file, mode(stand.executable)))
             .map_err(|error| on_disk(stand, error))?;
     }
     Ok(())

@@ -4,9 +4,9 @@ use git2::Oid;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::request::Target;
 
-use super::address::Address;
 use super::advertisement::Advertisement;
-use super::fault;
+use crate::source::fault;
+use crate::source::http::Address;
 
 /// What has to be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +49,8 @@ pub(super) fn resolve(
         }
         Target::Branch(name) => named(refs, "refs/heads/", name, target, address),
         Target::Tag(name) => named(refs, "refs/tags/", name, target, address),
-        // Releases become tags before this.
-        Target::Release(name) => named(refs, "refs/tags/", name, target, address),
+        // The forge has turned a release into its tag, if it knows it.
+        Target::Release(_) => Err(missing(format!("The {} has no {target}.", address.label))),
         Target::Commit { id, branch } => {
             Ok(Resolved { wanted: commit(refs, id, branch.as_deref())?, version: None })
         }

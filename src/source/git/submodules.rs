@@ -9,13 +9,15 @@ use std::sync::Arc;
 use git2::{Oid, Repository};
 use image_builder_actors::model::fault::{Fault, Reason};
 
-use super::address::Address;
+use super::address::Home;
 use super::checkout::write_tree;
-use super::client::Connection;
+use super::remote::{Connection, discover};
+use super::repository::{self, git_fault};
 use super::resolve::Wanted;
-use super::session::{self, Session, git_fault};
 use super::walk::shown;
-use super::{client, fault, ini, lfs, transfer};
+use super::{ini, lfs, transfer};
+use crate::source::fault;
+use crate::source::http::{Address, Http, check_address};
 
 /// Longest `.gitmodules` or `.lfsconfig` that is read, in bytes.
 const LONGEST_CONFIG: usize = 1 << 20;
@@ -39,44 +41,46 @@ struct Pending {
 /// Writes the files of `recorded`, which is in `repository`, into `tree`, and those of its
 /// submodules below it. Clones them into directories of their own in `scratch`, one at a time.
 pub(super) fn check_out(
-    session: &Arc<Session>,
+    home: &Home,
     repository: &Repository,
     recorded: &Recorded,
     tree: &Path,
     scratch: &Path,
 ) -> Result<(), Fault> {
-    let mut pending = check_out_one(session, repository, recorded, tree, "", scratch)?;
+    let http = &recorded.connection.http;
+    let mut pending = check_out_one(home, repository, recorded, tree, "", scratch)?;
     while let Some(submodule) = pending.pop() {
-        session.check()?;
-        session.note(format!("fetching submodule {}", submodule.path));
+        http.session.check()?;
+        http.session.note(format!("fetching submodule {}", submodule.path));
         let bare = scratch.join("submodule.git");
-        let repository = session::new_repository(&bare)?;
+        let repository = repository::create(&bare)?;
         let Pending { address, commit, path, directory } = submodule;
-        let connection = fetch(session, &address, commit, &repository)?;
+        let connection = fetch(http, home, &address, commit, &repository)?;
         let recorded = Recorded { connection, commit };
         let prefix = format!("{path}/");
-        let below = check_out_one(session, &repository, &recorded, &directory, &prefix, scratch)?;
+        let below = check_out_one(home, &repository, &recorded, &directory, &prefix, scratch)?;
         pending.extend(below);
         drop(repository);
-        session::remove_repository(&bare)?;
+        repository::remove(&bare)?;
     }
     Ok(())
 }
 
 /// Writes one repository's own files, and tells which submodules belong among them.
 fn check_out_one(
-    session: &Session,
+    home: &Home,
     repository: &Repository,
     recorded: &Recorded,
     directory: &Path,
     prefix: &str,
     scratch: &Path,
 ) -> Result<Vec<Pending>, Fault> {
+    let session = &recorded.connection.http.session;
     let unfinished = write_tree(session, repository, recorded.commit, directory)?;
     if !unfinished.pointers.is_empty() {
         let config = file(repository, recorded.commit, ".lfsconfig")?;
         let pointers = &unfinished.pointers;
-        lfs::fill_in(session, &recorded.connection, config.as_deref(), pointers, scratch)?;
+        lfs::fill_in(&recorded.connection, config.as_deref(), pointers, scratch)?;
     }
     if unfinished.submodules.is_empty() {
         return Ok(Vec::new());
@@ -99,7 +103,7 @@ fn check_out_one(
             )
         })?;
         pending.push(Pending {
-            address: address(session, &recorded.connection.address, &shown_path, url)?,
+            address: address(home, &recorded.connection.address, &shown_path, url)?,
             commit,
             path: shown_path,
             directory: directory.join(OsStr::from_bytes(&path)),
@@ -109,40 +113,33 @@ fn check_out_one(
 }
 
 fn fetch(
-    session: &Arc<Session>,
+    http: &Arc<Http>,
+    home: &Home,
     address: &Address,
     commit: Oid,
     repository: &Repository,
 ) -> Result<Arc<Connection>, Fault> {
-    let (connection, refs) = client::discover(session, address)?;
+    let (connection, refs) = discover(http, address, home.authorization_for(address))?;
     let wanted = match refs.refs.iter().find(|each| each.id == commit) {
         Some(_) => Wanted::Tip(commit),
         None => Wanted::Commit { id: commit, branch: None },
     };
     let connection = Arc::new(connection);
-    transfer::obtain(session, &connection, &refs, &wanted, repository)?;
+    transfer::obtain(&connection, &refs, &wanted, repository)?;
     Ok(connection)
 }
 
 /// Where a submodule is, as far as a build may go there.
-fn address(
-    session: &Session,
-    parent: &Address,
-    path: &str,
-    declared: &str,
-) -> Result<Address, Fault> {
-    let url = session.forge.submodule_url(&parent.url, declared).map_err(|problem| {
+fn address(home: &Home, parent: &Address, path: &str, declared: &str) -> Result<Address, Fault> {
+    let url = home.submodule_url(&parent.url, declared).map_err(|problem| {
         fault(
             Reason::ForbiddenSource,
             format!("Submodule `{path}` must not be fetched from its address: {problem}."),
         )
     })?;
-    let address = Address {
-        is_forge: session.forge.owns(&url),
-        label: format!("submodule `{path}` ({url})"),
-        url,
-    };
-    client::check_address(&address, &address.url)?;
+    let address =
+        Address { is_trusted: home.owns(&url), label: format!("submodule `{path}` ({url})"), url };
+    check_address(&address, &address.url)?;
     Ok(address)
 }
 

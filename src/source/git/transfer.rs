@@ -6,11 +6,11 @@ use git2::{ErrorCode, ObjectType, Oid, Repository};
 use image_builder_actors::model::fault::{Fault, Reason};
 
 use super::advertisement::{Advertisement, wanted_ref};
-use super::client::Connection;
-use super::fault;
+use super::remote::Connection;
+use super::repository::{check_size, git_fault};
 use super::resolve::Wanted;
-use super::session::{Session, check_size, git_fault};
 use super::transport::{FetchError, fetch};
+use crate::source::fault;
 
 /// All history, for a fetch into an empty repository.
 const ALL: i32 = 0;
@@ -24,13 +24,12 @@ const TELLING_DIGITS: usize = 7;
 
 /// Fetches what is wanted into an empty repository; returns the commit.
 pub(super) fn obtain(
-    session: &Arc<Session>,
     connection: &Arc<Connection>,
     refs: &Advertisement,
     wanted: &Wanted,
     repository: &Repository,
 ) -> Result<Oid, Fault> {
-    let search = Search { session, connection, refs, repository };
+    let search = Search { connection, refs, repository };
     match wanted {
         Wanted::Tip(id) => search.tip(*id),
         Wanted::Commit { id, branch } => search.commit(*id, branch.as_deref()),
@@ -39,7 +38,6 @@ pub(super) fn obtain(
 }
 
 struct Search<'a> {
-    session: &'a Arc<Session>,
     connection: &'a Arc<Connection>,
     refs: &'a Advertisement,
     repository: &'a Repository,
@@ -61,7 +59,10 @@ impl Search<'_> {
                 Err(FetchError::Fault(fault)) => return Err(fault),
             }
         }
-        self.session.note("the server gives out no single commits: fetching the history");
+        self.connection
+            .http
+            .session
+            .note("the server gives out no single commits: fetching the history");
         for tips in self.places(branch) {
             self.history(&tips, ALL)?;
             if self.repository.find_object(id, None).is_ok() {
@@ -72,7 +73,7 @@ impl Search<'_> {
     }
 
     fn prefix(&self, digits: &str, branch: Option<&str>) -> Result<Oid, Fault> {
-        self.session.note(format!("looking for commit {digits} in the history"));
+        self.connection.http.session.note(format!("looking for commit {digits} in the history"));
         let shallow = self.refs.has("shallow");
         for tips in self.places(branch) {
             if shallow {
@@ -140,11 +141,11 @@ impl Search<'_> {
     /// Fetches one object at depth 1, or with its history where the server knows no depth.
     fn shallow(&self, id: Oid) -> Result<(), FetchError> {
         let depth = if self.refs.has("shallow") { 1 } else { ALL };
-        fetch(self.session, self.connection, self.refs, &[id], depth, self.repository)
+        fetch(self.connection, self.refs, &[id], depth, self.repository)
     }
 
     fn history(&self, tips: &[Oid], depth: i32) -> Result<(), Fault> {
-        fetch(self.session, self.connection, self.refs, tips, depth, self.repository)
+        fetch(self.connection, self.refs, tips, depth, self.repository)
             .map_err(|error| self.of_listed(error))
     }
 
@@ -171,7 +172,7 @@ impl Search<'_> {
         }
         let mut found = Vec::new();
         for id in walk {
-            self.session.check()?;
+            self.connection.http.session.check()?;
             let id = id.map_err(|error| git_fault(&error))?;
             if id.to_string().starts_with(digits) {
                 found.push(id);

@@ -14,18 +14,19 @@ use git2::{AutotagOption, ConfigLevel, FetchOptions, Oid, Remote, RemoteCallback
 use image_builder_actors::model::fault::{Fault, Reason};
 
 use super::advertisement::Advertisement;
-use super::client::{self, Body, Connection};
-use super::session::{self, Session};
-use super::{GitSetupError, fault};
+use super::remote::{self, Connection};
+use super::repository::git_fault;
+use crate::source::fault;
+use crate::source::http::Body;
+use crate::source::session::{Session, size};
 
 const SCHEME: &str = "image-builder";
 const ADDRESS: &str = "image-builder://repository";
 
 /// Sets libgit2 up, once for the process: our transport, and no configuration from anywhere.
-pub(super) fn set_up_libgit2() -> Result<(), GitSetupError> {
+pub(crate) fn set_up_libgit2() -> Result<(), String> {
     static DONE: OnceLock<Result<(), String>> = OnceLock::new();
-    let done = DONE.get_or_init(|| set_up_once().map_err(|error| error.message().to_owned()));
-    done.clone().map_err(GitSetupError::Git)
+    DONE.get_or_init(|| set_up_once().map_err(|error| error.message().to_owned())).clone()
 }
 
 #[allow(unsafe_code)]
@@ -54,7 +55,6 @@ thread_local! {
 
 /// What one fetch talks about, and the fault that it ended with.
 struct Exchange {
-    session: Arc<Session>,
     connection: Arc<Connection>,
     advertisement: Vec<u8>,
     /// libgit2 only knows that something failed: what it was is kept here.
@@ -91,7 +91,6 @@ pub(super) enum FetchError {
 /// Fetches the wanted objects with `depth` commits of history (0 = all, [`i32::MAX`] = all, where
 /// there is a part already), and puts them under [`wanted_ref`](super::advertisement::wanted_ref)s.
 pub(super) fn fetch(
-    session: &Arc<Session>,
     connection: &Arc<Connection>,
     advertisement: &Advertisement,
     wanted: &[Oid],
@@ -99,11 +98,11 @@ pub(super) fn fetch(
     repository: &Repository,
 ) -> Result<(), FetchError> {
     let exchange = Arc::new(Exchange {
-        session: session.clone(),
         connection: connection.clone(),
         advertisement: advertisement.listing_only(wanted),
         fault: Mutex::new(None),
     });
+    let session = &connection.http.session;
     CURRENT.set(Some(exchange.clone()));
     let result = fetch_with_libgit2(session, depth, repository);
     CURRENT.set(None);
@@ -116,7 +115,7 @@ pub(super) fn fetch(
     if error.message().contains(NOT_OURS) {
         return Err(FetchError::NotOurs);
     }
-    Err(FetchError::Fault(session::git_fault(&error)))
+    Err(FetchError::Fault(git_fault(&error)))
 }
 
 fn fetch_with_libgit2(
@@ -131,7 +130,7 @@ fn fetch_with_libgit2(
                 "received {} of {} objects, {}",
                 done.received_objects(),
                 done.total_objects(),
-                session::size(done.received_bytes() as u64)
+                size(done.received_bytes() as u64)
             )
         });
         !session.cancel.is_cancelled()
@@ -207,16 +206,15 @@ impl Write for Round {
 impl Read for Round {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Self { exchange, request, answer, begun, piece } = self;
-        let session = &exchange.session;
         if answer.is_none() {
             let request = std::mem::take(request);
-            let body = client::upload_pack(session, &exchange.connection, request)
+            let body = remote::upload_pack(&exchange.connection, request)
                 .map_err(|fault| exchange.fail(fault))?;
             *answer = Some(body);
         }
         let Some(answer) = answer else { return Ok(0) };
         while piece.is_empty() {
-            let next = session.runtime.block_on(answer.next(session));
+            let next = exchange.connection.http.session.runtime.block_on(answer.next());
             match next.map_err(|fault| exchange.fail(fault))? {
                 Some(next) => *piece = next,
                 None => return Ok(0),

@@ -3,8 +3,9 @@
 use git2::{Oid, Repository, Tree};
 use image_builder_actors::model::fault::{Fault, Reason};
 
-use super::fault;
-use super::session::{Session, check_size, git_fault};
+use super::repository::{check_size, git_fault};
+use crate::source::fault;
+use crate::source::session::Session;
 
 /// Longest path below the tree's root, in bytes: what Linux takes, with room for the workspace.
 const LONGEST_PATH: usize = 3_500;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use image_builder::source::git::GitSettings;
+use image_builder::source::{GitSettings, GithubSettings};
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::{RepoName, Target};
@@ -141,7 +141,11 @@ async fn a_fetch_ends_when_it_is_dropped_in_the_middle_of_a_pack() {
 async fn a_server_that_goes_silent_is_given_up_after_a_while() {
     let (url, _is_at_work, is_closed) = server(silent).await;
     let silence = Duration::from_secs(1);
-    let connector = with(GitSettings { url, silence, ..GitSettings::default() });
+    let connector = with(GitSettings {
+        github: GithubSettings { url, ..GithubSettings::default() },
+        silence,
+        ..GitSettings::default()
+    });
     let repo = RepoName { owner: "some".to_owned(), name: "where".to_owned() };
     let request = request(&repo, Target::DefaultBranch, None);
     let fault = refused(&connector, &request, Reason::Timeout, "silent for 1 seconds").await;

@@ -207,13 +207,14 @@ async fn a_fault_names_neither_the_token_nor_a_path_of_this_machine() {
 
 #[test]
 fn an_address_that_is_none_is_named_by_its_variable() {
-    use image_builder::source::git::{GitConnector, GitSettings};
+    use image_builder::source::{GitConnector, GitSettings, GithubSettings};
     for url in ["github.com", "ftp://x", "https://user:word@x", "https://x/?a=b", ""] {
-        let good = GitSettings::default();
-        for (settings, variable) in [
-            (GitSettings { url: url.to_owned(), ..good.clone() }, "GITHUB_URL"),
-            (GitSettings { api_url: url.to_owned(), ..good.clone() }, "GITHUB_API_URL"),
+        let good = GithubSettings::default();
+        for (github, variable) in [
+            (GithubSettings { url: url.to_owned(), ..good.clone() }, "GITHUB_URL"),
+            (GithubSettings { api_url: url.to_owned(), ..good.clone() }, "GITHUB_API_URL"),
         ] {
+            let settings = GitSettings { github, ..GitSettings::default() };
             let error = GitConnector::new(settings).err().expect("the address is refused");
             assert!(error.to_string().starts_with(&format!("{variable} ")), "{error}");
             assert!(!error.to_string().contains("word"), "{error}");

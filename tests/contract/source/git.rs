@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, Once};
 
-use image_builder::source::git::{GitConnector, GitSettings};
+use image_builder::source::{GitConnector, GitSettings, GithubSettings};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::RepoName;
 use image_builder_actors::ports::SourceConnector;
@@ -16,8 +16,7 @@ use super::stand_in::{Answer, Asked, StandIn};
 /// A connector for a forge at these addresses.
 pub(crate) fn connector(url: &str, api_url: &str, limits: Limits) -> GitConnector {
     with(GitSettings {
-        url: url.to_owned(),
-        api_url: api_url.to_owned(),
+        github: GithubSettings { url: url.to_owned(), api_url: api_url.to_owned() },
         limits,
         ..GitSettings::default()
     })
