@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use hmac::{Hmac, Mac};
-use image_builder_actors::model::digest::hex;
+use image_builder_actors::model::digest::{add_part, hex};
 use image_builder_actors::model::request::BuildRequest;
 use image_builder_actors::model::secret::Secret;
 use sha2::Sha256;
@@ -50,8 +50,7 @@ pub(super) fn cache_key(secret: &Secret, wish: &BuildRequest) -> String {
         unreachable!("HMAC takes keys of any length")
     };
     for part in [&wish.user_id, &wish.application_id] {
-        mac.update(&(part.len() as u64).to_be_bytes());
-        mac.update(part.as_bytes());
+        add_part(&mut mac, part);
     }
     hex(&mac.finalize().into_bytes())
 }

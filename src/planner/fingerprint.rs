@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use image_builder_actors::model::digest::hex;
+use image_builder_actors::model::digest::{add_part, hex};
 use sha2::{Digest, Sha256};
 
 /// Collects the parts of a plan; the same parts in the same order give the same text everywhere.
@@ -15,11 +15,8 @@ impl Fingerprint {
     }
 
     pub(super) fn part(mut self, name: &str, value: &str) -> Self {
-        for text in [name, value] {
-            // Each text with its length before it, so that no two lists of parts read the same.
-            self.0.update((text.len() as u64).to_be_bytes());
-            self.0.update(text.as_bytes());
-        }
+        add_part(&mut self.0, name);
+        add_part(&mut self.0, value);
         self
     }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
+use crate::model::digest::add_part;
 use crate::parse;
 use crate::ports::Message;
 
@@ -191,10 +192,7 @@ impl Drop for Hold {
 fn print(message: &Message) -> Option<Print> {
     let build_id = parse::build_id(&message.body, message.message_id.as_deref())?;
     let mut hash = Sha256::new();
-    let mut add = |part: &[u8]| {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    };
+    let mut add = |part: &[u8]| add_part(&mut hash, part);
     add(build_id.as_bytes());
     add(&message.body);
     add(&message.timestamp.map_or(0, |at| at.unix_timestamp()).to_be_bytes());

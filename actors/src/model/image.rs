@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::model::digest::hex;
+use crate::model::digest::{add_part, hex};
 use crate::model::request::{BuildRequest, BuilderKind};
 
 /// An image that the engine has built.
@@ -45,9 +45,7 @@ impl BuildKey {
             &request.plan.root_directory,
             plan,
         ] {
-            // Each part with its length before it, so that no two lists of parts read the same.
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part.as_bytes());
+            add_part(&mut hash, part);
         }
         Self(hex(&hash.finalize()))
     }
@@ -59,5 +57,49 @@ impl BuildKey {
     /// The tag that the registry keeps an image of this key under.
     pub fn tag(&self) -> String {
         format!("key-{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::request::{ForgeName, PlanRequest, RepoName, Target};
+
+    fn request() -> BuildRequest {
+        BuildRequest {
+            build_id: "a-build".to_owned(),
+            user_id: "someone".to_owned(),
+            application_id: "an-application".to_owned(),
+            forge: ForgeName::Github,
+            repo: RepoName { owner: "owner".to_owned(), name: "name".to_owned() },
+            target: Target::DefaultBranch,
+            token: None,
+            force: false,
+            redrive_of: None,
+            plan: PlanRequest { root_directory: "apps/web".to_owned(), ..PlanRequest::default() },
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_build_is_what_it_was_when_the_registry_s_images_were_tagged() {
+        let key = BuildKey::of(&request(), "0123456789abcdef0123456789abcdef01234567", "a-plan");
+        assert_eq!(
+            key.as_str(),
+            "6384f8782fa3be4ace33ec0229e9911c515c638ab60fd29467d6789f27f48c62"
+        );
+    }
+
+    #[test]
+    fn all_that_goes_into_an_image_is_in_its_key_and_the_single_build_is_not() {
+        let key = |request: &BuildRequest, commit| BuildKey::of(request, commit, "a-plan");
+        let first = key(&request(), "c");
+        let again = BuildRequest { build_id: "b".to_owned(), force: true, ..request() };
+        assert_eq!(key(&again, "c"), first);
+        let of_another = BuildRequest { user_id: "else".to_owned(), ..request() };
+        let elsewhere = BuildRequest { plan: PlanRequest::default(), ..request() };
+        for other in [key(&of_another, "c"), key(&elsewhere, "c"), key(&request(), "d")] {
+            assert_ne!(other, first);
+        }
+        assert_ne!(BuildKey::of(&request(), "c", "another-plan"), first);
     }
 }

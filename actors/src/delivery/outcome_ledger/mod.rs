@@ -41,7 +41,7 @@ use uuid::Uuid;
 
 pub use self::known::Verdict;
 use self::known::{Held, Known};
-use crate::model::digest::hex;
+use crate::model::digest::{add_part, hex};
 use crate::ports::{Broker, BrokerError, Message, REPEATED, Route};
 
 /// Names the request that an outcome is of, see [`request`].
@@ -70,8 +70,7 @@ const MOST_WRITES: usize = 100;
 /// The name of a request in the log: its build's id and its body, which no worker touches.
 pub fn request(build_id: &str, body: &[u8]) -> String {
     let mut hash = Sha256::new();
-    hash.update((build_id.len() as u64).to_be_bytes());
-    hash.update(build_id);
+    add_part(&mut hash, build_id);
     hash.update(body);
     hex(&hash.finalize()[..16])
 }
