@@ -1,132 +1,27 @@
-//! The notifier port.
+//! The notifier port over webhooks.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use image_builder::notify::{SigningKeys, WebhookNotifier, WebhookSettings};
-use image_builder_actors::model::notification::{Notification, NotificationType, notification_id};
+use image_builder_actors::model::notification::{Notification, NotificationType};
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{Notifier, NotifyError};
-use image_builder_actors::testing::notifier::FakeNotifier;
+use image_builder_actors::ports::Notifier;
+use image_builder_actors::testing::conformance::notifier::{Taken, World, notification};
 use sha2::Sha256;
 
 use crate::http_server::{Answer, HttpServer, Request, answer};
 
 const KEY: [u8; 32] = [42; 32];
 
-fn notification(kind: NotificationType) -> Notification {
-    Notification {
-        id: notification_id(&uuid::Uuid::new_v4().to_string(), kind),
-        kind,
-        // Spaces, order and an escape that reading and writing it again would change.
-        body: br#"{ "type":"x",  "data": {"b":1,"a":"\u00e4"} }"#.to_vec(),
-        traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
-    }
-}
+/// What the managers took, shared with their server.
+type Taking = Arc<Mutex<Vec<Taken>>>;
 
-// ---- what holds for every notifier ------------------------------------------------------------
-
-/// A notification's id and body.
-type Taken = (String, Vec<u8>);
-
-/// A notifier and the managers that it tells.
-#[async_trait]
-trait World: Sized {
-    type Port: Notifier;
-    async fn new() -> Self;
-    fn notifier(&self) -> &Self::Port;
-    /// The managers refuse the next notification.
-    fn refuse_next(&self, patience: Option<Duration>);
-    /// What the managers took, in order.
-    fn taken(&self) -> Vec<Taken>;
-}
-
-async fn every_kind_of_notification_is_taken_with_its_id_and_its_body_byte_by_byte<W: World>() {
-    let world = W::new().await;
-    let kinds = [
-        NotificationType::ImageReady,
-        NotificationType::BuildFailed,
-        NotificationType::BuildCancelled,
-    ];
-    let told = kinds.map(notification);
-    for notification in &told {
-        world.notifier().notify(notification).await.expect("it is taken");
-    }
-    assert_eq!(world.taken(), told.map(|told| (told.id, told.body)));
-}
-
-async fn a_refused_notification_can_be_told_again_under_the_same_id<W: World>() {
-    let world = W::new().await;
-    let told = notification(NotificationType::ImageReady);
-    world.refuse_next(None);
-    let error = world.notifier().notify(&told).await.expect_err("it is refused");
-    assert_eq!(error.retry_after, None);
-    assert!(!error.message.is_empty());
-    assert_eq!(world.taken(), []);
-    world.notifier().notify(&told).await.expect("it is taken");
-    assert_eq!(world.taken(), [(told.id, told.body)]);
-}
-
-async fn a_receiver_that_asks_for_patience_is_heard<W: World>() {
-    let world = W::new().await;
-    world.refuse_next(Some(Duration::from_secs(7)));
-    let told = notification(NotificationType::BuildFailed);
-    let error = world.notifier().notify(&told).await.expect_err("it is refused");
-    assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
-}
-
-macro_rules! conformance {
-    ($implementation:ident, $world:ty) => {
-        mod $implementation {
-            use super::*;
-
-            #[tokio::test]
-            async fn every_kind_of_notification_is_taken_with_its_id_and_its_body_byte_by_byte() {
-                super::every_kind_of_notification_is_taken_with_its_id_and_its_body_byte_by_byte::<
-                    $world,
-                >()
-                .await;
-            }
-
-            #[tokio::test]
-            async fn a_refused_notification_can_be_told_again_under_the_same_id() {
-                super::a_refused_notification_can_be_told_again_under_the_same_id::<$world>().await;
-            }
-
-            #[tokio::test]
-            async fn a_receiver_that_asks_for_patience_is_heard() {
-                super::a_receiver_that_asks_for_patience_is_heard::<$world>().await;
-            }
-        }
-    };
-}
-
-conformance!(in_memory, FakeNotifier);
-conformance!(webhook, Managers);
-
-#[async_trait]
-impl World for FakeNotifier {
-    type Port = Self;
-
-    async fn new() -> Self {
-        FakeNotifier::new()
-    }
-
-    fn notifier(&self) -> &Self {
-        self
-    }
-
-    fn refuse_next(&self, retry_after: Option<Duration>) {
-        self.fail(1, NotifyError { message: "not now".to_owned(), retry_after });
-    }
-
-    fn taken(&self) -> Vec<Taken> {
-        self.told().into_iter().map(|told| (told.id, told.body)).collect()
-    }
+mod conformance {
+    image_builder_actors::notifier_conformance!(super::Managers::start().await);
 }
 
 /// Both managers on one server, told by the real notifier.
@@ -134,16 +29,13 @@ struct Managers {
     notifier: WebhookNotifier,
     _server: HttpServer,
     refusal: Arc<Mutex<Option<Answer>>>,
-    taken: Arc<Mutex<Vec<Taken>>>,
+    taken: Taking,
 }
 
-#[async_trait]
-impl World for Managers {
-    type Port = WebhookNotifier;
-
-    async fn new() -> Self {
+impl Managers {
+    async fn start() -> Self {
         let refusal = Arc::<Mutex<Option<Answer>>>::default();
-        let taken = Arc::<Mutex<Vec<_>>>::default();
+        let taken = Taking::default();
         let (next_refusal, taking) = (refusal.clone(), taken.clone());
         let server = HttpServer::answering(move |request| {
             if let Some(refusal) = next_refusal.lock().expect("no panic inside").take() {
@@ -156,8 +48,10 @@ impl World for Managers {
         .await;
         Self { notifier: notifier(&server, settings()), _server: server, refusal, taken }
     }
+}
 
-    fn notifier(&self) -> &WebhookNotifier {
+impl World for Managers {
+    fn notifier(&self) -> &dyn Notifier {
         &self.notifier
     }
 
@@ -172,8 +66,6 @@ impl World for Managers {
         self.taken.lock().expect("no panic inside").clone()
     }
 }
-
-// ---- what only the real one has ---------------------------------------------------------------
 
 fn settings() -> WebhookSettings {
     let secret = Secret::new(format!("whsec_{}", STANDARD.encode(KEY)));

@@ -19,9 +19,9 @@ use image_builder_actors::scheduling::retry_policy::RetryPolicy;
 use image_builder_actors::supervision::RestartIntensity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::testing::broker::FakeBroker;
-use image_builder_actors::testing::connector::FakeConnector;
 use image_builder_actors::testing::notifier::FakeNotifier;
 use image_builder_actors::testing::registry::FakeRegistry;
+use image_builder_actors::testing::source::FakeSource;
 use tempfile::TempDir;
 
 use crate::engine::SmallEngine;
@@ -93,7 +93,7 @@ async fn full_in_the_middle() {
     let (broker, managers) = (FakeBroker::new(), FakeNotifier::new());
     let ports = Ports {
         broker: Arc::new(broker.clone()),
-        forge: Arc::new(FakeConnector::new()),
+        forge: Arc::new(FakeSource::new()),
         planner: Arc::new(SamePlan(large.order.plan.clone())),
         engine: worker.builder.clone(),
         registry: Arc::new(FakeRegistry::new()),

@@ -2,10 +2,11 @@
 
 pub mod broker;
 pub mod builder;
-pub mod connector;
+pub mod conformance;
 pub mod notifier;
 pub mod planner;
 pub mod probe;
 pub mod registry;
 pub mod script;
+pub mod source;
 pub mod world;

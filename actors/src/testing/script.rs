@@ -13,7 +13,7 @@ pub struct Script<E>(Arc<Mutex<VecDeque<Line<E>>>>);
 enum Line<E> {
     Fail(E),
     Panic,
-    Wait(Gate),
+    Wait(Gate, Option<E>),
 }
 
 impl<E> Default for Script<E> {
@@ -35,8 +35,17 @@ impl<E: Clone> Script<E> {
 
     /// The next call waits at a gate, and goes as it should once that is opened.
     pub fn wait(&self) -> Gate {
+        self.wait_at_gate(None)
+    }
+
+    /// The next call waits at a gate, and fails once that is opened.
+    pub fn wait_and_fail(&self, error: E) -> Gate {
+        self.wait_at_gate(Some(error))
+    }
+
+    fn wait_at_gate(&self, then: Option<E>) -> Gate {
         let gate = Gate::default();
-        self.lock().push_back(Line::Wait(gate.clone()));
+        self.lock().push_back(Line::Wait(gate.clone(), then));
         gate
     }
 
@@ -47,10 +56,10 @@ impl<E: Clone> Script<E> {
             None => Ok(()),
             Some(Line::Fail(error)) => Err(error),
             Some(Line::Panic) => panic!("the test asked for a panic"),
-            Some(Line::Wait(gate)) => {
+            Some(Line::Wait(gate, error)) => {
                 gate.reached.notify_one();
                 gate.opened.notified().await;
-                Ok(())
+                error.map_or(Ok(()), Err)
             }
         }
     }

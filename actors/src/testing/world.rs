@@ -16,11 +16,11 @@ use crate::telemetry::delivery_span::Observer;
 use crate::telemetry::health::{ActorName, Health, Snapshot};
 use crate::testing::broker::FakeBroker;
 use crate::testing::builder::FakeBuilder;
-use crate::testing::connector::FakeConnector;
 use crate::testing::notifier::FakeNotifier;
 use crate::testing::planner::FakePlanner;
 use crate::testing::probe::FakeProbe;
 use crate::testing::registry::FakeRegistry;
+use crate::testing::source::FakeSource;
 use actix_rt::System;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -31,7 +31,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A pipeline at work on ports in memory.
 pub struct World {
     pub broker: FakeBroker,
-    pub forge: FakeConnector,
+    pub forge: FakeSource,
     pub planner: FakePlanner,
     pub engine: FakeBuilder,
     pub registry: FakeRegistry,
@@ -97,8 +97,7 @@ impl World {
     fn start(mut settings: PipelineSettings) -> Self {
         let workspaces = tempfile::tempdir().expect("a directory");
         settings.workspaces = workspaces.path().to_owned();
-        let (broker, forge, planner) =
-            (FakeBroker::new(), FakeConnector::new(), FakePlanner::new());
+        let (broker, forge, planner) = (FakeBroker::new(), FakeSource::new(), FakePlanner::new());
         let (engine, registry, managers, probe) =
             (FakeBuilder::new(), FakeRegistry::new(), FakeNotifier::new(), FakeProbe::new());
         let ports = Ports {
@@ -162,7 +161,7 @@ impl World {
             if calls.iter().any(|call| call.build_id == build_id) {
                 return;
             }
-            self.forge.called(calls.len() + 1).await;
+            self.forge.wait_for_calls(calls.len() + 1).await;
         }
     }
 

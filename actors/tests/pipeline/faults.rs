@@ -79,7 +79,7 @@ fn without_room_the_listener_pauses_and_no_try_is_counted() {
 fn a_user_whose_own_token_is_rate_limited_holds_up_nobody_else() {
     with_pipeline(settings(), async |world| {
         world.probe.set_room(false);
-        world.forge.fail_next(1, &fault(StageName::Connector, Reason::RateLimited));
+        world.forge.fail(1, fault(StageName::Connector, Reason::RateLimited));
         world.request(&request("b1")).await;
         world.request(&request("b2")).await;
         world.told(2).await;

@@ -128,13 +128,12 @@ fn a_final_failure_of_a_build_that_was_delivered_before_is_told_only_after_a_loo
         world.told_once().await;
         // The repository has gone meanwhile, and the first look fails.
         let gone = Fault::new(StageName::Connector, Reason::RepositoryNotFound, "it has gone");
-        world.forge.fail_next(1, &gone);
-        world.forge.hold();
+        let gate = world.forge.hold_and_fail(gone);
         world.registry.set_down(Some(push_failed()));
         comes_back(&world, &request("b1"), Route::Build, 0).await;
-        world.forge.called(2).await;
+        gate.reached().await;
         world.registry.set_down(None);
-        world.forge.let_go();
+        gate.open();
         told_again(&world).await;
         assert!(world.broker.messages(Route::Dead).is_empty());
     });
@@ -170,7 +169,7 @@ fn a_build_of_another_id_is_told_as_it_ends() {
 fn a_first_delivery_is_not_looked_for() {
     with_pipeline(settings(), async |world| {
         let gone = Fault::new(StageName::Connector, Reason::RepositoryNotFound, "there is none");
-        world.forge.fail_next(1, &gone);
+        world.forge.fail(1, gone);
         world.request(&request("b1")).await;
         let (id, _) = world.told_once().await;
         assert_eq!(id, "b1.build.failed");

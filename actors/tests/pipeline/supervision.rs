@@ -14,7 +14,7 @@ fn only(name: ActorName) -> [u64; 6] {
 #[test]
 fn a_panic_in_a_job_of_the_connector_costs_one_try() {
     with_pipeline(settings(), async |world| {
-        world.forge.panic_on_next();
+        world.forge.panic();
         world.request(&request("b1")).await;
         let (_, body) = world.told_once().await;
         assert_eq!(body["data"]["attempts"], 2);

@@ -6,10 +6,10 @@ use image_builder::source::{GitConnector, GitSettings, GithubSettings};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::RepoName;
 use image_builder_actors::ports::SourceConnector;
-use image_builder_actors::testing::connector::{FakeRelease, FakeRepository};
+use image_builder_actors::testing::conformance::source::World;
+use image_builder_actors::testing::source::{FakeRelease, FakeRepository};
 use serde_json::json;
 
-use super::World;
 use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use super::stand_in::{Answer, Asked, StandIn};
 
@@ -44,26 +44,29 @@ pub(crate) fn name(repo: &GitRepo) -> RepoName {
 type Releases = Arc<Mutex<Vec<(RepoName, Vec<FakeRelease>)>>>;
 
 pub(crate) struct GitServer {
-    connector: Arc<GitConnector>,
+    connector: GitConnector,
     releases: Releases,
-    repos: Vec<GitRepo>,
+    /// Kept for as long as the world.
+    repos: Mutex<Vec<GitRepo>>,
     _api: StandIn,
 }
 
-impl World for GitServer {
-    async fn start() -> Self {
+impl GitServer {
+    pub(crate) async fn start() -> Self {
         let releases: Releases = Arc::default();
         let known = releases.clone();
         let api = StandIn::start(move |asked| github_api(&known, asked)).await;
         let connector = connector(&server_url(), &api.url(), Limits::default());
-        Self { connector: Arc::new(connector), releases, repos: Vec::new(), _api: api }
+        Self { connector, releases, repos: Mutex::default(), _api: api }
+    }
+}
+
+impl World for GitServer {
+    fn connector(&self) -> &dyn SourceConnector {
+        &self.connector
     }
 
-    fn connector(&self) -> Arc<dyn SourceConnector> {
-        self.connector.clone()
-    }
-
-    async fn publish(&mut self, repository: FakeRepository) -> (RepoName, Vec<String>) {
+    async fn publish(&self, repository: FakeRepository) -> (RepoName, Vec<String>) {
         let owner = if repository.token.is_some() { PRIVATE } else { "contract" };
         let repo = GitRepo::create(owner, "suite");
         let mut ids = Vec::new();
@@ -85,7 +88,7 @@ impl World for GitServer {
         let name = name(&repo);
         let mut releases = self.releases.lock().expect("no test panics here");
         releases.push((name.clone(), repository.releases));
-        self.repos.push(repo);
+        self.repos.lock().expect("no test panics here").push(repo);
         (name, ids)
     }
 

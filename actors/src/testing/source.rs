@@ -1,8 +1,7 @@
-//! In-memory connector.
+//! In-memory source.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -10,6 +9,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use super::script::{Gate, Script};
 use crate::model::build_log::BuildLog;
 use crate::model::digest::hex;
 use crate::model::fault::{Fault, Reason, StageName};
@@ -75,116 +75,77 @@ pub struct FetchCall {
 ///
 /// A repository that was not [added](Self::add) has one Dockerfile and whatever ref is asked for,
 /// unless the fake was told to know [no others](Self::only_known).
-#[derive(Clone)]
-pub struct FakeConnector {
-    shared: Arc<Shared>,
+#[derive(Debug, Clone, Default)]
+pub struct FakeSource {
+    repositories: Arc<Mutex<Repositories>>,
+    script: Script<Fault>,
+    calls: watch::Sender<Vec<FetchCall>>,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    open: watch::Sender<bool>,
-    calls: watch::Sender<usize>,
-    abandoned: AtomicUsize,
+#[derive(Debug, Default)]
+struct Repositories {
+    known: HashMap<RepoName, FakeRepository>,
+    no_others: bool,
 }
 
-#[derive(Default)]
-struct State {
-    repositories: HashMap<RepoName, FakeRepository>,
-    only_known: bool,
-    faults: VecDeque<Fault>,
-    panic_on_next: bool,
-    calls: Vec<FetchCall>,
-}
-
-impl Default for FakeConnector {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl FakeConnector {
+impl FakeSource {
     pub fn new() -> Self {
-        let shared = Shared {
-            state: Mutex::default(),
-            open: watch::Sender::new(true),
-            calls: watch::Sender::new(0),
-            abandoned: AtomicUsize::new(0),
-        };
-        Self { shared: Arc::new(shared) }
+        Self::default()
     }
 
     /// From now on, every repository that was not added does not exist.
     pub fn only_known(&self) {
-        self.state().only_known = true;
+        self.repositories().no_others = true;
     }
 
     /// Adds a repository, or replaces it.
     pub fn add(&self, repo: RepoName, repository: FakeRepository) {
-        self.state().repositories.insert(repo, repository);
+        self.repositories().known.insert(repo, repository);
     }
 
-    /// Makes the next `times` calls fail with `fault`.
-    pub fn fail_next(&self, times: usize, fault: &Fault) {
-        self.state().faults.extend(std::iter::repeat_n(fault.clone(), times));
+    /// The next `calls` calls fail.
+    pub fn fail(&self, calls: usize, fault: Fault) {
+        self.script.fail(calls, fault);
     }
 
-    /// Makes the next call panic.
-    pub fn panic_on_next(&self) {
-        self.state().panic_on_next = true;
+    /// The next call panics.
+    pub fn panic(&self) {
+        self.script.panic();
     }
 
-    /// Makes every call wait, before it does anything, until [`Self::let_go`].
-    pub fn hold(&self) {
-        self.shared.open.send_replace(false);
+    /// The next call waits at a gate.
+    pub fn hold(&self) -> Gate {
+        self.script.wait()
     }
 
-    /// Lets the calls that wait go on, and those to come.
-    pub fn let_go(&self) {
-        self.shared.open.send_replace(true);
+    /// The next call waits at a gate, and then fails.
+    pub fn hold_and_fail(&self, fault: Fault) -> Gate {
+        self.script.wait_and_fail(fault)
     }
 
     /// All calls so far, those that failed included.
     pub fn calls(&self) -> Vec<FetchCall> {
-        self.state().calls.clone()
+        self.calls.borrow().clone()
     }
 
     /// Waits until there were `count` calls.
-    pub async fn called(&self, count: usize) {
-        // The sender is as old as the fake, so this cannot fail.
-        let _ = self.shared.calls.subscribe().wait_for(|calls| *calls >= count).await;
+    pub async fn wait_for_calls(&self, count: usize) -> Vec<FetchCall> {
+        let mut calls = self.calls.subscribe();
+        let all = calls.wait_for(|calls| calls.len() >= count).await;
+        all.expect("this value holds the sender").clone()
     }
 
-    /// How many calls were dropped before they had an answer.
-    pub fn abandoned(&self) -> usize {
-        self.shared.abandoned.load(Ordering::SeqCst)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn record(&self, request: &BuildRequest, pinned: Option<&str>) {
-        let count = {
-            let mut state = self.state();
-            state.calls.push(FetchCall {
-                build_id: request.build_id.clone(),
-                repo: request.repo.clone(),
-                target: request.target.clone(),
-                pinned: pinned.map(str::to_owned),
-                with_token: request.token.is_some(),
-            });
-            state.calls.len()
-        };
-        self.shared.calls.send_replace(count);
+    fn repositories(&self) -> MutexGuard<'_, Repositories> {
+        self.repositories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The repository of a request; one that is made up has what the request asks for.
     fn repository(&self, request: &BuildRequest, pinned: Option<&str>) -> Option<FakeRepository> {
-        let state = self.state();
-        if let Some(known) = state.repositories.get(&request.repo) {
+        let repositories = self.repositories();
+        if let Some(known) = repositories.known.get(&request.repo) {
             return Some(known.clone());
         }
-        if state.only_known {
+        if repositories.no_others {
             return None;
         }
         let name = format!("{} {}", request.repo, request.target);
@@ -212,38 +173,10 @@ impl FakeConnector {
         repository.commits.push(commit);
         Some(repository)
     }
-
-    /// What the calls are scripted to do, one after the other.
-    fn scripted(&self) -> Result<(), Fault> {
-        let (panics, fault) = {
-            let mut state = self.state();
-            if std::mem::take(&mut state.panic_on_next) {
-                (true, None)
-            } else {
-                (false, state.faults.pop_front())
-            }
-        };
-        assert!(!panics, "the fake connector was told to panic");
-        fault.map_or(Ok(()), Err)
-    }
-}
-
-/// Counts a call that is dropped before it has an answer.
-struct Unanswered<'a> {
-    abandoned: &'a AtomicUsize,
-    answered: bool,
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        if !self.answered {
-            self.abandoned.fetch_add(1, Ordering::SeqCst);
-        }
-    }
 }
 
 #[async_trait]
-impl SourceConnector for FakeConnector {
+impl SourceConnector for FakeSource {
     async fn fetch(
         &self,
         request: &BuildRequest,
@@ -251,14 +184,16 @@ impl SourceConnector for FakeConnector {
         workspace: Workspace,
         progress: &BuildLog,
     ) -> Result<FetchedSource, Fault> {
-        let mut unanswered = Unanswered { abandoned: &self.shared.abandoned, answered: false };
-        let mut open = self.shared.open.subscribe();
-        self.record(request, pinned);
-        // The sender is as old as the fake, so this cannot fail.
-        let _ = open.wait_for(|open| *open).await;
-        unanswered.answered = true;
-        self.scripted()?;
-
+        self.calls.send_modify(|calls| {
+            calls.push(FetchCall {
+                build_id: request.build_id.clone(),
+                repo: request.repo.clone(),
+                target: request.target.clone(),
+                pinned: pinned.map(str::to_owned),
+                with_token: request.token.is_some(),
+            });
+        });
+        self.script.play().await?;
         let repository = self
             .repository(request, pinned)
             .ok_or_else(|| fault(Reason::RepositoryNotFound, &request.repo, "does not exist"))?;
@@ -362,7 +297,7 @@ mod tests {
         }
     }
 
-    async fn fetch(fake: &FakeConnector) -> Result<FetchedSource, Fault> {
+    async fn fetch(fake: &FakeSource) -> Result<FetchedSource, Fault> {
         let request = request();
         let workspace = Workspace::create(&std::env::temp_dir()).expect("can be made");
         fake.fetch(&request, None, workspace, &BuildLog::new("b", request.redactor())).await
@@ -370,32 +305,34 @@ mod tests {
 
     #[tokio::test]
     async fn scripted_faults_come_as_often_as_told_and_a_panic_once() {
-        let fake = FakeConnector::new();
+        let fake = FakeSource::new();
         let down = Fault::new(StageName::Connector, Reason::ForgeDown, "is down");
-        fake.fail_next(2, &down);
+        fake.fail(1, down.clone());
+        fake.panic();
+        fake.fail(1, down.clone());
         assert_eq!(fetch(&fake).await.err(), Some(down.clone()));
-        fake.panic_on_next();
         let panicked = std::panic::AssertUnwindSafe(fetch(&fake)).catch_unwind().await;
         assert!(panicked.is_err());
         assert_eq!(fetch(&fake).await.err(), Some(down));
         let source = fetch(&fake).await.expect("the script is over");
         assert!(source.tree.join("Dockerfile").exists());
-        assert_eq!((fake.calls().len(), fake.abandoned()), (4, 0));
+        assert_eq!(fake.calls().len(), 4);
     }
 
     #[tokio::test]
-    async fn held_calls_wait_until_they_are_let_go_and_dropped_ones_are_counted() {
-        let fake = FakeConnector::new();
-        fake.hold();
+    async fn a_held_call_waits_until_it_is_let_go_and_others_do_not() {
+        let fake = FakeSource::new();
+        let gate = fake.hold();
         let held = tokio::spawn({
             let fake = fake.clone();
             async move { fetch(&fake).await.map(|source| source.commit) }
         });
-        fake.called(1).await;
-        assert!(fetch(&fake).now_or_never().is_none());
-        assert_eq!(fake.abandoned(), 1);
-        fake.let_go();
+        gate.reached().await;
+        let down = Fault::new(StageName::Connector, Reason::ForgeDown, "is down");
+        fake.hold_and_fail(down.clone()).open();
+        assert_eq!(fetch(&fake).await.err(), Some(down));
+        gate.open();
         assert!(held.await.expect("does not panic").is_ok());
-        assert_eq!(fake.calls().len(), 2);
+        assert_eq!(fake.wait_for_calls(2).await.len(), 2);
     }
 }

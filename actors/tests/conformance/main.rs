@@ -1,0 +1,4 @@
+//! The ports in memory keep what each port promises.
+
+mod notifier;
+mod source;

@@ -1,0 +1,25 @@
+//! The notifier in memory.
+
+use std::time::Duration;
+
+use image_builder_actors::ports::{Notifier, NotifyError};
+use image_builder_actors::testing::conformance::notifier::{Taken, World};
+use image_builder_actors::testing::notifier::FakeNotifier;
+
+struct InMemory(FakeNotifier);
+
+impl World for InMemory {
+    fn notifier(&self) -> &dyn Notifier {
+        &self.0
+    }
+
+    fn refuse_next(&self, retry_after: Option<Duration>) {
+        self.0.fail(1, NotifyError { message: "not now".to_owned(), retry_after });
+    }
+
+    fn taken(&self) -> Vec<Taken> {
+        self.0.told().into_iter().map(|told| (told.id, told.body)).collect()
+    }
+}
+
+image_builder_actors::notifier_conformance!(InMemory(FakeNotifier::new()));
