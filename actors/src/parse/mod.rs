@@ -106,8 +106,8 @@ fn subject(map: &Map<String, Value>, build_id: &str) -> Subject {
     }
 }
 
-/// The faults found so far. The first reason other than `invalid_request` gives the whole its
-/// reason only where nothing else is wrong.
+/// The faults found so far. They have a reason of their own where all have the same, and are an invalid
+/// request otherwise.
 #[derive(Default)]
 struct Faults(Vec<(Reason, String)>);
 
@@ -208,26 +208,11 @@ impl Reader<'_> {
             self.invalid("`repo` must hold no credential and no SSH address: give `owner/name`.");
             return None;
         }
-        let path = match text.split_once("://") {
-            None => text.as_str(),
-            Some((_, rest)) => {
-                let (_, forge) =
-                    self.rules.forge_url.split_once("://").unwrap_or(("", &self.rules.forge_url));
-                match strip_prefix_ignoring_case(rest, forge)
-                    .and_then(|path| path.strip_prefix('/'))
-                {
-                    Some(path) => path,
-                    None => {
-                        let message = format!(
-                            "`repo` {} is not at the forge {}.",
-                            quote(&text),
-                            self.rules.forge_url
-                        );
-                        self.faults.add(Reason::ForbiddenSource, message);
-                        return None;
-                    }
-                }
-            }
+        let Some(path) = self.path_at_forge(&text) else {
+            let forge = &self.rules.forge_url;
+            let message = format!("`repo` {} is not at the forge {forge}.", quote(&text));
+            self.faults.add(Reason::ForbiddenSource, message);
+            return None;
         };
         let path = path.trim_end_matches('/');
         let path = path.strip_suffix(".git").unwrap_or(path);
@@ -240,25 +225,31 @@ impl Reader<'_> {
         Some(RepoName { owner: owner.to_owned(), name: name.to_owned() })
     }
 
+    /// The path in a repository's address, which must be at the forge; a name is its own path.
+    fn path_at_forge<'t>(&self, text: &'t str) -> Option<&'t str> {
+        let Some((_, address)) = text.split_once("://") else { return Some(text) };
+        let forge = &self.rules.forge_url;
+        let forge = forge.split_once("://").map_or(forge.as_str(), |(_, forge)| forge);
+        strip_prefix_ignoring_case(address, forge)?.strip_prefix('/')
+    }
+
     fn target(&mut self, source: &mut Fields<'_>) -> Option<Target> {
         let kind = source.text("type").unwrap_or_else(|| "repo".to_owned());
-        let name = match kind.as_str() {
-            "repo" => return Some(Target::DefaultBranch),
-            "branch" | "tag" | "release" | "commit" => source.required(&kind)?,
+        let mut name = || source.required(&kind);
+        match kind.as_str() {
+            "repo" => Some(Target::DefaultBranch),
+            "branch" => self.ref_name("branch", &name()?, "refs/heads/").map(Target::Branch),
+            "tag" => self.ref_name("tag", &name()?, "refs/tags/").map(Target::Tag),
+            "release" => self.release(&name()?).map(Target::Release),
+            "commit" => Some(Target::Commit { id: self.commit(&name()?)?, branch: None }),
             other => {
                 let message = format!(
                     "`type` {} is not supported; `repo`, `branch`, `tag`, `release` and `commit` are.",
                     quote(other)
                 );
                 self.faults.add(Reason::Unsupported, message);
-                return None;
+                None
             }
-        };
-        match kind.as_str() {
-            "branch" => Some(Target::Branch(self.ref_name("branch", &name, "refs/heads/")?)),
-            "tag" => Some(Target::Tag(self.ref_name("tag", &name, "refs/tags/")?)),
-            "release" => Some(Target::Release(self.release(&name)?)),
-            _ => Some(Target::Commit { id: self.commit(&name)?, branch: None }),
         }
     }
 
@@ -295,10 +286,8 @@ impl Reader<'_> {
     fn commit(&mut self, id: &str) -> Option<String> {
         let id = id.to_ascii_lowercase();
         if !(4..=40).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            self.invalid(format!(
-                "`commit` must be 4 to 40 hexadecimal digits; it is {}.",
-                quote(&id)
-            ));
+            let found = quote(&id);
+            self.invalid(format!("`commit` must be 4 to 40 hexadecimal digits; it is {found}."));
             return None;
         }
         Some(id)
