@@ -1,11 +1,15 @@
-//! What every client of somebody else's HTTP server needs: bounds, and patience on request.
+//! What every client of somebody else's HTTP server needs: bounds, credentials as headers, patience on
+//! request, and errors that name their causes.
 
-use std::io::ErrorKind;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use image_builder_actors::model::build_log::cut;
 use reqwest::Response;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 
 /// No server is given more patience than this, whatever it asks for.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -51,20 +55,41 @@ pub fn excerpt(text: &str) -> String {
     cut(line, 300)
 }
 
+/// A name and a password as a header shows them.
+pub(crate) fn basic(user: &str, password: &str) -> HeaderValue {
+    let pair = STANDARD.encode(format!("{user}:{password}"));
+    credential(format!("Basic {pair}")).expect("base64 is always a good header")
+}
+
+/// A token as a header shows it. `None` = it has characters that no header holds.
+pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
+    credential(format!("Bearer {token}"))
+}
+
+fn credential(text: String) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// An error and what caused it, outermost first.
+pub(crate) fn chain<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
 /// Whether the connection ended after the request and before the answer: a server may close one that
 /// was idle just when the next request goes out on it.
 pub fn was_hung_up(error: &reqwest::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
-            return true;
+    let hung_up = chain(error).find_map(|cause| {
+        if cause.downcast_ref().is_some_and(hyper::Error::is_incomplete_message) {
+            return Some(true);
         }
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
-        }
-        cause = error.source();
-    }
-    false
+        let error = cause.downcast_ref::<io::Error>()?;
+        Some(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
+    });
+    hung_up.unwrap_or(false)
 }
 
 /// The causes of an error, outermost first, without the address that it was about: an address may
@@ -72,13 +97,10 @@ pub fn was_hung_up(error: &reqwest::Error) -> bool {
 pub fn causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+    for cause in chain(&error).skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
-        source = cause.source();
     }
     excerpt(&text)
 }
@@ -86,7 +108,6 @@ pub fn causes(error: reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::header::HeaderValue;
 
     fn asked(value: &str) -> Option<Duration> {
         let value = HeaderValue::from_str(value).expect("a header's value");

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
@@ -16,7 +14,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
 use super::faults::{fault, of_status, of_transport};
-use crate::net::http::{read_at_most, retry_after};
+use crate::net::http::{basic, bearer, read_at_most, retry_after};
 
 /// Longest answer of a token server that is read, in bytes.
 const LONGEST_TOKEN: usize = 256 * 1024;
@@ -154,7 +152,7 @@ impl Authenticator {
         }
         let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| unreadable())?;
         let token = answer.token.or(answer.access_token).ok_or_else(unreadable)?;
-        let header = sensitive(format!("Bearer {token}")).ok_or_else(unreadable)?;
+        let header = bearer(&token).ok_or_else(unreadable)?;
         self.keep(scope.clone(), header.clone(), answer.expires_in);
         Ok(header)
     }
@@ -185,8 +183,7 @@ impl Authenticator {
 
     fn password(&self) -> Option<HeaderValue> {
         let known = self.credentials.as_ref()?;
-        let pair = format!("{}:{}", known.username, known.password.expose());
-        sensitive(format!("Basic {}", STANDARD.encode(pair)))
+        Some(basic(&known.username, known.password.expose()))
     }
 
     fn keep(&self, scope: Scope, header: HeaderValue, expires_in: Option<u64>) {
@@ -201,12 +198,6 @@ impl Authenticator {
     fn tokens(&self) -> MutexGuard<'_, HashMap<Scope, Token>> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn sensitive(text: String) -> Option<HeaderValue> {
-    let mut value = HeaderValue::try_from(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 /// One way to prove oneself that a server offers.

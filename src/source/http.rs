@@ -16,7 +16,7 @@ use reqwest::{Client, Request, Response, StatusCode, Url};
 
 use super::fault;
 use super::session::{Session, cancelled};
-use crate::net::http::{retry_after, was_hung_up};
+use crate::net::http::{chain, excerpt, retry_after, was_hung_up};
 use crate::net::public::{NotPublic, PublicOnly, check_literal};
 
 /// How long a connection may take to come about.
@@ -287,17 +287,11 @@ async fn guarded<T>(
 
 /// The fault of a connection that did not come about or broke.
 fn broken(address: &Address, error: &reqwest::Error) -> Fault {
-    let mut cause: &(dyn std::error::Error + 'static) = error;
-    loop {
-        if let Some(refused) = cause.downcast_ref::<NotPublic>() {
-            return forbidden(address, refused);
-        }
-        match cause.source() {
-            Some(deeper) => cause = deeper,
-            None => break,
-        }
+    if let Some(refused) = chain(error).find_map(|cause| cause.downcast_ref::<NotPublic>()) {
+        return forbidden(address, refused);
     }
     let label = &address.label;
+    let cause = chain(error).last().map(ToString::to_string).unwrap_or_default();
     if error.is_connect() {
         // A server that a stranger names must not pause this worker.
         let reason = if address.is_trusted { Reason::ForgeDown } else { Reason::ForgeFailed };
@@ -323,7 +317,7 @@ fn said(body: &[u8], reason: Reason) -> Option<String> {
         }
         Err(_) => return None,
     };
-    let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    let text = excerpt(&text);
     (!text.is_empty() && !text.starts_with('<')).then_some(text)
 }
 

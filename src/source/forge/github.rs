@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Forge, base};
+use crate::net::http::bearer;
 use crate::source::http::{Address, Http, RateLimitHeaders, below};
 use crate::source::{GitSetupError, fault};
 
@@ -135,7 +136,9 @@ impl Releases<'_> {
         let (name, version) = API_VERSION;
         headers.insert(name, version);
         if let Some(token) = self.token {
-            headers.insert(AUTHORIZATION, bearer(token)?);
+            let unusable =
+                || fault(Reason::Unauthorized, "The token has characters that no token has.");
+            headers.insert(AUTHORIZATION, bearer(token.expose()).ok_or_else(unusable)?);
         }
 
         let (response, url) = self.http.send(&address, request).await?;
@@ -160,13 +163,6 @@ impl Releases<'_> {
         let found = serde_json::from_slice(&body).map_err(|error| odd(error.to_string()))?;
         Ok(Some((found, next)))
     }
-}
-
-fn bearer(token: &Secret) -> Result<HeaderValue, Fault> {
-    let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose()))
-        .map_err(|_| fault(Reason::Unauthorized, "The token has characters that no token has."))?;
-    bearer.set_sensitive(true);
-    Ok(bearer)
 }
 
 /// The address with `rel="next"` in a `Link` header (RFC 8288).

@@ -5,8 +5,6 @@ mod github;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::request::{ForgeName, RepoName};
 use image_builder_actors::model::secret::Secret;
@@ -16,6 +14,7 @@ use reqwest::header::HeaderValue;
 pub use self::github::GithubSettings;
 use super::GitSetupError;
 use super::http::{Address, Http, RateLimitHeaders, below};
+use crate::net::http::basic;
 
 /// Where repositories are, and all in which their hosts differ. Git itself is the same everywhere.
 #[async_trait]
@@ -56,12 +55,7 @@ pub(super) trait Forge: Send + Sync + 'static {
 
     /// A token as git shows it.
     fn git_authorization(&self, token: &Secret) -> HeaderValue {
-        let pair = STANDARD.encode(format!("{}:{}", self.git_user(), token.expose()));
-        // Base64 is always a valid header.
-        let mut value = HeaderValue::try_from(format!("Basic {pair}"))
-            .unwrap_or_else(|_| HeaderValue::from_static("Basic"));
-        value.set_sensitive(true);
-        value
+        basic(self.git_user(), token.expose())
     }
 }
 

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use super::files::{disk_fault, mode, new_file};
 use super::ini;
 use super::remote::Connection;
+use crate::net::http::excerpt;
 use crate::source::fault;
 use crate::source::http::{Body, redirect};
 use crate::source::session::size;
@@ -352,12 +353,13 @@ impl Store<'_> {
             401 | 403 => Reason::Unauthorized,
             _ => Reason::ForgeFailed,
         };
-        let said: String = error.message.chars().filter(|c| !c.is_control()).take(200).collect();
         fault(
             reason,
             format!(
-                "The Git LFS server does not give out `{}`: status {}, {said}",
-                stand.path, error.code
+                "The Git LFS server does not give out `{}`: status {}, {}",
+                stand.path,
+                error.code,
+                excerpt(&error.message)
             ),
         )
     }
