@@ -112,24 +112,17 @@ impl GitConnector {
                 authorization: token.map(|token| forge.git_authorization(token)),
             },
             repository: forge.repository(&request.repo),
+            page: forge.page(&request.repo),
             target,
             pinned: pinned.map(str::to_owned),
             workspace,
         };
-        let fetched = blocking(move || {
+        blocking(move || {
             #[cfg(feature = "failpoints")]
             fail::fail_point!("connector::fetching");
             fetch.run()
-        });
-        let fetched = fetched.await?;
-        Ok(FetchedSource {
-            commit: fetched.commit,
-            committed_at: fetched.committed_at,
-            version: fetched.version,
-            url: forge.page(&request.repo).to_string(),
-            tree: fetched.tree,
-            workspace: fetched.workspace,
         })
+        .await
     }
 }
 
@@ -142,12 +135,11 @@ impl SourceConnector for GitConnector {
         workspace: Workspace,
         progress: &BuildLog,
     ) -> Result<FetchedSource, Fault> {
-        let session = Session::new(self.silence, self.limits.clone(), progress.clone());
-        let session = Arc::new(session);
+        let session = Arc::new(Session::new(self.silence, &self.limits, progress.clone()));
         // Dropping this future ends the work wherever it is, and with it the blocking thread.
         let _end = session.cancel.clone().drop_guard();
         let place = workspace.path().display().to_string();
-        let fetched = self.fetch_into(request, pinned, workspace, session.clone()).await;
+        let fetched = self.fetch_into(request, pinned, workspace, session).await;
         fetched.map_err(|mut fault| {
             fault.message = progress.redact(&fault.message).replace(&place, "the workspace");
             fault

@@ -1,6 +1,6 @@
 //! What all parts of one fetch share: what it may cost, and whether it is still wanted.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,30 +19,31 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Session {
     /// How long a server may be silent.
     pub(super) silence: Duration,
-    pub(super) limits: Limits,
+    /// Longest file that git itself stores, in bytes.
+    pub(super) largest_file: u64,
     pub(super) cancel: CancellationToken,
     pub(super) runtime: Handle,
     progress: BuildLog,
     told: Mutex<Instant>,
-    transferred: AtomicU64,
-    bytes: AtomicU64,
-    entries: AtomicU64,
-    submodules: AtomicUsize,
+    transferred: Budget,
+    bytes: Budget,
+    entries: Budget,
+    submodules: Budget,
 }
 
 impl Session {
-    pub(super) fn new(silence: Duration, limits: Limits, progress: BuildLog) -> Self {
+    pub(super) fn new(silence: Duration, limits: &Limits, progress: BuildLog) -> Self {
         Self {
             silence,
-            limits,
+            largest_file: limits.source_file_bytes,
             cancel: CancellationToken::new(),
             runtime: Handle::current(),
             progress,
             told: Mutex::new(Instant::now()),
-            transferred: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            entries: AtomicU64::new(0),
-            submodules: AtomicUsize::new(0),
+            transferred: Budget::new(limits.transfer_bytes),
+            bytes: Budget::new(limits.source_bytes),
+            entries: Budget::new(limits.source_entries),
+            submodules: Budget::new(limits.submodules as u64),
         }
     }
 
@@ -66,68 +67,65 @@ impl Session {
 
     /// Tells what the source tree holds.
     pub(super) fn note_total(&self, commit: &str) {
-        let entries = self.entries.load(Ordering::Relaxed);
-        let bytes = self.bytes.load(Ordering::Relaxed);
-        let transferred = self.transferred.load(Ordering::Relaxed);
+        let (bytes, transferred) = (size(self.bytes.spent()), size(self.transferred.spent()));
         self.progress.note(format!(
-            "commit {commit}: {entries} files and directories, {}, of a transfer of {}",
-            size(bytes),
-            size(transferred)
+            "commit {commit}: {} files and directories, {bytes}, of a transfer of {transferred}",
+            self.entries.spent()
         ));
     }
 
     /// Counts bytes that came over the network.
     pub(super) fn count_transferred(&self, bytes: u64) -> Result<(), Fault> {
-        let limit = self.limits.transfer_bytes;
-        let total = self.transferred.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        if total > limit {
-            return Err(too_large("The clone transfers more", limit));
-        }
-        Ok(())
+        let over = |limit| format!("The clone transfers more than {}.", size(limit));
+        self.transferred.spend(bytes, over)
     }
 
     /// Counts bytes that the source tree will hold.
     pub(super) fn count_bytes(&self, bytes: u64) -> Result<(), Fault> {
-        let limit = self.limits.source_bytes;
-        let total = self.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        if total > limit {
-            return Err(too_large("The source tree holds more", limit));
-        }
-        Ok(())
+        let over = |limit| format!("The source tree holds more than {}.", size(limit));
+        self.bytes.spend(bytes, over)
     }
 
     /// Counts a file or directory that the source tree will hold.
     pub(super) fn count_entry(&self) -> Result<(), Fault> {
-        let limit = self.limits.source_entries;
-        if self.entries.fetch_add(1, Ordering::Relaxed) >= limit {
-            return Err(fault(
-                Reason::TooLarge,
-                format!("The source tree has more than {limit} files and directories."),
-            ));
-        }
-        Ok(())
+        let over = |limit| format!("The source tree has more than {limit} files and directories.");
+        self.entries.spend(1, over)
     }
 
     /// Counts a submodule, nested ones included.
     pub(super) fn count_submodule(&self) -> Result<(), Fault> {
-        let limit = self.limits.submodules;
-        if self.submodules.fetch_add(1, Ordering::Relaxed) >= limit {
-            return Err(fault(
-                Reason::TooLarge,
-                format!("The repository has more than {limit} submodules, nested ones included."),
-            ));
-        }
-        Ok(())
+        let over = |limit| {
+            format!("The repository has more than {limit} submodules, nested ones included.")
+        };
+        self.submodules.spend(1, over)
+    }
+}
+
+/// What a fetch may have of something, and has had.
+struct Budget {
+    limit: u64,
+    spent: AtomicU64,
+}
+
+impl Budget {
+    fn new(limit: u64) -> Self {
+        Self { limit, spent: AtomicU64::new(0) }
+    }
+
+    fn spent(&self) -> u64 {
+        self.spent.load(Ordering::Relaxed)
+    }
+
+    /// An error with the words of `over` once that is more than the limit.
+    fn spend(&self, amount: u64, over: impl FnOnce(u64) -> String) -> Result<(), Fault> {
+        let total = self.spent.fetch_add(amount, Ordering::Relaxed).saturating_add(amount);
+        if total > self.limit { Err(fault(Reason::TooLarge, over(self.limit))) } else { Ok(()) }
     }
 }
 
 /// What a given up fetch ends with; nobody reads it, for the future that would is gone.
 pub(super) fn cancelled() -> Fault {
     fault(Reason::Cancelled, "The fetch was cancelled.")
-}
-
-fn too_large(what: &str, limit: u64) -> Fault {
-    fault(Reason::TooLarge, format!("{what} than {}.", size(limit)))
 }
 
 /// A number of bytes for people.

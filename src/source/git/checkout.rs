@@ -57,7 +57,7 @@ pub(super) fn write_tree(
 /// Counts what the tree will hold against the limits.
 fn measure(session: &Session, repository: &Repository, root: Oid) -> Result<(), Fault> {
     let odb = repository.odb().map_err(|error| git_fault(&error))?;
-    let largest = session.limits.source_file_bytes;
+    let largest = session.largest_file;
     walk(session, repository, root, |entry| {
         session.count_entry()?;
         if !matches!(entry.kind, Kind::File { .. } | Kind::Link) {

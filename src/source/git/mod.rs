@@ -30,13 +30,14 @@ mod transfer;
 mod transport;
 mod walk;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use git2::Repository;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::request::Target;
 use image_builder_actors::model::workspace::Workspace;
+use image_builder_actors::ports::FetchedSource;
+use reqwest::Url;
 use time::OffsetDateTime;
 
 pub(super) use self::address::Home;
@@ -50,24 +51,17 @@ pub(super) struct Fetch {
     pub(super) http: Arc<Http>,
     pub(super) home: Home,
     pub(super) repository: Address,
+    /// The repository's address for people.
+    pub(super) page: Url,
     /// A release is given as its tag, if there is one.
     pub(super) target: Target,
     pub(super) pinned: Option<String>,
     pub(super) workspace: Workspace,
 }
 
-/// What a fetch brings.
-pub(super) struct Fetched {
-    pub(super) commit: String,
-    pub(super) committed_at: OffsetDateTime,
-    pub(super) version: String,
-    pub(super) tree: PathBuf,
-    pub(super) workspace: Workspace,
-}
-
 impl Fetch {
-    pub(super) fn run(self) -> Result<Fetched, Fault> {
-        let Self { http, home, repository: address, target, pinned, workspace } = self;
+    pub(super) fn run(self) -> Result<FetchedSource, Fault> {
+        let Self { http, home, repository: address, page, target, pinned, workspace } = self;
         let session = &http.session;
         session.check()?;
         let authorization = home.authorization_for(&address);
@@ -90,7 +84,7 @@ impl Fetch {
         let commit = commit.to_string();
         session.note_total(&commit);
         let version = resolved.version.unwrap_or_else(|| commit[..12].to_owned());
-        Ok(Fetched { commit, committed_at, version, tree, workspace })
+        Ok(FetchedSource { commit, committed_at, version, url: page.into(), tree, workspace })
     }
 }
 
