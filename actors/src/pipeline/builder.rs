@@ -16,7 +16,6 @@ use crate::model::history::Planned;
 use crate::model::image::BuildKey;
 use crate::pipeline::messages::{Built, ImageBuilt, SourceFetched};
 use crate::pipeline::pool::Pool;
-use crate::pipeline::pusher::Pusher;
 use crate::ports::{BuildOrder, FetchedSource, ImageBuilder, Planner};
 use crate::supervision::Mailbox;
 
@@ -32,7 +31,7 @@ pub struct Builder {
     pub timeout: Duration,
     /// Equal builds on this worker take turns.
     pub turns: KeyedLocks,
-    pub next: Mailbox<Pusher>,
+    pub next: Mailbox<ImageBuilt>,
 }
 
 /// Builds of the same key, one at a time: the first builds, and those that waited find its image on
@@ -56,8 +55,6 @@ impl KeyedLocks {
 impl Actor for Builder {
     type Context = Context<Self>;
 }
-
-crate::supervised!(Builder);
 
 impl Handler<SourceFetched> for Builder {
     type Result = ();
@@ -97,7 +94,6 @@ impl Builder {
                     "image built"
                 );
                 slot.done();
-                job.lease.set_phase(Phase::InMailbox);
                 let FetchedSource { commit, workspace, .. } = source;
                 drop(workspace);
                 self.next.deliver(ImageBuilt { job, commit, built }).await;

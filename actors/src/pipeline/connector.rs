@@ -12,7 +12,6 @@ use crate::delivery::lease::Phase;
 use crate::delivery::settlement::Settlement;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::workspace::Workspace;
-use crate::pipeline::builder::Builder;
 use crate::pipeline::messages::{JobAccepted, SourceFetched};
 use crate::pipeline::pool::{Pool, Slot};
 use crate::ports::{FetchedSource, SourceConnector};
@@ -27,14 +26,12 @@ pub struct Connector {
     /// Where workspaces are made.
     pub workspaces: PathBuf,
     pub timeout: Duration,
-    pub next: Mailbox<Builder>,
+    pub next: Mailbox<SourceFetched>,
 }
 
 impl Actor for Connector {
     type Context = Context<Self>;
 }
-
-crate::supervised!(Connector);
 
 impl Handler<JobAccepted> for Connector {
     type Result = ();
@@ -70,7 +67,6 @@ impl Connector {
                     "source fetched"
                 );
                 slot.done();
-                job.lease.set_phase(Phase::InMailbox);
                 self.next.deliver(SourceFetched { job, source }).await;
             }
             Err(ended) => {

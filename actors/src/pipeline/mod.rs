@@ -151,20 +151,19 @@ impl Pipeline {
                 .find(|health| health.name() == name)
                 .map_or_else(|| Health::new(name), Arc::clone);
             let slots = FairSemaphore::new(concurrency, per_user);
-            let (pool, panics) = Pool::new(slots, health.clone(), shutdown.clone());
-            (pool, health, panics)
+            (Pool::new(slots, health.clone(), shutdown.clone()), health)
         };
 
-        let (pool_of, health_of, panics) = pool(ActorName::Pusher, settings.pusher.concurrency);
+        let (pool_of, health_of) = pool(ActorName::Pusher, settings.pusher.concurrency);
         let pusher = Pusher {
             pool: pool_of,
             settlement: settlement.clone(),
             images: images.clone(),
             timeout: settings.pusher.timeout,
         };
-        let pusher = supervisor.supervise(health_of, panics, move || pusher.clone());
+        let pusher = supervisor.supervise(health_of, move || pusher.clone());
 
-        let (pool_of, health_of, panics) = pool(ActorName::Builder, settings.builder.concurrency);
+        let (pool_of, health_of) = pool(ActorName::Builder, settings.builder.concurrency);
         let builder = Builder {
             pool: pool_of,
             settlement: settlement.clone(),
@@ -175,10 +174,9 @@ impl Pipeline {
             turns: KeyedLocks::default(),
             next: pusher.clone(),
         };
-        let builder = supervisor.supervise(health_of, panics, move || builder.clone());
+        let builder = supervisor.supervise(health_of, move || builder.clone());
 
-        let (pool_of, health_of, panics) =
-            pool(ActorName::Connector, settings.connector.concurrency);
+        let (pool_of, health_of) = pool(ActorName::Connector, settings.connector.concurrency);
         let connector = Connector {
             pool: pool_of,
             settlement: settlement.clone(),
@@ -187,9 +185,9 @@ impl Pipeline {
             timeout: settings.connector.timeout,
             next: builder,
         };
-        let connector = supervisor.supervise(health_of, panics, move || connector.clone());
+        let connector = supervisor.supervise(health_of, move || connector.clone());
 
-        let (pool_of, health_of, panics) = pool(ActorName::Listener, settings.prefetch.into());
+        let (pool_of, health_of) = pool(ActorName::Listener, settings.prefetch.into());
         let listener = Listener {
             pool: pool_of,
             settlement: settlement.clone(),
@@ -202,9 +200,9 @@ impl Pipeline {
             next: connector,
             shortcut: pusher,
         };
-        let listener = supervisor.supervise(health_of, panics, move || listener.clone());
+        let listener = supervisor.supervise(health_of, move || listener.clone());
 
-        let (pool_of, health_of, panics) = pool(ActorName::Notifier, settings.notifier.concurrency);
+        let (pool_of, health_of) = pool(ActorName::Notifier, settings.notifier.concurrency);
         let notifier = Notifier {
             pool: pool_of,
             settlement: settlement.clone(),
@@ -213,11 +211,11 @@ impl Pipeline {
             timeout: settings.notifier.timeout,
             results: settings.results,
         };
-        let notifier = supervisor.supervise(health_of, panics, move || notifier.clone());
+        let notifier = supervisor.supervise(health_of, move || notifier.clone());
 
-        let (pool_of, health_of, panics) = pool(ActorName::Retry, settings.retry_concurrency);
+        let (pool_of, health_of) = pool(ActorName::Retry, settings.retry_concurrency);
         let retry = Retry { pool: pool_of, settlement, rules, policy: settings.retry, images };
-        let retry = supervisor.supervise(health_of, panics, move || retry.clone());
+        let retry = supervisor.supervise(health_of, move || retry.clone());
 
         let consumer = |queue, prefetch, until| Consumer {
             broker: ports.broker.clone(),

@@ -1,8 +1,9 @@
 //! One actor's workers: bounded concurrency, deadlines and a panic boundary around each job.
 //!
 //! Jobs run on the worker's runtime, not inside the actor: the death of an actor costs none of the
-//! jobs in hand, and the panic of a job costs none of its siblings. A job's panic is told to the
-//! supervisor, which restarts the actor.
+//! jobs in hand, and the panic of a job costs nobody but that job. Its lease is dropped, which counts
+//! a try and makes it known as `crashed`; the panic itself is a line in the log, inside the job's span,
+//! written where the program looks at panics.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use crate::delivery::job::{Job, StageError};
@@ -18,7 +18,6 @@ use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::scheduling::admission::withdrawn;
 use crate::scheduling::fair_semaphore::{FairPermit, FairSemaphore};
-use crate::supervision::panic_text;
 use crate::telemetry::health::{Health, InHand};
 
 /// The workers of one actor. Outlives the actor's restarts; clones share the slots.
@@ -27,20 +26,13 @@ pub struct Pool {
     slots: FairSemaphore,
     health: Arc<Health>,
     shutdown: Shutdown,
-    panics: mpsc::UnboundedSender<String>,
     runtime: Handle,
 }
 
 impl Pool {
-    /// A pool of these slots, and the panics of its jobs, for the supervisor. Must be called on the
-    /// runtime that the jobs are to run on.
-    pub fn new(
-        slots: FairSemaphore,
-        health: Arc<Health>,
-        shutdown: Shutdown,
-    ) -> (Self, mpsc::UnboundedReceiver<String>) {
-        let (panics, told) = mpsc::unbounded_channel();
-        (Self { slots, health, shutdown, panics, runtime: Handle::current() }, told)
+    /// A pool of these slots. Must be called on the runtime that the jobs are to run on.
+    pub fn new(slots: FairSemaphore, health: Arc<Health>, shutdown: Shutdown) -> Self {
+        Self { slots, health, shutdown, runtime: Handle::current() }
     }
 
     pub fn health(&self) -> &Arc<Health> {
@@ -49,11 +41,11 @@ impl Pool {
 
     /// Runs `work` inside the panic boundary.
     pub fn run(&self, span: tracing::Span, work: impl Future<Output = ()> + Send + 'static) {
-        let panics = self.panics.clone();
+        let health = self.health.clone();
         self.runtime.spawn(
             async move {
-                if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-                    let _ = panics.send(panic_text(&*panic));
+                if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                    health.failed(Reason::Crashed);
                 }
             }
             .instrument(span),

@@ -25,8 +25,6 @@ impl Actor for Pusher {
     type Context = Context<Self>;
 }
 
-crate::supervised!(Pusher);
-
 impl Handler<ImageBuilt> for Pusher {
     type Result = ();
 

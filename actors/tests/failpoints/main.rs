@@ -1,10 +1,10 @@
 //! Each actor dies in each way that it can, with a job in its hands: the job ends in its one outcome,
-//! the deaths are counted exactly, the siblings notice nothing.
+//! the deaths are counted exactly, the siblings notice nothing. A job that panics is no death.
 //!
 //! | the actor | deaths | the job |
 //! |---|---|---|
 //! | panics in its handler | 1 `panic` | was only on its way: handed back, no try counted |
-//! | panics in a job of its pool | 1 `panic` | one try counted |
+//! | has a job that panics | none | one try counted |
 //! | hangs in its handler | 1 `hung` | taken away from it: one try counted |
 //! | is stopped | 1 `stopped` | goes on |
 
@@ -58,6 +58,12 @@ async fn ends_well(world: World, name: ActorName, cause: &str, attempts: u64) {
     assert_eq!(world.workspaces_left().await, 0, "{name}");
 }
 
+/// The jobs that crashed with each actor; one is counted once it is dropped.
+fn crashed(world: &World) -> [u64; 6] {
+    let failed = |name| world.health(name).failed.get("crashed").copied().unwrap_or_default();
+    ActorName::ALL.map(failed)
+}
+
 /// The actors that have every job in hand; retry only has those that failed.
 const ON_THE_WAY: [ActorName; 5] = [
     ActorName::Listener,
@@ -80,7 +86,13 @@ fn a_panic_in_a_handler_costs_no_try() {
 fn a_panic_in_a_job_costs_one_try() {
     for name in ON_THE_WAY {
         with_failpoint(&format!("{name}::work"), "1*panic", CALM, async |world| {
-            ends_well(world, name, "panic", counted(name)).await;
+            let (id, body) = world.told_once().await;
+            assert_eq!(id, "b1.image.ready");
+            assert_eq!(body["data"]["attempts"], counted(name), "{name}: {body}");
+            world.until(|world| crashed(world) == only(name, 1)).await;
+            assert_eq!(world.restarts(), [0; 6], "{name}");
+            assert_eq!(world.engine.built(), 1, "{name}");
+            assert_eq!(world.workspaces_left().await, 0, "{name}");
         });
     }
 }
@@ -95,14 +107,11 @@ fn an_actor_whose_thread_is_blocked_is_replaced_and_its_mail_handed_back() {
     }
 }
 
-/// Every actor, as the points in what all of them share are named.
-const NAMES: [&str; 6] = ["Listener", "Connector", "Builder", "Pusher", "Notifier", "Retry"];
-
 #[test]
 fn an_actor_that_is_stopped_is_replaced_and_the_job_in_hand_goes_on() {
-    for (name, point) in ActorName::ALL.into_iter().zip(NAMES) {
+    for name in ActorName::ALL {
         let soon = Duration::from_secs(1);
-        with_failpoint(&format!("{point}::beat"), "1*return", soon, async |world| {
+        with_failpoint(&format!("{name}::beat"), "1*return", soon, async |world| {
             world.engine.hold();
             world.engine.until_running("b1").await;
             world.until(|world| world.deaths("stopped") == only(name, 1)).await;
@@ -114,10 +123,11 @@ fn an_actor_that_is_stopped_is_replaced_and_the_job_in_hand_goes_on() {
 
 #[test]
 fn a_retry_actor_that_dies_loses_no_failed_job() {
-    for (point, action, interval, cause) in [
-        ("retry::handle", "1*panic", CALM, "panic"),
-        ("retry::work", "1*panic", CALM, "panic"),
-        ("retry::handle", "1*sleep(1500)", Duration::from_millis(150), "hung"),
+    let soon = Duration::from_millis(150);
+    for (point, action, interval, cause, deaths, crashes) in [
+        ("retry::handle", "1*panic", CALM, "panic", 1, 0),
+        ("retry::work", "1*panic", CALM, "panic", 0, 1),
+        ("retry::handle", "1*sleep(1500)", soon, "hung", 1, 0),
     ] {
         with_failpoint(point, action, interval, async |world| {
             use image_builder_actors::model::fault::{Fault, Reason, StageName};
@@ -127,14 +137,30 @@ fn a_retry_actor_that_dies_loses_no_failed_job() {
             let (id, body) = world.told_once().await;
             assert_eq!(id, "b1.image.ready", "{point} {action}");
             assert_eq!(body["data"]["attempts"], 2, "{point} {action}");
-            assert_eq!(world.deaths(cause), only(ActorName::Retry, 1), "{point} {action}");
-            assert_eq!(world.restarts(), only(ActorName::Retry, 1), "{point} {action}");
+            assert_eq!(world.deaths(cause), only(ActorName::Retry, deaths), "{point} {action}");
+            assert_eq!(world.restarts(), only(ActorName::Retry, deaths), "{point} {action}");
+            world.until(|world| crashed(world) == only(ActorName::Retry, crashes)).await;
         });
     }
 }
 
 #[test]
-fn two_hundred_jobs_with_panics_in_random_actors_all_end_well() {
+fn an_actor_that_dies_too_often_escalates() {
+    let scenario = FailScenario::setup();
+    fail::cfg("builder::handle", "panic").expect("a failpoint's action");
+    let mut settings = settings();
+    settings.intensity.max_restarts = 1;
+    with_pipeline(settings, async |world| {
+        world.request(&request("b1")).await;
+        let cause = world.pipeline.escalated().await;
+        assert!(cause.starts_with("builder: panic: "), "{cause}");
+        assert_eq!(world.deaths("panic"), only(ActorName::Builder, 2));
+    });
+    scenario.teardown();
+}
+
+#[test]
+fn two_hundred_jobs_that_panic_at_random_all_end_well() {
     const JOBS: usize = 200;
     let scenario = FailScenario::setup();
     // One in fifty of each, and never the same twice in a row for long.
@@ -142,8 +168,7 @@ fn two_hundred_jobs_with_panics_in_random_actors_all_end_well() {
         fail::cfg(format!("{name}::work"), "2%panic").expect("a failpoint's action");
     }
     let mut settings = settings();
-    settings.intensity.max_restarts = 10_000;
-    settings.intensity.window = Duration::from_millis(100);
+    settings.intensity.max_restarts = 0;
     settings.retry.max_attempts = 50;
     settings.prefetch = 16;
     with_pipeline(settings, async |world| {
@@ -159,16 +184,14 @@ fn two_hundred_jobs_with_panics_in_random_actors_all_end_well() {
         assert_eq!(ids.len(), JOBS);
         assert!(ids.iter().all(|id| id.ends_with(".image.ready")));
         world.quiet().await;
-        // Every counted try that failed is a panic of a stage, and every panic a restart.
+        // Every counted try that failed is a panic of a stage, and no panic a death.
         let tries: u64 = told
             .iter()
             .map(|(_, body)| body["data"]["attempts"].as_u64().expect("a number") - 1)
             .sum();
         assert!(tries > 0, "the dice never fell");
-        // A death is counted when its actor is about to be started again, which takes a moment.
-        let deaths = |world: &World| world.restarts()[..4].iter().sum::<u64>();
-        world.until(|world| deaths(world) >= tries).await;
-        assert_eq!(deaths(&world), tries);
+        world.until(|world| crashed(world)[..4].iter().sum::<u64>() == tries).await;
+        assert_eq!(world.restarts(), [0; 6]);
     });
     scenario.teardown();
 }
