@@ -22,8 +22,9 @@ use crate::model::request::BuildRequest;
 use crate::parse;
 use crate::parse::Rules;
 use crate::pipeline::consumer::Delivery;
-use crate::pipeline::messages::{Built, ImageBuilt, JobAccepted};
+use crate::pipeline::messages::{Built, ImageBuilt};
 use crate::pipeline::pool::Pool;
+use crate::pipeline::stage::Work;
 use crate::ports::{ImageBuilder, Route};
 use crate::scheduling::admission::{Admission, Admittance, withdrawn};
 use crate::supervision::Mailbox;
@@ -44,9 +45,9 @@ pub struct Listener {
     pub images: Images,
     /// Asked for the image of an earlier try, which then only needs to be pushed.
     pub engine: Arc<dyn ImageBuilder>,
-    pub next: Mailbox<JobAccepted>,
+    pub next: Mailbox<Work<()>>,
     /// The way of a job whose image is built.
-    pub shortcut: Mailbox<ImageBuilt>,
+    pub shortcut: Mailbox<Work<ImageBuilt>>,
 }
 
 /// What earlier deliveries of a job made.
@@ -149,10 +150,10 @@ impl Listener {
             Earlier::Pushed(ready) => self.settlement.ready(job, ready).instrument(span).await,
             Earlier::Built(commit, image) => {
                 let built = Built::Here(image);
-                self.shortcut.deliver(ImageBuilt { job, commit, built }).await;
+                self.shortcut.deliver(Work { job, input: ImageBuilt { commit, built } }).await;
             }
             Earlier::Nothing => {
-                self.next.deliver(JobAccepted { job }).await;
+                self.next.deliver(Work { job, input: () }).await;
             }
         }
     }
