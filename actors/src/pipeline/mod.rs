@@ -110,7 +110,7 @@ pub struct Pipeline {
     ends: JoinSet<()>,
     /// For those who cancel builds.
     pub admission: Admission,
-    /// OutcomeLedger and asked whether there is room to work.
+    /// Told and asked whether there is room to work.
     pub capacity: Capacity,
 }
 

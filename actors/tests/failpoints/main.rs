@@ -8,6 +8,7 @@
 //! | hangs in its handler | 1 `hung` | taken away from it: one try counted |
 //! | is stopped | 1 `stopped` | goes on |
 
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use fail::FailScenario;
@@ -25,15 +26,19 @@ fn with_failpoint(
     health_interval: Duration,
     check: impl AsyncFnOnce(World),
 ) {
-    // Failpoints belong to the process: the scenario lets one test at a time have them.
-    let scenario = FailScenario::setup();
-    fail::cfg(name, action).expect("a failpoint's action");
-    let mut settings = settings();
-    settings.intensity.health_interval = health_interval;
-    with_pipeline(settings, async |world| {
+    in_scenario(health_interval, async |world| {
+        fail::cfg(name, action).expect("a failpoint's action");
         world.request(&request("b1")).await;
         check(world).await;
     });
+}
+
+/// Runs a test that sets failpoints. They belong to the process: one test at a time has them.
+fn in_scenario(health_interval: Duration, test: impl AsyncFnOnce(World)) {
+    let scenario = FailScenario::setup();
+    let mut settings = settings();
+    settings.intensity.health_interval = health_interval;
+    with_pipeline(settings, async |world| test(world).await);
     scenario.teardown();
 }
 
@@ -97,23 +102,59 @@ fn a_panic_in_a_job_costs_one_try() {
     }
 }
 
+/// Has the next thread that comes to a failpoint blocked until the answer is sent something or dropped.
+fn block_next(point: &str) -> mpsc::Sender<()> {
+    let (open, opened) = mpsc::channel();
+    let next = Mutex::new(Some(opened));
+    let block = move || {
+        let opened = next.lock().expect("no panic at the point").take();
+        if let Some(opened) = opened {
+            let _ = opened.recv();
+        }
+    };
+    fail::cfg_callback(point, block).expect("a failpoint's action");
+    open
+}
+
 #[test]
 fn an_actor_whose_thread_is_blocked_is_replaced_and_its_mail_handed_back() {
     let soon = Duration::from_millis(150);
     for name in ON_THE_WAY {
-        with_failpoint(&format!("{name}::handle"), "1*sleep(1500)", soon, async |world| {
+        in_scenario(soon, async |world| {
+            let blocked = block_next(&format!("{name}::handle"));
+            world.request(&request("b1")).await;
+            world.told(1).await;
+            // What it has in its hands it lets go of then.
+            drop(blocked);
             ends_well(world, name, "hung", counted(name)).await;
         });
     }
 }
 
 #[test]
+fn a_thread_that_was_blocked_and_comes_back_is_asked_nothing_any_more() {
+    let (point, soon) = ("pusher::beat", Duration::from_millis(500));
+    in_scenario(soon, async |world| {
+        let blocked = block_next("pusher::handle");
+        world.request(&request("b1")).await;
+        world.told(1).await;
+        fail::cfg(point, "1*return").expect("a failpoint's action");
+        // In its mailbox is the question that it was too late for. The next one is for its successor.
+        drop(blocked);
+        world.until(|world| world.deaths("stopped") == only(ActorName::Pusher, 1)).await;
+        assert_eq!(world.deaths("hung"), only(ActorName::Pusher, 1));
+    });
+}
+
+#[test]
 fn an_actor_that_is_stopped_is_replaced_and_the_job_in_hand_goes_on() {
     for name in ActorName::ALL {
         let soon = Duration::from_secs(1);
-        with_failpoint(&format!("{name}::beat"), "1*return", soon, async |world| {
+        in_scenario(soon, async |world| {
             world.engine.hold();
+            world.request(&request("b1")).await;
             world.engine.until_running("b1").await;
+            fail::cfg(format!("{name}::beat"), "1*return").expect("a failpoint's action");
             world.until(|world| world.deaths("stopped") == only(name, 1)).await;
             world.engine.release();
             ends_well(world, name, "stopped", 1).await;
