@@ -21,7 +21,6 @@ use tokio::task::JoinSet;
 use crate::delivery::artifacts::Images;
 use crate::delivery::dedup::Redeliveries;
 use crate::delivery::lease::Leased;
-use crate::delivery::outcome_ledger;
 use crate::delivery::outcome_ledger::OutcomeLedger;
 use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
@@ -86,6 +85,10 @@ pub struct PipelineSettings {
     pub dead_ttl: Option<Duration>,
     /// Whether outcomes are published to the result queue as well.
     pub results: bool,
+    /// How long a claim on an outcome is waited for; without an answer it is told all the same.
+    pub longest_claim: Duration,
+    /// Pause before it is looked for the first time whether there is room to work again.
+    pub first_look: Duration,
     pub intensity: RestartIntensity,
 }
 
@@ -131,10 +134,11 @@ impl Pipeline {
         let supervisor = Supervisor::new(settings.intensity, shutdown.clone());
         let capacity = Capacity::default();
         observer.metrics.show(&capacity);
-        tokio::spawn(capacity.clone().watch(ports.probe, shutdown.clone()));
+        let looks = capacity.clone().watch(ports.probe, settings.first_look, shutdown.clone());
+        tokio::spawn(looks);
         let settlement = Settlement {
             broker: ports.broker.clone(),
-            told: OutcomeLedger::start(ports.broker.clone(), outcome_ledger::LONGEST_WAIT),
+            told: OutcomeLedger::start(ports.broker.clone(), settings.longest_claim),
             dead_ttl: settings.dead_ttl,
             capacity: capacity.clone(),
             observer,

@@ -67,6 +67,8 @@ pub fn settings() -> PipelineSettings {
         },
         dead_ttl: Some(Duration::from_secs(3600)),
         results: false,
+        longest_claim: Duration::from_secs(2),
+        first_look: Duration::from_millis(50),
         intensity: RestartIntensity {
             max_restarts: 5,
             window: Duration::from_secs(30),

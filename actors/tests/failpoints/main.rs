@@ -43,6 +43,8 @@ fn in_scenario(health_interval: Duration, test: impl AsyncFnOnce(World)) {
 }
 
 const CALM: Duration = Duration::from_secs(30);
+/// Long enough for an actor that lives to answer on a busy machine.
+const SOON: Duration = Duration::from_millis(500);
 
 /// Attempts that the outcome tells when a job of this actor's crashes: stages count a try, the others
 /// have nothing to count.
@@ -118,9 +120,8 @@ fn block_next(point: &str) -> mpsc::Sender<()> {
 
 #[test]
 fn an_actor_whose_thread_is_blocked_is_replaced_and_its_mail_handed_back() {
-    let soon = Duration::from_millis(150);
     for name in ON_THE_WAY {
-        in_scenario(soon, async |world| {
+        in_scenario(SOON, async |world| {
             let blocked = block_next(&format!("{name}::handle"));
             world.request(&request("b1")).await;
             world.told(1).await;
@@ -133,12 +134,11 @@ fn an_actor_whose_thread_is_blocked_is_replaced_and_its_mail_handed_back() {
 
 #[test]
 fn a_thread_that_was_blocked_and_comes_back_is_asked_nothing_any_more() {
-    let (point, soon) = ("pusher::beat", Duration::from_millis(500));
-    in_scenario(soon, async |world| {
+    in_scenario(SOON, async |world| {
         let blocked = block_next("pusher::handle");
         world.request(&request("b1")).await;
         world.told(1).await;
-        fail::cfg(point, "1*return").expect("a failpoint's action");
+        fail::cfg("pusher::beat", "1*return").expect("a failpoint's action");
         // In its mailbox is the question that it was too late for. The next one is for its successor.
         drop(blocked);
         world.until(|world| world.deaths("stopped") == only(ActorName::Pusher, 1)).await;
@@ -149,8 +149,7 @@ fn a_thread_that_was_blocked_and_comes_back_is_asked_nothing_any_more() {
 #[test]
 fn an_actor_that_is_stopped_is_replaced_and_the_job_in_hand_goes_on() {
     for name in ActorName::ALL {
-        let soon = Duration::from_secs(1);
-        in_scenario(soon, async |world| {
+        in_scenario(SOON, async |world| {
             world.engine.hold();
             world.request(&request("b1")).await;
             world.engine.until_running("b1").await;
@@ -164,11 +163,10 @@ fn an_actor_that_is_stopped_is_replaced_and_the_job_in_hand_goes_on() {
 
 #[test]
 fn a_retry_actor_that_dies_loses_no_failed_job() {
-    let soon = Duration::from_millis(150);
     for (point, action, interval, cause, deaths, crashes) in [
         ("retry::handle", "1*panic", CALM, "panic", 1, 0),
         ("retry::work", "1*panic", CALM, "panic", 0, 1),
-        ("retry::handle", "1*sleep(1500)", soon, "hung", 1, 0),
+        ("retry::handle", "1*sleep(2000)", SOON, "hung", 1, 0),
     ] {
         with_failpoint(point, action, interval, async |world| {
             use image_builder_actors::model::fault::{Fault, Reason, StageName};
