@@ -195,6 +195,13 @@ impl World {
         ActorName::ALL.map(|name| self.health(name).deaths.get(cause).copied().unwrap_or_default())
     }
 
+    /// The jobs that crashed with each actor, in the order of [`ActorName::ALL`]; one is counted once it
+    /// is dropped.
+    pub fn crashed(&self) -> [u64; 6] {
+        ActorName::ALL
+            .map(|name| self.health(name).failed.get("crashed").copied().unwrap_or_default())
+    }
+
     /// Waits until the figures of the actors are as `good` wants them. They change without any event.
     pub async fn until(&self, good: impl Fn(&Self) -> bool) {
         let all = async {
