@@ -1,11 +1,17 @@
-//! Work that blocks, off the async threads. Its panic goes on where it is waited for: it is the
-//! panic of the job that wanted it.
+//! Work that blocks, off the async threads. Its log lines stand in the span of the job that wanted it,
+//! and its panic goes on where it is waited for: it is that job's.
 
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 /// Runs `work` on a thread that may block.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    joined(spawn_blocking(work)).await
+    joined(begin(work)).await
+}
+
+/// Begins work on a thread that may block, to be waited for by [`joined`].
+pub(crate) fn begin<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let span = tracing::Span::current();
+    spawn_blocking(move || span.in_scope(work))
 }
 
 /// Waits for work that was begun earlier.

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use async_trait::async_trait;
+use image_builder_actors::delivery::outcome_ledger;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::parse::Rules;
@@ -11,6 +12,7 @@ use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
 use image_builder_actors::ports::{Broker, Probe, Route};
 use image_builder_actors::scheduling::admission::Admission;
+use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::metrics::Metrics;
 use serde::Deserialize;
@@ -257,6 +259,8 @@ fn pipeline_settings(
         retry: pipeline.retry,
         dead_ttl: config.broker.dead_ttl,
         results: config.broker.topology.routing_key(Route::Result).is_some(),
+        longest_claim: outcome_ledger::LONGEST_WAIT,
+        first_look: capacity::FIRST_LOOK,
         intensity: pipeline.supervisor,
     }
 }

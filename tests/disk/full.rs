@@ -9,7 +9,7 @@ use image_builder::engine::disk::size::Size;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::ports::Probe;
-use image_builder_actors::scheduling::capacity::Capacity;
+use image_builder_actors::scheduling::capacity::{Capacity, FIRST_LOOK};
 
 use crate::engine::SmallEngine;
 use crate::orders::{Guarded, MB, Order, has};
@@ -31,7 +31,8 @@ impl Probe for Disk {
 fn at_work(worker: &Guarded) -> Capacity {
     let (capacity, shutdown) = (Capacity::default(), Shutdown::default());
     tokio::spawn(worker.guard.clone().run(capacity.clone(), shutdown.clone()));
-    tokio::spawn(capacity.clone().watch(Arc::new(Disk(worker.guard.clone())), shutdown));
+    let probe = Arc::new(Disk(worker.guard.clone()));
+    tokio::spawn(capacity.clone().watch(probe, FIRST_LOOK, shutdown));
     capacity
 }
 

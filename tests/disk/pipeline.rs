@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix_rt::System;
 use async_trait::async_trait;
 use image_builder::engine::disk::size::Size;
+use image_builder_actors::delivery::outcome_ledger;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::limits::Limits;
@@ -15,6 +16,7 @@ use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
 use image_builder_actors::ports::{Broker, FetchedSource, Message, Plan, Planner, Route};
+use image_builder_actors::scheduling::capacity::FIRST_LOOK;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;
 use image_builder_actors::supervision::RestartIntensity;
 use image_builder_actors::telemetry::delivery_span::Observer;
@@ -61,6 +63,8 @@ fn settings(workspaces: &TempDir) -> PipelineSettings {
         },
         dead_ttl: None,
         results: false,
+        longest_claim: outcome_ledger::LONGEST_WAIT,
+        first_look: FIRST_LOOK,
         intensity: RestartIntensity {
             max_restarts: 5,
             window: Duration::from_secs(30),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::delivery::lease::Lease;
 use crate::model::build_log::BuildLog;
-use crate::model::fault::Fault;
+use crate::model::fault::{Fault, StageName};
 use crate::model::history::History;
 use crate::model::request::BuildRequest;
 use crate::scheduling::admission::Ticket;
@@ -15,6 +15,18 @@ pub struct Timings {
     pub connector: Duration,
     pub builder: Duration,
     pub pusher: Duration,
+}
+
+impl Timings {
+    /// A stage that is timed has done with the job.
+    pub fn add(&mut self, stage: StageName, took: Duration) {
+        match stage {
+            StageName::Listener => {}
+            StageName::Connector => self.connector += took,
+            StageName::Builder => self.builder += took,
+            StageName::Pusher => self.pusher += took,
+        }
+    }
 }
 
 /// One build request on its way through the worker: whoever holds it is responsible for it.

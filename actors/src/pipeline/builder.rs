@@ -1,135 +1,77 @@
 //! Builder: from a source tree to an image.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
-
-use actix::{Actor, Context, Handler};
-use tokio::sync::OwnedMutexGuard;
+use std::sync::Arc;
 
 use crate::delivery::artifacts::{Images, labels};
 use crate::delivery::job::Job;
-use crate::delivery::lease::Phase;
-use crate::delivery::settlement::Settlement;
-use crate::model::fault::{Fault, StageName};
+use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Planned;
 use crate::model::image::BuildKey;
-use crate::pipeline::messages::{Built, ImageBuilt, SourceFetched};
-use crate::pipeline::pool::Pool;
-use crate::pipeline::pusher::Pusher;
+use crate::pipeline::messages::{Built, ImageBuilt};
+use crate::pipeline::stage::{Stage, Work};
 use crate::ports::{BuildOrder, FetchedSource, ImageBuilder, Planner};
+use crate::scheduling::keyed_locks::KeyedLocks;
 use crate::supervision::Mailbox;
 
-/// What the builder works with. Cheap to clone.
+/// What the builder works with.
 #[derive(Clone)]
 pub struct Builder {
-    pub pool: Pool,
-    pub settlement: Settlement,
     pub planner: Arc<dyn Planner>,
     pub engine: Arc<dyn ImageBuilder>,
     /// Asked for an image of the same inputs before anything is built.
     pub images: Images,
-    pub timeout: Duration,
-    /// Equal builds on this worker take turns.
-    pub turns: KeyedLocks,
-    pub next: Mailbox<Pusher>,
+    /// Equal builds take turns: the first builds, those that waited find its image on the engine. A
+    /// first one that fails costs nobody else anything: the next one builds.
+    pub equal: KeyedLocks<BuildKey>,
+    pub next: Mailbox<Work<ImageBuilt>>,
 }
 
-/// Builds of the same key, one at a time: the first builds, and those that waited find its image on
-/// the engine. A first one that fails costs nobody else anything: the next one builds.
-#[derive(Clone, Default)]
-pub struct KeyedLocks(Arc<Mutex<HashMap<BuildKey, Weak<tokio::sync::Mutex<()>>>>>);
+impl Stage for Builder {
+    const NAME: StageName = StageName::Builder;
+    const FAILPOINTS: [&'static str; 3] = ["builder::handle", "builder::work", "builder::built"];
+    type In = FetchedSource;
+    type Out = ImageBuilt;
 
-impl KeyedLocks {
-    async fn take(&self, key: &BuildKey) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            let turn = turns.get(key).and_then(Weak::upgrade).unwrap_or_default();
-            turns.insert(key.clone(), Arc::downgrade(&turn));
-            turn
-        };
-        turn.lock_owned().await
+    async fn run(&self, job: &mut Job, source: FetchedSource) -> Result<ImageBuilt, Fault> {
+        job.ticket.building();
+        job.history.checkpoint.planned = None;
+        let order = self.plan(job, &source).await?;
+        let built = self.build(job, order).await?;
+        if let Built::Here(image) = &built {
+            job.history.checkpoint.image = Some(image.clone());
+        }
+        Ok(ImageBuilt { commit: source.commit, built })
     }
-}
 
-impl Actor for Builder {
-    type Context = Context<Self>;
-}
+    async fn hand_over(&self, job: Job, built: ImageBuilt) {
+        let seconds = job.timings.builder.as_millis() as f64 / 1000.0;
+        tracing::info!(seconds, "image built");
+        self.next.deliver(Work { job, input: built }).await;
+    }
 
-crate::supervised!(Builder);
-
-impl Handler<SourceFetched> for Builder {
-    type Result = ();
-
-    fn handle(&mut self, SourceFetched { mut job, source }: SourceFetched, _: &mut Self::Context) {
-        fail::fail_point!("builder::handle");
-        job.lease.set_phase(Phase::Waiting);
-        job.progress.enter(StageName::Builder, job.attempt());
-        let span = job.progress.span();
-        self.pool.run(span, self.clone().work(job, source));
+    fn out_of_time(&self, seconds: f32) -> Fault {
+        let message = format!("The build took longer than {seconds:.0} s and was stopped.");
+        Fault::new(StageName::Builder, Reason::BuildTimeout, message)
     }
 }
 
 impl Builder {
-    async fn work(self, mut job: Job, source: FetchedSource) {
-        let slot = match self.pool.slot_for(&job, StageName::Builder, self.timeout).await {
-            Ok(slot) => slot,
-            Err(ended) => return self.settlement.end(job, ended).await,
-        };
-        job.lease.set_phase(Phase::Working(StageName::Builder));
-        job.ticket.building();
-        fail::fail_point!("builder::work");
-        let started = Instant::now();
-        let planned = OnceLock::new();
-        let build = self.build(&job, &source, &planned);
-        let built = slot.limit(&job, StageName::Builder, self.timeout, build).await;
-        job.timings.builder += started.elapsed();
-        job.history.checkpoint.planned = planned.into_inner();
-        match built {
-            Ok(built) => {
-                fail::fail_point!("builder::built");
-                if let Built::Here(image) = &built {
-                    job.history.checkpoint.image = Some(image.clone());
-                }
-                tracing::info!(
-                    seconds = started.elapsed().as_millis() as f64 / 1000.0,
-                    "image built"
-                );
-                slot.done();
-                job.lease.set_phase(Phase::InMailbox);
-                let FetchedSource { commit, workspace, .. } = source;
-                drop(workspace);
-                self.next.deliver(ImageBuilt { job, commit, built }).await;
-            }
-            Err(ended) => {
-                slot.ended(&ended);
-                self.settlement.end(job, ended).await;
-            }
-        }
-    }
-
-    /// Plans, and builds what is not there yet: the plan's key, and where its image is.
-    async fn build(
-        &self,
-        job: &Job,
-        source: &FetchedSource,
-        planned: &OnceLock<Planned>,
-    ) -> Result<Built, Fault> {
+    async fn plan(&self, job: &mut Job, source: &FetchedSource) -> Result<BuildOrder, Fault> {
         let plan = self.planner.plan(source, &job.request, &job.progress).await?;
         let key = BuildKey::of(&job.request, &source.commit, &plan.fingerprint);
-        let _ = planned.set(Planned { key: key.clone(), builder: plan.builder });
+        let planned = Planned { key: key.clone(), builder: plan.builder };
+        job.history.checkpoint.planned = Some(planned);
         tracing::info!(builder = plan.builder.as_str(), key = key.as_str(), "build planned");
-        let order = BuildOrder {
-            build_id: job.request.build_id.clone(),
-            labels: labels(source, &plan, &key),
-            plan,
-            key,
-        };
+        let (build_id, labels) = (job.request.build_id.clone(), labels(source, &plan, &key));
+        Ok(BuildOrder { build_id, labels, plan, key })
+    }
+
+    /// Builds what is not there yet; the answer is where the image is.
+    async fn build(&self, job: &Job, order: BuildOrder) -> Result<Built, Fault> {
         if !job.request.may_reuse() {
             return self.engine.build(&order, &job.progress).await.map(Built::Here);
         }
-        let _turn = self.turns.take(&order.key).await;
+        let _turn = self.equal.lock(order.key.clone()).await;
         if let Some(image) = self.images.of_key(&job.request, &order.key).await? {
             job.progress.note("the registry has an image of the same inputs: it is reused");
             return Ok(Built::Reused { image, builder: order.plan.builder });

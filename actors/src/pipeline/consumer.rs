@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Context, Handler, Message as ActixMessage};
+use actix::Message as ActixMessage;
 use futures_util::future::join_all;
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -83,10 +83,7 @@ enum Over {
 impl Consumer {
     /// Works until its phase comes and all that was delivered is settled. The end of a subscription
     /// (a lost connection, a channel error, a broker that cancelled the consumer) leads to a new one.
-    pub async fn run<A>(self, mailbox: Mailbox<A>)
-    where
-        A: Actor<Context = Context<A>> + Handler<Delivery>,
-    {
+    pub async fn run(self, mailbox: Mailbox<Delivery>) {
         let slots = Arc::new(Semaphore::new(self.prefetch.into()));
         self.take_in(&slots, &mailbox).await;
         // Every lease holds a slot until it is settled.
@@ -105,10 +102,7 @@ impl Consumer {
         }
     }
 
-    async fn take_in<A>(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<A>)
-    where
-        A: Actor<Context = Context<A>> + Handler<Delivery>,
-    {
+    async fn take_in(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<Delivery>) {
         loop {
             let subscribed = async {
                 self.room().await;
@@ -211,15 +205,12 @@ impl Consumer {
 
     /// Hands on deliveries until the subscription is over. What nobody has in hand then goes back;
     /// leases stay good.
-    async fn forward<A>(
+    async fn forward(
         &self,
         mut subscription: Subscription,
         slots: &Arc<Semaphore>,
-        mailbox: &Mailbox<A>,
-    ) -> Over
-    where
-        A: Actor<Context = Context<A>> + Handler<Delivery>,
-    {
+        mailbox: &Mailbox<Delivery>,
+    ) -> Over {
         let settler = Arc::new(Settler::start(
             self.broker.clone(),
             self.queue,
@@ -305,15 +296,13 @@ impl Incoming {
 }
 
 /// Hands a redelivery on once this worker no longer has its message in hand.
-async fn deliver_later<A>(
+async fn deliver_later(
     incoming: Incoming,
     all: Redeliveries,
     settler: Arc<Settler>,
     settle: Arc<dyn Settle>,
-    mailbox: Mailbox<A>,
-) where
-    A: Actor<Context = Context<A>> + Handler<Delivery>,
-{
+    mailbox: Mailbox<Delivery>,
+) {
     tracing::info!("a delivery came again while its message is in hand: it waits");
     let turn = tokio::select! {
         turn = all.after(&incoming.raw.message) => turn,

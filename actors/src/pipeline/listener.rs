@@ -21,11 +21,10 @@ use crate::model::image::BuiltImage;
 use crate::model::request::BuildRequest;
 use crate::parse;
 use crate::parse::Rules;
-use crate::pipeline::connector::Connector;
 use crate::pipeline::consumer::Delivery;
-use crate::pipeline::messages::{Built, ImageBuilt, JobAccepted};
+use crate::pipeline::messages::{Built, ImageBuilt};
 use crate::pipeline::pool::Pool;
-use crate::pipeline::pusher::Pusher;
+use crate::pipeline::stage::Work;
 use crate::ports::{ImageBuilder, Route};
 use crate::scheduling::admission::{Admission, Admittance, withdrawn};
 use crate::supervision::Mailbox;
@@ -46,9 +45,9 @@ pub struct Listener {
     pub images: Images,
     /// Asked for the image of an earlier try, which then only needs to be pushed.
     pub engine: Arc<dyn ImageBuilder>,
-    pub next: Mailbox<Connector>,
+    pub next: Mailbox<Work<()>>,
     /// The way of a job whose image is built.
-    pub shortcut: Mailbox<Pusher>,
+    pub shortcut: Mailbox<Work<ImageBuilt>>,
 }
 
 /// What earlier deliveries of a job made.
@@ -63,8 +62,6 @@ enum Earlier {
 impl Actor for Listener {
     type Context = Context<Self>;
 }
-
-crate::supervised!(Listener);
 
 impl Handler<Delivery> for Listener {
     type Result = ();
@@ -152,13 +149,11 @@ impl Listener {
         match earlier {
             Earlier::Pushed(ready) => self.settlement.ready(job, ready).instrument(span).await,
             Earlier::Built(commit, image) => {
-                job.lease.set_phase(Phase::InMailbox);
                 let built = Built::Here(image);
-                self.shortcut.deliver(ImageBuilt { job, commit, built }).await;
+                self.shortcut.deliver(Work { job, input: ImageBuilt { commit, built } }).await;
             }
             Earlier::Nothing => {
-                job.lease.set_phase(Phase::InMailbox);
-                self.next.deliver(JobAccepted { job }).await;
+                self.next.deliver(Work { job, input: () }).await;
             }
         }
     }

@@ -9,21 +9,23 @@ pub mod notifier;
 pub mod pool;
 pub mod pusher;
 pub mod retry;
+pub mod stage;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use actix::{Actor, Context, Handler, Message};
 use tokio::task::JoinSet;
 
 use crate::delivery::artifacts::Images;
 use crate::delivery::dedup::Redeliveries;
-use crate::delivery::outcome_ledger;
+use crate::delivery::lease::Leased;
 use crate::delivery::outcome_ledger::OutcomeLedger;
 use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
-use crate::pipeline::builder::{Builder, KeyedLocks};
+use crate::pipeline::builder::Builder;
 use crate::pipeline::connector::Connector;
 use crate::pipeline::consumer::Consumer;
 use crate::pipeline::listener::Listener;
@@ -31,6 +33,7 @@ use crate::pipeline::notifier::Notifier;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::pusher::Pusher;
 use crate::pipeline::retry::Retry;
+use crate::pipeline::stage::{Stage, StageActor, Work};
 use crate::ports::{
     Broker, ImageBuilder, Notifier as NotifierPort, Planner, Probe, Queue, Registry,
     SourceConnector,
@@ -38,8 +41,9 @@ use crate::ports::{
 use crate::scheduling::admission::{Admission, AdmissionRules};
 use crate::scheduling::capacity::Capacity;
 use crate::scheduling::fair_semaphore::FairSemaphore;
+use crate::scheduling::keyed_locks::KeyedLocks;
 use crate::scheduling::retry_policy::RetryPolicy;
-use crate::supervision::{RestartIntensity, Supervisor};
+use crate::supervision::{Mailbox, RestartIntensity, Supervisor};
 use crate::telemetry::delivery_span::Observer;
 use crate::telemetry::health::{ActorName, Health};
 
@@ -81,6 +85,10 @@ pub struct PipelineSettings {
     pub dead_ttl: Option<Duration>,
     /// Whether outcomes are published to the result queue as well.
     pub results: bool,
+    /// How long a claim on an outcome is waited for; without an answer it is told all the same.
+    pub longest_claim: Duration,
+    /// Pause before it is looked for the first time whether there is room to work again.
+    pub first_look: Duration,
     pub intensity: RestartIntensity,
 }
 
@@ -105,7 +113,7 @@ pub struct Pipeline {
     ends: JoinSet<()>,
     /// For those who cancel builds.
     pub admission: Admission,
-    /// OutcomeLedger and asked whether there is room to work.
+    /// Told and asked whether there is room to work.
     pub capacity: Capacity,
 }
 
@@ -126,10 +134,11 @@ impl Pipeline {
         let supervisor = Supervisor::new(settings.intensity, shutdown.clone());
         let capacity = Capacity::default();
         observer.metrics.show(&capacity);
-        tokio::spawn(capacity.clone().watch(ports.probe, shutdown.clone()));
+        let looks = capacity.clone().watch(ports.probe, settings.first_look, shutdown.clone());
+        tokio::spawn(looks);
         let settlement = Settlement {
             broker: ports.broker.clone(),
-            told: OutcomeLedger::start(ports.broker.clone(), outcome_ledger::LONGEST_WAIT),
+            told: OutcomeLedger::start(ports.broker.clone(), settings.longest_claim),
             dead_ttl: settings.dead_ttl,
             capacity: capacity.clone(),
             observer,
@@ -141,83 +150,56 @@ impl Pipeline {
             per_user: settings.builds_per_user.max(usize::from(settings.prefetch) - 1),
             supersede: settings.supersede,
         });
-        let pool = |name: ActorName, concurrency: usize| {
-            let per_user = match name {
-                ActorName::Builder => settings.builds_per_user,
-                _ => concurrency,
-            };
-            let health = health
-                .iter()
-                .find(|health| health.name() == name)
-                .map_or_else(|| Health::new(name), Arc::clone);
-            let slots = FairSemaphore::new(concurrency, per_user);
-            let (pool, panics) = Pool::new(slots, health.clone(), shutdown.clone());
-            (pool, health, panics)
+        let actors = Actors {
+            supervisor: &supervisor,
+            health,
+            shutdown: &shutdown,
+            settlement: &settlement,
+            builds_per_user: settings.builds_per_user,
         };
-
-        let (pool_of, health_of, panics) = pool(ActorName::Pusher, settings.pusher.concurrency);
-        let pusher = Pusher {
-            pool: pool_of,
-            settlement: settlement.clone(),
-            images: images.clone(),
-            timeout: settings.pusher.timeout,
-        };
-        let pusher = supervisor.supervise(health_of, panics, move || pusher.clone());
-
-        let (pool_of, health_of, panics) = pool(ActorName::Builder, settings.builder.concurrency);
+        let pusher = Pusher { images: images.clone(), settlement: settlement.clone() };
+        let pusher = actors.stage(ActorName::Pusher, settings.pusher, pusher);
         let builder = Builder {
-            pool: pool_of,
-            settlement: settlement.clone(),
             planner: ports.planner,
             engine: ports.engine.clone(),
             images: images.clone(),
-            timeout: settings.builder.timeout,
-            turns: KeyedLocks::default(),
+            equal: KeyedLocks::default(),
             next: pusher.clone(),
         };
-        let builder = supervisor.supervise(health_of, panics, move || builder.clone());
-
-        let (pool_of, health_of, panics) =
-            pool(ActorName::Connector, settings.connector.concurrency);
-        let connector = Connector {
-            pool: pool_of,
-            settlement: settlement.clone(),
-            forge: ports.forge,
-            workspaces: settings.workspaces,
-            timeout: settings.connector.timeout,
-            next: builder,
-        };
-        let connector = supervisor.supervise(health_of, panics, move || connector.clone());
-
-        let (pool_of, health_of, panics) = pool(ActorName::Listener, settings.prefetch.into());
-        let listener = Listener {
-            pool: pool_of,
-            settlement: settlement.clone(),
-            rules: rules.clone(),
-            admission: admission.clone(),
-            shortest_rung: settings.retry.delay(1, None),
-            job_timeout: settings.job_timeout,
-            images: images.clone(),
-            engine: ports.engine.clone(),
-            next: connector,
-            shortcut: pusher,
-        };
-        let listener = supervisor.supervise(health_of, panics, move || listener.clone());
-
-        let (pool_of, health_of, panics) = pool(ActorName::Notifier, settings.notifier.concurrency);
-        let notifier = Notifier {
-            pool: pool_of,
+        let builder = actors.stage(ActorName::Builder, settings.builder, builder);
+        let connector =
+            Connector { forge: ports.forge, workspaces: settings.workspaces, next: builder };
+        let connector = actors.stage(ActorName::Connector, settings.connector, connector);
+        let listener =
+            actors.start(ActorName::Listener, settings.prefetch.into(), |pool| Listener {
+                pool,
+                settlement: settlement.clone(),
+                rules: rules.clone(),
+                admission: admission.clone(),
+                shortest_rung: settings.retry.delay(1, None),
+                job_timeout: settings.job_timeout,
+                images: images.clone(),
+                engine: ports.engine,
+                next: connector,
+                shortcut: pusher,
+            });
+        let outcomes = settings.notifier.concurrency;
+        let notifier = actors.start(ActorName::Notifier, outcomes, |pool| Notifier {
+            pool,
             settlement: settlement.clone(),
             managers: ports.managers,
             policy: settings.retry.clone(),
             timeout: settings.notifier.timeout,
             results: settings.results,
-        };
-        let notifier = supervisor.supervise(health_of, panics, move || notifier.clone());
-
-        let (pool_of, health_of, panics) = pool(ActorName::Retry, settings.retry_concurrency);
-        let retry = Retry { pool: pool_of, settlement, rules, policy: settings.retry, images };
-        let retry = supervisor.supervise(health_of, panics, move || retry.clone());
+        });
+        let failures = settings.retry_concurrency;
+        let retry = actors.start(ActorName::Retry, failures, |pool| Retry {
+            pool,
+            settlement: settlement.clone(),
+            rules,
+            policy: settings.retry,
+            images,
+        });
 
         let consumer = |queue, prefetch, until| Consumer {
             broker: ports.broker.clone(),
@@ -239,10 +221,9 @@ impl Pipeline {
         builds.spawn(
             consumer(Queue::Build, settings.prefetch, ShutdownPhase::Draining).run(listener),
         );
-        let outcomes = to_u16(settings.notifier.concurrency);
-        ends.spawn(consumer(Queue::Outcome, outcomes, ShutdownPhase::Closing).run(notifier));
-        let failures = to_u16(settings.retry_concurrency);
-        ends.spawn(consumer(Queue::Fail, failures, ShutdownPhase::Closing).run(retry));
+        let closing = ShutdownPhase::Closing;
+        ends.spawn(consumer(Queue::Outcome, to_u16(outcomes), closing).run(notifier));
+        ends.spawn(consumer(Queue::Fail, to_u16(failures), closing).run(retry));
         Self { supervisor, shutdown, builds, ends, admission, capacity }
     }
 
@@ -257,5 +238,51 @@ impl Pipeline {
         while self.builds.join_next().await.is_some() {}
         self.shutdown.enter(ShutdownPhase::Closing);
         while self.ends.join_next().await.is_some() {}
+    }
+}
+
+/// What the actors are made with.
+struct Actors<'a> {
+    supervisor: &'a Supervisor,
+    health: &'a [Arc<Health>],
+    shutdown: &'a Shutdown,
+    settlement: &'a Settlement,
+    builds_per_user: usize,
+}
+
+impl Actors<'_> {
+    /// Starts the actor of a stage.
+    fn stage<S: Stage>(
+        &self,
+        name: ActorName,
+        StageSettings { concurrency, timeout }: StageSettings,
+        stage: S,
+    ) -> Mailbox<Work<S::In>> {
+        self.start(name, concurrency, |pool| {
+            let settlement = self.settlement.clone();
+            StageActor { pool, settlement, timeout, stage }
+        })
+    }
+
+    /// Starts an actor that works on so many messages at once.
+    fn start<A, M>(
+        &self,
+        name: ActorName,
+        concurrency: usize,
+        make: impl FnOnce(Pool) -> A,
+    ) -> Mailbox<M>
+    where
+        A: Actor<Context = Context<A>> + Handler<M> + Clone + Send + Sync,
+        M: Message<Result = ()> + Leased + Send + 'static,
+    {
+        let found = self.health.iter().find(|health| health.name() == name);
+        let health = found.map_or_else(|| Health::new(name), Arc::clone);
+        let per_user = match name {
+            ActorName::Builder => self.builds_per_user,
+            _ => concurrency,
+        };
+        let slots = FairSemaphore::new(concurrency, per_user);
+        let actor = make(Pool::new(slots, health.clone(), self.shutdown.clone()));
+        self.supervisor.supervise(health, move || actor.clone())
     }
 }

@@ -46,8 +46,6 @@ impl Actor for Notifier {
     type Context = Context<Self>;
 }
 
-crate::supervised!(Notifier);
-
 impl Handler<Delivery> for Notifier {
     type Result = ();
 

@@ -1,24 +1,21 @@
-//! One actor's workers: bounded concurrency, deadlines and a panic boundary around each job.
+//! One actor's workers: bounded concurrency, and a panic boundary around each job.
 //!
 //! Jobs run on the worker's runtime, not inside the actor: the death of an actor costs none of the
-//! jobs in hand, and the panic of a job costs none of its siblings. A job's panic is told to the
-//! supervisor, which restarts the actor.
+//! jobs in hand, and the panic of a job costs nobody but that job. Its lease is dropped, which counts
+//! a try and makes it known as `crashed`; the panic itself is a line in the log, inside the job's span,
+//! written where the program looks at panics.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use crate::delivery::job::{Job, StageError};
-use crate::model::fault::{Fault, Reason, StageName};
+use crate::delivery::job::StageError;
+use crate::model::fault::Reason;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
-use crate::scheduling::admission::withdrawn;
 use crate::scheduling::fair_semaphore::{FairPermit, FairSemaphore};
-use crate::supervision::panic_text;
 use crate::telemetry::health::{Health, InHand};
 
 /// The workers of one actor. Outlives the actor's restarts; clones share the slots.
@@ -27,20 +24,13 @@ pub struct Pool {
     slots: FairSemaphore,
     health: Arc<Health>,
     shutdown: Shutdown,
-    panics: mpsc::UnboundedSender<String>,
     runtime: Handle,
 }
 
 impl Pool {
-    /// A pool of these slots, and the panics of its jobs, for the supervisor. Must be called on the
-    /// runtime that the jobs are to run on.
-    pub fn new(
-        slots: FairSemaphore,
-        health: Arc<Health>,
-        shutdown: Shutdown,
-    ) -> (Self, mpsc::UnboundedReceiver<String>) {
-        let (panics, told) = mpsc::unbounded_channel();
-        (Self { slots, health, shutdown, panics, runtime: Handle::current() }, told)
+    /// A pool of these slots. Must be called on the runtime that the jobs are to run on.
+    pub fn new(slots: FairSemaphore, health: Arc<Health>, shutdown: Shutdown) -> Self {
+        Self { slots, health, shutdown, runtime: Handle::current() }
     }
 
     pub fn health(&self) -> &Arc<Health> {
@@ -49,55 +39,34 @@ impl Pool {
 
     /// Runs `work` inside the panic boundary.
     pub fn run(&self, span: tracing::Span, work: impl Future<Output = ()> + Send + 'static) {
-        let panics = self.panics.clone();
+        let health = self.health.clone();
         self.runtime.spawn(
             async move {
-                if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
-                    let _ = panics.send(panic_text(&*panic));
+                if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                    health.failed(Reason::Crashed);
                 }
             }
             .instrument(span),
         );
     }
 
-    /// Waits for a slot for something that is no job.
+    /// Waits for a slot for something that is nobody's.
     pub async fn slot(&self) -> Result<Slot, StageError> {
+        self.slot_for("").await
+    }
+
+    /// Waits for a slot for a job of this user.
+    pub async fn slot_for(&self, user_id: &str) -> Result<Slot, StageError> {
         let _waiting = self.health.waiting();
         tokio::select! {
             biased;
             () = self.shutdown.reached(ShutdownPhase::HandingBack) => Err(StageError::HandBack),
-            held = self.slots.acquire("") => Ok(self.held(held)),
-        }
-    }
-
-    /// Waits for a slot for a job whose work may take `limit`; one that is free is had whatever the
-    /// time.
-    pub async fn slot_for(
-        &self,
-        job: &Job,
-        stage: StageName,
-        limit: Duration,
-    ) -> Result<Slot, StageError> {
-        if !job.lease.stands() || job.lease.is_stale() {
-            // Taken away from an actor that was stuck and now goes on, or taken back by the broker.
-            return Err(StageError::HandBack);
-        }
-        let _waiting = self.health.waiting();
-        tokio::select! {
-            biased;
-            () = self.shutdown.reached(ShutdownPhase::HandingBack) => Err(StageError::HandBack),
-            reason = job.ticket.withdrawn() => Err(withdrawn(stage, reason).into()),
-            held = self.slots.acquire(&job.request.user_id) => Ok(self.held(held)),
-            () = tokio::time::sleep_until(job.patience(limit).into()) => Err(StageError::HandBack),
-        }
-    }
-
-    fn held(&self, held: FairPermit) -> Slot {
-        Slot {
-            shutdown: self.shutdown.clone(),
-            in_hand: self.health.in_hand(),
-            health: self.health.clone(),
-            _held: held,
+            permit = self.slots.acquire(user_id) => Ok(Slot {
+                shutdown: self.shutdown.clone(),
+                in_hand: self.health.in_hand(),
+                health: self.health.clone(),
+                _permit: permit,
+            }),
         }
     }
 }
@@ -107,32 +76,10 @@ pub struct Slot {
     shutdown: Shutdown,
     in_hand: InHand,
     health: Arc<Health>,
-    _held: FairPermit,
+    _permit: FairPermit,
 }
 
 impl Slot {
-    /// Runs `work` for at most `limit`, and not past the job's deadline, its withdrawal or the worker's
-    /// end. Then the work is dropped, which stops it.
-    pub async fn limit<T>(
-        &self,
-        job: &Job,
-        stage: StageName,
-        limit: Duration,
-        work: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<T, StageError> {
-        let started = Instant::now();
-        tokio::select! {
-            biased;
-            done = work => Ok(done?),
-            () = self.shutdown.reached(ShutdownPhase::HandingBack) => Err(StageError::HandBack),
-            reason = job.ticket.withdrawn() => Err(withdrawn(stage, reason).into()),
-            () = tokio::time::sleep_until(job.deadline.min(started + limit).into()) => {
-                let limit = limit.min(job.deadline.saturating_duration_since(started));
-                Err(out_of_time(stage, limit).into())
-            }
-        }
-    }
-
     /// Waits until the worker hands back what it has in hand.
     pub async fn handing_back(&self) {
         self.shutdown.reached(ShutdownPhase::HandingBack).await;
@@ -154,21 +101,4 @@ impl Slot {
             self.failed(fault.reason);
         }
     }
-}
-
-fn out_of_time(stage: StageName, limit: Duration) -> Fault {
-    let seconds = limit.as_secs_f32();
-    let (reason, message) = match stage {
-        StageName::Builder => (
-            Reason::BuildTimeout,
-            format!("The build took longer than {seconds:.0} s and was stopped."),
-        ),
-        StageName::Connector => {
-            (Reason::Timeout, format!("The repository could not be fetched within {seconds:.0} s."))
-        }
-        StageName::Listener | StageName::Pusher => {
-            (Reason::Timeout, format!("The image could not be pushed within {seconds:.0} s."))
-        }
-    };
-    Fault::new(stage, reason, message)
 }

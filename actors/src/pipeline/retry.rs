@@ -38,8 +38,6 @@ impl Actor for Retry {
     type Context = Context<Self>;
 }
 
-crate::supervised!(Retry);
-
 impl Handler<Delivery> for Retry {
     type Result = ();
 

@@ -26,12 +26,9 @@ const MOST_REMEMBERED: usize = 10_000;
 
 /// The jobs in hand. Clones share them.
 #[derive(Clone, Default)]
-pub struct Admission(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
+pub struct Admission {
     rules: AdmissionRules,
-    state: Mutex<State>,
+    jobs: Arc<Mutex<Jobs>>,
 }
 
 /// What admission enforces.
@@ -44,7 +41,7 @@ pub struct AdmissionRules {
 }
 
 #[derive(Default)]
-struct State {
+struct Jobs {
     /// By arrival.
     entries: BTreeMap<u64, Entry>,
     next: u64,
@@ -78,29 +75,29 @@ pub struct Ticket {
 
 impl Admission {
     pub fn new(rules: AdmissionRules) -> Self {
-        Self(Arc::new(Shared { rules, state: Mutex::default() }))
+        Self { rules, jobs: Arc::default() }
     }
 
     /// Asks for a ticket.
     pub fn admit(&self, request: &BuildRequest, requested_at: OffsetDateTime) -> Admittance {
-        let mut state = self.lock();
-        state.forget_old();
-        if state.cancelled.iter().any(|(_, id)| *id == request.build_id) {
+        let mut jobs = self.lock();
+        jobs.forget_old();
+        if jobs.cancelled.iter().any(|(_, id)| *id == request.build_id) {
             return Admittance::Withdrawn(Reason::Cancelled);
         }
         let lane = lane(request);
-        if self.0.rules.supersede
-            && let Some(reason) = state.supersede(&lane, request, requested_at)
+        if self.rules.supersede
+            && let Some(reason) = jobs.supersede(&lane, request, requested_at)
         {
             return Admittance::Withdrawn(reason);
         }
-        let limit = self.0.rules.per_user;
-        let here = state.entries.values().filter(|entry| entry.user_id == request.user_id).count();
+        let limit = self.rules.per_user;
+        let here = jobs.entries.values().filter(|entry| entry.user_id == request.user_id).count();
         if limit > 0 && here >= limit {
             return Admittance::Throttled;
         }
-        let number = state.next;
-        state.next += 1;
+        let number = jobs.next;
+        jobs.next += 1;
         let (sender, withdrawn) = watch::channel(None);
         let entry = Entry {
             build_id: request.build_id.clone(),
@@ -110,29 +107,29 @@ impl Admission {
             building: false,
             withdrawn: sender,
         };
-        state.entries.insert(number, entry);
+        jobs.entries.insert(number, entry);
         Admittance::Admitted(Ticket { admission: self.clone(), number, withdrawn })
     }
 
     /// Withdraws the build of this id, now or when it comes into sight.
     pub fn cancel(&self, build_id: &str) {
-        let mut state = self.lock();
-        state.forget_old();
-        if state.cancelled.len() >= MOST_REMEMBERED {
-            state.cancelled.pop_front();
+        let mut jobs = self.lock();
+        jobs.forget_old();
+        if jobs.cancelled.len() >= MOST_REMEMBERED {
+            jobs.cancelled.pop_front();
         }
-        state.cancelled.push_back((Instant::now(), build_id.to_owned()));
-        for entry in state.entries.values().filter(|entry| entry.build_id == build_id) {
+        jobs.cancelled.push_back((Instant::now(), build_id.to_owned()));
+        for entry in jobs.entries.values().filter(|entry| entry.build_id == build_id) {
             entry.withdraw(Reason::Cancelled);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl Jobs {
     /// Withdraws older jobs of the lane that do not build yet, or finds that the new one is the older.
     fn supersede(
         &self,
@@ -182,13 +179,15 @@ impl Ticket {
     }
 
     /// Waits until nobody wants the job's result any more.
-    pub async fn withdrawn(&self) -> Reason {
+    pub fn withdrawn(&self) -> impl Future<Output = Reason> + use<> {
         let mut withdrawn = self.withdrawn.clone();
-        let reason = withdrawn.wait_for(Option::is_some).await.map(|reason| *reason);
-        match reason {
-            Ok(reason) => reason.unwrap_or(Reason::Cancelled),
-            // The entry lives as long as this place.
-            Err(_) => std::future::pending().await,
+        async move {
+            let reason = withdrawn.wait_for(Option::is_some).await.map(|reason| *reason);
+            match reason {
+                Ok(reason) => reason.unwrap_or(Reason::Cancelled),
+                // The job has ended.
+                Err(_) => std::future::pending().await,
+            }
         }
     }
 }

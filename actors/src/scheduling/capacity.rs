@@ -10,8 +10,8 @@ use crate::model::fault::Reason;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::ports::Probe;
 
-/// Pause before the first look; doubles up to the longest.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
+/// Pause before the first look, by default; doubles up to the longest.
+pub const FIRST_LOOK: Duration = Duration::from_millis(500);
 const LONGEST_LOOK: Duration = Duration::from_secs(15);
 /// A service that asks for more patience than this is looked at all the same.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(10 * 60);
@@ -65,20 +65,21 @@ impl Capacity {
         let _ = self.lacking.subscribe().wait_for(Option::is_none).await;
     }
 
-    /// Looks after every loss until there is room again, for as long as the worker works.
-    pub async fn watch(self, probe: Arc<dyn Probe>, shutdown: Shutdown) {
+    /// Looks after every loss until there is room again, for as long as the worker works; first after
+    /// this pause, which then doubles.
+    pub async fn watch(self, probe: Arc<dyn Probe>, first_look: Duration, shutdown: Shutdown) {
         tokio::select! {
             () = shutdown.reached(ShutdownPhase::Draining) => {}
-            () = self.look(probe) => {}
+            () = self.look(probe, first_look) => {}
         }
     }
 
-    async fn look(&self, probe: Arc<dyn Probe>) {
+    async fn look(&self, probe: Arc<dyn Probe>, first_look: Duration) {
         loop {
             self.lost().await;
             let Some(lack) = self.lacking() else { continue };
             let mut pause =
-                lack.retry_after.map_or(FIRST_LOOK, |asked| asked.min(LONGEST_PATIENCE));
+                lack.retry_after.map_or(first_look, |asked| asked.min(LONGEST_PATIENCE));
             loop {
                 tokio::time::sleep(pause).await;
                 match probe.probe(lack.reason).await {
@@ -91,7 +92,7 @@ impl Capacity {
                         );
                     }
                 }
-                pause = (pause * 2).clamp(FIRST_LOOK, LONGEST_LOOK);
+                pause = (pause * 2).clamp(first_look, LONGEST_LOOK);
             }
             tracing::info!(
                 reason = lack.reason.as_str(),

@@ -1,4 +1,4 @@
-//! FairSemaphore that are shared fairly: a free slot goes to the waiting key that holds the fewest; among
+//! Slots that are shared fairly: a free slot goes to the waiting key that holds the fewest; among
 //! equals to the one that was given one longest ago, so that a single slot goes round; and of one key
 //! to what has waited longest.
 
@@ -9,15 +9,14 @@ use tokio::sync::oneshot;
 
 /// A bounded number of slots. Clones share them.
 #[derive(Clone)]
-pub struct FairSemaphore(Arc<Shared>);
-
-struct Shared {
-    /// FairSemaphore that one key can hold at once.
+pub struct FairSemaphore {
+    /// Slots that one key can hold at once.
     per_key: usize,
-    state: Mutex<State>,
+    slots: Arc<Mutex<Slots>>,
 }
 
-struct State {
+/// Who has slots, and who waits for one.
+struct Slots {
     free: usize,
     held: HashMap<String, usize>,
     /// When each key that holds or waits was last given a slot, counted in slots given.
@@ -29,7 +28,7 @@ struct State {
     next: u64,
 }
 
-impl State {
+impl Slots {
     /// A key that neither holds nor waits begins anew.
     fn forget(&mut self, key: &str) {
         let is_there =
@@ -47,14 +46,14 @@ struct Waiter {
 
 /// A slot, until it is dropped.
 pub struct FairPermit {
-    slots: FairSemaphore,
+    semaphore: FairSemaphore,
     key: String,
 }
 
 impl FairSemaphore {
     /// `count` slots, of which one key can hold `per_key` at once.
     pub fn new(count: usize, per_key: usize) -> Self {
-        let state = State {
+        let slots = Slots {
             free: count,
             held: HashMap::new(),
             given: HashMap::new(),
@@ -62,22 +61,22 @@ impl FairSemaphore {
             waiting: BTreeMap::new(),
             next: 0,
         };
-        Self(Arc::new(Shared { per_key, state: Mutex::new(state) }))
+        Self { per_key, slots: Arc::new(Mutex::new(slots)) }
     }
 
     /// Waits for a slot. Dropping the future leaves the queue.
     pub async fn acquire(&self, key: &str) -> FairPermit {
         let (waiting, slot) = {
-            let mut state = self.lock();
-            let number = state.next;
-            state.next += 1;
+            let mut slots = self.lock();
+            let number = slots.next;
+            slots.next += 1;
             let (sender, slot) = oneshot::channel();
-            state.waiting.insert(number, Waiter { key: key.to_owned(), slot: sender });
-            let handed = self.hand_out(&mut state);
-            drop(state);
+            slots.waiting.insert(number, Waiter { key: key.to_owned(), slot: sender });
+            let handed = self.hand_out(&mut slots);
+            drop(slots);
             // Dropped outside the lock: a slot whose waiter left comes back through it.
             drop(handed);
-            (Waiting { slots: self.clone(), number }, slot)
+            (Waiting { semaphore: self.clone(), number }, slot)
         };
         match slot.await {
             Ok(held) => {
@@ -90,47 +89,47 @@ impl FairSemaphore {
     }
 
     /// Gives free slots to those who wait; the answer are slots that nobody took.
-    fn hand_out(&self, state: &mut State) -> Vec<FairPermit> {
+    fn hand_out(&self, slots: &mut Slots) -> Vec<FairPermit> {
         let mut refused = Vec::new();
-        while state.free > 0 {
-            let held = |key: &str| state.held.get(key).copied().unwrap_or(0);
-            let next = state
+        while slots.free > 0 {
+            let held = |key: &str| slots.held.get(key).copied().unwrap_or(0);
+            let next = slots
                 .waiting
                 .iter()
-                .filter(|(_, waiter)| held(&waiter.key) < self.0.per_key)
+                .filter(|(_, waiter)| held(&waiter.key) < self.per_key)
                 .min_by_key(|(number, Waiter { key, .. })| {
-                    (held(key), state.given.get(key).copied().unwrap_or(0), **number)
+                    (held(key), slots.given.get(key).copied().unwrap_or(0), **number)
                 })
                 .map(|(number, _)| *number);
-            let Some(waiter) = next.and_then(|number| state.waiting.remove(&number)) else { break };
-            state.free -= 1;
-            state.all_given += 1;
-            state.given.insert(waiter.key.clone(), state.all_given);
-            *state.held.entry(waiter.key.clone()).or_default() += 1;
-            let slot = FairPermit { slots: self.clone(), key: waiter.key };
+            let Some(waiter) = next.and_then(|number| slots.waiting.remove(&number)) else { break };
+            slots.free -= 1;
+            slots.all_given += 1;
+            slots.given.insert(waiter.key.clone(), slots.all_given);
+            *slots.held.entry(waiter.key.clone()).or_default() += 1;
+            let slot = FairPermit { semaphore: self.clone(), key: waiter.key };
             refused.extend(waiter.slot.send(slot).err());
         }
         refused
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for FairPermit {
     fn drop(&mut self) {
         let refused = {
-            let mut state = self.slots.lock();
-            state.free += 1;
-            if let Some(held) = state.held.get_mut(&self.key) {
+            let mut slots = self.semaphore.lock();
+            slots.free += 1;
+            if let Some(held) = slots.held.get_mut(&self.key) {
                 *held -= 1;
                 if *held == 0 {
-                    state.held.remove(&self.key);
+                    slots.held.remove(&self.key);
                 }
             }
-            let refused = self.slots.hand_out(&mut state);
-            state.forget(&self.key);
+            let refused = self.semaphore.hand_out(&mut slots);
+            slots.forget(&self.key);
             refused
         };
         drop(refused);
@@ -139,17 +138,17 @@ impl Drop for FairPermit {
 
 /// A place in the queue, until it is dropped.
 struct Waiting {
-    slots: FairSemaphore,
+    semaphore: FairSemaphore,
     number: u64,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         let gone = {
-            let mut state = self.slots.lock();
-            let gone = state.waiting.remove(&self.number);
+            let mut slots = self.semaphore.lock();
+            let gone = slots.waiting.remove(&self.number);
             if let Some(waiter) = &gone {
-                state.forget(&waiter.key);
+                slots.forget(&waiter.key);
             }
             gone
         };

@@ -3,4 +3,5 @@
 pub mod admission;
 pub mod capacity;
 pub mod fair_semaphore;
+pub mod keyed_locks;
 pub mod retry_policy;

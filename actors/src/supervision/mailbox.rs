@@ -3,19 +3,19 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::dev::SendError;
-use actix::{Actor, Addr, Context, Handler, Message};
+use actix::{Message, Recipient};
 use tokio::sync::watch;
 
 use crate::delivery::lease::{Leased, Phase, Revocable};
 use crate::model::fault::StageName;
 
-/// The way to an actor, whichever instance of it lives at the moment.
-pub struct Mailbox<A: Actor> {
-    pub(super) current: watch::Receiver<Option<Addr<A>>>,
+/// The way to an actor that takes messages of this kind, whichever instance of it lives at the moment.
+pub struct Mailbox<M: Message<Result = ()> + Send> {
+    pub(super) current: watch::Receiver<Option<Recipient<M>>>,
     pub(super) mail: Mail,
 }
 
-impl<A: Actor> Clone for Mailbox<A> {
+impl<M: Message<Result = ()> + Send> Clone for Mailbox<M> {
     fn clone(&self) -> Self {
         Self { current: self.current.clone(), mail: self.mail.clone() }
     }
@@ -48,15 +48,12 @@ impl Mail {
     }
 }
 
-impl<A: Actor<Context = Context<A>>> Mailbox<A> {
+impl<M: Message<Result = ()> + Leased + Send> Mailbox<M> {
     /// Hands a message to the actor, waiting while it is being restarted. The message is dropped,
     /// with all that it owns, when the actor is gone for good.
-    pub async fn deliver<M>(&self, mut message: M)
-    where
-        A: Handler<M>,
-        M: Message<Result = ()> + Leased + Send + 'static,
-    {
+    pub async fn deliver(&self, mut message: M) {
         let mut current = self.current.clone();
+        message.lease().set_phase(Phase::InMailbox);
         let lease = message.lease().revocable();
         loop {
             let address = match current.wait_for(Option::is_some).await {

@@ -4,4 +4,4 @@ mod mailbox;
 mod supervisor;
 
 pub use self::mailbox::Mailbox;
-pub use self::supervisor::{Beat, RestartIntensity, Stop, Supervised, Supervisor, panic_text};
+pub use self::supervisor::{RestartIntensity, Supervisor};

@@ -3,18 +3,21 @@
 //! `actix::Supervisor` does not survive a panic, so this one is our own. Each actor lives on an
 //! arbiter (thread) of its own, inside an unwind boundary; its supervising task, on another thread,
 //! learns how it ended, builds a new one from the factory, and puts the new address into the actor's
-//! [`Mailbox`]. Jobs are worked on in the actor's [pool](crate::pipeline::pool), not in the actor: none of the
-//! deaths below costs a job that is being worked on, but for the one that panics.
+//! [`Mailbox`].
+//!
+//! Jobs are worked on in the actor's [pool](crate::pipeline::pool), not in the actor: no death costs a job
+//! that is being worked on, and no job is an actor's death. A job that panics, on whatever thread it
+//! works, ends alone; one that hangs is ended by its stage's time limit. So a repository that makes every
+//! build of it panic uses up none of the restarts below.
 //!
 //! | the actor dies by | noticed by | the message in its hands | what waits in its mailbox | cause |
 //! |---|---|---|---|---|
 //! | a panic in a handler | the unwind boundary | handed back, no try counted | handed back, no try counted | `panic` |
 //! | a panic in `started` or in a future of its context | the unwind boundary | – | handed back, no try counted | `panic` |
-//! | a panic in a job of its pool, on whatever thread that works | the job's own unwind boundary | the job: one try counted | still read, then the actor ends | `panic` |
 //! | a panic in its factory | the unwind boundary | – | waits for the one that lives | `panic` |
 //! | stopping by itself | the end of its context | handed back, no try counted | handed back, no try counted | `stopped` |
-//! | blocking its thread, or waiting for something that does not come | no answer to a [`Beat`] within the health interval | taken away, one try counted | taken away, no try counted | `hung` |
-//! | a factory that does not return within the health interval | no address | – | waits for the one that lives | `hung` |
+//! | blocking its thread, or waiting for something that does not come | no answer to the supervisor's question within the health interval | taken away, one try counted | taken away, no try counted | `hung` |
+//! | a factory that does not return within the health interval | no answer either | – | waits for the one that lives | `hung` |
 //! | the end of its thread | its report is never made | handed back, no try counted | handed back, no try counted | `lost` |
 //!
 //! In all of these the actor is made anew after a pause that doubles with each death inside the
@@ -24,8 +27,6 @@
 //!
 //! Nothing of the outside is needed to make an actor: ports that are not there yet fail jobs, or make
 //! the listener pause, and the worker waits for its broker before it makes any.
-//!
-//! A job that hangs is no death: its stage's time limit ends it.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -33,16 +34,20 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use actix::fut::wrap_future;
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, Recipient,
+};
 use actix_rt::{Arbiter, System};
 use futures_util::FutureExt;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::delivery::lease::Leased;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::supervision::mailbox::{Mail, Mailbox};
-use crate::telemetry::health::{ActorState, Death, Health};
+use crate::telemetry::health::{ActorName, ActorState, Death, Health};
 
 /// How patient the supervisor is (`SUPERVISOR_…`).
 #[derive(Debug, Clone)]
@@ -56,54 +61,6 @@ pub struct RestartIntensity {
 /// Pause before the first restart; doubles with each further one inside the window.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// Asks an actor to stop, after the messages that it has by now.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Stop;
-
-/// Asks an actor whether it gets to its messages.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Beat(oneshot::Sender<()>);
-
-impl Beat {
-    /// The actor's answer.
-    pub fn answer(self) {
-        // Nobody waits for a late one.
-        let _ = self.0.send(());
-    }
-}
-
-/// An actor that the supervisor can look after.
-pub trait Supervised: Actor<Context = Context<Self>> + Handler<Stop> + Handler<Beat> {}
-
-impl<A: Actor<Context = Context<A>> + Handler<Stop> + Handler<Beat>> Supervised for A {}
-
-/// Lets the supervisor look after an actor.
-#[macro_export]
-macro_rules! supervised {
-    ($actor:ty) => {
-        impl actix::Handler<$crate::supervision::Stop> for $actor {
-            type Result = ();
-
-            fn handle(&mut self, _: $crate::supervision::Stop, ctx: &mut Self::Context) {
-                actix::ActorContext::stop(ctx);
-            }
-        }
-
-        impl actix::Handler<$crate::supervision::Beat> for $actor {
-            type Result = ();
-
-            fn handle(&mut self, beat: $crate::supervision::Beat, _ctx: &mut Self::Context) {
-                fail::fail_point!(concat!(stringify!($actor), "::beat"), |_| {
-                    actix::ActorContext::stop(_ctx);
-                });
-                beat.answer();
-            }
-        }
-    };
-}
 
 /// Looks after actors. Clones are the same supervisor.
 #[derive(Clone)]
@@ -127,17 +84,13 @@ impl Supervisor {
         }
     }
 
-    /// Starts an actor and looks after it from now on. `panics` brings the panics of its pool's jobs.
+    /// Starts an actor and looks after it from now on. The answer is the way to it.
     ///
     /// Must be called where an actix `System` runs.
-    pub fn supervise<A, F>(
-        &self,
-        health: Arc<Health>,
-        panics: mpsc::UnboundedReceiver<String>,
-        factory: F,
-    ) -> Mailbox<A>
+    pub fn supervise<A, M, F>(&self, health: Arc<Health>, factory: F) -> Mailbox<M>
     where
-        A: Supervised,
+        A: Actor<Context = Context<A>> + Handler<M>,
+        M: Message<Result = ()> + Leased + Send + 'static,
         F: Fn() -> A + Send + Sync + 'static,
     {
         let (publish, current) = watch::channel(None);
@@ -145,7 +98,6 @@ impl Supervisor {
         let child = Child {
             supervisor: self.clone(),
             health,
-            panics,
             factory: Arc::new(factory),
             publish: Arc::new(publish),
             mail: mail.clone(),
@@ -156,63 +108,29 @@ impl Supervisor {
     }
 }
 
-struct Child<A: Actor, F> {
+/// An actor, through all its lives.
+struct Child<M: Message<Result = ()> + Send, F> {
     supervisor: Supervisor,
     health: Arc<Health>,
-    panics: mpsc::UnboundedReceiver<String>,
     factory: Arc<F>,
-    publish: Arc<watch::Sender<Option<Addr<A>>>>,
+    publish: Arc<watch::Sender<Option<Recipient<M>>>>,
     mail: Mail,
     system: System,
 }
 
-impl<A, F> Child<A, F>
+impl<A, M, F> Child<M, F>
 where
-    A: Supervised,
+    A: Actor<Context = Context<A>> + Handler<M>,
+    M: Message<Result = ()> + Leased + Send + 'static,
     F: Fn() -> A + Send + Sync + 'static,
 {
-    async fn live(mut self) {
-        let intensity = self.supervisor.intensity.clone();
-        let mut deaths = VecDeque::new();
+    async fn live(self) {
+        let intensity = &self.supervisor.intensity;
+        let mut budget = RestartBudget { intensity, deaths: VecDeque::new() };
         let mut arbiter = self.arbiter();
         let mut tick = tokio::time::interval(intensity.health_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let mut ended = self.run(&arbiter);
-            self.health.enter(ActorState::Running);
-            // At the last tick of this life; inside, where there was an address to ask.
-            let mut asked: Option<Option<oneshot::Receiver<()>>> = None;
-            let death = loop {
-                tokio::select! {
-                    death = &mut ended => break death.unwrap_or(Death::Lost),
-                    Some(panic) = self.panics.recv() => {
-                        let end = self.end(&mut ended);
-                        match timeout(intensity.health_interval, end).await {
-                            Ok(()) => break Death::Panic(panic),
-                            Err(_) => break Death::Hung,
-                        }
-                    }
-                    _ = tick.tick() => {
-                        self.health.log();
-                        let hung = match asked.take() {
-                            None => false,
-                            Some(Some(answer)) => unanswered(answer),
-                            Some(None) => self.publish.borrow().is_none(),
-                        };
-                        if hung {
-                            break Death::Hung;
-                        }
-                        asked = Some(self.beat());
-                    }
-                    () = self.supervisor.shutdown.reached(ShutdownPhase::HandingBack) => {
-                        self.stop();
-                        self.health.enter(ActorState::Stopped);
-                        return;
-                    }
-                }
-            };
-            // In this order: who is late must not publish itself any more.
-            drop(ended);
+        while let Some(death) = self.until_death(&arbiter, &mut tick).await {
             self.publish.send_replace(None);
             match death {
                 Death::Lost => arbiter = self.arbiter(),
@@ -228,25 +146,17 @@ where
             let cause = death.to_string();
             self.health.died(&death);
             self.health.enter(ActorState::Restarting);
-
-            let now = Instant::now();
-            deaths.push_back(now);
-            while deaths.front().is_some_and(|death| now - *death > intensity.window) {
-                deaths.pop_front();
-            }
-            if deaths.len() > intensity.max_restarts {
+            let Some(pause) = budget.spend() else {
                 tracing::error!(
                     actor,
                     cause,
-                    deaths = deaths.len(),
+                    deaths = budget.deaths.len(),
                     "an actor died too often: the worker drains and exits"
                 );
                 self.health.enter(ActorState::Stopped);
                 self.supervisor.escalated.send_replace(Some(format!("{actor}: {cause}")));
                 return;
-            }
-            let doubled = 2u32.saturating_pow(deaths.len() as u32 - 1);
-            let pause = FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
+            };
             tracing::error!(
                 actor,
                 cause,
@@ -254,6 +164,26 @@ where
                 "an actor died: it is restarted"
             );
             tokio::time::sleep(pause).await;
+        }
+        self.health.enter(ActorState::Stopped);
+    }
+
+    /// One life of the actor, and what it died of; `None` = the worker ends.
+    async fn until_death(&self, arbiter: &Arbiter, tick: &mut Interval) -> Option<Death> {
+        let mut life = self.begin(arbiter);
+        self.health.enter(ActorState::Running);
+        loop {
+            tokio::select! {
+                death = &mut life.ended => return Some(death.unwrap_or(Death::Lost)),
+                _ = tick.tick() => {
+                    self.health.log();
+                    if life.is_stuck() {
+                        return Some(Death::Hung);
+                    }
+                    life.ask();
+                }
+                () = self.supervisor.shutdown.reached(ShutdownPhase::HandingBack) => return None,
+            }
         }
     }
 
@@ -264,45 +194,24 @@ where
         Arbiter::new()
     }
 
-    /// Asks the actor for a sign of life.
-    fn beat(&self) -> Option<oneshot::Receiver<()>> {
-        let (answer, answered) = oneshot::channel();
-        self.publish.borrow().as_ref()?.do_send(Beat(answer));
-        Some(answered)
-    }
-
-    /// Ends the present instance, which may be about to begin.
-    async fn end(&self, ended: &mut oneshot::Receiver<Death>) {
-        let mut address = self.publish.subscribe();
-        tokio::select! {
-            // The sender is `self`, so it cannot be gone.
-            _ = address.wait_for(Option::is_some) => {}
-            _ = &mut *ended => return,
-        }
-        self.stop();
-        let _ = ended.await;
-    }
-
-    fn stop(&self) {
-        if let Some(address) = &*self.publish.borrow() {
-            address.do_send(Stop);
-        }
-    }
-
-    /// Brings one instance to life; the answer comes when it has ended.
-    fn run(&self, arbiter: &Arbiter) -> oneshot::Receiver<Death> {
+    /// Brings one instance to life.
+    fn begin(&self, arbiter: &Arbiter) -> Life {
         let (end, ended) = oneshot::channel();
-        let factory = self.factory.clone();
+        let (ask, questions) = mpsc::unbounded_channel();
+        let (name, factory) = (self.health.name(), self.factory.clone());
         let publish = self.publish.clone();
         arbiter.spawn_fn(move || {
             actix_rt::spawn(async move {
                 let life = AssertUnwindSafe(async {
                     let mut ctx = Context::<A>::new();
                     ctx.set_mailbox_capacity(0);
-                    let address = ctx.address();
+                    let stop = |(), _: &mut A, ctx: &mut Context<A>| ctx.stop();
+                    ctx.spawn(wrap_future(answer(questions, name)).map(stop));
+                    let address = ctx.address().recipient();
                     let actor = factory();
                     let life = ctx.into_future(actor);
                     publish.send_if_modified(|current| {
+                        // One that comes too late is given up already.
                         let wanted = !end.is_closed();
                         if wanted {
                             *current = Some(address);
@@ -318,18 +227,70 @@ where
                 let _ = end.send(death);
             });
         });
-        ended
+        Life { ended, ask, asked: None }
     }
 }
 
-/// Whether an actor had a whole interval and gave no answer. A dropped question is a death, which is
-/// heard of by itself.
-fn unanswered(mut answer: oneshot::Receiver<()>) -> bool {
-    matches!(answer.try_recv(), Err(TryRecvError::Empty))
+/// One instance of an actor, as its supervisor knows it. Dropping it ends the instance, after the
+/// messages that it has by then.
+struct Life {
+    ended: oneshot::Receiver<Death>,
+    ask: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    /// Brings the answer to the last question.
+    asked: Option<oneshot::Receiver<()>>,
+}
+
+impl Life {
+    /// Asks the instance whether it gets to its messages.
+    fn ask(&mut self) {
+        let (answer, asked) = oneshot::channel();
+        // One that is dead already is heard of by `ended`.
+        let _ = self.ask.send(answer);
+        self.asked = Some(asked);
+    }
+
+    /// Whether there is no answer to the last question, for which there was a whole interval.
+    fn is_stuck(&mut self) -> bool {
+        let asked = self.asked.take();
+        asked.is_some_and(|mut asked| matches!(asked.try_recv(), Err(TryRecvError::Empty)))
+    }
+}
+
+/// Answers in the actor's context, which gets here after all messages; over when nobody asks any more.
+async fn answer(mut questions: mpsc::UnboundedReceiver<oneshot::Sender<()>>, _actor: ActorName) {
+    while let Some(answer) = questions.recv().await {
+        // A thread that was blocked comes back to questions of which nobody awaits the answer.
+        if answer.is_closed() {
+            continue;
+        }
+        fail::fail_point!(&format!("{_actor}::beat"), |_| ());
+        let _ = answer.send(());
+    }
+}
+
+/// The deaths of one actor that are borne.
+struct RestartBudget<'a> {
+    intensity: &'a RestartIntensity,
+    /// Those inside the window.
+    deaths: VecDeque<Instant>,
+}
+
+impl RestartBudget<'_> {
+    /// Counts a death; the answer is the pause before the restart, `None` = one too many.
+    fn spend(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        self.deaths.push_back(now);
+        self.deaths.retain(|death| now - *death <= self.intensity.window);
+        if self.deaths.len() > self.intensity.max_restarts {
+            return None;
+        }
+        let doubled = 2u32.saturating_pow(self.deaths.len() as u32 - 1);
+        Some(FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE))
+    }
 }
 
 /// What a panic said.
-pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown".to_owned())
 }

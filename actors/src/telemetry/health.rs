@@ -80,7 +80,7 @@ impl ActorState {
 /// What an actor died of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Death {
-    /// It panicked, or a job of its pool did; with what the panic said.
+    /// It panicked; with what the panic said.
     Panic(String),
     /// It stopped by itself.
     Stopped,

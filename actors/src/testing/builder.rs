@@ -56,6 +56,8 @@ pub enum End {
     #[default]
     Image,
     Fault(Fault),
+    /// It panics.
+    Panic,
     /// It runs until it is dropped.
     Never,
 }
@@ -191,6 +193,7 @@ impl ImageBuilder for FakeBuilder {
             None => match script.end {
                 End::Image => None,
                 End::Fault(fault) => Some(fault),
+                End::Panic => panic!("the fake builder was told to panic"),
                 End::Never => std::future::pending().await,
             },
         };

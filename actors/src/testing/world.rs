@@ -67,6 +67,8 @@ pub fn settings() -> PipelineSettings {
         },
         dead_ttl: Some(Duration::from_secs(3600)),
         results: false,
+        longest_claim: Duration::from_secs(2),
+        first_look: Duration::from_millis(50),
         intensity: RestartIntensity {
             max_restarts: 5,
             window: Duration::from_secs(30),
@@ -190,6 +192,13 @@ impl World {
     /// The deaths of this cause of each actor, in the order of [`ActorName::ALL`].
     pub fn deaths(&self, cause: &str) -> [u64; 6] {
         ActorName::ALL.map(|name| self.health(name).deaths.get(cause).copied().unwrap_or_default())
+    }
+
+    /// The jobs that crashed with each actor, in the order of [`ActorName::ALL`]; one is counted once it
+    /// is dropped.
+    pub fn crashed(&self) -> [u64; 6] {
+        ActorName::ALL
+            .map(|name| self.health(name).failed.get("crashed").copied().unwrap_or_default())
     }
 
     /// Waits until the figures of the actors are as `good` wants them. They change without any event.

@@ -1,14 +1,17 @@
 //! Panics of adapters and of actors: the job ends well, the siblings notice nothing.
 
+use std::time::Duration;
+
 use image_builder_actors::ports::Route;
 use image_builder_actors::telemetry::health::ActorName;
+use image_builder_actors::testing::builder::{End, Script};
+use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
 
-use image_builder_actors::testing::world::{request, settings, with_pipeline};
-
-const NONE: [u64; 6] = [0; 6];
-
-fn only(name: ActorName) -> [u64; 6] {
-    ActorName::ALL.map(|actor| u64::from(actor == name))
+/// So many jobs crashed with this actor, and no actor died of it.
+async fn assert_crashed(world: &World, name: ActorName, jobs: u64) {
+    let expected = ActorName::ALL.map(|actor| if actor == name { jobs } else { 0 });
+    world.until(|world| world.crashed() == expected).await;
+    assert_eq!(world.restarts(), [0; 6]);
 }
 
 #[test]
@@ -18,7 +21,7 @@ fn a_panic_in_a_job_of_the_connector_costs_one_try() {
         world.request(&request("b1")).await;
         let (_, body) = world.told_once().await;
         assert_eq!(body["data"]["attempts"], 2);
-        assert_eq!(world.restarts(), only(ActorName::Connector));
+        assert_crashed(&world, ActorName::Connector, 1).await;
         assert_eq!(world.workspaces_left().await, 0);
     });
 }
@@ -42,7 +45,7 @@ fn a_panic_in_a_job_of_the_builder_costs_one_try_and_its_neighbour_nothing() {
         };
         assert_eq!(attempts("b1.image.ready"), 2);
         assert_eq!(attempts("b2.image.ready"), 1);
-        assert_eq!(world.restarts(), only(ActorName::Builder));
+        assert_crashed(&world, ActorName::Builder, 1).await;
     });
 }
 
@@ -53,7 +56,7 @@ fn a_panic_in_a_notification_costs_no_build() {
         world.request(&request("b1")).await;
         world.told_once().await;
         assert_eq!(world.engine.built(), 1);
-        assert_eq!(world.restarts(), only(ActorName::Notifier));
+        assert_crashed(&world, ActorName::Notifier, 1).await;
     });
 }
 
@@ -70,20 +73,51 @@ fn a_job_that_panics_every_time_is_given_up_as_crashed() {
         assert_eq!(body["data"]["fault"], "service");
         assert_eq!(body["data"]["attempts"], 3);
         assert_eq!(world.broker.messages(Route::Dead).len(), 1);
-        assert_ne!(world.restarts(), NONE);
+        assert_crashed(&world, ActorName::Builder, 3).await;
     });
 }
 
 #[test]
-fn an_actor_that_dies_too_often_escalates() {
+fn a_hundred_panics_in_a_row_cost_the_neighbours_nothing() {
+    const BAD: usize = 4;
+    const TRIES: u32 = 25;
+    const NEIGHBOURS: usize = 20;
     let mut settings = settings();
-    settings.intensity.max_restarts = 1;
+    settings.retry.max_attempts = TRIES;
+    settings.retry.max_delay = Duration::from_millis(1);
+    settings.intensity.max_restarts = 0;
     with_pipeline(settings, async |world| {
-        for _ in 0..2 {
-            world.planner.panic();
+        let of = |user: &str, build_id: &str| {
+            let mut body = request(build_id);
+            body["userID"] = user.into();
+            body
+        };
+        let gate = world.planner.hold();
+        world.request(&of("bob", "in-hand")).await;
+        gate.reached().await;
+        // There is one slot left, which the others have in turns.
+        for number in 0..BAD {
+            let build_id = format!("bad-{number}");
+            world.engine.script(&build_id, Script { end: End::Panic, ..Script::default() });
+            world.request(&of("mallory", &build_id)).await;
         }
-        world.request(&request("b1")).await;
-        let cause = world.pipeline.escalated().await;
-        assert!(cause.starts_with("builder: panic: "), "{cause}");
+        for number in 0..NEIGHBOURS {
+            world.request(&of(&format!("user-{number}"), &format!("good-{number}"))).await;
+        }
+        world.told(BAD + NEIGHBOURS).await;
+        assert_crashed(&world, ActorName::Builder, BAD as u64 * u64::from(TRIES)).await;
+        gate.open();
+        let told = world.told(BAD + NEIGHBOURS + 1).await;
+        for (id, body) in &told {
+            let (end, attempts) = match id.starts_with("bad") {
+                true => ("build.failed", TRIES),
+                false => ("image.ready", 1),
+            };
+            assert!(id.ends_with(end), "{id}");
+            assert_eq!(body["data"]["attempts"], attempts, "{id}");
+        }
+        // The worker goes on.
+        world.request(&of("bob", "after")).await;
+        assert_eq!(world.told(told.len() + 1).await[told.len()].0, "after.image.ready");
     });
 }

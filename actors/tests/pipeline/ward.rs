@@ -16,7 +16,7 @@ use image_builder_actors::pipeline::pool::Pool;
 use image_builder_actors::ports::{Broker, Message, Queue, Route, Subscription};
 use image_builder_actors::scheduling::fair_semaphore::FairSemaphore;
 use image_builder_actors::supervision::{Mailbox, Supervisor};
-use image_builder_actors::telemetry::health::{ActorName, Health};
+use image_builder_actors::telemetry::health::{ActorName, Health, Snapshot};
 use image_builder_actors::testing::broker::FakeBroker;
 use image_builder_actors::testing::world::PATIENCE;
 use tokio::sync::{Notify, Semaphore};
@@ -110,8 +110,6 @@ impl Actor for Obedient {
     }
 }
 
-image_builder_actors::supervised!(Obedient);
-
 impl Handler<Order> for Obedient {
     type Result = ();
 
@@ -178,7 +176,7 @@ fn settle(lease: Lease) {
 
 /// An actor under supervision, and the way to it.
 pub(crate) struct Ward {
-    mailbox: Mailbox<Obedient>,
+    mailbox: Mailbox<Order>,
     health: Arc<Health>,
     pub(crate) gate: Arc<Gate>,
     made: Arc<AtomicUsize>,
@@ -193,8 +191,7 @@ impl Ward {
     ) -> Self {
         let (health, gate) = (Health::new(name), Arc::new(Gate::default()));
         let made = Arc::new(AtomicUsize::new(0));
-        let (pool, panics) =
-            Pool::new(FairSemaphore::new(4, 4), health.clone(), Shutdown::default());
+        let pool = Pool::new(FairSemaphore::new(4, 4), health.clone(), Shutdown::default());
         let (count, its_gate) = (made.clone(), gate.clone());
         let factory = move || {
             let number = count.fetch_add(1, Ordering::SeqCst) + 1;
@@ -205,7 +202,7 @@ impl Ward {
             }
             Obedient { pool: pool.clone(), gate: its_gate.clone(), number, start }
         };
-        let mailbox = supervisor.supervise(health.clone(), panics, factory);
+        let mailbox = supervisor.supervise(health.clone(), factory);
         Self { mailbox, health, gate, made }
     }
 
@@ -217,9 +214,24 @@ impl Ward {
         self.health.snapshot().deaths
     }
 
-    /// Waits until it has died so often. Nobody is told of a death but the log.
+    /// Its jobs that failed, by reason.
+    pub(crate) fn failed(&self) -> BTreeMap<&'static str, u64> {
+        self.health.snapshot().failed
+    }
+
+    /// Waits until it has died so often.
     pub(crate) async fn until_died(&self, times: u64) {
-        while self.health.snapshot().restarts() < times {
+        self.until(|health| health.restarts() >= times).await;
+    }
+
+    /// Waits until so many of its jobs have failed.
+    pub(crate) async fn until_failed(&self, jobs: u64) {
+        self.until(|health| health.failed.values().sum::<u64>() >= jobs).await;
+    }
+
+    /// Nobody is told of a death, or of a failure, but the log.
+    async fn until(&self, good: impl Fn(&Snapshot) -> bool) {
+        while !good(&self.health.snapshot()) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -83,7 +83,7 @@ impl Context {
         self,
     ) -> (mpsc::Receiver<io::Result<Bytes>>, tokio::task::JoinHandle<Result<(), Unsent>>) {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let task = tokio::task::spawn_blocking(move || {
+        let task = crate::blocking::begin(move || {
             let mut writer = ChunkWriter { sender, chunk: BytesMut::with_capacity(CHUNK) };
             let result = catch_unwind(AssertUnwindSafe(|| self.write_to(&mut writer)));
             if !matches!(result, Ok(Ok(()))) {
