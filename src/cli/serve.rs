@@ -12,7 +12,6 @@ use image_builder_actors::ports::Route;
 use image_builder_actors::scheduling::admission::Admission;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::metrics::Metrics;
-use image_builder_actors::telemetry::trace::Tracer;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,7 +26,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::engine::disk::inventory::Held;
 use crate::exit::Exit;
 use crate::memory;
-use crate::otlp::Exporter;
+use crate::telemetry::traces::Traces;
 use crate::wiring;
 use crate::wiring::Adapters;
 
@@ -75,10 +74,11 @@ impl StartError {
 
 /// Works until a signal or an escalation ends it. Must be called where an actix `System` runs.
 pub async fn serve(config: Config) -> Exit {
-    let ended = match Exporter::start(config.traces.clone()) {
-        Ok(exporter) => {
-            let ended = work(config, exporter.tracer()).await;
-            exporter.close().await;
+    let ended = match Traces::start(config.traces.clone()) {
+        Ok(traces) => {
+            let observer = Observer::new(Metrics::new(), traces.tracer());
+            let ended = work(config, observer).await;
+            traces.close().await;
             ended
         }
         Err(error) => {
@@ -99,11 +99,10 @@ pub async fn serve(config: Config) -> Exit {
     }
 }
 
-async fn work(config: Config, tracer: Tracer) -> Result<Exit, StartError> {
+async fn work(config: Config, observer: Observer) -> Result<Exit, StartError> {
     let mut signals = Signals::listen().map_err(StartError::Signals)?;
     let data_dir = DataDir::open(&config.data_dir)?;
     let readiness = Readiness::of(&NEEDS);
-    let observer = Observer { metrics: Metrics::new(), tracer };
     let health = pipeline::health();
     let listener = listen(&config.http_addr).await?;
     // Not always what was asked for: port 0 means any that is free.

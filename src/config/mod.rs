@@ -22,8 +22,8 @@ use crate::broker::rabbitmq::topology::Topology;
 use crate::engine::disk::size::{Size, Watermark};
 use crate::engine::docker::DockerSettings;
 use crate::notify::SigningKeys;
-use crate::otlp::TraceSettings;
 use crate::registry::{RegistryCredentials, RegistryUrl};
+use crate::telemetry::traces::TraceSettings;
 
 /// The file that is read beside the environment, relative to the working directory.
 pub const ENV_FILE: &str = "config/.env";

@@ -1,12 +1,11 @@
 //! The settings of traces: OpenTelemetry's own variables.
 
-use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
 use super::read::{Found, Reader};
-use crate::otlp::TraceSettings;
+use crate::telemetry::traces::TraceSettings;
 
 /// `OTEL_SERVICE_NAME` where it is not set.
 const SERVICE_NAME: &str = "image-builder";
@@ -51,19 +50,21 @@ impl Reader {
         Some(TraceSettings { url: traces_url(url), headers, resource })
     }
 
-    fn headers(&mut self, found: &Found) -> Vec<(String, Secret)> {
+    fn headers(&mut self, found: &Found) -> HeaderMap {
         // Not repeated: it holds a credential.
         let Some(pairs) = pairs(found.secret.expose()) else {
             self.bad(&found.variable, "must look like name=value,name=value");
-            return Vec::new();
+            return HeaderMap::new();
         };
-        let good = |(name, value): &(String, String)| {
-            HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_str(value).is_ok()
+        let header = |(name, value): &(String, String)| {
+            let mut value = HeaderValue::from_str(value).ok()?;
+            value.set_sensitive(true);
+            Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
         };
-        if !pairs.iter().all(good) {
+        pairs.iter().map(header).collect::<Option<_>>().unwrap_or_else(|| {
             self.bad(&found.variable, "holds a name or a value that no HTTP header can have");
-        }
-        pairs.into_iter().map(|(name, value)| (name, Secret::new(value))).collect()
+            HeaderMap::new()
+        })
     }
 }
 
