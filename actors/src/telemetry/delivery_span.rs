@@ -128,7 +128,7 @@ impl DeliverySpan {
         self
     }
 
-    /// Says whose build it is. To be said once, as everything else.
+    /// Says whose build it is. Once, as all that is said of a span: what is said twice is there twice.
     pub fn about(&mut self, request: &BuildRequest) -> &mut Self {
         self.set("build.user", text(&request.user_id));
         self.set("build.application", text(&request.application_id));
