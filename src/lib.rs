@@ -17,7 +17,7 @@
 //! | [`registry`] | where images are stored |
 //! | [`notify`] | who is told |
 //! | [`api`] | what the worker tells over HTTP |
-//! | [`telemetry`], [`otlp`] | logs and traces |
+//! | [`telemetry`] | logs and traces |
 //! | [`net`] | what every client of somebody else's server needs |
 
 pub mod api;
@@ -33,7 +33,6 @@ pub mod kill_points;
 pub mod memory;
 pub mod net;
 pub mod notify;
-pub mod otlp;
 pub mod planner;
 pub mod registry;
 pub mod signals;

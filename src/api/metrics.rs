@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::telemetry::health::{ActorState, Death, Health};
-use image_builder_actors::telemetry::metrics::{Metrics, options};
-use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
+use image_builder_actors::telemetry::metrics::{Metrics, options, register};
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry, TextEncoder};
 
 use crate::api::readiness::Readiness;
@@ -18,40 +16,41 @@ pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 ///
 /// # Errors
 ///
-/// Two families have one name, or a name or label is none that Prometheus takes.
+/// A family cannot be written down.
 pub(super) fn page(
     metrics: &Metrics,
     actors: &[Arc<Health>],
     readiness: &Readiness,
 ) -> prometheus::Result<String> {
     let mut families = metrics.gather();
-    families.extend(of_actors(actors)?);
-    families.extend(of_worker(readiness)?);
+    let registry = Registry::new();
+    of_actors(&registry, actors);
+    of_worker(&registry, readiness);
+    families.extend(registry.gather());
     families.sort_by(|a, b| a.name().cmp(b.name()));
     TextEncoder::new().encode_to_string(&families)
 }
 
 /// The actors count for themselves; each scrape takes their figures as they stand.
-fn of_actors(actors: &[Arc<Health>]) -> prometheus::Result<Vec<MetricFamily>> {
-    let gauges = |name, help| IntGaugeVec::new(options(name, help), &["actor"]);
-    let counters = |name, help| IntCounterVec::new(options(name, help), &["actor"]);
-    let running = gauges("actor_running", "Whether the actor is alive and at work.")?;
-    let in_hand = gauges("actor_in_hand", "Jobs that the actor works on.")?;
-    let waiting = gauges("actor_waiting", "Jobs that wait for a slot of the actor.")?;
-    let done = counters("actor_done_total", "Jobs that the actor did well.")?;
-    let restarts = counters("actor_restarts_total", "Deaths of the actor.")?;
-    let deaths = IntCounterVec::new(
-        options("actor_deaths_total", "Deaths of the actor, by cause."),
-        &["actor", "cause"],
-    )?;
-    let oldest = GaugeVec::new(
-        options("actor_oldest_seconds", "Age of the actor's oldest job in hand."),
-        &["actor"],
-    )?;
-    let failed = IntCounterVec::new(
-        options("actor_failed_total", "Jobs that failed with the actor, by reason."),
+fn of_actors(registry: &Registry, actors: &[Arc<Health>]) {
+    let gauges = |name, help| register(registry, IntGaugeVec::new(options(name, help), &["actor"]));
+    let counters = |name, help, labels: &[&str]| {
+        register(registry, IntCounterVec::new(options(name, help), labels))
+    };
+    let running = gauges("actor_running", "Whether the actor is alive and at work.");
+    let in_hand = gauges("actor_in_hand", "Jobs that the actor works on.");
+    let waiting = gauges("actor_waiting", "Jobs that wait for a slot of the actor.");
+    let done = counters("actor_done_total", "Jobs that the actor did well.", &["actor"]);
+    let restarts = counters("actor_restarts_total", "Deaths of the actor.", &["actor"]);
+    let deaths =
+        counters("actor_deaths_total", "Deaths of the actor, by cause.", &["actor", "cause"]);
+    let failed = counters(
+        "actor_failed_total",
+        "Jobs that failed with the actor, by reason.",
         &["actor", "reason"],
-    )?;
+    );
+    let oldest = options("actor_oldest_seconds", "Age of the actor's oldest job in hand.");
+    let oldest = register(registry, GaugeVec::new(oldest, &["actor"]));
     for actor in actors {
         let (name, now) = (actor.name().as_str(), actor.snapshot());
         running.with_label_values(&[name]).set((now.state == ActorState::Running).into());
@@ -69,40 +68,17 @@ fn of_actors(actors: &[Arc<Health>]) -> prometheus::Result<Vec<MetricFamily>> {
             failed.with_label_values(&[name, reason.as_str()]).inc_by(count);
         }
     }
-    gather(vec![
-        Box::new(running),
-        Box::new(in_hand),
-        Box::new(waiting),
-        Box::new(done),
-        Box::new(restarts),
-        Box::new(deaths),
-        Box::new(oldest),
-        Box::new(failed),
-    ])
 }
 
-fn of_worker(readiness: &Readiness) -> prometheus::Result<Vec<MetricFamily>> {
-    let ready = IntGaugeVec::new(
-        options("need_ready", "Whether something that the worker needs is there."),
-        &["need"],
-    )?;
+fn of_worker(registry: &Registry, readiness: &Readiness) {
+    let ready = options("need_ready", "Whether something that the worker needs is there.");
+    let ready = register(registry, IntGaugeVec::new(ready, &["need"]));
     for (need, is_ready) in readiness.states() {
         ready.with_label_values(&[need]).set(is_ready.into());
     }
-    let info = IntGaugeVec::new(
-        options("build_info", "Always 1; the labels tell what runs."),
-        &["version"],
-    )?;
+    let info = options("build_info", "Always 1; the labels tell what runs.");
+    let info = register(registry, IntGaugeVec::new(info, &["version"]));
     info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-    gather(vec![Box::new(ready), Box::new(info)])
-}
-
-fn gather(families: Vec<Box<dyn Collector>>) -> prometheus::Result<Vec<MetricFamily>> {
-    let registry = Registry::new();
-    for family in families {
-        registry.register(family)?;
-    }
-    Ok(registry.gather())
 }
 
 fn number(count: usize) -> i64 {

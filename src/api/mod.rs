@@ -1,21 +1,24 @@
-//! The operator's HTTP endpoints: `/livez`, `/readyz`, `/metrics`.
+//! What the worker tells over HTTP: `/livez`, `/readyz`, `/metrics`.
+//!
+//! [`router`] is where a route is added.
 
 mod listen;
 mod metrics;
 pub mod readiness;
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{ALLOW, CONTENT_TYPE};
+use axum::response::IntoResponse;
+use axum::routing::get;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use image_builder_actors::telemetry::health::Health;
 use image_builder_actors::telemetry::metrics::Metrics;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,8 +27,9 @@ use tokio::sync::Semaphore;
 pub use self::listen::listen;
 use crate::api::readiness::Readiness;
 
-/// Connections at once; further ones wait to be accepted.
-const MOST_CONNECTIONS: usize = 64;
+/// Connections at once; further ones wait to be accepted. Far more than clients that mean well have, so
+/// that those that never finish asking keep nobody out before their time is up.
+const MOST_CONNECTIONS: usize = 512;
 /// How long a client may take to send a request's head, waiting for its next request included.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// A connection takes no further requests after this.
@@ -41,11 +45,45 @@ pub struct Observed {
     pub metrics: Metrics,
 }
 
+/// Every route that there is.
+fn router(observed: Observed) -> Router {
+    Router::new()
+        .route("/livez", get("ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(only_reading)
+        .fallback(nothing_here)
+        .with_state(observed)
+}
+
+async fn readyz(State(observed): State<Observed>) -> impl IntoResponse {
+    let (ready, report) = observed.readiness.report();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [(CONTENT_TYPE, "application/json")], report)
+}
+
+async fn metrics(State(observed): State<Observed>) -> impl IntoResponse {
+    let page = metrics::page(&observed.metrics, &observed.actors, &observed.readiness);
+    page.map(|page| ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page)).map_err(|error| {
+        tracing::error!(%error, "cannot show the metrics");
+        (StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
+    })
+}
+
+async fn only_reading() -> impl IntoResponse {
+    (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "only GET and HEAD\n")
+}
+
+async fn nothing_here() -> impl IntoResponse {
+    (StatusCode::NOT_FOUND, "try /livez, /readyz or /metrics\n")
+}
+
 /// Serves until the program ends.
 pub async fn serve(listener: TcpListener, observed: Observed) {
-    let turns = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let router = router(observed);
+    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
-        let Ok(turn) = turns.clone().acquire_owned().await else { return };
+        let Ok(room) = connections.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -55,24 +93,21 @@ pub async fn serve(listener: TcpListener, observed: Observed) {
                 continue;
             }
         };
-        let observed = observed.clone();
+        let router = router.clone();
         tokio::spawn(async move {
-            answer(stream, &observed).await;
-            drop(turn);
+            answer(stream, router).await;
+            drop(room);
         });
     }
 }
 
 /// Answers the requests of one connection, which ends in bounded time however slow the client is.
-async fn answer(stream: TcpStream, observed: &Observed) {
-    let service = service_fn(|request| {
-        let response = respond(&request, observed);
-        async move { Ok::<_, Infallible>(response) }
-    });
+/// `axum::serve` would wait for a request's head for ever.
+async fn answer(stream: TcpStream, router: Router) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => Ok(ended),
@@ -86,45 +121,4 @@ async fn answer(stream: TcpStream, observed: &Observed) {
         Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection ended early"),
         Err(_) => tracing::debug!("an HTTP client was too slow"),
     }
-}
-
-fn respond(request: &Request<Incoming>, observed: &Observed) -> Response<Full<Bytes>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    match request.uri().path() {
-        "/livez" => plain(StatusCode::OK, "ok\n"),
-        "/readyz" => {
-            let (ready, body) = observed.readiness.report();
-            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            text(status, "application/json", body)
-        }
-        "/metrics" => {
-            match metrics::page(&observed.metrics, &observed.actors, &observed.readiness) {
-                Ok(page) => text(StatusCode::OK, metrics::CONTENT_TYPE, page),
-                Err(error) => {
-                    tracing::error!(%error, "cannot show the metrics");
-                    plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")
-                }
-            }
-        }
-        _ => plain(StatusCode::NOT_FOUND, "try /livez, /readyz or /metrics\n"),
-    }
-}
-
-fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    text(status, "text/plain; charset=utf-8", body)
-}
-
-fn text(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }

@@ -12,9 +12,9 @@ use super::{choose_tls, environment};
 use crate::config::{Config, ConfigErrors};
 use crate::exit::{Exit, StartError};
 use crate::memory;
-use crate::otlp::Exporter;
 use crate::signals::Signals;
 use crate::telemetry;
+use crate::telemetry::traces::Traces;
 use crate::wiring::Worker;
 
 /// How long handing back may take after the drain's time is up.
@@ -79,12 +79,12 @@ async fn serve(config: &Config) -> Exit {
 
 /// The worker's life, with traces of it sent to their end.
 async fn traced(config: &Config) -> Result<Exit, StartError> {
-    let exporter = Exporter::start(config.telemetry.traces.clone()).map_err(|error| {
+    let traces = Traces::start(config.telemetry.traces.clone()).map_err(|error| {
         StartError::new(Exit::Config, format!("the client of the traces' collector: {error:#}"))
     })?;
-    let observer = Observer { metrics: Metrics::new(), tracer: exporter.tracer() };
+    let observer = Observer::new(Metrics::new(), traces.tracer());
     let ended = live(config, observer).await;
-    exporter.close().await;
+    traces.close().await;
     ended
 }
 

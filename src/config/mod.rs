@@ -42,9 +42,9 @@ use crate::broker::rabbitmq::topology::{Topology, TopologySettings};
 use crate::engine::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings};
 use crate::notify::SigningKeys;
-use crate::otlp::TraceSettings;
 use crate::registry::{RegistryCredentials, RegistryUrl};
 use crate::telemetry::LogFormat;
+use crate::telemetry::traces::TraceSettings;
 
 /// All settings. Their names, defaults and meanings are in [`GROUPS`].
 #[derive(Debug, Clone)]

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
+use reqwest::header::HeaderMap;
 use tracing_subscriber::EnvFilter;
 
 use super::reader::Reader;
@@ -180,7 +181,7 @@ settings! {
         otel_exporter_otlp_endpoint: Url = HTTP_URL unset
             "no traces are sent, and a request's `traceparent` is only handed on to its notification";
         /// Further headers of each request to the collector, with percent-encoded values.
-        otel_exporter_otlp_headers / otel_exporter_otlp_headers_file: Headers = HEADERS unset "none";
+        otel_exporter_otlp_headers / otel_exporter_otlp_headers_file: HeaderMap = HEADERS unset "none";
         /// The only one that is spoken; gRPC (port 4317) is not.
         otel_exporter_otlp_protocol: String = PROTOCOL or "http/protobuf";
         /// What the worker is called in traces.

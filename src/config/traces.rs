@@ -4,7 +4,7 @@ use reqwest::Url;
 use uuid::Uuid;
 
 use super::reader::Reader;
-use crate::otlp::TraceSettings;
+use crate::telemetry::traces::TraceSettings;
 
 /// `OTEL_SERVICE_NAME` where it is not set.
 const SERVICE_NAME: &str = "image-builder";

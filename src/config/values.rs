@@ -8,7 +8,7 @@ use std::time::Duration;
 use image_builder_actors::model::secret::Secret;
 use lapin::uri::AMQPUri;
 use reqwest::Url;
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
@@ -130,16 +130,14 @@ pub(super) const LOG_FORMAT: Kind<LogFormat> = Kind::new("`text` or `json`", |te
 
 pub(super) type Pairs = Vec<(String, String)>;
 pub(super) const PAIRS: Kind<Pairs> = Kind::new("`name=value,…`", pairs);
-pub(super) type Headers = Vec<(String, Secret)>;
-pub(super) const HEADERS: Kind<Headers> = Kind::new("`name=value,…`", |text| {
-    let pairs = pairs(text)?;
-    let good = |(name, value): &(String, String)| {
-        HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_str(value).is_ok()
+pub(super) const HEADERS: Kind<HeaderMap> = Kind::new("`name=value,…`", |text| {
+    let header = |(name, value): &(String, String)| {
+        let mut value = HeaderValue::from_str(value).ok()?;
+        value.set_sensitive(true);
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
     };
-    if !pairs.iter().all(good) {
-        return Err("holds a name or a value that no HTTP header can have".into());
-    }
-    Ok(pairs.into_iter().map(|(name, value)| (name, Secret::new(value))).collect())
+    let headers = pairs(text)?.iter().map(header).collect::<Option<_>>();
+    headers.ok_or_else(|| "holds a name or a value that no HTTP header can have".into())
 });
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -1,4 +1,7 @@
 //! From events to lines.
+//!
+//! `tracing-subscriber` has a JSON form too. It puts the job's fields into an object of their own, in which
+//! whoever reads the log would have to look for `build_id`; here a line is flat.
 
 use std::fmt::Write as _;
 use std::io::Write;

@@ -1,10 +1,11 @@
-//! Logs: JSON lines with stable names, or text that a person likes to read on a terminal.
+//! Logs and [traces].
 //!
-//! Both forms are flat: a line has the fields of its event and those of the job that it is about
+//! A log is JSON lines with stable names, or text that a person likes to read on a terminal. Both forms are flat: a line has the fields of its event and those of the job that it is about
 //! (`build_id`, `stage`, `attempt`), wherever in the program it was written.
 
 mod fields;
 mod lines;
+pub mod traces;
 
 use std::io::IsTerminal;
 

@@ -91,11 +91,10 @@ fn only_reading_is_allowed_and_a_head_has_no_body() {
 }
 
 #[test]
-fn clients_that_never_finish_asking_are_sent_away_and_hold_up_nobody_for_long() {
+fn clients_that_never_finish_asking_are_sent_away_and_hold_up_nobody() {
     let idle = Idle::start();
     let address = address(&idle.worker);
-    // More than the worker has connections for.
-    let slow: Vec<TcpStream> = (0..100)
+    let slow: Vec<TcpStream> = (0..200)
         .map(|_| {
             let mut stream = TcpStream::connect(&address).expect("the worker listens");
             stream.write_all(b"GET /livez HTTP/1.1\r\nHost:").expect("half a head can be sent");
@@ -105,7 +104,8 @@ fn clients_that_never_finish_asking_are_sent_away_and_hold_up_nobody_for_long() 
     let asked = Instant::now();
     let answer = exchange(&address, "GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+    // Before the first of them is sent away.
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     for mut stream in slow {
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time limit can be set");
         let mut answer = Vec::new();

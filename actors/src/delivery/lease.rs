@@ -155,8 +155,7 @@ impl Lease {
     /// The trace context for what comes of this delivery: the worker's own where it traces, else
     /// the one that the message brought.
     pub fn traceparent(&self) -> Option<String> {
-        let own = lock(&self.held).as_ref().and_then(|held| held.span.context());
-        let own = own.map(|context| context.to_string());
+        let own = lock(&self.held).as_ref().and_then(|held| held.span.traceparent());
         own.or_else(|| self.message.headers.get(TRACEPARENT).cloned())
     }
 

@@ -107,8 +107,14 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
+        let registry = Registry::new();
+        let counters = |name, help, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(options(name, help), labels))
+        };
+        let histograms = |name, help, labels: &[&str]| {
+            register(&registry, HistogramVec::new(histogram(name, help), labels))
+        };
         let figures = Figures {
-            registry: Registry::new(),
             builds: counters(
                 "builds_total",
                 "Builds that ended, by result, whose fault it was, and why.",
@@ -124,10 +130,13 @@ impl Metrics {
                 "How long a stage had a job in hand, waiting for its turn not included.",
                 &["stage"],
             ),
-            queue_wait: made(Histogram::with_opts(histogram(
-                "queue_wait_seconds",
-                "From a request's timestamp to its first delivery to a worker.",
-            ))),
+            queue_wait: register(
+                &registry,
+                Histogram::with_opts(histogram(
+                    "queue_wait_seconds",
+                    "From a request's timestamp to its first delivery to a worker.",
+                )),
+            ),
             retries: counters(
                 "retries_total",
                 "Failed tries that were put on the delay ladder, by the last try's fault.",
@@ -143,18 +152,24 @@ impl Metrics {
                 "Tries to tell a manager, by type and result.",
                 &["type", "result"],
             ),
-            capacity_paused: made(IntGaugeVec::new(
-                options("capacity_paused", "Whether the listener pauses, by what is lacking."),
-                &["reason"],
-            )),
-            cache_bytes: made(IntGauge::with_opts(options(
-                "cache_bytes",
-                "What the worker's caches hold on disk.",
-            ))),
+            capacity_paused: register(
+                &registry,
+                IntGaugeVec::new(
+                    options("capacity_paused", "Whether the listener pauses, by what is lacking."),
+                    &["reason"],
+                ),
+            ),
+            cache_bytes: register(
+                &registry,
+                IntGauge::with_opts(options(
+                    "cache_bytes",
+                    "What the worker's caches hold on disk.",
+                )),
+            ),
             capacity: OnceLock::new(),
+            registry,
         };
         figures.begin_all();
-        figures.register_all();
         Self(Arc::new(figures))
     }
 
@@ -237,23 +252,6 @@ impl Figures {
             }
         }
     }
-
-    fn register_all(&self) {
-        let all: [Box<dyn Collector>; 9] = [
-            Box::new(self.builds.clone()),
-            Box::new(self.build_seconds.clone()),
-            Box::new(self.stage_seconds.clone()),
-            Box::new(self.queue_wait.clone()),
-            Box::new(self.retries.clone()),
-            Box::new(self.crashes.clone()),
-            Box::new(self.notifications.clone()),
-            Box::new(self.capacity_paused.clone()),
-            Box::new(self.cache_bytes.clone()),
-        ];
-        for family in all {
-            made(self.registry.register(family));
-        }
-    }
 }
 
 fn of_kind(kind: Kind) -> impl Iterator<Item = Reason> {
@@ -271,21 +269,23 @@ pub fn options(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace("image_builder")
 }
 
-fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    made(IntCounterVec::new(options(name, help), labels))
-}
-
 fn histogram(name: &str, help: &str) -> HistogramOpts {
     HistogramOpts { common_opts: options(name, help), buckets: SECONDS.to_vec() }
 }
 
-fn histograms(name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-    made(HistogramVec::new(histogram(name, help), labels))
-}
-
-/// Names, labels and buckets are constants, so what is made once is made always.
-fn made<T>(family: prometheus::Result<T>) -> T {
-    family.expect("a family's name, labels and buckets are good, and it is registered once")
+/// Adds a family that was just made.
+///
+/// # Panics
+///
+/// Its name, labels or buckets are none that Prometheus takes, or its name is taken. They are constants:
+/// what is good once is good always.
+pub fn register<F>(registry: &Registry, family: prometheus::Result<F>) -> F
+where
+    F: Collector + Clone + 'static,
+{
+    let family = family.expect("a family's name, labels and buckets are good");
+    registry.register(Box::new(family.clone())).expect("a family is registered once");
+    family
 }
 
 #[cfg(test)]
