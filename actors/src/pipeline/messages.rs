@@ -1,6 +1,8 @@
 //! What the actors tell each other: named for the state that the thing has reached. Each owns its
 //! job, so whoever holds the message is responsible for the delivery and for the workspace.
 
+use std::time::Instant;
+
 use actix::Message;
 
 use crate::delivery::job::Job;
@@ -8,6 +10,21 @@ use crate::delivery::lease::{Lease, Leased};
 use crate::model::image::{BuiltImage, RegistryImage};
 use crate::model::request::BuilderKind;
 use crate::ports::FetchedSource;
+
+/// A message was delivered.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Delivered {
+    pub lease: Lease,
+    /// When the worker got it.
+    pub received: Instant,
+}
+
+impl Leased for Delivered {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+}
 
 /// A request was read and found good.
 #[derive(Debug, Message)]

@@ -1,6 +1,7 @@
 //! The six actors, put together and set to work.
 
 pub mod builder;
+mod cancellations;
 pub mod connector;
 pub mod consumer;
 pub mod listener;
@@ -18,8 +19,6 @@ use tokio::task::JoinSet;
 
 use crate::delivery::artifacts::Images;
 use crate::delivery::dedup::Redeliveries;
-use crate::delivery::outcome_ledger;
-use crate::delivery::outcome_ledger::OutcomeLedger;
 use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
@@ -32,8 +31,8 @@ use crate::pipeline::pool::Pool;
 use crate::pipeline::pusher::Pusher;
 use crate::pipeline::retry::Retry;
 use crate::ports::{
-    Broker, ImageBuilder, Notifier as NotifierPort, Planner, Probe, Queue, Registry,
-    SourceConnector,
+    Broker, DeadLetters, ImageBuilder, Notifier as NotifierPort, OutcomeLedger, Planner, Probe,
+    Queue, Registry, SourceConnector,
 };
 use crate::scheduling::admission::{Admission, AdmissionRules};
 use crate::scheduling::capacity::Capacity;
@@ -47,6 +46,8 @@ use crate::telemetry::health::{ActorName, Health};
 #[derive(Clone)]
 pub struct Ports {
     pub broker: Arc<dyn Broker>,
+    pub ledger: Arc<dyn OutcomeLedger>,
+    pub dead_letters: Arc<dyn DeadLetters>,
     pub forge: Arc<dyn SourceConnector>,
     pub planner: Arc<dyn Planner>,
     pub engine: Arc<dyn ImageBuilder>,
@@ -77,10 +78,6 @@ pub struct PipelineSettings {
     /// Whether newer requests supersede older ones that do not build yet.
     pub supersede: bool,
     pub retry: RetryPolicy,
-    /// How long the dead queue keeps a copy; `None` = no copies.
-    pub dead_ttl: Option<Duration>,
-    /// Whether outcomes are published to the result queue as well.
-    pub results: bool,
     pub intensity: RestartIntensity,
 }
 
@@ -105,7 +102,7 @@ pub struct Pipeline {
     ends: JoinSet<()>,
     /// For those who cancel builds.
     pub admission: Admission,
-    /// OutcomeLedger and asked whether there is room to work.
+    /// Told and asked whether there is room to work.
     pub capacity: Capacity,
 }
 
@@ -127,14 +124,16 @@ impl Pipeline {
         let capacity = Capacity::default();
         observer.metrics.show(&capacity);
         tokio::spawn(capacity.clone().watch(ports.probe, shutdown.clone()));
+        let images = Images { registry: ports.registry, registry_name: settings.registry_name };
         let settlement = Settlement {
             broker: ports.broker.clone(),
-            told: OutcomeLedger::start(ports.broker.clone(), outcome_ledger::LONGEST_WAIT),
-            dead_ttl: settings.dead_ttl,
+            ledger: ports.ledger,
+            dead_letters: ports.dead_letters,
+            policy: settings.retry.clone(),
+            images: images.clone(),
             capacity: capacity.clone(),
             observer,
         };
-        let images = Images { registry: ports.registry, registry_name: settings.registry_name };
         let rules = Arc::new(settings.rules);
         let admission = Admission::new(AdmissionRules {
             // One place stays in sight of the other users.
@@ -195,7 +194,7 @@ impl Pipeline {
             settlement: settlement.clone(),
             rules: rules.clone(),
             admission: admission.clone(),
-            shortest_rung: settings.retry.delay(1, None),
+            throttle_delay: settings.retry.delay(1, None),
             job_timeout: settings.job_timeout,
             images: images.clone(),
             engine: ports.engine.clone(),
@@ -209,18 +208,18 @@ impl Pipeline {
             pool: pool_of,
             settlement: settlement.clone(),
             managers: ports.managers,
-            policy: settings.retry.clone(),
+            policy: settings.retry,
             timeout: settings.notifier.timeout,
-            results: settings.results,
         };
         let notifier = supervisor.supervise(health_of, panics, move || notifier.clone());
 
         let (pool_of, health_of, panics) = pool(ActorName::Retry, settings.retry_concurrency);
-        let retry = Retry { pool: pool_of, settlement, rules, policy: settings.retry, images };
+        let retry = Retry { pool: pool_of, settlement: settlement.clone(), rules };
         let retry = supervisor.supervise(health_of, panics, move || retry.clone());
 
         let consumer = |queue, prefetch, until| Consumer {
             broker: ports.broker.clone(),
+            settlement: settlement.clone(),
             queue,
             prefetch,
             shutdown: shutdown.clone(),
@@ -231,9 +230,10 @@ impl Pipeline {
             longest: GRACE
                 + match queue {
                     Queue::Build => settings.job_timeout,
-                    Queue::Fail | Queue::Outcome => settings.notifier.timeout,
+                    _ => settings.notifier.timeout,
                 },
         };
+        tokio::spawn(cancellations::hear(ports.broker.cancellations(), admission.clone()));
         let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         let (mut builds, mut ends) = (JoinSet::new(), JoinSet::new());
         builds.spawn(

@@ -48,7 +48,7 @@ impl Pusher {
         };
         job.lease.set_phase(Phase::Working(StageName::Pusher));
         fail::fail_point!("pusher::work");
-        if self.settlement.is_repeated(&job.lease, &job.request.build_id, &job.history) {
+        if self.settlement.is_repeated(&job.lease, &job.request.build_id, &job.history).await {
             slot.done();
             return self.settlement.repeated(job.lease).await;
         }

@@ -9,7 +9,7 @@ use crate::model::notification::NotificationType;
 use crate::model::request::BuildRequest;
 use crate::ports::Message;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace::{Context, Span, SpanKind, TRACEPARENT, Tracer};
+use crate::telemetry::trace::{Context, Span, SpanKind, Tracer};
 
 /// Sees what happens to deliveries. Clones share the figures.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +47,7 @@ impl Observer {
         build_id: &str,
         message: &Message,
     ) -> DeliverySpan {
-        let traceparent = message.headers.get(TRACEPARENT).map(String::as_str);
-        let mut span = self.tracer.begin(name, kind, build_id, traceparent);
+        let mut span = self.tracer.begin(name, kind, build_id, message.traceparent.as_deref());
         span.set("build.id", build_id);
         DeliverySpan { metrics: Some(self.metrics.clone()), span, stage: None }
     }

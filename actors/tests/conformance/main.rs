@@ -1,0 +1,5 @@
+//! The ports in memory keep what each port promises.
+
+mod broker;
+mod dead_letters;
+mod outcome_ledger;
