@@ -300,11 +300,16 @@ impl Settler {
         Self { queue, acks, dropped, given }
     }
 
-    /// The lease of one delivery, which holds `slot` until it is settled.
-    pub fn lease(&self, delivery: Delivery, hold: Hold, slot: OwnedSemaphorePermit) -> Lease {
+    /// The lease of one delivery, with the envelope of its message, which holds `slot` until it is settled.
+    pub fn lease(
+        &self,
+        delivery: Delivery,
+        envelope: Envelope,
+        hold: Hold,
+        slot: OwnedSemaphorePermit,
+    ) -> Lease {
         // What comes to the other queues was in somebody's hands.
         let first = self.queue == Queue::Build && envelope::is_first(&delivery);
-        let envelope = Envelope::decode(&delivery.message);
         let unsettled = Unsettled {
             received: Arc::new(Received { delivery, envelope, first }),
             since: first.then(OffsetDateTime::now_utc),

@@ -235,14 +235,14 @@ impl Consumer {
                 }
                 next = next => match next {
                     Some((slot, delivery)) => {
-                        Incoming { delivery, received: Instant::now(), slot }
+                        let envelope = Envelope::decode(&delivery.message);
+                        Incoming { delivery, envelope, received: Instant::now(), slot }
                     }
                     None => return Over::Lost,
                 },
             };
-            let delivery = &incoming.delivery;
-            let redeliveries = Envelope::decode(&delivery.message).redeliveries_of(delivery);
-            let hold = match self.turn(delivery, redeliveries) {
+            let redeliveries = incoming.envelope.redeliveries_of(&incoming.delivery);
+            let hold = match self.turn(&incoming.delivery, redeliveries) {
                 Turn::Work(hold) => hold,
                 Turn::Ack => {
                     ack_again(&*subscription.acks, &incoming).await;
@@ -283,6 +283,7 @@ impl Consumer {
 /// A delivery that nobody has in hand yet.
 struct Incoming {
     delivery: Delivery,
+    envelope: Envelope,
     /// When it came.
     received: Instant,
     slot: OwnedSemaphorePermit,
@@ -290,7 +291,7 @@ struct Incoming {
 
 impl Incoming {
     fn leased(self, settler: &Settler, hold: Hold) -> Delivered {
-        let lease = settler.lease(self.delivery, hold, self.slot);
+        let lease = settler.lease(self.delivery, self.envelope, hold, self.slot);
         Delivered { lease, received: self.received }
     }
 }

@@ -43,7 +43,7 @@ pub struct Listener {
     pub throttle_delay: Duration,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
-    /// Asked for the image of an earlier try, which then only needs to be told.
+    /// Asked for the image of an earlier try, of which then only the outcome is left.
     pub images: Images,
     /// Asked for the image of an earlier try, which then only needs to be pushed.
     pub engine: Arc<dyn ImageBuilder>,
@@ -162,7 +162,7 @@ impl Listener {
         }
         match self.images.of_build(&job.request).await {
             Ok(Some(ready)) => {
-                tracing::info!("pushed by an earlier try: only to be told");
+                tracing::info!("pushed by an earlier try: only its outcome is left");
                 return Earlier::Pushed(ready);
             }
             Ok(None) => {}

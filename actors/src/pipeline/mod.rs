@@ -196,7 +196,7 @@ impl Pipeline {
             admission: admission.clone(),
             throttle_delay: settings.retry.delay(1, None),
             job_timeout: settings.job_timeout,
-            images: images.clone(),
+            images,
             engine: ports.engine.clone(),
             next: connector,
             shortcut: pusher,

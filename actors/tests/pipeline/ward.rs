@@ -282,7 +282,8 @@ impl Deliveries {
         let delivery = self.subscription.deliveries.recv().await.expect("delivered");
         let slot = self.slots.clone().acquire_owned().await.expect("never closed");
         let hold = self.redeliveries.first(&delivery);
-        let lease = self.settler.lease(delivery, hold, slot);
+        let envelope = Envelope::decode(&delivery.message);
+        let lease = self.settler.lease(delivery, envelope, hold, slot);
         ward.mailbox.deliver(Order { lease, act }).await;
     }
 

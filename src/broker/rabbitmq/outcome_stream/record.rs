@@ -28,7 +28,7 @@ pub(super) enum Record {
         #[serde(flatten)]
         copy: OutcomeCopy,
     },
-    /// The receiver has not taken it: a copy of the next generation is told in its place.
+    /// The receiver has not taken it: a copy of the next generation is sent in its place.
     PassedOn { request: String, copy: String },
     /// The receiver has taken it. The name is that of the lines that are there already.
     #[serde(rename = "told")]

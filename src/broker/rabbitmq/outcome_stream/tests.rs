@@ -56,8 +56,8 @@ impl Log for LogInMemory {
     }
 }
 
-fn worker(log: &LogInMemory) -> StreamLedger {
-    StreamLedger::start(Arc::new(log.clone()), Duration::from_secs(1))
+fn worker(log: &LogInMemory, longest_wait: Duration) -> StreamLedger {
+    StreamLedger::start(Arc::new(log.clone()), longest_wait)
 }
 
 fn copy() -> OutcomeCopy {
@@ -71,7 +71,7 @@ fn away() -> BrokerError {
 #[tokio::test]
 async fn a_claim_that_is_not_read_back_is_given_up() {
     let log = LogInMemory::new();
-    let (worker, copy) = (worker(&log), copy());
+    let (worker, copy) = (worker(&log, Duration::from_secs(1)), copy());
     // Nobody can follow the log any more, and it can still be written.
     worker.claim(&copy).await.expect("written and read");
     log.lose(Some(away()));
@@ -82,7 +82,7 @@ async fn a_claim_that_is_not_read_back_is_given_up() {
 async fn a_log_that_is_refused_for_a_while_is_read_when_it_is_there() {
     let log = LogInMemory::new();
     log.lose(Some(BrokerError::Refused("the test wants it so".to_owned())));
-    let (worker, copy) = (worker(&log), copy());
+    let (worker, copy) = (worker(&log, Duration::from_secs(3)), copy());
     assert!(worker.claim(&copy).await.is_err());
     log.lose(None);
     assert_eq!(worker.claim(&copy).await, Ok(Verdict::Notify));
@@ -91,7 +91,7 @@ async fn a_log_that_is_refused_for_a_while_is_read_when_it_is_there() {
 #[tokio::test]
 async fn a_log_that_was_lost_is_read_from_its_beginning() {
     let log = LogInMemory::new();
-    let (worker, copy) = (worker(&log), copy());
+    let (worker, copy) = (worker(&log, LONGEST_WAIT), copy());
     assert_eq!(worker.claim(&copy).await, Ok(Verdict::Notify));
     log.lose(None);
     let other = OutcomeCopy::first("request".to_owned(), None);
@@ -104,5 +104,5 @@ async fn lines_that_nobody_can_read_are_left_out() {
     for line in [b"".as_slice(), b"{", b"{\"step\":\"unheard of\"}", b"\xff"] {
         log.append(line.to_vec()).await.expect("it takes everything");
     }
-    assert_eq!(worker(&log).claim(&copy()).await, Ok(Verdict::Notify));
+    assert_eq!(worker(&log, LONGEST_WAIT).claim(&copy()).await, Ok(Verdict::Notify));
 }
