@@ -4,23 +4,21 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use image_builder_actors::delivery::outcome_ledger;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
-use image_builder_actors::ports::{Broker, Probe, Route};
-use image_builder_actors::scheduling::admission::Admission;
+use image_builder_actors::ports::{DeadLetterStore, Probe};
 use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::metrics::Metrics;
-use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
+use crate::broker::rabbitmq::dead_letters::DeadQueue;
 use crate::broker::rabbitmq::{ConnectError, ConnectionState, RabbitMq, RabbitSettings};
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -86,7 +84,6 @@ impl Worker {
         tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
         let ports = adapters.ports(broker.clone());
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
-        tokio::spawn(hear_cancellations(broker.cancellations(), pipeline.admission.clone()));
         tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
         Ok(Self { pipeline, broker, shutdown, _data_dir: data_dir })
     }
@@ -178,7 +175,7 @@ impl Adapters {
     }
 
     /// All ports, with this broker.
-    pub fn ports(self, broker: Arc<dyn Broker>) -> Ports {
+    pub fn ports(self, broker: Arc<RabbitMq>) -> Ports {
         let probe = Probes {
             forge: self.forge.clone(),
             engine: self.engine.clone(),
@@ -187,6 +184,8 @@ impl Adapters {
         };
         Ports {
             probe: Arc::new(probe),
+            ledger: broker.outcome_ledger(),
+            dead_letters: broker.clone(),
             broker,
             forge: self.forge,
             planner: self.planner,
@@ -222,7 +221,13 @@ impl Probe for Probes {
 
 /// What the broker's adapter needs to know.
 pub fn broker(config: &Config) -> RabbitSettings {
-    RabbitSettings::new(config.broker.uri.clone(), config.broker.topology.clone())
+    let settings = RabbitSettings::new(config.broker.uri.clone(), config.broker.topology.clone());
+    RabbitSettings { dead_ttl: config.broker.dead_ttl, ..settings }
+}
+
+/// The dead letters, for the commands.
+pub fn dead_letters(config: &Config) -> impl DeadLetterStore + use<> {
+    DeadQueue::new(broker(config))
 }
 
 /// Waits until the broker is there.
@@ -257,9 +262,6 @@ fn pipeline_settings(
         builds_per_user: pipeline.builds_per_user,
         supersede: pipeline.supersede,
         retry: pipeline.retry,
-        dead_ttl: config.broker.dead_ttl,
-        results: config.broker.topology.routing_key(Route::Result).is_some(),
-        longest_claim: outcome_ledger::LONGEST_WAIT,
         first_look: capacity::FIRST_LOOK,
         intensity: pipeline.supervisor,
     }
@@ -281,24 +283,5 @@ async fn show_caches(mut held: watch::Receiver<Held>, metrics: Metrics) {
     while held.changed().await.is_ok() {
         let bytes = held.borrow_and_update().total();
         metrics.cache_bytes(bytes);
-    }
-}
-
-/// Withdraws the builds that somebody wants to stop, for as long as the broker is there.
-async fn hear_cancellations(mut bodies: mpsc::Receiver<Vec<u8>>, admission: Admission) {
-    #[derive(Deserialize)]
-    struct Cancellation {
-        #[serde(rename = "buildID")]
-        build_id: String,
-    }
-
-    while let Some(body) = bodies.recv().await {
-        match serde_json::from_slice::<Cancellation>(&body) {
-            Ok(Cancellation { build_id }) => {
-                tracing::info!(build_id, "asked to cancel");
-                admission.cancel(&build_id);
-            }
-            Err(error) => tracing::warn!(%error, "a cancellation cannot be read"),
-        }
     }
 }

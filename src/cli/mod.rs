@@ -30,8 +30,8 @@ pub fn ended(exit: Result<Exit, ConfigErrors>) -> ExitCode {
 ///
 /// Bad settings.
 pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
-    let broker = wiring::broker(&environment()?.config()?);
-    Ok(wait_for(dead_letters::run(command, &broker)))
+    let letters = wiring::dead_letters(&environment()?.config()?);
+    Ok(wait_for(dead_letters::run(command, &letters)))
 }
 
 /// Where settings come from.

@@ -1,7 +1,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use image_builder_actors::ports::Route;
+use image_builder_actors::ports::Queue;
 
 use super::table::Variable;
 use super::*;
@@ -19,7 +19,7 @@ fn the_broker_is_all_that_has_to_be_set() {
     assert_eq!(config.pipeline.retry.max_attempts, 5);
     assert_eq!(config.pipeline.job_timeout, Duration::from_secs(25 * 60));
     assert_eq!(config.broker.dead_ttl, Some(Duration::from_secs(7 * 24 * 3600)));
-    assert_eq!(config.broker.topology.routing_key(Route::Result), None);
+    assert_eq!(config.broker.topology.queue(Queue::Result), None);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn an_empty_value_counts_as_unset() {
     let config =
         Config::read(vars(&[URI, ("REGISTRY_URL", ""), ("RESULT_QUEUE", " ")])).expect("good");
     assert_eq!(config.registry.url.to_string(), "localhost:5000");
-    assert_eq!(config.broker.topology.routing_key(Route::Result), None);
+    assert_eq!(config.broker.topology.queue(Queue::Result), None);
 }
 
 /// What the worker finds with these variables in its file and in the real environment.

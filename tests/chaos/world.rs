@@ -147,7 +147,7 @@ impl World {
     }
 
     /// Messages that are anywhere in the queues, unacked ones included, by queue; the dead letters and the
-    /// log of told outcomes are not counted. The broker's figures lag.
+    /// outcome ledger are not counted. The broker's figures lag.
     pub fn waiting(&self) -> Result<Vec<(String, u64)>, String> {
         let all = self.management(reqwest::Method::GET, "/api/queues/%2f?columns=name,messages")?;
         let queues = all.as_array().into_iter().flatten();

@@ -11,10 +11,12 @@ use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::history::History;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{Broker, Message, Route};
-use lapin::options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
@@ -101,6 +103,9 @@ impl World {
             (connection, channel)
         };
         let (connection, channel) = runtime().block_on(connecting);
+        runtime()
+            .block_on(channel.confirm_select(ConfirmSelectOptions::default()))
+            .expect("publishes can be confirmed");
         prepare(&channel, &names);
         let topology = Topology::new(names.clone()).expect("good names");
         let broker = RabbitMq::connect(RabbitSettings::new(Secret::new(uri()), topology));
@@ -174,14 +179,18 @@ impl World {
 
     /// Puts a message on the dead queue.
     pub(crate) fn put(&self, id: &str, body: Vec<u8>, expires_after: Duration) {
-        let message = Message {
-            body,
-            message_id: Some(id.to_owned()),
-            timestamp: Some(OffsetDateTime::now_utc()),
-            expires_after: Some(expires_after),
-            ..Message::default()
+        let properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_message_id(id.into())
+            .with_timestamp(OffsetDateTime::now_utc().unix_timestamp() as u64)
+            .with_expiration(expires_after.as_millis().to_string().into());
+        let queue = self.dead_queue().into();
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let publish = async {
+            self.channel.basic_publish("".into(), queue, options, &body, properties).await?.await
         };
-        runtime().block_on(self.broker.publish(Route::Dead, message)).expect("it is taken");
+        let confirmed = runtime().block_on(publish).expect("it is taken");
+        assert!(matches!(confirmed, Confirmation::Ack(None)), "{confirmed:?}");
     }
 
     /// Puts many letters on the dead queue, in this order.

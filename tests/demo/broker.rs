@@ -47,7 +47,7 @@ impl Broker {
     /// Removes all queues of a worker with these settings.
     pub(crate) async fn remove_queues(&self, config: &Config) -> Result<()> {
         let topology = wiring::broker(config).topology;
-        for queue in topology.queues().iter().chain([topology.told_log()]) {
+        for queue in topology.queues().iter().chain([topology.ledger()]) {
             let name = queue.name.as_str().into();
             self.channel.queue_delete(name, QueueDeleteOptions::default()).await?;
         }

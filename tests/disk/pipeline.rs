@@ -6,7 +6,6 @@ use std::time::Duration;
 use actix_rt::System;
 use async_trait::async_trait;
 use image_builder::engine::disk::size::Size;
-use image_builder_actors::delivery::outcome_ledger;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::limits::Limits;
@@ -15,13 +14,15 @@ use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
-use image_builder_actors::ports::{Broker, FetchedSource, Message, Plan, Planner, Route};
+use image_builder_actors::ports::{Broker, FetchedSource, Message, Plan, Planner, Queue};
 use image_builder_actors::scheduling::capacity::FIRST_LOOK;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;
 use image_builder_actors::supervision::RestartIntensity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::testing::broker::FakeBroker;
+use image_builder_actors::testing::dead_letters::FakeDeadLetters;
 use image_builder_actors::testing::notifier::FakeNotifier;
+use image_builder_actors::testing::outcome_ledger::FakeLedger;
 use image_builder_actors::testing::registry::FakeRegistry;
 use image_builder_actors::testing::source::FakeSource;
 use tempfile::TempDir;
@@ -61,9 +62,6 @@ fn settings(workspaces: &TempDir) -> PipelineSettings {
             multiplier: 1.0,
             max_delay: Duration::from_millis(10),
         },
-        dead_ttl: None,
-        results: false,
-        longest_claim: outcome_ledger::LONGEST_WAIT,
         first_look: FIRST_LOOK,
         intensity: RestartIntensity {
             max_restarts: 5,
@@ -97,6 +95,8 @@ async fn full_in_the_middle() {
     let (broker, managers) = (FakeBroker::new(), FakeNotifier::new());
     let ports = Ports {
         broker: Arc::new(broker.clone()),
+        ledger: Arc::new(FakeLedger::default()),
+        dead_letters: Arc::new(FakeDeadLetters::new(broker.clone())),
         forge: Arc::new(FakeSource::new()),
         planner: Arc::new(SamePlan(large.order.plan.clone())),
         engine: worker.builder.clone(),
@@ -115,7 +115,7 @@ async fn full_in_the_middle() {
     let capacity = pipeline.capacity.clone();
     let body = serde_json::json!({"uuid": "large", "userID": "alice", "repo": "owner/name"});
     let message = Message { body: body.to_string().into_bytes(), ..Message::default() };
-    broker.publish(Route::Build, message).await.expect("published");
+    broker.publish(Queue::Build, message, Duration::ZERO).await.expect("published");
 
     let limit = Duration::from_secs(120);
     tokio::time::timeout(limit, capacity.lost()).await.expect("the engine runs full");

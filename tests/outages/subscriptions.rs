@@ -50,7 +50,7 @@ fn a_worker_whose_queue_is_deleted_makes_it_anew_and_goes_on() {
 
 #[test]
 fn a_log_that_is_deleted_is_made_anew() {
-    const READ: &str = "reading the log of told outcomes";
+    const READ: &str = "reading the outcome ledger";
     let world = World::new();
     let worker = world.worker();
     let mut ids = vec![fresh_request_passes(&world)];

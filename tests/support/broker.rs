@@ -191,7 +191,7 @@ impl Broker {
         runtime().block_on(deleted).expect("the queue can be deleted");
     }
 
-    /// Deletes all queues whose names begin with this, their log of told outcomes, and the exchange of
+    /// Deletes all queues whose names begin with this, their outcome ledger, and the exchange of
     /// this name.
     pub fn delete(&self, prefix: &str, exchange: &str) {
         let channel = self.channel();

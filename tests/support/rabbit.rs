@@ -6,6 +6,7 @@ use std::time::Duration;
 use image_builder::broker::rabbitmq::topology::{Topology, TopologySettings};
 use image_builder::broker::rabbitmq::{RabbitMq, RabbitSettings};
 use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::Queue;
 use lapin::{Connection, ConnectionProperties};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -72,6 +73,18 @@ impl Rabbit {
         delete_topology(&self.settings.topology).await;
     }
 
+    /// Deletes a queue behind the worker's back.
+    pub(crate) async fn delete_queue(&self, queue: Queue) {
+        let name = self.name(queue).into();
+        let (connection, channel) = plain_channel().await;
+        channel.queue_delete(name, Default::default()).await.expect("it can be deleted");
+        connection.close(200, "done".into()).await.expect("it can be closed");
+    }
+
+    pub(crate) fn name(&self, queue: Queue) -> &str {
+        self.settings.topology.queue(queue).expect("it is set")
+    }
+
     /// Closes the connections of this broker that are of this side, as an operator would, and waits
     /// until the worker has noticed.
     pub(crate) async fn kill(&self, side: &str) {
@@ -101,7 +114,7 @@ impl Rabbit {
 /// Deletes the queues and the exchange of a topology.
 pub(crate) async fn delete_topology(topology: &Topology) {
     let (connection, channel) = plain_channel().await;
-    for queue in topology.queues().iter().chain([topology.told_log()]) {
+    for queue in topology.queues().iter().chain([topology.ledger()]) {
         // Deleting what is not there is no error.
         let deleted = channel.queue_delete(queue.name.as_str().into(), Default::default()).await;
         deleted.expect("the queue can be deleted");

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
+use crate::delivery::envelope;
 use crate::model::digest::add_part;
-use crate::parse;
-use crate::ports::Message;
+use crate::ports::Delivery;
 
 /// How long before the end of a subscription an ack may have got lost: whoever is silent for longer has lost
 /// the connection.
@@ -26,31 +26,19 @@ const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 /// And how many of them.
 const MOST_REMEMBERED: usize = 10_000;
 
-/// How often a message was passed on.
-const HOPS: &str = "x-image-builder-hops";
-
-/// The message as it is published again by whoever is done with it for now: told from the one that it
-/// comes of, so that having settled that one says nothing of this.
-pub(crate) fn passed_on(message: &Message) -> Message {
-    let hops = message.headers.get(HOPS).and_then(|hops| hops.parse().ok()).unwrap_or(0u64);
-    let mut message = message.clone();
-    message.headers.insert(HOPS.to_owned(), hops.wrapping_add(1).to_string());
-    message
-}
-
 /// The messages of one queue that this worker has, or has just had. Clones share them.
 #[derive(Clone, Default)]
-pub struct Redeliveries(Arc<Shared>);
+pub struct Redeliveries(Arc<Remembered>);
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct Remembered {
+    deliveries: Mutex<RememberedDeliveries>,
     /// Rung whenever a message is no longer in hand.
     let_go: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct RememberedDeliveries {
     in_hand: HashMap<Print, usize>,
     /// Settled in this subscription. Their acks have arrived, or the subscription is about to end.
     settled: VecDeque<(Instant, Print)>,
@@ -58,7 +46,7 @@ struct State {
     doubtful: VecDeque<(Instant, Print)>,
 }
 
-impl State {
+impl RememberedDeliveries {
     fn forget_old(&mut self) {
         let forget = |all: &mut VecDeque<(Instant, Print)>, after| {
             while all.front().is_some_and(|(at, _)| at.elapsed() > after) {
@@ -103,8 +91,8 @@ impl Redeliveries {
     }
 
     /// A message that was never delivered before. What was settled and reads the same was another one.
-    pub fn first(&self, message: &Message) -> Hold {
-        let print = print(message);
+    pub fn first(&self, delivery: &Delivery) -> Hold {
+        let print = print(delivery);
         let mut state = self.lock();
         state.settled.retain(|(_, settled)| Some(*settled) != print);
         state.doubtful.retain(|(_, settled)| Some(*settled) != print);
@@ -113,8 +101,8 @@ impl Redeliveries {
     }
 
     /// A message that was delivered before, here or elsewhere.
-    pub(crate) fn again(&self, message: &Message) -> Turn {
-        self.turn(print(message))
+    pub(crate) fn again(&self, delivery: &Delivery) -> Turn {
+        self.turn(print(delivery))
     }
 
     fn turn(&self, print: Option<Print>) -> Turn {
@@ -132,8 +120,8 @@ impl Redeliveries {
     }
 
     /// The same, once the message is no longer in hand; `None` = it is only to be acked.
-    pub(crate) async fn after(&self, message: &Message) -> Option<Hold> {
-        let print = print(message);
+    pub(crate) async fn after(&self, delivery: &Delivery) -> Option<Hold> {
+        let print = print(delivery);
         loop {
             let let_go = self.0.let_go.notified();
             tokio::pin!(let_go);
@@ -154,8 +142,8 @@ impl Redeliveries {
         Hold { all: self.clone(), print }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, RememberedDeliveries> {
+        self.0.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,26 +177,37 @@ impl Drop for Hold {
     }
 }
 
-fn print(message: &Message) -> Option<Print> {
-    let build_id = parse::build_id(&message.body, message.message_id.as_deref())?;
+fn print(delivery: &Delivery) -> Option<Print> {
+    let message = &delivery.message;
+    let build_id = envelope::build_id(message)?;
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| add_part(&mut hash, part);
     add(build_id.as_bytes());
     add(&message.body);
     add(&message.timestamp.map_or(0, |at| at.unix_timestamp()).to_be_bytes());
-    for (name, value) in &message.headers {
-        add(name.as_bytes());
-        add(value.as_bytes());
+    for text in [&message.traceparent, &message.envelope] {
+        add(text.as_deref().unwrap_or_default().as_bytes());
     }
+    add(&delivery.publishing.to_be_bytes());
     Some(hash.finalize().into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::envelope::Envelope;
+    use crate::ports::Message;
 
-    fn message(id: &str) -> Message {
-        Message { message_id: Some(id.to_owned()), ..Message::default() }
+    fn delivery(message: Message) -> Delivery {
+        Delivery { message, tag: 1, redeliveries: 0, given_up: false, publishing: 0 }
+    }
+
+    fn message(id: &str) -> Delivery {
+        delivery(Message { message_id: Some(id.to_owned()), ..Message::default() })
+    }
+
+    fn passed_on(of: &Delivery) -> Delivery {
+        delivery(Envelope::decode(&of.message).pass_on(&of.message))
     }
 
     #[test]
@@ -255,7 +254,7 @@ mod tests {
     #[test]
     fn what_has_no_build_id_is_never_taken_for_another() {
         let all = Redeliveries::default();
-        let plain = Message { body: b"{}".to_vec(), ..Message::default() };
+        let plain = delivery(Message { body: b"{}".to_vec(), ..Message::default() });
         let first = all.first(&plain);
         first.settled(true);
         all.lost();

@@ -1,17 +1,103 @@
-//! The history of a request, in the header that travels with it.
+//! What a message carries beside its body: all that workers say to each other about it.
 //!
-//! The request's own body is never touched: a redelivery is the publisher's message with one header
-//! more. So a message that the broker itself moves to the fail queue has its history with it.
+//! The publisher's own body is never touched: a redelivery is the publisher's message in an envelope. So a
+//! message that the broker itself moves to the fail queue has its history with it.
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::delivery::dedup::passed_on;
 use crate::model::history::History;
 use crate::parse;
-use crate::ports::{Message, REPEATED};
+use crate::ports::{Delivery, Message, OutcomeCopy, request_name};
 
-/// The header that holds the history, as JSON.
-pub const HEADER: &str = "x-image-builder-history";
+/// See the module. A message without one has the default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Envelope {
+    /// Of a request: what earlier tries left behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
+    /// How often the message was passed on: tells it from the one that it comes of.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub hops: u64,
+    /// Of a request that was given back unread: its deliveries until then, which the broker has forgotten.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub redeliveries: u64,
+    /// Of an outcome: what the outcome ledger knows it by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<OutcomeCopy>,
+    /// Of an outcome: how often its notification was tried.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tries: u64,
+    /// Of an outcome: the moment before which the receiver asked not to be tried again.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<OffsetDateTime>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Envelope {
+    /// The envelope of a message; the default where there is none, or none that can be read.
+    pub fn decode(message: &Message) -> Self {
+        let Some(text) = &message.envelope else { return Self::default() };
+        serde_json::from_str(text).unwrap_or_else(|error| {
+            tracing::error!(%error, "a message's envelope cannot be read: it begins anew");
+            Self::default()
+        })
+    }
+
+    /// The text that a broker carries.
+    pub fn encode(&self) -> String {
+        serde_json::to_string(self).expect("an envelope has only string keys")
+    }
+
+    /// The message as it is published again by whoever is done with it for now: another one than that which
+    /// it comes of, so that having settled that one says nothing of this.
+    pub fn pass_on(mut self, message: &Message) -> Message {
+        self.hops = self.hops.wrapping_add(1);
+        Message { envelope: Some(self.encode()), ..message.clone() }
+    }
+
+    /// The same, of a request that was read. What was counted until then begins anew.
+    pub fn pass_on_with(self, message: &Message, history: &History) -> Message {
+        Self { history: Some(history.clone()), redeliveries: 0, ..self }.pass_on(message)
+    }
+
+    /// The history; a fresh one where there is none.
+    pub fn history(&self, message: &Message) -> History {
+        self.history.clone().unwrap_or_else(|| {
+            History::new(message.timestamp.unwrap_or_else(OffsetDateTime::now_utc))
+        })
+    }
+
+    /// How often a message was delivered before, the times included that the broker has forgotten.
+    pub fn redeliveries_of(&self, delivery: &Delivery) -> u64 {
+        delivery.redeliveries.saturating_add(self.redeliveries)
+    }
+
+    /// The copy of a build's outcome that was delivered. One without a name of its own is known by its
+    /// notification.
+    pub fn outcome_copy(&self, build_id: &str, delivery: &Delivery) -> OutcomeCopy {
+        let message = &delivery.message;
+        let mut copy = self.outcome.clone().unwrap_or_else(|| {
+            let notification = message.message_id.clone().unwrap_or_default();
+            OutcomeCopy {
+                request: request_name(build_id, &message.body),
+                copy: notification.clone(),
+                outcome: notification,
+                generation: 0,
+                since: None,
+            }
+        });
+        // One that was published twice, since the first confirm did not come, is two copies.
+        if delivery.publishing > 0 {
+            copy.copy = format!("{}#{}", copy.copy, delivery.publishing);
+        }
+        copy
+    }
+}
 
 /// The build id of a message, see [`parse::build_id`].
 pub fn build_id(message: &Message) -> Option<String> {
@@ -20,27 +106,77 @@ pub fn build_id(message: &Message) -> Option<String> {
 
 /// Whether nobody can have had a request in hand before: it was never delivered, never published by a
 /// worker, and published once.
-pub fn is_first(message: &Message, redeliveries: u64) -> bool {
-    let of_others = [HEADER, REPEATED].iter().any(|name| message.headers.contains_key(*name));
-    redeliveries == 0 && !of_others
+pub fn is_first(delivery: &Delivery) -> bool {
+    delivery.redeliveries == 0 && delivery.publishing == 0 && delivery.message.envelope.is_none()
 }
 
-/// The history of a message; a fresh one where there is none, or none that can be read.
-pub fn of(message: &Message) -> History {
-    let fresh = || History::new(message.timestamp.unwrap_or_else(OffsetDateTime::now_utc));
-    match message.headers.get(HEADER) {
-        None => fresh(),
-        Some(json) => serde_json::from_str(json).unwrap_or_else(|error| {
-            tracing::error!(%error, "a message's history cannot be read: it starts anew");
-            fresh()
-        }),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fault::{Fault, Reason, StageName};
+
+    fn at(second: i64) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(second).expect("a time")
     }
-}
 
-/// The message with this history in place of its own, to be published.
-pub fn with(message: &Message, history: &History) -> Message {
-    let mut message = passed_on(message);
-    let json = serde_json::to_string(history).expect("a history has only string keys");
-    message.headers.insert(HEADER.to_owned(), json);
-    message
+    fn delivery(message: Message) -> Delivery {
+        Delivery { message, tag: 1, redeliveries: 0, given_up: false, publishing: 0 }
+    }
+
+    #[test]
+    fn an_envelope_reads_as_it_was_written() {
+        let mut history = History::new(at(5));
+        history.record(&Fault::new(StageName::Pusher, Reason::RegistryFailed, "no"), true);
+        let whole = Envelope {
+            history: Some(history),
+            hops: 1,
+            redeliveries: 2,
+            outcome: Some(OutcomeCopy::first("r".to_owned(), Some(at(5)))),
+            tries: 3,
+            not_before: Some(at(7)),
+        };
+        for envelope in [whole, Envelope::default()] {
+            let message = Message { envelope: Some(envelope.encode()), ..Message::default() };
+            assert_eq!(Envelope::decode(&message), envelope);
+        }
+        assert_eq!(Envelope::default().encode(), "{}");
+    }
+
+    #[test]
+    fn an_envelope_that_is_missing_or_cannot_be_read_begins_anew() {
+        for text in [None, Some(""), Some("no JSON"), Some(r#"{"history":{"attempts":[99]}}"#)] {
+            let message = Message { envelope: text.map(str::to_owned), ..Message::default() };
+            assert_eq!(Envelope::decode(&message), Envelope::default(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_passed_on_after_it_was_read_forgets_its_redeliveries() {
+        let message = Message { timestamp: Some(at(5)), ..Message::default() };
+        let unread = Envelope { redeliveries: 3, ..Envelope::default() }.pass_on(&message);
+        let unread = Envelope::decode(&unread);
+        assert_eq!((unread.redeliveries, unread.hops), (3, 1));
+        let history = unread.history(&message);
+        assert_eq!(history.requested_at, at(5));
+        let read = Envelope::decode(&unread.pass_on_with(&message, &history));
+        assert_eq!((read.redeliveries, read.hops, read.history), (0, 2, Some(history)));
+    }
+
+    #[test]
+    fn a_delivery_says_which_copy_of_an_outcome_it_is() {
+        let id = Some("b.image.ready".to_owned());
+        let unnamed = delivery(Message { message_id: id, ..Message::default() });
+        let copy = Envelope::default().outcome_copy("b", &unnamed);
+        assert_eq!((copy.copy.as_str(), copy.since), ("b.image.ready", None));
+
+        let first = OutcomeCopy::first("r".to_owned(), Some(at(5)));
+        let envelope = Envelope { outcome: Some(first.clone()), ..Envelope::default() };
+        assert_eq!(envelope.outcome_copy("b", &unnamed), first, "whoever reads it");
+        let twin = envelope.outcome_copy("b", &Delivery { publishing: 1, ..unnamed });
+        assert_ne!(twin.copy, first.copy);
+        assert_eq!(twin.outcome, first.outcome);
+        let next = twin.next_generation();
+        assert_eq!((&next.outcome, next.since, next.generation), (&first.outcome, first.since, 1));
+        assert!(next.copy != first.copy && !next.copy.contains('#'));
+    }
 }

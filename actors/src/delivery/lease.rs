@@ -2,8 +2,8 @@
 //!
 //! A [`Lease`] travels inside the message that an actor works on. Whoever holds it must end it: by
 //! [`Lease::ack`] after the next durable fact exists, or by [`Lease::release`] where none can be made.
-//! A lease that is dropped unsettled (a panic, a mailbox that died) tells the subscription's
-//! settler, which makes a durable fact of the crash and only then acks.
+//! A lease that is dropped unsettled (a panic, a mailbox that died) comes back from the subscription's
+//! settler, for a durable fact to be made of the crash before it is acked.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,13 +14,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::delivery::dedup::Hold;
 use crate::delivery::envelope;
-use crate::model::build_log;
-use crate::model::fault::{Fault, Reason, StageName};
-use crate::ports::{Broker, BrokerError, Message, Queue, Route, Settle};
+use crate::delivery::envelope::Envelope;
+use crate::model::fault::StageName;
+use crate::ports::{Acknowledger, BrokerError, Delivery, Message, Queue};
 use crate::telemetry::delivery_span::DeliverySpan;
-use crate::telemetry::trace::TRACEPARENT;
 
-/// What the holder of a lease was phase.
+/// What the holder of a lease does with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// On its way to an actor that has not looked at it.
@@ -33,36 +32,52 @@ pub enum Phase {
 
 /// The owned right to settle one delivery.
 pub struct Lease {
-    message: Arc<Message>,
-    first: bool,
-    held: Shared,
+    received: Arc<Received>,
+    unsettled: LeaseCell,
 }
 
-type Shared = Arc<Mutex<Option<Held>>>;
+/// A delivery, and what its message carries.
+struct Received {
+    delivery: Delivery,
+    envelope: Envelope,
+    first: bool,
+}
 
-struct Held {
-    message: Arc<Message>,
-    tag: u64,
-    redeliveries: u64,
+/// Empty once the lease has ended.
+type LeaseCell = Arc<Mutex<Option<Unsettled>>>;
+
+/// A delivery that waits to be settled.
+struct Unsettled {
+    received: Arc<Received>,
     /// When a worker first had the request in hand, as far as is known.
     since: Option<OffsetDateTime>,
     phase: Phase,
     span: DeliverySpan,
-    settle: Arc<dyn Settle>,
-    dropped: mpsc::UnboundedSender<Dropped>,
+    acks: Arc<dyn Acknowledger>,
+    dropped: mpsc::UnboundedSender<Unsettled>,
+    /// Whether it was dropped before.
+    was_dropped: bool,
     hold: Hold,
     /// The subscription's own bound on unsettled deliveries.
     _slot: OwnedSemaphorePermit,
 }
 
-impl Held {
+impl Unsettled {
+    fn tag(&self) -> u64 {
+        self.received.delivery.tag
+    }
+
     fn is_stale(&self) -> bool {
-        !self.settle.holds(self.tag)
+        !self.acks.holds(self.tag())
+    }
+
+    fn into_lease(self) -> Lease {
+        Lease { received: self.received.clone(), unsettled: Arc::new(Mutex::new(Some(self))) }
     }
 
     /// The next durable fact exists: should the ack get lost, the redelivery is only acked.
     async fn ack(self) -> Result<(), BrokerError> {
-        let acked = self.settle.ack(self.tag).await;
+        let acked = self.acks.ack(self.tag()).await;
         self.hold.settled(acked.is_ok());
         acked
     }
@@ -74,33 +89,44 @@ impl Held {
     }
 }
 
-/// A lease that ended without being settled.
-struct Dropped(Held);
-
 /// A message that holds a lease.
 pub trait Leased {
     fn lease(&self) -> &Lease;
 }
 
 impl Lease {
+    pub fn delivery(&self) -> &Delivery {
+        &self.received.delivery
+    }
+
     /// The message that was delivered.
     pub fn message(&self) -> &Message {
-        &self.message
+        &self.received.delivery.message
+    }
+
+    /// What the message carries.
+    pub fn envelope(&self) -> &Envelope {
+        &self.received.envelope
     }
 
     /// Whether nobody can have had the request in hand before.
     pub fn is_first(&self) -> bool {
-        self.first
+        self.received.first
+    }
+
+    /// What its holder does with it; `None` = it has ended.
+    pub fn phase(&self) -> Option<Phase> {
+        lock(&self.unsettled).as_ref().map(|unsettled| unsettled.phase)
     }
 
     /// When a worker first had the request in hand, as far as is known.
     pub fn since(&self) -> Option<OffsetDateTime> {
-        lock(&self.held).as_ref().and_then(|held| held.since)
+        lock(&self.unsettled).as_ref().and_then(|held| held.since)
     }
 
     /// Says when a worker first had the request in hand, should the lease be dropped.
     pub fn is_since(&self, since: Option<OffsetDateTime>) {
-        if let Some(held) = &mut *lock(&self.held) {
+        if let Some(held) = &mut *lock(&self.unsettled) {
             held.since = since;
         }
     }
@@ -108,7 +134,7 @@ impl Lease {
     /// Says what becomes of the delivery now: a crash while it is worked on counts as a try, any other
     /// crash as nothing.
     pub fn set_phase(&self, phase: Phase) {
-        if let Some(held) = &mut *lock(&self.held) {
+        if let Some(held) = &mut *lock(&self.unsettled) {
             held.phase = phase;
             match phase {
                 Phase::Working(stage) => held.span.enter(stage),
@@ -121,23 +147,23 @@ impl Lease {
 
     /// Whether the lease still stands; one that was [revoked](Revocable::revoke) does not.
     pub fn stands(&self) -> bool {
-        lock(&self.held).is_some()
+        lock(&self.unsettled).is_some()
     }
 
     /// Whether the broker is known to have taken the delivery back: somebody gets it again, and what is
     /// published on its account here would make two jobs of one. Where that is true it stays true.
     pub fn is_stale(&self) -> bool {
-        lock(&self.held).as_ref().is_some_and(Held::is_stale)
+        lock(&self.unsettled).as_ref().is_some_and(Unsettled::is_stale)
     }
 
     /// A way to end the lease for those who find its holder stuck.
     pub fn revocable(&self) -> Revocable {
-        Revocable(Arc::downgrade(&self.held))
+        Revocable(Arc::downgrade(&self.unsettled))
     }
 
     /// Says how the delivery is seen from here on, until it is settled.
     pub fn observe(&self, mut span: DeliverySpan) {
-        if let Some(held) = &mut *lock(&self.held) {
+        if let Some(held) = &mut *lock(&self.unsettled) {
             if let Phase::Working(stage) = held.phase {
                 span.enter(stage);
             }
@@ -147,7 +173,7 @@ impl Lease {
 
     /// Adds something to how the delivery is seen.
     pub fn span(&self, add: impl FnOnce(&mut DeliverySpan) -> &mut DeliverySpan) {
-        if let Some(held) = &mut *lock(&self.held) {
+        if let Some(held) = &mut *lock(&self.unsettled) {
             add(&mut held.span);
         }
     }
@@ -155,14 +181,14 @@ impl Lease {
     /// The trace context for what comes of this delivery: the worker's own where it traces, else
     /// the one that the message brought.
     pub fn traceparent(&self) -> Option<String> {
-        let own = lock(&self.held).as_ref().and_then(|held| held.span.traceparent());
-        own.or_else(|| self.message.headers.get(TRACEPARENT).cloned())
+        let own = lock(&self.unsettled).as_ref().and_then(|held| held.span.traceparent());
+        own.or_else(|| self.message().traceparent.clone())
     }
 
     /// Ends the lease: the next durable fact exists. An error means that the delivery was already
     /// back with the broker, which will deliver it again.
     pub async fn ack(self) -> Result<(), BrokerError> {
-        let held = lock(&self.held).take();
+        let held = lock(&self.unsettled).take();
         match held {
             Some(held) => held.ack().await,
             None => Err(BrokerError::Stale),
@@ -172,7 +198,7 @@ impl Lease {
     /// Ends the lease without a durable fact: the broker delivers the message again, after a pause
     /// that grows with the number of deliveries. For when publishing is impossible.
     pub fn release(self) {
-        let held = lock(&self.held).take();
+        let held = lock(&self.unsettled).take();
         if let Some(mut held) = held {
             held.end_span("given back to its queue");
             tokio::spawn(nack_later(held));
@@ -182,14 +208,14 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        hand_over(lock(&self.held).take());
+        hand_over(lock(&self.unsettled).take());
     }
 }
 
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &*lock(&self.held) {
-            Some(held) => write!(f, "Lease({}, {:?})", held.tag, held.phase),
+        match &*lock(&self.unsettled) {
+            Some(held) => write!(f, "Lease({}, {:?})", held.tag(), held.phase),
             None => f.write_str("Lease(ended)"),
         }
     }
@@ -197,10 +223,10 @@ impl std::fmt::Debug for Lease {
 
 /// A way to end a lease from outside.
 #[derive(Clone)]
-pub struct Revocable(Weak<Mutex<Option<Held>>>);
+pub struct Revocable(Weak<Mutex<Option<Unsettled>>>);
 
 impl Revocable {
-    /// What the lease's holder is phase; `None` = the lease has ended.
+    /// What the lease's holder does with it; `None` = the lease has ended.
     pub fn phase(&self) -> Option<Phase> {
         lock(&*self.0.upgrade()?).as_ref().map(|held| held.phase)
     }
@@ -225,23 +251,25 @@ impl Revocable {
     }
 }
 
-fn lock(held: &Mutex<Option<Held>>) -> MutexGuard<'_, Option<Held>> {
+fn lock(held: &Mutex<Option<Unsettled>>) -> MutexGuard<'_, Option<Unsettled>> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn hand_over(held: Option<Held>) {
-    if let Some(mut held) = held {
-        held.end_span(if held.is_stale() { "taken back by the broker" } else { "crashed" });
-        // A closed channel means that the runtime ends: the broker delivers again.
-        let _ = held.dropped.clone().send(Dropped(held));
+fn hand_over(held: Option<Unsettled>) {
+    let Some(mut held) = held else { return };
+    if held.is_stale() {
+        return held.end_span("taken back by the broker");
     }
+    held.end_span("crashed");
+    // A closed channel means that the runtime ends: the broker delivers again.
+    let _ = held.dropped.clone().send(held);
 }
 
-/// Makes the leases of one subscription, and settles those that were dropped.
+/// Makes the leases of one subscription, and gives back those that were dropped.
 pub struct Settler {
     queue: Queue,
-    settle: Arc<dyn Settle>,
-    dropped: mpsc::UnboundedSender<Dropped>,
+    acks: Arc<dyn Acknowledger>,
+    dropped: mpsc::UnboundedSender<Unsettled>,
     /// Leases that stand, to find those that are overdue.
     given: mpsc::UnboundedSender<(Instant, Revocable)>,
 }
@@ -249,52 +277,50 @@ pub struct Settler {
 impl Settler {
     /// Starts the settling task; it ends when the settler and all its leases are gone. A lease that
     /// stands for longer than `longest` is revoked: whatever has it is stuck.
+    ///
+    /// `when_dropped` gets a lease that was dropped. One that it drops itself goes back to its queue.
     pub fn start(
-        broker: Arc<dyn Broker>,
         queue: Queue,
-        settle: Arc<dyn Settle>,
+        acks: Arc<dyn Acknowledger>,
         longest: Duration,
+        when_dropped: impl Fn(Lease) + Send + 'static,
     ) -> Self {
-        let (dropped, mut inbox) = mpsc::unbounded_channel::<Dropped>();
+        let (dropped, mut inbox) = mpsc::unbounded_channel::<Unsettled>();
         tokio::spawn(async move {
-            while let Some(Dropped(held)) = inbox.recv().await {
-                match queue {
-                    Queue::Build => drop(tokio::spawn(hand_back_crashed(broker.clone(), held))),
-                    // Nothing is lost by trying again, and no rebuild comes of it.
-                    Queue::Fail | Queue::Outcome => drop(tokio::spawn(nack_later(held))),
+            while let Some(mut unsettled) = inbox.recv().await {
+                match std::mem::replace(&mut unsettled.was_dropped, true) {
+                    false => when_dropped(unsettled.into_lease()),
+                    true => unsettled.into_lease().release(),
                 }
             }
         });
         let (given, leases) = mpsc::unbounded_channel();
         tokio::spawn(revoke_overdue(leases, longest));
-        Self { queue, settle, dropped, given }
+        Self { queue, acks, dropped, given }
     }
 
-    /// The lease of one delivery, which holds `slot` until it is settled.
+    /// The lease of one delivery, with the envelope of its message, which holds `slot` until it is settled.
     pub fn lease(
         &self,
-        message: Message,
-        tag: u64,
-        redeliveries: u64,
+        delivery: Delivery,
+        envelope: Envelope,
         hold: Hold,
         slot: OwnedSemaphorePermit,
     ) -> Lease {
-        let message = Arc::new(message);
         // What comes to the other queues was in somebody's hands.
-        let first = self.queue == Queue::Build && envelope::is_first(&message, redeliveries);
-        let held = Held {
-            message: message.clone(),
-            tag,
-            redeliveries,
+        let first = self.queue == Queue::Build && envelope::is_first(&delivery);
+        let unsettled = Unsettled {
+            received: Arc::new(Received { delivery, envelope, first }),
             since: first.then(OffsetDateTime::now_utc),
             phase: Phase::InMailbox,
             span: DeliverySpan::default(),
-            settle: self.settle.clone(),
+            acks: self.acks.clone(),
             dropped: self.dropped.clone(),
+            was_dropped: false,
             hold,
             _slot: slot,
         };
-        let lease = Lease { message, first, held: Arc::new(Mutex::new(Some(held))) };
+        let lease = unsettled.into_lease();
         // The task ends only with the runtime.
         let _ = self.given.send((Instant::now(), lease.revocable()));
         lease
@@ -331,44 +357,15 @@ async fn revoke_overdue(
     }
 }
 
-/// Publishes a dropped build delivery to the fail queue as `crashed`, then acks it.
-async fn hand_back_crashed(broker: Arc<dyn Broker>, held: Held) {
-    if held.is_stale() {
-        return;
-    }
-    let (stage, counted) = match held.phase {
-        Phase::Working(stage) => (stage, true),
-        Phase::InMailbox | Phase::Waiting => (StageName::Listener, false),
-    };
-    let fault = Fault::new(stage, Reason::Crashed, CRASH_MESSAGE);
-    let mut history = envelope::of(&held.message);
-    history.since = history.since.or(held.since);
-    let attempt = history.counted() + 1;
-    let build_id = envelope::build_id(&held.message).unwrap_or_default();
-    build_log::span(&build_id, stage.as_str(), attempt).in_scope(|| {
-        tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
-    });
-    history.record(&fault, counted);
-    let message = envelope::with(&held.message, &history);
-    match broker.publish(Route::Fail, message).await {
-        Ok(()) => drop(held.ack().await),
-        Err(error) => {
-            tracing::warn!(%error, "cannot publish a crashed job: it goes back to its queue");
-            nack_later(held).await;
-        }
-    }
-}
-
-/// What the user reads of a crash.
-pub const CRASH_MESSAGE: &str = "The build service crashed while it worked on this build.";
-
 /// Gives a delivery back to its queue. The pause keeps a message that fails every time from going
 /// round hot; the delivery stays unsettled meanwhile, so nothing is lost if the process ends.
-async fn nack_later(held: Held) {
+async fn nack_later(held: Unsettled) {
     if held.is_stale() {
         return;
     }
-    let pause = Duration::from_secs(2u64.saturating_pow(held.redeliveries.min(5) as u32).min(30));
+    let Received { delivery, envelope, .. } = &*held.received;
+    let redeliveries = envelope.redeliveries_of(delivery).min(5) as u32;
+    let pause = Duration::from_secs(2u64.saturating_pow(redeliveries).min(30));
     tokio::time::sleep_until((Instant::now() + pause).into()).await;
-    let _ = held.settle.nack(held.tag).await;
+    let _ = held.acks.nack(held.tag()).await;
 }

@@ -3,11 +3,9 @@
 //! | way out | durable facts, in this order |
 //! |---|---|
 //! | [`Settlement::ready`] | outcome |
-//! | [`Settlement::failed`], may be tried again | fail queue |
-//! | [`Settlement::failed`] and [`Settlement::refuse`], final | dead copy, outcome; fail queue where an earlier delivery may have made an image |
-//! | [`Settlement::give_up`] | dead copy, outcome |
+//! | [`Settlement::fail`], as [`RetryPolicy::dispose`] says | fail queue; build queue after a delay; or dead letter, outcome |
 //! | [`Settlement::hand_back`] | build queue |
-//! | [`Settlement::repeated`] | none: an outcome of the build is told |
+//! | [`Settlement::repeated`] | none: an outcome of the build is claimed |
 //!
 //! A delivery that the broker is known to have taken back is not decided on any more: its next holder
 //! does, who finds an image that was pushed on its account.
@@ -21,38 +19,61 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::dead_letter::DeadLetter;
-use crate::delivery::artifacts::Ready;
+use crate::delivery::artifacts::{Images, Ready};
 use crate::delivery::envelope;
-use crate::delivery::job::StageError;
-use crate::delivery::job::{Job, Timings};
-use crate::delivery::lease::Lease;
-use crate::delivery::outcome_ledger;
-use crate::delivery::outcome_ledger::OutcomeLedger;
-use crate::model::fault::{Fault, Kind, Reason};
+use crate::delivery::envelope::Envelope;
+use crate::delivery::job::{Job, StageError, Timings};
+use crate::delivery::lease::{Lease, Phase};
+use crate::model::build_log;
+use crate::model::fault::{Fault, Kind, Reason, StageName};
 use crate::model::history::History;
 use crate::model::notification::{
     BuildFailed, Culprit, Image, ImageReady, NotificationBody, NotificationType, Seconds, Subject,
     notification_id,
 };
 use crate::model::request::BuildRequest;
-use crate::ports::{Broker, BrokerError, Message, Route};
+use crate::ports::{
+    Broker, BrokerError, DeadLetters, Message, OutcomeCopy, OutcomeLedger, Queue, request_name,
+};
 use crate::scheduling::capacity::Capacity;
 use crate::scheduling::retry_policy;
+use crate::scheduling::retry_policy::{Disposition, FailedIn, RetryPolicy};
 use crate::telemetry::delivery_span::Observer;
 use crate::telemetry::metrics::BuildResult;
-use crate::telemetry::trace::TRACEPARENT;
 
 /// Settles deliveries. Cheap to clone.
 #[derive(Clone)]
 pub struct Settlement {
     pub broker: Arc<dyn Broker>,
-    /// Knows the builds whose outcome is told.
-    pub told: OutcomeLedger,
-    /// How long the dead queue keeps a copy; `None` = no copies at all.
-    pub dead_ttl: Option<Duration>,
-    /// OutcomeLedger when there is no room to work.
+    /// Knows the requests whose outcome is notified.
+    pub ledger: Arc<dyn OutcomeLedger>,
+    pub dead_letters: Arc<dyn DeadLetters>,
+    /// Decides on failed tries.
+    pub policy: RetryPolicy,
+    /// Asked before a build is given up: no build is ever told both.
+    pub images: Images,
+    /// Told when there is no room to work.
     pub capacity: Capacity,
     pub observer: Observer,
+}
+
+/// A request whose last try failed.
+pub struct FailedTry {
+    /// Of one that cannot be read, what is known of it.
+    pub request: Result<BuildRequest, Subject>,
+    /// Its last attempt is the failure.
+    pub history: History,
+    /// The failure in full.
+    pub fault: Fault,
+}
+
+impl FailedTry {
+    fn subject(&self) -> Subject {
+        match &self.request {
+            Ok(request) => Subject::of(request),
+            Err(subject) => subject.clone(),
+        }
+    }
 }
 
 impl Settlement {
@@ -116,13 +137,13 @@ impl Settlement {
         }
         let ended = if ready.reused { BuildResult::Reused } else { BuildResult::Ready };
         lease.span(|span| span.leave().about(request).result(ended.result()));
-        let told =
-            self.tell(&request.build_id, NotificationType::ImageReady, &data, history, &lease);
-        let told = told.await;
-        if told.is_ok() {
+        let published =
+            self.outcome(&request.build_id, NotificationType::ImageReady, &data, history, &lease);
+        let published = published.await;
+        if published.is_ok() {
             self.observer.metrics.ended(ended, history.requested_at);
         }
-        settle(lease, told).await;
+        settle(lease, published).await;
     }
 
     /// A stage ended with something else than its result.
@@ -150,58 +171,116 @@ impl Settlement {
             "{}",
             fault.message
         );
-        if retry_policy::is_final(fault.kind()) {
-            return self.refuse(lease, &request, history, fault).await;
-        }
-        self.to_be_decided(lease, &history).await;
+        let failed_in = FailedIn::Worker { first: lease.is_first(), readable: true };
+        self.fail(lease, FailedTry { request: Ok(request), history, fault }, failed_in).await;
     }
 
-    /// The request failed for good. Where an earlier delivery of it may have made an image, that is
-    /// looked for first, by the retry actor: no build is ever told both.
-    pub async fn refuse(
+    /// The lease was dropped by a crash, which counts as a try if the request was worked on.
+    pub async fn crashed(&self, lease: Lease) {
+        let (stage, counted) = match lease.phase() {
+            Some(Phase::Working(stage)) => (stage, true),
+            Some(Phase::InMailbox | Phase::Waiting) | None => (StageName::Listener, false),
+        };
+        let fault = crashed(stage);
+        let mut history = lease.envelope().history(lease.message());
+        history.since = history.since.or(lease.since());
+        let build_id = envelope::build_id(lease.message()).unwrap_or_default();
+        build_log::span(&build_id, stage.as_str(), history.counted() + 1).in_scope(|| {
+            tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
+        });
+        history.record(&fault, counted);
+        // Nobody has read it here, and nobody needs to: a crash is never final.
+        let request = Err(Subject { build_id, ..Subject::default() });
+        let failed_in = FailedIn::Worker { first: lease.is_first(), readable: false };
+        self.fail(lease, FailedTry { request, history, fault }, failed_in).await;
+    }
+
+    /// Does with a failed try what the policy says.
+    pub async fn fail(&self, lease: Lease, failed: FailedTry, failed_in: FailedIn) {
+        if !decides(&lease) {
+            return;
+        }
+        match self.policy.dispose(&failed.history, failed_in) {
+            Disposition::FailQueue => {
+                self.publish(lease, Queue::Fail, &failed.history, Duration::ZERO).await;
+            }
+            Disposition::TryAgain(delay) => self.try_again(lease, failed.history, delay).await,
+            Disposition::LookFirst => self.look_first(lease, failed).await,
+            Disposition::GiveUp => self.give_up(lease, failed).await,
+        }
+    }
+
+    async fn try_again(&self, lease: Lease, mut history: History, delay: Duration) {
+        tracing::info!(
+            delay_seconds = delay.as_secs_f64(),
+            attempts = history.counted(),
+            "to be tried again"
+        );
+        history.log.clear();
+        let published = self.publish(lease, Queue::Build, &history, delay).await;
+        if let (true, Some(last)) = (published, history.attempts.last()) {
+            self.observer.metrics.retry(last.reason);
+        }
+    }
+
+    /// Looks for the image of an earlier delivery before the request is given up.
+    async fn look_first(&self, lease: Lease, failed: FailedTry) {
+        let Ok(request) = &failed.request else { return self.give_up(lease, failed).await };
+        match self.images.of_build(request).await {
+            Ok(None) => self.give_up(lease, failed).await,
+            Ok(Some(ready)) => {
+                tracing::info!("the registry has the image after all");
+                let (attempts, timings) = (failed.history.counted(), Timings::default());
+                self.image_ready(lease, request, &failed.history, attempts, timings, ready).await;
+            }
+            Err(fault) => {
+                tracing::warn!(%fault, "cannot ask for the image of a failed build");
+                match fault.kind() {
+                    Kind::Capacity => {
+                        let delay = self.policy.delay(1, fault.retry_after);
+                        self.publish(lease, Queue::Build, &failed.history, delay).await;
+                    }
+                    _ => self.give_up(lease, failed).await,
+                }
+            }
+        }
+    }
+
+    /// Publishes the request with this history, and settles its delivery; says whether it was published.
+    pub async fn publish(
         &self,
         lease: Lease,
-        request: &BuildRequest,
-        history: History,
-        fault: Fault,
-    ) {
-        match lease.is_first() {
-            true => self.give_up(lease, Subject::of(request), history, fault).await,
-            false => self.to_be_decided(lease, &history).await,
-        }
-    }
-
-    /// The last try of this history failed: the retry actor decides what becomes of the request.
-    async fn to_be_decided(&self, lease: Lease, history: &History) {
+        queue: Queue,
+        history: &History,
+        delay: Duration,
+    ) -> bool {
         if !decides(&lease) {
-            return;
+            return false;
         }
-        let message = envelope::with(lease.message(), history);
-        let published = self.broker.publish(Route::Fail, message).await;
+        let message = lease.envelope().clone().pass_on_with(lease.message(), history);
+        let published = self.broker.publish(queue, message, delay).await;
+        let is_published = published.is_ok();
         settle(lease, published).await;
+        is_published
     }
 
-    /// The request failed for good and has no image: its owner is told, and a copy is kept.
-    pub async fn give_up(&self, lease: Lease, subject: Subject, history: History, fault: Fault) {
+    /// The request failed for good and has no image: its owner is told, and a dead letter is kept.
+    async fn give_up(&self, lease: Lease, failed: FailedTry) {
         if !decides(&lease) {
             return;
         }
-        let ended = BuildResult::given_up(fault.reason);
-        lease.span(|span| span.fail(&fault).result(ended.result()));
-        let given_up = self.tell_failure(&lease, subject, &history, &fault).await;
+        let ended = BuildResult::given_up(failed.fault.reason);
+        lease.span(|span| span.fail(&failed.fault).result(ended.result()));
+        let given_up = self.tell_failure(&lease, &failed).await;
         if given_up.is_ok() {
-            self.observer.metrics.ended(ended, history.requested_at);
+            self.observer.metrics.ended(ended, failed.history.requested_at);
         }
         settle(lease, given_up).await;
     }
 
-    async fn tell_failure(
-        &self,
-        lease: &Lease,
-        subject: Subject,
-        history: &History,
-        fault: &Fault,
-    ) -> Result<(), BrokerError> {
+    async fn tell_failure(&self, lease: &Lease, failed: &FailedTry) -> Result<(), BrokerError> {
+        let FailedTry { history, fault, .. } = failed;
+        let subject = failed.subject();
         let kind = match fault.kind() {
             Kind::Withdrawn => NotificationType::BuildCancelled,
             _ => NotificationType::BuildFailed,
@@ -216,8 +295,9 @@ impl Settlement {
             fault.message
         );
         let build_id = subject.build_id.clone();
-        // First the copy: once the outcome is told, nobody takes the delivery up again.
-        self.dead_letter(&build_id, &lease.message().body, history, fault).await?;
+        // First the letter: once the outcome is told, nobody takes the delivery up again.
+        let letter = DeadLetter::new(&build_id, &lease.message().body, history, fault);
+        self.dead_letters.keep(&letter).await?;
         if let Some(user_id) = subject.user_id {
             let data = BuildFailed {
                 build_id: subject.build_id,
@@ -234,28 +314,9 @@ impl Settlement {
                 attempts: history.counted(),
                 log: history.log.clone(),
             };
-            self.tell(&build_id, kind, &data, history, lease).await?;
+            self.outcome(&build_id, kind, &data, history, lease).await?;
         }
         Ok(())
-    }
-
-    /// Keeps a copy of what was given up.
-    pub async fn dead_letter(
-        &self,
-        build_id: &str,
-        body: &[u8],
-        history: &History,
-        fault: &Fault,
-    ) -> Result<(), BrokerError> {
-        let Some(ttl) = self.dead_ttl else { return Ok(()) };
-        let letter = Message {
-            body: DeadLetter::new(build_id, body, history, fault).to_json(),
-            message_id: Some(build_id.to_owned()),
-            timestamp: Some(OffsetDateTime::now_utc()),
-            expires_after: Some(ttl),
-            ..Message::default()
-        };
-        self.broker.publish(Route::Dead, letter).await
     }
 
     /// The job goes back to the build queue with what is known of it, and no try is counted.
@@ -265,13 +326,11 @@ impl Settlement {
         }
         job.lease.span(|span| span.leave().about(&job.request).result("handed back"));
         tracing::info!("handed back to the build queue");
-        let message = envelope::with(job.lease.message(), &job.history);
-        let published = self.broker.publish(Route::Build, message).await;
-        settle(job.lease, published).await;
+        self.publish(job.lease, Queue::Build, &job.history, Duration::ZERO).await;
     }
 
     /// Puts an outcome on its queue.
-    async fn tell<T: Serialize>(
+    async fn outcome<T: Serialize>(
         &self,
         build_id: &str,
         kind: NotificationType,
@@ -280,51 +339,50 @@ impl Settlement {
         cause: &Lease,
     ) -> Result<(), BrokerError> {
         let timestamp = OffsetDateTime::now_utc();
-        let mut message = Message {
+        let request = request_name(build_id, &cause.message().body);
+        let outcome = Some(OutcomeCopy::first(request, history.since));
+        let message = Message {
             body: NotificationBody { kind, timestamp, data }.to_json(),
             message_id: Some(notification_id(build_id, kind)),
             timestamp: Some(timestamp),
-            ..Message::default()
+            traceparent: cause.traceparent(),
+            envelope: Some(Envelope { outcome, ..Envelope::default() }.encode()),
         };
-        if let Some(trace) = cause.traceparent() {
-            message.headers.insert(TRACEPARENT.to_owned(), trace);
-        }
-        let request = outcome_ledger::request(build_id, &cause.message().body);
-        outcome_ledger::stamp(&mut message, request, history.since);
-        self.broker.publish(Route::Outcome, message).await
+        self.broker.publish(Queue::Outcome, message, Duration::ZERO).await
     }
 
-    /// Makes known when the request was first in hand: writes it down if nobody had it before, and looks it
-    /// up where nothing says so.
+    /// Makes known when the request was first in hand: records it if nobody had it before, and looks it up
+    /// where nothing says so.
     pub async fn remember(&self, lease: &Lease, build_id: &str, history: &mut History) {
         if history.since.is_some() {
             return;
         }
-        let request = outcome_ledger::request(build_id, &lease.message().body);
+        let request = request_name(build_id, &lease.message().body);
         history.since = lease.since();
         if let Some(since) = history.since {
-            return self.told.begins(request, since);
+            return self.ledger.begin(request, since);
         }
-        match self.told.begun(&request).await {
+        match self.ledger.begun(&request).await {
             Ok(since) => history.since = since,
             Err(error) => {
                 tracing::warn!(%error, "cannot tell when a request was first in hand");
-                // Of its own: better told twice than taken for what was told.
+                // Of its own: better notified twice than taken for what was notified.
                 history.since = Some(OffsetDateTime::now_utc());
             }
         }
         lease.is_since(history.since);
     }
 
-    /// Whether an outcome of the request is told already, or about to be. Then the delivery is one that was
-    /// made again after it was done with, and is to go to [`Settlement::repeated`].
-    pub fn is_repeated(&self, lease: &Lease, build_id: &str, history: &History) -> bool {
-        self.told.knows(&outcome_ledger::request(build_id, &lease.message().body), history.since)
+    /// Whether an outcome of the request is claimed. Then the delivery is one that was made again after it
+    /// was done with, and is to go to [`Settlement::repeated`].
+    pub async fn is_repeated(&self, lease: &Lease, build_id: &str, history: &History) -> bool {
+        let request = request_name(build_id, &lease.message().body);
+        self.ledger.is_claimed(&request, history.since).await
     }
 
     /// Nothing is left to do for the delivery.
     pub async fn repeated(&self, lease: Lease) {
-        tracing::info!("an outcome of this build is told already: the repetition is dropped");
+        tracing::info!("an outcome of this build is claimed already: the repetition is dropped");
         lease.span(|span| span.leave().result("repeated"));
         settle(lease, Ok(())).await;
     }
@@ -370,6 +428,6 @@ pub(crate) async fn settle(lease: Lease, made: Result<(), BrokerError>) {
 }
 
 /// What a crash looks like to the policy and to the user.
-pub(crate) fn crashed(stage: crate::model::fault::StageName) -> Fault {
-    Fault::new(stage, Reason::Crashed, crate::delivery::lease::CRASH_MESSAGE)
+pub(crate) fn crashed(stage: StageName) -> Fault {
+    Fault::new(stage, Reason::Crashed, "The build service crashed while it worked on this build.")
 }

@@ -49,11 +49,11 @@ pub struct Attempt {
     pub retry_after: Option<u64>,
 }
 
-/// What earlier tries left behind: travels with the request, in a header of its own.
+/// What earlier tries left behind: travels in the request's envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct History {
-    /// When the request was made: the AMQP timestamp, else when a worker first saw it.
+    /// When the request was made: the message's timestamp, else when a worker first saw it.
     #[serde(with = "time::serde::rfc3339")]
     pub requested_at: OffsetDateTime,
     /// When a worker first had the request in hand; `None` = not known, as after a crash of that worker.
@@ -75,7 +75,7 @@ pub struct History {
 impl History {
     /// The history keeps this many tries at the most: the oldest uncounted ones go first.
     const LONGEST: usize = 40;
-    /// And this many bytes of a message or a step: all headers of a message travel in one AMQP frame.
+    /// And this many bytes of a message or a step: an envelope has its limit.
     const LONGEST_TEXT: usize = 500;
 
     pub fn new(requested_at: OffsetDateTime) -> Self {

@@ -138,7 +138,7 @@ pub struct BuildFailed {
 }
 
 /// Whom and what an outcome is about: as much as could be read of the request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subject {
     pub build_id: String,
     /// `None` = unreadable: then there is nobody to tell.

@@ -3,37 +3,20 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use actix::Message as ActixMessage;
 use futures_util::future::join_all;
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::delivery::dedup::{Hold, Redeliveries, Turn};
 use crate::delivery::envelope;
-use crate::delivery::lease::{Lease, Leased, Settler};
+use crate::delivery::envelope::Envelope;
+use crate::delivery::lease::{Lease, Settler};
+use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
-use crate::ports::{Broker, Queue, RawDelivery, Route, Settle, Subscription};
+use crate::pipeline::messages::Delivered;
+use crate::ports::{Acknowledger, Broker, Delivery, Queue, Subscription};
 use crate::scheduling::capacity::Capacity;
 use crate::supervision::Mailbox;
-
-/// A delivery on its way to an actor.
-#[derive(Debug, ActixMessage)]
-#[rtype(result = "()")]
-pub struct Delivery {
-    pub lease: Lease,
-    /// When the worker got it.
-    pub received: Instant,
-    /// How often it was delivered before without being settled.
-    pub redeliveries: u64,
-    /// Whether the broker itself put it into this queue because it was delivered too often.
-    pub over_delivery_limit: bool,
-}
-
-impl Leased for Delivery {
-    fn lease(&self) -> &Lease {
-        &self.lease
-    }
-}
 
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -47,15 +30,14 @@ const LAST_ONES: Duration = Duration::from_millis(300);
 /// what any reconnect does.
 const SUSPICIOUS: u64 = 2;
 
-/// The header that counts the deliveries of a message before it was last given back unread.
-const REDELIVERIES: &str = "x-image-builder-redeliveries";
-
 /// Takes deliveries from one queue and hands them to one actor.
 pub struct Consumer {
     pub broker: Arc<dyn Broker>,
+    /// Settles what a crash leaves behind.
+    pub settlement: Settlement,
     pub queue: Queue,
     /// Most unsettled deliveries at once. Kept by a semaphore of our own beside the broker's
-    /// prefetch, which some brokers exceed after evicting a message.
+    /// window, which some brokers exceed after evicting a message.
     pub prefetch: u16,
     pub shutdown: Shutdown,
     /// The phase at which no more deliveries are taken.
@@ -83,7 +65,7 @@ enum Over {
 impl Consumer {
     /// Works until its phase comes and all that was delivered is settled. The end of a subscription
     /// (a lost connection, a channel error, a broker that cancelled the consumer) leads to a new one.
-    pub async fn run(self, mailbox: Mailbox<Delivery>) {
+    pub async fn run(self, mailbox: Mailbox<Delivered>) {
         let slots = Arc::new(Semaphore::new(self.prefetch.into()));
         self.take_in(&slots, &mailbox).await;
         // Every lease holds a slot until it is settled.
@@ -102,11 +84,11 @@ impl Consumer {
         }
     }
 
-    async fn take_in(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<Delivery>) {
+    async fn take_in(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<Delivered>) {
         loop {
             let subscribed = async {
                 self.room().await;
-                self.broker.subscribe(self.queue, self.prefetch).await
+                self.broker.consume(self.queue, self.prefetch).await
             };
             let subscribed = tokio::select! {
                 () = self.no_more() => return,
@@ -154,53 +136,70 @@ impl Consumer {
 
     /// Ends a subscription; what has come and nobody has in hand goes back.
     async fn cancel(&self, subscription: &mut Subscription) {
-        subscription.settle.cancel().await;
+        subscription.acks.cancel().await;
         let mut unread = Vec::new();
-        while let Some(raw) = subscription.deliveries.recv().await {
-            unread.push(raw);
+        while let Some(delivery) = subscription.deliveries.recv().await {
+            unread.push(delivery);
         }
-        join_all(unread.into_iter().map(|raw| self.give_back(subscription, raw))).await;
+        join_all(unread.into_iter().map(|delivery| self.give_back(subscription, delivery))).await;
     }
 
     /// Gives back a delivery that nobody has read. Of a build, as a new message: a nack would count as
     /// a delivery, and after some of those the broker takes a message for one that kills its workers.
-    async fn give_back(&self, subscription: &Subscription, raw: RawDelivery) {
-        if !subscription.settle.holds(raw.tag) {
+    async fn give_back(&self, subscription: &Subscription, delivery: Delivery) {
+        let Delivery { message, tag, .. } = &delivery;
+        if !subscription.acks.holds(*tag) {
             return;
         }
-        let turn = match (self.queue, self.turn(&raw)) {
+        let mut envelope = Envelope::decode(message);
+        envelope.redeliveries = envelope.redeliveries_of(&delivery);
+        let turn = match (self.queue, self.turn(&delivery, envelope.redeliveries)) {
             (Queue::Build, Turn::Work(hold)) => {
-                let redeliveries = redeliveries(&raw);
-                let mut history = envelope::of(&raw.message);
-                if envelope::is_first(&raw.message, redeliveries) {
+                let mut history = envelope.history(message);
+                if envelope::is_first(&delivery) {
                     history.since = Some(OffsetDateTime::now_utc());
                 }
-                let mut message = envelope::with(&raw.message, &history);
-                message.headers.insert(REDELIVERIES.to_owned(), redeliveries.to_string());
-                let published = self.broker.publish(Route::Build, message).await;
+                envelope.history = Some(history);
+                let unread = envelope.pass_on(message);
+                let published = self.broker.publish(Queue::Build, unread, Duration::ZERO).await;
                 published.is_ok().then_some(Some(hold))
             }
             (_, Turn::Ack) => Some(None),
             // Whoever has it in hand is not to get a double; and nothing counts the others.
-            (Queue::Build, Turn::Wait) | (Queue::Fail | Queue::Outcome, _) => None,
+            _ => None,
         };
         // An error means that the channel is gone: the broker delivers it again.
         let Some(hold) = turn else {
-            let _ = subscription.settle.nack(raw.tag).await;
+            let _ = subscription.acks.nack(*tag).await;
             return;
         };
-        let acked = subscription.settle.ack(raw.tag).await.is_ok();
+        let acked = subscription.acks.ack(*tag).await.is_ok();
         if let Some(hold) = hold {
             hold.settled(acked);
         }
     }
 
     /// What is to be done with a delivery that has just come.
-    fn turn(&self, raw: &RawDelivery) -> Turn {
-        match redeliveries(raw) {
-            0 => Turn::Work(self.redeliveries.first(&raw.message)),
-            _ => self.redeliveries.again(&raw.message),
+    fn turn(&self, delivery: &Delivery, redeliveries: u64) -> Turn {
+        match redeliveries {
+            0 => Turn::Work(self.redeliveries.first(delivery)),
+            _ => self.redeliveries.again(delivery),
         }
+    }
+
+    /// What becomes of leases that are dropped.
+    fn settler(&self, subscription: &Subscription) -> Settler {
+        let settlement = self.settlement.clone();
+        let when_dropped: fn(Settlement, Lease) = match self.queue {
+            Queue::Build => |settlement, lease| {
+                tokio::spawn(async move { settlement.crashed(lease).await });
+            },
+            // Nothing is lost by trying again, and no rebuild comes of it.
+            _ => |_, lease| lease.release(),
+        };
+        Settler::start(self.queue, subscription.acks.clone(), self.longest, move |lease| {
+            when_dropped(settlement.clone(), lease);
+        })
     }
 
     /// Hands on deliveries until the subscription is over. What nobody has in hand then goes back;
@@ -209,14 +208,9 @@ impl Consumer {
         &self,
         mut subscription: Subscription,
         slots: &Arc<Semaphore>,
-        mailbox: &Mailbox<Delivery>,
+        mailbox: &Mailbox<Delivered>,
     ) -> Over {
-        let settler = Arc::new(Settler::start(
-            self.broker.clone(),
-            self.queue,
-            subscription.settle.clone(),
-            self.longest,
-        ));
+        let settler = Arc::new(self.settler(&subscription));
         loop {
             let slot = slots.clone().acquire_owned();
             let next = async { Some((slot.await.ok()?, subscription.deliveries.recv().await?)) };
@@ -230,21 +224,24 @@ impl Consumer {
                     return Over::Paused;
                 }
                 next = next => match next {
-                    Some((slot, raw)) => Incoming { raw, received: Instant::now(), slot },
+                    Some((slot, delivery)) => {
+                        let envelope = Envelope::decode(&delivery.message);
+                        Incoming { delivery, envelope, received: Instant::now(), slot }
+                    }
                     None => return Over::Lost,
                 },
             };
-            let redeliveries = redeliveries(&incoming.raw);
-            let hold = match self.turn(&incoming.raw) {
+            let redeliveries = incoming.envelope.redeliveries_of(&incoming.delivery);
+            let hold = match self.turn(&incoming.delivery, redeliveries) {
                 Turn::Work(hold) => hold,
                 Turn::Ack => {
-                    ack_again(&*subscription.settle, &incoming).await;
+                    ack_again(&*subscription.acks, &incoming).await;
                     continue;
                 }
                 Turn::Wait => {
-                    let (settler, settle) = (settler.clone(), subscription.settle.clone());
+                    let (settler, acks) = (settler.clone(), subscription.acks.clone());
                     let (all, mailbox) = (self.redeliveries.clone(), mailbox.clone());
-                    tokio::spawn(deliver_later(incoming, all, settler, settle, mailbox));
+                    tokio::spawn(deliver_later(incoming, all, settler, acks, mailbox));
                     continue;
                 }
             };
@@ -258,40 +255,34 @@ impl Consumer {
                     redeliveries,
                     "a message was delivered again and again: it runs alone"
                 );
-                match self.redeliveries.after(&incoming.raw.message).await {
-                    Some(hold) => mailbox.deliver(incoming.delivery(&settler, hold)).await,
+                match self.redeliveries.after(&incoming.delivery).await {
+                    Some(hold) => mailbox.deliver(incoming.leased(&settler, hold)).await,
                     None => {
-                        ack_again(&*subscription.settle, &incoming).await;
+                        ack_again(&*subscription.acks, &incoming).await;
                         drop(incoming);
                     }
                 }
                 let _settled = slots.acquire().await;
                 return Over::Paused;
             }
-            mailbox.deliver(incoming.delivery(&settler, hold)).await;
+            mailbox.deliver(incoming.leased(&settler, hold)).await;
         }
     }
 }
 
 /// A delivery that nobody has in hand yet.
 struct Incoming {
-    raw: RawDelivery,
+    delivery: Delivery,
+    envelope: Envelope,
     /// When it came.
     received: Instant,
     slot: OwnedSemaphorePermit,
 }
 
 impl Incoming {
-    fn delivery(mut self, settler: &Settler, hold: Hold) -> Delivery {
-        let redeliveries = redeliveries(&self.raw);
-        // It was read: what becomes of it now begins anew.
-        self.raw.message.headers.remove(REDELIVERIES);
-        Delivery {
-            lease: settler.lease(self.raw.message, self.raw.tag, redeliveries, hold, self.slot),
-            received: self.received,
-            redeliveries,
-            over_delivery_limit: self.raw.over_delivery_limit,
-        }
+    fn leased(self, settler: &Settler, hold: Hold) -> Delivered {
+        let lease = settler.lease(self.delivery, self.envelope, hold, self.slot);
+        Delivered { lease, received: self.received }
     }
 }
 
@@ -300,31 +291,25 @@ async fn deliver_later(
     incoming: Incoming,
     all: Redeliveries,
     settler: Arc<Settler>,
-    settle: Arc<dyn Settle>,
-    mailbox: Mailbox<Delivery>,
+    acks: Arc<dyn Acknowledger>,
+    mailbox: Mailbox<Delivered>,
 ) {
     tracing::info!("a delivery came again while its message is in hand: it waits");
     let turn = tokio::select! {
-        turn = all.after(&incoming.raw.message) => turn,
+        turn = all.after(&incoming.delivery) => turn,
         // The broker has taken it back: it comes once more.
-        () = settle.ended() => return,
+        () = acks.ended() => return,
     };
     match turn {
-        Some(_) if !settle.holds(incoming.raw.tag) => {}
-        Some(hold) => mailbox.deliver(incoming.delivery(&settler, hold)).await,
-        None => ack_again(&*settle, &incoming).await,
+        Some(_) if !acks.holds(incoming.delivery.tag) => {}
+        Some(hold) => mailbox.deliver(incoming.leased(&settler, hold)).await,
+        None => ack_again(&*acks, &incoming).await,
     }
 }
 
 /// Acks what was settled before its ack got lost.
-async fn ack_again(settle: &dyn Settle, incoming: &Incoming) {
+async fn ack_again(acks: &dyn Acknowledger, incoming: &Incoming) {
     tracing::info!("a delivery came again after it was settled: it is only acked");
     // An error means that the channel is gone: it comes once more.
-    let _ = settle.ack(incoming.raw.tag).await;
-}
-
-/// How often the message was delivered before, the times included that the broker has forgotten.
-fn redeliveries(raw: &RawDelivery) -> u64 {
-    let before = raw.message.headers.get(REDELIVERIES).and_then(|count| count.parse().ok());
-    raw.redeliveries.saturating_add(before.unwrap_or(0))
+    let _ = acks.ack(incoming.delivery.tag).await;
 }

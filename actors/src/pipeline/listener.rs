@@ -11,22 +11,23 @@ use uuid::Uuid;
 use crate::delivery::artifacts::{Images, Ready};
 use crate::delivery::envelope;
 use crate::delivery::job::{Job, Timings};
-use crate::delivery::lease::Phase;
-use crate::delivery::settlement::{Settlement, decides, settle};
+use crate::delivery::lease::{Lease, Phase};
+use crate::delivery::settlement::{FailedTry, Settlement, decides, settle};
 use crate::model::build_log;
 use crate::model::build_log::BuildLog;
-use crate::model::fault::StageName;
+use crate::model::fault::{Fault, StageName};
 use crate::model::history::History;
 use crate::model::image::BuiltImage;
+use crate::model::notification::Subject;
 use crate::model::request::BuildRequest;
 use crate::parse;
 use crate::parse::Rules;
-use crate::pipeline::consumer::Delivery;
-use crate::pipeline::messages::{Built, ImageBuilt};
+use crate::pipeline::messages::{Built, Delivered, ImageBuilt};
 use crate::pipeline::pool::Pool;
 use crate::pipeline::stage::Work;
-use crate::ports::{ImageBuilder, Route};
+use crate::ports::{ImageBuilder, Queue};
 use crate::scheduling::admission::{Admission, Admittance, withdrawn};
+use crate::scheduling::retry_policy::FailedIn;
 use crate::supervision::Mailbox;
 use crate::telemetry::health::InHand;
 
@@ -38,10 +39,10 @@ pub struct Listener {
     pub rules: Arc<Rules>,
     pub admission: Admission,
     /// The delay of a job that is throttled, so that other users' come into sight.
-    pub shortest_rung: Duration,
+    pub throttle_delay: Duration,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
-    /// Asked for the image of an earlier try, which then only needs to be told.
+    /// Asked for the image of an earlier try, of which then only the outcome is left.
     pub images: Images,
     /// Asked for the image of an earlier try, which then only needs to be pushed.
     pub engine: Arc<dyn ImageBuilder>,
@@ -63,10 +64,10 @@ impl Actor for Listener {
     type Context = Context<Self>;
 }
 
-impl Handler<Delivery> for Listener {
+impl Handler<Delivered> for Listener {
     type Result = ();
 
-    fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
+    fn handle(&mut self, delivery: Delivered, _: &mut Self::Context) {
         fail::fail_point!("listener::handle");
         let listener = self.clone();
         let in_hand = self.pool.health().in_hand();
@@ -75,16 +76,16 @@ impl Handler<Delivery> for Listener {
 }
 
 impl Listener {
-    async fn read(self, delivery: Delivery, in_hand: InHand) {
+    async fn read(self, delivery: Delivered, in_hand: InHand) {
         delivery.lease.set_phase(Phase::Working(StageName::Listener));
         fail::fail_point!("listener::work");
         let message = delivery.lease.message();
-        let mut history = envelope::of(message);
+        let mut history = delivery.lease.envelope().history(message);
         let Some(build_id) = envelope::build_id(message) else {
-            return self.stamp(delivery, in_hand).await;
+            return self.give_id(delivery, in_hand).await;
         };
         self.settlement.remember(&delivery.lease, &build_id, &mut history).await;
-        if self.settlement.is_repeated(&delivery.lease, &build_id, &history) {
+        if self.settlement.is_repeated(&delivery.lease, &build_id, &history).await {
             let span =
                 build_log::span(&build_id, StageName::Listener.as_str(), history.counted() + 1);
             return self.settlement.repeated(delivery.lease).instrument(span).await;
@@ -94,15 +95,10 @@ impl Listener {
             Ok(request) => request,
             Err(rejected) => {
                 delivery.lease.observe(span_of());
-                self.pool.health().failed(rejected.fault.reason);
-                let subject = rejected.subject;
-                let mut history = history;
-                history.record(&rejected.fault, true);
-                let span =
-                    build_log::span(&build_id, StageName::Listener.as_str(), history.counted());
-                let given_up =
-                    self.settlement.give_up(delivery.lease, subject, history, rejected.fault);
-                return given_up.instrument(span).await;
+                let request = Err(rejected.subject);
+                return self
+                    .fail(delivery.lease, request, &build_id, history, rejected.fault)
+                    .await;
             }
         };
         let ticket = match self.admission.admit(&request, history.requested_at) {
@@ -110,16 +106,12 @@ impl Listener {
             Admittance::Throttled => return self.throttle(delivery, history, &request).await,
             Admittance::Withdrawn(reason) => {
                 delivery.lease.observe(span_of());
-                self.pool.health().failed(reason);
-                let (fault, mut history) = (withdrawn(StageName::Listener, reason), history);
-                history.record(&fault, true);
-                let span =
-                    build_log::span(&build_id, StageName::Listener.as_str(), history.counted());
-                let refused = self.settlement.refuse(delivery.lease, &request, history, fault);
-                return refused.instrument(span).await;
+                let fault = withdrawn(StageName::Listener, reason);
+                return self.fail(delivery.lease, Ok(request), &build_id, history, fault).await;
             }
         };
         delivery.lease.observe(span_of());
+        let redeliveries = delivery.lease.envelope().redeliveries_of(delivery.lease.delivery());
         let progress = BuildLog::new(&build_id, request.redactor());
         let mut job = Job {
             ticket,
@@ -139,7 +131,7 @@ impl Listener {
                 application_id = job.request.application_id,
                 repo = %job.request.repo,
                 revision = %job.request.target,
-                redeliveries = delivery.redeliveries,
+                redeliveries,
                 redrive_of = job.request.redrive_of,
                 "job accepted"
             );
@@ -165,7 +157,7 @@ impl Listener {
         }
         match self.images.of_build(&job.request).await {
             Ok(Some(ready)) => {
-                tracing::info!("pushed by an earlier try: only to be told");
+                tracing::info!("pushed by an earlier try: only its outcome is left");
                 return Earlier::Pushed(ready);
             }
             Ok(None) => {}
@@ -195,34 +187,45 @@ impl Listener {
         }
     }
 
-    /// Puts a job of a user who has enough here on the shortest rung, uncounted, so that those behind
-    /// it come into sight.
-    async fn throttle(self, delivery: Delivery, history: History, request: &BuildRequest) {
+    /// A request ends here.
+    async fn fail(
+        self,
+        lease: Lease,
+        request: Result<BuildRequest, Subject>,
+        build_id: &str,
+        mut history: History,
+        fault: Fault,
+    ) {
+        self.pool.health().failed(fault.reason);
+        history.record(&fault, true);
+        let span = build_log::span(build_id, StageName::Listener.as_str(), history.counted());
+        let failed_in = FailedIn::Worker { first: lease.is_first(), readable: request.is_ok() };
+        let failed = FailedTry { request, history, fault };
+        self.settlement.fail(lease, failed, failed_in).instrument(span).await;
+    }
+
+    /// Delays a job of a user who has enough here, uncounted, so that those behind it come into sight.
+    async fn throttle(self, delivery: Delivered, history: History, request: &BuildRequest) {
         tracing::debug!(
             build_id = request.build_id,
             user_id = request.user_id,
             "throttled: other users come first"
         );
-        if !decides(&delivery.lease) {
-            return;
-        }
-        let later = envelope::with(delivery.lease.message(), &history);
-        let route = Route::BuildAfter(self.shortest_rung);
-        let published = self.settlement.broker.publish(route, later).await;
-        settle(delivery.lease, published).await;
+        let delay = self.throttle_delay;
+        self.settlement.publish(delivery.lease, Queue::Build, &history, delay).await;
     }
 
     /// Gives a request without any id one, before any work: only a crash between the publish and
     /// the ack can give it two.
-    async fn stamp(self, delivery: Delivery, in_hand: InHand) {
+    async fn give_id(self, delivery: Delivered, in_hand: InHand) {
         if !decides(&delivery.lease) {
             return;
         }
-        let mut stamped = delivery.lease.message().clone();
-        stamped.timestamp.get_or_insert_with(OffsetDateTime::now_utc);
-        stamped.message_id = Some(Uuid::new_v4().to_string());
-        tracing::info!(message_id = stamped.message_id, "a request without an id was given one");
-        let published = self.settlement.broker.publish(Route::Build, stamped).await;
+        let mut named = delivery.lease.message().clone();
+        named.timestamp.get_or_insert_with(OffsetDateTime::now_utc);
+        named.message_id = Some(Uuid::new_v4().to_string());
+        tracing::info!(message_id = named.message_id, "a request without an id was given one");
+        let published = self.settlement.broker.publish(Queue::Build, named, Duration::ZERO).await;
         settle(delivery.lease, published).await;
         in_hand.done();
     }

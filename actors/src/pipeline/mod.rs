@@ -1,6 +1,7 @@
 //! The six actors, put together and set to work.
 
 pub mod builder;
+mod cancellations;
 pub mod connector;
 pub mod consumer;
 pub mod listener;
@@ -21,7 +22,6 @@ use tokio::task::JoinSet;
 use crate::delivery::artifacts::Images;
 use crate::delivery::dedup::Redeliveries;
 use crate::delivery::lease::Leased;
-use crate::delivery::outcome_ledger::OutcomeLedger;
 use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
@@ -35,8 +35,8 @@ use crate::pipeline::pusher::Pusher;
 use crate::pipeline::retry::Retry;
 use crate::pipeline::stage::{Stage, StageActor, Work};
 use crate::ports::{
-    Broker, ImageBuilder, Notifier as NotifierPort, Planner, Probe, Queue, Registry,
-    SourceConnector,
+    Broker, DeadLetters, ImageBuilder, Notifier as NotifierPort, OutcomeLedger, Planner, Probe,
+    Queue, Registry, SourceConnector,
 };
 use crate::scheduling::admission::{Admission, AdmissionRules};
 use crate::scheduling::capacity::Capacity;
@@ -51,6 +51,8 @@ use crate::telemetry::health::{ActorName, Health};
 #[derive(Clone)]
 pub struct Ports {
     pub broker: Arc<dyn Broker>,
+    pub ledger: Arc<dyn OutcomeLedger>,
+    pub dead_letters: Arc<dyn DeadLetters>,
     pub forge: Arc<dyn SourceConnector>,
     pub planner: Arc<dyn Planner>,
     pub engine: Arc<dyn ImageBuilder>,
@@ -81,12 +83,6 @@ pub struct PipelineSettings {
     /// Whether newer requests supersede older ones that do not build yet.
     pub supersede: bool,
     pub retry: RetryPolicy,
-    /// How long the dead queue keeps a copy; `None` = no copies.
-    pub dead_ttl: Option<Duration>,
-    /// Whether outcomes are published to the result queue as well.
-    pub results: bool,
-    /// How long a claim on an outcome is waited for; without an answer it is told all the same.
-    pub longest_claim: Duration,
     /// Pause before it is looked for the first time whether there is room to work again.
     pub first_look: Duration,
     pub intensity: RestartIntensity,
@@ -136,14 +132,16 @@ impl Pipeline {
         observer.metrics.show(&capacity);
         let looks = capacity.clone().watch(ports.probe, settings.first_look, shutdown.clone());
         tokio::spawn(looks);
+        let images = Images { registry: ports.registry, registry_name: settings.registry_name };
         let settlement = Settlement {
             broker: ports.broker.clone(),
-            told: OutcomeLedger::start(ports.broker.clone(), settings.longest_claim),
-            dead_ttl: settings.dead_ttl,
+            ledger: ports.ledger,
+            dead_letters: ports.dead_letters,
+            policy: settings.retry.clone(),
+            images: images.clone(),
             capacity: capacity.clone(),
             observer,
         };
-        let images = Images { registry: ports.registry, registry_name: settings.registry_name };
         let rules = Arc::new(settings.rules);
         let admission = Admission::new(AdmissionRules {
             // One place stays in sight of the other users.
@@ -176,9 +174,9 @@ impl Pipeline {
                 settlement: settlement.clone(),
                 rules: rules.clone(),
                 admission: admission.clone(),
-                shortest_rung: settings.retry.delay(1, None),
+                throttle_delay: settings.retry.delay(1, None),
                 job_timeout: settings.job_timeout,
-                images: images.clone(),
+                images,
                 engine: ports.engine,
                 next: connector,
                 shortcut: pusher,
@@ -188,21 +186,19 @@ impl Pipeline {
             pool,
             settlement: settlement.clone(),
             managers: ports.managers,
-            policy: settings.retry.clone(),
+            policy: settings.retry,
             timeout: settings.notifier.timeout,
-            results: settings.results,
         });
         let failures = settings.retry_concurrency;
         let retry = actors.start(ActorName::Retry, failures, |pool| Retry {
             pool,
             settlement: settlement.clone(),
             rules,
-            policy: settings.retry,
-            images,
         });
 
         let consumer = |queue, prefetch, until| Consumer {
             broker: ports.broker.clone(),
+            settlement: settlement.clone(),
             queue,
             prefetch,
             shutdown: shutdown.clone(),
@@ -213,9 +209,10 @@ impl Pipeline {
             longest: GRACE
                 + match queue {
                     Queue::Build => settings.job_timeout,
-                    Queue::Fail | Queue::Outcome => settings.notifier.timeout,
+                    _ => settings.notifier.timeout,
                 },
         };
+        tokio::spawn(cancellations::hear(ports.broker.cancellations(), admission.clone()));
         let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         let (mut builds, mut ends) = (JoinSet::new(), JoinSet::new());
         builds.spawn(

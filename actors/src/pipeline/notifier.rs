@@ -6,28 +6,21 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tracing::Instrument;
 
-use crate::delivery::dedup::passed_on;
+use crate::delivery::envelope::Envelope;
 use crate::delivery::lease::{Lease, Phase};
-use crate::delivery::outcome_ledger;
-use crate::delivery::outcome_ledger::{OutcomeCopy, Verdict};
 use crate::delivery::settlement::{Settlement, decides, settle};
 use crate::model::build_log;
 use crate::model::fault::Reason;
 use crate::model::notification::{Notification, NotificationHead};
-use crate::pipeline::consumer::Delivery;
+use crate::pipeline::messages::Delivered;
 use crate::pipeline::pool::{Pool, Slot};
-use crate::ports::{Message, Notifier as NotifierPort, NotifyError, Route};
+use crate::ports::{
+    Message, Notifier as NotifierPort, NotifyError, OutcomeCopy, Queue, Recorded, Verdict,
+};
 use crate::scheduling::retry_policy::RetryPolicy;
 use crate::telemetry::delivery_span;
-use crate::telemetry::trace::TRACEPARENT;
-
-/// How often a notification has been tried.
-const TRIES: &str = "x-image-builder-tries";
-/// The moment before which the receiver asked not to be tried again.
-const NOT_BEFORE: &str = "x-image-builder-not-before";
 
 /// What the notifier works with. Cheap to clone.
 #[derive(Clone)]
@@ -35,21 +28,19 @@ pub struct Notifier {
     pub pool: Pool,
     pub settlement: Settlement,
     pub managers: Arc<dyn NotifierPort>,
-    /// The outcome queue's ladder.
+    /// The outcome queue's delays.
     pub policy: RetryPolicy,
     pub timeout: Duration,
-    /// Whether outcomes are published to the result queue as well.
-    pub results: bool,
 }
 
 impl Actor for Notifier {
     type Context = Context<Self>;
 }
 
-impl Handler<Delivery> for Notifier {
+impl Handler<Delivered> for Notifier {
     type Result = ();
 
-    fn handle(&mut self, delivery: Delivery, _: &mut Self::Context) {
+    fn handle(&mut self, delivery: Delivered, _: &mut Self::Context) {
         fail::fail_point!("notifier::handle");
         delivery.lease.set_phase(Phase::Waiting);
         self.pool.run(tracing::Span::current(), self.clone().work(delivery));
@@ -57,7 +48,7 @@ impl Handler<Delivery> for Notifier {
 }
 
 impl Notifier {
-    async fn work(self, delivery: Delivery) {
+    async fn work(self, delivery: Delivered) {
         let Ok(slot) = self.pool.slot().await else {
             // The worker stops: the outcome stays where it is.
             return delivery.lease.release();
@@ -73,47 +64,50 @@ impl Notifier {
         };
         let build_id = delivery_span::build_of(&id);
         lease.observe(self.settlement.observer.notification(build_id, lease.message()));
-        let span = build_log::span(build_id, "notifier", tries(lease.message()) + 1);
-        let copy = OutcomeCopy::of(build_id, lease.message());
+        let tries = lease.envelope().tries.saturating_add(1).try_into().unwrap_or(u32::MAX);
+        let span = build_log::span(build_id, "notifier", tries);
+        let copy = lease.envelope().outcome_copy(build_id, lease.delivery());
         self.take_up(lease, copy, slot).instrument(span).await;
     }
 
     async fn take_up(&self, lease: Lease, copy: OutcomeCopy, slot: Slot) {
-        let claim = self.settlement.told.claim(&copy).await;
+        let claim = self.settlement.ledger.claim(&copy).await;
         // It may have taken a while.
         if !decides(&lease) {
             return;
         }
+        let copy = &copy;
         let claimed = match claim {
-            Ok(Verdict::Tell) => Some(&copy),
+            Ok(Verdict::Notify) => true,
             Ok(Verdict::PassOn) => {
                 slot.done();
-                // That is noted already.
-                let (route, later) = self.postponed(lease.message(), None);
-                return self.pass_on(lease, None, route, later).await;
+                // That is recorded already.
+                let (envelope, delay) = self.postponed(&lease, None);
+                return self.publish_next(lease, Some(copy), envelope, delay).await;
             }
             Ok(Verdict::Drop) => {
                 slot.done();
                 return self.settlement.repeated(lease).await;
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot claim a build: it is told, be it once more");
-                None
+                tracing::warn!(%error, "cannot claim a build: it is notified, be it once more");
+                false
             }
         };
+        let claim = Claim { copy, claimed };
         let Some(notification) = notification(&lease) else {
-            return self.leave_unread(lease, claimed, slot).await;
+            return self.leave_unread(lease, Some(claim), slot).await;
         };
-        if let Some(wait) = remaining(lease.message()) {
+        if let Some(wait) = remaining(lease.envelope()) {
             slot.done();
-            let route = Route::OutcomeAfter(self.policy.delay(1, Some(wait)));
-            let later = passed_on(lease.message());
-            return self.pass_on(lease, claimed, route, later).await;
+            let delay = self.policy.delay(1, Some(wait));
+            let envelope = lease.envelope().clone();
+            return self.pass_on(lease, Some(claim), envelope, delay).await;
         }
-        self.tell(lease, &notification, claimed, slot).await;
+        self.notify(lease, &notification, claim, slot).await;
     }
 
-    async fn leave_unread(&self, lease: Lease, claimed: Option<&OutcomeCopy>, slot: Slot) {
+    async fn leave_unread(&self, lease: Lease, claim: Option<Claim<'_>>, slot: Slot) {
         let message = lease.message();
         tracing::error!(
             message_id = message.message_id,
@@ -121,120 +115,126 @@ impl Notifier {
             "an outcome that this version cannot read waits for one that can"
         );
         slot.failed(Reason::Unsupported);
-        let (route, later) = (self.last_rung(), passed_on(message));
-        self.pass_on(lease, claimed, route, later).await;
+        let envelope = lease.envelope().clone();
+        self.pass_on(lease, claim, envelope, self.policy.delay(u32::MAX, None)).await;
     }
 
-    /// Publishes the next copy of an outcome, to be told later.
+    /// Has the next copy of an outcome notified later.
     async fn pass_on(
         &self,
         lease: Lease,
-        claimed: Option<&OutcomeCopy>,
-        route: Route,
-        mut later: Message,
+        claim: Option<Claim<'_>>,
+        envelope: Envelope,
+        delay: Duration,
     ) {
-        outcome_ledger::stand_in(&mut later);
-        if let Some(copy) = claimed
-            && let Err(error) = self.settlement.told.passes_on(copy).await
+        if let Some(Claim { copy, claimed: true }) = claim
+            && let Err(error) = self.settlement.ledger.record(copy, Recorded::PassedOn).await
         {
-            tracing::debug!(%error, "cannot note that an outcome is passed on");
+            tracing::debug!(%error, "cannot record that an outcome is passed on");
         }
-        settle(lease, self.settlement.broker.publish(route, later).await).await;
+        self.publish_next(lease, claim.map(|claim| claim.copy), envelope, delay).await;
     }
 
-    async fn tell(
+    async fn publish_next(
+        &self,
+        lease: Lease,
+        copy: Option<&OutcomeCopy>,
+        mut envelope: Envelope,
+        delay: Duration,
+    ) {
+        envelope.outcome = copy.map(OutcomeCopy::next_generation);
+        let later = envelope.pass_on(lease.message());
+        settle(lease, self.settlement.broker.publish(Queue::Outcome, later, delay).await).await;
+    }
+
+    async fn notify(
         &self,
         lease: Lease,
         notification: &Notification,
-        claimed: Option<&OutcomeCopy>,
+        claim: Claim<'_>,
         slot: Slot,
     ) {
-        if self.results && tries(lease.message()) == 0 {
-            let result = result(lease.message());
-            if let Err(error) = self.settlement.broker.publish(Route::Result, result).await {
+        if lease.envelope().tries == 0 {
+            let result = Message { envelope: None, ..lease.message().clone() };
+            let published =
+                self.settlement.broker.publish(Queue::Result, result, Duration::ZERO).await;
+            if let Err(error) = published {
                 slot.failed(Reason::Timeout);
                 return settle(lease, Err(error)).await;
             }
         }
         let notify = tokio::time::timeout(self.timeout, self.managers.notify(notification));
-        let told = tokio::select! {
+        let notified = tokio::select! {
             biased;
-            told = notify => told,
+            notified = notify => notified,
             // Whether the manager has heard it is not known: it hears it again, under the same id.
             () = slot.handing_back() => return lease.release(),
         };
-        let told = told.unwrap_or_else(|_| {
+        let notified = notified.unwrap_or_else(|_| {
             let seconds = self.timeout.as_secs_f32();
             let message = format!("no answer within {seconds:.0} s");
             Err(NotifyError { message, retry_after: None })
         });
-        match told {
+        match notified {
             Ok(()) => {
                 fail::fail_point!("notifier::told");
                 self.settlement.observer.metrics.notification(notification.kind, true);
                 tracing::info!(webhook_id = notification.id, "notified");
-                if let Some(copy) = claimed
-                    && let Err(error) = self.settlement.told.told(copy).await
+                if let Claim { copy, claimed: true } = claim
+                    && let Err(error) =
+                        self.settlement.ledger.record(copy, Recorded::Notified).await
                 {
-                    tracing::warn!(%error, "cannot note that the receiver has it");
+                    tracing::warn!(%error, "cannot record that the receiver has it");
                 }
                 slot.done();
                 settle(lease, Ok(())).await;
             }
             Err(error) => {
                 self.settlement.observer.metrics.notification(notification.kind, false);
-                let (route, later) = self.postponed(lease.message(), error.retry_after);
-                tracing::warn!(webhook_id = notification.id, %error, route = ?route, "cannot notify: trying again later");
+                let (envelope, delay) = self.postponed(&lease, error.retry_after);
+                tracing::warn!(
+                    webhook_id = notification.id,
+                    %error,
+                    delay_seconds = delay.as_secs_f64(),
+                    "cannot notify: trying again later"
+                );
                 lease.span(|span| span.broke_off(&error.message));
                 slot.failed(Reason::Timeout);
-                self.pass_on(lease, claimed, route, later).await;
+                self.pass_on(lease, Some(claim), envelope, delay).await;
             }
         }
     }
 
-    fn last_rung(&self) -> Route {
-        Route::OutcomeAfter(self.policy.delay(u32::MAX, None))
-    }
-
-    fn postponed(&self, message: &Message, retry_after: Option<Duration>) -> (Route, Message) {
-        let tries = tries(message) + 1;
-        let mut later = passed_on(message);
-        later.headers.insert(TRIES.to_owned(), tries.to_string());
-        later.headers.remove(NOT_BEFORE);
-        if let Some(delay) = retry_after
-            && let Ok(until) = (OffsetDateTime::now_utc() + delay).format(&Rfc3339)
-        {
-            later.headers.insert(NOT_BEFORE.to_owned(), until);
-        }
-        (Route::OutcomeAfter(self.policy.delay(tries, retry_after)), later)
+    /// The envelope of an outcome after one more try, and how long the next one is to wait.
+    fn postponed(&self, lease: &Lease, retry_after: Option<Duration>) -> (Envelope, Duration) {
+        let tries = lease.envelope().tries.saturating_add(1);
+        let not_before = retry_after.map(|delay| OffsetDateTime::now_utc() + delay);
+        let delay = self.policy.delay(tries.try_into().unwrap_or(u32::MAX), retry_after);
+        (Envelope { tries, not_before, ..lease.envelope().clone() }, delay)
     }
 }
 
-/// How often the notification has been tried.
-fn tries(message: &Message) -> u32 {
-    message.headers.get(TRIES).and_then(|tries| tries.parse().ok()).unwrap_or(0)
-}
-
-/// What the result queue gets of an outcome.
-fn result(message: &Message) -> Message {
-    let mut result = message.clone();
-    result.headers.retain(|name, _| name == TRACEPARENT);
-    result
+/// A copy of an outcome that is in hand.
+#[derive(Clone, Copy)]
+struct Claim<'a> {
+    copy: &'a OutcomeCopy,
+    /// Whether the ledger is known to have it.
+    claimed: bool,
 }
 
 fn notification(lease: &Lease) -> Option<Notification> {
     let message = lease.message();
-    let envelope: NotificationHead<'_> = serde_json::from_slice(&message.body).ok()?;
+    let head: NotificationHead<'_> = serde_json::from_slice(&message.body).ok()?;
     Some(Notification {
         id: message.message_id.clone()?,
-        kind: envelope.kind,
+        kind: head.kind,
         body: message.body.clone(),
         traceparent: lease.traceparent(),
     })
 }
 
 /// How long the receiver still wants to be left alone.
-fn remaining(message: &Message) -> Option<Duration> {
-    let until = OffsetDateTime::parse(message.headers.get(NOT_BEFORE)?, &Rfc3339).ok()?;
-    (until - OffsetDateTime::now_utc()).try_into().ok().filter(|left: &Duration| !left.is_zero())
+fn remaining(envelope: &Envelope) -> Option<Duration> {
+    let left = envelope.not_before? - OffsetDateTime::now_utc();
+    left.try_into().ok().filter(|left: &Duration| !left.is_zero())
 }

@@ -29,7 +29,7 @@ impl Stage for Pusher {
 
     async fn run(&self, job: &mut Job, built: ImageBuilt) -> Result<Pushed, Fault> {
         let request = &job.request;
-        if self.settlement.is_repeated(&job.lease, &request.build_id, &job.history) {
+        if self.settlement.is_repeated(&job.lease, &request.build_id, &job.history).await {
             return Ok(Pushed::Repeated);
         }
         let ImageBuilt { commit, built } = built;

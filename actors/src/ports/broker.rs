@@ -1,6 +1,20 @@
-//! The broker port: a durable queueing system.
+//! The broker port: durable queues that all workers share.
+//!
+//! What every broker promises; each line is a behaviour of `testing::conformance::broker`:
+//!
+//! - A message arrives as it was published: body, id, time (to the second), trace context, envelope.
+//!   An envelope or an id that is too long for it is refused, and harms no other message.
+//! - A publish returns once the message is durable. A queue that is gone never swallows a message.
+//! - Messages come in the order of their publishing; a delayed one not before its delay is over.
+//! - At most `window` deliveries of a subscription are unsettled at once.
+//! - What is acked never comes again; what is nacked, or was in hand when the subscription or the
+//!   connection ended, comes again and says how often it was delivered before.
+//! - A settled delivery cannot be settled again, nor one whose connection was lost.
+//! - A build that was delivered [`DELIVERY_LIMIT`] times in vain moves to the fail queue, and says so. From
+//!   no other queue does the broker take anything.
+//! - After a cancel nothing new comes. What had come is received and what is in hand can be settled.
+//! - Every listener hears a cancellation.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,68 +22,89 @@ use async_trait::async_trait;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-/// A queue that an actor consumes.
+/// How often a build is delivered again, without having been settled, before the broker gives it up.
+pub const DELIVERY_LIMIT: u64 = 20;
+
+/// The longest id of a message, in bytes.
+pub const LONGEST_ID: usize = 255;
+
+/// The longest envelope of a message, in bytes.
+pub const LONGEST_ENVELOPE: usize = 130_000;
+
+/// A queue of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
+    /// Requests. A publish to it may be delayed.
     Build,
+    /// Failed tries, and builds that the broker gave up.
     Fail,
+    /// Outcomes that wait to be notified. A publish to it may be delayed.
     Outcome,
-}
-
-/// Where a message is published to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Route {
-    Build,
-    /// Back to the build queue, after a delay that is one of the ladder's rungs.
-    BuildAfter(Duration),
-    Fail,
-    Outcome,
-    /// Back to the outcome queue, after a delay that is one of the ladder's rungs.
-    OutcomeAfter(Duration),
-    Dead,
+    /// Outcomes for whoever prefers them here. Nobody consumes it in this program, and a publish is taken
+    /// and forgotten where the deployment has no such queue.
     Result,
-    /// The log of told outcomes, see [`Broker::follow`].
-    Told,
 }
 
-/// The header that an adapter adds to a message that it publishes once more, since the broker's answer
-/// to the first time was lost: the number of times before. Both may be in the queue.
-pub const REPEATED: &str = "x-image-builder-repeated";
-
-/// A message as the inside sees it: a body and a few properties.
+/// A message, as it is published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
     pub body: Vec<u8>,
+    /// Empty is none.
     pub message_id: Option<String>,
     pub timestamp: Option<OffsetDateTime>,
-    /// Headers with a text for a value. The broker's own (`x-death`, `x-delivery-count`) are not here.
-    pub headers: BTreeMap<String, String>,
-    /// How long a queue keeps it at the most; `None` = for ever.
-    pub expires_after: Option<Duration>,
+    /// The W3C trace context.
+    pub traceparent: Option<String>,
+    /// What the workers know of the message, opaque to the broker; `None` = no worker has published it.
+    pub envelope: Option<String>,
+}
+
+impl Message {
+    /// Whether every broker can carry it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`], with what is too long.
+    pub fn check(&self) -> Result<(), BrokerError> {
+        let parts = [
+            ("message id", &self.message_id, LONGEST_ID),
+            ("envelope", &self.envelope, LONGEST_ENVELOPE),
+        ];
+        for (name, part, longest) in parts {
+            let length = part.as_ref().map_or(0, String::len);
+            if length > longest {
+                let text = format!("its {name} is {length} bytes long; the longest is {longest}");
+                return Err(BrokerError::Refused(text));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A message that was delivered and waits to be settled.
-#[derive(Debug)]
-pub struct RawDelivery {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
     pub message: Message,
-    /// The broker's name for this delivery on its channel.
+    /// Names the delivery within its subscription.
     pub tag: u64,
-    /// How often it was delivered before without being settled.
+    /// How often the message was delivered before without being settled.
     pub redeliveries: u64,
-    /// Whether the broker itself put it here because it was delivered too often.
-    pub over_delivery_limit: bool,
+    /// Whether the broker itself moved it to this queue, since it was delivered too often.
+    pub given_up: bool,
+    /// Which publishing of the message this is: 0 = the first; others were made since the broker's answer to
+    /// those before was lost, which may all be in the queue as well.
+    pub publishing: u64,
 }
 
-/// A subscription: deliveries until the broker or the connection ends it (`None`), and their settling.
+/// A subscription: deliveries until the broker or the connection ends it (`None`), and the means to settle
+/// them.
 pub struct Subscription {
-    pub deliveries: mpsc::Receiver<RawDelivery>,
-    pub settle: Arc<dyn Settle>,
+    pub deliveries: mpsc::Receiver<Delivery>,
+    pub acks: Arc<dyn Acknowledger>,
 }
 
 /// Settles the deliveries of one subscription. After the subscription's end every call fails, and
 /// the broker delivers again what was not settled.
 #[async_trait]
-pub trait Settle: Send + Sync {
+pub trait Acknowledger: Send + Sync {
     /// Whether the delivery can still be settled, as far as is known here. One that cannot is
     /// delivered again whatever is done about this one.
     fn holds(&self, tag: u64) -> bool;
@@ -92,24 +127,30 @@ pub enum BrokerError {
     /// The broker refused or returned the message.
     #[error("the broker did not take the message: {0}")]
     Refused(String),
-    /// The delivery's channel is gone; the broker will deliver it again.
+    /// The delivery's connection is gone; the broker will deliver it again.
     #[error("the delivery is stale: its channel is gone")]
     Stale,
 }
 
-/// A durable queueing system.
+/// Durable queues.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
-    /// Subscribes to a queue, with at most `prefetch` unsettled deliveries at once.
-    async fn subscribe(&self, queue: Queue, prefetch: u16) -> Result<Subscription, BrokerError>;
+    /// Subscribes to a queue, with at most `window` unsettled deliveries at once.
+    async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError>;
 
     /// Publishes durably: returns once the broker has confirmed that the message is in its queue.
-    async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError>;
-
-    /// Reads the log of told outcomes: the bodies of all that it has, and then of what is added. Every
-    /// follower gets them in the same order. What is older than some days may be missing.
     ///
-    /// # Errors
-    /// [`BrokerError::Refused`]: there is no such log for now, though the broker answers.
-    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError>;
+    /// It is delivered after `delay` at the earliest; an adapter may wait a little longer, and no longer
+    /// than for the longest delay that the deployment has set. Only builds and outcomes are delayed: for
+    /// another queue a delay is refused.
+    async fn publish(
+        &self,
+        queue: Queue,
+        message: Message,
+        delay: Duration,
+    ) -> Result<(), BrokerError>;
+
+    /// The bodies of all cancellations from now on, until the receiver is dropped. What is sent while this
+    /// worker has no connection is heard later where the broker can keep it, and is lost elsewhere.
+    fn cancellations(&self) -> mpsc::Receiver<Vec<u8>>;
 }

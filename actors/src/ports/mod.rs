@@ -3,17 +3,26 @@
 
 mod broker;
 mod builder;
+mod dead_letters;
 mod notifier;
+mod outcome_ledger;
 mod planner;
 mod probe;
 mod registry;
 mod source;
 
 pub use self::broker::{
-    Broker, BrokerError, Message, Queue, REPEATED, RawDelivery, Route, Settle, Subscription,
+    Acknowledger, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE, LONGEST_ID,
+    Message, Queue, Subscription,
 };
 pub use self::builder::{BuildOrder, ImageBuilder};
+pub use self::dead_letters::{
+    DeadLetterReading, DeadLetterStore, DeadLetters, DeadLettersError, KeptLetter,
+};
 pub use self::notifier::{Notifier, NotifyError};
+pub use self::outcome_ledger::{
+    LedgerError, OutcomeCopy, OutcomeLedger, Recorded, Verdict, request_name,
+};
 pub use self::planner::{Plan, Planner};
 pub use self::probe::Probe;
 pub use self::registry::Registry;

@@ -2,8 +2,8 @@
 //!
 //! What acts on waiting work sees only what has been delivered to this worker:
 //!
-//! - **Fair share**: a user with too many jobs here is throttled: the job goes to the shortest rung of the
-//!   ladder, uncounted, so that those behind it in the queue come into sight.
+//! - **Fair share**: a user with too many jobs here is throttled: the job waits for the shortest
+//!   delay, uncounted, so that those behind it in the queue come into sight.
 //! - **Supersede**: a newer request for the same application and ref makes an older one pointless that
 //!   has not started building.
 //! - **Cancel**: by build id, wherever the job is. An id is remembered for a while, since its request

@@ -1,4 +1,20 @@
-//! What becomes of a failed try: a pure function of its history.
+//! What becomes of a failed try: a pure function of its history, and of where it is settled.
+//!
+//! | settled | the last fault | the request | disposition |
+//! |---|---|---|---|
+//! | where a worker had it in hand | may be tried again | any | fail queue |
+//! | | final | is delivered for the first time, or cannot be read | give up |
+//! | | final | may have made an image in an earlier delivery | fail queue |
+//! | from the fail queue | decided to be tried again | any | build queue, after the delay |
+//! | | decided to be given up, or the broker gave up on it | can be read | look for its image first |
+//! | | the same | cannot be read | give up |
+//!
+//! A look that finds the image ends in `image.ready`, for no build is ever told both; one that finds none in
+//! giving up; one for which there is no capacity waits in the build queue, since both outcomes are still
+//! possible; one that fails otherwise in giving up, for a registry that answers with errors may do so for
+//! ever, and the tries are used up.
+//!
+//! What the fail queue's decision is:
 //!
 //! | kind of the last fault | decision |
 //! |---|---|
@@ -38,10 +54,42 @@ pub struct RetryPolicy {
     pub max_delay: Duration,
 }
 
-/// What is to be done with a failed try.
+/// What is to be done with a request whose try failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    /// To the fail queue, where it is decided on with all that is known by then.
+    FailQueue,
+    /// To the build queue, after this delay.
+    TryAgain(Duration),
+    /// The image of an earlier delivery is looked for, and the request given up only if there is none.
+    LookFirst,
+    /// It is told as failed, and a dead letter is kept.
+    GiveUp,
+}
+
+/// Where a failed try is settled, and what is known there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedIn {
+    /// In a worker's hands.
+    Worker {
+        /// Whether nobody can have had the request in hand before.
+        first: bool,
+        /// Whether the request can be read.
+        readable: bool,
+    },
+    /// In the fail queue.
+    FailQueue {
+        /// Whether the broker gave up on it: it took its worker down each time it was delivered.
+        given_up: bool,
+        /// Whether the request can be read.
+        readable: bool,
+    },
+}
+
+/// Whether a request is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Try again after this delay, which is one of the ladder's rungs.
+    /// Try again after this delay.
     Retry(Duration),
     /// The same, for a try that was not counted.
     Wait(Duration),
@@ -50,10 +98,10 @@ pub enum Decision {
 }
 
 impl RetryPolicy {
-    /// The ladder has no more rungs than this.
+    /// There are no more delays than this.
     const MOST_RUNGS: usize = 24;
 
-    /// The delays that there are, ascending: each is a queue at the broker.
+    /// The delays that there are, ascending.
     pub fn rungs(&self) -> Vec<Duration> {
         let mut rungs = Vec::new();
         let mut delay = self.initial_delay.min(self.max_delay);
@@ -70,7 +118,7 @@ impl RetryPolicy {
     }
 
     /// The delay before the try that follows the `failed`-th one (from 1), and at least `floor`.
-    /// A floor beyond the ladder gives its last rung.
+    /// A floor beyond the longest delay gives that one.
     pub fn delay(&self, failed: u32, floor: Option<Duration>) -> Duration {
         let rungs = self.rungs();
         let last = rungs.len() - 1;
@@ -78,6 +126,24 @@ impl RetryPolicy {
         let by_floor =
             floor.map_or(0, |floor| rungs.iter().position(|rung| *rung >= floor).unwrap_or(last));
         rungs[by_count.max(by_floor)]
+    }
+
+    /// What becomes of a request whose last failed try is the last of its history.
+    pub fn dispose(&self, history: &History, failed: FailedIn) -> Disposition {
+        let last = history.attempts.last();
+        let is_final = last.is_some_and(|last| is_final(last.reason.kind()));
+        match failed {
+            FailedIn::Worker { .. } if !is_final => Disposition::FailQueue,
+            FailedIn::Worker { first, readable } if first || !readable => Disposition::GiveUp,
+            FailedIn::Worker { .. } => Disposition::FailQueue,
+            FailedIn::FailQueue { given_up, readable } => match self.decide(history) {
+                Decision::Retry(delay) | Decision::Wait(delay) if !given_up => {
+                    Disposition::TryAgain(delay)
+                }
+                _ if readable => Disposition::LookFirst,
+                _ => Disposition::GiveUp,
+            },
+        }
     }
 
     /// Decides on a job whose last failed try is the last of its history.
@@ -238,6 +304,33 @@ mod tests {
             }
             let fault = Fault::new(StageName::Builder, reason, "");
             assert_eq!(self::pauses(&fault, false), pauses, "{reason}");
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_a_failed_try_is_the_table() {
+        use Disposition::{FailQueue, GiveUp, LookFirst, TryAgain};
+        let worker = |first, readable| FailedIn::Worker { first, readable };
+        let fail_queue = |given_up, readable| FailedIn::FailQueue { given_up, readable };
+        let again = [(Reason::RegistryFailed, "")];
+        let last = [(Reason::RepositoryNotFound, "")];
+        let table = [
+            (&again, worker(true, true), FailQueue),
+            (&again, worker(false, true), FailQueue),
+            (&last, worker(true, true), GiveUp),
+            (&last, worker(true, false), GiveUp),
+            (&last, worker(false, false), GiveUp),
+            (&last, worker(false, true), FailQueue),
+            (&again, fail_queue(false, true), TryAgain(secs(10))),
+            (&again, fail_queue(false, false), TryAgain(secs(10))),
+            (&again, fail_queue(true, true), LookFirst),
+            (&again, fail_queue(true, false), GiveUp),
+            (&last, fail_queue(false, true), LookFirst),
+            (&last, fail_queue(false, false), GiveUp),
+        ];
+        for (faults, failed, disposition) in table {
+            let past = history(faults);
+            assert_eq!(policy().dispose(&past, failed), disposition, "{faults:?}, {failed:?}");
         }
     }
 

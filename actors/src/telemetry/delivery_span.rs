@@ -20,7 +20,6 @@ use crate::model::request::BuildRequest;
 use crate::ports::Message;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace;
-use crate::telemetry::trace::TRACEPARENT;
 
 /// Longest text in a span, in bytes.
 const LONGEST_TEXT: usize = 1024;
@@ -73,8 +72,7 @@ impl Observer {
         build_id: &str,
         message: &Message,
     ) -> DeliverySpan {
-        let traceparent = message.headers.get(TRACEPARENT).map(String::as_str);
-        let place = trace::place(build_id, traceparent);
+        let place = trace::place(build_id, message.traceparent.as_deref());
         // For whoever makes the id of a new trace.
         let _current = place.clone().attach();
         let span = self.tracer.span_builder(name).with_kind(kind);
@@ -222,9 +220,7 @@ mod tests {
     }
 
     fn request(traceparent: &str) -> Message {
-        let mut message = Message::default();
-        message.headers.insert(TRACEPARENT.to_owned(), traceparent.to_owned());
-        message
+        Message { traceparent: Some(traceparent.to_owned()), ..Message::default() }
     }
 
     fn history() -> History {

@@ -3,7 +3,9 @@
 pub mod broker;
 pub mod builder;
 pub mod conformance;
+pub mod dead_letters;
 pub mod notifier;
+pub mod outcome_ledger;
 pub mod planner;
 pub mod probe;
 pub mod registry;

@@ -9,14 +9,16 @@ use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
 use crate::pipeline;
 use crate::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
-use crate::ports::{Broker, Message, Route};
+use crate::ports::{Broker, Message, Queue};
 use crate::scheduling::retry_policy::RetryPolicy;
 use crate::supervision::RestartIntensity;
 use crate::telemetry::delivery_span::Observer;
 use crate::telemetry::health::{ActorName, Health, Snapshot};
 use crate::testing::broker::FakeBroker;
 use crate::testing::builder::FakeBuilder;
+use crate::testing::dead_letters::FakeDeadLetters;
 use crate::testing::notifier::FakeNotifier;
+use crate::testing::outcome_ledger::FakeLedger;
 use crate::testing::planner::FakePlanner;
 use crate::testing::probe::FakeProbe;
 use crate::testing::registry::FakeRegistry;
@@ -31,6 +33,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A pipeline at work on ports in memory.
 pub struct World {
     pub broker: FakeBroker,
+    pub ledger: FakeLedger,
+    pub dead_letters: FakeDeadLetters,
     pub forge: FakeSource,
     pub planner: FakePlanner,
     pub engine: FakeBuilder,
@@ -65,9 +69,6 @@ pub fn settings() -> PipelineSettings {
             multiplier: 2.0,
             max_delay: Duration::from_millis(40),
         },
-        dead_ttl: Some(Duration::from_secs(3600)),
-        results: false,
-        longest_claim: Duration::from_secs(2),
         first_look: Duration::from_millis(50),
         intensity: RestartIntensity {
             max_restarts: 5,
@@ -102,8 +103,11 @@ impl World {
         let (broker, forge, planner) = (FakeBroker::new(), FakeSource::new(), FakePlanner::new());
         let (engine, registry, managers, probe) =
             (FakeBuilder::new(), FakeRegistry::new(), FakeNotifier::new(), FakeProbe::new());
+        let (ledger, dead_letters) = (FakeLedger::default(), FakeDeadLetters::new(broker.clone()));
         let ports = Ports {
             broker: Arc::new(broker.clone()),
+            ledger: Arc::new(ledger.clone()),
+            dead_letters: Arc::new(dead_letters.clone()),
             forge: Arc::new(forge.clone()),
             planner: Arc::new(planner.clone()),
             engine: Arc::new(engine.clone()),
@@ -116,6 +120,8 @@ impl World {
             Pipeline::start(ports, settings, &health, Observer::default(), shutdown.clone());
         Self {
             broker,
+            ledger,
+            dead_letters,
             forge,
             planner,
             engine,
@@ -137,7 +143,8 @@ impl World {
     /// Publishes any body.
     pub async fn publish(&self, body: &[u8]) {
         let message = Message { body: body.to_vec(), ..Message::default() };
-        self.broker.publish(Route::Build, message).await.expect("published");
+        let published = self.broker.publish(Queue::Build, message, Duration::ZERO).await;
+        published.expect("published");
     }
 
     /// The notifications of the first `count` calls that went well, parsed.
@@ -169,12 +176,11 @@ impl World {
 
     /// Waits until nothing waits in a queue and nothing is unsettled.
     pub async fn quiet(&self) {
-        use crate::ports::Queue;
         let idle = self.broker.wait_until(|broker| {
-            let empty = [Route::Build, Route::Fail, Route::Outcome];
-            let settled = [Queue::Build, Queue::Fail, Queue::Outcome];
-            empty.into_iter().all(|route| broker.messages(route).is_empty())
-                && settled.into_iter().all(|queue| broker.unsettled(queue) == 0)
+            let queues = [Queue::Build, Queue::Fail, Queue::Outcome];
+            queues
+                .into_iter()
+                .all(|queue| broker.messages(queue).is_empty() && broker.unsettled(queue) == 0)
         });
         tokio::time::timeout(PATIENCE, idle).await.expect("the queues run empty in time");
     }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::shutdown::ShutdownPhase;
 use image_builder_actors::pipeline::PipelineSettings;
-use image_builder_actors::ports::{BrokerError, Queue, Route};
+use image_builder_actors::ports::{BrokerError, Queue};
 use image_builder_actors::testing::builder::{End, Script};
 
 use image_builder_actors::testing::world::{request, settings, with_pipeline};
@@ -26,7 +27,7 @@ fn a_failing_build_is_tried_again_and_given_up_when_it_fails_the_same_way() {
         assert_eq!(body["data"]["fault"], "user");
         assert_eq!(body["data"]["log"][0], "=> RUN scripted");
         assert_eq!(world.broker.delays().len(), 1);
-        assert_eq!(world.broker.messages(Route::Dead).len(), 1);
+        assert_eq!(world.dead_letters.letters().len(), 1);
     });
 }
 
@@ -115,7 +116,7 @@ fn a_job_that_only_waited_for_too_long_goes_back_uncounted() {
         other["userID"] = "bob".into();
         world.request(&other).await;
         // The first times out in hand, the second while it waits: that one is handed back.
-        world.broker.wait_published(3, |route| route == Route::Build).await;
+        world.broker.wait_published(3, |published| published.queue == Queue::Build).await;
         world.engine.release();
         let told = world.told(2).await;
         let second = told.iter().find(|(id, _)| id.starts_with("b2")).expect("told");
@@ -151,8 +152,12 @@ fn what_fails_after_its_delivery_was_taken_back_is_decided_on_by_its_next_holder
         assert_eq!(id, "b1.image.ready");
         assert_eq!(body["data"]["attempts"], 1);
         world.quiet().await;
-        let failed =
-            world.broker.published().iter().filter(|(route, _)| *route == Route::Fail).count();
+        let failed = world
+            .broker
+            .published()
+            .iter()
+            .filter(|published| published.queue == Queue::Fail)
+            .count();
         assert_eq!(failed, 0, "two would make two jobs of one");
     });
 }
@@ -161,7 +166,7 @@ fn what_fails_after_its_delivery_was_taken_back_is_decided_on_by_its_next_holder
 fn an_outcome_that_is_not_confirmed_is_not_acked() {
     with_pipeline(settings(), async |world| {
         let error = BrokerError::Refused("unroutable".to_owned());
-        world.broker.fail_publishes(1, error, |route| route == Route::Outcome);
+        world.broker.fail_publishes(1, error, |queue| queue == Queue::Outcome);
         world.request(&request("b1")).await;
         let (id, _) = world.told_once().await;
         assert_eq!(id, "b1.image.ready");
@@ -176,13 +181,13 @@ fn what_cannot_be_finished_in_the_drain_goes_back_with_its_checkpoint() {
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
         world.shutdown.enter(ShutdownPhase::Draining);
-        world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
+        world.broker.wait_until(|broker| !broker.consumed(Queue::Build)).await;
         world.shutdown.enter(ShutdownPhase::HandingBack);
         world.pipeline.settled().await;
         assert_eq!(world.engine.dropped(), 1);
-        let left = world.broker.messages(Route::Build);
+        let left = world.broker.messages(Queue::Build);
         assert_eq!(left.len(), 1);
-        let history = image_builder_actors::delivery::envelope::of(&left[0]);
+        let history = Envelope::decode(&left[0]).history.expect("it was in hand");
         assert_eq!(history.counted(), 0);
         assert!(history.checkpoint.commit.is_some());
         assert_eq!(world.workspaces_left().await, 0);
@@ -196,11 +201,11 @@ fn a_drain_finishes_what_is_in_hand() {
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
         world.shutdown.enter(ShutdownPhase::Draining);
-        world.broker.wait_until(|broker| !broker.subscribed(Queue::Build)).await;
+        world.broker.wait_until(|broker| !broker.consumed(Queue::Build)).await;
         world.request(&request("b2")).await;
         world.engine.release();
         world.drain().await;
-        assert_eq!(world.broker.messages(Route::Build).len(), 1, "the second is left for others");
+        assert_eq!(world.broker.messages(Queue::Build).len(), 1, "the second is left for others");
         assert_eq!(world.engine.built(), 1);
     });
 }

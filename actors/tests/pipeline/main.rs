@@ -2,9 +2,10 @@
 
 mod deaths;
 mod faults;
+mod notifying;
 mod outcomes;
 mod resuming;
 mod sharing;
 mod supervision;
-mod telling;
+
 mod ward;

@@ -1,6 +1,5 @@
 //! How requests end when nothing, or only the request, is at fault.
 
-use image_builder_actors::ports::Route;
 use serde_json::json;
 
 use image_builder_actors::testing::world::{request, settings, with_pipeline};
@@ -108,7 +107,7 @@ fn bad_input_is_a_user_fault_told_once_and_never_retried() {
             assert!(data["message"].as_str().is_some_and(|text| text.contains(named)), "{data}");
         }
         assert!(world.broker.delays().is_empty());
-        assert_eq!(world.broker.messages(Route::Dead).len(), cases.len());
+        assert_eq!(world.dead_letters.letters().len(), cases.len());
         assert_eq!(world.restarts(), [0; 6]);
     });
 }
@@ -121,7 +120,7 @@ fn a_body_that_names_no_user_leaves_a_dead_copy_and_tells_nobody() {
             .enumerate()
         {
             world.publish(body).await;
-            world.broker.wait_for(Route::Dead, count + 1).await;
+            world.dead_letters.wait_for(count + 1).await;
         }
         world.quiet().await;
         assert!(world.managers.told().is_empty());
@@ -143,8 +142,8 @@ fn no_credential_leaves_the_build_and_fail_queues() {
         world.engine.fail_next(2, fault);
         world.request(&body).await;
         let (_, told) = world.told_once().await;
-        let dead = world.broker.wait_for(Route::Dead, 1).await;
-        for text in [told.to_string(), String::from_utf8_lossy(&dead[0].body).into_owned()] {
+        let dead = world.dead_letters.wait_for(1).await;
+        for text in [told.to_string(), String::from_utf8_lossy(&dead[0]).into_owned()] {
             assert!(!text.contains("hunter2hunter2") && !text.contains("s3cr3t-value"), "{text}");
         }
         assert!(told["data"]["message"].as_str().is_some_and(|text| text.contains("[secret]")));

@@ -1,9 +1,12 @@
 //! A retry goes on where the last try got to.
 
-use image_builder_actors::delivery::envelope;
+use std::time::Duration;
+
+use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::history::History;
 use image_builder_actors::pipeline::PipelineSettings;
-use image_builder_actors::ports::{Broker, Message, NotifyError, Queue, Route};
+use image_builder_actors::ports::{Broker, Message, NotifyError, Queue};
 use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -68,17 +71,17 @@ fn the_commit_is_pinned_at_the_first_try() {
 
 /// The message of a build that has ended, as it comes back where its ack was lost or where a worker was
 /// killed: without anything that its worker knew.
-async fn comes_back(world: &World, request: &Value, route: Route, failures: u32) {
+async fn comes_back(world: &World, request: &Value, queue: Queue, failures: u32) {
     let body = request.to_string().into_bytes();
     let message = Message { body, ..Message::default() };
-    let mut history = envelope::of(&message);
+    let mut history = History::new(OffsetDateTime::now_utc());
     // What was told before was of another publication.
     history.since = Some(OffsetDateTime::now_utc());
     for _ in 0..failures {
         history.record(&push_failed(), true);
     }
-    let message = envelope::with(&message, &history);
-    world.broker.publish(route, message).await.expect("published");
+    let message = Envelope::default().pass_on_with(&message, &history);
+    world.broker.publish(queue, message, Duration::ZERO).await.expect("published");
 }
 
 /// Waits for the second notification, and checks that it tells of the image that the first told of.
@@ -100,7 +103,7 @@ fn a_build_whose_image_was_pushed_is_never_told_as_failed() {
     with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.told_once().await;
-        comes_back(&world, &request("b1"), Route::Fail, 3).await;
+        comes_back(&world, &request("b1"), Queue::Fail, 3).await;
         let told = told_again(&world).await;
         assert_eq!(told["data"]["attempts"], 3);
     });
@@ -113,7 +116,7 @@ fn a_build_whose_image_was_pushed_is_not_touched_again() {
         forced["force"] = json!(true);
         world.request(&forced).await;
         world.told_once().await;
-        comes_back(&world, &forced, Route::Build, 0).await;
+        comes_back(&world, &forced, Queue::Build, 0).await;
         told_again(&world).await;
         assert_eq!(world.forge.calls().len(), 1);
         assert_eq!(world.engine.built(), 1);
@@ -130,12 +133,12 @@ fn a_final_failure_of_a_build_that_was_delivered_before_is_told_only_after_a_loo
         let gone = Fault::new(StageName::Connector, Reason::RepositoryNotFound, "it has gone");
         let gate = world.forge.hold_and_fail(gone);
         world.registry.set_down(Some(push_failed()));
-        comes_back(&world, &request("b1"), Route::Build, 0).await;
+        comes_back(&world, &request("b1"), Queue::Build, 0).await;
         gate.reached().await;
         world.registry.set_down(None);
         gate.open();
         told_again(&world).await;
-        assert!(world.broker.messages(Route::Dead).is_empty());
+        assert!(world.dead_letters.letters().is_empty());
     });
 }
 
@@ -147,7 +150,7 @@ fn a_registry_that_is_down_holds_up_what_may_have_been_told_until_it_is_back() {
         let down = Fault::new(StageName::Pusher, Reason::RegistryDown, "it is down");
         world.registry.set_down(Some(down));
         let looks = world.registry.finds();
-        comes_back(&world, &request("b1"), Route::Fail, 3).await;
+        comes_back(&world, &request("b1"), Queue::Fail, 3).await;
         world.until(|world| world.registry.finds() > looks).await;
         world.registry.set_down(None);
         told_again(&world).await;
@@ -159,7 +162,7 @@ fn a_build_of_another_id_is_told_as_it_ends() {
     with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.told_once().await;
-        comes_back(&world, &request("b2"), Route::Fail, 3).await;
+        comes_back(&world, &request("b2"), Queue::Fail, 3).await;
         let told = world.told(2).await;
         assert_eq!(told[1].0, "b2.build.failed");
     });

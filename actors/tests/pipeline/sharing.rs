@@ -1,7 +1,6 @@
 //! Users share a worker; requests take each other's place; builds are cancelled.
 
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::ports::Route;
 use image_builder_actors::telemetry::health::ActorName;
 use serde_json::{Value, json};
 
@@ -121,6 +120,19 @@ fn a_cancelled_build_stops_and_is_told_as_cancelled() {
 }
 
 #[test]
+fn a_cancellation_that_the_broker_hands_out_is_heard() {
+    with_pipeline(settings(), async |world| {
+        world.engine.hold();
+        world.request(&request("b1")).await;
+        world.engine.until_running("b1").await;
+        for body in [r#"{"buildID": 7}"#, "no JSON", r#"{"buildID": "b1", "userID": "alice"}"#] {
+            world.broker.cancel(body.as_bytes());
+        }
+        assert_eq!(world.told_once().await.0, "b1.build.cancelled");
+    });
+}
+
+#[test]
 fn a_build_can_be_cancelled_before_it_comes_into_sight() {
     with_pipeline(settings(), async |world| {
         world.pipeline.admission.cancel("b1");
@@ -128,6 +140,6 @@ fn a_build_can_be_cancelled_before_it_comes_into_sight() {
         let (id, _) = world.told_once().await;
         assert_eq!(id, "b1.build.cancelled");
         assert!(world.forge.calls().is_empty());
-        assert_eq!(world.broker.messages(Route::Dead).len(), 1);
+        assert_eq!(world.dead_letters.letters().len(), 1);
     });
 }

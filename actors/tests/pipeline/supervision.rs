@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use image_builder_actors::ports::Route;
 use image_builder_actors::telemetry::health::ActorName;
 use image_builder_actors::testing::builder::{End, Script};
 use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
@@ -72,7 +71,7 @@ fn a_job_that_panics_every_time_is_given_up_as_crashed() {
         assert_eq!(body["data"]["reason"], "crashed");
         assert_eq!(body["data"]["fault"], "service");
         assert_eq!(body["data"]["attempts"], 3);
-        assert_eq!(world.broker.messages(Route::Dead).len(), 1);
+        assert_eq!(world.dead_letters.letters().len(), 1);
         assert_crashed(&world, ActorName::Builder, 3).await;
     });
 }

@@ -7,18 +7,25 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler};
 use actix_rt::Arbiter;
+use image_builder_actors::delivery::artifacts::Images;
 use image_builder_actors::delivery::dedup::Redeliveries;
-use image_builder_actors::delivery::envelope;
+use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::delivery::lease::{Lease, Leased, Phase, Settler};
+use image_builder_actors::delivery::settlement::Settlement;
 use image_builder_actors::model::fault::StageName;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::pipeline::pool::Pool;
-use image_builder_actors::ports::{Broker, Message, Queue, Route, Subscription};
+use image_builder_actors::ports::{Broker, Message, Queue, Subscription};
+use image_builder_actors::scheduling::capacity::Capacity;
 use image_builder_actors::scheduling::fair_semaphore::FairSemaphore;
 use image_builder_actors::supervision::{Mailbox, Supervisor};
+use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::{ActorName, Health, Snapshot};
 use image_builder_actors::testing::broker::FakeBroker;
-use image_builder_actors::testing::world::PATIENCE;
+use image_builder_actors::testing::dead_letters::FakeDeadLetters;
+use image_builder_actors::testing::outcome_ledger::FakeLedger;
+use image_builder_actors::testing::registry::FakeRegistry;
+use image_builder_actors::testing::world::{PATIENCE, settings};
 use tokio::sync::{Notify, Semaphore};
 
 /// An order to an actor, which holds the lease of a delivery.
@@ -257,9 +264,24 @@ pub(crate) struct Deliveries {
 impl Deliveries {
     pub(crate) async fn start() -> Self {
         let broker = FakeBroker::new();
-        let subscription = broker.subscribe(Queue::Build, 16).await.expect("subscribed");
-        let (port, settle) = (Arc::new(broker.clone()), subscription.settle.clone());
-        let settler = Settler::start(port, Queue::Build, settle, PATIENCE);
+        let subscription = broker.consume(Queue::Build, 16).await.expect("subscribed");
+        let settlement = Settlement {
+            broker: Arc::new(broker.clone()),
+            ledger: Arc::new(FakeLedger::default()),
+            dead_letters: Arc::new(FakeDeadLetters::new(broker.clone())),
+            policy: settings().retry,
+            images: Images {
+                registry: Arc::new(FakeRegistry::new()),
+                registry_name: "registry.test".to_owned(),
+            },
+            capacity: Capacity::default(),
+            observer: Observer::default(),
+        };
+        let acks = subscription.acks.clone();
+        let settler = Settler::start(Queue::Build, acks, PATIENCE, move |lease| {
+            let settlement = settlement.clone();
+            tokio::spawn(async move { settlement.crashed(lease).await });
+        });
         let (redeliveries, slots) = (Redeliveries::default(), Arc::new(Semaphore::new(16)));
         Self { broker, subscription, settler, redeliveries, slots }
     }
@@ -267,20 +289,25 @@ impl Deliveries {
     /// Has a message of this id delivered, with an order to do something.
     pub(crate) async fn order(&mut self, ward: &Ward, id: &str, act: Act) {
         let message = Message { message_id: Some(id.to_owned()), ..Message::default() };
-        self.broker.publish(Route::Build, message).await.expect("published");
-        let raw = self.subscription.deliveries.recv().await.expect("delivered");
+        let published = self.broker.publish(Queue::Build, message, Duration::ZERO).await;
+        published.expect("published");
+        let delivery = self.subscription.deliveries.recv().await.expect("delivered");
         let slot = self.slots.clone().acquire_owned().await.expect("never closed");
-        let hold = self.redeliveries.first(&raw.message);
-        let lease = self.settler.lease(raw.message, raw.tag, raw.redeliveries, hold, slot);
+        let hold = self.redeliveries.first(&delivery);
+        let envelope = Envelope::decode(&delivery.message);
+        let lease = self.settler.lease(delivery, envelope, hold, slot);
         ward.mailbox.deliver(Order { lease, act }).await;
     }
 
     /// Waits until all is settled but this many, and looks up what became of a message.
     pub(crate) async fn fate(&self, id: &str, unsettled: usize) -> Fate {
         self.broker.wait_until(|broker| broker.unsettled(Queue::Build) == unsettled).await;
-        let failed = self.broker.messages(Route::Fail);
+        let failed = self.broker.messages(Queue::Fail);
         match failed.iter().find(|message| message.message_id.as_deref() == Some(id)) {
-            Some(message) => Fate::HandedBack(envelope::of(message).counted()),
+            Some(message) => {
+                let history = Envelope::decode(message).history.expect("it was in hand");
+                Fate::HandedBack(history.counted())
+            }
             None => Fate::Settled,
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use image_builder_actors::ports::{BrokerError, RawDelivery, Settle, Subscription};
+use image_builder_actors::ports::{Acknowledger, BrokerError, Delivery, Subscription};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
@@ -25,11 +25,11 @@ use super::properties;
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Subscribes as soon as there is a connection; the caller sets the time limit.
-pub(super) async fn subscribe(
+pub(super) async fn consume(
     managed: &Arc<ManagedConnection>,
     declarer: &Declarer,
     queue: &str,
-    prefetch: u16,
+    window: u16,
 ) -> Result<Subscription, BrokerError> {
     let mut pauses = pauses();
     let mut declared_again = false;
@@ -39,12 +39,12 @@ pub(super) async fn subscribe(
             return Err(BrokerError::Unavailable(text));
         };
         let opened = tokio::select! {
-            opened = open(&connection, queue, prefetch) => opened,
+            opened = open(&connection, queue, window) => opened,
             () = managed.lost(&connection) => continue,
         };
         let error = match opened {
             Ok((channel, consumer)) => {
-                return Ok(start(managed.clone(), connection, channel, consumer, prefetch));
+                return Ok(start(managed.clone(), connection, channel, consumer, window));
             }
             Err(error) => error,
         };
@@ -70,11 +70,11 @@ pub(super) async fn subscribe(
 async fn open(
     connection: &Connection,
     queue: &str,
-    prefetch: u16,
+    window: u16,
 ) -> lapin::Result<(Channel, Consumer)> {
     let channel = connection.create_channel().await?;
     // Nought would mean "as many as there are".
-    channel.basic_qos(prefetch.max(1), BasicQosOptions::default()).await?;
+    channel.basic_qos(window.max(1), BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions::default();
     let consumer =
         channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
@@ -86,12 +86,12 @@ fn start(
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
-    prefetch: u16,
+    window: u16,
 ) -> Subscription {
     // Room for all that the broker sends ahead: after a cancel, its owner finds it there.
-    let (deliveries_in, deliveries) = mpsc::channel(usize::from(prefetch.max(1)));
+    let (deliveries_in, deliveries) = mpsc::channel(usize::from(window.max(1)));
     let (wish_in, wish) = watch::channel(Wish::Deliver);
-    let (state_in, state) = watch::channel(State::Open);
+    let (course_in, course) = watch::channel(Course::Open);
     let in_hand = Arc::new(InHand::default());
     let feed = Feed {
         managed,
@@ -101,8 +101,8 @@ fn start(
         deliveries: deliveries_in,
         in_hand: in_hand.clone(),
     };
-    tokio::spawn(feed.run(wish, state_in));
-    Subscription { deliveries, settle: Arc::new(Settling { in_hand, wish: wish_in, state }) }
+    tokio::spawn(feed.run(wish, course_in));
+    Subscription { deliveries, acks: Arc::new(Acks { in_hand, wish: wish_in, course }) }
 }
 
 /// What the subscription's owner wants of it.
@@ -114,7 +114,7 @@ enum Wish {
 
 /// What the subscription's owner may still expect of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Course {
     /// Further deliveries.
     Open,
     /// That what is in hand can be settled.
@@ -135,49 +135,49 @@ impl InHand {
 
 /// The owner's end. When the last clone is dropped, the channel closes and the broker takes back
 /// what is not settled.
-struct Settling {
+struct Acks {
     in_hand: Arc<InHand>,
     wish: watch::Sender<Wish>,
-    state: watch::Receiver<State>,
+    course: watch::Receiver<Course>,
 }
 
 #[async_trait]
-impl Settle for Settling {
+impl Acknowledger for Acks {
     fn holds(&self, tag: u64) -> bool {
         self.in_hand.lock().contains_key(&tag)
     }
 
     async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
         let acker = self.take(tag)?;
-        told(acker.ack(BasicAckOptions::default()).await)
+        heard(acker.ack(BasicAckOptions::default()).await)
     }
 
     async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
         let acker = self.take(tag)?;
         let options = BasicNackOptions { requeue: true, ..Default::default() };
-        told(acker.nack(options).await)
+        heard(acker.nack(options).await)
     }
 
     async fn cancel(&self) {
         self.wish.send_replace(Wish::NoMore);
         // An error means that the subscription has ended altogether.
-        let _ = self.state.clone().wait_for(|state| *state != State::Open).await;
+        let _ = self.course.clone().wait_for(|course| *course != Course::Open).await;
     }
 
     async fn ended(&self) {
         // An error means the same.
-        let _ = self.state.clone().wait_for(|state| *state == State::Over).await;
+        let _ = self.course.clone().wait_for(|course| *course == Course::Over).await;
     }
 }
 
-impl Settling {
+impl Acks {
     fn take(&self, tag: u64) -> Result<Acker, BrokerError> {
         self.in_hand.lock().remove(&tag).ok_or(BrokerError::Stale)
     }
 }
 
-/// Whether the broker was told: a channel that is gone takes no answers.
-fn told(result: lapin::Result<bool>) -> Result<(), BrokerError> {
+/// Whether the broker has heard it: a channel that is gone takes no answers.
+fn heard(result: lapin::Result<bool>) -> Result<(), BrokerError> {
     match result {
         Ok(true) => Ok(()),
         Ok(false) | Err(_) => Err(BrokerError::Stale),
@@ -190,12 +190,12 @@ struct Feed {
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
-    deliveries: mpsc::Sender<RawDelivery>,
+    deliveries: mpsc::Sender<Delivery>,
     in_hand: Arc<InHand>,
 }
 
 impl Feed {
-    async fn run(mut self, mut wish: watch::Receiver<Wish>, state: watch::Sender<State>) {
+    async fn run(mut self, mut wish: watch::Receiver<Wish>, course: watch::Sender<Course>) {
         let owner_stopped = loop {
             tokio::select! {
                 // The owner wants no more, or is gone.
@@ -218,7 +218,7 @@ impl Feed {
         let Self { managed, connection, channel, consumer, deliveries, in_hand } = self;
         drop(deliveries);
         if owner_stopped {
-            state.send_replace(State::Quiet);
+            course.send_replace(Course::Quiet);
             // What is in hand can be settled until the last owner lets go.
             tokio::select! {
                 () = async { while wish.changed().await.is_ok() {} } => {}
@@ -227,7 +227,7 @@ impl Feed {
         }
         drop(connection);
         in_hand.lock().clear();
-        state.send_replace(State::Over);
+        course.send_replace(Course::Over);
         drop(consumer);
         let goodbye = channel.close(200, "the subscription ends".into());
         if !matches!(tokio::time::timeout(GOODBYE, goodbye).await, Ok(Ok(()))) {
@@ -260,7 +260,7 @@ impl Feed {
 /// stream before it can hand it out. `Break` = the broker or the connection has ended the stream.
 async fn deliver(
     consumer: &mut Consumer,
-    deliveries: &mpsc::Sender<RawDelivery>,
+    deliveries: &mpsc::Sender<Delivery>,
     in_hand: &InHand,
 ) -> ControlFlow<()> {
     let Ok(room) = deliveries.reserve().await else { return ControlFlow::Break(()) };

@@ -93,7 +93,7 @@ impl Declarer {
 
 /// Declares a queue, or, if `passive`, only asks whether there is one of this name. Returns how many
 /// messages it has ready.
-pub(crate) async fn declare_queue(
+pub(super) async fn declare_queue(
     channel: &Channel,
     queue: &QueueDeclaration,
     passive: bool,
@@ -117,7 +117,7 @@ fn unusable(queue: &QueueDeclaration, reason: &str) -> Failure {
 }
 
 /// The broker's refusal of one request, which costs a channel, with its words.
-pub(crate) fn soft_error(error: &lapin::Error) -> Option<(&AMQPSoftError, &str)> {
+pub(super) fn soft_error(error: &lapin::Error) -> Option<(&AMQPSoftError, &str)> {
     match error.kind() {
         ErrorKind::ProtocolError(refusal) => match refusal.kind() {
             AMQPErrorKind::Soft(soft) => Some((soft, refusal.get_message().as_str())),

@@ -3,7 +3,7 @@
 //! Two connections, one to consume and one to publish, so that a broker that throttles publishers
 //! does not hold up acknowledgements. Each is a [`ManagedConnection`]: made anew for ever, with backoff, and with
 //! the whole topology declared before anybody uses it. lapin's own recovery stays off: it does not
-//! cover channel errors, and gives up without a word. The log of told outcomes is read on a third.
+//! cover channel errors, and gives up without a word. The outcome ledger is read on a third.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -13,7 +13,8 @@
 //! | `declare.rs` | declares the topology, and lives with queues that exist already |
 //! | `publish.rs` | publishes and waits for the broker's confirm |
 //! | `consume.rs` | a subscription and its settling |
-//! | `outcome_stream.rs` | reads the log of told outcomes |
+//! | `outcome_stream/` | the outcome ledger, in a stream |
+//! | `dead_letters.rs` | the dead queue, read without taking anything from it |
 //! | `cancellations.rs` | the bodies that the cancel exchange hands out |
 //! | `properties.rs` | messages to AMQP properties and back |
 //!
@@ -23,10 +24,11 @@ mod address;
 mod cancellations;
 mod connection;
 mod consume;
-pub(crate) mod declare;
+pub mod dead_letters;
+mod declare;
 mod handshake;
 mod outcome_stream;
-pub(crate) mod properties;
+mod properties;
 mod publish;
 pub mod topology;
 
@@ -34,8 +36,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{Broker, BrokerError, Message, Queue, Route, Subscription};
+use image_builder_actors::ports::{
+    Broker, BrokerError, DeadLetters, Message, OutcomeLedger, Queue, Subscription,
+};
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -43,6 +49,8 @@ use self::address::Address;
 use self::connection::{ManagedConnection, ManagedConnectionSettings, Side};
 use self::declare::Declarer;
 use self::handshake::Failure;
+use self::outcome_stream::Stream;
+use self::properties::Outgoing;
 use self::publish::Publisher;
 use crate::broker::rabbitmq::topology::Topology;
 
@@ -57,6 +65,8 @@ pub struct RabbitSettings {
     /// `amqp://user:password@host:port/vhost`, or `amqps://`; `?heartbeat=` in seconds is honoured.
     pub uri: Secret,
     pub topology: Topology,
+    /// How long the dead queue keeps a letter; `None` = no letters are kept.
+    pub dead_ttl: Option<Duration>,
     /// How long a publish, or a subscription, waits for the broker: connection and confirm together.
     pub publish_timeout: Duration,
     /// Time for one attempt to connect, up to the negotiated connection.
@@ -69,11 +79,13 @@ pub struct RabbitSettings {
 }
 
 impl RabbitSettings {
-    /// The defaults: 30 s to publish, 15 s to connect, a heartbeat every 10 s, `image-builder <host>` for a name.
+    /// The defaults: letters for 7 days, 30 s to publish, 15 s to connect, a heartbeat every 10 s,
+    /// `image-builder <host>` for a name.
     pub fn new(uri: Secret, topology: Topology) -> Self {
         Self {
             uri,
             topology,
+            dead_ttl: Some(Duration::from_secs(7 * 24 * 3600)),
             publish_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(15),
             heartbeat: Duration::from_secs(10),
@@ -115,11 +127,12 @@ impl ConnectionState {
 /// A RabbitMQ broker: the queues of one [`Topology`].
 pub struct RabbitMq {
     consumer: Arc<ManagedConnection>,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     declarer: Arc<Declarer>,
     state: watch::Receiver<ConnectionState>,
     publish_timeout: Duration,
-    log: outcome_stream::Reader,
+    dead_ttl: Option<Duration>,
+    stream: Arc<Stream>,
 }
 
 impl RabbitMq {
@@ -147,11 +160,22 @@ impl RabbitMq {
         // One after the other: the second finds the queues that the first has declared.
         let publisher = Arc::new(connect(Side::Publisher).await?);
         let consumer = Arc::new(connect(Side::Consumer).await?);
-        let publisher = Publisher::new(publisher, declarer.clone(), settings.publish_timeout);
         let publish_timeout = settings.publish_timeout;
-        let log_connection = format!("{} log", settings.connection_name);
-        let log = outcome_stream::Reader::new(address, log_connection, settings.connect_timeout);
-        Ok(Self { consumer, publisher, declarer, state, publish_timeout, log })
+        let publisher = Arc::new(Publisher::new(publisher, declarer.clone(), publish_timeout));
+        let stream = Arc::new(Stream::new(
+            declarer.topology().ledger().clone(),
+            publisher.clone(),
+            address,
+            format!("{} ledger", settings.connection_name),
+            settings.connect_timeout,
+        ));
+        let dead_ttl = settings.dead_ttl;
+        Ok(Self { consumer, publisher, declarer, state, publish_timeout, dead_ttl, stream })
+    }
+
+    /// The outcome ledger, which is read from now on.
+    pub fn outcome_ledger(&self) -> Arc<dyn OutcomeLedger> {
+        outcome_stream::ledger(self.stream.clone())
     }
 
     /// The state of the connections, for readiness.
@@ -159,16 +183,10 @@ impl RabbitMq {
         self.state.clone()
     }
 
-    /// The bodies that the cancel exchange hands out to every worker, for as long as the receiver
-    /// lives. What is sent while this worker is not connected is not heard by it.
-    pub fn cancellations(&self) -> mpsc::Receiver<Vec<u8>> {
-        cancellations::listen(self.consumer.clone(), self.declarer.clone())
-    }
-
     /// Closes the connections; what is not settled goes back to its queue. To be called before the
     /// runtime ends. Everything that is asked of the broker afterwards fails.
     pub async fn close(&self) {
-        self.log.close();
+        self.stream.close();
         self.consumer.close().await;
         self.publisher.managed().close().await;
     }
@@ -176,29 +194,61 @@ impl RabbitMq {
 
 #[async_trait]
 impl Broker for RabbitMq {
-    async fn subscribe(&self, queue: Queue, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let name = self.declarer.topology().queue(queue);
+    async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError> {
+        let name = self.declarer.topology().queue(queue).filter(|_| queue != Queue::Result);
+        let name = name.ok_or_else(|| {
+            BrokerError::Refused("nobody consumes results in this program".to_owned())
+        })?;
         timeout(
             self.publish_timeout,
-            consume::subscribe(&self.consumer, &self.declarer, name, prefetch),
+            consume::consume(&self.consumer, &self.declarer, name, window),
         )
         .await
         .unwrap_or_else(|_| Err(too_slow("subscribe", name, self.publish_timeout)))
     }
 
-    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
-        let log = self.declarer.topology().told_log();
-        self.log.follow(log).await
+    async fn publish(
+        &self,
+        queue: Queue,
+        message: Message,
+        delay: Duration,
+    ) -> Result<(), BrokerError> {
+        message.check()?;
+        match self.declarer.topology().routing_key(queue, delay) {
+            Some(key) => self.publisher.publish(&key, message).await,
+            None if delay.is_zero() => Ok(()),
+            None => Err(BrokerError::Refused(format!("{queue:?} knows no delay"))),
+        }
     }
 
-    async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {
-        self.publisher.publish(route, message).await
+    /// From the cancel exchange, which keeps nothing: what is sent while this worker is not connected is
+    /// not heard by it.
+    fn cancellations(&self) -> mpsc::Receiver<Vec<u8>> {
+        cancellations::listen(self.consumer.clone(), self.declarer.clone())
+    }
+}
+
+#[async_trait]
+impl DeadLetters for RabbitMq {
+    async fn keep(&self, letter: &DeadLetter) -> Result<(), BrokerError> {
+        if self.dead_ttl.is_none() {
+            return Ok(());
+        }
+        let message = Message {
+            body: letter.to_json(),
+            message_id: Some(letter.build_id.clone()),
+            timestamp: Some(OffsetDateTime::now_utc()),
+            ..Message::default()
+        };
+        let outgoing = Outgoing { message, expires_after: self.dead_ttl, publishing: 0 };
+        let queue = self.declarer.topology().dead_queue();
+        self.publisher.publish(&queue.name, outgoing).await
     }
 }
 
 /// Why one attempt to connect failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConnectOnceError {
+enum ConnectOnceError {
     /// Another attempt may do.
     #[error("cannot reach the broker at {address}: {reason}")]
     Unreachable { address: String, reason: String },
@@ -211,7 +261,7 @@ pub enum ConnectOnceError {
 ///
 /// # Errors
 /// The broker cannot be reached, or will not be used however long one waits.
-pub async fn connect_once(
+async fn connect_once(
     settings: &RabbitSettings,
     purpose: &str,
     limit: Duration,

@@ -1,14 +1,25 @@
 //! Messages to AMQP properties, and deliveries to messages.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
-use image_builder_actors::ports::{Message, RawDelivery};
+use image_builder_actors::ports::{Delivery, Message};
+use image_builder_actors::telemetry::trace::TRACEPARENT;
 use lapin::BasicProperties;
-use lapin::message::Delivery;
+use lapin::message::Delivery as AmqpDelivery;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use time::OffsetDateTime;
 
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
+
+/// The header that holds a message's envelope.
+const ENVELOPE: &str = "x-image-builder-envelope";
+
+/// The header of a message that is published once more, since the broker's answer to the first time was
+/// lost: the number of times before. All of them may be in the queue.
+const REPEATED: &str = "x-image-builder-repeated";
+
+/// What the version before wrote in place of an envelope: the history alone.
+const HISTORY: &str = "x-image-builder-history";
 
 /// Survives a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -16,86 +27,103 @@ const PERSISTENT: u8 = 2;
 /// Room that the properties take in their frame besides the headers and the message id.
 const OTHER_PROPERTIES: usize = 512;
 
+/// A message on its way to a queue.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outgoing {
+    pub(super) message: Message,
+    /// How long a queue keeps it at the most; `None` = for ever.
+    pub(super) expires_after: Option<Duration>,
+    /// How often it was published before.
+    pub(super) publishing: u64,
+}
+
+impl From<Message> for Outgoing {
+    fn from(message: Message) -> Self {
+        Self { message, ..Self::default() }
+    }
+}
+
 /// The properties of a message.
 ///
 /// # Errors
 /// One sentence on what AMQP cannot carry. `frame_max` is the longest frame of the connection, in
 /// bytes: all properties travel in one, and a longer one would cost the connection.
-pub(crate) fn of_message(message: &Message, frame_max: u32) -> Result<BasicProperties, String> {
+pub(super) fn of_message(outgoing: &Outgoing, frame_max: u32) -> Result<BasicProperties, String> {
+    let Outgoing { message, expires_after, publishing } = outgoing;
+    let repeated = (*publishing > 0).then(|| publishing.to_string());
+    let headers = [
+        (ENVELOPE, message.envelope.as_deref()),
+        (TRACEPARENT, message.traceparent.as_deref()),
+        (REPEATED, repeated.as_deref()),
+    ];
     let id = message.message_id.as_deref().unwrap_or_default();
-    let size: usize = message.headers.iter().map(|(key, value)| key.len() + value.len() + 6).sum();
+    let size: usize =
+        headers.iter().filter_map(|(name, text)| Some(name.len() + (*text)?.len() + 6)).sum();
     let room = (frame_max as usize).saturating_sub(OTHER_PROPERTIES);
     if size + id.len() > room {
         return Err(format!("its headers are {size} bytes long together; the broker takes {room}"));
     }
-    let mut headers = FieldTable::default();
-    for (key, value) in &message.headers {
-        headers.insert(short("a header's name", key)?, text(value));
+    let mut table = FieldTable::default();
+    for (name, text) in headers {
+        if let Some(text) = text {
+            table.insert(name.into(), AMQPValue::LongString(LongString::from(text.to_owned())));
+        }
     }
     let mut properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
         .with_content_type("application/json".into())
-        .with_headers(headers);
+        .with_headers(table);
     if !id.is_empty() {
-        properties = properties.with_message_id(short("its message id", id)?);
+        properties = properties.with_message_id(short(id)?);
     }
     if let Some(seconds) = message.timestamp.and_then(|t| u64::try_from(t.unix_timestamp()).ok()) {
         properties = properties.with_timestamp(seconds);
     }
-    if let Some(time_to_live) = message.expires_after {
+    if let Some(time_to_live) = expires_after {
         // A longer time would be refused, and with it the message.
-        let millis = time_to_live.min(LONGEST_TTL).as_millis();
+        let millis = (*time_to_live).min(LONGEST_TTL).as_millis();
         properties = properties.with_expiration(millis.to_string().into());
     }
     Ok(properties)
 }
 
 /// What was delivered, as the inside sees it.
-pub(super) fn of_delivery(delivery: Delivery) -> RawDelivery {
-    let Delivery { delivery_tag, redelivered, properties, data, .. } = delivery;
+pub(super) fn of_delivery(delivery: AmqpDelivery) -> Delivery {
+    let AmqpDelivery { delivery_tag, redelivered, properties, data, .. } = delivery;
+    of_parts(delivery_tag, redelivered, &properties, data)
+}
+
+fn of_parts(tag: u64, redelivered: bool, properties: &BasicProperties, body: Vec<u8>) -> Delivery {
     let headers = properties.headers().as_ref();
-    let counted = headers.and_then(|table| number(table.inner().get("x-delivery-count")?));
-    RawDelivery {
-        tag: delivery_tag,
+    let header = |name: &str| headers.and_then(|table| table.inner().get(name));
+    let text = |name: &str| header(name).and_then(as_text);
+    let from_before = || Some(format!(r#"{{"history":{}}}"#, text(HISTORY)?));
+    Delivery {
+        tag,
         // Not every broker counts every redelivery.
-        redeliveries: counted.unwrap_or(0).max(u64::from(redelivered)),
-        over_delivery_limit: headers.is_some_and(over_delivery_limit),
+        redeliveries: header("x-delivery-count")
+            .and_then(number)
+            .unwrap_or(0)
+            .max(u64::from(redelivered)),
+        given_up: header("x-death").is_some_and(over_delivery_limit),
+        publishing: text(REPEATED).and_then(|times| times.parse().ok()).unwrap_or(0),
         message: Message {
-            body: data,
+            body,
             message_id: properties
                 .message_id()
                 .as_ref()
                 .map(ToString::to_string)
                 .filter(|id| !id.is_empty()),
             timestamp: properties.timestamp().and_then(moment),
-            headers: headers.map(text_headers).unwrap_or_default(),
-            expires_after: None,
+            traceparent: text(TRACEPARENT),
+            envelope: text(ENVELOPE).or_else(from_before),
         },
     }
 }
 
-/// The headers that are text and not the broker's own.
-fn text_headers(table: &FieldTable) -> BTreeMap<String, String> {
-    table
-        .inner()
-        .iter()
-        .filter(|(key, _)| !is_brokers_own(key.as_str()))
-        .filter_map(|(key, value)| Some((key.to_string(), as_text(value)?)))
-        .collect()
-}
-
-/// What the broker writes about its own deliveries and dead-lettering, 3.x and 4.x.
-fn is_brokers_own(key: &str) -> bool {
-    matches!(key, "x-death" | "x-delivery-count" | "x-acquired-count")
-        || key.starts_with("x-first-death-")
-        || key.starts_with("x-last-death-")
-}
-
-/// Whether one of the queues that this message has died in says that it was delivered too often.
-fn over_delivery_limit(table: &FieldTable) -> bool {
-    let Some(AMQPValue::FieldArray(deaths)) = table.inner().get("x-death") else {
-        return false;
-    };
+/// Whether one of the queues that a message has died in says that it was delivered too often.
+fn over_delivery_limit(deaths: &AMQPValue) -> bool {
+    let AMQPValue::FieldArray(deaths) = deaths else { return false };
     deaths.as_slice().iter().any(|death| match death {
         AMQPValue::FieldTable(death) => {
             let reason = death.inner().get("reason").and_then(as_text);
@@ -132,11 +160,38 @@ fn moment(seconds: u64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()
 }
 
-fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(value.to_owned()))
+fn short(id: &str) -> Result<ShortString, String> {
+    ShortString::try_new(id)
+        .map_err(|_| format!("its message id is {} bytes long; AMQP takes 255", id.len()))
 }
 
-fn short(what: &str, value: &str) -> Result<ShortString, String> {
-    ShortString::try_new(value)
-        .map_err(|_| format!("{what} is {} bytes long; AMQP takes 255", value.len()))
+#[cfg(test)]
+mod tests {
+    use image_builder_actors::delivery::envelope::Envelope;
+    use image_builder_actors::model::fault::{Fault, Reason, StageName};
+    use image_builder_actors::model::history::History;
+
+    use super::*;
+
+    fn delivered(headers: &[(&'static str, &str)]) -> Delivery {
+        let mut table = FieldTable::default();
+        for (name, text) in headers {
+            let text = LongString::from((*text).to_owned());
+            table.insert((*name).into(), AMQPValue::LongString(text));
+        }
+        let properties = BasicProperties::default().with_headers(table);
+        of_parts(1, false, &properties, Vec::new())
+    }
+
+    #[test]
+    fn the_history_that_the_version_before_wrote_is_read() {
+        let mut history = History::new(OffsetDateTime::UNIX_EPOCH);
+        history.record(&Fault::new(StageName::Pusher, Reason::RegistryFailed, "no"), true);
+        let json = serde_json::to_string(&history).expect("JSON");
+        let before = delivered(&[(HISTORY, &json)]);
+        assert_eq!(Envelope::decode(&before.message).history, Some(history));
+        let both = delivered(&[(HISTORY, &json), (ENVELOPE, "{}")]);
+        assert_eq!(both.message.envelope.as_deref(), Some("{}"));
+        assert_eq!(delivered(&[]).message.envelope, None);
+    }
 }

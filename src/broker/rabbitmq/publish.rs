@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use image_builder_actors::ports::{BrokerError, Message, REPEATED, Route};
+use image_builder_actors::ports::BrokerError;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::{Channel, Confirmation, Connection};
@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::connection::{ManagedConnection, pause, pauses};
 use super::declare::{Declarer, soft_error};
 use super::handshake::Failure;
+use super::properties::Outgoing;
 use super::{properties, too_slow};
 
 /// Publishes under way at once; further ones wait for a turn.
@@ -62,60 +63,76 @@ impl Publisher {
         &self.managed
     }
 
-    /// Publishes, and returns when the message is safe in its queue.
-    pub(super) async fn publish(&self, route: Route, message: Message) -> Result<(), BrokerError> {
-        let Some(queue) = self.declarer.topology().routing_key(route) else {
-            return Err(BrokerError::Refused(format!("there is no queue for {route:?}")));
-        };
-        tokio::time::timeout(self.limit, self.until_confirmed(route, &queue, message))
+    /// Publishes, and returns when the message is safe in its queue. One that is gone is declared again.
+    pub(super) async fn publish(
+        &self,
+        queue: &str,
+        outgoing: impl Into<Outgoing>,
+    ) -> Result<(), BrokerError> {
+        self.within_limit(queue, outgoing.into(), true).await
+    }
+
+    /// The same, to a queue that its readers declare.
+    pub(super) async fn append(
+        &self,
+        queue: &str,
+        outgoing: impl Into<Outgoing>,
+    ) -> Result<(), BrokerError> {
+        self.within_limit(queue, outgoing.into(), false).await
+    }
+
+    async fn within_limit(
+        &self,
+        queue: &str,
+        outgoing: Outgoing,
+        declares: bool,
+    ) -> Result<(), BrokerError> {
+        let confirmed = self.until_confirmed(queue, outgoing, declares);
+        tokio::time::timeout(self.limit, confirmed)
             .await
-            .unwrap_or_else(|_| Err(too_slow("confirm a message for", &queue, self.limit)))
+            .unwrap_or_else(|_| Err(too_slow("confirm a message for", queue, self.limit)))
     }
 
     /// Tries until the broker has said something about the message. A try whose answer was lost is
     /// made again: a duplicate is repaired, a loss is not.
     async fn until_confirmed(
         &self,
-        route: Route,
         queue: &str,
-        mut message: Message,
+        mut outgoing: Outgoing,
+        mut declares: bool,
     ) -> Result<(), BrokerError> {
         let _turn = self.turns.acquire().await.map_err(closed)?;
         let mut pauses = pauses();
-        // The log is declared by those who read it.
-        let mut declared_again = route == Route::Told;
-        let mut times = 0u64;
         loop {
-            match self.attempt(queue, &message).await {
+            match self.attempt(queue, &outgoing).await {
                 Ok(Answer::Confirmed) => return Ok(()),
                 Ok(Answer::Refused) => {
                     let text = format!("the queue `{queue}` is full or has lost its nodes");
                     return Err(BrokerError::Unavailable(text));
                 }
-                Ok(Answer::Returned(reason)) if declared_again => {
+                Ok(Answer::Returned(reason)) if !declares => {
                     let text = format!("there is no queue `{queue}` ({reason})");
                     return Err(BrokerError::Refused(text));
                 }
                 Ok(Answer::Returned(_)) => {
                     tracing::warn!(queue, "the queue is gone: declaring all queues again");
                     self.declare_again(queue).await?;
-                    declared_again = true;
+                    declares = false;
                 }
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Again(error)) => {
                     tracing::debug!(queue, %error, "publishing again on a new channel");
-                    times += 1;
-                    message.headers.insert(REPEATED.to_owned(), times.to_string());
+                    outgoing.publishing += 1;
                     pause(&mut pauses).await;
                 }
             }
         }
     }
 
-    async fn attempt(&self, queue: &str, message: &Message) -> Result<Answer, Attempt> {
+    async fn attempt(&self, queue: &str, outgoing: &Outgoing) -> Result<Answer, Attempt> {
         let connection = self.managed.current().await.ok_or_else(|| Attempt::Final(closed(())))?;
         tokio::select! {
-            answer = self.send(&connection, queue, message) => answer,
+            answer = self.send(&connection, queue, outgoing) => answer,
             () = self.managed.lost(&connection) => {
                 Err(Attempt::Again("the connection was lost".to_owned()))
             }
@@ -126,14 +143,14 @@ impl Publisher {
         &self,
         connection: &Arc<Connection>,
         queue: &str,
-        message: &Message,
+        outgoing: &Outgoing,
     ) -> Result<Answer, Attempt> {
-        let properties = properties::of_message(message, connection.configuration().frame_max())
+        let properties = properties::of_message(outgoing, connection.configuration().frame_max())
             .map_err(|reason| Attempt::Final(BrokerError::Refused(reason)))?;
         let channel = self.channel(connection).await?;
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let confirm = channel
-            .basic_publish("".into(), queue.into(), options, &message.body, properties)
+            .basic_publish("".into(), queue.into(), options, &outgoing.message.body, properties)
             .await?;
         let answer = match confirm.await? {
             Confirmation::Ack(None) => Answer::Confirmed,

@@ -1,4 +1,4 @@
-//! The queues as data: which there are, with what arguments, and which one a route leads to.
+//! The queues as data: which there are, with what arguments, and where a publish goes.
 //!
 //! Nothing here talks to a broker; `rabbitmq` declares what this table says.
 
@@ -7,10 +7,7 @@ use std::collections::btree_map::Entry;
 use std::fmt;
 use std::time::Duration;
 
-use image_builder_actors::ports::{Queue, Route};
-
-/// How often the broker delivers a build before it hands it to the fail queue by itself.
-pub const BUILD_DELIVERY_LIMIT: i64 = 20;
+use image_builder_actors::ports::{DELIVERY_LIMIT, Queue};
 
 /// A delivery limit that is never reached. RabbitMQ 4 gives a quorum queue without one a limit of
 /// 20 and drops what passes it; "no limit" is written in ways that 3.10 and 4 do not share.
@@ -47,8 +44,8 @@ pub enum Role {
     Outcome,
     Dead,
     Result,
-    /// The log of told outcomes: a stream, which every worker reads as a whole.
-    Told,
+    /// The outcome ledger: a stream, which every worker reads as a whole.
+    Ledger,
     /// A rung of a ladder: holds what it is given for its delay, then hands it back.
     Rung,
 }
@@ -70,7 +67,7 @@ impl Role {
             }
             Role::Dead => Some("copies of builds that were given up may be lost"),
             Role::Result => Some("results may be lost"),
-            Role::Told | Role::Rung => None,
+            Role::Ledger | Role::Rung => None,
         }
     }
 }
@@ -130,7 +127,7 @@ pub enum TopologyError {
 pub struct Topology {
     settings: TopologySettings,
     queues: Vec<QueueDeclaration>,
-    told_log: QueueDeclaration,
+    ledger: QueueDeclaration,
 }
 
 impl Topology {
@@ -153,7 +150,7 @@ impl Topology {
             ("OUTCOME_QUEUE", plain_queue(Role::Outcome, &settings.outcome_queue)),
             ("DEAD_QUEUE", plain_queue(Role::Dead, &settings.dead_queue)),
         ];
-        queues.push(("OUTCOME_QUEUE", told_log(&settings.outcome_queue)));
+        queues.push(("OUTCOME_QUEUE", ledger(&settings.outcome_queue)));
         let results = settings.result_queue.iter();
         queues.extend(results.map(|name| ("RESULT_QUEUE", plain_queue(Role::Result, name))));
         let ladders = [
@@ -187,9 +184,9 @@ impl Topology {
             return Err(errors);
         }
         let queues = queues.into_iter().map(|(_, queue)| queue);
-        let queues = queues.filter(|queue| queue.role != Role::Told).collect();
-        let told_log = told_log(&settings.outcome_queue);
-        Ok(Self { settings, queues, told_log })
+        let queues = queues.filter(|queue| queue.role != Role::Ledger).collect();
+        let ledger = ledger(&settings.outcome_queue);
+        Ok(Self { settings, queues, ledger })
     }
 
     /// Every queue, the ladders last.
@@ -202,40 +199,38 @@ impl Topology {
         &self.settings.cancel_exchange
     }
 
-    /// The name of a queue that an actor consumes.
-    pub fn queue(&self, queue: Queue) -> &str {
+    /// The name of a queue; `None` for results where no result queue is set.
+    pub fn queue(&self, queue: Queue) -> Option<&str> {
         match queue {
-            Queue::Build => &self.settings.build_queue,
-            Queue::Fail => &self.settings.fail_queue,
-            Queue::Outcome => &self.settings.outcome_queue,
+            Queue::Build => Some(&self.settings.build_queue),
+            Queue::Fail => Some(&self.settings.fail_queue),
+            Queue::Outcome => Some(&self.settings.outcome_queue),
+            Queue::Result => self.settings.result_queue.as_deref(),
         }
     }
 
-    /// The log of told outcomes. It is none of the queues: work can be done without.
-    pub fn told_log(&self) -> &QueueDeclaration {
-        &self.told_log
+    /// The queue of the dead letters.
+    pub fn dead_queue(&self) -> QueueDeclaration {
+        plain_queue(Role::Dead, &self.settings.dead_queue)
     }
 
-    /// The routing key, on the default exchange, of a route; `None` for results where no result
-    /// queue is set.
+    /// The stream of the outcome ledger. It is none of the queues: work can be done without.
+    pub fn ledger(&self) -> &QueueDeclaration {
+        &self.ledger
+    }
+
+    /// The routing key, on the default exchange, of what is to come to a queue after a delay; `None` for
+    /// results where no result queue is set, and for a delay of a queue that has no ladder.
     ///
     /// A delay that is no rung takes the next longer one, or the longest that there is: better a
     /// wait of the wrong length than a message that cannot be sent.
-    pub fn routing_key(&self, route: Route) -> Option<String> {
-        let settings = &self.settings;
-        match route {
-            Route::Build => Some(settings.build_queue.clone()),
-            Route::BuildAfter(delay) => {
-                Some(rung_for(&settings.build_queue, &settings.build_rungs, delay))
-            }
-            Route::Fail => Some(settings.fail_queue.clone()),
-            Route::Outcome => Some(settings.outcome_queue.clone()),
-            Route::OutcomeAfter(delay) => {
-                Some(rung_for(&settings.outcome_queue, &settings.outcome_rungs, delay))
-            }
-            Route::Dead => Some(settings.dead_queue.clone()),
-            Route::Result => settings.result_queue.clone(),
-            Route::Told => Some(self.told_log.name.clone()),
+    pub fn routing_key(&self, queue: Queue, delay: Duration) -> Option<String> {
+        let name = self.queue(queue)?;
+        match queue {
+            _ if delay.is_zero() => Some(name.to_owned()),
+            Queue::Build => Some(rung_for(name, &self.settings.build_rungs, delay)),
+            Queue::Outcome => Some(rung_for(name, &self.settings.outcome_rungs, delay)),
+            Queue::Fail | Queue::Result => None,
         }
     }
 }
@@ -248,7 +243,7 @@ impl fmt::Display for QueueDeclaration {
             Role::Outcome => f.write_str("outcome queue"),
             Role::Dead => f.write_str("dead queue"),
             Role::Result => f.write_str("result queue"),
-            Role::Told => f.write_str("log of told outcomes"),
+            Role::Ledger => f.write_str("outcome ledger"),
             Role::Rung => write!(f, "delay queue `{}`", self.name),
         }
     }
@@ -267,7 +262,7 @@ pub fn delay_name(delay: Duration) -> String {
 
 fn build_queue(name: &str, fail_queue: &str) -> QueueDeclaration {
     let mut arguments =
-        vec![quorum(), ("x-delivery-limit", Argument::Number(BUILD_DELIVERY_LIMIT))];
+        vec![quorum(), ("x-delivery-limit", Argument::Number(DELIVERY_LIMIT as i64))];
     arguments.extend(dead_letters_to(fail_queue));
     QueueDeclaration { name: name.to_owned(), role: Role::Build, arguments }
 }
@@ -279,14 +274,14 @@ fn plain_queue(role: Role, name: &str) -> QueueDeclaration {
 
 /// Kept for a week, and to 16 MB, since every worker reads it all when it starts: a second outcome comes
 /// within hours of the first, if ever. Only whole segments are dropped.
-fn told_log(outcome_queue: &str) -> QueueDeclaration {
+fn ledger(outcome_queue: &str) -> QueueDeclaration {
     let arguments = vec![
         ("x-queue-type", Argument::Text("stream".to_owned())),
         ("x-max-age", Argument::Text("7D".to_owned())),
         ("x-max-length-bytes", Argument::Number(16_000_000)),
         ("x-stream-max-segment-size-bytes", Argument::Number(1_000_000)),
     ];
-    QueueDeclaration { name: format!("told.{outcome_queue}"), role: Role::Told, arguments }
+    QueueDeclaration { name: format!("told.{outcome_queue}"), role: Role::Ledger, arguments }
 }
 
 fn rung(queue: &str, delay: Duration) -> QueueDeclaration {
@@ -401,7 +396,7 @@ mod tests {
             names(&topology),
             ["b", "f", "o", "d", "b.retry.10s", "b.retry.90s", "o.retry.10m"]
         );
-        assert_eq!(topology.told_log().name, "told.o");
+        assert_eq!(topology.ledger().name, "told.o");
         let rung = &topology.queues()[5];
         assert_eq!(argument(rung, "x-message-ttl"), Some(&Argument::Number(90_000)));
         assert_eq!(
@@ -419,7 +414,7 @@ mod tests {
             let limit = argument(queue, "x-delivery-limit");
             let target = argument(queue, "x-dead-letter-routing-key");
             if queue.role == Role::Build {
-                assert_eq!(limit, Some(&Argument::Number(BUILD_DELIVERY_LIMIT)));
+                assert_eq!(limit, Some(&Argument::Number(DELIVERY_LIMIT as i64)));
                 assert_eq!(target, Some(&Argument::Text("f".to_owned())));
             } else {
                 assert_eq!(limit, Some(&Argument::Number(NO_DELIVERY_LIMIT)));
@@ -431,11 +426,14 @@ mod tests {
     #[test]
     fn a_delay_between_two_rungs_takes_the_longer_one_and_one_past_the_last_the_last() {
         let topology = Topology::new(settings()).expect("good settings");
-        let key = |delay| topology.routing_key(Route::BuildAfter(delay));
+        let key = |delay| topology.routing_key(Queue::Build, delay);
+        assert_eq!(key(Duration::ZERO).as_deref(), Some("b"));
+        assert_eq!(key(SECOND).as_deref(), Some("b.retry.10s"));
         assert_eq!(key(10 * SECOND).as_deref(), Some("b.retry.10s"));
         assert_eq!(key(11 * SECOND).as_deref(), Some("b.retry.90s"));
         assert_eq!(key(900 * SECOND).as_deref(), Some("b.retry.90s"));
-        assert_eq!(topology.routing_key(Route::Result), None);
+        assert_eq!(topology.routing_key(Queue::Result, Duration::ZERO), None);
+        assert_eq!(topology.routing_key(Queue::Fail, SECOND), None);
     }
 
     #[test]

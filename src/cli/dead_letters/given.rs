@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use image_builder_actors::model::secret::Secret;
 
 use super::arguments::Credentials;
-use super::letter::Found;
-use super::redrive::{Refusal, SECRETS};
 
 /// The variable that holds the forge's token.
 const TOKEN: &str = "IMAGE_BUILDER_TOKEN";
@@ -61,17 +59,6 @@ impl Given {
             build_args: values("--build-arg-file", &arguments.build_arg_file)?,
             without_credentials: arguments.without_credentials,
         })
-    }
-
-    /// Whether the letter has use for every build secret that was given: a slip in an id would
-    /// otherwise show in the build at the earliest.
-    pub(super) fn check_secrets(&self, found: &Found) -> Result<(), Refusal> {
-        let Some(letter) = &found.letter else { return Ok(()) };
-        let has_use = |id: &&String| letter.removed.contains(&format!("{SECRETS}{id}"));
-        match self.secrets.keys().find(|id| !has_use(id)) {
-            Some(id) => Err(Refusal::UnknownSecret(id.clone())),
-            None => Ok(()),
-        }
     }
 }
 

@@ -1,47 +1,39 @@
-//! What is in the dead queue, and which of it is meant.
+//! What is kept, and which of it is meant.
 
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::digest::hex;
-use lapin::message::Delivery;
+use image_builder_actors::ports::{DeadLetterReading, DeadLettersError, KeptLetter};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
-use super::queue::{DeadQueue, QueueError};
-use super::show;
+use super::text::plain;
 
 /// Ids that are named where a beginning is not unique.
 const NAMED: usize = 5;
 
-/// One message of the dead queue.
+/// One letter, or what is kept among them.
 #[derive(Debug)]
 pub(super) struct Found {
     /// The build's id, or what stands for it where there is none.
     pub(super) id: String,
-    /// The broker's number of the delivery.
+    /// Its name within the reading.
     pub(super) tag: u64,
     pub(super) body: Vec<u8>,
     /// `None` = something that is no letter, or one of another version.
     pub(super) letter: Option<Box<DeadLetter>>,
-    /// When the broker drops it.
+    /// When it is dropped.
     pub(super) kept_until: Option<OffsetDateTime>,
 }
 
 impl Found {
-    pub(super) fn read(delivery: Delivery) -> Self {
-        let Delivery { delivery_tag: tag, data: body, properties, .. } = delivery;
+    pub(super) fn of(kept: KeptLetter) -> Self {
+        let KeptLetter { tag, message_id, body, kept_until } = kept;
         let letter = serde_json::from_slice::<DeadLetter>(&body).ok().map(Box::new);
-        let message_id = properties.message_id().as_ref().map(ToString::to_string);
         let id = letter.as_ref().map(|letter| letter.build_id.clone()).or(message_id);
         let id = id
             .filter(|id| !id.is_empty())
             .unwrap_or_else(|| format!("sha256-{}", &hex(&Sha256::digest(&body))[..12]));
-        let expires_after = properties.expiration().as_ref().and_then(|e| e.as_str().parse().ok());
-        let sent = properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
-        let kept_until = sent.zip(expires_after).and_then(|(sent, millis): (i64, i64)| {
-            let sent = OffsetDateTime::from_unix_timestamp(sent).ok()?;
-            sent.checked_add(Duration::milliseconds(millis))
-        });
         Self { id, tag, body, letter, kept_until }
     }
 
@@ -67,16 +59,21 @@ pub(super) enum NotFound {
 }
 
 impl Letters {
-    /// Reads the whole queue for the build whose id this is, or the only one whose id begins so.
+    /// Reads all letters for the build whose id this is, or the only one whose id begins so.
     pub(super) async fn find(
-        queue: &mut DeadQueue,
+        reading: &mut dyn DeadLetterReading,
         id: &str,
-    ) -> Result<Result<Self, NotFound>, QueueError> {
+    ) -> Result<Result<Self, NotFound>, DeadLettersError> {
         let mut search = Search::new(id);
-        while let Some(batch) = queue.next().await? {
-            batch.for_each(|found| search.see(found));
+        while let Some(batch) = reading.next().await? {
+            batch.into_iter().for_each(|kept| search.see(Found::of(kept)));
         }
         Ok(search.result())
+    }
+
+    /// The letters' names within the reading.
+    pub(super) fn tags(&self) -> Vec<u64> {
+        self.0.iter().map(|found| found.tag).collect()
     }
 
     /// The build's id.
@@ -121,16 +118,16 @@ impl<'a> Search<'a> {
 
     fn result(self) -> Result<Letters, NotFound> {
         match self.letters.first() {
-            None => Err(NotFound::None(show::plain(self.wanted))),
+            None => Err(NotFound::None(plain(self.wanted))),
             Some(first) if first.id == self.wanted || self.others.is_empty() => {
                 Ok(Letters(self.letters))
             }
             Some(first) => {
                 let ids = std::iter::once(&first.id).chain(&self.others).take(NAMED);
                 Err(NotFound::Ambiguous {
-                    prefix: show::plain(self.wanted),
+                    prefix: plain(self.wanted),
                     count: self.others.len() + 1,
-                    examples: ids.map(|id| show::plain(id)).collect(),
+                    examples: ids.map(|id| plain(id)).collect(),
                 })
             }
         }

@@ -3,39 +3,37 @@
 //! | file | what it does |
 //! |---|---|
 //! | `arguments.rs` | the command line |
-//! | `queue.rs` | reads the dead queue without taking anything from it |
-//! | `letter.rs` | what is in the queue, and which of it is meant |
+//! | `letter.rs` | what is kept, and which of it is meant |
 //! | `show.rs` | letters as people and programs read them |
+//! | `text.rs` | a stranger's text on a terminal |
 //! | `given.rs` | what an operator gives for what was taken out of a letter |
 //! | `redrive.rs` | from a letter to a fresh request |
 
 mod arguments;
 mod given;
 mod letter;
-mod queue;
 mod redrive;
 mod show;
+mod text;
 
 use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Stdout, Write};
 
-use image_builder_actors::ports::Message;
+use image_builder_actors::ports::{DeadLetterReading, DeadLetterStore, DeadLettersError, Message};
 use time::OffsetDateTime;
 
 pub use arguments::Command;
 use arguments::{Filter, List, Redrive};
 use given::Given;
-use letter::Letters;
-use queue::{DeadQueue, QueueError};
+use letter::{Found, Letters};
 
-use crate::broker::rabbitmq::RabbitSettings;
 use crate::exit::Exit;
 
 /// Why a command failed. The message says what to do, and holds no credential.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Queue(#[from] QueueError),
+    Letters(#[from] DeadLettersError),
     #[error("{0}")]
     Given(#[from] given::GivenError),
     #[error("{0}")]
@@ -49,7 +47,9 @@ enum Failure {
 impl Failure {
     fn exit(&self) -> Exit {
         match self {
-            Failure::Queue(error) => error.exit(),
+            Failure::Letters(DeadLettersError::Refused(_)) => Exit::Config,
+            Failure::Letters(DeadLettersError::Busy(_)) => Exit::Temporary,
+            Failure::Letters(DeadLettersError::Unavailable(_)) => Exit::Unavailable,
             Failure::Given(_) => Exit::Usage,
             Failure::NotFound(_) | Failure::Refused { .. } => Exit::Failed,
             // Whoever read us has seen enough.
@@ -60,13 +60,13 @@ impl Failure {
 }
 
 /// Carries out a command.
-pub async fn run(command: Command, settings: &RabbitSettings) -> Exit {
+pub async fn run(command: Command, store: &dyn DeadLetterStore) -> Exit {
     let mut out = BufWriter::new(io::stdout());
     let done = match command {
-        Command::List(list) => self::list(list, settings, &mut out).await,
-        Command::Show { id, json } => show(&id, json, settings, &mut out).await,
-        Command::Redrive(redrive) => self::redrive(redrive, settings, &mut out).await,
-        Command::Drop { id } => drop_letter(&id, settings, &mut out).await,
+        Command::List(list) => self::list(list, store, &mut out).await,
+        Command::Show { id, json } => show(&id, json, store, &mut out).await,
+        Command::Redrive(redrive) => self::redrive(redrive, store, &mut out).await,
+        Command::Drop { id } => drop_letter(&id, store, &mut out).await,
     };
     match done.and_then(|exit| Ok(out.flush().map(|()| exit)?)) {
         Ok(exit) => exit,
@@ -82,15 +82,19 @@ pub async fn run(command: Command, settings: &RabbitSettings) -> Exit {
 
 type Out = BufWriter<Stdout>;
 
-async fn open(settings: &RabbitSettings) -> Result<DeadQueue, QueueError> {
-    DeadQueue::open(settings, |warning| eprintln!("image-builder: warning: {warning}")).await
+async fn open(store: &dyn DeadLetterStore) -> Result<Box<dyn DeadLetterReading>, DeadLettersError> {
+    let reading = store.read().await?;
+    if let Some(warning) = reading.warning() {
+        eprintln!("image-builder: warning: {warning}");
+    }
+    Ok(reading)
 }
 
-async fn list(list: List, settings: &RabbitSettings, out: &mut Out) -> Result<Exit, Failure> {
-    let mut queue = open(settings).await?;
+async fn list(list: List, store: &dyn DeadLetterStore, out: &mut Out) -> Result<Exit, Failure> {
+    let mut reading = open(store).await?;
     let mut listed = 0_usize;
-    while let Some(batch) = queue.next().await? {
-        for found in batch.filter(|found| list.filter.takes(found)) {
+    while let Some(batch) = reading.next().await? {
+        for found in batch.into_iter().map(Found::of).filter(|found| list.filter.takes(found)) {
             if list.json {
                 writeln!(out, "{}", show::json(&found))?;
             } else {
@@ -103,7 +107,7 @@ async fn list(list: List, settings: &RabbitSettings, out: &mut Out) -> Result<Ex
         }
         out.flush()?;
     }
-    queue.close().await?;
+    reading.close().await?;
     if listed == 0 && !list.json {
         eprintln!("no dead letters{}", if list.filter.is_empty() { "" } else { " of this kind" });
     }
@@ -113,12 +117,12 @@ async fn list(list: List, settings: &RabbitSettings, out: &mut Out) -> Result<Ex
 async fn show(
     id: &str,
     json: bool,
-    settings: &RabbitSettings,
+    store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
-    let mut queue = open(settings).await?;
-    let letters = Letters::find(&mut queue, id).await?;
-    queue.close().await?;
+    let mut reading = open(store).await?;
+    let letters = Letters::find(&mut *reading, id).await?;
+    reading.close().await?;
     for (number, found) in letters?.0.iter().enumerate() {
         if json {
             writeln!(out, "{}", show::json(found))?;
@@ -132,99 +136,98 @@ async fn show(
     Ok(Exit::Ok)
 }
 
-async fn drop_letter(id: &str, settings: &RabbitSettings, out: &mut Out) -> Result<Exit, Failure> {
-    let mut queue = open(settings).await?;
-    let letters = Letters::find(&mut queue, id).await?;
-    for found in letters.iter().flat_map(|letters| &letters.0) {
-        queue.remove(found.tag).await?;
+async fn drop_letter(
+    id: &str,
+    store: &dyn DeadLetterStore,
+    out: &mut Out,
+) -> Result<Exit, Failure> {
+    let mut reading = open(store).await?;
+    let letters = Letters::find(&mut *reading, id).await?;
+    if let Ok(letters) = &letters {
+        reading.remove(&letters.tags()).await?;
     }
-    queue.close().await?;
-    writeln!(out, "dropped {}", show::plain(letters?.id()))?;
+    reading.close().await?;
+    writeln!(out, "dropped {}", text::plain(letters?.id()))?;
     Ok(Exit::Ok)
 }
 
 async fn redrive(
     arguments: Redrive,
-    settings: &RabbitSettings,
+    store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
     let given = Given::read(&arguments.credentials)?;
     match &arguments.id {
-        Some(id) => redrive_one(id, &given, settings, out).await,
-        None => redrive_all(&arguments.filter, &given, settings, out).await,
+        Some(id) => redrive_one(id, &given, store, out).await,
+        None => redrive_all(&arguments.filter, &given, store, out).await,
     }
 }
 
 async fn redrive_one(
     id: &str,
     given: &Given,
-    settings: &RabbitSettings,
+    store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
-    let mut queue = open(settings).await?;
-    let letters = match Letters::find(&mut queue, id).await? {
+    let mut reading = open(store).await?;
+    let letters = match Letters::find(&mut *reading, id).await? {
         Ok(letters) => letters,
         Err(none) => {
-            queue.close().await?;
+            reading.close().await?;
             return Err(none.into());
         }
     };
     let found = letters.newest();
     let new_id = redrive::new_id(found);
-    let request = given
-        .check_secrets(found)
+    let request = redrive::check_secrets(found, given)
         .and_then(|()| redrive::request(found, given, redrive::Token::Always, &new_id));
     let body = match request {
         Ok(body) => body,
         Err(refusal) => {
-            queue.close().await?;
-            return Err(Failure::Refused { id: show::plain(letters.id()), refusal });
+            reading.close().await?;
+            return Err(Failure::Refused { id: text::plain(letters.id()), refusal });
         }
     };
-    queue.request(&message(body, &new_id)).await?;
     // All letters of one build are copies of one request.
-    for found in &letters.0 {
-        queue.remove(found.tag).await?;
-    }
-    queue.close().await?;
-    writeln!(out, "{} -> {new_id}", show::plain(letters.id()))?;
+    reading.redrive(message(body, &new_id), &letters.tags()).await?;
+    reading.close().await?;
+    writeln!(out, "{} -> {new_id}", text::plain(letters.id()))?;
     Ok(Exit::Ok)
 }
 
 async fn redrive_all(
     filter: &Filter,
     given: &Given,
-    settings: &RabbitSettings,
+    store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
-    let mut queue = open(settings).await?;
+    let mut reading = open(store).await?;
     let mut redriven = BTreeSet::new();
     let mut skipped = 0_usize;
-    while let Some(batch) = queue.next().await? {
-        for found in batch.filter(|found| filter.takes(found)) {
+    while let Some(batch) = reading.next().await? {
+        for found in batch.into_iter().map(Found::of).filter(|found| filter.takes(found)) {
             if redriven.contains(&found.id) {
                 // Another copy of the same request.
-                queue.remove(found.tag).await?;
+                reading.remove(&[found.tag]).await?;
                 continue;
             }
             let new_id = redrive::new_id(&found);
             match redrive::request(&found, given, redrive::Token::WhereNeeded, &new_id) {
                 Ok(body) => {
-                    queue.request(&message(body, &new_id)).await?;
-                    queue.remove(found.tag).await?;
+                    reading.redrive(message(body, &new_id), &[found.tag]).await?;
                     // Who does not listen any more does not end what was begun.
-                    let _ = writeln!(out, "{} -> {new_id}", show::plain(&found.id));
+                    let _ = writeln!(out, "{} -> {new_id}", text::plain(&found.id));
                     redriven.insert(found.id);
                 }
                 Err(refusal) => {
-                    eprintln!("skipped {}: {refusal}", show::plain(&found.id));
+                    eprintln!("skipped {}: {refusal}", text::plain(&found.id));
                     skipped += 1;
                 }
             }
         }
         let _ = out.flush();
     }
-    queue.close().await?;
+    reading.close().await?;
     eprintln!("{} redriven, {skipped} skipped", redriven.len());
     Ok(if skipped == 0 { Exit::Ok } else { Exit::Failed })
 }

@@ -5,10 +5,10 @@ use sha2::{Digest, Sha256};
 
 use super::given::{Given, Values};
 use super::letter::Found;
-use super::show;
+use super::text::plain;
 
 /// Where a letter says that it lacks a build secret; its id follows.
-pub(super) const SECRETS: &str = "buildPlan.secrets.";
+const SECRETS: &str = "buildPlan.secrets.";
 const ENVS: &str = "buildPlan.envs.";
 const BUILD_ARGS: &str = "buildPlan.buildArgs.";
 const TOKEN: &str = "token";
@@ -48,6 +48,17 @@ pub(super) fn new_id(found: &Found) -> String {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash.finalize()[..16]);
     uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+}
+
+/// Whether the letter has use for every build secret that was given: a slip in an id would
+/// otherwise show in the build at the earliest.
+pub(super) fn check_secrets(found: &Found, given: &Given) -> Result<(), Refusal> {
+    let Some(letter) = &found.letter else { return Ok(()) };
+    let has_use = |id: &&String| letter.removed.contains(&format!("{SECRETS}{id}"));
+    match given.secrets.keys().find(|id| !has_use(id)) {
+        Some(id) => Err(Refusal::UnknownSecret(id.clone())),
+        None => Ok(()),
+    }
 }
 
 /// The body of a fresh request.
@@ -133,15 +144,15 @@ fn leave_out_empty(request: &mut Map<String, Value>) {
 /// What is missing, and how each of it is given.
 fn ways(lacking: &[String]) -> String {
     let way = |path: &String| {
-        let named = show::plain(path);
+        let named = plain(path);
         if path == TOKEN {
             "its token: give one with --token-file or --token-stdin".to_owned()
         } else if let Some(id) = path.strip_prefix(SECRETS) {
-            format!("the secret `{0}`: give it with --secret {0}=FILE", show::plain(id))
+            format!("the secret `{0}`: give it with --secret {0}=FILE", plain(id))
         } else if let Some(name) = path.strip_prefix(ENVS) {
-            format!("the value of `{}`: give it with --env-file", show::plain(name))
+            format!("the value of `{}`: give it with --env-file", plain(name))
         } else if let Some(name) = path.strip_prefix(BUILD_ARGS) {
-            format!("the value of `{}`: give it with --build-arg-file", show::plain(name))
+            format!("the value of `{}`: give it with --build-arg-file", plain(name))
         } else {
             format!(
                 "`{named}`, which held a credential or could not be read and cannot be given here"
@@ -274,7 +285,7 @@ mod tests {
     #[test]
     fn a_slip_in_a_secrets_id_is_noticed() {
         let given = Given { secrets: values("nmp", "s1"), ..given() };
-        let refused = given.check_secrets(&found(&full()));
+        let refused = check_secrets(&found(&full()), &given);
         assert_eq!(refused, Err(Refusal::UnknownSecret("nmp".to_owned())));
     }
 

@@ -1,7 +1,4 @@
 //! Letters as people and programs read them.
-//!
-//! Much of a letter is written by strangers: nothing of it reaches a terminal that could move the
-//! cursor, change a colour or turn the direction of the text.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -13,6 +10,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::letter::Found;
+use super::text::{is_unsafe, plain, shorten};
 
 /// Longest message in a list, in characters.
 const MESSAGE: usize = 100;
@@ -181,30 +179,6 @@ fn subject(found: &Found) -> String {
 fn when(moment: OffsetDateTime) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
     moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| "-".to_owned())
-}
-
-/// A stranger's text on one line, with nothing in it that a terminal acts upon.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || is_unsafe(c) { ' ' } else { c }).collect()
-}
-
-/// Control characters that JSON does not escape, and characters that turn or hide text.
-fn is_unsafe(c: char) -> bool {
-    matches!(c,
-        '\u{7f}'..='\u{9f}'
-        | '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}'
-        | '\u{e0000}'..='\u{e007f}')
-}
-
-/// At most so many characters.
-fn shorten(text: &str, longest: usize) -> String {
-    if text.chars().count() <= longest {
-        return text.to_owned();
-    }
-    text.chars().take(longest - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]

@@ -1,78 +1,23 @@
-//! The broker port: one suite for the broker in memory and for RabbitMQ.
+//! What the inside asks of a broker, kept by RabbitMQ: its queues, its outcome ledger, its dead letters.
 
-mod in_memory;
 mod rabbitmq;
-mod suite;
 
 #[path = "../../support/proxy.rs"]
 mod proxy;
 #[path = "../../support/rabbit.rs"]
 mod rabbit;
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
-use image_builder_actors::ports::{Broker, Queue};
-use image_builder_actors::testing::broker::FakeBroker;
+use image_builder::broker::rabbitmq::dead_letters::DeadQueue;
+use image_builder_actors::ports::{Broker, DeadLetterStore, DeadLetters, OutcomeLedger, Queue};
+use image_builder_actors::testing::conformance;
 
 use self::rabbit::{Rabbit, plain_channel};
 
-/// A broker with queues that nobody else uses, and what a scenario needs to happen to it.
-trait World {
-    fn broker(&self) -> &dyn Broker;
-    /// Ends the connection that subscriptions live on.
-    fn lose_consumer_connection(&self) -> impl Future<Output = ()>;
-
-    /// Ends the connection that the log is read on.
-    fn lose_log_connection(&self) -> impl Future<Output = ()>;
-    /// Deletes a queue behind the worker's back.
-    fn delete_queue(&self, queue: Queue) -> impl Future<Output = ()>;
-}
-
-impl World for FakeBroker {
-    fn broker(&self) -> &dyn Broker {
-        self
-    }
-
-    async fn lose_consumer_connection(&self) {
-        self.kill_connection();
-    }
-
-    async fn lose_log_connection(&self) {
-        self.kill_connection();
-    }
-
-    async fn delete_queue(&self, queue: Queue) {
-        FakeBroker::delete_queue(self, queue);
-    }
-}
-
-impl World for Rabbit {
-    fn broker(&self) -> &dyn Broker {
-        &*self.broker
-    }
-
-    async fn lose_consumer_connection(&self) {
-        self.kill("consumer").await;
-    }
-
-    async fn lose_log_connection(&self) {
-        self.close_connections("log").await;
-    }
-
-    async fn delete_queue(&self, queue: Queue) {
-        let name = self.settings.topology.queue(queue);
-        let (connection, channel) = plain_channel().await;
-        channel.queue_delete(name.into(), Default::default()).await.expect("it can be deleted");
-        connection.close(200, "done".into()).await.expect("it can be closed");
-    }
-}
-
-async fn on_memory(test: impl AsyncFnOnce(&FakeBroker)) {
-    test(&FakeBroker::new()).await;
-}
-
+/// Runs a test on a broker with queues of its own.
 async fn on_rabbitmq(test: impl AsyncFnOnce(&Rabbit)) {
     on(Rabbit::start().await, test).await;
 }
@@ -86,43 +31,84 @@ async fn on(rabbit: Rabbit, test: impl AsyncFnOnce(&Rabbit)) {
     }
 }
 
-macro_rules! on_both {
-    ($($test:ident,)*) => {
-        mod broker_in_memory {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $test() {
-                super::on_memory(super::suite::$test).await;
-            })*
-        }
-        mod broker_rabbitmq {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $test() {
-                super::on_rabbitmq(super::suite::$test).await;
-            })*
-        }
-    };
+/// A broker whose queues go with it.
+struct OnRabbitMq {
+    rabbit: Rabbit,
+    dead_queue: DeadQueue,
 }
 
-on_both! {
-    a_message_arrives_as_it_was_published,
-    a_message_without_properties_arrives_without_them,
-    messages_come_in_the_order_of_their_publishing,
-    an_acked_message_does_not_come_again,
-    a_nacked_message_comes_again_and_says_so,
-    what_a_dropped_subscription_had_comes_again,
-    no_more_is_delivered_than_the_prefetch_allows,
-    after_a_lost_connection_settling_is_stale_and_the_message_comes_again,
-    settling_twice_is_stale,
-    a_delayed_build_waits_out_its_delay,
-    a_delayed_outcome_waits_out_its_delay,
-    a_build_that_comes_back_too_often_moves_to_the_fail_queue,
-    a_failure_is_never_given_up_by_the_broker,
-    an_expired_message_is_not_delivered,
-    a_message_for_a_deleted_queue_is_refused_or_delivered_but_never_lost,
-    every_follower_reads_the_whole_log_in_one_order,
-    after_a_lost_connection_the_log_is_read_from_its_beginning,
-    after_a_cancel_nothing_new_comes_and_what_is_in_hand_can_be_acked,
-    what_was_not_handed_out_before_a_cancel_comes_to_the_next_subscription,
-    headers_that_no_broker_takes_are_refused_and_harm_nothing_else,
-    a_hundred_messages_at_once_all_arrive,
+impl OnRabbitMq {
+    async fn start() -> Self {
+        let rabbit = Rabbit::start().await;
+        Self { dead_queue: DeadQueue::new(rabbit.settings.clone()), rabbit }
+    }
+}
+
+impl Drop for OnRabbitMq {
+    fn drop(&mut self) {
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::block_in_place(|| runtime.block_on(self.rabbit.tear_down()));
+    }
+}
+
+impl conformance::broker::World for OnRabbitMq {
+    fn broker(&self) -> &dyn Broker {
+        &*self.rabbit.broker
+    }
+
+    async fn lose_consumer_connection(&self) {
+        self.rabbit.kill("consumer").await;
+    }
+
+    async fn delete_queue(&self, queue: Queue) {
+        self.rabbit.delete_queue(queue).await;
+    }
+
+    async fn cancel(&self, body: &[u8]) {
+        let (connection, channel) = plain_channel().await;
+        let exchange = self.rabbit.settings.topology.cancel_exchange().into();
+        let (options, none) = Default::default();
+        channel.basic_publish(exchange, "".into(), options, body, none).await.expect("sent");
+        connection.close(200, "done".into()).await.expect("it can be closed");
+    }
+}
+
+impl conformance::outcome_ledger::World for OnRabbitMq {
+    fn worker(&self) -> Arc<dyn OutcomeLedger> {
+        self.rabbit.broker.outcome_ledger()
+    }
+
+    async fn lose_connections(&self) {
+        self.rabbit.close_connections("ledger").await;
+    }
+}
+
+impl conformance::dead_letters::World for OnRabbitMq {
+    fn letters(&self) -> &dyn DeadLetters {
+        &*self.rabbit.broker
+    }
+
+    fn store(&self) -> &dyn DeadLetterStore {
+        &self.dead_queue
+    }
+
+    fn broker(&self) -> &dyn Broker {
+        &*self.rabbit.broker
+    }
+
+    async fn delete_build_queue(&self) {
+        self.rabbit.delete_queue(Queue::Build).await;
+    }
+}
+
+mod queues {
+    image_builder_actors::broker_conformance!(super::OnRabbitMq::start().await);
+}
+
+mod outcome_ledger {
+    image_builder_actors::outcome_ledger_conformance!(super::OnRabbitMq::start().await);
+}
+
+mod dead_letters {
+    image_builder_actors::dead_letters_conformance!(super::OnRabbitMq::start().await);
 }

@@ -1,11 +1,14 @@
 //! What only a real RabbitMQ can show: broken networks, queues that others have declared, refusals.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use image_builder::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
-use image_builder_actors::ports::{Broker, BrokerError, Message, Queue, Route};
+use image_builder_actors::dead_letter::DeadLetter;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::history::History;
+use image_builder_actors::ports::{Broker, BrokerError, DeadLetters, Message, Queue};
+use image_builder_actors::testing::conformance::broker::{body, consume, message, next, publish};
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::uri::AMQPUri;
@@ -17,8 +20,7 @@ use super::rabbit::{
     Management, PATIENCE, Rabbit, delete_topology, plain_channel, settings, topology_settings,
     unique, uri,
 };
-use super::suite::{body, message, next, publish, subscribe};
-use super::{World, on, on_rabbitmq};
+use super::{on, on_rabbitmq};
 
 /// Runs a test on a worker that reaches the broker through a proxy, with a heartbeat every second.
 async fn behind_a_proxy(test: impl AsyncFnOnce(&Rabbit, &Proxy)) {
@@ -55,11 +57,11 @@ async fn wait_connected(rabbit: &Rabbit, connected: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_whose_connection_is_killed_publishes_on_a_new_one() {
     on_rabbitmq(async |rabbit: &Rabbit| {
-        publish(&*rabbit.broker, Route::Build, message("before")).await;
+        publish(&*rabbit.broker, Queue::Build, message("before")).await;
         rabbit.kill("publisher").await;
-        publish(&*rabbit.broker, Route::Build, message("after")).await;
+        publish(&*rabbit.broker, Queue::Build, message("after")).await;
         wait_connected(rabbit, true).await;
-        let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 2).await;
+        let mut deliveries = consume(&*rabbit.broker, Queue::Build, 2).await;
         assert_eq!(body(&next(&mut deliveries).await), "before");
         assert_eq!(body(&next(&mut deliveries).await), "after");
     })
@@ -109,20 +111,21 @@ async fn an_attempt_that_gets_no_answer_is_given_up_and_its_socket_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_that_swallows_everything_is_noticed_and_left() {
     behind_a_proxy(async |rabbit: &Rabbit, proxy: &Proxy| {
-        publish(&*rabbit.broker, Route::Build, message("in hand")).await;
-        let mut lost = subscribe(&*rabbit.broker, Queue::Build, 5).await;
+        publish(&*rabbit.broker, Queue::Build, message("in hand")).await;
+        let mut lost = consume(&*rabbit.broker, Queue::Build, 5).await;
         let in_hand = next(&mut lost).await;
 
         proxy.set(Network::BlackHole);
         let broken = Instant::now();
         let broker = rabbit.broker.clone();
-        let late =
-            tokio::spawn(async move { broker.publish(Route::Outcome, message("late")).await });
+        let late = tokio::spawn(async move {
+            broker.publish(Queue::Outcome, message("late"), Duration::ZERO).await
+        });
         let end = timeout(PATIENCE, lost.deliveries.recv()).await.expect("the silence is noticed");
         assert!(end.is_none());
         // Twice the heartbeat, and the time it takes to look.
         assert!(broken.elapsed() < Duration::from_secs(5), "{:?}", broken.elapsed());
-        assert_eq!(lost.settle.ack(in_hand.tag).await, Err(BrokerError::Stale));
+        assert_eq!(lost.acks.ack(in_hand.tag).await, Err(BrokerError::Stale));
         wait_connected(rabbit, false).await;
 
         proxy.set(Network::Down);
@@ -132,9 +135,9 @@ async fn a_network_that_swallows_everything_is_noticed_and_left() {
             .expect("a publish waits for the network")
             .expect("no panic")
             .expect("and then succeeds");
-        let mut outcomes = subscribe(&*rabbit.broker, Queue::Outcome, 5).await;
+        let mut outcomes = consume(&*rabbit.broker, Queue::Outcome, 5).await;
         assert_eq!(body(&next(&mut outcomes).await), "late");
-        let mut anew = subscribe(&*rabbit.broker, Queue::Build, 5).await;
+        let mut anew = consume(&*rabbit.broker, Queue::Build, 5).await;
         assert_eq!(body(&next(&mut anew).await), "in hand");
     })
     .await;
@@ -146,8 +149,9 @@ async fn a_publish_while_the_broker_is_away_is_made_when_it_is_back() {
         proxy.set(Network::Down);
         wait_connected(rabbit, false).await;
         let broker = rabbit.broker.clone();
-        let waiting =
-            tokio::spawn(async move { broker.publish(Route::Build, message("waited")).await });
+        let waiting = tokio::spawn(async move {
+            broker.publish(Queue::Build, message("waited"), Duration::ZERO).await
+        });
         let tried = proxy.accepted();
         timeout(PATIENCE, async {
             while proxy.accepted() <= tried {
@@ -159,7 +163,7 @@ async fn a_publish_while_the_broker_is_away_is_made_when_it_is_back() {
         assert!(!waiting.is_finished());
         proxy.set(Network::Up);
         waiting.await.expect("no panic").expect("the broker confirms");
-        let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 1).await;
+        let mut deliveries = consume(&*rabbit.broker, Queue::Build, 1).await;
         assert_eq!(body(&next(&mut deliveries).await), "waited");
     })
     .await;
@@ -175,8 +179,8 @@ async fn calls_wait_for_an_absent_broker_no_longer_than_the_limit() {
         wait_connected(rabbit, false).await;
         let asked = Instant::now();
         let (published, subscribed) = tokio::join!(
-            rabbit.broker.publish(Route::Build, message("too late")),
-            rabbit.broker.subscribe(Queue::Build, 1),
+            rabbit.broker.publish(Queue::Build, message("too late"), Duration::ZERO),
+            rabbit.broker.consume(Queue::Build, 1),
         );
         assert!(asked.elapsed() >= limit && asked.elapsed() < 4 * limit, "{:?}", asked.elapsed());
         assert!(matches!(published, Err(BrokerError::Unavailable(_))), "{published:?}");
@@ -197,10 +201,10 @@ async fn a_queue_that_was_declared_otherwise_before_is_used_as_it_is() {
     connection.close(200, "done".into()).await.expect("it can be closed");
     let rabbit = Rabbit::start_with(settings(&uri(), names)).await;
     on(rabbit, async |rabbit: &Rabbit| {
-        publish(&*rabbit.broker, Route::Build, message("job")).await;
-        let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 1).await;
+        publish(&*rabbit.broker, Queue::Build, message("job")).await;
+        let mut deliveries = consume(&*rabbit.broker, Queue::Build, 1).await;
         let first = next(&mut deliveries).await;
-        deliveries.settle.nack(first.tag).await.expect("it can be nacked");
+        deliveries.acks.nack(first.tag).await.expect("it can be nacked");
         // A classic queue does not count, and says at least that it is not the first time.
         assert_eq!(next(&mut deliveries).await.redeliveries, 1);
     })
@@ -210,7 +214,8 @@ async fn a_queue_that_was_declared_otherwise_before_is_used_as_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delay_queue_that_was_declared_otherwise_is_an_error_that_names_it() {
     let settings = settings(&uri(), topology_settings());
-    let rung = settings.topology.routing_key(Route::BuildAfter(Duration::ZERO)).expect("a rung");
+    let rung =
+        settings.topology.routing_key(Queue::Build, Duration::from_millis(1)).expect("a rung");
     let (connection, channel) = plain_channel().await;
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
     let declared = channel.queue_declare(rung.as_str().into(), durable, FieldTable::default());
@@ -225,7 +230,7 @@ async fn a_delay_queue_that_was_declared_otherwise_is_an_error_that_names_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_belongs_to_another_connection_is_an_error_that_names_it() {
     let settings = settings(&uri(), topology_settings());
-    let outcome = settings.topology.queue(Queue::Outcome);
+    let outcome = settings.topology.queue(Queue::Outcome).expect("a queue");
     let (connection, channel) = plain_channel().await;
     let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
     let declared = channel.queue_declare(outcome.into(), exclusive, FieldTable::default());
@@ -278,9 +283,10 @@ async fn without_the_right_to_declare(test: impl AsyncFnOnce(&Rabbit)) {
 async fn a_message_for_a_queue_that_is_gone_for_good_is_refused_by_name() {
     without_the_right_to_declare(async |rabbit: &Rabbit| {
         rabbit.delete_queue(Queue::Outcome).await;
-        let refused = rabbit.broker.publish(Route::Outcome, message("outcome")).await;
+        let refused =
+            rabbit.broker.publish(Queue::Outcome, message("outcome"), Duration::ZERO).await;
         let Err(BrokerError::Refused(text)) = refused else { panic!("{refused:?}") };
-        assert!(text.contains(rabbit.settings.topology.queue(Queue::Outcome)), "{text}");
+        assert!(text.contains(rabbit.name(Queue::Outcome)), "{text}");
     })
     .await;
 }
@@ -290,16 +296,16 @@ async fn a_message_for_a_queue_that_is_gone_for_good_is_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn returned_messages_are_never_taken_for_others_that_are_published_at_the_same_time() {
     without_the_right_to_declare(async |rabbit: &Rabbit| {
-        publish(&*rabbit.broker, Route::Build, message("so that there is a channel")).await;
+        publish(&*rabbit.broker, Queue::Build, message("so that there is a channel")).await;
         rabbit.delete_queue(Queue::Outcome).await;
         for _ in 0..4 {
             let all = (0..80).map(|n| async move {
-                let route = if n % 2 == 0 { Route::Build } else { Route::Outcome };
-                (route, rabbit.broker.publish(route, message("job")).await)
+                let queue = if n % 2 == 0 { Queue::Build } else { Queue::Outcome };
+                (queue, rabbit.broker.publish(queue, message("job"), Duration::ZERO).await)
             });
-            for (route, result) in join_all(all).await {
-                match route {
-                    Route::Build => assert_eq!(result, Ok(())),
+            for (queue, result) in join_all(all).await {
+                match queue {
+                    Queue::Build => assert_eq!(result, Ok(())),
                     _ => assert!(matches!(result, Err(BrokerError::Refused(_))), "{result:?}"),
                 }
             }
@@ -311,11 +317,13 @@ async fn returned_messages_are_never_taken_for_others_that_are_published_at_the_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_told_as_something_that_passes() {
     on_rabbitmq(async |rabbit: &Rabbit| {
-        let queue = rabbit.settings.topology.queue(Queue::Build);
+        let queue = rabbit.name(Queue::Build);
         let policy = Management::new().limit_length(queue, 1).await;
         let filled = async {
             loop {
-                if let Err(error) = rabbit.broker.publish(Route::Build, message("job")).await {
+                if let Err(error) =
+                    rabbit.broker.publish(Queue::Build, message("job"), Duration::ZERO).await
+                {
                     return error;
                 }
             }
@@ -331,12 +339,12 @@ async fn a_full_queue_is_told_as_something_that_passes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_deleted_ends_its_subscription_and_is_declared_anew() {
     on_rabbitmq(async |rabbit: &Rabbit| {
-        let mut lost = subscribe(&*rabbit.broker, Queue::Build, 1).await;
+        let mut lost = consume(&*rabbit.broker, Queue::Build, 1).await;
         rabbit.delete_queue(Queue::Build).await;
         let end = timeout(PATIENCE, lost.deliveries.recv()).await.expect("it ends");
         assert!(end.is_none());
-        let mut anew = subscribe(&*rabbit.broker, Queue::Build, 1).await;
-        publish(&*rabbit.broker, Route::Build, message("job")).await;
+        let mut anew = consume(&*rabbit.broker, Queue::Build, 1).await;
+        publish(&*rabbit.broker, Queue::Build, message("job")).await;
         assert_eq!(body(&next(&mut anew).await), "job");
     })
     .await;
@@ -345,19 +353,17 @@ async fn a_queue_that_is_deleted_ends_its_subscription_and_is_declared_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_published_message_is_persistent_and_says_what_it_is() {
     on_rabbitmq(async |rabbit: &Rabbit| {
-        let sent = Message {
-            message_id: Some("id".to_owned()),
-            timestamp: Some(OffsetDateTime::from_unix_timestamp(1_700_000_000).expect("a time")),
-            expires_after: Some(Duration::from_secs(7 * 24 * 3600)),
-            ..message("{}")
-        };
-        publish(&*rabbit.broker, Route::Dead, sent).await;
-        let dead = rabbit.settings.topology.routing_key(Route::Dead).expect("a queue");
+        let fault = Fault::new(StageName::Builder, Reason::Crashed, "It crashed.");
+        let history = History::new(OffsetDateTime::now_utc());
+        let letter = DeadLetter::new("id", b"{}", &history, &fault);
+        let before = OffsetDateTime::now_utc().unix_timestamp() as u64;
+        rabbit.broker.keep(&letter).await.expect("it is taken");
+        let dead = rabbit.settings.topology.dead_queue().name;
         let (connection, channel) = plain_channel().await;
         let got = channel.basic_get(dead.as_str().into(), BasicGetOptions { no_ack: true }).await;
         let got = got.expect("it can be read").expect("it is there").delivery;
         assert_eq!(*got.properties.delivery_mode(), Some(2));
-        assert_eq!(*got.properties.timestamp(), Some(1_700_000_000));
+        assert!(got.properties.timestamp().is_some_and(|sent| sent >= before));
         let text = |field: &Option<lapin::types::ShortString>| {
             field.as_ref().map(ToString::to_string).unwrap_or_default()
         };
@@ -373,22 +379,23 @@ async fn a_published_message_is_persistent_and_says_what_it_is() {
 async fn strange_headers_of_other_publishers_do_no_harm() {
     on_rabbitmq(async |rabbit: &Rabbit| {
         let mut headers = FieldTable::default();
-        headers.insert("text".into(), AMQPValue::LongString("kept".into()));
+        headers.insert("text".into(), AMQPValue::LongString("left out".into()));
+        headers.insert("x-image-builder-repeated".into(), AMQPValue::LongString("often".into()));
+        headers.insert("x-image-builder-envelope".into(), AMQPValue::LongInt(7));
         headers.insert("bytes".into(), AMQPValue::LongString(LongString::from(vec![0xff, 0xfe])));
         headers.insert("number".into(), AMQPValue::LongInt(7));
         headers.insert("x-delivery-count".into(), AMQPValue::LongString("many".into()));
         headers.insert("x-death".into(), AMQPValue::LongString("no".into()));
         let properties =
             lapin::BasicProperties::default().with_headers(headers).with_timestamp(u64::MAX);
-        let queue = rabbit.settings.topology.queue(Queue::Build).into();
+        let queue = rabbit.name(Queue::Build).into();
         let (connection, channel) = plain_channel().await;
         let options = BasicPublishOptions::default();
         channel.basic_publish("".into(), queue, options, b"", properties).await.expect("it goes");
-        let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 1).await;
+        let mut deliveries = consume(&*rabbit.broker, Queue::Build, 1).await;
         let got = next(&mut deliveries).await;
-        let kept = BTreeMap::from([("text".to_owned(), "kept".to_owned())]);
-        assert_eq!(got.message, Message { headers: kept, ..Message::default() });
-        assert_eq!((got.redeliveries, got.over_delivery_limit), (0, false));
+        assert_eq!(got.message, Message::default());
+        assert_eq!((got.redeliveries, got.given_up, got.publishing), (0, false, 0));
         connection.close(200, "done".into()).await.expect("it can be closed");
     })
     .await;
@@ -399,8 +406,10 @@ async fn names_may_be_long_and_odd() {
     let mut names = topology_settings();
     names.build_queue = format!("{}/ü#*.  \"'{}", names.build_queue, "x".repeat(120));
     on(Rabbit::start_with(settings(&uri(), names)).await, async |rabbit: &Rabbit| {
-        publish(&*rabbit.broker, Route::BuildAfter(Duration::ZERO), message("job")).await;
-        let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 1).await;
+        let delay = Duration::from_millis(1);
+        let published = rabbit.broker.publish(Queue::Build, message("job"), delay).await;
+        published.expect("it is taken");
+        let mut deliveries = consume(&*rabbit.broker, Queue::Build, 1).await;
         assert_eq!(body(&next(&mut deliveries).await), "job");
     })
     .await;
@@ -444,22 +453,22 @@ async fn cancellations_are_heard_also_after_a_lost_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_close_everything_fails_at_once_and_unsettled_work_is_back() {
     on_rabbitmq(async |rabbit: &Rabbit| {
-        publish(&*rabbit.broker, Route::Build, message("job")).await;
-        let mut deliveries = subscribe(&*rabbit.broker, Queue::Build, 1).await;
+        publish(&*rabbit.broker, Queue::Build, message("job")).await;
+        let mut deliveries = consume(&*rabbit.broker, Queue::Build, 1).await;
         let in_hand = next(&mut deliveries).await;
         rabbit.broker.close().await;
         assert!(!rabbit.broker.connected().borrow().connected());
         assert!(deliveries.deliveries.recv().await.is_none());
-        assert_eq!(deliveries.settle.ack(in_hand.tag).await, Err(BrokerError::Stale));
+        assert_eq!(deliveries.acks.ack(in_hand.tag).await, Err(BrokerError::Stale));
         let asked = Instant::now();
-        let published = rabbit.broker.publish(Route::Build, message("late")).await;
+        let published = rabbit.broker.publish(Queue::Build, message("late"), Duration::ZERO).await;
         assert!(matches!(published, Err(BrokerError::Unavailable(_))), "{published:?}");
-        let subscribed = rabbit.broker.subscribe(Queue::Build, 1).await.err();
+        let subscribed = rabbit.broker.consume(Queue::Build, 1).await.err();
         assert!(matches!(subscribed, Some(BrokerError::Unavailable(_))), "{subscribed:?}");
         assert!(asked.elapsed() < Duration::from_secs(1));
 
         let other = Rabbit::start_with(rabbit.settings.clone()).await;
-        let mut deliveries = subscribe(&*other.broker, Queue::Build, 1).await;
+        let mut deliveries = consume(&*other.broker, Queue::Build, 1).await;
         assert_eq!(body(&next(&mut deliveries).await), "job");
         other.broker.close().await;
     })

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use image_builder::kill_points::POINTS;
-use image_builder_actors::delivery::envelope;
+use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::history::History;
-use image_builder_actors::ports::Message;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
@@ -272,9 +271,8 @@ impl Row {
         let mut past = History::new(OffsetDateTime::now_utc());
         (0..tries).for_each(|_| past.record(&failed, true));
         let mut headers = FieldTable::default();
-        for (name, value) in envelope::with(&Message::default(), &past).headers {
-            headers.insert(name.into(), AMQPValue::LongString(value.into()));
-        }
+        let envelope = Envelope { history: Some(past), ..Envelope::default() }.encode();
+        headers.insert("x-image-builder-envelope".into(), AMQPValue::LongString(envelope.into()));
         let properties = BasicProperties::default().with_headers(headers);
         let body = request.to_string();
         world.broker.publish(&world.settings["FAIL_QUEUE"], body.as_bytes(), properties);

@@ -3,7 +3,10 @@
 //! A suite has a `World` (what its scenarios need of a place), one function a promise, and a macro that
 //! makes a test of each.
 
+pub mod broker;
+pub mod dead_letters;
 pub mod notifier;
+pub mod outcome_ledger;
 pub mod source;
 
 /// Makes a test of each promise of a suite, in a world of its own.

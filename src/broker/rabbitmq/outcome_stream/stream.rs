@@ -1,12 +1,14 @@
-//! The log of told outcomes: a stream that every worker reads from its beginning.
+//! The stream that the ledger is kept in, which every worker reads from its beginning.
 //!
 //! It has a connection of its own for each reading. Streams fail in ways that queues do not, and some cost
 //! the connection; and work can go on without.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::StreamExt;
-use image_builder_actors::ports::BrokerError;
+use image_builder_actors::ports::{BrokerError, Message};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::protocol::AMQPSoftError;
@@ -15,9 +17,11 @@ use lapin::{Connection, Consumer, ErrorKind};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::address::Address;
-use super::declare::{declare_queue, soft_error};
-use super::handshake::{self, Failure};
+use super::Log;
+use crate::broker::rabbitmq::address::Address;
+use crate::broker::rabbitmq::declare::{declare_queue, soft_error};
+use crate::broker::rabbitmq::handshake::{self, Failure};
+use crate::broker::rabbitmq::publish::Publisher;
 use crate::broker::rabbitmq::topology::QueueDeclaration;
 
 /// Messages that the broker sends ahead; a stream has no other way of being read.
@@ -29,28 +33,48 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the broker is given for an ack or a goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Reads the log.
-pub(super) struct Reader {
+/// The stream of one deployment.
+pub(in crate::broker::rabbitmq) struct Stream {
+    declaration: QueueDeclaration,
+    publisher: Arc<Publisher>,
     address: Address,
-    /// The connections' name in the management console.
+    /// The readers' connections' name in the management console.
     connection: String,
-    /// How long each step may take.
+    /// How long each step of a reader may take.
     limit: Duration,
     /// Whether nothing is to be read any more.
     stop: watch::Sender<bool>,
 }
 
-impl Reader {
-    pub(super) fn new(address: Address, connection: String, limit: Duration) -> Self {
-        Self { address, connection, limit, stop: watch::Sender::new(false) }
+impl Stream {
+    pub(in crate::broker::rabbitmq) fn new(
+        declaration: QueueDeclaration,
+        publisher: Arc<Publisher>,
+        address: Address,
+        connection: String,
+        limit: Duration,
+    ) -> Self {
+        let stop = watch::Sender::new(false);
+        Self { declaration, publisher, address, connection, limit, stop }
     }
 
-    /// Declares the log, and reads it until the receiver is dropped, the connection ends or
-    /// [`Reader::close`] is called.
-    pub(super) async fn follow(
-        &self,
-        log: &QueueDeclaration,
-    ) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
+    /// Ends every reading, and lets none begin.
+    pub(in crate::broker::rabbitmq) fn close(&self) {
+        self.stop.send_replace(true);
+    }
+}
+
+#[async_trait]
+impl Log for Stream {
+    async fn append(&self, line: Vec<u8>) -> Result<(), BrokerError> {
+        let message = Message { body: line, ..Message::default() };
+        self.publisher.append(&self.declaration.name, message).await
+    }
+
+    /// Declares the stream, and reads it until the receiver is dropped, the connection ends or
+    /// [`Stream::close`] is called.
+    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
+        let log = &self.declaration;
         let mut stop = self.stop.subscribe();
         let unavailable = |reason: &str| BrokerError::Unavailable(reason.to_owned());
         let connecting = handshake::connect(&self.address, &self.connection, self.limit);
@@ -74,11 +98,6 @@ impl Reader {
         let (lines_in, lines) = mpsc::channel(AHEAD.into());
         tokio::spawn(forward(connection, consumer, lines_in, stop));
         Ok(lines)
-    }
-
-    /// Ends every reading, and lets none begin.
-    pub(super) fn close(&self) {
-        self.stop.send_replace(true);
     }
 }
 
@@ -127,6 +146,6 @@ async fn forward(
         }
     }
     drop(lines);
-    let goodbye = connection.close(200, "the log is read no further".into());
+    let goodbye = connection.close(200, "the stream is read no further".into());
     let _ = timeout(GOODBYE, goodbye).await;
 }

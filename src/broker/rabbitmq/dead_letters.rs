@@ -1,4 +1,4 @@
-//! The dead queue, read without taking anything from it but what is removed by name.
+//! The dead queue, for the commands: read without taking anything from it but what is removed by name.
 //!
 //! Letters are read in batches, each with a consumer of its own, and stay unacknowledged until the
 //! channel closes: then, or when this process dies, the broker puts them all back where they were.
@@ -7,8 +7,12 @@
 
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use futures_util::StreamExt;
-use image_builder_actors::ports::{Message, Queue, Route};
+use image_builder_actors::ports::{
+    DeadLetterReading, DeadLetterStore, DeadLettersError, KeptLetter, Message, Queue,
+};
+use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
     ConfirmSelectOptions, QueueDeclareOptions,
@@ -16,12 +20,11 @@ use lapin::options::{
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation, Connection};
+use time::OffsetDateTime;
 
-use super::letter::Found;
-use crate::broker::rabbitmq::declare::{declare_queue, soft_error};
-use crate::broker::rabbitmq::topology::{QueueDeclaration, Role};
-use crate::broker::rabbitmq::{ConnectOnceError, RabbitSettings, connect_once, properties};
-use crate::exit::Exit;
+use super::declare::{declare_queue, soft_error};
+use super::topology::QueueDeclaration;
+use super::{ConnectOnceError, RabbitSettings, connect_once, properties};
 
 /// Time for the broker to answer anything.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -44,7 +47,7 @@ const SMALLEST_BATCH: u32 = 50;
 
 /// Why the dead queue cannot be used. Holds no password.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum QueueError {
+enum QueueError {
     #[error(transparent)]
     Connect(#[from] ConnectOnceError),
     #[error(
@@ -64,21 +67,80 @@ pub(super) enum QueueError {
     Silent,
 }
 
-impl QueueError {
-    /// How the program ends for this reason.
-    pub(super) fn exit(&self) -> Exit {
-        match self {
-            QueueError::Connect(ConnectOnceError::Refused(_)) => Exit::Config,
-            QueueError::Busy(_) => Exit::Temporary,
-            _ => Exit::Unavailable,
+impl From<QueueError> for DeadLettersError {
+    fn from(error: QueueError) -> Self {
+        let text = error.to_string();
+        match error {
+            QueueError::Connect(ConnectOnceError::Refused(_)) => Self::Refused(text),
+            QueueError::Busy(_) => Self::Busy(text),
+            _ => Self::Unavailable(text),
         }
     }
 }
 
+/// The dead letters of one deployment. Each reading has a connection of its own, made in one attempt.
+pub struct DeadQueue(RabbitSettings);
+
+impl DeadQueue {
+    pub fn new(settings: RabbitSettings) -> Self {
+        Self(settings)
+    }
+}
+
+#[async_trait]
+impl DeadLetterStore for DeadQueue {
+    async fn read(&self) -> Result<Box<dyn DeadLetterReading>, DeadLettersError> {
+        Ok(Box::new(Reading::open(&self.0).await?))
+    }
+}
+
+#[async_trait]
+impl DeadLetterReading for Reading {
+    fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<KeptLetter>>, DeadLettersError> {
+        let letters = self.next_batch().await?;
+        Ok(letters.map(|letters| letters.into_iter().map(kept).collect()))
+    }
+
+    async fn remove(&mut self, tags: &[u64]) -> Result<(), DeadLettersError> {
+        for tag in tags {
+            answer(self.held.basic_ack(*tag, BasicAckOptions::default())).await?;
+            self.removed += 1;
+        }
+        Ok(())
+    }
+
+    async fn redrive(&mut self, request: Message, tags: &[u64]) -> Result<(), DeadLettersError> {
+        self.request(request).await?;
+        self.remove(tags).await
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), DeadLettersError> {
+        Ok(self.put_back().await?)
+    }
+}
+
+fn kept(delivery: Delivery) -> KeptLetter {
+    let Delivery { delivery_tag: tag, data: body, properties, .. } = delivery;
+    let message_id = properties.message_id().as_ref().map(ToString::to_string);
+    let expires_after = properties.expiration().as_ref().and_then(|e| e.as_str().parse().ok());
+    let sent = properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
+    let kept_until = sent.zip(expires_after).and_then(|(sent, millis): (i64, i64)| {
+        let sent = OffsetDateTime::from_unix_timestamp(sent).ok()?;
+        sent.checked_add(time::Duration::milliseconds(millis))
+    });
+    KeptLetter { tag, message_id, body, kept_until }
+}
+
 /// One connection's hold on the dead queue. At most one process has it.
-pub(super) struct DeadQueue {
+struct Reading {
     connection: Connection,
     queue: QueueDeclaration,
+    /// What is not as it should be with the queue.
+    warning: Option<String>,
     build_queue: String,
     /// Where letters are held.
     held: Channel,
@@ -95,21 +157,13 @@ pub(super) struct DeadQueue {
     removed: u32,
 }
 
-impl DeadQueue {
-    /// Connects, and keeps every other command out. What is not as it should be and can be lived
-    /// with is told to `warn`.
-    ///
-    /// # Errors
-    /// See [`QueueError`].
-    pub(super) async fn open(
-        settings: &RabbitSettings,
-        warn: impl Fn(&str),
-    ) -> Result<Self, QueueError> {
+impl Reading {
+    /// Connects, and keeps every other command out.
+    async fn open(settings: &RabbitSettings) -> Result<Self, QueueError> {
         let topology = &settings.topology;
         let connection = connect_once(settings, "dead", ANSWER).await?;
-        let queue = topology.queues().iter().find(|queue| queue.role == Role::Dead).cloned();
-        let name = topology.routing_key(Route::Dead).unwrap_or_default();
-        let queue = queue.ok_or_else(|| QueueError::Missing(name.clone()))?;
+        let queue = topology.dead_queue();
+        let name = queue.name.clone();
         if let Err(error) = count(&answer(connection.create_channel()).await?, &queue).await {
             return Err(match error {
                 QueueError::Lost(error) if is(&error, &AMQPSoftError::NOTFOUND) => {
@@ -121,16 +175,17 @@ impl DeadQueue {
         let asking = lock(&connection, &format!("{name}.lock"))
             .await?
             .ok_or_else(|| QueueError::Busy(name.clone()))?;
-        check_arguments(&connection, &queue, warn).await?;
+        let warning = check_arguments(&connection, &queue).await?;
         let publishing = answer(connection.create_channel()).await?;
         answer(publishing.confirm_select(ConfirmSelectOptions::default())).await?;
         let held = answer(connection.create_channel()).await?;
         let left = count(&asking, &queue).await?;
         let batch = (left / MOST_BATCHES + 1).clamp(SMALLEST_BATCH, u16::MAX.into());
         Ok(Self {
-            build_queue: topology.queue(Queue::Build).to_owned(),
+            build_queue: topology.queue(Queue::Build).unwrap_or_default().to_owned(),
             connection,
             queue,
+            warning,
             held,
             asking,
             publishing,
@@ -143,12 +198,7 @@ impl DeadQueue {
     }
 
     /// The next letters, oldest first; `None` = there are no more.
-    ///
-    /// # Errors
-    /// See [`QueueError`].
-    pub(super) async fn next(
-        &mut self,
-    ) -> Result<Option<impl Iterator<Item = Found> + use<>>, QueueError> {
+    async fn next_batch(&mut self) -> Result<Option<Vec<Delivery>>, QueueError> {
         let size = self.batch.min(self.left);
         if size == 0 {
             return Ok(None);
@@ -188,32 +238,21 @@ impl DeadQueue {
         answer(self.held.basic_cancel(tag.as_str().into(), BasicCancelOptions::default())).await?;
         self.left -= letters.len() as u32;
         self.read += letters.len() as u32;
-        Ok(Some(letters.into_iter().map(Found::read)))
-    }
-
-    /// Takes a letter out of the queue for good.
-    ///
-    /// # Errors
-    /// See [`QueueError`].
-    pub(super) async fn remove(&mut self, delivery_tag: u64) -> Result<(), QueueError> {
-        answer(self.held.basic_ack(delivery_tag, BasicAckOptions::default())).await?;
-        self.removed += 1;
-        Ok(())
+        Ok(Some(letters))
     }
 
     /// Puts a request on the build queue, and returns when it is safe there.
-    ///
-    /// # Errors
-    /// See [`QueueError`].
-    pub(super) async fn request(&self, message: &Message) -> Result<(), QueueError> {
+    async fn request(&self, request: Message) -> Result<(), QueueError> {
         let queue = &self.build_queue;
         let not_taken = |reason: String| QueueError::NotTaken { queue: queue.clone(), reason };
         let frame_max = self.connection.configuration().frame_max();
-        let properties = properties::of_message(message, frame_max).map_err(not_taken)?;
+        let outgoing = request.into();
+        let properties = properties::of_message(&outgoing, frame_max).map_err(not_taken)?;
+        let body = &outgoing.message.body;
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let publish = async {
             self.publishing
-                .basic_publish("".into(), queue.as_str().into(), options, &message.body, properties)
+                .basic_publish("".into(), queue.as_str().into(), options, body, properties)
                 .await?
                 .await
         };
@@ -231,10 +270,7 @@ impl DeadQueue {
     }
 
     /// Puts all letters back that were not removed, and returns when they are there.
-    ///
-    /// # Errors
-    /// See [`QueueError`].
-    pub(super) async fn close(self) -> Result<(), QueueError> {
+    async fn put_back(self) -> Result<(), QueueError> {
         answer(self.held.close(200, "read".into())).await?;
         let begun = Instant::now();
         // Those that have expired meanwhile never come back.
@@ -277,21 +313,22 @@ async fn lock(connection: &Connection, name: &str) -> Result<Option<Channel>, Qu
 async fn check_arguments(
     connection: &Connection,
     queue: &QueueDeclaration,
-    warn: impl Fn(&str),
-) -> Result<(), QueueError> {
+) -> Result<Option<String>, QueueError> {
     let channel = answer(connection.create_channel()).await?;
     match answer(declare_queue(&channel, queue, false)).await {
-        Ok(_) => answer(channel.close(200, "asked".into())).await,
+        Ok(_) => {
+            answer(channel.close(200, "asked".into())).await?;
+            Ok(None)
+        }
         Err(QueueError::Lost(error)) if is(&error, &AMQPSoftError::PRECONDITIONFAILED) => {
-            warn(&format!(
+            Ok(Some(format!(
                 "the queue `{}` exists with other arguments than image-builder gives it; every look \
                  into it counts as a delivery, and RabbitMQ 4 drops a letter after 20 of them unless \
                  the queue has an x-delivery-limit",
                 queue.name
-            ));
-            Ok(())
+            )))
         }
-        Err(QueueError::Lost(error)) if is(&error, &AMQPSoftError::ACCESSREFUSED) => Ok(()),
+        Err(QueueError::Lost(error)) if is(&error, &AMQPSoftError::ACCESSREFUSED) => Ok(None),
         Err(other) => Err(other),
     }
 }

@@ -1,0 +1,347 @@
+//! A broker in memory, which keeps the whole promise of the port, with faults on demand.
+//!
+//! Time is tokio's, so that a test can pause and advance it. Clones are the same broker.
+
+mod queues;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch};
+
+use self::queues::Queues;
+use crate::ports::{Acknowledger, Broker, BrokerError, Message, Queue, Subscription};
+
+/// A broker in memory.
+#[derive(Clone)]
+pub struct FakeBroker(Arc<InMemory>);
+
+struct InMemory {
+    node: Mutex<Node>,
+    /// Counts the changes: what a test waits for is looked at again after each.
+    changes: watch::Sender<u64>,
+    /// Whether publishes have to wait.
+    held: watch::Sender<bool>,
+}
+
+/// What a broker is beside its clock.
+#[derive(Default)]
+struct Node {
+    queues: Queues,
+    listeners: Vec<mpsc::Sender<Vec<u8>>>,
+    down: bool,
+    publish_faults: Vec<PublishFault>,
+    consume_faults: Vec<BrokerError>,
+    published: Vec<Published>,
+}
+
+/// A publish that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    pub queue: Queue,
+    pub message: Message,
+    pub delay: Duration,
+}
+
+type QueueFilter = Box<dyn Fn(Queue) -> bool + Send>;
+
+struct PublishFault {
+    times: usize,
+    matches: QueueFilter,
+    action: Action,
+}
+
+#[derive(Clone)]
+enum Action {
+    Fail(BrokerError),
+    Panic,
+}
+
+impl Default for FakeBroker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FakeBroker {
+    pub fn new() -> Self {
+        Self(Arc::new(InMemory {
+            node: Mutex::default(),
+            changes: watch::Sender::new(0),
+            held: watch::Sender::new(false),
+        }))
+    }
+
+    // ---- what a test makes happen
+
+    /// Loses every connection: subscriptions end, and what was not settled is delivered again.
+    pub fn kill_connection(&self) {
+        self.change(|node| node.queues.end_all());
+    }
+
+    /// Cannot be reached until [`FakeBroker::up`]: connections are lost, and every call fails.
+    pub fn down(&self) {
+        self.change(|node| {
+            node.down = true;
+            node.queues.end_all();
+        });
+    }
+
+    /// Can be reached again.
+    pub fn up(&self) {
+        self.change(|node| node.down = false);
+    }
+
+    /// Deletes a queue and what is in it: its subscriptions end, and publishing to it is refused.
+    pub fn delete_queue(&self, queue: Queue) {
+        self.change(|node| node.queues.delete(queue));
+    }
+
+    /// Sends a cancellation to all who listen.
+    pub fn cancel(&self, body: &[u8]) {
+        self.change(|node| {
+            node.listeners.retain(|listener| !listener.is_closed());
+            for listener in &node.listeners {
+                // One who does not read has missed it.
+                let _ = listener.try_send(body.to_vec());
+            }
+        });
+    }
+
+    /// The next `times` publishes to a matching queue fail, and the message is not taken.
+    pub fn fail_publishes(
+        &self,
+        times: usize,
+        error: BrokerError,
+        matches: impl Fn(Queue) -> bool + Send + 'static,
+    ) {
+        self.add_fault(times, Action::Fail(error), Box::new(matches));
+    }
+
+    /// The next publish to a matching queue panics.
+    pub fn panic_on_publish(&self, matches: impl Fn(Queue) -> bool + Send + 'static) {
+        self.add_fault(1, Action::Panic, Box::new(matches));
+    }
+
+    /// The next `times` subscriptions fail.
+    pub fn fail_subscriptions(&self, times: usize, error: BrokerError) {
+        self.change(|node| node.consume_faults.extend(vec![error; times]));
+    }
+
+    /// Publishes wait from now on, until [`FakeBroker::let_publishes_go`].
+    pub fn hold_publishes(&self) {
+        self.0.held.send_replace(true);
+    }
+
+    /// Lets the publishes go that wait, and those to come.
+    pub fn let_publishes_go(&self) {
+        self.0.held.send_replace(false);
+    }
+
+    // ---- what a test looks at
+
+    /// The messages that wait in a queue, in its order; what is delivered and not settled is not among
+    /// them, nor what still waits out a delay.
+    pub fn messages(&self, queue: Queue) -> Vec<Message> {
+        self.lock().queues.waiting(queue)
+    }
+
+    /// How many deliveries of a queue are not settled.
+    pub fn unsettled(&self, queue: Queue) -> usize {
+        self.lock().queues.unsettled(queue)
+    }
+
+    /// Whether anybody takes deliveries of a queue.
+    pub fn consumed(&self, queue: Queue) -> bool {
+        self.lock().queues.consumed(queue)
+    }
+
+    /// How many deliveries were acked.
+    pub fn acked(&self) -> u64 {
+        self.lock().queues.acked
+    }
+
+    /// Every publish that was taken, in order.
+    pub fn published(&self) -> Vec<Published> {
+        self.lock().published.clone()
+    }
+
+    /// The delays that were asked for, in order.
+    pub fn delays(&self) -> Vec<Duration> {
+        let delays = self.published().into_iter().map(|published| published.delay);
+        delays.filter(|delay| !delay.is_zero()).collect()
+    }
+
+    /// Waits until at least `count` messages wait in a queue, and returns them.
+    pub async fn wait_for(&self, queue: Queue, count: usize) -> Vec<Message> {
+        self.wait_until(|broker| broker.messages(queue).len() >= count).await;
+        self.messages(queue)
+    }
+
+    /// Waits until at least `count` matching publishes were taken, and returns them.
+    pub async fn wait_published(
+        &self,
+        count: usize,
+        matches: impl Fn(&Published) -> bool,
+    ) -> Vec<Published> {
+        let matching = |broker: &Self| {
+            let mut published = broker.published();
+            published.retain(&matches);
+            published
+        };
+        self.wait_until(|broker| matching(broker).len() >= count).await;
+        matching(self)
+    }
+
+    /// Waits until `good` says so; it is asked after every change.
+    pub async fn wait_until(&self, good: impl Fn(&Self) -> bool) {
+        let mut changes = self.0.changes.subscribe();
+        while !good(self) {
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
+    // ---- within
+
+    fn lock(&self) -> MutexGuard<'_, Node> {
+        self.0.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes something, delivers what can be delivered now, and wakes those who wait.
+    fn change<T>(&self, change: impl FnOnce(&mut Node) -> T) -> T {
+        let result = {
+            let mut node = self.lock();
+            let result = change(&mut node);
+            node.queues.deliver();
+            result
+        };
+        self.0.changes.send_modify(|count| *count += 1);
+        result
+    }
+
+    fn add_fault(&self, times: usize, action: Action, matches: QueueFilter) {
+        self.change(|node| node.publish_faults.push(PublishFault { times, matches, action }));
+    }
+
+    /// Stores a message once its delay is over, by the broker's own clock.
+    fn store_after(&self, delay: Duration, queue: Queue, message: Message) {
+        let broker = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            broker.change(|node| node.queues.store(queue, message));
+        });
+    }
+}
+
+impl Node {
+    fn check_up(&self) -> Result<(), BrokerError> {
+        match self.down {
+            true => Err(BrokerError::Unavailable("the test has taken it down".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    fn take_fault(&mut self, queue: Queue) -> Option<Action> {
+        let at = self.publish_faults.iter().position(|fault| (fault.matches)(queue))?;
+        let fault = &mut self.publish_faults[at];
+        fault.times -= 1;
+        let action = fault.action.clone();
+        if fault.times == 0 {
+            self.publish_faults.remove(at);
+        }
+        Some(action)
+    }
+}
+
+#[async_trait]
+impl Broker for FakeBroker {
+    async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError> {
+        if queue == Queue::Result {
+            return Err(BrokerError::Refused("nobody consumes results here".to_owned()));
+        }
+        self.change(|node| {
+            if !node.consume_faults.is_empty() {
+                return Err(node.consume_faults.remove(0));
+            }
+            node.check_up()?;
+            let (subscriber, deliveries) = node.queues.subscribe(queue, window);
+            let acks = Arc::new(Acks { broker: self.clone(), subscriber });
+            Ok(Subscription { deliveries, acks })
+        })
+    }
+
+    async fn publish(
+        &self,
+        queue: Queue,
+        message: Message,
+        delay: Duration,
+    ) -> Result<(), BrokerError> {
+        // The sender lives as long as `self`.
+        let _ = self.0.held.subscribe().wait_for(|held| !held).await;
+        message.check()?;
+        if !delay.is_zero() && !matches!(queue, Queue::Build | Queue::Outcome) {
+            return Err(BrokerError::Refused(format!("{queue:?} knows no delay")));
+        }
+        self.change(|node| {
+            if let Some(fault) = node.take_fault(queue) {
+                match fault {
+                    Action::Fail(error) => return Err(error),
+                    Action::Panic => panic!("the test wants this publish to panic"),
+                }
+            }
+            node.check_up()?;
+            if node.queues.is_gone(queue) {
+                return Err(BrokerError::Refused(format!("there is no queue for {queue:?}")));
+            }
+            node.published.push(Published { queue, message: message.clone(), delay });
+            match delay.is_zero() {
+                true => node.queues.store(queue, message),
+                false => self.store_after(delay, queue, message),
+            }
+            Ok(())
+        })
+    }
+
+    fn cancellations(&self) -> mpsc::Receiver<Vec<u8>> {
+        let (listener, bodies) = mpsc::channel(64);
+        self.change(|node| node.listeners.push(listener));
+        bodies
+    }
+}
+
+/// Settles the deliveries of one subscription, and ends it when dropped.
+struct Acks {
+    broker: FakeBroker,
+    subscriber: u64,
+}
+
+#[async_trait]
+impl Acknowledger for Acks {
+    fn holds(&self, tag: u64) -> bool {
+        self.broker.lock().queues.holds(self.subscriber, tag)
+    }
+
+    async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
+        self.broker.change(|node| node.queues.ack(self.subscriber, tag))
+    }
+
+    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
+        self.broker.change(|node| node.queues.nack(self.subscriber, tag))
+    }
+
+    async fn cancel(&self) {
+        self.broker.change(|node| node.queues.cancel(self.subscriber));
+    }
+
+    async fn ended(&self) {
+        self.broker.wait_until(|broker| !broker.lock().queues.has(self.subscriber)).await;
+    }
+}
+
+impl Drop for Acks {
+    fn drop(&mut self) {
+        self.broker.change(|node| node.queues.end(self.subscriber));
+    }
+}

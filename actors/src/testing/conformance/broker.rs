@@ -1,0 +1,414 @@
+//! What every broker does, whatever it is made of.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use time::OffsetDateTime;
+use tokio::time::timeout;
+
+use crate::ports::{
+    Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE, LONGEST_ID, Message, Queue,
+    Subscription,
+};
+
+/// A broker with queues that nobody else uses, and what a scenario needs to happen to it.
+pub trait World: Sync {
+    fn broker(&self) -> &dyn Broker;
+
+    /// Ends the connection that subscriptions live on.
+    fn lose_consumer_connection(&self) -> impl Future<Output = ()> + Send;
+
+    /// Deletes a queue behind the worker's back.
+    fn delete_queue(&self, queue: Queue) -> impl Future<Output = ()> + Send;
+
+    /// Asks all workers to cancel something.
+    fn cancel(&self, body: &[u8]) -> impl Future<Output = ()> + Send;
+}
+
+/// Makes a test of each promise of a broker.
+#[macro_export]
+macro_rules! broker_conformance {
+    ($world:expr) => {
+        $crate::conformance! {
+            broker, $world,
+            a_message_arrives_as_it_was_published,
+            a_message_without_properties_arrives_without_them,
+            messages_come_in_the_order_of_their_publishing,
+            an_acked_message_does_not_come_again,
+            a_nacked_message_comes_again_and_says_so,
+            what_a_dropped_subscription_had_comes_again,
+            no_more_is_delivered_than_the_window_allows,
+            after_a_lost_connection_settling_is_stale_and_the_message_comes_again,
+            settling_twice_is_stale,
+            a_delayed_build_waits_out_its_delay,
+            a_delayed_outcome_waits_out_its_delay,
+            a_build_that_comes_back_too_often_moves_to_the_fail_queue,
+            a_failure_is_never_given_up_by_the_broker,
+            a_message_for_a_deleted_queue_is_refused_or_delivered_but_never_lost,
+            after_a_cancel_nothing_new_comes_and_what_is_in_hand_can_be_acked,
+            what_was_not_handed_out_before_a_cancel_comes_to_the_next_subscription,
+            a_hundred_messages_at_once_all_arrive,
+            an_envelope_or_an_id_that_is_too_long_is_refused_and_harms_nothing_else,
+            a_delayed_message_lets_those_behind_it_pass,
+            only_builds_and_outcomes_are_delayed,
+            results_are_taken_and_consumed_by_nobody,
+            every_listener_hears_a_cancellation,
+        }
+    };
+}
+
+/// How long anything may take that comes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Long enough for what must not come to have come.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// The shortest delay that a world's broker has to keep exactly.
+const DELAY: Duration = Duration::from_millis(400);
+
+pub fn message(body: &str) -> Message {
+    Message { body: body.as_bytes().to_vec(), ..Message::default() }
+}
+
+pub fn body(delivery: &Delivery) -> &str {
+    std::str::from_utf8(&delivery.message.body).expect("the test's bodies are text")
+}
+
+pub async fn publish(broker: &dyn Broker, queue: Queue, message: Message) {
+    broker.publish(queue, message, Duration::ZERO).await.expect("the broker takes the message");
+}
+
+async fn publish_after(broker: &dyn Broker, queue: Queue, message: Message, delay: Duration) {
+    broker.publish(queue, message, delay).await.expect("the broker takes the message");
+}
+
+pub async fn consume(broker: &dyn Broker, queue: Queue, window: u16) -> Subscription {
+    broker.consume(queue, window).await.expect("the broker takes the subscription")
+}
+
+pub async fn next(subscription: &mut Subscription) -> Delivery {
+    timeout(PATIENCE, subscription.deliveries.recv())
+        .await
+        .expect("a delivery comes")
+        .expect("the subscription goes on")
+}
+
+async fn ack(subscription: &Subscription, delivery: &Delivery) {
+    subscription.acks.ack(delivery.tag).await.expect("a delivery in hand can be acked");
+}
+
+async fn assert_quiet(subscription: &mut Subscription) {
+    let came = timeout(QUIET, subscription.deliveries.recv()).await;
+    assert!(came.is_err(), "nothing was to come, and it was to go on: {came:?}");
+}
+
+async fn assert_ends(subscription: &mut Subscription) {
+    // One delivery may have been on its way.
+    let end = async { while subscription.deliveries.recv().await.is_some() {} };
+    timeout(PATIENCE, end).await.expect("the subscription ends");
+}
+
+pub async fn a_message_arrives_as_it_was_published(world: &impl World) {
+    let sent = Message {
+        body: (0..=255).cycle().take(300_000).collect(),
+        message_id: Some("id-ü-1".to_owned()),
+        timestamp: Some(OffsetDateTime::from_unix_timestamp(1_700_000_000).expect("a time")),
+        traceparent: Some("00-abc-def-01".to_owned()),
+        envelope: Some("{\"a\":\"é\"}".repeat(2_000)),
+    };
+    let mut deliveries = consume(world.broker(), Queue::Outcome, 1).await;
+    publish(world.broker(), Queue::Outcome, sent.clone()).await;
+    let got = next(&mut deliveries).await;
+    assert_eq!(got.message, sent);
+    assert_eq!((got.redeliveries, got.given_up, got.publishing), (0, false, 0));
+}
+
+pub async fn a_message_without_properties_arrives_without_them(world: &impl World) {
+    let sent = Message { message_id: Some(String::new()), ..Message::default() };
+    publish(world.broker(), Queue::Build, sent).await;
+    let mut deliveries = consume(world.broker(), Queue::Build, 1).await;
+    assert_eq!(next(&mut deliveries).await.message, Message::default());
+}
+
+pub async fn messages_come_in_the_order_of_their_publishing(world: &impl World) {
+    for n in 0..5 {
+        publish(world.broker(), Queue::Build, message(&n.to_string())).await;
+    }
+    let mut deliveries = consume(world.broker(), Queue::Build, 2).await;
+    for n in 0..5 {
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(body(&delivery), n.to_string());
+        ack(&deliveries, &delivery).await;
+    }
+}
+
+pub async fn an_acked_message_does_not_come_again(world: &impl World) {
+    publish(world.broker(), Queue::Build, message("first")).await;
+    let mut deliveries = consume(world.broker(), Queue::Build, 1).await;
+    let first = next(&mut deliveries).await;
+    ack(&deliveries, &first).await;
+    drop(deliveries);
+    publish(world.broker(), Queue::Build, message("second")).await;
+    let mut deliveries = consume(world.broker(), Queue::Build, 1).await;
+    assert_eq!(body(&next(&mut deliveries).await), "second");
+}
+
+pub async fn a_nacked_message_comes_again_and_says_so(world: &impl World) {
+    publish(world.broker(), Queue::Build, message("job")).await;
+    let mut deliveries = consume(world.broker(), Queue::Build, 1).await;
+    for redeliveries in 0..3 {
+        let delivery = next(&mut deliveries).await;
+        assert_eq!((body(&delivery), delivery.redeliveries), ("job", redeliveries));
+        deliveries.acks.nack(delivery.tag).await.expect("a delivery in hand can be nacked");
+    }
+}
+
+pub async fn what_a_dropped_subscription_had_comes_again(world: &impl World) {
+    for n in 0..3 {
+        publish(world.broker(), Queue::Build, message(&n.to_string())).await;
+    }
+    let mut first = consume(world.broker(), Queue::Build, 3).await;
+    assert_eq!(body(&next(&mut first).await), "0");
+    drop(first);
+    let mut second = consume(world.broker(), Queue::Build, 3).await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..3 {
+        let delivery = next(&mut second).await;
+        seen.insert(body(&delivery).to_owned());
+        if body(&delivery) == "0" {
+            assert_eq!(delivery.redeliveries, 1);
+        }
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+}
+
+pub async fn no_more_is_delivered_than_the_window_allows(world: &impl World) {
+    for n in 0..4 {
+        publish(world.broker(), Queue::Build, message(&n.to_string())).await;
+    }
+    let mut deliveries = consume(world.broker(), Queue::Build, 2).await;
+    let first = next(&mut deliveries).await;
+    next(&mut deliveries).await;
+    assert_quiet(&mut deliveries).await;
+    ack(&deliveries, &first).await;
+    assert_eq!(body(&next(&mut deliveries).await), "2");
+    assert_quiet(&mut deliveries).await;
+}
+
+pub async fn after_a_lost_connection_settling_is_stale_and_the_message_comes_again(
+    world: &impl World,
+) {
+    publish(world.broker(), Queue::Build, message("job")).await;
+    let mut lost = consume(world.broker(), Queue::Build, 1).await;
+    let before = next(&mut lost).await;
+    assert!(lost.acks.holds(before.tag));
+    world.lose_consumer_connection().await;
+    assert_ends(&mut lost).await;
+    timeout(PATIENCE, lost.acks.ended()).await.expect("it has ended");
+    assert!(!lost.acks.holds(before.tag));
+    assert_eq!(lost.acks.ack(before.tag).await, Err(BrokerError::Stale));
+    assert_eq!(lost.acks.nack(before.tag).await, Err(BrokerError::Stale));
+
+    let mut anew = consume(world.broker(), Queue::Build, 1).await;
+    let again = next(&mut anew).await;
+    assert_eq!((body(&again), again.redeliveries), ("job", 1));
+    // The old subscription's tags mean nothing to the new one.
+    assert_eq!(lost.acks.ack(again.tag).await, Err(BrokerError::Stale));
+    ack(&anew, &again).await;
+}
+
+pub async fn settling_twice_is_stale(world: &impl World) {
+    for body in ["first", "second"] {
+        publish(world.broker(), Queue::Build, message(body)).await;
+    }
+    let mut deliveries = consume(world.broker(), Queue::Build, 1).await;
+    let first = next(&mut deliveries).await;
+    ack(&deliveries, &first).await;
+    assert_eq!(deliveries.acks.ack(first.tag).await, Err(BrokerError::Stale));
+    assert_eq!(deliveries.acks.nack(first.tag).await, Err(BrokerError::Stale));
+    assert_eq!(deliveries.acks.ack(4711).await, Err(BrokerError::Stale));
+    // And the subscription is none the worse for it.
+    let second = next(&mut deliveries).await;
+    ack(&deliveries, &second).await;
+}
+
+pub async fn a_delayed_build_waits_out_its_delay(world: &impl World) {
+    waits_out_its_delay(world, Queue::Build).await;
+}
+
+pub async fn a_delayed_outcome_waits_out_its_delay(world: &impl World) {
+    waits_out_its_delay(world, Queue::Outcome).await;
+}
+
+async fn waits_out_its_delay(world: &impl World, queue: Queue) {
+    let mut deliveries = consume(world.broker(), queue, 1).await;
+    let asked = Instant::now();
+    let sent = Message {
+        message_id: Some("id".to_owned()),
+        envelope: Some("{}".to_owned()),
+        ..message("later")
+    };
+    publish_after(world.broker(), queue, sent.clone(), DELAY).await;
+    let delivery = next(&mut deliveries).await;
+    assert!(asked.elapsed() >= DELAY, "it came after {:?}", asked.elapsed());
+    assert_eq!(delivery.message, sent);
+    // Its wait is no delivery, and no sign of trouble.
+    assert_eq!((delivery.redeliveries, delivery.given_up), (0, false));
+}
+
+pub async fn a_build_that_comes_back_too_often_moves_to_the_fail_queue(world: &impl World) {
+    let sent = Message { message_id: Some("id".to_owned()), ..message("killer") };
+    publish(world.broker(), Queue::Build, sent.clone()).await;
+    let mut builds = consume(world.broker(), Queue::Build, 1).await;
+    let mut failures = consume(world.broker(), Queue::Fail, 1).await;
+    for _ in 0..=DELIVERY_LIMIT {
+        let delivery = next(&mut builds).await;
+        builds.acks.nack(delivery.tag).await.expect("a delivery in hand can be nacked");
+    }
+    let given_up = next(&mut failures).await;
+    assert_eq!(given_up.message, sent);
+    assert!(given_up.given_up);
+    assert_quiet(&mut builds).await;
+}
+
+pub async fn a_failure_is_never_given_up_by_the_broker(world: &impl World) {
+    publish(world.broker(), Queue::Fail, message("failure")).await;
+    let mut failures = consume(world.broker(), Queue::Fail, 1).await;
+    for redeliveries in 0..30 {
+        let delivery = next(&mut failures).await;
+        assert_eq!((delivery.redeliveries, delivery.given_up), (redeliveries, false));
+        failures.acks.nack(delivery.tag).await.expect("a delivery in hand can be nacked");
+    }
+}
+
+pub async fn a_message_for_a_deleted_queue_is_refused_or_delivered_but_never_lost(
+    world: &impl World,
+) {
+    world.delete_queue(Queue::Outcome).await;
+    match world.broker().publish(Queue::Outcome, message("outcome"), Duration::ZERO).await {
+        Err(error) => assert!(matches!(error, BrokerError::Refused(_)), "{error}"),
+        Ok(()) => {
+            let mut deliveries = consume(world.broker(), Queue::Outcome, 1).await;
+            assert_eq!(body(&next(&mut deliveries).await), "outcome");
+        }
+    }
+}
+
+pub async fn after_a_cancel_nothing_new_comes_and_what_is_in_hand_can_be_acked(world: &impl World) {
+    publish(world.broker(), Queue::Build, message("in hand")).await;
+    let mut cancelled = consume(world.broker(), Queue::Build, 5).await;
+    let in_hand = next(&mut cancelled).await;
+    cancelled.acks.cancel().await;
+    publish(world.broker(), Queue::Build, message("later")).await;
+    let end = timeout(PATIENCE, cancelled.deliveries.recv()).await.expect("it ends");
+    assert!(end.is_none(), "{end:?}");
+    assert!(timeout(QUIET, cancelled.acks.ended()).await.is_err(), "one is in hand");
+    ack(&cancelled, &in_hand).await;
+    // A second cancel changes nothing.
+    cancelled.acks.cancel().await;
+    drop(cancelled);
+
+    let mut deliveries = consume(world.broker(), Queue::Build, 5).await;
+    assert_eq!(body(&next(&mut deliveries).await), "later");
+    assert_quiet(&mut deliveries).await;
+}
+
+pub async fn what_was_not_handed_out_before_a_cancel_comes_to_the_next_subscription(
+    world: &impl World,
+) {
+    for n in 0..4 {
+        publish(world.broker(), Queue::Build, message(&n.to_string())).await;
+    }
+    let mut cancelled = consume(world.broker(), Queue::Build, 4).await;
+    let in_hand = next(&mut cancelled).await;
+    cancelled.acks.cancel().await;
+    // What had been handed to the receiver already is given back by its owner.
+    while let Some(delivery) = cancelled.deliveries.recv().await {
+        cancelled.acks.nack(delivery.tag).await.expect("a delivery in hand can be nacked");
+    }
+    let mut others = consume(world.broker(), Queue::Build, 4).await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..3 {
+        seen.insert(body(&next(&mut others).await).to_owned());
+    }
+    assert_eq!(seen, BTreeSet::from(["1", "2", "3"].map(str::to_owned)));
+    ack(&cancelled, &in_hand).await;
+}
+
+pub async fn an_envelope_or_an_id_that_is_too_long_is_refused_and_harms_nothing_else(
+    world: &impl World,
+) {
+    let mut deliveries = consume(world.broker(), Queue::Outcome, 1).await;
+    let envelope = |length| Some("e".repeat(length));
+    let id = |length| Some("i".repeat(length));
+    let too_long = [
+        Message { envelope: envelope(LONGEST_ENVELOPE + 1), ..message("envelope") },
+        Message { message_id: id(LONGEST_ID + 1), ..message("id") },
+    ];
+    for message in too_long {
+        let refused = world.broker().publish(Queue::Outcome, message, Duration::ZERO).await;
+        assert!(matches!(refused, Err(BrokerError::Refused(_))), "{refused:?}");
+    }
+    let just_fits = Message {
+        envelope: envelope(LONGEST_ENVELOPE),
+        message_id: id(LONGEST_ID),
+        ..message("fits")
+    };
+    publish(world.broker(), Queue::Outcome, just_fits.clone()).await;
+    assert_eq!(next(&mut deliveries).await.message, just_fits);
+}
+
+pub async fn a_delayed_message_lets_those_behind_it_pass(world: &impl World) {
+    let mut deliveries = consume(world.broker(), Queue::Build, 1).await;
+    publish_after(world.broker(), Queue::Build, message("later"), DELAY).await;
+    publish(world.broker(), Queue::Build, message("at once")).await;
+    for expected in ["at once", "later"] {
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(body(&delivery), expected);
+        ack(&deliveries, &delivery).await;
+    }
+}
+
+pub async fn only_builds_and_outcomes_are_delayed(world: &impl World) {
+    for queue in [Queue::Fail, Queue::Result] {
+        let refused = world.broker().publish(queue, message("later"), DELAY).await;
+        assert!(matches!(refused, Err(BrokerError::Refused(_))), "{queue:?}: {refused:?}");
+    }
+}
+
+pub async fn results_are_taken_and_consumed_by_nobody(world: &impl World) {
+    publish(world.broker(), Queue::Result, message("result")).await;
+    let refused = world.broker().consume(Queue::Result, 1).await.err();
+    assert!(matches!(refused, Some(BrokerError::Refused(_))), "{refused:?}");
+}
+
+pub async fn every_listener_hears_a_cancellation(world: &impl World) {
+    let mut listeners = [world.broker().cancellations(), world.broker().cancellations()];
+    for listener in &mut listeners {
+        let heard = async {
+            // Nobody says from when on it is heard: said until it is.
+            loop {
+                world.cancel(b"stop").await;
+                if let Ok(heard) = timeout(QUIET, listener.recv()).await {
+                    return heard;
+                }
+            }
+        };
+        let heard = timeout(PATIENCE, heard).await.expect("it is heard");
+        assert_eq!(heard.as_deref(), Some(&b"stop"[..]));
+    }
+}
+
+pub async fn a_hundred_messages_at_once_all_arrive(world: &impl World) {
+    let broker = world.broker();
+    join_all((0..100).map(|n| publish(broker, Queue::Build, message(&n.to_string())))).await;
+    let mut deliveries = consume(broker, Queue::Build, 10).await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..100 {
+        let delivery = next(&mut deliveries).await;
+        seen.insert(body(&delivery).to_owned());
+        ack(&deliveries, &delivery).await;
+    }
+    assert_eq!(seen.len(), 100);
+}

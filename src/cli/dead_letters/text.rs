@@ -1,0 +1,26 @@
+//! A stranger's text on a terminal: nothing of it moves the cursor, changes a colour or turns the direction
+//! of the text.
+
+/// A stranger's text on one line, with nothing in it that a terminal acts upon.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || is_unsafe(c) { ' ' } else { c }).collect()
+}
+
+/// Control characters that JSON does not escape, and characters that turn or hide text.
+pub(super) fn is_unsafe(c: char) -> bool {
+    matches!(c,
+        '\u{7f}'..='\u{9f}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{e0000}'..='\u{e007f}')
+}
+
+/// At most so many characters.
+pub(super) fn shorten(text: &str, longest: usize) -> String {
+    if text.chars().count() <= longest {
+        return text.to_owned();
+    }
+    text.chars().take(longest - 1).chain(['…']).collect()
+}
