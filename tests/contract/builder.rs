@@ -9,6 +9,7 @@ use std::time::Duration;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Kind, Reason, StageName};
 use image_builder_actors::model::secret::{Redactor, Secret};
+use image_builder_actors::testing::builder::on_engine;
 
 use world::{FakeWorld, RealWorld, World};
 
@@ -17,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn a_build_gives_an_image_of_the_orders_key_and_builder(world: &impl World) {
     let order = world.good();
-    let image = world.builder().build(&order, &progress(&order)).await.expect("the build is good");
+    let built = world.builder().build(&order, &progress(&order)).await;
+    let image = on_engine(built.expect("the build is good"));
     assert_eq!((&image.key, image.builder), (&order.key, order.plan.builder));
     let digits = image.id.strip_prefix("sha256:").expect("an engine's id");
     assert!(digits.len() == 64 && digits.chars().all(|c| c.is_ascii_hexdigit()), "{digits}");

@@ -17,6 +17,7 @@ use image_builder_actors::model::image::{BuildKey, BuiltImage};
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Redactor;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
+use image_builder_actors::testing::builder::on_engine;
 use tempfile::TempDir;
 
 use crate::engine::SmallEngine;
@@ -78,7 +79,7 @@ impl Order {
 
     pub(crate) async fn build(&self, builder: &dyn ImageBuilder) -> Result<BuiltImage, Fault> {
         let progress = BuildLog::new(&self.order.build_id, Redactor::default());
-        builder.build(&self.order, &progress).await
+        builder.build(&self.order, &progress).await.map(on_engine)
     }
 }
 

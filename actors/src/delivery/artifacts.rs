@@ -19,7 +19,8 @@ use time::format_description::well_known::Rfc3339;
 use crate::model::build_log::BuildLog;
 use crate::model::digest::hex;
 use crate::model::fault::Fault;
-use crate::model::image::{BuildKey, BuiltImage, RegistryImage};
+use crate::model::history::Planned;
+use crate::model::image::{BuildKey, ImageLocation, RegistryImage};
 use crate::model::reference::ImageReference;
 use crate::model::request::{BuildRequest, BuilderKind};
 use crate::ports::{FetchedSource, Plan, Registry};
@@ -38,6 +39,16 @@ pub struct Images {
     pub registry: Arc<dyn Registry>,
     /// The registry's name in references.
     pub registry_name: String,
+}
+
+/// The image that a request asked for, before the registry has it under the request's names.
+#[derive(Debug)]
+pub struct Artifact {
+    pub commit: String,
+    pub planned: Planned,
+    pub location: ImageLocation,
+    /// Whether an image of the same inputs stands in for a build.
+    pub reused: bool,
 }
 
 /// An image that is in the registry, and how it came there.
@@ -81,38 +92,34 @@ impl Images {
         Ok(Some(Ready { image, reference, commit, builder, reused: false }))
     }
 
-    /// Pushes what the engine has built.
+    /// Sees to it that the registry has the image under the request's names: one on the engine is
+    /// pushed, one that is there already only gets the tags.
     ///
     /// # Errors
-    /// The engine or the registry fails.
-    pub async fn push(
+    /// The engine or the registry fails, or no longer has the image.
+    pub async fn publish(
         &self,
         request: &BuildRequest,
-        commit: String,
-        built: BuiltImage,
+        artifact: Artifact,
         progress: &BuildLog,
     ) -> Result<Ready, Fault> {
+        let Artifact { commit, planned: Planned { key, builder }, location, reused } = artifact;
         let reference = self.reference(request, &commit);
-        let tags = [build_tag(&request.build_id), built.key.tag()];
-        let image = self.registry.push(&built, &reference, &tags, progress).await?;
-        Ok(Ready { image, reference, commit, builder: built.builder, reused: false })
-    }
-
-    /// Lets an image of the same inputs stand in for a build.
-    ///
-    /// # Errors
-    /// The registry fails, or no longer has the image.
-    pub async fn reuse(
-        &self,
-        request: &BuildRequest,
-        commit: String,
-        image: RegistryImage,
-        builder: BuilderKind,
-    ) -> Result<Ready, Fault> {
-        let reference = self.reference(request, &commit);
-        let tags = [build_tag(&request.build_id)];
-        self.registry.tag(&image, &reference, &tags).await?;
-        Ok(Ready { image, reference, commit, builder, reused: true })
+        let mut tags = vec![build_tag(&request.build_id)];
+        // An image that is reused was found by its key's tag.
+        if !reused {
+            tags.push(key.tag());
+        }
+        let image = match location {
+            ImageLocation::OnEngine(built) => {
+                self.registry.push(&built, &reference, &tags, progress).await?
+            }
+            ImageLocation::InRegistry(image) => {
+                self.registry.tag(&image, &reference, &tags).await?;
+                image
+            }
+        };
+        Ok(Ready { image, reference, commit, builder, reused })
     }
 
     fn reference(&self, request: &BuildRequest, tag: &str) -> ImageReference {

@@ -16,6 +16,15 @@ pub struct BuiltImage {
     pub key: BuildKey,
 }
 
+/// Where the image of a build is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageLocation {
+    /// On the engine, which has yet to push it.
+    OnEngine(BuiltImage),
+    /// In the registry, where some builders put it by themselves.
+    InRegistry(RegistryImage),
+}
+
 /// An image that the registry has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryImage {

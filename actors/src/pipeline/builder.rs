@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Context, Handler};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::delivery::artifacts::{Images, labels};
+use crate::delivery::artifacts::{Artifact, Images, labels};
 use crate::delivery::job::Job;
 use crate::delivery::lease::Phase;
 use crate::delivery::settlement::Settlement;
 use crate::model::fault::{Fault, StageName};
 use crate::model::history::Planned;
-use crate::model::image::BuildKey;
-use crate::pipeline::messages::{Built, ImageBuilt, SourceFetched};
+use crate::model::image::{BuildKey, ImageLocation};
+use crate::pipeline::messages::{ImageBuilt, SourceFetched};
 use crate::pipeline::pool::Pool;
 use crate::pipeline::pusher::Pusher;
 use crate::ports::{BuildOrder, FetchedSource, ImageBuilder, Planner};
@@ -87,9 +87,9 @@ impl Builder {
         job.timings.builder += started.elapsed();
         job.history.checkpoint.planned = planned.into_inner();
         match built {
-            Ok(built) => {
+            Ok(artifact) => {
                 fail::fail_point!("builder::built");
-                if let Built::Here(image) = &built {
+                if let ImageLocation::OnEngine(image) = &artifact.location {
                     job.history.checkpoint.image = Some(image.clone());
                 }
                 tracing::info!(
@@ -98,9 +98,8 @@ impl Builder {
                 );
                 slot.done();
                 job.lease.set_phase(Phase::InMailbox);
-                let FetchedSource { commit, workspace, .. } = source;
-                drop(workspace);
-                self.next.deliver(ImageBuilt { job, commit, built }).await;
+                drop(source);
+                self.next.deliver(ImageBuilt { job, artifact }).await;
             }
             Err(ended) => {
                 slot.ended(&ended);
@@ -109,16 +108,17 @@ impl Builder {
         }
     }
 
-    /// Plans, and builds what is not there yet: the plan's key, and where its image is.
+    /// Plans, and builds what is not there yet.
     async fn build(
         &self,
         job: &Job,
         source: &FetchedSource,
         planned: &OnceLock<Planned>,
-    ) -> Result<Built, Fault> {
+    ) -> Result<Artifact, Fault> {
         let plan = self.planner.plan(source, &job.request, &job.progress).await?;
         let key = BuildKey::of(&job.request, &source.commit, &plan.fingerprint);
-        let _ = planned.set(Planned { key: key.clone(), builder: plan.builder });
+        let kept = Planned { key: key.clone(), builder: plan.builder };
+        let _ = planned.set(kept.clone());
         tracing::info!(builder = plan.builder.as_str(), key = key.as_str(), "build planned");
         let order = BuildOrder {
             build_id: job.request.build_id.clone(),
@@ -126,18 +126,22 @@ impl Builder {
             plan,
             key,
         };
+        let artifact = |location, reused| {
+            let commit = source.commit.clone();
+            Artifact { commit, planned: kept, location, reused }
+        };
         if !job.request.may_reuse() {
-            return self.engine.build(&order, &job.progress).await.map(Built::Here);
+            return Ok(artifact(self.engine.build(&order, &job.progress).await?, false));
         }
         let _turn = self.turns.take(&order.key).await;
         if let Some(image) = self.images.of_key(&job.request, &order.key).await? {
             job.progress.note("the registry has an image of the same inputs: it is reused");
-            return Ok(Built::Reused { image, builder: order.plan.builder });
+            return Ok(artifact(ImageLocation::InRegistry(image), true));
         }
         if let Some(image) = self.engine.find(&order.key).await? {
             job.progress.note("the engine has an image of the same inputs: it is pushed");
-            return Ok(Built::Here(image));
+            return Ok(artifact(ImageLocation::OnEngine(image), false));
         }
-        self.engine.build(&order, &job.progress).await.map(Built::Here)
+        Ok(artifact(self.engine.build(&order, &job.progress).await?, false))
     }
 }

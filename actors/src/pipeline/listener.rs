@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::delivery::artifacts::{Images, Ready};
+use crate::delivery::artifacts::{Artifact, Images, Ready};
 use crate::delivery::envelope;
 use crate::delivery::job::{Job, Timings};
 use crate::delivery::lease::Phase;
@@ -16,14 +16,14 @@ use crate::delivery::settlement::{Settlement, decides, settle};
 use crate::model::build_log;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::StageName;
-use crate::model::history::History;
-use crate::model::image::BuiltImage;
+use crate::model::history::{History, Planned};
+use crate::model::image::ImageLocation;
 use crate::model::request::BuildRequest;
 use crate::parse;
 use crate::parse::Rules;
 use crate::pipeline::connector::Connector;
 use crate::pipeline::consumer::Delivery;
-use crate::pipeline::messages::{Built, ImageBuilt, JobAccepted};
+use crate::pipeline::messages::{ImageBuilt, JobAccepted};
 use crate::pipeline::pool::Pool;
 use crate::pipeline::pusher::Pusher;
 use crate::ports::{ImageBuilder, Route};
@@ -55,8 +55,8 @@ pub struct Listener {
 enum Earlier {
     /// The image is in the registry.
     Pushed(Ready),
-    /// The commit, and its image on this worker's engine.
-    Built(String, BuiltImage),
+    /// The image is on this worker's engine.
+    Built(Artifact),
     Nothing,
 }
 
@@ -151,10 +151,9 @@ impl Listener {
         in_hand.done();
         match earlier {
             Earlier::Pushed(ready) => self.settlement.ready(job, ready).instrument(span).await,
-            Earlier::Built(commit, image) => {
+            Earlier::Built(artifact) => {
                 job.lease.set_phase(Phase::InMailbox);
-                let built = Built::Here(image);
-                self.shortcut.deliver(ImageBuilt { job, commit, built }).await;
+                self.shortcut.deliver(ImageBuilt { job, artifact }).await;
             }
             Earlier::Nothing => {
                 job.lease.set_phase(Phase::InMailbox);
@@ -178,19 +177,21 @@ impl Listener {
             Err(fault) => tracing::debug!(%fault, "cannot ask for the image of an earlier try"),
         }
         match self.built_earlier(job).await {
-            Some((commit, image)) => Earlier::Built(commit, image),
+            Some(artifact) => Earlier::Built(artifact),
             None => Earlier::Nothing,
         }
     }
 
     /// The image that an earlier try built, where this worker's engine has it.
-    async fn built_earlier(&self, job: &Job) -> Option<(String, BuiltImage)> {
+    async fn built_earlier(&self, job: &Job) -> Option<Artifact> {
         let checkpoint = &job.history.checkpoint;
         let (commit, image) = (checkpoint.commit.clone()?, checkpoint.image.as_ref()?);
         match self.engine.find(&image.key).await {
             Ok(Some(found)) if found.id == image.id => {
                 tracing::info!(image = image.id, "built by an earlier try: only to be pushed");
-                Some((commit, found))
+                let planned = Planned { key: found.key.clone(), builder: found.builder };
+                let location = ImageLocation::OnEngine(found);
+                Some(Artifact { commit, planned, location, reused: false })
             }
             Ok(_) => None,
             Err(fault) => {

@@ -3,10 +3,9 @@
 
 use actix::Message;
 
+use crate::delivery::artifacts::Artifact;
 use crate::delivery::job::Job;
 use crate::delivery::lease::{Lease, Leased};
-use crate::model::image::{BuiltImage, RegistryImage};
-use crate::model::request::BuilderKind;
 use crate::ports::FetchedSource;
 
 /// A request was read and found good.
@@ -29,17 +28,7 @@ pub struct SourceFetched {
 #[rtype(result = "()")]
 pub struct ImageBuilt {
     pub job: Job,
-    pub commit: String,
-    pub built: Built,
-}
-
-/// Where a job's image is.
-#[derive(Debug)]
-pub enum Built {
-    /// On the engine.
-    Here(BuiltImage),
-    /// In the registry, from an earlier build of the same inputs.
-    Reused { image: RegistryImage, builder: BuilderKind },
+    pub artifact: Artifact,
 }
 
 macro_rules! leased {

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler};
 
-use crate::delivery::artifacts::{Images, Ready};
+use crate::delivery::artifacts::{Artifact, Images};
 use crate::delivery::job::Job;
 use crate::delivery::lease::Phase;
 use crate::delivery::settlement::Settlement;
-use crate::model::fault::{Fault, StageName};
-use crate::pipeline::messages::{Built, ImageBuilt};
+use crate::model::fault::StageName;
+use crate::pipeline::messages::ImageBuilt;
 use crate::pipeline::pool::Pool;
 
 /// What the pusher works with. Cheap to clone.
@@ -32,16 +32,16 @@ impl Handler<ImageBuilt> for Pusher {
 
     fn handle(&mut self, message: ImageBuilt, _: &mut Self::Context) {
         fail::fail_point!("pusher::handle");
-        let ImageBuilt { mut job, commit, built } = message;
+        let ImageBuilt { mut job, artifact } = message;
         job.lease.set_phase(Phase::Waiting);
         job.progress.enter(StageName::Pusher, job.attempt());
         let span = job.progress.span();
-        self.pool.run(span, self.clone().work(job, commit, built));
+        self.pool.run(span, self.clone().work(job, artifact));
     }
 }
 
 impl Pusher {
-    async fn work(self, mut job: Job, commit: String, built: Built) {
+    async fn work(self, mut job: Job, artifact: Artifact) {
         let slot = match self.pool.slot_for(&job, StageName::Pusher, self.timeout).await {
             Ok(slot) => slot,
             Err(ended) => return self.settlement.end(job, ended).await,
@@ -53,7 +53,7 @@ impl Pusher {
             return self.settlement.repeated(job.lease).await;
         }
         let started = Instant::now();
-        let push = self.push(&job, commit, built);
+        let push = self.images.publish(&job.request, artifact, &job.progress);
         let pushed = slot.limit(&job, StageName::Pusher, self.timeout, push).await;
         job.timings.pusher += started.elapsed();
         match pushed {
@@ -65,16 +65,6 @@ impl Pusher {
             Err(ended) => {
                 slot.ended(&ended);
                 self.settlement.end(job, ended).await;
-            }
-        }
-    }
-
-    async fn push(&self, job: &Job, commit: String, built: Built) -> Result<Ready, Fault> {
-        let request = &job.request;
-        match built {
-            Built::Here(built) => self.images.push(request, commit, built, &job.progress).await,
-            Built::Reused { image, builder } => {
-                self.images.reuse(request, commit, image, builder).await
             }
         }
     }

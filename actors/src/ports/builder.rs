@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::planner::Plan;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::Fault;
-use crate::model::image::{BuildKey, BuiltImage};
+use crate::model::image::{BuildKey, BuiltImage, ImageLocation};
 
 /// One image to build.
 #[derive(Debug, Clone)]
@@ -21,8 +21,8 @@ pub struct BuildOrder {
 /// Builds images.
 #[async_trait]
 pub trait ImageBuilder: Send + Sync + 'static {
-    /// Builds the image. Dropping the future stops the build on the engine.
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault>;
+    /// Builds the image, and tells where it is. Dropping the future stops the build on the engine.
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault>;
 
     /// The image of this key that the engine has from an earlier build.
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault>;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::model::build_log::{BuildEvent, BuildLog};
 use crate::model::digest::hex;
 use crate::model::fault::Fault;
-use crate::model::image::{BuildKey, BuiltImage};
+use crate::model::image::{BuildKey, BuiltImage, ImageLocation};
 use crate::ports::{BuildOrder, ImageBuilder};
 
 /// A builder that builds nothing: it does what it is told to, and remembers what it was asked for.
@@ -152,6 +152,14 @@ impl FakeBuilder {
     }
 }
 
+/// The image of a build that was to leave it on the engine.
+pub fn on_engine(location: ImageLocation) -> BuiltImage {
+    match location {
+        ImageLocation::OnEngine(image) => image,
+        ImageLocation::InRegistry(image) => panic!("it is in the registry: {image:?}"),
+    }
+}
+
 /// A build that has begun.
 struct Running<'a> {
     builder: &'a FakeBuilder,
@@ -170,7 +178,7 @@ impl Drop for Running<'_> {
 
 #[async_trait]
 impl ImageBuilder for FakeBuilder {
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault> {
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let (next, script) = self.change(|state| {
             state.orders.push(order.clone());
             state.running.insert(order.build_id.clone());
@@ -205,7 +213,7 @@ impl ImageBuilder for FakeBuilder {
             state.built += 1;
             state.images.insert(order.key.clone(), image.clone());
         });
-        Ok(image)
+        Ok(ImageLocation::OnEngine(image))
     }
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {

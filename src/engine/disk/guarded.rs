@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::model::image::{BuildKey, BuiltImage, RegistryImage};
+use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation, RegistryImage};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder, Registry};
 
@@ -29,7 +29,7 @@ pub(super) struct GuardedBuilder {
 
 #[async_trait]
 impl ImageBuilder for GuardedBuilder {
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault> {
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let inner = &self.guard.inner;
         if let Err(complaint) = self.guard.look().await {
             let message = format!("The build waits for room: {complaint}.");
@@ -37,10 +37,10 @@ impl ImageBuilder for GuardedBuilder {
         }
         let claim = inner.in_use.claim(order.key.as_str());
         match self.engine.build(order, progress).await {
-            Ok(image) => {
+            Ok(location) => {
                 inner.strikes.forget(&order.key);
                 claim.keep();
-                Ok(image)
+                Ok(location)
             }
             Err(fault) if fault.reason == Reason::DiskLow => {
                 inner.told_full.store(true, Ordering::Relaxed);

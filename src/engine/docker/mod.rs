@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use bollard::Docker;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::{BuildKey, BuiltImage};
+use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Secret;
@@ -183,7 +183,7 @@ impl DockerEngine {
 
 #[async_trait]
 impl ImageBuilder for DockerEngine {
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault> {
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let version = self.negotiated().await?.client_version();
         self.rename_predecessor(&order.key).await?;
         let id = build::build(self, version, order, progress).await.map_err(|fault| Fault {
@@ -192,7 +192,8 @@ impl ImageBuilder for DockerEngine {
             step: fault.step.as_deref().map(|step| progress.redact(step)),
             ..fault
         })?;
-        Ok(BuiltImage { id, builder: order.plan.builder, key: order.key.clone() })
+        let (builder, key) = (order.plan.builder, order.key.clone());
+        Ok(ImageLocation::OnEngine(BuiltImage { id, builder, key }))
     }
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {

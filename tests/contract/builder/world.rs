@@ -12,7 +12,7 @@ use image_builder_actors::model::image::{BuildKey, BuiltImage};
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
-use image_builder_actors::testing::builder::{End, FakeBuilder, Script};
+use image_builder_actors::testing::builder::{End, FakeBuilder, Script, on_engine};
 use tempfile::TempDir;
 
 /// The base image of the builds here.
@@ -187,7 +187,7 @@ impl RealWorld {
         )
         .await
         .expect("the build ends in time");
-        (result, progress)
+        (result.map(on_engine), progress)
     }
 
     /// Builds what has to work, and returns what it wrote.
