@@ -10,7 +10,6 @@ use std::time::Duration;
 use image_builder::engine::disk::size::Size;
 use image_builder::engine::disk::{DiskGuard, DiskSettings, Young};
 use image_builder::engine::docker::{DockerEngine, LOCAL_REPOSITORY};
-use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::{BuildKey, BuiltImage};
@@ -95,12 +94,6 @@ fn write(path: &Path, bytes: u64) {
     file.write_all(&block[..(bytes % MB) as usize]).expect("written");
 }
 
-/// As the program does when it starts.
-pub(crate) fn install_tls() {
-    // Another test may have done it already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
 /// A guard over an engine, with watermarks out of the way and nothing too young to go, unless
 /// `change` says otherwise.
 pub(crate) fn guard(
@@ -113,11 +106,7 @@ pub(crate) fn guard(
     let mut settings = DiskSettings::new(mark("1%,1MB"), mark("2%,2MB"), Size(0), job);
     settings.young = Young { image: Duration::ZERO, cache: Duration::ZERO };
     change(&mut settings);
-    install_tls();
-    let url = RegistryUrl::parse("localhost:5000").expect("an address");
-    let docker = engine.docker().clone();
-    let registry = RegistryClient::new(RegistrySettings::new(url), docker).expect("a client");
-    DiskGuard::new(settings, data_dir, engine.clone(), Arc::new(registry))
+    DiskGuard::new(settings, data_dir, engine.clone(), "localhost:5000".to_owned())
 }
 
 /// A guard over a small engine, as a worker has one.

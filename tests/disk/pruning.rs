@@ -87,9 +87,9 @@ async fn nothing_goes_that_is_in_use_or_that_somebody_else_made_or_named() {
         "b",
         image_builder_actors::model::secret::Redactor::default(),
     );
-    let registry = worker.guard.registry();
     for _ in 0..2 {
-        registry.push(&image, &reference, &[], &progress).await.expect_err("no registry");
+        let pushed = worker.builder.push(&image, &reference, &progress).await;
+        pushed.expect_err("no registry");
     }
     worker.guard.tidy().await;
     assert!(!has(&small, in_hand).await, "nobody has it in hand any longer");

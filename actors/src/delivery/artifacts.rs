@@ -18,12 +18,12 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::model::build_log::BuildLog;
 use crate::model::digest::hex;
-use crate::model::fault::Fault;
+use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Planned;
-use crate::model::image::{BuildKey, ImageLocation, RegistryImage};
+use crate::model::image::{BuildKey, BuiltImage, ImageLocation, RegistryImage};
 use crate::model::reference::ImageReference;
 use crate::model::request::{BuildRequest, BuilderKind};
-use crate::ports::{FetchedSource, Plan, Registry};
+use crate::ports::{FetchedSource, ImageBuilder, Plan, Registry};
 
 /// The commit that an image was made of.
 pub const REVISION_LABEL: &str = "org.opencontainers.image.revision";
@@ -33,9 +33,11 @@ pub const BUILDER_LABEL: &str = "image-builder.builder";
 /// Hex digits of the hash in a build's tag (128 bits).
 const HASH_DIGITS: usize = 32;
 
-/// The registry, by requests. Cheap to clone.
+/// The images of requests, wherever they are. Cheap to clone.
 #[derive(Clone)]
 pub struct Images {
+    /// What images are pushed from.
+    pub engine: Arc<dyn ImageBuilder>,
     pub registry: Arc<dyn Registry>,
     /// The registry's name in references.
     pub registry_name: String,
@@ -112,14 +114,64 @@ impl Images {
         }
         let image = match location {
             ImageLocation::OnEngine(built) => {
-                self.registry.push(&built, &reference, &tags, progress).await?
+                progress.note(format!("pushing {reference}"));
+                let pushed = self.push(&built, &reference, &tags, progress).await?;
+                progress.note(format!("pushed {}@{}", reference.name(), pushed.digest));
+                pushed
             }
             ImageLocation::InRegistry(image) => {
-                self.registry.tag(&image, &reference, &tags).await?;
+                tags.push(reference.tag.clone());
+                self.tag(&image, &reference, &tags).await?;
                 image
             }
         };
         Ok(Ready { image, reference, commit, builder, reused })
+    }
+
+    /// Pushes once, and has the registry put the further tags on what it got: that sends a few hundred
+    /// bytes in place of a second push.
+    async fn push(
+        &self,
+        built: &BuiltImage,
+        reference: &ImageReference,
+        further_tags: &[String],
+        progress: &BuildLog,
+    ) -> Result<RegistryImage, Fault> {
+        let digest = self.engine.push(built, reference, progress).await?;
+        let failed = |why| failed(format!("cannot trust the push of `{reference}`: {why}"));
+        let Some(pushed) = self.registry.find(&reference.with_tag(&digest)).await? else {
+            return Err(failed(format!("the registry does not have {digest}, which it took")));
+        };
+        // Engines that keep their images as manifests know them by the manifest's digest.
+        if ![&pushed.image_id, &pushed.digest].contains(&&built.id) {
+            return Err(failed(format!(
+                "{digest} is not the image {}; somebody else pushed under the same name",
+                built.id,
+            )));
+        }
+        for tag in self.registry.tag(&pushed, reference, further_tags).await? {
+            let same = self.engine.push(built, &reference.with_tag(&tag), progress).await?;
+            if same != digest {
+                return Err(failed(format!("under the tag `{tag}` it became {same}")));
+            }
+        }
+        Ok(pushed)
+    }
+
+    /// Tags an image that no engine here needs to have.
+    async fn tag(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        tags: &[String],
+    ) -> Result<(), Fault> {
+        if self.registry.tag(image, reference, tags).await?.is_empty() {
+            return Ok(());
+        }
+        Err(failed(format!(
+            "cannot tag `{reference}`: the registry does not take a second tag for {}",
+            image.digest
+        )))
     }
 
     fn reference(&self, request: &BuildRequest, tag: &str) -> ImageReference {
@@ -130,6 +182,10 @@ impl Images {
             tag,
         )
     }
+}
+
+fn failed(message: String) -> Fault {
+    Fault::new(StageName::Pusher, Reason::RegistryFailed, message)
 }
 
 /// The tag of a build's own image. Ids are any text, tags are not.

@@ -36,6 +36,18 @@ pub struct RegistryImage {
     pub size_bytes: u64,
 }
 
+/// The digest of `bytes` as registries write it: `sha256:…`.
+pub fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+}
+
+/// Whether `text` is `sha256:` and 64 lower-case hexadecimal digits.
+pub fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|digits| {
+        digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
 /// Names all that goes into an image: requests of the same key get the same image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BuildKey(String);
@@ -68,5 +80,18 @@ impl BuildKey {
     /// The tag that the registry keeps an image of this key under.
     pub fn tag(&self) -> String {
         format!("key-{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_sha256_in_lower_case_hexadecimal() {
+        assert!(is_digest(&digest_of(b"x")));
+        for text in ["sha256:", "sha256:00", &digest_of(b"x").to_uppercase(), "md5:00"] {
+            assert!(!is_digest(text), "{text}");
+        }
     }
 }

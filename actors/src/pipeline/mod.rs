@@ -134,7 +134,11 @@ impl Pipeline {
             capacity: capacity.clone(),
             observer,
         };
-        let images = Images { registry: ports.registry, registry_name: settings.registry_name };
+        let images = Images {
+            engine: ports.engine.clone(),
+            registry: ports.registry,
+            registry_name: settings.registry_name,
+        };
         let rules = Arc::new(settings.rules);
         let admission = Admission::new(AdmissionRules {
             // One place stays in sight of the other users.

@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod builder;
+pub mod conformance;
 pub mod connector;
 pub mod notifier;
 pub mod planner;

@@ -99,8 +99,9 @@ impl World {
         settings.workspaces = workspaces.path().to_owned();
         let (broker, forge, planner) =
             (FakeBroker::new(), FakeConnector::new(), FakePlanner::new());
-        let (engine, registry, managers, probe) =
-            (FakeBuilder::new(), FakeRegistry::new(), FakeNotifier::new(), FakeProbe::new());
+        let (registry, managers, probe) =
+            (FakeRegistry::new(), FakeNotifier::new(), FakeProbe::new());
+        let engine = FakeBuilder::pushing_to(registry.clone());
         let ports = Ports {
             broker: Arc::new(broker.clone()),
             forge: Arc::new(forge.clone()),

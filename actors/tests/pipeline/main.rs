@@ -3,6 +3,7 @@
 mod deaths;
 mod faults;
 mod outcomes;
+mod publishing;
 mod resuming;
 mod sharing;
 mod supervision;

@@ -1,20 +1,19 @@
-//! The engine and the registry as the worker uses them: with room, and with a claim on every image
-//! that a job has in hand.
+//! The engine as the worker uses it: with room, and with a claim on every image that a job has in
+//! hand.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation, RegistryImage};
+use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::ports::{BuildOrder, ImageBuilder, Registry};
+use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 
 use super::DiskGuard;
 use crate::engine::docker::DockerEngine;
-use crate::registry::RegistryClient;
 
 /// A build that fills the engine's disk this many times in a row, although there was room when it
 /// began, does not fit: it would go on to fail everybody else's builds.
@@ -62,46 +61,16 @@ impl ImageBuilder for GuardedBuilder {
         }
         Ok(found)
     }
-}
-
-pub(super) struct GuardedRegistry {
-    pub(super) registry: Arc<RegistryClient>,
-    pub(super) guard: DiskGuard,
-}
-
-#[async_trait]
-impl Registry for GuardedRegistry {
-    async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
-        self.registry.find(reference).await
-    }
 
     async fn push(
         &self,
         image: &BuiltImage,
         reference: &ImageReference,
-        further_tags: &[String],
         progress: &BuildLog,
-    ) -> Result<RegistryImage, Fault> {
+    ) -> Result<String, Fault> {
         // The claim of whoever built or found the image ends here, however the push does.
         let _claim = self.guard.inner.in_use.take_over(image.key.as_str());
-        self.registry.push(image, reference, further_tags, progress).await
-    }
-
-    async fn tag(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        further_tags: &[String],
-    ) -> Result<(), Fault> {
-        self.registry.tag(image, reference, further_tags).await
-    }
-
-    async fn labels(
-        &self,
-        reference: &ImageReference,
-        image: &RegistryImage,
-    ) -> Result<BTreeMap<String, String>, Fault> {
-        self.registry.labels(reference, image).await
+        self.engine.push(image, reference, progress).await
     }
 }
 

@@ -29,14 +29,13 @@ use std::time::Duration;
 
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
-use image_builder_actors::ports::{ImageBuilder, Registry};
+use image_builder_actors::ports::ImageBuilder;
 use image_builder_actors::scheduling::capacity::Capacity;
 use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::engine::docker::DockerEngine;
-use crate::registry::RegistryClient;
-use guarded::{GuardedBuilder, GuardedRegistry, Strikes};
+use guarded::{GuardedBuilder, Strikes};
 use in_use::InUse;
 use inventory::Held;
 use pruner::Pruner;
@@ -99,7 +98,6 @@ pub struct DiskGuard {
 struct Inner {
     settings: DiskSettings,
     engine: Arc<DockerEngine>,
-    registry: Arc<RegistryClient>,
     data_dir: Place,
     /// Where pruning makes room. Empty until the engine, which has to be on this machine, told it.
     engine_disk: OnceCell<Place>,
@@ -113,15 +111,15 @@ struct Inner {
 }
 
 impl DiskGuard {
-    /// Looks at nothing yet. `registry` is where the engine pushes to.
+    /// Looks at nothing yet. `registry` is the name, in references, of where the engine pushes to.
     pub fn new(
         settings: DiskSettings,
         data_dir: &Path,
         engine: Arc<DockerEngine>,
-        registry: Arc<RegistryClient>,
+        registry: String,
     ) -> Self {
         let in_use = InUse::new(settings.longest_job);
-        let pruner = Pruner::new(engine.clone(), in_use.clone(), registry.name(), settings.young);
+        let pruner = Pruner::new(engine.clone(), in_use.clone(), registry, settings.young);
         let inner = Inner {
             data_dir: Place { name: "the disk of DATA_DIR", path: data_dir.to_owned() },
             engine_disk: OnceCell::new(),
@@ -131,7 +129,6 @@ impl DiskGuard {
             held: watch::Sender::new(Held::default()),
             settings,
             engine,
-            registry,
             in_use,
         };
         Self { inner: Arc::new(inner) }
@@ -141,11 +138,6 @@ impl DiskGuard {
     /// them in hand.
     pub fn builder(&self) -> Arc<dyn ImageBuilder> {
         Arc::new(GuardedBuilder { engine: self.inner.engine.clone(), guard: self.clone() })
-    }
-
-    /// The registry. After a push the engine's image is no longer needed.
-    pub fn registry(&self) -> Arc<dyn Registry> {
-        Arc::new(GuardedRegistry { registry: self.inner.registry.clone(), guard: self.clone() })
     }
 
     /// What images made here and the build cache held when they were last counted.
@@ -197,7 +189,7 @@ impl DiskGuard {
 
     /// Prunes down to the budget, and clears what dead workers left.
     pub async fn tidy(&self) {
-        self.inner.registry.clear_left_names().await;
+        self.inner.engine.clear_left_names().await;
         let mut pruner = self.inner.pruner.lock().await;
         self.prune(&mut pruner, 0, false).await;
     }

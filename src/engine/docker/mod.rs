@@ -11,6 +11,7 @@ mod events;
 mod faults;
 mod housekeeping;
 mod ignore;
+mod push;
 mod session;
 mod wire;
 
@@ -22,15 +23,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::Docker;
 use image_builder_actors::model::build_log::BuildLog;
-use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::fault::{Fault, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 
 use address::Address;
 pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
+use push::EnginePush;
 
 /// What the names of all images that were built here begin with, on the engine alone.
 pub const LOCAL_REGISTRY: &str = "image-builder.local";
@@ -61,6 +64,11 @@ pub struct DockerSettings {
     /// The credential that base images are pulled with. Whoever sends a build request can pull with
     /// it whatever it opens, so it must not open what tenants keep from each other.
     pub registry_auth: Option<Arc<RegistryAuth>>,
+    /// The credential that images are pushed with; `None` = anonymous.
+    pub push_auth: Option<Arc<RegistryAuth>>,
+    /// A directory to write down which names pushes gave to images, so that those of a worker that was
+    /// killed are cleared; `None` = they are not.
+    pub push_journal: Option<PathBuf>,
     pub limits: Limits,
 }
 
@@ -72,6 +80,8 @@ impl Default for DockerSettings {
             tls_verify: false,
             network: None,
             registry_auth: None,
+            push_auth: None,
+            push_journal: None,
             limits: Limits::default(),
         }
     }
@@ -80,7 +90,7 @@ impl Default for DockerSettings {
 /// A credential for one registry.
 #[derive(Debug, Clone)]
 pub struct RegistryAuth {
-    /// `host` or `host:port`; `docker.io` for Docker Hub.
+    /// `host` or `host:port`, as the engine calls the registry; Docker Hub has several names.
     pub host: String,
     pub username: String,
     pub password: Secret,
@@ -97,6 +107,8 @@ pub enum DockerSettingsError {
     Certificate { path: PathBuf, why: String },
     #[error("BUILDER_NETWORK: `{0}` is neither `host` nor `none`")]
     Network(String),
+    #[error("DATA_DIR: the journal of pushes cannot be written: {0}")]
+    PushJournal(std::io::Error),
 }
 
 /// A container engine. Clones share one client.
@@ -107,6 +119,7 @@ pub struct DockerEngine {
     settings: Arc<DockerSettings>,
     /// Whether engine and client have agreed on an API version.
     negotiated: Arc<AtomicBool>,
+    pushes: Arc<EnginePush>,
 }
 
 impl DockerEngine {
@@ -118,7 +131,11 @@ impl DockerEngine {
         }
         let address = Address::of(&settings)?;
         let docker = wire::client(address.clone(), CLIENT_TIMEOUT);
+        let (auth, journal) = (settings.push_auth.as_deref(), settings.push_journal.as_deref());
+        let pushes = EnginePush::new(docker.clone(), auth, journal)
+            .map_err(DockerSettingsError::PushJournal)?;
         Ok(Self {
+            pushes: Arc::new(pushes),
             docker,
             address,
             settings: Arc::new(settings),
@@ -126,8 +143,8 @@ impl DockerEngine {
         })
     }
 
-    /// The client, for other adapters of the same engine. It speaks a version that the engine
-    /// understands only once [`Self::negotiated`] or [`Self::ping`] has succeeded.
+    /// The client. It speaks a version that the engine understands only once [`Self::negotiated`] or
+    /// [`Self::ping`] has succeeded.
     pub fn docker(&self) -> &Docker {
         &self.docker
     }
@@ -155,6 +172,11 @@ impl DockerEngine {
             .map_err(|error| faults::of_client(&self.address, what, &error))?;
         self.negotiated.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Takes the names away from images that pushes of dead workers left there.
+    pub async fn clear_left_names(&self) {
+        self.pushes.clear_left_names().await;
     }
 
     /// The image of `key` that this engine has built earlier, if it still has it.
@@ -198,6 +220,17 @@ impl ImageBuilder for DockerEngine {
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
         self.find_by_key(key).await
+    }
+
+    async fn push(
+        &self,
+        image: &BuiltImage,
+        reference: &ImageReference,
+        progress: &BuildLog,
+    ) -> Result<String, Fault> {
+        let of_a_push = |fault| Fault { stage: StageName::Pusher, ..fault };
+        self.negotiated().await.map_err(of_a_push)?;
+        self.pushes.push(&image.id, reference, progress).await
     }
 }
 

@@ -12,9 +12,10 @@ use image_builder_actors::model::image::BuiltImage;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::ImageBuilder;
+use image_builder_actors::testing::conformance::builder::World;
 
 use super::proxy::{Certificates, Proxy};
-use super::world::{BASE, RealWorld, World, unique};
+use super::world::{BASE, RealWorld, unique};
 
 fn said(output: &[String], line: &str) -> bool {
     output.iter().any(|said| said == line)
