@@ -128,7 +128,7 @@ impl Adapters {
         };
         let registry = RegistryClient::new(registry).context("the registry's client")?;
         let disk = config.disk.clone();
-        let disk = DiskSettings::new(disk.low, disk.high, disk.budget, config.pipeline.job_timeout);
+        let disk = DiskSettings::new(disk.low, disk.high, disk.budget);
         let disk = DiskGuard::new(disk, data_dir.path(), engine.clone(), registry_name.clone());
         let managers = WebhookSettings {
             container_manager_url: config.notify.container_manager.clone(),

@@ -26,7 +26,7 @@ pub(crate) fn key() -> BuildKey {
 /// An image that no engine has.
 pub(crate) fn any_image() -> BuiltImage {
     let id = digest_of(unique().as_bytes());
-    BuiltImage { id, builder: BuilderKind::Dockerfile, key: key() }
+    BuiltImage::new(id, BuilderKind::Dockerfile, key())
 }
 
 /// The engine of this machine, as a worker has it with these settings.
@@ -82,7 +82,7 @@ impl Engine {
             .expect("the engine imports the image");
         self.names.push(name.clone());
         let id = self.id_of(&name).await.expect("the engine has what it imported");
-        BuiltImage { id, builder: BuilderKind::Dockerfile, key: key() }
+        BuiltImage::new(id, BuilderKind::Dockerfile, key())
     }
 
     /// The names of an image.

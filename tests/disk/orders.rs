@@ -102,8 +102,7 @@ pub(crate) fn guard(
     change: impl FnOnce(&mut DiskSettings),
 ) -> DiskGuard {
     let mark = |text: &str| text.parse().expect("a watermark");
-    let job = Duration::from_secs(600);
-    let mut settings = DiskSettings::new(mark("1%,1MB"), mark("2%,2MB"), Size(0), job);
+    let mut settings = DiskSettings::new(mark("1%,1MB"), mark("2%,2MB"), Size(0));
     settings.young = Young { image: Duration::ZERO, cache: Duration::ZERO };
     change(&mut settings);
     DiskGuard::new(settings, data_dir, engine.clone(), "localhost:5000".to_owned())

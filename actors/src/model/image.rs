@@ -1,5 +1,9 @@
 //! Images: as the engine has them, as the registry has them, and what goes into one.
 
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -14,7 +18,43 @@ pub struct BuiltImage {
     pub id: String,
     pub builder: BuilderKind,
     pub key: BuildKey,
+    /// An image that was read from a message has none.
+    #[serde(skip)]
+    pub pin: ImagePin,
 }
+
+impl BuiltImage {
+    /// Without a pin.
+    pub fn new(id: String, builder: BuilderKind, key: BuildKey) -> Self {
+        Self { id, builder, key, pin: ImagePin::default() }
+    }
+}
+
+/// Keeps an image on the engine, however short room is, until the last clone is dropped.
+#[derive(Clone, Default)]
+pub struct ImagePin(Option<Arc<dyn Any + Send + Sync>>);
+
+impl ImagePin {
+    /// Dropping `guard` lets the image go.
+    pub fn new(guard: impl Any + Send + Sync) -> Self {
+        Self(Some(Arc::new(guard)))
+    }
+}
+
+impl fmt::Debug for ImagePin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "pinned" } else { "not pinned" })
+    }
+}
+
+/// A pin makes an image no other one.
+impl PartialEq for ImagePin {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ImagePin {}
 
 /// Where the image of a build is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -225,7 +225,7 @@ impl ImageBuilder for FakeBuilder {
         }
         progress.tell(BuildEvent::StepFinished { name: STEP.to_owned(), cached: false });
         let id = digest_of(order.key.as_str().as_bytes());
-        let image = BuiltImage { id, builder: order.plan.builder, key: order.key.clone() };
+        let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
         self.change(|work| work.built += 1);
         if let End::Pushed(reference) = script.end {
             let registry = &self.0.registry;

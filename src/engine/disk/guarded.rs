@@ -1,5 +1,4 @@
-//! The engine as the worker uses it: with room, and with a claim on every image that a job has in
-//! hand.
+//! The engine as the worker uses it: with room, and with a pin on every image that a job has in hand.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -34,12 +33,16 @@ impl ImageBuilder for GuardedBuilder {
             let message = format!("The build waits for room: {complaint}.");
             return Err(Fault::new(StageName::Builder, Reason::DiskLow, message));
         }
-        let claim = inner.in_use.claim(order.key.as_str());
+        let pin = inner.pins.pin(order.key.as_str());
         match self.engine.build(order, progress).await {
             Ok(location) => {
                 inner.strikes.forget(&order.key);
-                claim.keep();
-                Ok(location)
+                Ok(match location {
+                    ImageLocation::OnEngine(image) => {
+                        ImageLocation::OnEngine(BuiltImage { pin, ..image })
+                    }
+                    elsewhere => elsewhere,
+                })
             }
             Err(fault) if fault.reason == Reason::DiskLow => {
                 inner.told_full.store(true, Ordering::Relaxed);
@@ -54,12 +57,8 @@ impl ImageBuilder for GuardedBuilder {
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
         // Before the look: what is found must not be pruned in between.
-        let claim = self.guard.inner.in_use.claim(key.as_str());
-        let found = self.engine.find(key).await?;
-        if found.is_some() {
-            claim.keep();
-        }
-        Ok(found)
+        let pin = self.guard.inner.pins.pin(key.as_str());
+        Ok(self.engine.find(key).await?.map(|image| BuiltImage { pin, ..image }))
     }
 
     async fn push(
@@ -68,8 +67,6 @@ impl ImageBuilder for GuardedBuilder {
         reference: &ImageReference,
         progress: &BuildLog,
     ) -> Result<String, Fault> {
-        // The claim of whoever built or found the image ends here, however the push does.
-        let _claim = self.guard.inner.in_use.take_over(image.key.as_str());
         self.engine.push(image, reference, progress).await
     }
 }

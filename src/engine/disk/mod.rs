@@ -15,8 +15,8 @@
 //! whatever the watermarks say: nobody but it sees the disk of a remote engine.
 
 mod guarded;
-mod in_use;
 pub mod inventory;
+mod pins;
 mod pruner;
 pub mod size;
 pub mod space;
@@ -36,8 +36,8 @@ use tokio::time::MissedTickBehavior;
 
 use crate::engine::docker::DockerEngine;
 use guarded::{GuardedBuilder, Strikes};
-use in_use::InUse;
 use inventory::Held;
+use pins::Pins;
 use pruner::Pruner;
 pub use pruner::Young;
 use size::{Size, Watermark};
@@ -60,8 +60,6 @@ pub struct DiskSettings {
     pub high: Watermark,
     /// `CACHE_BUDGET`: what images made here and the build cache may hold together.
     pub budget: Size,
-    /// The longest that a job lasts: so long it may have an image in hand.
-    pub longest_job: Duration,
     /// What is too young to be pruned.
     pub young: Young,
     pub between_looks: Duration,
@@ -70,12 +68,11 @@ pub struct DiskSettings {
 
 impl DiskSettings {
     /// With the intervals that the worker has.
-    pub fn new(low: Watermark, high: Watermark, budget: Size, longest_job: Duration) -> Self {
+    pub fn new(low: Watermark, high: Watermark, budget: Size) -> Self {
         Self {
             low,
             high,
             budget,
-            longest_job,
             young: YOUNG,
             between_looks: BETWEEN_LOOKS,
             between_tidyings: BETWEEN_TIDYINGS,
@@ -101,7 +98,7 @@ struct Inner {
     data_dir: Place,
     /// Where pruning makes room. Empty until the engine, which has to be on this machine, told it.
     engine_disk: OnceCell<Place>,
-    in_use: InUse,
+    pins: Pins,
     strikes: Strikes,
     /// One pruning at a time.
     pruner: Mutex<Pruner>,
@@ -118,8 +115,8 @@ impl DiskGuard {
         engine: Arc<DockerEngine>,
         registry: String,
     ) -> Self {
-        let in_use = InUse::new(settings.longest_job);
-        let pruner = Pruner::new(engine.clone(), in_use.clone(), registry, settings.young);
+        let pins = Pins::default();
+        let pruner = Pruner::new(engine.clone(), pins.clone(), registry, settings.young);
         let inner = Inner {
             data_dir: Place { name: "the disk of DATA_DIR", path: data_dir.to_owned() },
             engine_disk: OnceCell::new(),
@@ -129,7 +126,7 @@ impl DiskGuard {
             held: watch::Sender::new(Held::default()),
             settings,
             engine,
-            in_use,
+            pins,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -287,9 +284,8 @@ mod tests {
     fn pruning_aims_at_the_higher_watermark_whichever_that_is_on_the_disk() {
         let mark = |text: &str| text.parse().expect("a watermark");
         let missing = |low, high| {
-            let (budget, job) = (Size(0), Duration::from_secs(1));
             let room = Room { place: "the disk", free: 3_000, total: 20_000 };
-            DiskSettings::new(mark(low), mark(high), budget, job).missing(room)
+            DiskSettings::new(mark(low), mark(high), Size(0)).missing(room)
         };
         assert_eq!(missing("5%", "20%"), 1_000);
         assert_eq!(missing("5KB", "10%"), 2_000);

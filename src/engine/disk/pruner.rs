@@ -7,8 +7,8 @@ use std::time::Duration;
 use image_builder_actors::model::fault::Fault;
 use time::OffsetDateTime;
 
-use super::in_use::InUse;
 use super::inventory::{Held, Image, Inventory, Layer, Whose, layers};
+use super::pins::Pins;
 use super::size::Size;
 use crate::engine::docker::{
     CacheRecord, DockerEngine, ImageDetail, ImageUsage, KEY_LABEL, LOCAL_REGISTRY,
@@ -21,7 +21,7 @@ const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Prunes one engine, which other workers may be pruning too.
 pub(super) struct Pruner {
     engine: Arc<DockerEngine>,
-    in_use: InUse,
+    pins: Pins,
     /// The registry's name in references.
     registry: String,
     young: Young,
@@ -55,11 +55,11 @@ impl Pruned {
 impl Pruner {
     pub(super) fn new(
         engine: Arc<DockerEngine>,
-        in_use: InUse,
+        pins: Pins,
         registry: String,
         young: Young,
     ) -> Self {
-        Self { engine, in_use, registry, young, known: HashMap::new() }
+        Self { engine, pins, registry, young, known: HashMap::new() }
     }
 
     /// Removes what was used the longest time ago until at most the target is held. The target is a
@@ -138,7 +138,7 @@ impl Pruner {
         let needed = || {
             image.has_containers()
                 || age < self.young.image
-                || image.label(KEY_LABEL).is_some_and(|key| self.in_use.has(key))
+                || image.label(KEY_LABEL).is_some_and(|key| self.pins.has(key))
         };
         match whose {
             Whose::Ours | Whose::Left if needed() => Whose::InUse,

@@ -199,7 +199,7 @@ impl DockerEngine {
             .find(|kind| labels.get(BUILDER_LABEL).is_some_and(|label| label == kind.as_str()));
         let Some((id, builder)) = image.id.zip(builder) else { return Ok(None) };
         self.touch(key).await;
-        Ok(Some(BuiltImage { id, builder, key: key.clone() }))
+        Ok(Some(BuiltImage::new(id, builder, key.clone())))
     }
 }
 
@@ -214,8 +214,8 @@ impl ImageBuilder for DockerEngine {
             step: fault.step.as_deref().map(|step| progress.redact(step)),
             ..fault
         })?;
-        let (builder, key) = (order.plan.builder, order.key.clone());
-        Ok(ImageLocation::OnEngine(BuiltImage { id, builder, key }))
+        let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
+        Ok(ImageLocation::OnEngine(image))
     }
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
