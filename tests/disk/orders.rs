@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_builder::engine::disk::size::Size;
-use image_builder::engine::disk::{DiskGuard, DiskSettings, Young};
+use image_builder::engine::docker::disk::size::Size;
+use image_builder::engine::docker::disk::{DiskGuard, DiskSettings, Young};
 use image_builder::engine::docker::{DockerEngine, LOCAL_REPOSITORY};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_rt::System;
 use async_trait::async_trait;
-use image_builder::engine::disk::size::Size;
+use image_builder::engine::docker::disk::size::Size;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};

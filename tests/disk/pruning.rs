@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use image_builder::engine::disk::size::Size;
+use image_builder::engine::docker::disk::size::Size;
 
 use crate::engine::SmallEngine;
 use crate::orders::{Guarded, MB, Order, has};

@@ -7,6 +7,7 @@
 mod address;
 mod build;
 mod context;
+pub mod disk;
 mod events;
 mod faults;
 mod housekeeping;
