@@ -22,7 +22,7 @@ use crate::api::readiness::Readiness;
 use crate::broker::rabbitmq::{ConnectError, ConnectionState, RabbitMq, RabbitSettings};
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::engine::docker::disk::inventory::Held;
+use crate::engine::docker::disk::inventory::HeldBytes;
 use crate::engine::docker::disk::{DiskGuard, DiskSettings};
 use crate::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
 use crate::exit::{Exit, StartError};
@@ -277,7 +277,7 @@ fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<Connectio
 }
 
 /// Shows how much the caches hold, whenever that was counted.
-async fn show_caches(mut held: watch::Receiver<Held>, metrics: Metrics) {
+async fn show_caches(mut held: watch::Receiver<HeldBytes>, metrics: Metrics) {
     while held.changed().await.is_ok() {
         let bytes = held.borrow_and_update().total();
         metrics.cache_bytes(bytes);

@@ -6,11 +6,13 @@ use std::time::Duration;
 use hyper::Method;
 use image_builder::engine::docker::{DockerSettings, RegistryAuth};
 use image_builder::registry::{RegistryClient, RegistrySettings};
-use image_builder_actors::delivery::artifacts::{Artifact, BUILDER_LABEL, Images, REVISION_LABEL};
+use image_builder_actors::delivery::artifacts::{Artifact, Images};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::history::Planned;
-use image_builder_actors::model::image::{BuiltImage, ImageLocation, RegistryImage};
+use image_builder_actors::model::image::{
+    BUILDER_LABEL, BuiltImage, ImageLocation, REVISION_LABEL, RegistryImage,
+};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::{BuildRequest, PlanRequest};
 use image_builder_actors::model::secret::Redactor;

@@ -12,7 +12,7 @@ use image_builder::engine::docker::disk::{DiskGuard, DiskSettings, Young};
 use image_builder::engine::docker::{DockerEngine, LOCAL_REPOSITORY};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::{BuildKey, BuiltImage};
+use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, KEY_LABEL};
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Redactor;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
@@ -59,10 +59,7 @@ impl Order {
                 secrets: BTreeMap::new(),
                 fingerprint: String::new(),
             },
-            labels: BTreeMap::from([
-                label("image-builder.builder", "dockerfile"),
-                label("image-builder.build-key", &key),
-            ]),
+            labels: BTreeMap::from([label(BUILDER_LABEL, "dockerfile"), label(KEY_LABEL, &key)]),
         };
         Self { order, _context: context }
     }

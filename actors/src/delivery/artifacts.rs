@@ -20,15 +20,13 @@ use crate::model::build_log::BuildLog;
 use crate::model::digest::hex;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Planned;
-use crate::model::image::{BuildKey, BuiltImage, ImageLocation, RegistryImage};
+use crate::model::image::{
+    BUILDER_LABEL, BuildKey, BuiltImage, CREATED_LABEL, ImageLocation, KEY_LABEL, REVISION_LABEL,
+    RegistryImage,
+};
 use crate::model::reference::ImageReference;
 use crate::model::request::{BuildRequest, BuilderKind};
 use crate::ports::{FetchedSource, ImageBuilder, Plan, Registry};
-
-/// The commit that an image was made of.
-pub const REVISION_LABEL: &str = "org.opencontainers.image.revision";
-/// How it was made.
-pub const BUILDER_LABEL: &str = "image-builder.builder";
 
 /// Hex digits of the hash in a build's tag (128 bits).
 const HASH_DIGITS: usize = 32;
@@ -200,9 +198,9 @@ pub fn labels(source: &FetchedSource, plan: &Plan, key: &BuildKey) -> BTreeMap<S
     [
         ("org.opencontainers.image.source", source.url.as_str()),
         (REVISION_LABEL, source.commit.as_str()),
-        ("org.opencontainers.image.created", created.as_str()),
+        (CREATED_LABEL, created.as_str()),
         ("org.opencontainers.image.version", source.version.as_str()),
-        ("image-builder.build-key", key.as_str()),
+        (KEY_LABEL, key.as_str()),
         (BUILDER_LABEL, plan.builder.as_str()),
     ]
     .into_iter()

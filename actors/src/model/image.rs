@@ -10,6 +10,15 @@ use sha2::{Digest, Sha256};
 use crate::model::digest::hex;
 use crate::model::request::{BuildRequest, BuilderKind};
 
+/// The label with the commit that an image was made of.
+pub const REVISION_LABEL: &str = "org.opencontainers.image.revision";
+/// The label with the commit's time, in RFC 3339.
+pub const CREATED_LABEL: &str = "org.opencontainers.image.created";
+/// The label with the [build key](BuildKey).
+pub const KEY_LABEL: &str = "image-builder.build-key";
+/// The label with the [builder](BuilderKind) that made an image.
+pub const BUILDER_LABEL: &str = "image-builder.builder";
+
 /// An image that the engine has built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -7,9 +7,10 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::script::{Gate, Script};
-use crate::delivery::artifacts::{BUILDER_LABEL, REVISION_LABEL};
 use crate::model::fault::{Fault, Reason, StageName};
-use crate::model::image::{BuiltImage, RegistryImage, digest_of, is_digest};
+use crate::model::image::{
+    BUILDER_LABEL, BuiltImage, REVISION_LABEL, RegistryImage, digest_of, is_digest,
+};
 use crate::model::reference::ImageReference;
 use crate::ports::Registry;
 

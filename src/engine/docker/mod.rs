@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use bollard::Docker;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, StageName};
-use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
+use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
@@ -38,14 +38,10 @@ use push::EnginePush;
 
 /// What the names of all images that were built here begin with, on the engine alone.
 pub const LOCAL_REGISTRY: &str = "image-builder.local";
-/// The label with the build key.
-pub const KEY_LABEL: &str = "image-builder.build-key";
 /// The repository of every image that was built here, on the engine alone: no registry has this name.
 /// The tag is the build key.
 pub const LOCAL_REPOSITORY: &str = "image-builder.local/built";
 
-/// The label that says which builder made an image.
-const BUILDER_LABEL: &str = "image-builder.builder";
 /// A short question to the engine is answered within this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What bollard allows for the start of an answer, in seconds.
@@ -195,9 +191,7 @@ impl DockerEngine {
             }
         };
         let labels = image.config.and_then(|config| config.labels).unwrap_or_default();
-        let builder = [BuilderKind::Dockerfile, BuilderKind::Nixpacks]
-            .into_iter()
-            .find(|kind| labels.get(BUILDER_LABEL).is_some_and(|label| label == kind.as_str()));
+        let builder = labels.get(BUILDER_LABEL).and_then(|name| BuilderKind::from_name(name));
         let Some((id, builder)) = image.id.zip(builder) else { return Ok(None) };
         self.touch(key).await;
         Ok(Some(BuiltImage::new(id, builder, key.clone())))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::{BuildKey, BuiltImage, RegistryImage};
+use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, RegistryImage};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::{Redactor, Secret};
@@ -43,7 +43,7 @@ fn order(context: &Path) -> BuildOrder {
             fingerprint: String::new(),
         },
         labels: BTreeMap::from([(
-            "image-builder.builder".to_owned(),
+            BUILDER_LABEL.to_owned(),
             BuilderKind::Dockerfile.as_str().to_owned(),
         )]),
     }

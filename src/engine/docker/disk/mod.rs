@@ -36,7 +36,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::engine::docker::DockerEngine;
 use guarded::{GuardedBuilder, Strikes};
-use inventory::Held;
+use inventory::HeldBytes;
 use pins::Pins;
 use pruner::Pruner;
 pub use pruner::Young;
@@ -104,7 +104,7 @@ struct Inner {
     pruner: Mutex<Pruner>,
     /// Whether the engine itself said that its disk is full, and was not pruned since.
     told_full: AtomicBool,
-    held: watch::Sender<Held>,
+    held: watch::Sender<HeldBytes>,
 }
 
 impl DiskGuard {
@@ -123,7 +123,7 @@ impl DiskGuard {
             strikes: Strikes::default(),
             pruner: Mutex::new(pruner),
             told_full: AtomicBool::new(false),
-            held: watch::Sender::new(Held::default()),
+            held: watch::Sender::new(HeldBytes::default()),
             settings,
             engine,
             pins,
@@ -138,7 +138,7 @@ impl DiskGuard {
     }
 
     /// What images made here and the build cache held when they were last counted.
-    pub fn held(&self) -> watch::Receiver<Held> {
+    pub fn held(&self) -> watch::Receiver<HeldBytes> {
         self.inner.held.subscribe()
     }
 
@@ -229,7 +229,7 @@ impl DiskGuard {
     /// engine said that it is full. Returns the bytes freed; `None` = the engine failed.
     async fn prune(&self, pruner: &mut Pruner, missing: u64, told_full: bool) -> Option<u64> {
         let Size(budget) = self.inner.settings.budget;
-        let target = |held: Held| {
+        let target = |held: HeldBytes| {
             let held = held.total();
             let enough = if told_full { held / 2 } else { held };
             budget.min(held.saturating_sub(missing)).min(enough)

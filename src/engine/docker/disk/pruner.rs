@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::image::{KEY_LABEL, REVISION_LABEL};
 use time::OffsetDateTime;
 
-use super::inventory::{Held, Image, Inventory, Layer, Whose, layers};
+use super::inventory::{HeldBytes, Image, Inventory, Layer, Whose, layers};
 use super::pins::Pins;
 use super::size::Size;
-use crate::engine::docker::{
-    CacheRecord, DockerEngine, ImageDetail, ImageUsage, KEY_LABEL, LOCAL_REGISTRY,
-};
+use crate::engine::docker::{CacheRecord, DockerEngine, ImageDetail, ImageUsage, LOCAL_REGISTRY};
 
 /// A name in the registry that an image has had for so long was left there by a push that was killed:
 /// no job lasts that long.
@@ -42,8 +41,8 @@ pub struct Young {
 /// What one pruning did.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pruned {
-    pub before: Held,
-    pub after: Held,
+    pub before: HeldBytes,
+    pub after: HeldBytes,
 }
 
 impl Pruned {
@@ -69,7 +68,7 @@ impl Pruner {
     /// The engine's.
     pub(super) async fn prune(
         &mut self,
-        target: impl FnOnce(Held) -> u64,
+        target: impl FnOnce(HeldBytes) -> u64,
     ) -> Result<Pruned, Fault> {
         let inventory = self.inventory().await?;
         let before = inventory.held();
@@ -195,7 +194,7 @@ fn is_local(name: &str) -> bool {
 fn is_pushed(image: &ImageUsage, name: &str, registry: &str) -> bool {
     let in_registry = name.strip_prefix(registry).is_some_and(|rest| rest.starts_with('/'));
     let Some((_, tag)) = name.rsplit_once(':') else { return false };
-    let (commit, key) = (image.label("org.opencontainers.image.revision"), image.label(KEY_LABEL));
+    let (commit, key) = (image.label(REVISION_LABEL), image.label(KEY_LABEL));
     let of_key = key.is_some_and(|key| tag.strip_prefix("key-") == Some(key));
     in_registry && key.is_some() && (of_key || commit == Some(tag))
 }
@@ -205,7 +204,7 @@ mod tests {
     use super::*;
 
     fn image(tags: &[&str], digests: &[&str], key: Option<&str>) -> ImageUsage {
-        let mut labels = serde_json::json!({"org.opencontainers.image.revision": "c0ffee"});
+        let mut labels = serde_json::json!({REVISION_LABEL: "c0ffee"});
         if let Some(key) = key {
             labels[KEY_LABEL] = key.into();
         }
