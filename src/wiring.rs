@@ -192,7 +192,7 @@ impl Adapters {
             broker,
             forge: self.forge,
             planner: self.planner,
-            engine: self.disk.builder(),
+            engine: Arc::new(self.disk),
             registry: self.registry,
             managers: self.managers,
         }

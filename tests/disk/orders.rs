@@ -117,7 +117,7 @@ impl Guarded {
     pub(crate) fn new(small: &SmallEngine, change: impl FnOnce(&mut DiskSettings)) -> Self {
         let data_dir = tempfile::tempdir().expect("a directory");
         let guard = guard(&small.engine, data_dir.path(), change);
-        Self { builder: guard.builder(), guard, _data_dir: data_dir }
+        Self { builder: Arc::new(guard.clone()), guard, _data_dir: data_dir }
     }
 }
 

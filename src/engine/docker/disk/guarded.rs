@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use image_builder_actors::model::build_log::BuildLog;
@@ -12,7 +12,6 @@ use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 
 use super::DiskGuard;
-use crate::engine::docker::DockerEngine;
 
 /// A build that fills the engine's disk this many times in a row, although there was room when it
 /// began, does not fit: it would go on to fail everybody else's builds.
@@ -20,21 +19,16 @@ const MOST_STRIKES: u32 = 5;
 /// Builds whose strikes are remembered.
 const MOST_REMEMBERED: usize = 1000;
 
-pub(super) struct GuardedBuilder {
-    pub(super) engine: Arc<DockerEngine>,
-    pub(super) guard: DiskGuard,
-}
-
 #[async_trait]
-impl ImageBuilder for GuardedBuilder {
+impl ImageBuilder for DiskGuard {
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
-        let inner = &self.guard.inner;
-        if let Err(complaint) = self.guard.look().await {
+        let inner = &self.inner;
+        if let Err(complaint) = self.look().await {
             let message = format!("The build waits for room: {complaint}.");
             return Err(Fault::new(StageName::Builder, Reason::DiskLow, message));
         }
         let pin = inner.pins.pin(order.key.as_str());
-        match self.engine.build(order, progress).await {
+        match inner.engine.build(order, progress).await {
             Ok(location) => {
                 inner.strikes.forget(&order.key);
                 Ok(match location {
@@ -57,8 +51,8 @@ impl ImageBuilder for GuardedBuilder {
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
         // Before the look: what is found must not be pruned in between.
-        let pin = self.guard.inner.pins.pin(key.as_str());
-        Ok(self.engine.find(key).await?.map(|image| BuiltImage { pin, ..image }))
+        let pin = self.inner.pins.pin(key.as_str());
+        Ok(self.inner.engine.find(key).await?.map(|image| BuiltImage { pin, ..image }))
     }
 
     async fn push(
@@ -67,7 +61,7 @@ impl ImageBuilder for GuardedBuilder {
         reference: &ImageReference,
         progress: &BuildLog,
     ) -> Result<String, Fault> {
-        self.engine.push(image, reference, progress).await
+        self.inner.engine.push(image, reference, progress).await
     }
 }
 

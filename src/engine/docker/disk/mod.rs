@@ -29,13 +29,12 @@ use std::time::Duration;
 
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
-use image_builder_actors::ports::ImageBuilder;
 use image_builder_actors::scheduling::capacity::Capacity;
 use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::engine::docker::DockerEngine;
-use guarded::{GuardedBuilder, Strikes};
+use guarded::Strikes;
 use inventory::HeldBytes;
 use pins::Pins;
 use pruner::Pruner;
@@ -87,6 +86,9 @@ impl DiskSettings {
 }
 
 /// Keeps an eye on the disks, and makes room. Clones share everything.
+///
+/// To the worker it is the engine: one that begins no build without room, and keeps images that a job has
+/// in hand.
 #[derive(Clone)]
 pub struct DiskGuard {
     inner: Arc<Inner>,
@@ -129,12 +131,6 @@ impl DiskGuard {
             pins,
         };
         Self { inner: Arc::new(inner) }
-    }
-
-    /// The engine, which begins no build without room, and whose images are kept while a job has
-    /// them in hand.
-    pub fn builder(&self) -> Arc<dyn ImageBuilder> {
-        Arc::new(GuardedBuilder { engine: self.inner.engine.clone(), guard: self.clone() })
     }
 
     /// What images made here and the build cache held when they were last counted.
