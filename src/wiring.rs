@@ -22,9 +22,9 @@ use crate::broker::rabbitmq::dead_letters::DeadQueue;
 use crate::broker::rabbitmq::{ConnectError, ConnectionState, RabbitMq, RabbitSettings};
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::engine::disk::inventory::Held;
-use crate::engine::disk::{DiskGuard, DiskSettings};
-use crate::engine::docker::DockerEngine;
+use crate::engine::docker::disk::inventory::HeldBytes;
+use crate::engine::docker::disk::{DiskGuard, DiskSettings};
+use crate::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
 use crate::exit::{Exit, StartError};
 use crate::notify::{WebhookNotifier, WebhookSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
@@ -110,19 +110,25 @@ impl Adapters {
     /// settings are good, or there would be no [`Config`].
     pub fn assemble(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
         let registry_name = config.registry.url.to_string();
-        let engine = DockerEngine::connect(config.engine.clone())?;
+        let push_auth = config.registry.credentials.as_ref().map(|known| RegistryAuth {
+            host: config.registry.url.server_address().to_owned(),
+            username: known.username.clone(),
+            password: known.password.clone(),
+        });
+        let engine = DockerSettings {
+            push_auth: push_auth.map(Arc::new),
+            push_journal: Some(data_dir.pushes()),
+            ..config.engine.clone()
+        };
+        let engine = Arc::new(DockerEngine::connect(engine)?);
         let registry = RegistrySettings {
             credentials: config.registry.credentials.clone(),
-            push_timeout: config.pipeline.pusher.timeout,
-            journal: Some(data_dir.pushes()),
             ..RegistrySettings::new(config.registry.url.clone())
         };
-        let registry = RegistryClient::new(registry, engine.docker().clone())
-            .context("the registry's client, with its journal in DATA_DIR")?;
-        let (engine, registry) = (Arc::new(engine), Arc::new(registry));
+        let registry = RegistryClient::new(registry).context("the registry's client")?;
         let disk = config.disk.clone();
-        let disk = DiskSettings::new(disk.low, disk.high, disk.budget, config.pipeline.job_timeout);
-        let disk = DiskGuard::new(disk, data_dir.path(), engine.clone(), registry.clone());
+        let disk = DiskSettings::new(disk.low, disk.high, disk.budget);
+        let disk = DiskGuard::new(disk, data_dir.path(), engine.clone(), registry_name.clone());
         let managers = WebhookSettings {
             container_manager_url: config.notify.container_manager.clone(),
             connector_manager_url: config.notify.connector_manager.clone(),
@@ -144,7 +150,7 @@ impl Adapters {
             forge: Arc::new(GitConnector::new(forge).context("the forge's client")?),
             planner: Arc::new(SourcePlanner::new(planner)),
             engine,
-            registry,
+            registry: Arc::new(registry),
             managers: Arc::new(WebhookNotifier::new(managers).context("the managers' client")?),
             disk,
         })
@@ -189,8 +195,8 @@ impl Adapters {
             broker,
             forge: self.forge,
             planner: self.planner,
-            engine: self.disk.builder(),
-            registry: self.disk.registry(),
+            engine: Arc::new(self.disk),
+            registry: self.registry,
             managers: self.managers,
         }
     }
@@ -279,7 +285,7 @@ fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<Connectio
 }
 
 /// Shows how much the caches hold, whenever that was counted.
-async fn show_caches(mut held: watch::Receiver<Held>, metrics: Metrics) {
+async fn show_caches(mut held: watch::Receiver<HeldBytes>, metrics: Metrics) {
     while held.changed().await.is_ok() {
         let bytes = held.borrow_and_update().total();
         metrics.cache_bytes(bytes);

@@ -22,6 +22,12 @@ const INSIDE: [&str; 10] = [
     "testing",
 ];
 
+/// What every room of the outside may know.
+const SHARED: [&str; 2] = ["net", "blocking"];
+
+/// The rooms of the outside that are adapters: they never know each other.
+const ADAPTERS: [&str; 6] = ["broker", "engine", "notify", "planner", "registry", "source"];
+
 /// Modules by path, such as `["model", "fault"]`, with their code.
 type Modules = BTreeMap<Vec<String>, String>;
 
@@ -134,6 +140,21 @@ fn a_room_of_the_inside_knows_only_those_below_it() {
         .collect();
     assert_eq!(upwards, [""; 0]);
     assert!(edges(&all).len() > 100, "the sources were read");
+}
+
+#[test]
+fn adapters_never_know_each_other() {
+    let all = modules(&source("../src"));
+    let wrong: Vec<_> = edges(&all)
+        .into_iter()
+        .filter(|(module, to)| {
+            ADAPTERS.contains(&module[0].as_str())
+                && module[0] != to[0]
+                && !SHARED.contains(&to[0].as_str())
+        })
+        .map(|(module, to)| format!("{} knows {}", module.join("::"), to.join("::")))
+        .collect();
+    assert_eq!(wrong, [""; 0]);
 }
 
 #[test]

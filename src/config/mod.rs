@@ -39,7 +39,7 @@ use self::reader::Reader;
 pub use self::settings::GROUPS;
 pub use self::table::{Fallback, Group, Setting};
 use crate::broker::rabbitmq::topology::{Topology, TopologySettings};
-use crate::engine::disk::size::{Size, Watermark};
+use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings};
 use crate::notify::SigningKeys;
 use crate::registry::{RegistryCredentials, RegistryUrl};

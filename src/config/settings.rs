@@ -23,7 +23,7 @@ use tracing_subscriber::EnvFilter;
 use super::reader::Reader;
 use super::table::{Fallback, Group, Name, Setting, Variable, settings};
 use super::values::*;
-use crate::engine::disk::size::{Size, Watermark};
+use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::notify::SigningKeys;
 use crate::registry::RegistryUrl;
 use crate::telemetry::LogFormat;

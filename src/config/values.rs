@@ -12,7 +12,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
-use crate::engine::disk::size::{Size, Watermark};
+use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::notify::SigningKeys;
 use crate::registry::RegistryUrl;
 use crate::telemetry;

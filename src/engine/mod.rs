@@ -1,4 +1,3 @@
 //! The container engine: it builds the images, and its disk is looked after.
 
-pub mod disk;
 pub mod docker;

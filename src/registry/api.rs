@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use image_builder_actors::model::fault::{Fault, Reason};
+use image_builder_actors::model::image::{digest_of, is_digest};
 use image_builder_actors::model::secret::Redactor;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use reqwest::redirect::Policy;
@@ -12,7 +13,7 @@ use serde::Deserialize;
 
 use super::auth::{Authenticator, RegistryCredentials, Scope};
 use super::faults::{fault, of_status, of_transport};
-use super::manifest::{MEDIA_TYPES, Manifest, digest_of, is_digest, read_labels};
+use super::manifest::{MEDIA_TYPES, Manifest, read_labels};
 use crate::net::http::{USER_AGENT, read_at_most, retry_after, was_hung_up};
 
 /// Longest manifest that is read, in bytes: the specification asks registries to take as much.
@@ -156,7 +157,7 @@ impl Api {
             }
             status if status.is_client_error() => {
                 let fault = self.refusal(&what, response).await;
-                tracing::debug!(message = fault.message, "the engine is asked to push the tag");
+                tracing::debug!(message = fault.message, "the registry does not take the tag");
                 Ok(false)
             }
             _ => Err(self.refusal(&what, response).await),

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use image_builder_actors::model::digest::hex;
-use image_builder_actors::model::image::RegistryImage;
+use image_builder_actors::model::image::{RegistryImage, digest_of};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 /// Every kind of manifest that is understood here, for `Accept`.
 pub(super) const MEDIA_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
@@ -48,12 +46,25 @@ pub(super) struct Entry {
     pub(super) platform: Platform,
 }
 
+/// What an image runs on, in the specification's words.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-pub(super) struct Platform {
+pub struct Platform {
     #[serde(default)]
-    pub(super) os: String,
+    pub os: String,
     #[serde(default)]
-    pub(super) architecture: String,
+    pub architecture: String,
+}
+
+impl Platform {
+    /// That of the machine that this runs on.
+    pub fn of_this_machine() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Self { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned() }
+    }
 }
 
 #[derive(Deserialize)]
@@ -150,18 +161,6 @@ pub(super) fn read_labels(config: &[u8]) -> serde_json::Result<BTreeMap<String, 
     Ok(config.and_then(|config| config.labels).unwrap_or_default())
 }
 
-/// `sha256:…` of `bytes`.
-pub(super) fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(bytes)))
-}
-
-/// Whether `text` is `sha256:` and 64 lower-case hexadecimal digits.
-pub(super) fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|digits| {
-        digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,14 +218,6 @@ mod tests {
     fn what_is_no_manifest_is_refused() {
         for text in ["", "[]", "{}", r#"{"config":{"digest":"x","size":-1}}"#, "null"] {
             assert!(Manifest::read(text.as_bytes().to_vec(), Some("t")).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_digest_is_sha256_in_lower_case_hexadecimal() {
-        assert!(is_digest(&digest_of(b"x")));
-        for text in ["sha256:", "sha256:00", &digest_of(b"x").to_uppercase(), "md5:00"] {
-            assert!(!is_digest(text), "{text}");
         }
     }
 }

@@ -2,8 +2,10 @@
 
 mod broker;
 mod builder;
+mod engine;
 mod http_server;
 mod notifier;
 mod planner;
+mod publishing;
 mod registry;
 mod source;

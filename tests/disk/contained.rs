@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use image_builder::engine::disk::size::Size;
-use image_builder::engine::disk::{DiskGuard, DiskSettings};
+use image_builder::engine::docker::disk::size::Size;
+use image_builder::engine::docker::disk::{DiskGuard, DiskSettings};
 use image_builder::engine::docker::{DockerEngine, DockerSettings};
 use tokio::net::{TcpListener, UnixStream};
 

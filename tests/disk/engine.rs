@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use image_builder::engine::disk::space::{Place, Room};
+use image_builder::engine::docker::disk::space::{Place, Room};
 use image_builder::engine::docker::{DockerEngine, DockerSettings};
 use tempfile::TempDir;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use image_builder::engine::disk::DiskGuard;
-use image_builder::engine::disk::size::Size;
+use image_builder::engine::docker::disk::DiskGuard;
+use image_builder::engine::docker::disk::size::Size;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::ports::Probe;

@@ -8,16 +8,15 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use image_builder::engine::docker::{DockerEngine, DockerSettings};
-use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::image::BuiltImage;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Redactor;
-use image_builder_actors::ports::Registry;
+use image_builder_actors::ports::ImageBuilder;
 use tokio::net::TcpListener;
 
 use crate::engine::SmallEngine;
-use crate::orders::{Order, install_tls, unique};
+use crate::orders::{Order, unique};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const BASE: &str = "debian:bookworm-slim";
@@ -116,13 +115,11 @@ async fn silent_registry() -> (String, TcpListener) {
     (format!("localhost:{port}"), listener)
 }
 
-fn client(engine: &DockerEngine, registry: &str, journal: &Path) -> RegistryClient {
-    install_tls();
-    let settings = RegistrySettings {
-        journal: Some(journal.to_owned()),
-        ..RegistrySettings::new(RegistryUrl::parse(registry).expect("an address"))
-    };
-    RegistryClient::new(settings, engine.docker().clone()).expect("a client")
+/// The machine's own engine, with the journal of a worker.
+fn engine_with(journal: &Path) -> DockerEngine {
+    let push_journal = Some(journal.to_owned());
+    DockerEngine::connect(DockerSettings { push_journal, ..DockerSettings::default() })
+        .expect("an engine")
 }
 
 fn reference(registry: &str, name: &str) -> ImageReference {
@@ -166,10 +163,10 @@ async fn the_names_of_a_killed_push_are_cleared_by_the_next_worker_and_by_no_oth
     engine.docker().tag_image(&image.id, Some(options)).await.expect("named");
 
     let other = tempfile::tempdir().expect("a directory");
-    client(&engine, &registry, other.path()).clear_left_names().await;
+    engine_with(other.path()).clear_left_names().await;
     assert!(has(&pushed).await, "another worker's names are not to be touched");
 
-    client(&engine, &registry, &journal).clear_left_names().await;
+    engine_with(&journal).clear_left_names().await;
     assert!(!has(&pushed).await, "the name is still there");
     assert!(has(&theirs).await && engine.image_detail(&order.name()).await.is_ok());
     assert_eq!(std::fs::read_dir(&journal).expect("there").count(), 0);
@@ -183,12 +180,9 @@ async fn the_names_of_a_killed_push_are_cleared_by_the_next_worker_and_by_no_oth
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "is killed"]
 async fn worker_that_pushes() {
-    let engine = DockerEngine::connect(DockerSettings::default()).expect("an engine");
-    engine.ping().await.expect("an engine");
-    let registry = variable("REGISTRY");
-    let client = client(&engine, &registry, Path::new(&variable("JOURNAL")));
+    let engine = engine_with(Path::new(&variable("JOURNAL")));
     let image: BuiltImage = serde_json::from_str(&variable("IMAGE")).expect("JSON");
     let progress = BuildLog::new("b", Redactor::default());
-    let reference = reference(&registry, &variable("NAME"));
-    panic!("the push ended: {:?}", client.push(&image, &reference, &[], &progress).await);
+    let reference = reference(&variable("REGISTRY"), &variable("NAME"));
+    panic!("the push ended: {:?}", engine.push(&image, &reference, &progress).await);
 }

@@ -7,16 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_builder::engine::disk::size::Size;
-use image_builder::engine::disk::{DiskGuard, DiskSettings, Young};
+use image_builder::engine::docker::disk::size::Size;
+use image_builder::engine::docker::disk::{DiskGuard, DiskSettings, Young};
 use image_builder::engine::docker::{DockerEngine, LOCAL_REPOSITORY};
-use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::{BuildKey, BuiltImage};
+use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, KEY_LABEL};
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Redactor;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
+use image_builder_actors::testing::builder::on_engine;
 use tempfile::TempDir;
 
 use crate::engine::SmallEngine;
@@ -59,10 +59,7 @@ impl Order {
                 secrets: BTreeMap::new(),
                 fingerprint: String::new(),
             },
-            labels: BTreeMap::from([
-                label("image-builder.builder", "dockerfile"),
-                label("image-builder.build-key", &key),
-            ]),
+            labels: BTreeMap::from([label(BUILDER_LABEL, "dockerfile"), label(KEY_LABEL, &key)]),
         };
         Self { order, _context: context }
     }
@@ -78,7 +75,7 @@ impl Order {
 
     pub(crate) async fn build(&self, builder: &dyn ImageBuilder) -> Result<BuiltImage, Fault> {
         let progress = BuildLog::new(&self.order.build_id, Redactor::default());
-        builder.build(&self.order, &progress).await
+        builder.build(&self.order, &progress).await.map(on_engine)
     }
 }
 
@@ -94,12 +91,6 @@ fn write(path: &Path, bytes: u64) {
     file.write_all(&block[..(bytes % MB) as usize]).expect("written");
 }
 
-/// As the program does when it starts.
-pub(crate) fn install_tls() {
-    // Another test may have done it already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
 /// A guard over an engine, with watermarks out of the way and nothing too young to go, unless
 /// `change` says otherwise.
 pub(crate) fn guard(
@@ -108,15 +99,10 @@ pub(crate) fn guard(
     change: impl FnOnce(&mut DiskSettings),
 ) -> DiskGuard {
     let mark = |text: &str| text.parse().expect("a watermark");
-    let job = Duration::from_secs(600);
-    let mut settings = DiskSettings::new(mark("1%,1MB"), mark("2%,2MB"), Size(0), job);
+    let mut settings = DiskSettings::new(mark("1%,1MB"), mark("2%,2MB"), Size(0));
     settings.young = Young { image: Duration::ZERO, cache: Duration::ZERO };
     change(&mut settings);
-    install_tls();
-    let url = RegistryUrl::parse("localhost:5000").expect("an address");
-    let docker = engine.docker().clone();
-    let registry = RegistryClient::new(RegistrySettings::new(url), docker).expect("a client");
-    DiskGuard::new(settings, data_dir, engine.clone(), Arc::new(registry))
+    DiskGuard::new(settings, data_dir, engine.clone(), "localhost:5000".to_owned())
 }
 
 /// A guard over a small engine, as a worker has one.
@@ -131,7 +117,7 @@ impl Guarded {
     pub(crate) fn new(small: &SmallEngine, change: impl FnOnce(&mut DiskSettings)) -> Self {
         let data_dir = tempfile::tempdir().expect("a directory");
         let guard = guard(&small.engine, data_dir.path(), change);
-        Self { builder: guard.builder(), guard, _data_dir: data_dir }
+        Self { builder: Arc::new(guard.clone()), guard, _data_dir: data_dir }
     }
 }
 

@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use actix_rt::System;
 use async_trait::async_trait;
-use image_builder::engine::disk::size::Size;
+use image_builder::engine::docker::disk::size::Size;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuildRequest;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
-use image_builder_actors::ports::{Broker, FetchedSource, Message, Plan, Planner, Queue};
+use image_builder_actors::ports::{
+    Broker, BuildOrder, FetchedSource, ImageBuilder, Message, Plan, Planner, Queue,
+};
 use image_builder_actors::scheduling::capacity::FIRST_LOOK;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;
 use image_builder_actors::supervision::RestartIntensity;
@@ -30,6 +34,32 @@ use tempfile::TempDir;
 use crate::engine::SmallEngine;
 use crate::full::Disk;
 use crate::orders::{Guarded, MB, Order, has};
+
+/// Builds on a real engine, and pushes to a registry in memory.
+struct PushesInMemory {
+    builder: Arc<dyn ImageBuilder>,
+    registry: FakeRegistry,
+}
+
+#[async_trait]
+impl ImageBuilder for PushesInMemory {
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
+        self.builder.build(order, progress).await
+    }
+
+    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
+        self.builder.find(key).await
+    }
+
+    async fn push(
+        &self,
+        image: &BuiltImage,
+        reference: &ImageReference,
+        _: &BuildLog,
+    ) -> Result<String, Fault> {
+        self.registry.take(image, reference).await
+    }
+}
 
 /// Plans the same for every source.
 struct SamePlan(Plan);
@@ -93,14 +123,15 @@ async fn full_in_the_middle() {
     // Three times that is needed: as the context comes, unpacked, and as a layer.
     let large = Order::of_bytes(120 * MB);
     let (broker, managers) = (FakeBroker::new(), FakeNotifier::new());
+    let (builder, registry) = (worker.builder.clone(), FakeRegistry::new());
     let ports = Ports {
         broker: Arc::new(broker.clone()),
         ledger: Arc::new(FakeLedger::default()),
         dead_letters: Arc::new(FakeDeadLetters::new(broker.clone())),
         forge: Arc::new(FakeSource::new()),
         planner: Arc::new(SamePlan(large.order.plan.clone())),
-        engine: worker.builder.clone(),
-        registry: Arc::new(FakeRegistry::new()),
+        engine: Arc::new(PushesInMemory { builder, registry: registry.clone() }),
+        registry: Arc::new(registry),
         managers: Arc::new(managers.clone()),
         probe: Arc::new(Disk(worker.guard.clone())),
     };

@@ -18,26 +18,37 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::model::build_log::BuildLog;
 use crate::model::digest::hex;
-use crate::model::fault::Fault;
-use crate::model::image::{BuildKey, BuiltImage, RegistryImage};
+use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::history::Planned;
+use crate::model::image::{
+    BUILDER_LABEL, BuildKey, BuiltImage, CREATED_LABEL, ImageLocation, KEY_LABEL, REVISION_LABEL,
+    RegistryImage,
+};
 use crate::model::reference::ImageReference;
 use crate::model::request::{BuildRequest, BuilderKind};
-use crate::ports::{FetchedSource, Plan, Registry};
-
-/// The commit that an image was made of.
-pub const REVISION_LABEL: &str = "org.opencontainers.image.revision";
-/// How it was made.
-pub const BUILDER_LABEL: &str = "image-builder.builder";
+use crate::ports::{FetchedSource, ImageBuilder, Plan, Registry};
 
 /// Hex digits of the hash in a build's tag (128 bits).
 const HASH_DIGITS: usize = 32;
 
-/// The registry, by requests. Cheap to clone.
+/// The images of requests, wherever they are. Cheap to clone.
 #[derive(Clone)]
 pub struct Images {
+    /// What images are pushed from.
+    pub engine: Arc<dyn ImageBuilder>,
     pub registry: Arc<dyn Registry>,
     /// The registry's name in references.
     pub registry_name: String,
+}
+
+/// The image that a request asked for, before the registry has it under the request's names.
+#[derive(Debug)]
+pub struct Artifact {
+    pub commit: String,
+    pub planned: Planned,
+    pub location: ImageLocation,
+    /// Whether an image of the same inputs stands in for a build.
+    pub reused: bool,
 }
 
 /// An image that is in the registry, and how it came there.
@@ -81,38 +92,84 @@ impl Images {
         Ok(Some(Ready { image, reference, commit, builder, reused: false }))
     }
 
-    /// Pushes what the engine has built.
+    /// Sees to it that the registry has the image under the request's names: one on the engine is
+    /// pushed, one that is there already only gets the tags.
     ///
     /// # Errors
-    /// The engine or the registry fails.
-    pub async fn push(
+    /// The engine or the registry fails, or no longer has the image.
+    pub async fn publish(
         &self,
         request: &BuildRequest,
-        commit: String,
-        built: BuiltImage,
+        artifact: Artifact,
         progress: &BuildLog,
     ) -> Result<Ready, Fault> {
+        let Artifact { commit, planned: Planned { key, builder }, location, reused } = artifact;
         let reference = self.reference(request, &commit);
-        let tags = [build_tag(&request.build_id), built.key.tag()];
-        let image = self.registry.push(&built, &reference, &tags, progress).await?;
-        Ok(Ready { image, reference, commit, builder: built.builder, reused: false })
+        let mut tags = vec![build_tag(&request.build_id)];
+        // An image that is reused was found by its key's tag.
+        if !reused {
+            tags.push(key.tag());
+        }
+        let image = match location {
+            ImageLocation::OnEngine(built) => {
+                progress.note(format!("pushing {reference}"));
+                let pushed = self.push(&built, &reference, &tags, progress).await?;
+                progress.note(format!("pushed {}@{}", reference.name(), pushed.digest));
+                pushed
+            }
+            ImageLocation::InRegistry(image) => {
+                tags.push(reference.tag.clone());
+                self.tag(&image, &reference, &tags).await?;
+                image
+            }
+        };
+        Ok(Ready { image, reference, commit, builder, reused })
     }
 
-    /// Lets an image of the same inputs stand in for a build.
-    ///
-    /// # Errors
-    /// The registry fails, or no longer has the image.
-    pub async fn reuse(
+    /// Pushes once, and has the registry put the further tags on what it got: that sends a few hundred
+    /// bytes in place of a second push.
+    async fn push(
         &self,
-        request: &BuildRequest,
-        commit: String,
-        image: RegistryImage,
-        builder: BuilderKind,
-    ) -> Result<Ready, Fault> {
-        let reference = self.reference(request, &commit);
-        let tags = [build_tag(&request.build_id)];
-        self.registry.tag(&image, &reference, &tags).await?;
-        Ok(Ready { image, reference, commit, builder, reused: true })
+        built: &BuiltImage,
+        reference: &ImageReference,
+        further_tags: &[String],
+        progress: &BuildLog,
+    ) -> Result<RegistryImage, Fault> {
+        let digest = self.engine.push(built, reference, progress).await?;
+        let failed = |why| failed(format!("cannot trust the push of `{reference}`: {why}"));
+        let Some(pushed) = self.registry.find(&reference.with_tag(&digest)).await? else {
+            return Err(failed(format!("the registry does not have {digest}, which it took")));
+        };
+        // Engines that keep their images as manifests know them by the manifest's digest.
+        if ![&pushed.image_id, &pushed.digest].contains(&&built.id) {
+            return Err(failed(format!(
+                "{digest} is not the image {}; somebody else pushed under the same name",
+                built.id,
+            )));
+        }
+        for tag in self.registry.tag(&pushed, reference, further_tags).await? {
+            let same = self.engine.push(built, &reference.with_tag(&tag), progress).await?;
+            if same != digest {
+                return Err(failed(format!("under the tag `{tag}` it became {same}")));
+            }
+        }
+        Ok(pushed)
+    }
+
+    /// Tags an image that no engine here needs to have.
+    async fn tag(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        tags: &[String],
+    ) -> Result<(), Fault> {
+        if self.registry.tag(image, reference, tags).await?.is_empty() {
+            return Ok(());
+        }
+        Err(failed(format!(
+            "cannot tag `{reference}`: the registry does not take a second tag for {}",
+            image.digest
+        )))
     }
 
     fn reference(&self, request: &BuildRequest, tag: &str) -> ImageReference {
@@ -123,6 +180,10 @@ impl Images {
             tag,
         )
     }
+}
+
+fn failed(message: String) -> Fault {
+    Fault::new(StageName::Pusher, Reason::RegistryFailed, message)
 }
 
 /// The tag of a build's own image. Ids are any text, tags are not.
@@ -137,9 +198,9 @@ pub fn labels(source: &FetchedSource, plan: &Plan, key: &BuildKey) -> BTreeMap<S
     [
         ("org.opencontainers.image.source", source.url.as_str()),
         (REVISION_LABEL, source.commit.as_str()),
-        ("org.opencontainers.image.created", created.as_str()),
+        (CREATED_LABEL, created.as_str()),
         ("org.opencontainers.image.version", source.version.as_str()),
-        ("image-builder.build-key", key.as_str()),
+        (KEY_LABEL, key.as_str()),
         (BUILDER_LABEL, plan.builder.as_str()),
     ]
     .into_iter()

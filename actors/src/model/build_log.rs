@@ -1,7 +1,8 @@
-//! A build's progress as a stream of typed events, written to the log as it happens.
+//! A build's progress as a stream of typed events, cleaned once and heard by whoever listens.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::fault::StageName;
 use crate::model::secret::Redactor;
@@ -22,26 +23,29 @@ pub enum BuildEvent {
 /// The log target of what builds write, so that it can be filtered by itself.
 pub const OUTPUT_TARGET: &str = "image_builder::output";
 
-/// Where a job's events go: to the log inside the job's span (build id, stage, attempt), and the
-/// last lines into memory for the failure notice. Clones share the same lines.
+/// Hears what a build has to say, as it happens: cut to a bounded length, and free of the request's
+/// secrets and of control characters.
+pub trait BuildLogListener: fmt::Debug + Send + Sync {
+    /// Called inside the job's span, by whoever works on the job: it must not wait for anything.
+    fn hear(&self, event: &BuildEvent);
+}
+
+/// Where a job's events go: to each of its listeners, of which the log and the [tail](Self::tail) are
+/// two. Clones share them.
 #[derive(Debug, Clone)]
 pub struct BuildLog {
     build_id: Arc<str>,
+    /// Build id, stage and attempt.
     span: tracing::Span,
     redactor: Redactor,
-    tail: Arc<Mutex<Tail>>,
+    tail: Arc<Tail>,
+    listeners: Vec<Arc<dyn BuildLogListener>>,
 }
 
 /// The span that a job's log lines stand in. Its level is the highest one, so that the lines that a
 /// filter lets through never lose it.
 pub fn span(build_id: &str, stage: &str, attempt: u32) -> tracing::Span {
     tracing::error_span!(parent: None, "job", build_id, stage, attempt)
-}
-
-#[derive(Debug, Default)]
-struct Tail {
-    lines: VecDeque<String>,
-    bytes: usize,
 }
 
 impl BuildLog {
@@ -52,9 +56,18 @@ impl BuildLog {
     /// A longer line is cut here, in bytes.
     pub const LINE_BYTES: usize = 2 * 1024;
 
+    /// A job that its log and its tail listen to.
     pub fn new(build_id: &str, redactor: Redactor) -> Self {
         let span = span(build_id, StageName::Listener.as_str(), 1);
-        Self { build_id: build_id.into(), span, redactor, tail: Arc::default() }
+        let tail = Arc::<Tail>::default();
+        let listeners: Vec<Arc<dyn BuildLogListener>> = vec![Arc::new(LogLines), tail.clone()];
+        Self { build_id: build_id.into(), span, redactor, tail, listeners }
+    }
+
+    /// The same job, heard by one more.
+    pub fn with_listener(mut self, listener: Arc<dyn BuildLogListener>) -> Self {
+        self.listeners.push(listener);
+        self
     }
 
     /// The same job, in this stage and at this try (from 1).
@@ -67,27 +80,19 @@ impl BuildLog {
         self.span.clone()
     }
 
-    /// Tells an event: its text is cut to a bounded length and freed of the request's secrets.
+    /// Tells an event.
     pub fn tell(&self, event: BuildEvent) {
-        let _inside = self.span.enter();
-        match event {
-            BuildEvent::Note(text) => {
-                tracing::info!("{}", self.clean(&text));
-            }
-            BuildEvent::StepStarted { name } => {
-                let name = self.clean(&name);
-                tracing::info!(step = name, "step started");
-                self.keep(format!("=> {name}"));
-            }
+        let event = match event {
+            BuildEvent::Note(text) => BuildEvent::Note(self.clean(&text)),
+            BuildEvent::StepStarted { name } => BuildEvent::StepStarted { name: self.clean(&name) },
             BuildEvent::StepFinished { name, cached } => {
-                let name = self.clean(&name);
-                tracing::info!(step = name, cached, "step finished");
+                BuildEvent::StepFinished { name: self.clean(&name), cached }
             }
-            BuildEvent::Output(line) => {
-                let line = self.clean(&line);
-                tracing::info!(target: OUTPUT_TARGET, "{line}");
-                self.keep(line);
-            }
+            BuildEvent::Output(line) => BuildEvent::Output(self.clean(&line)),
+        };
+        let _inside = self.span.enter();
+        for listener in &self.listeners {
+            listener.hear(&event);
         }
     }
 
@@ -97,7 +102,7 @@ impl BuildLog {
 
     /// The last lines of the build, oldest first.
     pub fn tail(&self) -> Vec<String> {
-        self.lock().lines.iter().cloned().collect()
+        self.tail.lock().lines.iter().cloned().collect()
     }
 
     /// `text` without the request's secrets: for what others wrote, such as an engine's error.
@@ -110,19 +115,55 @@ impl BuildLog {
         let text: String = text.chars().filter(|c| *c == '\t' || !c.is_control()).collect();
         cut(text, Self::LINE_BYTES)
     }
+}
 
-    fn keep(&self, line: String) {
+/// Writes each event to the log.
+#[derive(Debug)]
+struct LogLines;
+
+impl BuildLogListener for LogLines {
+    fn hear(&self, event: &BuildEvent) {
+        match event {
+            BuildEvent::Note(text) => tracing::info!("{text}"),
+            BuildEvent::StepStarted { name } => tracing::info!(step = name, "step started"),
+            BuildEvent::StepFinished { name, cached } => {
+                tracing::info!(step = name, cached, "step finished");
+            }
+            BuildEvent::Output(line) => tracing::info!(target: OUTPUT_TARGET, "{line}"),
+        }
+    }
+}
+
+/// Keeps the last lines for the failure notice.
+#[derive(Debug, Default)]
+struct Tail(Mutex<TailLines>);
+
+#[derive(Debug, Default)]
+struct TailLines {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn lock(&self) -> MutexGuard<'_, TailLines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BuildLogListener for Tail {
+    fn hear(&self, event: &BuildEvent) {
+        let line = match event {
+            BuildEvent::StepStarted { name } => format!("=> {name}"),
+            BuildEvent::Output(line) => line.clone(),
+            BuildEvent::Note(_) | BuildEvent::StepFinished { .. } => return,
+        };
         let mut tail = self.lock();
         tail.bytes += line.len();
         tail.lines.push_back(line);
-        while tail.lines.len() > Self::TAIL_LINES || tail.bytes > Self::TAIL_BYTES {
+        while tail.lines.len() > BuildLog::TAIL_LINES || tail.bytes > BuildLog::TAIL_BYTES {
             let Some(gone) = tail.lines.pop_front() else { break };
             tail.bytes -= gone.len();
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Tail> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -154,5 +195,43 @@ mod tests {
         assert!(tail.len() <= BuildLog::TAIL_LINES);
         assert!(tail.iter().map(String::len).sum::<usize>() <= BuildLog::TAIL_BYTES);
         assert!(tail.last().is_some_and(|line| line.starts_with("9999 [secret] é")));
+    }
+
+    #[derive(Debug, Default)]
+    struct Third(Mutex<Vec<BuildEvent>>);
+
+    impl BuildLogListener for Third {
+        fn hear(&self, event: &BuildEvent) {
+            self.0.lock().expect("no test panics with it").push(event.clone());
+        }
+    }
+
+    #[test]
+    fn every_listener_hears_all_events_in_order_and_cleaned() {
+        let third = Arc::new(Third::default());
+        let mut progress =
+            BuildLog::new("b", Redactor::new([Secret::new("s3cr3t")])).with_listener(third.clone());
+        let later = progress.clone();
+        progress.note("with s3cr3t");
+        progress.enter(StageName::Builder, 1);
+        let step = |name: &str| name.to_owned();
+        progress.tell(BuildEvent::StepStarted { name: step("RUN echo s3cr3t") });
+        progress.tell(BuildEvent::Output("\u{1b}[31ms3cr3t\t!\r\n".to_owned()));
+        later.tell(BuildEvent::Output("x".repeat(BuildLog::LINE_BYTES + 1)));
+        progress.tell(BuildEvent::StepFinished { name: step("RUN echo s3cr3t"), cached: true });
+
+        let long = cut("x".repeat(BuildLog::LINE_BYTES + 1), BuildLog::LINE_BYTES);
+        let heard = third.0.lock().expect("no test panics with it");
+        assert_eq!(
+            *heard,
+            [
+                BuildEvent::Note("with [secret]".to_owned()),
+                BuildEvent::StepStarted { name: step("RUN echo [secret]") },
+                BuildEvent::Output("[31m[secret]\t!".to_owned()),
+                BuildEvent::Output(long.clone()),
+                BuildEvent::StepFinished { name: step("RUN echo [secret]"), cached: true },
+            ]
+        );
+        assert_eq!(progress.tail(), ["=> RUN echo [secret]", "[31m[secret]\t!", &long]);
     }
 }

@@ -1,10 +1,23 @@
 //! Images: as the engine has them, as the registry has them, and what goes into one.
 
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::model::digest::{add_part, hex};
 use crate::model::request::{BuildRequest, BuilderKind};
+
+/// The label with the commit that an image was made of.
+pub const REVISION_LABEL: &str = "org.opencontainers.image.revision";
+/// The label with the commit's time, in RFC 3339.
+pub const CREATED_LABEL: &str = "org.opencontainers.image.created";
+/// The label with the [build key](BuildKey).
+pub const KEY_LABEL: &str = "image-builder.build-key";
+/// The label with the [builder](BuilderKind) that made an image.
+pub const BUILDER_LABEL: &str = "image-builder.builder";
 
 /// An image that the engine has built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +27,51 @@ pub struct BuiltImage {
     pub id: String,
     pub builder: BuilderKind,
     pub key: BuildKey,
+    /// An image that was read from a message has none.
+    #[serde(skip)]
+    pub pin: ImagePin,
+}
+
+impl BuiltImage {
+    /// Without a pin.
+    pub fn new(id: String, builder: BuilderKind, key: BuildKey) -> Self {
+        Self { id, builder, key, pin: ImagePin::default() }
+    }
+}
+
+/// Keeps an image on the engine, however short room is, until the last clone is dropped.
+#[derive(Clone, Default)]
+pub struct ImagePin(Option<Arc<dyn Any + Send + Sync>>);
+
+impl ImagePin {
+    /// Dropping `guard` lets the image go.
+    pub fn new(guard: impl Any + Send + Sync) -> Self {
+        Self(Some(Arc::new(guard)))
+    }
+}
+
+impl fmt::Debug for ImagePin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "pinned" } else { "not pinned" })
+    }
+}
+
+/// A pin makes an image no other one.
+impl PartialEq for ImagePin {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ImagePin {}
+
+/// Where the image of a build is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageLocation {
+    /// On the engine, which has yet to push it.
+    OnEngine(BuiltImage),
+    /// In the registry, where some builders put it by themselves.
+    InRegistry(RegistryImage),
 }
 
 /// An image that the registry has.
@@ -25,6 +83,18 @@ pub struct RegistryImage {
     pub image_id: String,
     /// What the registry stores for it: configuration and compressed layers, in bytes.
     pub size_bytes: u64,
+}
+
+/// The digest of `bytes` as registries write it: `sha256:…`.
+pub fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+}
+
+/// Whether `text` is `sha256:` and 64 lower-case hexadecimal digits.
+pub fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|digits| {
+        digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 /// Names all that goes into an image: requests of the same key get the same image.
@@ -101,5 +171,13 @@ mod tests {
             assert_ne!(other, first);
         }
         assert_ne!(BuildKey::of(&request(), "c", "another-plan"), first);
+    }
+
+    #[test]
+    fn a_digest_is_sha256_in_lower_case_hexadecimal() {
+        assert!(is_digest(&digest_of(b"x")));
+        for text in ["sha256:", "sha256:00", &digest_of(b"x").to_uppercase(), "md5:00"] {
+            assert!(!is_digest(text), "{text}");
+        }
     }
 }

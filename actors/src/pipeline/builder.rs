@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::delivery::artifacts::{Images, labels};
+use crate::delivery::artifacts::{Artifact, Images, labels};
 use crate::delivery::job::Job;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Planned;
-use crate::model::image::BuildKey;
-use crate::pipeline::messages::{Built, ImageBuilt};
+use crate::model::image::{BuildKey, ImageLocation};
 use crate::pipeline::stage::{Stage, Work};
 use crate::ports::{BuildOrder, FetchedSource, ImageBuilder, Planner};
 use crate::scheduling::keyed_locks::KeyedLocks;
@@ -23,30 +22,31 @@ pub struct Builder {
     /// Equal builds take turns: the first builds, those that waited find its image on the engine. A
     /// first one that fails costs nobody else anything: the next one builds.
     pub equal: KeyedLocks<BuildKey>,
-    pub next: Mailbox<Work<ImageBuilt>>,
+    pub next: Mailbox<Work<Artifact>>,
 }
 
 impl Stage for Builder {
     const NAME: StageName = StageName::Builder;
     const FAILPOINTS: [&'static str; 3] = ["builder::handle", "builder::work", "builder::built"];
     type In = FetchedSource;
-    type Out = ImageBuilt;
+    type Out = Artifact;
 
-    async fn run(&self, job: &mut Job, source: FetchedSource) -> Result<ImageBuilt, Fault> {
+    async fn run(&self, job: &mut Job, source: FetchedSource) -> Result<Artifact, Fault> {
         job.ticket.building();
         job.history.checkpoint.planned = None;
-        let order = self.plan(job, &source).await?;
-        let built = self.build(job, order).await?;
-        if let Built::Here(image) = &built {
+        let (planned, order) = self.plan(job, &source).await?;
+        job.history.checkpoint.planned = Some(planned.clone());
+        let (location, reused) = self.build(job, &order).await?;
+        if let ImageLocation::OnEngine(image) = &location {
             job.history.checkpoint.image = Some(image.clone());
         }
-        Ok(ImageBuilt { commit: source.commit, built })
+        Ok(Artifact { commit: source.commit, planned, location, reused })
     }
 
-    async fn hand_over(&self, job: Job, built: ImageBuilt) {
+    async fn hand_over(&self, job: Job, artifact: Artifact) {
         let seconds = job.timings.builder.as_millis() as f64 / 1000.0;
         tracing::info!(seconds, "image built");
-        self.next.deliver(Work { job, input: built }).await;
+        self.next.deliver(Work { job, input: artifact }).await;
     }
 
     fn out_of_time(&self, seconds: f32) -> Fault {
@@ -56,30 +56,34 @@ impl Stage for Builder {
 }
 
 impl Builder {
-    async fn plan(&self, job: &mut Job, source: &FetchedSource) -> Result<BuildOrder, Fault> {
+    /// What is to be built, and what the image will be known by.
+    async fn plan(
+        &self,
+        job: &Job,
+        source: &FetchedSource,
+    ) -> Result<(Planned, BuildOrder), Fault> {
         let plan = self.planner.plan(source, &job.request, &job.progress).await?;
         let key = BuildKey::of(&job.request, &source.commit, &plan.fingerprint);
-        let planned = Planned { key: key.clone(), builder: plan.builder };
-        job.history.checkpoint.planned = Some(planned);
         tracing::info!(builder = plan.builder.as_str(), key = key.as_str(), "build planned");
+        let planned = Planned { key: key.clone(), builder: plan.builder };
         let (build_id, labels) = (job.request.build_id.clone(), labels(source, &plan, &key));
-        Ok(BuildOrder { build_id, labels, plan, key })
+        Ok((planned, BuildOrder { build_id, labels, plan, key }))
     }
 
-    /// Builds what is not there yet; the answer is where the image is.
-    async fn build(&self, job: &Job, order: BuildOrder) -> Result<Built, Fault> {
+    /// Builds what is not there yet: where the image is, and whether it stands in for a build.
+    async fn build(&self, job: &Job, order: &BuildOrder) -> Result<(ImageLocation, bool), Fault> {
         if !job.request.may_reuse() {
-            return self.engine.build(&order, &job.progress).await.map(Built::Here);
+            return Ok((self.engine.build(order, &job.progress).await?, false));
         }
         let _turn = self.equal.lock(order.key.clone()).await;
         if let Some(image) = self.images.of_key(&job.request, &order.key).await? {
             job.progress.note("the registry has an image of the same inputs: it is reused");
-            return Ok(Built::Reused { image, builder: order.plan.builder });
+            return Ok((ImageLocation::InRegistry(image), true));
         }
         if let Some(image) = self.engine.find(&order.key).await? {
             job.progress.note("the engine has an image of the same inputs: it is pushed");
-            return Ok(Built::Here(image));
+            return Ok((ImageLocation::OnEngine(image), false));
         }
-        self.engine.build(&order, &job.progress).await.map(Built::Here)
+        Ok((self.engine.build(order, &job.progress).await?, false))
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use actix::Message as ActixMessage;
 use futures_util::future::join_all;
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -10,13 +11,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::delivery::dedup::{Hold, Redeliveries, Turn};
 use crate::delivery::envelope;
 use crate::delivery::envelope::Envelope;
-use crate::delivery::lease::{Lease, Settler};
+use crate::delivery::lease::{Lease, Leased, Settler};
 use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
-use crate::pipeline::messages::Delivered;
 use crate::ports::{Acknowledger, Broker, Delivery, Queue, Subscription};
 use crate::scheduling::capacity::Capacity;
 use crate::supervision::Mailbox;
+
+/// A message was delivered.
+#[derive(Debug, ActixMessage)]
+#[rtype(result = "()")]
+pub struct Delivered {
+    pub lease: Lease,
+    /// When the worker got it.
+    pub received: Instant,
+}
+
+impl Leased for Delivered {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+}
 
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::delivery::artifacts::{Images, Ready};
+use crate::delivery::artifacts::{Artifact, Images, Ready};
 use crate::delivery::envelope;
 use crate::delivery::job::{Job, Timings};
 use crate::delivery::lease::{Lease, Phase};
@@ -16,13 +16,13 @@ use crate::delivery::settlement::{FailedTry, Settlement, decides, settle};
 use crate::model::build_log;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::{Fault, StageName};
-use crate::model::history::History;
-use crate::model::image::BuiltImage;
+use crate::model::history::{History, Planned};
+use crate::model::image::ImageLocation;
 use crate::model::notification::Subject;
 use crate::model::request::BuildRequest;
 use crate::parse;
 use crate::parse::Rules;
-use crate::pipeline::messages::{Built, Delivered, ImageBuilt};
+use crate::pipeline::consumer::Delivered;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::stage::Work;
 use crate::ports::{ImageBuilder, Queue};
@@ -48,15 +48,15 @@ pub struct Listener {
     pub engine: Arc<dyn ImageBuilder>,
     pub next: Mailbox<Work<()>>,
     /// The way of a job whose image is built.
-    pub shortcut: Mailbox<Work<ImageBuilt>>,
+    pub shortcut: Mailbox<Work<Artifact>>,
 }
 
 /// What earlier deliveries of a job made.
 enum Earlier {
     /// The image is in the registry.
     Pushed(Ready),
-    /// The commit, and its image on this worker's engine.
-    Built(String, BuiltImage),
+    /// The image is on this worker's engine.
+    Built(Artifact),
     Nothing,
 }
 
@@ -140,9 +140,8 @@ impl Listener {
         in_hand.done();
         match earlier {
             Earlier::Pushed(ready) => self.settlement.ready(job, ready).instrument(span).await,
-            Earlier::Built(commit, image) => {
-                let built = Built::Here(image);
-                self.shortcut.deliver(Work { job, input: ImageBuilt { commit, built } }).await;
+            Earlier::Built(artifact) => {
+                self.shortcut.deliver(Work { job, input: artifact }).await;
             }
             Earlier::Nothing => {
                 self.next.deliver(Work { job, input: () }).await;
@@ -165,19 +164,21 @@ impl Listener {
             Err(fault) => tracing::debug!(%fault, "cannot ask for the image of an earlier try"),
         }
         match self.built_earlier(job).await {
-            Some((commit, image)) => Earlier::Built(commit, image),
+            Some(artifact) => Earlier::Built(artifact),
             None => Earlier::Nothing,
         }
     }
 
     /// The image that an earlier try built, where this worker's engine has it.
-    async fn built_earlier(&self, job: &Job) -> Option<(String, BuiltImage)> {
+    async fn built_earlier(&self, job: &Job) -> Option<Artifact> {
         let checkpoint = &job.history.checkpoint;
         let (commit, image) = (checkpoint.commit.clone()?, checkpoint.image.as_ref()?);
         match self.engine.find(&image.key).await {
             Ok(Some(found)) if found.id == image.id => {
                 tracing::info!(image = image.id, "built by an earlier try: only to be pushed");
-                Some((commit, found))
+                let planned = Planned { key: found.key.clone(), builder: found.builder };
+                let location = ImageLocation::OnEngine(found);
+                Some(Artifact { commit, planned, location, reused: false })
             }
             Ok(_) => None,
             Err(fault) => {

@@ -5,7 +5,6 @@ mod cancellations;
 pub mod connector;
 pub mod consumer;
 pub mod listener;
-pub mod messages;
 pub mod notifier;
 pub mod pool;
 pub mod pusher;
@@ -132,7 +131,11 @@ impl Pipeline {
         observer.metrics.show(&capacity);
         let looks = capacity.clone().watch(ports.probe, settings.first_look, shutdown.clone());
         tokio::spawn(looks);
-        let images = Images { registry: ports.registry, registry_name: settings.registry_name };
+        let images = Images {
+            engine: ports.engine.clone(),
+            registry: ports.registry,
+            registry_name: settings.registry_name,
+        };
         let settlement = Settlement {
             broker: ports.broker.clone(),
             ledger: ports.ledger,

@@ -14,7 +14,7 @@ use crate::delivery::settlement::{Settlement, decides, settle};
 use crate::model::build_log;
 use crate::model::fault::Reason;
 use crate::model::notification::{Notification, NotificationHead};
-use crate::pipeline::messages::Delivered;
+use crate::pipeline::consumer::Delivered;
 use crate::pipeline::pool::{Pool, Slot};
 use crate::ports::{
     Message, Notifier as NotifierPort, NotifyError, OutcomeCopy, Queue, Recorded, Verdict,

@@ -1,10 +1,9 @@
 //! Pusher: from an image on the engine to a digest in the registry.
 
-use crate::delivery::artifacts::{Images, Ready};
+use crate::delivery::artifacts::{Artifact, Images, Ready};
 use crate::delivery::job::Job;
 use crate::delivery::settlement::Settlement;
 use crate::model::fault::{Fault, Reason, StageName};
-use crate::pipeline::messages::{Built, ImageBuilt};
 use crate::pipeline::stage::Stage;
 
 /// What the pusher works with.
@@ -24,21 +23,15 @@ pub enum Pushed {
 impl Stage for Pusher {
     const NAME: StageName = StageName::Pusher;
     const FAILPOINTS: [&'static str; 3] = ["pusher::handle", "pusher::work", "pusher::pushed"];
-    type In = ImageBuilt;
+    type In = Artifact;
     type Out = Pushed;
 
-    async fn run(&self, job: &mut Job, built: ImageBuilt) -> Result<Pushed, Fault> {
+    async fn run(&self, job: &mut Job, artifact: Artifact) -> Result<Pushed, Fault> {
         let request = &job.request;
         if self.settlement.is_repeated(&job.lease, &request.build_id, &job.history).await {
             return Ok(Pushed::Repeated);
         }
-        let ImageBuilt { commit, built } = built;
-        let ready = match built {
-            Built::Here(built) => self.images.push(request, commit, built, &job.progress).await,
-            Built::Reused { image, builder } => {
-                self.images.reuse(request, commit, image, builder).await
-            }
-        };
+        let ready = self.images.publish(request, artifact, &job.progress).await;
         ready.map(Pushed::Ready)
     }
 

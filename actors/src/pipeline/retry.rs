@@ -14,7 +14,7 @@ use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Attempt;
 use crate::parse;
 use crate::parse::Rules;
-use crate::pipeline::messages::Delivered;
+use crate::pipeline::consumer::Delivered;
 use crate::pipeline::pool::Pool;
 use crate::scheduling::retry_policy::FailedIn;
 

@@ -1,4 +1,4 @@
-//! The builder port: makes images on an engine.
+//! The builder port: makes images on an engine, and pushes them from there.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use super::planner::Plan;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::Fault;
-use crate::model::image::{BuildKey, BuiltImage};
+use crate::model::image::{BuildKey, BuiltImage, ImageLocation};
+use crate::model::reference::ImageReference;
 
 /// One image to build.
 #[derive(Debug, Clone)]
@@ -18,12 +19,21 @@ pub struct BuildOrder {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Builds images.
+/// Builds images, and pushes them.
 #[async_trait]
 pub trait ImageBuilder: Send + Sync + 'static {
-    /// Builds the image. Dropping the future stops the build on the engine.
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault>;
+    /// Builds the image, and tells where it is. Dropping the future stops the build on the engine.
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault>;
 
     /// The image of this key that the engine has from an earlier build.
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault>;
+
+    /// Pushes an image that the engine has, and returns the digest under which the registry took it,
+    /// as the engine tells it. Dropping the future ends the push.
+    async fn push(
+        &self,
+        image: &BuiltImage,
+        reference: &ImageReference,
+        progress: &BuildLog,
+    ) -> Result<String, Fault>;
 }

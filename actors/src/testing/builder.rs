@@ -1,31 +1,34 @@
 //! In-memory builder.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::model::build_log::{BuildEvent, BuildLog};
-use crate::model::digest::hex;
-use crate::model::fault::Fault;
-use crate::model::image::{BuildKey, BuiltImage};
-use crate::ports::{BuildOrder, ImageBuilder};
+use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::image::{BuildKey, BuiltImage, ImageLocation, digest_of};
+use crate::model::reference::ImageReference;
+use crate::ports::{BuildOrder, ImageBuilder, Registry};
+use crate::testing::registry::FakeRegistry;
 
 /// A builder that builds nothing: it does what it is told to, and remembers what it was asked for.
-/// Clones share one state. Untold, every build succeeds at once.
+/// Clones share everything. Untold, every build succeeds at once.
 #[derive(Clone)]
-pub struct FakeBuilder(Arc<Shared>);
+pub struct FakeBuilder(Arc<FakeEngine>);
 
-struct Shared {
-    state: Mutex<State>,
-    /// Wakes those who wait for the state to become what they want.
+struct FakeEngine {
+    work: Mutex<Work>,
+    /// Wakes those who wait for the work to become what they want.
     changed: watch::Sender<()>,
+    /// Where images are pushed to, whatever their reference says.
+    registry: FakeRegistry,
 }
 
+/// What was asked for, and what came of it.
 #[derive(Default)]
-struct State {
+struct Work {
     next: VecDeque<Next>,
     scripts: HashMap<String, Script>,
     held: bool,
@@ -35,6 +38,8 @@ struct State {
     dropped: usize,
     /// What the engine has, by key.
     images: HashMap<BuildKey, BuiltImage>,
+    /// The ids of images that it no longer has.
+    lost: HashSet<String>,
 }
 
 enum Next {
@@ -55,6 +60,8 @@ pub struct Script {
 pub enum End {
     #[default]
     Image,
+    /// The builder pushes the image by itself, under this reference.
+    Pushed(ImageReference),
     Fault(Fault),
     /// It panics.
     Panic,
@@ -69,40 +76,50 @@ impl Default for FakeBuilder {
 }
 
 impl FakeBuilder {
+    /// With a registry of its own.
     pub fn new() -> Self {
+        Self::pushing_to(FakeRegistry::new())
+    }
+
+    pub fn pushing_to(registry: FakeRegistry) -> Self {
         let (changed, _) = watch::channel(());
-        Self(Arc::new(Shared { state: Mutex::default(), changed }))
+        Self(Arc::new(FakeEngine { work: Mutex::default(), changed, registry }))
     }
 
     /// The next `times` builds fail with `fault`.
     pub fn fail_next(&self, times: usize, fault: Fault) {
-        self.change(|state| {
-            state.next.extend(std::iter::repeat_with(|| Next::Fail(fault.clone())).take(times));
+        self.change(|work| {
+            work.next.extend(std::iter::repeat_with(|| Next::Fail(fault.clone())).take(times));
         });
     }
 
     /// The next build panics.
     pub fn panic_next(&self) {
-        self.change(|state| state.next.push_back(Next::Panic));
+        self.change(|work| work.next.push_back(Next::Panic));
     }
 
     /// Every build with this id does what `script` says.
     pub fn script(&self, build_id: &str, script: Script) {
-        self.change(|state| drop(state.scripts.insert(build_id.to_owned(), script)));
+        self.change(|work| drop(work.scripts.insert(build_id.to_owned(), script)));
     }
 
     /// Builds that have begun wait until [`Self::release`].
     pub fn hold(&self) {
-        self.change(|state| state.held = true);
+        self.change(|work| work.held = true);
     }
 
     /// The engine loses every image, as one that was pruned does.
     pub fn forget_images(&self) {
-        self.change(|state| state.images.clear());
+        self.change(|work| work.images.clear());
+    }
+
+    /// The engine loses the image of this id.
+    pub fn lose(&self, image_id: &str) {
+        self.change(|work| work.lost.insert(image_id.to_owned()));
     }
 
     pub fn release(&self) {
-        self.change(|state| state.held = false);
+        self.change(|work| work.held = false);
     }
 
     /// Every build that was asked for, in order.
@@ -127,15 +144,15 @@ impl FakeBuilder {
 
     /// Waits until a build of this id has begun.
     pub async fn until_running(&self, build_id: &str) {
-        self.until(|state| state.running.contains(build_id)).await;
+        self.until(|work| work.running.contains(build_id)).await;
     }
 
     /// Waits until no build of this id runs.
     pub async fn until_stopped(&self, build_id: &str) {
-        self.until(|state| !state.running.contains(build_id)).await;
+        self.until(|work| !work.running.contains(build_id)).await;
     }
 
-    async fn until(&self, holds: impl Fn(&State) -> bool) {
+    async fn until(&self, holds: impl Fn(&Work) -> bool) {
         let mut changes = self.0.changed.subscribe();
         while !holds(&self.lock()) {
             // The sender lives in `self`.
@@ -143,14 +160,22 @@ impl FakeBuilder {
         }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut Work) -> T) -> T {
         let result = change(&mut self.lock());
         self.0.changed.send_replace(());
         result
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.0.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The image of a build that was to leave it on the engine.
+pub fn on_engine(location: ImageLocation) -> BuiltImage {
+    match location {
+        ImageLocation::OnEngine(image) => image,
+        ImageLocation::InRegistry(image) => panic!("it is in the registry: {image:?}"),
     }
 }
 
@@ -163,36 +188,36 @@ struct Running<'a> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.builder.change(|state| {
-            state.running.remove(self.build_id);
-            state.dropped += usize::from(!self.ended);
+        self.builder.change(|work| {
+            work.running.remove(self.build_id);
+            work.dropped += usize::from(!self.ended);
         });
     }
 }
 
 #[async_trait]
 impl ImageBuilder for FakeBuilder {
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault> {
-        let (next, script) = self.change(|state| {
-            state.orders.push(order.clone());
-            state.running.insert(order.build_id.clone());
-            let script = state.scripts.get(&order.build_id).cloned().unwrap_or_default();
-            (state.next.pop_front(), script)
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
+        let (next, script) = self.change(|work| {
+            work.orders.push(order.clone());
+            work.running.insert(order.build_id.clone());
+            let script = work.scripts.get(&order.build_id).cloned().unwrap_or_default();
+            (work.next.pop_front(), script)
         });
         let mut running = Running { builder: self, build_id: &order.build_id, ended: false };
 
         const STEP: &str = "RUN scripted";
         progress.tell(BuildEvent::StepStarted { name: STEP.to_owned() });
-        for line in script.output {
-            progress.tell(BuildEvent::Output(line));
+        for line in &script.output {
+            progress.tell(BuildEvent::Output(line.clone()));
         }
-        self.until(|state| !state.held).await;
+        self.until(|work| !work.held).await;
         let fault = match next {
             Some(Next::Panic) => panic!("the fake builder was told to panic"),
             Some(Next::Fail(fault)) => Some(fault),
-            None => match script.end {
-                End::Image => None,
-                End::Fault(fault) => Some(fault),
+            None => match &script.end {
+                End::Image | End::Pushed(_) => None,
+                End::Fault(fault) => Some(fault.clone()),
                 End::Panic => panic!("the fake builder was told to panic"),
                 End::Never => std::future::pending().await,
             },
@@ -202,16 +227,33 @@ impl ImageBuilder for FakeBuilder {
             return Err(Fault { message: progress.redact(&fault.message), ..fault });
         }
         progress.tell(BuildEvent::StepFinished { name: STEP.to_owned(), cached: false });
-        let id = format!("sha256:{}", hex(&Sha256::digest(order.key.as_str())));
-        let image = BuiltImage { id, builder: order.plan.builder, key: order.key.clone() };
-        self.change(|state| {
-            state.built += 1;
-            state.images.insert(order.key.clone(), image.clone());
-        });
-        Ok(image)
+        let id = digest_of(order.key.as_str().as_bytes());
+        let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
+        self.change(|work| work.built += 1);
+        if let End::Pushed(reference) = script.end {
+            let registry = &self.0.registry;
+            let digest = registry.take(&image, &reference).await?;
+            let pushed = registry.find(&reference.with_tag(&digest)).await?;
+            return Ok(ImageLocation::InRegistry(pushed.expect("it was just stored")));
+        }
+        self.change(|work| drop(work.images.insert(order.key.clone(), image.clone())));
+        Ok(ImageLocation::OnEngine(image))
     }
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
         Ok(self.lock().images.get(key).cloned())
+    }
+
+    async fn push(
+        &self,
+        image: &BuiltImage,
+        reference: &ImageReference,
+        _: &BuildLog,
+    ) -> Result<String, Fault> {
+        if self.lock().lost.contains(&image.id) {
+            let message = format!("cannot push `{reference}`: no such image");
+            return Err(Fault::new(StageName::Pusher, Reason::EngineFailed, message));
+        }
+        self.0.registry.take(image, reference).await
     }
 }

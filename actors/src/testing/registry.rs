@@ -1,39 +1,37 @@
 //! In-memory registry.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::script::{Gate, Script};
-use crate::delivery::artifacts::{BUILDER_LABEL, REVISION_LABEL};
-use crate::model::build_log::BuildLog;
-use crate::model::digest::hex;
 use crate::model::fault::{Fault, Reason, StageName};
-use crate::model::image::{BuiltImage, RegistryImage};
+use crate::model::image::{
+    BUILDER_LABEL, BuiltImage, REVISION_LABEL, RegistryImage, digest_of, is_digest,
+};
 use crate::model::reference::ImageReference;
 use crate::ports::Registry;
 
 /// What every image weighs here, in bytes.
 const SIZE: u64 = 1_000;
 
-/// A registry in memory, whose engine has every image except the forgotten ones. Clones share it.
+/// A registry in memory. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct FakeRegistry {
-    state: Arc<Mutex<State>>,
+    contents: Arc<Mutex<Contents>>,
     pushes: Script<Fault>,
     pushed: watch::Sender<Vec<Push>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Contents {
     /// By `repository:tag` and `repository:digest`, each with its registry before it.
     images: HashMap<String, RegistryImage>,
     /// The labels of each image, by its digest.
     labels: HashMap<String, BTreeMap<String, String>>,
-    forgotten: HashSet<String>,
+    refuses_tags: bool,
     down: Option<Fault>,
     finds: usize,
 }
@@ -43,7 +41,6 @@ struct State {
 pub struct Push {
     pub image: BuiltImage,
     pub reference: ImageReference,
-    pub further_tags: Vec<String>,
 }
 
 impl FakeRegistry {
@@ -66,9 +63,60 @@ impl FakeRegistry {
         self.lock().down = fault;
     }
 
-    /// The engine no longer has this image.
-    pub fn forget(&self, image_id: &str) {
-        self.lock().forgotten.insert(image_id.to_owned());
+    /// From now on no tag is put on what is there already.
+    pub fn refuse_tags(&self) {
+        self.lock().refuses_tags = true;
+    }
+
+    /// The tags that stand for the same image as the reference, itself among them, sorted.
+    pub fn tags(&self, reference: &ImageReference) -> Vec<String> {
+        let contents = self.lock();
+        let image = contents.images.get(&reference.to_string());
+        let repository = format!("{}:", reference.name());
+        let same = contents.images.iter().filter(|(_, stored)| Some(*stored) == image);
+        let tags = same.filter_map(|(name, _)| name.strip_prefix(&repository));
+        let mut tags: Vec<_> = tags.filter(|tag| !is_digest(tag)).map(str::to_owned).collect();
+        tags.sort();
+        tags
+    }
+
+    /// Takes an image that an engine pushes, and tells its digest.
+    ///
+    /// # Errors
+    /// Whatever the test asked for.
+    pub async fn take(
+        &self,
+        image: &BuiltImage,
+        reference: &ImageReference,
+    ) -> Result<String, Fault> {
+        self.pushes.play().await?;
+        let digest = digest_of(image.id.as_bytes());
+        let labels = [(REVISION_LABEL, &*reference.tag), (BUILDER_LABEL, image.builder.as_str())];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let stored =
+            RegistryImage { digest: digest.clone(), image_id: image.id.clone(), size_bytes: SIZE };
+        self.store(&stored, reference, labels)?;
+        let push = Push { image: image.clone(), reference: reference.clone() };
+        self.pushed.send_modify(|pushed| pushed.push(push));
+        Ok(digest)
+    }
+
+    /// Has this image from now on, under the reference and its digest.
+    ///
+    /// # Errors
+    /// The registry is down.
+    pub fn store(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(), Fault> {
+        let mut contents = self.up()?;
+        for tag in [&reference.tag, &image.digest] {
+            contents.images.insert(reference.with_tag(tag).to_string(), image.clone());
+        }
+        contents.labels.insert(image.digest.clone(), labels);
+        Ok(())
     }
 
     /// Every push that succeeded, in order.
@@ -81,8 +129,17 @@ impl FakeRegistry {
         self.lock().finds
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is in it, unless it is down.
+    fn up(&self) -> Result<MutexGuard<'_, Contents>, Fault> {
+        let contents = self.lock();
+        match &contents.down {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(contents),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,75 +147,28 @@ impl FakeRegistry {
 impl Registry for FakeRegistry {
     async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
         self.lock().finds += 1;
-        let state = self.lock();
-        match &state.down {
-            Some(fault) => Err(fault.clone()),
-            None => Ok(state.images.get(&reference.to_string()).cloned()),
-        }
-    }
-
-    async fn push(
-        &self,
-        image: &BuiltImage,
-        reference: &ImageReference,
-        further_tags: &[String],
-        progress: &BuildLog,
-    ) -> Result<RegistryImage, Fault> {
-        self.pushes.play().await?;
-        let stored = RegistryImage {
-            digest: format!("sha256:{}", hex(&Sha256::digest(&image.id))),
-            image_id: image.id.clone(),
-            size_bytes: SIZE,
-        };
-        {
-            let mut state = self.lock();
-            if let Some(fault) = &state.down {
-                return Err(fault.clone());
-            }
-            if state.forgotten.contains(&image.id) {
-                let message = format!("cannot push `{reference}`: no such image");
-                return Err(Fault::new(StageName::Pusher, Reason::EngineFailed, message));
-            }
-            let own_tags = [&reference.tag, &stored.digest];
-            for tag in own_tags.into_iter().chain(further_tags) {
-                state.images.insert(reference.with_tag(tag).to_string(), stored.clone());
-            }
-            let labels =
-                [(REVISION_LABEL, &*reference.tag), (BUILDER_LABEL, image.builder.as_str())];
-            let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
-            state.labels.insert(stored.digest.clone(), labels.into());
-        }
-        progress.note(format!("pushed {reference}"));
-        self.pushed.send_modify(|pushed| {
-            pushed.push(Push {
-                image: image.clone(),
-                reference: reference.clone(),
-                further_tags: further_tags.to_vec(),
-            });
-        });
-        Ok(stored)
+        Ok(self.up()?.images.get(&reference.to_string()).cloned())
     }
 
     async fn tag(
         &self,
         image: &RegistryImage,
         reference: &ImageReference,
-        further_tags: &[String],
-    ) -> Result<(), Fault> {
-        let mut state = self.lock();
-        if let Some(fault) = &state.down {
-            return Err(fault.clone());
-        }
-        let Some(stored) =
-            state.images.get(&reference.with_tag(&image.digest).to_string()).cloned()
-        else {
+        tags: &[String],
+    ) -> Result<Vec<String>, Fault> {
+        let mut contents = self.up()?;
+        let by_digest = reference.with_tag(&image.digest).to_string();
+        let Some(stored) = contents.images.get(&by_digest).cloned() else {
             let message = format!("cannot tag `{reference}`: there is no {}", image.digest);
             return Err(Fault::new(StageName::Pusher, Reason::RegistryFailed, message));
         };
-        for tag in further_tags.iter().chain([&reference.tag]) {
-            state.images.insert(reference.with_tag(tag).to_string(), stored.clone());
+        if contents.refuses_tags {
+            return Ok(tags.to_vec());
         }
-        Ok(())
+        for tag in tags {
+            contents.images.insert(reference.with_tag(tag).to_string(), stored.clone());
+        }
+        Ok(Vec::new())
     }
 
     async fn labels(
@@ -166,11 +176,7 @@ impl Registry for FakeRegistry {
         reference: &ImageReference,
         image: &RegistryImage,
     ) -> Result<BTreeMap<String, String>, Fault> {
-        let state = self.lock();
-        if let Some(fault) = &state.down {
-            return Err(fault.clone());
-        }
-        state.labels.get(&image.digest).cloned().ok_or_else(|| {
+        self.up()?.labels.get(&image.digest).cloned().ok_or_else(|| {
             let message = format!("`{reference}` has no configuration {}", image.image_id);
             Fault::new(StageName::Pusher, Reason::RegistryFailed, message)
         })

@@ -101,8 +101,9 @@ impl World {
         let workspaces = tempfile::tempdir().expect("a directory");
         settings.workspaces = workspaces.path().to_owned();
         let (broker, forge, planner) = (FakeBroker::new(), FakeSource::new(), FakePlanner::new());
-        let (engine, registry, managers, probe) =
-            (FakeBuilder::new(), FakeRegistry::new(), FakeNotifier::new(), FakeProbe::new());
+        let (registry, managers, probe) =
+            (FakeRegistry::new(), FakeNotifier::new(), FakeProbe::new());
+        let engine = FakeBuilder::pushing_to(registry.clone());
         let (ledger, dead_letters) = (FakeLedger::default(), FakeDeadLetters::new(broker.clone()));
         let ports = Ports {
             broker: Arc::new(broker.clone()),

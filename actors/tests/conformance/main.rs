@@ -1,7 +1,10 @@
 //! The ports in memory keep what each port promises.
 
 mod broker;
+mod builder;
 mod dead_letters;
 mod notifier;
 mod outcome_ledger;
+mod planner;
+mod registry;
 mod source;

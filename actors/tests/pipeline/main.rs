@@ -4,6 +4,7 @@ mod deaths;
 mod faults;
 mod notifying;
 mod outcomes;
+mod publishing;
 mod resuming;
 mod sharing;
 mod supervision;

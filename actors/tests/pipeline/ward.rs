@@ -22,6 +22,7 @@ use image_builder_actors::supervision::{Mailbox, Supervisor};
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::{ActorName, Health, Snapshot};
 use image_builder_actors::testing::broker::FakeBroker;
+use image_builder_actors::testing::builder::FakeBuilder;
 use image_builder_actors::testing::dead_letters::FakeDeadLetters;
 use image_builder_actors::testing::outcome_ledger::FakeLedger;
 use image_builder_actors::testing::registry::FakeRegistry;
@@ -271,6 +272,7 @@ impl Deliveries {
             dead_letters: Arc::new(FakeDeadLetters::new(broker.clone())),
             policy: settings().retry,
             images: Images {
+                engine: Arc::new(FakeBuilder::pushing_to(FakeRegistry::new())),
                 registry: Arc::new(FakeRegistry::new()),
                 registry_name: "registry.test".to_owned(),
             },

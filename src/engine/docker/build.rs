@@ -12,6 +12,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Response, StatusCode};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::image::CREATED_LABEL;
 use image_builder_actors::ports::BuildOrder;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -175,7 +176,7 @@ fn body(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {
 /// The commit's time, from the label that tells it. Servers make a file's validator (`ETag`) of its
 /// size and modification time, so a changed file has to have a changed time.
 fn modification_time(labels: &BTreeMap<String, String>) -> u64 {
-    let created = labels.get("org.opencontainers.image.created");
+    let created = labels.get(CREATED_LABEL);
     let created = created.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
     let seconds = created.map_or(NO_TIME, |time| time.unix_timestamp().max(NO_TIME));
     seconds.unsigned_abs()
@@ -243,7 +244,7 @@ mod tests {
     #[test]
     fn a_context_has_the_commits_time_and_never_one_that_archivers_refuse() {
         let time = |text: &str| {
-            let label = ("org.opencontainers.image.created".to_owned(), text.to_owned());
+            let label = (CREATED_LABEL.to_owned(), text.to_owned());
             modification_time(&BTreeMap::from([label]))
         };
         assert_eq!(time("2024-02-29T12:00:00Z"), 1_709_208_000);

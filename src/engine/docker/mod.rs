@@ -7,10 +7,12 @@
 mod address;
 mod build;
 mod context;
+pub mod disk;
 mod events;
 mod faults;
 mod housekeeping;
 mod ignore;
+mod push;
 mod session;
 mod wire;
 
@@ -22,26 +24,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::Docker;
 use image_builder_actors::model::build_log::BuildLog;
-use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::{BuildKey, BuiltImage};
+use image_builder_actors::model::fault::{Fault, StageName};
+use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 
 use address::Address;
 pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
+use push::EnginePush;
 
 /// What the names of all images that were built here begin with, on the engine alone.
 pub const LOCAL_REGISTRY: &str = "image-builder.local";
-/// The label with the build key.
-pub const KEY_LABEL: &str = "image-builder.build-key";
 /// The repository of every image that was built here, on the engine alone: no registry has this name.
 /// The tag is the build key.
 pub const LOCAL_REPOSITORY: &str = "image-builder.local/built";
 
-/// The label that says which builder made an image.
-const BUILDER_LABEL: &str = "image-builder.builder";
 /// A short question to the engine is answered within this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What bollard allows for the start of an answer, in seconds.
@@ -61,6 +61,11 @@ pub struct DockerSettings {
     /// The credential that base images are pulled with. Whoever sends a build request can pull with
     /// it whatever it opens, so it must not open what tenants keep from each other.
     pub registry_auth: Option<Arc<RegistryAuth>>,
+    /// The credential that images are pushed with; `None` = anonymous.
+    pub push_auth: Option<Arc<RegistryAuth>>,
+    /// A directory to write down which names pushes gave to images, so that those of a worker that was
+    /// killed are cleared; `None` = they are not.
+    pub push_journal: Option<PathBuf>,
     pub limits: Limits,
 }
 
@@ -72,6 +77,8 @@ impl Default for DockerSettings {
             tls_verify: false,
             network: None,
             registry_auth: None,
+            push_auth: None,
+            push_journal: None,
             limits: Limits::default(),
         }
     }
@@ -80,7 +87,7 @@ impl Default for DockerSettings {
 /// A credential for one registry.
 #[derive(Debug, Clone)]
 pub struct RegistryAuth {
-    /// `host` or `host:port`; `docker.io` for Docker Hub.
+    /// `host` or `host:port`, as the engine calls the registry; Docker Hub has several names.
     pub host: String,
     pub username: String,
     pub password: Secret,
@@ -97,6 +104,8 @@ pub enum DockerSettingsError {
     Certificate { path: PathBuf, why: String },
     #[error("BUILDER_NETWORK: `{0}` is neither `host` nor `none`")]
     Network(String),
+    #[error("DATA_DIR: the journal of pushes cannot be written: {0}")]
+    PushJournal(std::io::Error),
 }
 
 /// A container engine. Clones share one client.
@@ -107,6 +116,7 @@ pub struct DockerEngine {
     settings: Arc<DockerSettings>,
     /// Whether engine and client have agreed on an API version.
     negotiated: Arc<AtomicBool>,
+    pushes: Arc<EnginePush>,
 }
 
 impl DockerEngine {
@@ -118,7 +128,11 @@ impl DockerEngine {
         }
         let address = Address::of(&settings)?;
         let docker = wire::client(address.clone(), CLIENT_TIMEOUT);
+        let (auth, journal) = (settings.push_auth.as_deref(), settings.push_journal.as_deref());
+        let pushes = EnginePush::new(docker.clone(), auth, journal)
+            .map_err(DockerSettingsError::PushJournal)?;
         Ok(Self {
+            pushes: Arc::new(pushes),
             docker,
             address,
             settings: Arc::new(settings),
@@ -126,8 +140,8 @@ impl DockerEngine {
         })
     }
 
-    /// The client, for other adapters of the same engine. It speaks a version that the engine
-    /// understands only once [`Self::negotiated`] or [`Self::ping`] has succeeded.
+    /// The client. It speaks a version that the engine understands only once [`Self::negotiated`] or
+    /// [`Self::ping`] has succeeded.
     pub fn docker(&self) -> &Docker {
         &self.docker
     }
@@ -157,6 +171,11 @@ impl DockerEngine {
         Ok(())
     }
 
+    /// Takes the names away from images that pushes of dead workers left there.
+    pub async fn clear_left_names(&self) {
+        self.pushes.clear_left_names().await;
+    }
+
     /// The image of `key` that this engine has built earlier, if it still has it.
     ///
     /// # Errors
@@ -172,18 +191,16 @@ impl DockerEngine {
             }
         };
         let labels = image.config.and_then(|config| config.labels).unwrap_or_default();
-        let builder = [BuilderKind::Dockerfile, BuilderKind::Nixpacks]
-            .into_iter()
-            .find(|kind| labels.get(BUILDER_LABEL).is_some_and(|label| label == kind.as_str()));
+        let builder = labels.get(BUILDER_LABEL).and_then(|name| BuilderKind::from_name(name));
         let Some((id, builder)) = image.id.zip(builder) else { return Ok(None) };
         self.touch(key).await;
-        Ok(Some(BuiltImage { id, builder, key: key.clone() }))
+        Ok(Some(BuiltImage::new(id, builder, key.clone())))
     }
 }
 
 #[async_trait]
 impl ImageBuilder for DockerEngine {
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault> {
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let version = self.negotiated().await?.client_version();
         self.rename_predecessor(&order.key).await?;
         let id = build::build(self, version, order, progress).await.map_err(|fault| Fault {
@@ -192,11 +209,23 @@ impl ImageBuilder for DockerEngine {
             step: fault.step.as_deref().map(|step| progress.redact(step)),
             ..fault
         })?;
-        Ok(BuiltImage { id, builder: order.plan.builder, key: order.key.clone() })
+        let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
+        Ok(ImageLocation::OnEngine(image))
     }
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
         self.find_by_key(key).await
+    }
+
+    async fn push(
+        &self,
+        image: &BuiltImage,
+        reference: &ImageReference,
+        progress: &BuildLog,
+    ) -> Result<String, Fault> {
+        let of_a_push = |fault| Fault { stage: StageName::Pusher, ..fault };
+        self.negotiated().await.map_err(of_a_push)?;
+        self.pushes.push(&image.id, reference, progress).await
     }
 }
 

@@ -8,13 +8,14 @@ use futures_util::{StreamExt, TryStreamExt};
 use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY, RegistryAuth};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::image::BuiltImage;
+use image_builder_actors::model::image::{BuiltImage, CREATED_LABEL};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::ImageBuilder;
+use image_builder_actors::testing::conformance::builder::World;
 
 use super::proxy::{Certificates, Proxy};
-use super::world::{BASE, RealWorld, World, unique};
+use super::world::{BASE, RealWorld, unique};
 
 fn said(output: &[String], line: &str) -> bool {
     output.iter().any(|said| said == line)
@@ -172,8 +173,7 @@ async fn files_have_the_commits_time() {
         ("Dockerfile", &format!("FROM {BASE}\nCOPY f /\nRUN stat -c %Y /f\n")),
         ("f", &unique()),
     ]);
-    let created = "org.opencontainers.image.created".to_owned();
-    order.labels.insert(created, "2024-02-29T12:00:00Z".to_owned());
+    order.labels.insert(CREATED_LABEL.to_owned(), "2024-02-29T12:00:00Z".to_owned());
     let output = world.output(&order).await;
     assert!(said(&output, "1709208000"), "{output:?}");
 }

@@ -1,4 +1,4 @@
-//! What the suite's scenarios are made of, in memory and on the real engine.
+//! What the suite's scenarios are made of on the real engine.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,34 +7,20 @@ use std::time::Duration;
 
 use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY};
 use image_builder_actors::model::build_log::BuildLog;
-use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::model::image::{BuildKey, BuiltImage};
+use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, RegistryImage};
+use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::{Redactor, Secret};
-use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
-use image_builder_actors::testing::builder::{End, FakeBuilder, Script};
+use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan, Registry};
+use image_builder_actors::testing::builder::on_engine;
+use image_builder_actors::testing::conformance::builder::World;
 use tempfile::TempDir;
+
+use crate::registry::{NOWHERE, OPEN, client, reference_in, settings};
 
 /// The base image of the builds here.
 pub(super) const BASE: &str = "debian:bookworm-slim";
-
-pub(super) trait World {
-    fn builder(&self) -> &dyn ImageBuilder;
-    /// A builder whose engine is out of reach.
-    fn downed(&self) -> &dyn ImageBuilder;
-    /// A build that works.
-    fn good(&self) -> BuildOrder;
-    /// A build that has `secret`, and writes `the secret is <it>`.
-    fn babbling(&self, secret: &str) -> BuildOrder;
-    /// A build that writes `last words` and then fails in a step with `exit 3`.
-    fn failing(&self) -> BuildOrder;
-    /// A build that can never work.
-    fn senseless(&self) -> BuildOrder;
-    /// A build that does not end.
-    fn endless(&self) -> BuildOrder;
-    fn until_running(&self, order: &BuildOrder) -> impl Future<Output = ()> + Send;
-    fn until_stopped(&self, order: &BuildOrder) -> impl Future<Output = ()> + Send;
-}
 
 /// A text that no other test uses.
 pub(super) fn unique() -> String {
@@ -57,76 +43,11 @@ fn order(context: &Path) -> BuildOrder {
             fingerprint: String::new(),
         },
         labels: BTreeMap::from([(
-            "image-builder.builder".to_owned(),
+            BUILDER_LABEL.to_owned(),
             BuilderKind::Dockerfile.as_str().to_owned(),
         )]),
     }
 }
-
-// ---- in memory --------------------------------------------------------------------------------
-
-pub(super) struct FakeWorld {
-    builder: FakeBuilder,
-    downed: FakeBuilder,
-}
-
-impl FakeWorld {
-    pub(super) fn new() -> Self {
-        let downed = FakeBuilder::new();
-        downed.fail_next(1, Fault::new(StageName::Builder, Reason::EngineDown, "It is down."));
-        Self { builder: FakeBuilder::new(), downed }
-    }
-
-    fn scripted(&self, output: &str, end: End) -> BuildOrder {
-        let order = order(Path::new("/nonexistent"));
-        let output = output.lines().map(str::to_owned).collect();
-        self.builder.script(&order.build_id, Script { output, end });
-        order
-    }
-}
-
-impl World for FakeWorld {
-    fn builder(&self) -> &dyn ImageBuilder {
-        &self.builder
-    }
-
-    fn downed(&self) -> &dyn ImageBuilder {
-        &self.downed
-    }
-
-    fn good(&self) -> BuildOrder {
-        self.scripted("", End::Image)
-    }
-
-    fn babbling(&self, secret: &str) -> BuildOrder {
-        self.scripted(&format!("the secret is {secret}"), End::Image)
-    }
-
-    fn failing(&self) -> BuildOrder {
-        let message = "Step `RUN exit 3` failed with exit code 3.";
-        let fault = Fault::new(StageName::Builder, Reason::BuildFailed, message);
-        self.scripted("last words", End::Fault(fault.at_step("RUN exit 3")))
-    }
-
-    fn senseless(&self) -> BuildOrder {
-        let fault = Fault::new(StageName::Builder, Reason::InvalidPlan, "It cannot work.");
-        self.scripted("", End::Fault(fault))
-    }
-
-    fn endless(&self) -> BuildOrder {
-        self.scripted("", End::Never)
-    }
-
-    async fn until_running(&self, order: &BuildOrder) {
-        self.builder.until_running(&order.build_id).await;
-    }
-
-    async fn until_stopped(&self, order: &BuildOrder) {
-        self.builder.until_stopped(&order.build_id).await;
-    }
-}
-
-// ---- the real engine --------------------------------------------------------------------------
 
 pub(super) struct RealWorld {
     pub(super) engine: DockerEngine,
@@ -187,7 +108,7 @@ impl RealWorld {
         )
         .await
         .expect("the build ends in time");
-        (result, progress)
+        (result.map(on_engine), progress)
     }
 
     /// Builds what has to work, and returns what it wrote.
@@ -235,6 +156,10 @@ impl World for RealWorld {
         self.dockerfile(&format!("RUN echo {}", unique()))
     }
 
+    fn small(&self) -> BuildOrder {
+        self.order(&[("Dockerfile", "FROM scratch\nCOPY mark /\n"), ("mark", &unique())])
+    }
+
     fn babbling(&self, secret: &str) -> BuildOrder {
         let mut order = self.dockerfile(&format!(
             "RUN --mount=type=secret,id=it : {}; echo \"the secret is $(cat /run/secrets/it)\"",
@@ -265,6 +190,23 @@ impl World for RealWorld {
 
     async fn until_stopped(&self, order: &BuildOrder) {
         until(|| !process_with(&order.build_id)).await;
+    }
+
+    async fn lose(&self, image: &BuiltImage) {
+        let name = format!("{LOCAL_REPOSITORY}:{}", image.key.as_str());
+        assert_eq!(self.engine.remove_image(&name).await, Ok(true));
+    }
+
+    fn reference(&self) -> ImageReference {
+        reference_in(OPEN)
+    }
+
+    async fn stored(&self, reference: &ImageReference) -> Option<RegistryImage> {
+        client(settings(OPEN)).find(reference).await.expect("the registry answers")
+    }
+
+    fn reference_out_of_reach(&self) -> ImageReference {
+        reference_in(NOWHERE)
     }
 }
 

@@ -4,7 +4,7 @@ use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::request::{BuilderKind, PlanRequest};
 use image_builder_actors::model::secret::Secret;
 
-use super::world::{Source, plan, real, refusal};
+use super::world::{Source, plan, real, refusal, source_of_fixture};
 
 fn by(path: &str) -> PlanRequest {
     PlanRequest { dockerfile_path: Some(path.to_owned()), ..PlanRequest::default() }
@@ -12,7 +12,7 @@ fn by(path: &str) -> PlanRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dockerfile_path_is_relative_to_the_root_directory_however_it_is_written() {
-    let source = Source::fixture("dockerfile");
+    let source = source_of_fixture("dockerfile");
     for path in ["docker/Dockerfile.small", "/docker/Dockerfile.small", "./docker/Dockerfile.small"]
     {
         let plan = plan(&real(), &source, by(path)).await;
@@ -79,7 +79,7 @@ async fn a_directory_called_dockerfile_is_not_a_dockerfile() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_cannot_be_passed_on_are_refused() {
-    let source = Source::fixture("dockerfile");
+    let source = source_of_fixture("dockerfile");
     for name in ["", "A B", "A=B", "A\nRUN x", "$A", "id,required"] {
         let pair = [(name.to_owned(), String::new())];
         let secrets = [(name.to_owned(), Secret::new("s3cr3t"))].into();

@@ -11,7 +11,7 @@ use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::{BuilderKind, PlanRequest};
 
-use super::world::{Source, plan, real, refusal, settings, try_plan};
+use super::world::{Source, plan, real, refusal, settings, source_of_fixture, try_plan};
 
 const SECRET: &str = "text that only the worker may read";
 
@@ -45,7 +45,7 @@ fn generated(source: &Source) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_to_a_file_of_the_worker_is_not_read_and_stays_in_the_source() {
-    let source = Source::fixture("static");
+    let source = source_of_fixture("static");
     let outside = source.outside().join("outside");
     fs::write(&outside, SECRET).expect("a file of the worker");
     // nixpacks would copy both into the image.
@@ -66,7 +66,7 @@ async fn a_link_to_a_file_of_the_worker_is_not_read_and_stays_in_the_source() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_inside_the_source_is_read() {
-    let source = Source::fixture("static");
+    let source = source_of_fixture("static");
     source.write("etc/types", "types { text/x-own own; }");
     source.link("mime.types", "etc/types");
     plan(&real(), &source, nixpacks()).await;
@@ -89,7 +89,7 @@ async fn an_only_directory_that_is_a_link_out_is_not_followed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nixpacks_own_directory_is_never_written_through() {
     // The directory itself is a link, and then the files in it.
-    let source = Source::fixture("node");
+    let source = source_of_fixture("node");
     let away = source.outside().join("away");
     fs::create_dir(&away).expect("a directory of the worker");
     source.link(".nixpacks", &away);
@@ -97,7 +97,7 @@ async fn nixpacks_own_directory_is_never_written_through() {
     assert_eq!(fs::read_dir(&away).expect("still there").count(), 0);
     assert!(source.read(".nixpacks/Dockerfile").starts_with("FROM "));
 
-    let source = Source::fixture("static");
+    let source = source_of_fixture("static");
     let outside = source.outside().join("outside");
     fs::write(&outside, SECRET).expect("a file of the worker");
     source.write(".nixpacks/old", "");
@@ -109,7 +109,7 @@ async fn nixpacks_own_directory_is_never_written_through() {
     assert!(source.read(".nixpacks/Dockerfile").starts_with("FROM "));
 
     // Nor into the source's own files.
-    let source = Source::fixture("static");
+    let source = source_of_fixture("static");
     source.write(".nixpacks/old", "");
     source.link(".nixpacks/Dockerfile", "../index.html");
     let page = source.read("index.html");
@@ -126,7 +126,7 @@ async fn files_are_written_only_into_nixpacks_own_directory() {
         "[staticAssets]\n\"/tmp/planted-by-a-test\" = \"x\"\n[start]\ncmd = \"x\"\n".to_owned(),
         format!("[phases.setup]\nnixPkgs = [\"jq\"]\nnixpkgsArchive = \"{archive}\"\n"),
     ] {
-        let source = Source::fixture("python");
+        let source = source_of_fixture("python");
         source.write("nixpacks.toml", &config);
         source.write(".nixpacks/nixpkgs-x/file", "");
         let fault = refusal(&real(), &source, nixpacks()).await;
@@ -139,7 +139,7 @@ async fn files_are_written_only_into_nixpacks_own_directory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_file_outside_of_the_context_is_refused() {
-    let source = Source::fixture("python");
+    let source = source_of_fixture("python");
     fs::write(source.outside().join("outside.toml"), "[start]\ncmd = \"x\"\n").expect("a file");
     source.link("linked.toml", source.outside().join("outside.toml"));
     for path in ["../../outside.toml", "/../../outside.toml", "linked.toml", "missing.toml"] {
@@ -158,7 +158,7 @@ async fn a_configuration_file_outside_of_the_context_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn brackets_that_overflow_the_stack_end_only_nixpacks() {
-    let source = Source::fixture("python");
+    let source = source_of_fixture("python");
     let deep = 200_000;
     source.write("nixpacks.toml", format!("x = {}{}\n", "[".repeat(deep), "]".repeat(deep)));
     let fault = refusal(&real(), &source, nixpacks()).await;
@@ -168,7 +168,7 @@ async fn brackets_that_overflow_the_stack_end_only_nixpacks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_without_end_does_not_fill_the_memory() {
-    let source = Source::fixture("node");
+    let source = source_of_fixture("node");
     // A `tsconfig.json` may name any path, and nixpacks opens it; what it cannot read it passes over.
     source.write("tsconfig.json", r#"{"extends": "/dev/zero"}"#);
     let planner = limited(Limits { planner_memory_bytes: 256 << 20, ..Limits::default() });
@@ -203,7 +203,7 @@ async fn a_huge_file_is_not_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_file_over_the_limit_is_too_large() {
-    let source = Source::fixture("python");
+    let source = source_of_fixture("python");
     source.write("nixpacks.toml", "#".repeat((1 << 20) + 1));
     let fault = refusal(&real(), &source, nixpacks()).await;
     assert_eq!(fault.reason, Reason::TooLarge);
@@ -221,7 +221,7 @@ async fn a_pipe_is_not_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_variable_is_not_filled_from_the_workers_environment() {
-    let source = Source::fixture("python");
+    let source = source_of_fixture("python");
     let path = std::env::var("PATH").expect("the tests have a PATH");
     let plan = plan(&real(), &source, with_env("PATH", "")).await;
     assert_eq!(plan.build_args["PATH"], "");
@@ -235,13 +235,13 @@ async fn files_that_nixpacks_cannot_read_are_named() {
         ("nixpacks.json", "{\"phases\": 1}"),
         ("Procfile", "web: [\n"),
     ] {
-        let source = Source::fixture("python");
+        let source = source_of_fixture("python");
         source.write(path, text);
         let fault = refusal(&real(), &source, nixpacks()).await;
         assert_eq!(fault.reason, Reason::InvalidPlan, "{path}");
         assert!(fault.message.contains(path), "{path} is not in: {fault}");
     }
-    let source = Source::fixture("python");
+    let source = source_of_fixture("python");
     source.write("nixpacks.toml", "[variables]\n\"A B\" = \"x\"\n");
     let fault = refusal(&real(), &source, nixpacks()).await;
     assert_eq!(fault.reason, Reason::InvalidPlan);
@@ -250,7 +250,7 @@ async fn files_that_nixpacks_cannot_read_are_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nixpacks_ends_when_nobody_waits_for_it() {
-    let source = Source::fixture("python");
+    let source = source_of_fixture("python");
     let fifo = source.outside().join("alive");
     let program = source.outside().join("nixpacks-that-hangs");
     assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo starts").success());

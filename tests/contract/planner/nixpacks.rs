@@ -12,7 +12,9 @@ use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::Planner;
 use serde_json::Value;
 
-use super::world::{Source, explain, fixture, plan, real, refusal, request, settings};
+use super::world::{
+    Source, explain, fixture, plan, real, refusal, request, settings, source_of_fixture,
+};
 
 /// The nixpacks command, as `.devcontainer/nixpacks.sh` installs it.
 fn command() -> PathBuf {
@@ -142,7 +144,7 @@ async fn every_app_is_planned_as_the_command_does() {
         ("static", "staticfile"),
     ];
     for (app, provider) in apps {
-        let source = Source::fixture(app);
+        let source = source_of_fixture(app);
         let explained = explain(&source, nixpacks()).await;
         let expected = commands_plan(&fixture(app), &nixpacks());
         assert_eq!(expected["variables"]["NIXPACKS_METADATA"], provider, "{app}");
@@ -164,7 +166,7 @@ async fn every_app_is_planned_as_the_command_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_override_is_in_the_plan_and_in_the_dockerfile() {
     for (wish, seen) in overrides() {
-        let source = Source::fixture("node");
+        let source = source_of_fixture("node");
         let explained = explain(&source, wish.clone()).await;
         assert_eq!(explained.nixpacks, Some(commands_plan(&fixture("node"), &wish)), "{wish:?}");
         let dockerfile = source.read(".nixpacks/Dockerfile");
@@ -188,7 +190,7 @@ async fn every_override_is_in_the_plan_and_in_the_dockerfile() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_named_configuration_file_is_used() {
     for path in ["small.toml", "/small.toml", "./small.toml"] {
-        let source = Source::fixture("configured");
+        let source = source_of_fixture("configured");
         let wish = PlanRequest { nixpacks_path: Some(path.to_owned()), ..nixpacks() };
         let explained = explain(&source, wish).await;
         let named = PlanRequest { nixpacks_path: Some("small.toml".to_owned()), ..nixpacks() };
@@ -201,7 +203,7 @@ async fn the_named_configuration_file_is_used() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_directory_is_planned_by_itself() {
     for (directory, provider) in [("web", "node"), ("worker", "python")] {
-        let source = Source::fixture("monorepo");
+        let source = source_of_fixture("monorepo");
         let wish = PlanRequest { root_directory: directory.to_owned(), ..PlanRequest::default() };
         let explained = explain(&source, wish).await;
         assert_eq!(explained.plan.context, source.tree().join(directory));
@@ -209,14 +211,14 @@ async fn a_root_directory_is_planned_by_itself() {
         let expected = commands_plan(&fixture("monorepo").join(directory), &PlanRequest::default());
         assert_eq!(explained.nixpacks, Some(expected));
     }
-    let source = Source::fixture("monorepo");
+    let source = source_of_fixture("monorepo");
     let fault = refusal(&real(), &source, PlanRequest::default()).await;
     assert_eq!(fault.reason, Reason::NoBuildPlan);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_in_the_only_directory_is_built_from_there() {
-    let source = Source::fixture("nested");
+    let source = source_of_fixture("nested");
     let plan = plan(&real(), &source, PlanRequest::default()).await;
     assert_eq!(plan.context, source.tree().join("app"));
     assert!(plan.context.join(&plan.dockerfile).is_file());
@@ -247,7 +249,7 @@ async fn an_app_without_a_start_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_mounted_in_every_step() {
-    let source = Source::fixture("php");
+    let source = source_of_fixture("php");
     let secrets = ["npm", "composer"].map(|id| (id.to_owned(), Secret::new("s3cr3t")));
     let wish = PlanRequest { secrets: secrets.into(), ..nixpacks() };
     plan(&real(), &source, wish).await;
@@ -261,7 +263,7 @@ async fn secrets_are_mounted_in_every_step() {
 
 /// The name of the caches of a build by this planner for this user and application.
 async fn cache_of(planner: &SourcePlanner, user: &str, application: &str) -> (String, String) {
-    let source = Source::fixture("node");
+    let source = source_of_fixture("node");
     let mut request = request(nixpacks());
     request.user_id = user.to_owned();
     request.application_id = application.to_owned();
@@ -300,7 +302,7 @@ async fn nixpacks_files_are_the_same_every_time() {
     for app in apps {
         let mut first = None;
         for _ in 0..5 {
-            let source = Source::fixture(app);
+            let source = source_of_fixture(app);
             let plan = plan(&real(), &source, nixpacks()).await;
             assert!(!plan.context.join(".nixpacks/build.sh").exists(), "{app}");
             let fingerprint = plan.fingerprint;
@@ -311,14 +313,14 @@ async fn nixpacks_files_are_the_same_every_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dockerignore_does_not_keep_nixpacks_files_out() {
-    let source = Source::fixture("node");
+    let source = source_of_fixture("node");
     source.write("ignored", "*\n!server.js");
     source.link(".dockerignore", "ignored");
     plan(&real(), &source, nixpacks()).await;
     assert_eq!(source.read(".dockerignore"), "*\n!server.js\n!.nixpacks\n!.nixpacks/**\n");
     assert_eq!(source.read("ignored"), "*\n!server.js", "another file was written to");
 
-    let source = Source::fixture("node");
+    let source = source_of_fixture("node");
     plan(&real(), &source, nixpacks()).await;
     assert!(!source.tree().join(".dockerignore").exists());
 }
@@ -326,7 +328,7 @@ async fn a_dockerignore_does_not_keep_nixpacks_files_out() {
 #[test]
 fn nixpacks_writes_nothing_to_the_workers_stdout() {
     // The real stdout is that of a process, so one of the tests is run in a process of its own.
-    let test = "planner::on_disk::without_a_dockerfile_nixpacks_makes_the_plan";
+    let test = "planner::conformance::without_a_dockerfile_nixpacks_makes_the_plan";
     let output = Command::new(std::env::current_exe().expect("the tests' own program"))
         .args(["--exact", test, "--nocapture"])
         .output()

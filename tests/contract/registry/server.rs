@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
-use image_builder_actors::model::digest::hex;
-use sha2::{Digest, Sha256};
+use image_builder_actors::model::image::digest_of;
 
 use crate::http_server::{Answer, HttpServer, Request, answer};
 
@@ -129,8 +128,4 @@ impl Store {
             None => not_found(),
         }
     }
-}
-
-pub(crate) fn digest_of(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }

@@ -4,9 +4,12 @@
 //! makes a test of each.
 
 pub mod broker;
+pub mod builder;
 pub mod dead_letters;
 pub mod notifier;
 pub mod outcome_ledger;
+pub mod planner;
+pub mod registry;
 pub mod source;
 
 /// Makes a test of each promise of a suite, in a world of its own.

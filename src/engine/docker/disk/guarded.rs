@@ -1,20 +1,17 @@
-//! The engine and the registry as the worker uses them: with room, and with a claim on every image
-//! that a job has in hand.
+//! The engine as the worker uses it: with room, and with a pin on every image that a job has in hand.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::model::image::{BuildKey, BuiltImage, RegistryImage};
+use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::ports::{BuildOrder, ImageBuilder, Registry};
+use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 
 use super::DiskGuard;
-use crate::engine::docker::DockerEngine;
-use crate::registry::RegistryClient;
 
 /// A build that fills the engine's disk this many times in a row, although there was room when it
 /// began, does not fit: it would go on to fail everybody else's builds.
@@ -22,25 +19,24 @@ const MOST_STRIKES: u32 = 5;
 /// Builds whose strikes are remembered.
 const MOST_REMEMBERED: usize = 1000;
 
-pub(super) struct GuardedBuilder {
-    pub(super) engine: Arc<DockerEngine>,
-    pub(super) guard: DiskGuard,
-}
-
 #[async_trait]
-impl ImageBuilder for GuardedBuilder {
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<BuiltImage, Fault> {
-        let inner = &self.guard.inner;
-        if let Err(complaint) = self.guard.look().await {
+impl ImageBuilder for DiskGuard {
+    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
+        let inner = &self.inner;
+        if let Err(complaint) = self.look().await {
             let message = format!("The build waits for room: {complaint}.");
             return Err(Fault::new(StageName::Builder, Reason::DiskLow, message));
         }
-        let claim = inner.in_use.claim(order.key.as_str());
-        match self.engine.build(order, progress).await {
-            Ok(image) => {
+        let pin = inner.pins.pin(order.key.as_str());
+        match inner.engine.build(order, progress).await {
+            Ok(location) => {
                 inner.strikes.forget(&order.key);
-                claim.keep();
-                Ok(image)
+                Ok(match location {
+                    ImageLocation::OnEngine(image) => {
+                        ImageLocation::OnEngine(BuiltImage { pin, ..image })
+                    }
+                    elsewhere => elsewhere,
+                })
             }
             Err(fault) if fault.reason == Reason::DiskLow => {
                 inner.told_full.store(true, Ordering::Relaxed);
@@ -55,53 +51,17 @@ impl ImageBuilder for GuardedBuilder {
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
         // Before the look: what is found must not be pruned in between.
-        let claim = self.guard.inner.in_use.claim(key.as_str());
-        let found = self.engine.find(key).await?;
-        if found.is_some() {
-            claim.keep();
-        }
-        Ok(found)
-    }
-}
-
-pub(super) struct GuardedRegistry {
-    pub(super) registry: Arc<RegistryClient>,
-    pub(super) guard: DiskGuard,
-}
-
-#[async_trait]
-impl Registry for GuardedRegistry {
-    async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
-        self.registry.find(reference).await
+        let pin = self.inner.pins.pin(key.as_str());
+        Ok(self.inner.engine.find(key).await?.map(|image| BuiltImage { pin, ..image }))
     }
 
     async fn push(
         &self,
         image: &BuiltImage,
         reference: &ImageReference,
-        further_tags: &[String],
         progress: &BuildLog,
-    ) -> Result<RegistryImage, Fault> {
-        // The claim of whoever built or found the image ends here, however the push does.
-        let _claim = self.guard.inner.in_use.take_over(image.key.as_str());
-        self.registry.push(image, reference, further_tags, progress).await
-    }
-
-    async fn tag(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        further_tags: &[String],
-    ) -> Result<(), Fault> {
-        self.registry.tag(image, reference, further_tags).await
-    }
-
-    async fn labels(
-        &self,
-        reference: &ImageReference,
-        image: &RegistryImage,
-    ) -> Result<BTreeMap<String, String>, Fault> {
-        self.registry.labels(reference, image).await
+    ) -> Result<String, Fault> {
+        self.inner.engine.push(image, reference, progress).await
     }
 }
 

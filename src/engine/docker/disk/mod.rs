@@ -15,8 +15,8 @@
 //! whatever the watermarks say: nobody but it sees the disk of a remote engine.
 
 mod guarded;
-mod in_use;
 pub mod inventory;
+mod pins;
 mod pruner;
 pub mod size;
 pub mod space;
@@ -29,16 +29,14 @@ use std::time::Duration;
 
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
-use image_builder_actors::ports::{ImageBuilder, Registry};
 use image_builder_actors::scheduling::capacity::Capacity;
 use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::engine::docker::DockerEngine;
-use crate::registry::RegistryClient;
-use guarded::{GuardedBuilder, GuardedRegistry, Strikes};
-use in_use::InUse;
-use inventory::Held;
+use guarded::Strikes;
+use inventory::HeldBytes;
+use pins::Pins;
 use pruner::Pruner;
 pub use pruner::Young;
 use size::{Size, Watermark};
@@ -61,8 +59,6 @@ pub struct DiskSettings {
     pub high: Watermark,
     /// `CACHE_BUDGET`: what images made here and the build cache may hold together.
     pub budget: Size,
-    /// The longest that a job lasts: so long it may have an image in hand.
-    pub longest_job: Duration,
     /// What is too young to be pruned.
     pub young: Young,
     pub between_looks: Duration,
@@ -71,12 +67,11 @@ pub struct DiskSettings {
 
 impl DiskSettings {
     /// With the intervals that the worker has.
-    pub fn new(low: Watermark, high: Watermark, budget: Size, longest_job: Duration) -> Self {
+    pub fn new(low: Watermark, high: Watermark, budget: Size) -> Self {
         Self {
             low,
             high,
             budget,
-            longest_job,
             young: YOUNG,
             between_looks: BETWEEN_LOOKS,
             between_tidyings: BETWEEN_TIDYINGS,
@@ -91,6 +86,9 @@ impl DiskSettings {
 }
 
 /// Keeps an eye on the disks, and makes room. Clones share everything.
+///
+/// To the worker it is the engine: one that begins no build without room, and keeps images that a job has
+/// in hand.
 #[derive(Clone)]
 pub struct DiskGuard {
     inner: Arc<Inner>,
@@ -99,57 +97,44 @@ pub struct DiskGuard {
 struct Inner {
     settings: DiskSettings,
     engine: Arc<DockerEngine>,
-    registry: Arc<RegistryClient>,
     data_dir: Place,
     /// Where pruning makes room. Empty until the engine, which has to be on this machine, told it.
     engine_disk: OnceCell<Place>,
-    in_use: InUse,
+    pins: Pins,
     strikes: Strikes,
     /// One pruning at a time.
     pruner: Mutex<Pruner>,
     /// Whether the engine itself said that its disk is full, and was not pruned since.
     told_full: AtomicBool,
-    held: watch::Sender<Held>,
+    held: watch::Sender<HeldBytes>,
 }
 
 impl DiskGuard {
-    /// Looks at nothing yet. `registry` is where the engine pushes to.
+    /// Looks at nothing yet. `registry` is the name, in references, of where the engine pushes to.
     pub fn new(
         settings: DiskSettings,
         data_dir: &Path,
         engine: Arc<DockerEngine>,
-        registry: Arc<RegistryClient>,
+        registry: String,
     ) -> Self {
-        let in_use = InUse::new(settings.longest_job);
-        let pruner = Pruner::new(engine.clone(), in_use.clone(), registry.name(), settings.young);
+        let pins = Pins::default();
+        let pruner = Pruner::new(engine.clone(), pins.clone(), registry, settings.young);
         let inner = Inner {
             data_dir: Place { name: "the disk of DATA_DIR", path: data_dir.to_owned() },
             engine_disk: OnceCell::new(),
             strikes: Strikes::default(),
             pruner: Mutex::new(pruner),
             told_full: AtomicBool::new(false),
-            held: watch::Sender::new(Held::default()),
+            held: watch::Sender::new(HeldBytes::default()),
             settings,
             engine,
-            registry,
-            in_use,
+            pins,
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// The engine, which begins no build without room, and whose images are kept while a job has
-    /// them in hand.
-    pub fn builder(&self) -> Arc<dyn ImageBuilder> {
-        Arc::new(GuardedBuilder { engine: self.inner.engine.clone(), guard: self.clone() })
-    }
-
-    /// The registry. After a push the engine's image is no longer needed.
-    pub fn registry(&self) -> Arc<dyn Registry> {
-        Arc::new(GuardedRegistry { registry: self.inner.registry.clone(), guard: self.clone() })
-    }
-
     /// What images made here and the build cache held when they were last counted.
-    pub fn held(&self) -> watch::Receiver<Held> {
+    pub fn held(&self) -> watch::Receiver<HeldBytes> {
         self.inner.held.subscribe()
     }
 
@@ -197,7 +182,7 @@ impl DiskGuard {
 
     /// Prunes down to the budget, and clears what dead workers left.
     pub async fn tidy(&self) {
-        self.inner.registry.clear_left_names().await;
+        self.inner.engine.clear_left_names().await;
         let mut pruner = self.inner.pruner.lock().await;
         self.prune(&mut pruner, 0, false).await;
     }
@@ -240,7 +225,7 @@ impl DiskGuard {
     /// engine said that it is full. Returns the bytes freed; `None` = the engine failed.
     async fn prune(&self, pruner: &mut Pruner, missing: u64, told_full: bool) -> Option<u64> {
         let Size(budget) = self.inner.settings.budget;
-        let target = |held: Held| {
+        let target = |held: HeldBytes| {
             let held = held.total();
             let enough = if told_full { held / 2 } else { held };
             budget.min(held.saturating_sub(missing)).min(enough)
@@ -295,9 +280,8 @@ mod tests {
     fn pruning_aims_at_the_higher_watermark_whichever_that_is_on_the_disk() {
         let mark = |text: &str| text.parse().expect("a watermark");
         let missing = |low, high| {
-            let (budget, job) = (Size(0), Duration::from_secs(1));
             let room = Room { place: "the disk", free: 3_000, total: 20_000 };
-            DiskSettings::new(mark(low), mark(high), budget, job).missing(room)
+            DiskSettings::new(mark(low), mark(high), Size(0)).missing(room)
         };
         assert_eq!(missing("5%", "20%"), 1_000);
         assert_eq!(missing("5KB", "10%"), 2_000);

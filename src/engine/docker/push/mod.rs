@@ -1,25 +1,32 @@
-//! The engine's part of a push: it has the layers, so it sends them.
+//! Pushing: the engine has the layers, so it sends them.
+//!
+//! The engine decides by its own configuration (`insecure-registries`) whether it speaks TLS to a
+//! registry.
+
+mod faults;
+mod journal;
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::auth::DockerCredentials;
 use bollard::errors::Error as EngineError;
-use bollard::query_parameters::{
-    PushImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
-};
+use bollard::query_parameters::{PushImageOptionsBuilder, TagImageOptionsBuilder};
 use futures_util::{StreamExt, pin_mut};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
+use image_builder_actors::model::image::is_digest;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Redactor;
 use tokio::sync::OwnedMutexGuard;
 
-use super::faults::{fault, of_engine};
-use super::journal::{Journal, Page};
-use super::manifest::is_digest;
+use self::faults::{fault, of_push};
+use self::journal::{Journal, LastName, Page, PushedName};
+use super::RegistryAuth;
 
 /// A push tells at most this often how far it is.
 const BETWEEN_NOTES: Duration = Duration::from_secs(5);
@@ -39,13 +46,24 @@ pub(super) struct EnginePush {
 type Names = Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>;
 
 impl EnginePush {
+    /// With the credential and the journal's directory, if any.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
     pub(super) fn new(
         docker: Docker,
-        credentials: Option<DockerCredentials>,
-        redactor: Redactor,
-        journal: Option<Journal>,
-    ) -> Self {
-        Self { docker, credentials, redactor, names: Names::default(), journal }
+        auth: Option<&RegistryAuth>,
+        journal: Option<&Path>,
+    ) -> io::Result<Self> {
+        let credentials = auth.map(|auth| DockerCredentials {
+            username: Some(auth.username.clone()),
+            password: Some(auth.password.expose().to_owned()),
+            serveraddress: Some(auth.host.clone()),
+            ..DockerCredentials::default()
+        });
+        let redactor = Redactor::new(auth.map(|auth| auth.password.clone()));
+        let journal = journal.map(Journal::open).transpose()?;
+        Ok(Self { docker, credentials, redactor, names: Names::default(), journal })
     }
 
     /// Clears the names that dead workers left on images.
@@ -78,19 +96,16 @@ impl EnginePush {
         let was_there = match self.docker.inspect_image(&name).await {
             Ok(_) => true,
             Err(EngineError::DockerResponseServerError { status_code: 404, .. }) => false,
-            Err(error) => return Err(of_engine(&what, error, &self.redactor)),
+            Err(error) => return Err(of_push(&what, error, &self.redactor)),
         };
         let was_left = self.journal.as_ref().is_some_and(|journal| journal.take_over(&name));
         let was_there = was_there && !was_left;
+        let pushed = PushedName { name, image_id: image_id.to_owned() };
         let page = match &self.journal {
-            Some(journal) if !was_there => {
-                Some(journal.write(&name, image_id).map_err(|error| {
-                    fault(
-                        Reason::EngineFailed,
-                        format!("{what}: cannot write to DATA_DIR: {error}"),
-                    )
-                })?)
-            }
+            Some(journal) if !was_there => Some(journal.write(&pushed).map_err(|error| {
+                let message = format!("{what}: cannot write to DATA_DIR: {error}");
+                fault(Reason::EngineFailed, message)
+            })?),
             _ => None,
         };
         let options =
@@ -98,8 +113,7 @@ impl EnginePush {
         // From here on the engine may know the name, whether or not its answer gets here.
         let tag = EngineTag(Some(Tagged {
             docker: self.docker.clone(),
-            name,
-            image_id: image_id.to_owned(),
+            pushed,
             was_there,
             page,
             _turn: turn,
@@ -107,7 +121,7 @@ impl EnginePush {
         self.docker
             .tag_image(image_id, Some(options))
             .await
-            .map_err(|error| of_engine(&what, error, &self.redactor))?;
+            .map_err(|error| of_push(&what, error, &self.redactor))?;
         Ok(tag)
     }
 
@@ -129,7 +143,7 @@ impl EnginePush {
         let mut layers = Layers::new();
         let mut digest = None;
         while let Some(event) = events.next().await {
-            let event = event.map_err(|error| of_engine(&what, error, &self.redactor))?;
+            let event = event.map_err(|error| of_push(&what, error, &self.redactor))?;
             let Some(status) = event.status else { continue };
             digest = digest.or_else(|| pushed_digest(&status));
             if let Some(note) = layers.see(&status) {
@@ -192,8 +206,7 @@ struct EngineTag(Option<Tagged>);
 
 struct Tagged {
     docker: Docker,
-    name: String,
-    image_id: String,
+    pushed: PushedName,
     /// Whether the name stood for an image before: then it is not ours to remove.
     was_there: bool,
     page: Option<Page>,
@@ -224,35 +237,19 @@ impl Tagged {
         if self.was_there {
             return;
         }
-        if self.take_away().await
-            && let Some(page) = self.page
-        {
-            page.gone();
-        }
-    }
-
-    /// Whether the image no longer has the name.
-    async fn take_away(&self) -> bool {
-        let image = match self.docker.inspect_image(&self.name).await {
-            Ok(image) => image,
-            Err(EngineError::DockerResponseServerError { status_code, .. }) => {
-                return status_code == 404;
+        match self.pushed.take_away(&self.docker, LastName::Stays).await {
+            Ok(true) => {
+                if let Some(page) = self.page {
+                    page.gone();
+                }
             }
-            Err(_) => return false,
-        };
-        if image.id.as_ref() != Some(&self.image_id) {
-            return true;
+            // Its page stays, for the next time that names are cleared.
+            Ok(false) => {}
+            Err(error) => {
+                let name = self.pushed.name;
+                tracing::warn!(name, %error, "cannot take the name of a pushed image away");
+            }
         }
-        // Removing an image's last name removes the image.
-        if image.repo_tags.is_none_or(|names| names.len() < 2) {
-            return false;
-        }
-        let options = RemoveImageOptionsBuilder::new().noprune(true).build();
-        let removed = self.docker.remove_image(&self.name, Some(options), None).await;
-        if let Err(error) = &removed {
-            tracing::warn!(name = self.name, %error, "cannot remove the name of a pushed image");
-        }
-        removed.is_ok()
     }
 }
 

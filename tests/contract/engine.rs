@@ -1,4 +1,4 @@
-//! The engine's side of the registry's tests.
+//! Images on the engine of this machine, and the engine as a worker has it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,16 +11,33 @@ use bollard::query_parameters::{
 };
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
-use image_builder_actors::model::image::BuiltImage;
+use image_builder::engine::docker::{DockerEngine, DockerSettings};
+use image_builder_actors::model::image::{BuildKey, BuiltImage, digest_of};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use time::OffsetDateTime;
 
-use super::{key, unique};
+use crate::registry::unique;
+
+pub(crate) fn key() -> BuildKey {
+    serde_json::from_str(r#""0123456789abcdef""#).expect("a key is a text")
+}
+
+/// An image that no engine has.
+pub(crate) fn any_image() -> BuiltImage {
+    let id = digest_of(unique().as_bytes());
+    BuiltImage::new(id, BuilderKind::Dockerfile, key())
+}
+
+/// The engine of this machine, as a worker has it with these settings.
+pub(crate) fn docker_engine(settings: DockerSettings) -> DockerEngine {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| settings.host.clone());
+    DockerEngine::connect(DockerSettings { host, ..settings }).expect("good settings")
+}
 
 /// The engine of this machine. What a test made on it goes with this value.
 pub(crate) struct Engine {
-    pub(crate) docker: Docker,
+    docker: Docker,
     names: Vec<String>,
 }
 
@@ -65,7 +82,13 @@ impl Engine {
             .expect("the engine imports the image");
         self.names.push(name.clone());
         let id = self.id_of(&name).await.expect("the engine has what it imported");
-        BuiltImage { id, builder: BuilderKind::Dockerfile, key: key() }
+        BuiltImage::new(id, BuilderKind::Dockerfile, key())
+    }
+
+    /// The names of an image.
+    pub(crate) async fn names_of(&self, image: &str) -> Vec<String> {
+        let image = self.docker.inspect_image(image).await.expect("the image is there");
+        image.repo_tags.unwrap_or_default()
     }
 
     pub(crate) async fn id_of(&self, name: &str) -> Option<String> {

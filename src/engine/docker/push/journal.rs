@@ -1,5 +1,5 @@
-//! The names that pushes give to images on the engine, written down: a worker that is killed in a push
-//! leaves its name behind, and the next one with the same data directory takes it away.
+//! The names that pushes give to images, written down: a worker that is killed in a push leaves its
+//! name behind, and the next one with the same data directory takes it away.
 //!
 //! Files are written and read where a task runs: they are few, small, and local.
 
@@ -21,11 +21,11 @@ pub(super) struct Journal {
     dir: PathBuf,
 }
 
-/// A name that this worker gave to an image.
-#[derive(Debug, Serialize, Deserialize)]
-struct Named {
-    name: String,
-    image_id: String,
+/// A name that a push gave to an image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PushedName {
+    pub(super) name: String,
+    pub(super) image_id: String,
 }
 
 /// A name that is being pushed. Dropped before it is [gone](Page::gone), it is left to be cleared.
@@ -45,15 +45,14 @@ impl Journal {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// Writes down that `name` is about to be given to an image.
+    /// Writes down a name that is about to be given.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn write(&self, name: &str, image_id: &str) -> io::Result<Page> {
-        let named = Named { name: name.to_owned(), image_id: image_id.to_owned() };
+    pub(super) fn write(&self, pushed: &PushedName) -> io::Result<Page> {
         let path = self.dir.join(uuid::Uuid::new_v4().simple().to_string());
         let page = Page(Some(path.clone()));
-        fs::write(path, serde_json::to_vec(&named)?)?;
+        fs::write(path, serde_json::to_vec(pushed)?)?;
         Ok(page)
     }
 
@@ -81,23 +80,29 @@ impl Journal {
 /// A name that was left on an image, with the page that says so.
 #[derive(Debug)]
 pub(super) struct Left {
-    named: Named,
+    pushed: PushedName,
     page: PathBuf,
 }
 
 impl Left {
     pub(super) fn name(&self) -> &str {
-        &self.named.name
+        &self.pushed.name
     }
 
-    /// Takes the name away from its image. One that stands for another image by now is not ours. What
-    /// the engine cannot be asked about now stays for the next time.
+    /// Takes the name away from its image, which goes with it where that is its last one. What the
+    /// engine cannot be asked about now stays for the next time.
     pub(super) async fn clear(self, docker: &Docker) {
         if !self.page.exists() {
             return;
         }
-        match take_away(docker, &self.named).await {
-            Ok(()) => self.done(),
+        match self.pushed.take_away(docker, LastName::Goes).await {
+            Ok(_) => {
+                tracing::info!(
+                    name = self.name(),
+                    "the name of a push that was cut off is cleared"
+                );
+                self.done();
+            }
             Err(error) => {
                 tracing::debug!(%error, name = self.name(), "cannot clear a name that was left");
             }
@@ -111,11 +116,11 @@ impl Left {
 
 /// A page that was only half written names nothing: the name would have been given after it.
 fn read(page: PathBuf) -> Option<Left> {
-    let named = fs::read(&page).ok().and_then(|content| serde_json::from_slice(&content).ok());
-    if named.is_none() {
+    let pushed = fs::read(&page).ok().and_then(|content| serde_json::from_slice(&content).ok());
+    if pushed.is_none() {
         remove(&page);
     }
-    Some(Left { named: named?, page })
+    Some(Left { pushed: pushed?, page })
 }
 
 fn remove(page: &Path) {
@@ -148,25 +153,41 @@ fn leave(page: &Path) {
     }
 }
 
-async fn take_away(docker: &Docker, named: &Named) -> Result<(), EngineError> {
-    use EngineError::DockerResponseServerError;
-    let image = match docker.inspect_image(&named.name).await {
-        Ok(image) => image,
-        Err(DockerResponseServerError { status_code: 404, .. }) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if image.id.as_ref() != Some(&named.image_id) {
-        return Ok(());
-    }
-    let options = RemoveImageOptionsBuilder::new().noprune(true).build();
-    match docker.remove_image(&named.name, Some(options), None).await {
-        Ok(_) => {
-            tracing::info!(name = named.name, "cleared the name of a push that was cut off");
-            Ok(())
+/// What is to happen to an image's last name: the image goes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastName {
+    Stays,
+    Goes,
+}
+
+impl PushedName {
+    /// Takes the name away, and answers whether the image no longer has it. One that stands for another
+    /// image by now is not ours.
+    pub(super) async fn take_away(
+        &self,
+        docker: &Docker,
+        last_name: LastName,
+    ) -> Result<bool, EngineError> {
+        use EngineError::DockerResponseServerError;
+        let image = match docker.inspect_image(&self.name).await {
+            Ok(image) => image,
+            Err(DockerResponseServerError { status_code: 404, .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        if image.id.as_ref() != Some(&self.image_id) {
+            return Ok(true);
         }
-        // Gone already, or a container is made of it.
-        Err(DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
-        Err(error) => Err(error),
+        let is_last = image.repo_tags.is_none_or(|names| names.len() < 2);
+        if is_last && last_name == LastName::Stays {
+            return Ok(false);
+        }
+        let options = RemoveImageOptionsBuilder::new().noprune(true).build();
+        match docker.remove_image(&self.name, Some(options), None).await {
+            Ok(_) => Ok(true),
+            // Gone already, or a container is made of it.
+            Err(DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -179,14 +200,18 @@ mod tests {
         entries.map(|entry| entry.path().extension().is_some()).collect()
     }
 
+    fn pushed(name: &str, image_id: &str) -> PushedName {
+        PushedName { name: name.to_owned(), image_id: image_id.to_owned() }
+    }
+
     #[test]
     fn a_page_lasts_as_long_as_its_name_and_is_left_by_whoever_dies() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("pushing");
         let journal = Journal::open(&path).expect("opened");
-        let done = journal.write("r/a:1", "sha256:1").expect("written");
-        let dropped = journal.write("r/a:2", "sha256:2").expect("written");
-        let killed = journal.write("r/a:3", "sha256:3").expect("written");
+        let done = journal.write(&pushed("r/a:1", "sha256:1")).expect("written");
+        let dropped = journal.write(&pushed("r/a:2", "sha256:2")).expect("written");
+        let killed = journal.write(&pushed("r/a:3", "sha256:3")).expect("written");
         done.gone();
         drop(dropped);
         std::mem::forget(killed);
@@ -200,9 +225,9 @@ mod tests {
     fn a_name_that_was_left_and_is_given_again_is_no_longer_left() {
         let dir = tempfile::tempdir().expect("a directory");
         let journal = Journal::open(dir.path()).expect("opened");
-        drop(journal.write("r/a:1", "sha256:1").expect("written"));
-        drop(journal.write("r/a:2", "sha256:2").expect("written"));
-        let held = journal.write("r/a:3", "sha256:3").expect("written");
+        drop(journal.write(&pushed("r/a:1", "sha256:1")).expect("written"));
+        drop(journal.write(&pushed("r/a:2", "sha256:2")).expect("written"));
+        let held = journal.write(&pushed("r/a:3", "sha256:3")).expect("written");
         fs::write(dir.path().join("torn.left"), "{").expect("written");
         assert!(journal.take_over("r/a:1"));
         assert!(!journal.take_over("r/a:1") && !journal.take_over("r/a:3"));

@@ -65,14 +65,14 @@ pub struct Inventory {
 
 /// What the images that this service made and the build cache hold, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldBytes {
     /// Layers of images made here; those that other images have as well are not counted.
     pub images: u64,
     /// Records of the build cache that are not layers of any image.
     pub cache: u64,
 }
 
-impl Held {
+impl HeldBytes {
     pub fn total(self) -> u64 {
         self.images + self.cache
     }
@@ -89,8 +89,8 @@ pub struct Choice {
 }
 
 impl Inventory {
-    pub fn held(&self) -> Held {
-        Held {
+    pub fn held(&self) -> HeldBytes {
+        HeldBytes {
             images: self.bytes_without(&HashSet::new()),
             cache: self.cache.iter().filter(|record| !record.shared).map(|r| r.bytes).sum(),
         }
@@ -212,7 +212,7 @@ mod tests {
                 CacheRecord { shared: true, ..CacheRecord::new(10, minute(1)) },
             ],
         };
-        assert_eq!(inventory.held(), Held { images: 13, cache: 1000 });
+        assert_eq!(inventory.held(), HeldBytes { images: 13, cache: 1000 });
     }
 
     #[test]

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::image::{KEY_LABEL, REVISION_LABEL};
 use time::OffsetDateTime;
 
-use super::in_use::InUse;
-use super::inventory::{Held, Image, Inventory, Layer, Whose, layers};
+use super::inventory::{HeldBytes, Image, Inventory, Layer, Whose, layers};
+use super::pins::Pins;
 use super::size::Size;
-use crate::engine::docker::{
-    CacheRecord, DockerEngine, ImageDetail, ImageUsage, KEY_LABEL, LOCAL_REGISTRY,
-};
+use crate::engine::docker::{CacheRecord, DockerEngine, ImageDetail, ImageUsage, LOCAL_REGISTRY};
 
 /// A name in the registry that an image has had for so long was left there by a push that was killed:
 /// no job lasts that long.
@@ -21,7 +20,7 @@ const STALE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Prunes one engine, which other workers may be pruning too.
 pub(super) struct Pruner {
     engine: Arc<DockerEngine>,
-    in_use: InUse,
+    pins: Pins,
     /// The registry's name in references.
     registry: String,
     young: Young,
@@ -42,8 +41,8 @@ pub struct Young {
 /// What one pruning did.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pruned {
-    pub before: Held,
-    pub after: Held,
+    pub before: HeldBytes,
+    pub after: HeldBytes,
 }
 
 impl Pruned {
@@ -55,11 +54,11 @@ impl Pruned {
 impl Pruner {
     pub(super) fn new(
         engine: Arc<DockerEngine>,
-        in_use: InUse,
+        pins: Pins,
         registry: String,
         young: Young,
     ) -> Self {
-        Self { engine, in_use, registry, young, known: HashMap::new() }
+        Self { engine, pins, registry, young, known: HashMap::new() }
     }
 
     /// Removes what was used the longest time ago until at most the target is held. The target is a
@@ -69,7 +68,7 @@ impl Pruner {
     /// The engine's.
     pub(super) async fn prune(
         &mut self,
-        target: impl FnOnce(Held) -> u64,
+        target: impl FnOnce(HeldBytes) -> u64,
     ) -> Result<Pruned, Fault> {
         let inventory = self.inventory().await?;
         let before = inventory.held();
@@ -138,7 +137,7 @@ impl Pruner {
         let needed = || {
             image.has_containers()
                 || age < self.young.image
-                || image.label(KEY_LABEL).is_some_and(|key| self.in_use.has(key))
+                || image.label(KEY_LABEL).is_some_and(|key| self.pins.has(key))
         };
         match whose {
             Whose::Ours | Whose::Left if needed() => Whose::InUse,
@@ -195,7 +194,7 @@ fn is_local(name: &str) -> bool {
 fn is_pushed(image: &ImageUsage, name: &str, registry: &str) -> bool {
     let in_registry = name.strip_prefix(registry).is_some_and(|rest| rest.starts_with('/'));
     let Some((_, tag)) = name.rsplit_once(':') else { return false };
-    let (commit, key) = (image.label("org.opencontainers.image.revision"), image.label(KEY_LABEL));
+    let (commit, key) = (image.label(REVISION_LABEL), image.label(KEY_LABEL));
     let of_key = key.is_some_and(|key| tag.strip_prefix("key-") == Some(key));
     in_registry && key.is_some() && (of_key || commit == Some(tag))
 }
@@ -205,7 +204,7 @@ mod tests {
     use super::*;
 
     fn image(tags: &[&str], digests: &[&str], key: Option<&str>) -> ImageUsage {
-        let mut labels = serde_json::json!({"org.opencontainers.image.revision": "c0ffee"});
+        let mut labels = serde_json::json!({REVISION_LABEL: "c0ffee"});
         if let Some(key) = key {
             labels[KEY_LABEL] = key.into();
         }

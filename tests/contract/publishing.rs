@@ -1,0 +1,249 @@
+//! From an image on a real engine to a real registry: who sends what, and what is believed of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Method;
+use image_builder::engine::docker::{DockerSettings, RegistryAuth};
+use image_builder::registry::{RegistryClient, RegistrySettings};
+use image_builder_actors::delivery::artifacts::{Artifact, Images};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason};
+use image_builder_actors::model::history::Planned;
+use image_builder_actors::model::image::{
+    BUILDER_LABEL, BuiltImage, ImageLocation, REVISION_LABEL, RegistryImage,
+};
+use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::model::request::{BuildRequest, PlanRequest};
+use image_builder_actors::model::secret::Redactor;
+use image_builder_actors::ports::Registry;
+use image_builder_actors::testing::conformance::planner;
+
+use crate::engine::{Engine, docker_engine, key};
+use crate::http_server::{Request, answer};
+use crate::registry::server::{PASSWORD, is_manifest, registry_that, token_flow};
+use crate::registry::{
+    CLOSED, CLOSED_PASSWORD, OPEN, client, reference_in, settings, with_password,
+};
+
+/// What a worker pushes and looks with.
+struct Worker {
+    registry: Arc<RegistryClient>,
+    images: Images,
+}
+
+impl Worker {
+    fn new(settings: RegistrySettings) -> Self {
+        let auth = settings.credentials.as_ref().map(|known| RegistryAuth {
+            host: settings.url.server_address().to_owned(),
+            username: known.username.clone(),
+            password: known.password.clone(),
+        });
+        let push_auth = auth.map(Arc::new);
+        let engine = docker_engine(DockerSettings { push_auth, ..DockerSettings::default() });
+        let registry_name = settings.url.to_string();
+        let registry = Arc::new(client(settings));
+        let images = Images { engine: Arc::new(engine), registry: registry.clone(), registry_name };
+        Self { registry, images }
+    }
+
+    /// Publishes an image for the request that this reference is made of.
+    async fn publish(
+        &self,
+        image: &BuiltImage,
+        reference: &ImageReference,
+    ) -> Result<RegistryImage, Fault> {
+        let request = request(reference);
+        let progress = BuildLog::new(&request.build_id, Redactor::default());
+        let artifact = Artifact {
+            commit: reference.tag.clone(),
+            planned: Planned { key: image.key.clone(), builder: image.builder },
+            location: ImageLocation::OnEngine(image.clone()),
+            reused: false,
+        };
+        let ready = self.images.publish(&request, artifact, &progress).await?;
+        assert_eq!(ready.reference, *reference);
+        Ok(ready.image)
+    }
+}
+
+/// The request of a build whose image has this reference.
+fn request(reference: &ImageReference) -> BuildRequest {
+    let (user_id, application_id) = reference.repository.split_once('/').expect("two parts");
+    BuildRequest {
+        user_id: user_id.to_owned(),
+        application_id: application_id.to_owned(),
+        ..planner::request(PlanRequest::default())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_published_image_is_found_by_all_its_names() {
+    let mut engine = Engine::connect().await;
+    for settings in [settings(OPEN), with_password(settings(CLOSED), CLOSED_PASSWORD)] {
+        let reference = reference_in(&settings.url.to_string());
+        let label = format!("LABEL {REVISION_LABEL}={} {BUILDER_LABEL}=dockerfile", reference.tag);
+        let image = engine.labelled_image(&label).await;
+        let worker = Worker::new(settings);
+        let published = worker.publish(&image, &reference).await.expect("it succeeds");
+        assert_eq!(published.image_id, image.id);
+        for tag in [&reference.tag, &key().tag(), &published.digest] {
+            let found = worker.registry.find(&reference.with_tag(tag)).await;
+            assert_eq!(found, Ok(Some(published.clone())), "{tag}");
+        }
+        let of_build = worker.images.of_build(&request(&reference)).await;
+        let of_build = of_build.expect("it can be asked").expect("it is there");
+        assert_eq!((of_build.image, of_build.commit), (published, reference.tag));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_that_are_pushed_under_one_name_at_once_each_get_their_own_digest() {
+    let mut engine = Engine::connect().await;
+    let reference = reference_in(OPEN);
+    let worker = Worker::new(settings(OPEN));
+    let images = [engine.image().await, engine.image().await, engine.image().await];
+    let pushes = images.iter().map(|image| worker.publish(image, &reference));
+    let pushed = futures_util::future::join_all(pushes).await;
+    for (image, pushed) in images.iter().zip(pushed) {
+        assert_eq!(pushed.expect("it succeeds").image_id, image.id);
+    }
+}
+
+#[tokio::test]
+async fn a_registry_with_a_path_before_its_repositories_works() {
+    let mut engine = Engine::connect().await;
+    let (image, registry) = (engine.image().await, format!("{OPEN}/team/images"));
+    let reference = reference_in(&registry);
+    let pushed = Worker::new(settings(&registry)).publish(&image, &reference).await;
+    let pushed = pushed.expect("it succeeds");
+
+    let whole = reference_in(OPEN);
+    let whole =
+        ImageReference { repository: format!("team/images/{}", reference.repository), ..whole };
+    let found = client(settings(OPEN)).find(&whole.with_tag(&reference.tag)).await;
+    assert_eq!(found, Ok(Some(pushed)));
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_none_are_refusals_and_the_password_is_not_told() {
+    let mut engine = Engine::connect().await;
+    let (image, reference) = (engine.image().await, reference_in(CLOSED));
+    for settings in [settings(CLOSED), with_password(settings(CLOSED), "wrong-password")] {
+        assert!(!format!("{settings:?}").contains("wrong-password"));
+        let worker = Worker::new(settings);
+        let found = worker.registry.find(&reference).await.expect_err("it is refused");
+        let pushed = worker.publish(&image, &reference).await.expect_err("it is refused");
+        for fault in [found, pushed] {
+            assert_eq!(fault.reason, Reason::RegistryRefused, "{fault}");
+            assert!(!fault.message.contains("wrong-password"), "{fault}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_answers_with_an_error_has_failed() {
+    let mut engine = Engine::connect().await;
+    let server = registry_that(|request| {
+        let about_a_manifest =
+            is_manifest(request, Method::PUT) || is_manifest(request, Method::GET);
+        about_a_manifest.then(|| answer(500, &[], "boom"))
+    })
+    .await;
+    let (image, reference) = (engine.image().await, reference_in(&server.host()));
+    let worker = Worker::new(settings(&server.host()));
+    let found = worker.registry.find(&reference).await.expect_err("it fails");
+    let pushed = worker.publish(&image, &reference).await.expect_err("it fails");
+    for fault in [found, pushed] {
+        assert_eq!(fault.reason, Reason::RegistryFailed, "{fault}");
+        assert!(fault.message.contains("500"), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_asks_for_patience_is_heard() {
+    let mut engine = Engine::connect().await;
+    let server = registry_that(|request| {
+        let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#;
+        (request.path != "/v2/").then(|| answer(429, &[("retry-after", "7")], body))
+    })
+    .await;
+    let (image, reference) = (engine.image().await, reference_in(&server.host()));
+    let worker = Worker::new(settings(&server.host()));
+    let found = worker.registry.find(&reference).await.expect_err("it refuses");
+    assert_eq!(found.reason, Reason::RateLimited, "{found}");
+    assert_eq!(found.retry_after, Some(Duration::from_secs(7)));
+    assert!(found.message.contains("TOOMANYREQUESTS: slow down"), "{found}");
+    // The engine keeps the header to itself.
+    let pushed = worker.publish(&image, &reference).await.expect_err("it refuses");
+    assert_eq!(pushed.reason, Reason::RateLimited, "{pushed}");
+}
+
+#[tokio::test]
+async fn a_registry_that_returns_another_manifest_than_it_took_has_failed() {
+    let mut engine = Engine::connect().await;
+    let server = registry_that(|request| {
+        let other = r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json",
+            "config":{"digest":"sha256:0","size":1},"layers":[]}"#;
+        is_manifest(request, Method::GET).then(|| answer(200, &[], other))
+    })
+    .await;
+    let (image, reference) = (engine.image().await, reference_in(&server.host()));
+    let worker = Worker::new(settings(&server.host()));
+    let fault = worker.publish(&image, &reference).await.expect_err("it is not the same");
+    assert_eq!(fault.reason, Reason::RegistryFailed, "{fault}");
+    assert!(fault.message.contains("in place of sha256:"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_registry_that_forgets_what_it_took_has_failed() {
+    let mut engine = Engine::connect().await;
+    let server =
+        registry_that(|request| is_manifest(request, Method::GET).then(|| answer(404, &[], "")))
+            .await;
+    let (image, reference) = (engine.image().await, reference_in(&server.host()));
+    let worker = Worker::new(settings(&server.host()));
+    let fault = worker.publish(&image, &reference).await.expect_err("it is gone");
+    assert_eq!(fault.reason, Reason::RegistryFailed, "{fault}");
+}
+
+#[tokio::test]
+async fn where_the_registry_takes_no_tag_from_the_worker_the_engine_pushes_it() {
+    let mut engine = Engine::connect().await;
+    let server = registry_that(|request| {
+        let by_the_worker = request.header("user-agent").starts_with("image-builder/");
+        (by_the_worker && is_manifest(request, Method::PUT)).then(|| answer(405, &[], ""))
+    })
+    .await;
+    let (image, reference) = (engine.image().await, reference_in(&server.host()));
+    let worker = Worker::new(settings(&server.host()));
+    let pushed = worker.publish(&image, &reference).await.expect("it succeeds");
+    let found = worker.registry.find(&reference.with_tag(&key().tag())).await;
+    assert_eq!(found, Ok(Some(pushed)));
+}
+
+#[tokio::test]
+async fn a_registry_that_wants_tokens_gets_them_and_each_is_used_until_it_is_refused() {
+    let mut engine = Engine::connect().await;
+    let server = registry_that(token_flow()).await;
+    let (image, reference) = (engine.image().await, reference_in(&server.host()));
+    let bought = || {
+        let requests = server.requests();
+        let by_the_worker = |r: &&_| Request::header(r, "user-agent").starts_with("image-b");
+        requests.iter().filter(by_the_worker).filter(|r| r.path == "/token").count()
+    };
+    let worker = Worker::new(with_password(settings(&server.host()), PASSWORD));
+    for _ in 0..3 {
+        assert_eq!(worker.registry.find(&reference).await, Ok(None));
+    }
+    assert_eq!(bought(), 1, "the token is kept");
+    // The engine buys a token for itself, and the worker's is no longer good.
+    let pushed = worker.publish(&image, &reference).await.expect("it succeeds");
+    let found = worker.registry.find(&reference.with_tag(&key().tag())).await;
+    assert_eq!(found, Ok(Some(pushed)));
+
+    let requests = server.requests();
+    let token = requests.iter().find(|request| request.path == "/token").expect("one was bought");
+    let scope = format!("scope=repository%3A{}%3Apull", reference.repository.replace('/', "%2F"));
+    assert_eq!(token.query, format!("service=the+tests&{scope}"));
+}
