@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use image_builder_actors::model::fault::{Fault, Reason};
-use image_builder_actors::model::image::{digest_of, is_digest};
+use image_builder_actors::model::image::{StoredManifest, digest_of, is_digest};
 use image_builder_actors::model::secret::Redactor;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use reqwest::redirect::Policy;
@@ -140,7 +140,7 @@ impl Api {
         &self,
         repository: &str,
         tag: &str,
-        manifest: &Manifest,
+        manifest: &StoredManifest,
     ) -> Result<bool, Fault> {
         let what = format!("cannot tag `{repository}` as `{tag}` in the registry");
         let request = || {

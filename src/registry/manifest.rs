@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use image_builder_actors::model::image::{RegistryImage, digest_of};
+use image_builder_actors::model::image::{RegistryImage, StoredManifest, digest_of};
 use serde::Deserialize;
 
 /// Every kind of manifest that is understood here, for `Accept`.
@@ -15,10 +16,9 @@ pub(super) const MEDIA_TYPES: &str = "application/vnd.oci.image.manifest.v1+json
 /// A manifest as the registry sent it.
 #[derive(Debug, Clone)]
 pub(super) struct Manifest {
-    /// SHA-256 of `bytes`, `sha256:…`.
+    /// SHA-256 of its bytes, `sha256:…`.
     pub(super) digest: String,
-    pub(super) media_type: String,
-    pub(super) bytes: Vec<u8>,
+    pub(super) stored: Arc<StoredManifest>,
     pub(super) content: Content,
 }
 
@@ -113,8 +113,10 @@ impl Manifest {
         let media_type = document.media_type.or(content_type.map(str::to_owned));
         Ok(Self {
             digest: digest_of(&bytes),
-            media_type: media_type.ok_or("the manifest does not tell its type")?,
-            bytes,
+            stored: Arc::new(StoredManifest {
+                media_type: media_type.ok_or("the manifest does not tell its type")?,
+                bytes,
+            }),
             content,
         })
     }
@@ -125,6 +127,7 @@ impl Manifest {
             digest: self.digest.clone(),
             image_id: image.config.clone(),
             size_bytes: image.size_bytes,
+            manifest: self.stored.clone(),
         }
     }
 }
@@ -174,7 +177,8 @@ mod tests {
         let image = manifest.registry_image(image);
         assert_eq!((image.image_id.as_str(), image.size_bytes), ("sha256:c", 15));
         assert_eq!(image.digest, digest_of(bytes));
-        assert_eq!(manifest.media_type, "application/x");
+        assert_eq!(manifest.stored.media_type, "application/x");
+        assert_eq!(image.manifest, manifest.stored);
     }
 
     #[test]

@@ -127,14 +127,9 @@ impl Registry for RegistryClient {
         tags: &[String],
     ) -> Result<Vec<String>, Fault> {
         let repository = self.repository(reference)?;
-        let manifest = self.api.manifest(&repository, &image.digest).await?.ok_or_else(|| {
-            let digest = &image.digest;
-            let message = format!("cannot tag `{reference}`: the registry no longer has {digest}");
-            fault(Reason::RegistryFailed, message)
-        })?;
         let mut refused = Vec::new();
         for tag in tags {
-            if !self.api.put_manifest(&repository, tag, &manifest).await? {
+            if !self.api.put_manifest(&repository, tag, &image.manifest).await? {
                 refused.push(tag.clone());
             }
         }

@@ -166,9 +166,9 @@ impl Images {
         if self.registry.tag(image, reference, tags).await?.is_empty() {
             return Ok(());
         }
+        let digest = &image.digest;
         Err(failed(format!(
-            "cannot tag `{reference}`: the registry does not take a second tag for {}",
-            image.digest
+            "cannot tag `{reference}`: the registry no longer has {digest}, or takes no second tag for it"
         )))
     }
 

@@ -83,6 +83,21 @@ pub struct RegistryImage {
     pub image_id: String,
     /// What the registry stores for it: configuration and compressed layers, in bytes.
     pub size_bytes: u64,
+    /// What the registry stores under the digest, so that it can be stored under further tags.
+    pub manifest: Arc<StoredManifest>,
+}
+
+/// A manifest, byte by byte.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredManifest {
+    pub media_type: String,
+    pub bytes: Vec<u8>,
+}
+
+impl fmt::Debug for StoredManifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} bytes", self.media_type, self.bytes.len())
+    }
 }
 
 /// The digest of `bytes` as registries write it: `sha256:…`.

@@ -14,8 +14,8 @@ pub trait Registry: Send + Sync + 'static {
     /// The image that the registry has under a tag or digest.
     async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault>;
 
-    /// Puts these tags on an image that the reference's repository has. Returns those that the registry
-    /// does not take this way: pushing the image under them may do.
+    /// Puts these tags on an image that was found in the reference's repository. Returns those that the
+    /// registry does not take this way, be it that the image is gone: pushing it under them may do.
     async fn tag(
         &self,
         image: &RegistryImage,

@@ -9,13 +9,18 @@ use tokio::sync::watch;
 use super::script::{Gate, Script};
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::image::{
-    BUILDER_LABEL, BuiltImage, REVISION_LABEL, RegistryImage, digest_of, is_digest,
+    BUILDER_LABEL, BuiltImage, REVISION_LABEL, RegistryImage, StoredManifest, digest_of, is_digest,
 };
 use crate::model::reference::ImageReference;
 use crate::ports::Registry;
 
 /// What every image weighs here, in bytes.
 const SIZE: u64 = 1_000;
+
+/// What stands for a manifest where nobody reads it.
+pub fn no_manifest() -> Arc<StoredManifest> {
+    Arc::new(StoredManifest { media_type: "none".to_owned(), bytes: Vec::new() })
+}
 
 /// A registry in memory. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -93,8 +98,12 @@ impl FakeRegistry {
         let digest = digest_of(image.id.as_bytes());
         let labels = [(REVISION_LABEL, &*reference.tag), (BUILDER_LABEL, image.builder.as_str())];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let stored =
-            RegistryImage { digest: digest.clone(), image_id: image.id.clone(), size_bytes: SIZE };
+        let stored = RegistryImage {
+            digest: digest.clone(),
+            image_id: image.id.clone(),
+            size_bytes: SIZE,
+            manifest: no_manifest(),
+        };
         self.store(&stored, reference, labels)?;
         let push = Push { image: image.clone(), reference: reference.clone() };
         self.pushed.send_modify(|pushed| pushed.push(push));
@@ -158,13 +167,10 @@ impl Registry for FakeRegistry {
     ) -> Result<Vec<String>, Fault> {
         let mut contents = self.up()?;
         let by_digest = reference.with_tag(&image.digest).to_string();
-        let Some(stored) = contents.images.get(&by_digest).cloned() else {
-            let message = format!("cannot tag `{reference}`: there is no {}", image.digest);
-            return Err(Fault::new(StageName::Pusher, Reason::RegistryFailed, message));
-        };
-        if contents.refuses_tags {
+        let known = contents.images.get(&by_digest).cloned();
+        let Some(stored) = known.filter(|_| !contents.refuses_tags) else {
             return Ok(tags.to_vec());
-        }
+        };
         for tag in tags {
             contents.images.insert(reference.with_tag(tag).to_string(), stored.clone());
         }

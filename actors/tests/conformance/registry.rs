@@ -7,7 +7,7 @@ use image_builder_actors::model::image::{RegistryImage, digest_of};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::ports::Registry;
 use image_builder_actors::testing::conformance::registry::World;
-use image_builder_actors::testing::registry::FakeRegistry;
+use image_builder_actors::testing::registry::{FakeRegistry, no_manifest};
 use uuid::Uuid;
 
 struct InMemory(FakeRegistry);
@@ -27,7 +27,7 @@ impl World for InMemory {
         labels: BTreeMap<String, String>,
     ) -> RegistryImage {
         let [digest, image_id] = [(); 2].map(|()| digest_of(Uuid::new_v4().as_bytes()));
-        let image = RegistryImage { digest, image_id, size_bytes: 1 };
+        let image = RegistryImage { digest, image_id, size_bytes: 1, manifest: no_manifest() };
         self.0.store(&image, reference, labels).expect("it is up");
         image
     }

@@ -1,9 +1,10 @@
 //! Fills a registry over its own API, without any engine.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use image_builder::registry::RegistrySettings;
-use image_builder_actors::model::image::{RegistryImage, digest_of};
+use image_builder_actors::model::image::{RegistryImage, StoredManifest, digest_of};
 use image_builder_actors::model::reference::ImageReference;
 use reqwest::header::{CONTENT_TYPE, LOCATION};
 use reqwest::{Client, Method, RequestBuilder};
@@ -55,5 +56,13 @@ pub(super) async fn upload(
     let stored = request(Method::PUT, &format!("{base}/manifests/{}", reference.tag));
     send(stored.header(CONTENT_TYPE, MANIFEST).body(manifest.clone())).await;
     let digest = digest_of(manifest.as_bytes());
-    RegistryImage { digest, image_id, size_bytes: config.len() as u64 }
+    RegistryImage {
+        digest,
+        image_id,
+        size_bytes: config.len() as u64,
+        manifest: Arc::new(StoredManifest {
+            media_type: MANIFEST.to_owned(),
+            bytes: manifest.into(),
+        }),
+    }
 }
