@@ -6,10 +6,8 @@
 mod faults;
 mod journal;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
@@ -22,6 +20,7 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::image::is_digest;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Redactor;
+use image_builder_actors::scheduling::keyed_locks::KeyedLocks;
 use tokio::sync::OwnedMutexGuard;
 
 use self::faults::{fault, of_push};
@@ -36,14 +35,11 @@ pub(super) struct EnginePush {
     docker: Docker,
     credentials: Option<DockerCredentials>,
     redactor: Redactor,
-    /// The names that are being pushed now.
-    names: Names,
+    /// A name may stand for one image only: two pushes under one name take turns.
+    names: KeyedLocks<String>,
     /// Where they are written down, for the case that this process dies.
     journal: Option<Journal>,
 }
-
-/// A name may stand for one image only: two pushes under one name take turns.
-type Names = Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>;
 
 impl EnginePush {
     /// With the credential and the journal's directory, if any.
@@ -63,13 +59,13 @@ impl EnginePush {
         });
         let redactor = Redactor::new(auth.map(|auth| auth.password.clone()));
         let journal = journal.map(Journal::open).transpose()?;
-        Ok(Self { docker, credentials, redactor, names: Names::default(), journal })
+        Ok(Self { docker, credentials, redactor, names: KeyedLocks::default(), journal })
     }
 
     /// Clears the names that dead workers left on images.
     pub(super) async fn clear_left_names(&self) {
         for left in self.journal.iter().flat_map(Journal::left) {
-            let _turn = self.turn(left.name()).await;
+            let _turn = self.names.lock(left.name().to_owned()).await;
             left.clear(&self.docker).await;
         }
     }
@@ -92,7 +88,7 @@ impl EnginePush {
     async fn tag(&self, image_id: &str, reference: &ImageReference) -> Result<EngineTag, Fault> {
         let name = reference.to_string();
         let what = format!("cannot name the image `{name}`");
-        let turn = self.turn(&name).await;
+        let turn = self.names.lock(name.clone()).await;
         let was_there = match self.docker.inspect_image(&name).await {
             Ok(_) => true,
             Err(EngineError::DockerResponseServerError { status_code: 404, .. }) => false,
@@ -123,15 +119,6 @@ impl EnginePush {
             .await
             .map_err(|error| of_push(&what, error, &self.redactor))?;
         Ok(tag)
-    }
-
-    async fn turn(&self, name: &str) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-            names.retain(|_, lock| Arc::strong_count(lock) > 1);
-            names.entry(name.to_owned()).or_default().clone()
-        };
-        lock.lock_owned().await
     }
 
     async fn send(&self, reference: &ImageReference, progress: &BuildLog) -> Result<String, Fault> {
