@@ -65,6 +65,9 @@ pub struct History {
     pub since: Option<OffsetDateTime>,
     #[serde(default)]
     pub attempts: Vec<Attempt>,
+    /// Counted tries that are no longer among them, since there were too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    forgotten: u32,
     #[serde(default)]
     pub checkpoint: Checkpoint,
     /// The last lines of the last failed build.
@@ -83,6 +86,7 @@ impl History {
             requested_at,
             since: None,
             attempts: Vec::new(),
+            forgotten: 0,
             checkpoint: Checkpoint::default(),
             log: Vec::new(),
         }
@@ -90,14 +94,15 @@ impl History {
 
     /// Tries that were begun and counted.
     pub fn counted(&self) -> u32 {
-        self.attempts.iter().filter(|attempt| attempt.counted).count() as u32
+        let kept = self.attempts.iter().filter(|attempt| attempt.counted).count() as u32;
+        self.forgotten.saturating_add(kept)
     }
 
     /// Adds a failed try.
     pub fn record(&mut self, fault: &Fault, counted: bool) {
         if self.attempts.len() >= Self::LONGEST {
             let oldest = self.attempts.iter().position(|attempt| !attempt.counted).unwrap_or(0);
-            self.attempts.remove(oldest);
+            self.forgotten += u32::from(self.attempts.remove(oldest).counted);
         }
         self.attempts.push(Attempt {
             at: OffsetDateTime::now_utc(),
@@ -108,5 +113,28 @@ impl History {
             counted,
             retry_after: fault.retry_after.map(|delay| delay.as_secs()),
         });
+    }
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_are_counted_beyond_those_that_are_kept() {
+        let mut history = History::new(OffsetDateTime::UNIX_EPOCH);
+        let fault = Fault::new(StageName::Pusher, Reason::RegistryFailed, "");
+        for tries in 1..=100 {
+            history.record(&fault, false);
+            history.record(&fault, true);
+            let json = serde_json::to_string(&history).expect("a history has only string keys");
+            history = serde_json::from_str(&json).expect("it reads what it wrote");
+            assert_eq!(history.counted(), tries);
+        }
+        assert_eq!(history.attempts.len(), History::LONGEST);
     }
 }

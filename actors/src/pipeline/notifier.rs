@@ -22,6 +22,10 @@ use crate::ports::{
 use crate::scheduling::retry_policy::RetryPolicy;
 use crate::telemetry::delivery_span;
 
+/// How long a manager is still listened to once the worker hands back what it has: what it was about
+/// to take need not be said again by the next worker.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
 /// What the notifier works with. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier {
@@ -168,7 +172,7 @@ impl Notifier {
             biased;
             notified = notify => notified,
             // Whether the manager has heard it is not known: it hears it again, under the same id.
-            () = slot.handing_back() => return lease.release(),
+            () = last_word(&slot) => return lease.release(),
         };
         let notified = notified.unwrap_or_else(|_| {
             let seconds = self.timeout.as_secs_f32();
@@ -237,4 +241,10 @@ fn notification(lease: &Lease) -> Option<Notification> {
 fn remaining(envelope: &Envelope) -> Option<Duration> {
     let left = envelope.not_before? - OffsetDateTime::now_utc();
     left.try_into().ok().filter(|left: &Duration| !left.is_zero())
+}
+
+/// Waits until the worker has handed back what it has but for a last answer.
+async fn last_word(slot: &Slot) {
+    slot.handing_back().await;
+    tokio::time::sleep(LAST_WORD).await;
 }

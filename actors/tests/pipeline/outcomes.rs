@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use image_builder_actors::model::shutdown::ShutdownPhase;
+use image_builder_actors::ports::Queue;
 use image_builder_actors::testing::world::{request, settings, with_pipeline};
 
 #[test]
@@ -167,5 +169,20 @@ fn a_manager_that_does_not_answer_costs_no_build() {
         assert_eq!(world.registry.pushed().len(), 1);
         let millis: Vec<_> = world.broker.delays().iter().map(|delay| delay.as_millis()).collect();
         assert_eq!(millis, [10, 20, 40, 40, 40, 40]);
+    });
+}
+
+#[test]
+fn a_manager_that_is_about_to_answer_when_the_worker_hands_back_is_not_notified_twice() {
+    with_pipeline(settings(), |mut world| async move {
+        let gate = world.managers.hold();
+        world.request(&request("b1")).await;
+        gate.reached().await;
+        world.shutdown.enter(ShutdownPhase::HandingBack);
+        gate.open();
+        world.pipeline.settled().await;
+        assert_eq!(world.managers.told().len(), 1);
+        assert_eq!(world.broker.unsettled(Queue::Outcome), 0);
+        assert!(world.broker.messages(Queue::Outcome).is_empty(), "it is not told again");
     });
 }
