@@ -7,8 +7,7 @@
 
 use std::fmt::Write as _;
 
-use super::settings::GROUPS;
-use super::table::{Fallback, Setting};
+use super::table::{Fallback, GROUPS, Setting};
 
 /// Longest line of the example file, where words can be parted.
 const WIDTH: usize = 100;

@@ -5,10 +5,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::reader::{Effective, Reader};
-use super::settings::Variables;
-use super::table::Setting;
-use super::{Config, ConfigErrors};
+use super::ConfigErrors;
+use super::table::{Setting, Variables};
 
 /// The file that is read beside the environment, relative to the working directory.
 pub const ENV_FILE: &str = "config/.env";
@@ -21,7 +19,7 @@ pub struct Environment {
     /// The directory of the user that the worker runs as.
     pub(super) home: Option<PathBuf>,
     /// One line for each variable of ours that is no text.
-    errors: Vec<String>,
+    pub(super) errors: Vec<String>,
 }
 
 /// One place that variables come from.
@@ -79,41 +77,6 @@ impl Environment {
         let home = texts.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
         let places = [Place::of(Source::Environment, texts), Place::of(Source::EnvFile, file)];
         Self { places, home, errors }
-    }
-
-    /// The settings.
-    ///
-    /// # Errors
-    ///
-    /// All bad and missing values.
-    pub fn config(&self) -> Result<Config, ConfigErrors> {
-        self.effective().map(|(config, _)| config)
-    }
-
-    /// The settings, and of each what is to be shown of it, in the order of the table.
-    ///
-    /// # Errors
-    ///
-    /// All bad and missing values.
-    pub fn effective(&self) -> Result<(Config, Vec<Effective>), ConfigErrors> {
-        let mut reader = Reader::new(self);
-        reader.errors.extend(self.errors.iter().cloned());
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let config = Config::assemble(&mut reader, cores);
-        let (config, mut effective) = reader.finish(config)?;
-        effective.sort_by_key(|it| Setting::all().position(|one| std::ptr::eq(one, it.setting)));
-        Ok((config, effective))
-    }
-
-    /// `HTTP_ADDR` alone, whatever else is set.
-    ///
-    /// # Errors
-    ///
-    /// It is bad.
-    pub fn http_addr(&self) -> Result<String, ConfigErrors> {
-        let mut reader = Reader::new(self);
-        let address = reader.http_addr();
-        reader.finish(Some(address)).map(|(address, _)| address)
     }
 }
 

@@ -3,10 +3,10 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `settings.rs` | the table: each setting with its name, kind, default and meaning |
-//! | `table.rs` | what is made of the table |
 //! | `values.rs` | the kinds of values |
+//! | `table.rs` | the table as data, and its variables |
 //! | `environment.rs` | where the texts come from |
-//! | `reader.rs` | from a text to a value, or to a line on what is wrong with it |
+//! | `reader.rs` | from a text to a value, or to a line on what is wrong with it; a method a setting |
 //! | `documents.rs` | the table as `config/.env.example` and as `docs/settings.md` |
 //!
 //! Reading never stops at the first bad value: [`ConfigErrors`] names them all.
@@ -36,8 +36,7 @@ pub use self::documents::example;
 pub use self::environment::{ENV_FILE, Environment, Source};
 pub use self::reader::Effective;
 use self::reader::Reader;
-pub use self::settings::GROUPS;
-pub use self::table::{Fallback, Group, Setting};
+pub use self::table::{Fallback, GROUPS, Group, Setting};
 use crate::broker::rabbitmq::topology::{Topology, TopologySettings};
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings};
@@ -99,7 +98,7 @@ impl Config {
     fn assemble(read: &mut Reader<'_>, cores: usize) -> Option<Self> {
         let limits = Limits::default();
         let pipeline = PipelineConfig::read(read, cores);
-        // All is read before the first that is missing ends it: what is bad is told all at once.
+        // All is read before the first that is missing ends it: all errors are reported at once.
         let broker = BrokerConfig::read(read, &pipeline.retry);
         Some(Self {
             engine: engine(read, limits.clone()),
@@ -117,13 +116,50 @@ impl Config {
     }
 }
 
+impl Environment {
+    /// The settings.
+    ///
+    /// # Errors
+    ///
+    /// All bad and missing values.
+    pub fn config(&self) -> Result<Config, ConfigErrors> {
+        self.effective().map(|(config, _)| config)
+    }
+
+    /// The settings, and of each what is to be shown of it, in the order of the table.
+    ///
+    /// # Errors
+    ///
+    /// All bad and missing values.
+    pub fn effective(&self) -> Result<(Config, Vec<Effective>), ConfigErrors> {
+        let mut reader = Reader::new(self);
+        reader.errors.clone_from(&self.errors);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let config = Config::assemble(&mut reader, cores);
+        let (config, mut effective) = reader.finish(config)?;
+        effective.sort_by_key(|it| Setting::all().position(|one| std::ptr::eq(one, it.setting)));
+        Ok((config, effective))
+    }
+
+    /// `HTTP_ADDR` alone, whatever else is set.
+    ///
+    /// # Errors
+    ///
+    /// It is bad.
+    pub fn http_addr(&self) -> Result<String, ConfigErrors> {
+        let mut reader = Reader::new(self);
+        let address = reader.http_addr();
+        reader.finish(Some(address)).map(|(address, _)| address)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
     pub uri: Secret,
     /// The variable that brought the address.
     pub uri_variable: String,
     pub topology: Topology,
-    /// `None` = no copies are kept.
+    /// `None` = no dead letters are kept.
     pub dead_ttl: Option<Duration>,
 }
 
@@ -145,7 +181,7 @@ impl BrokerConfig {
         // The errors name the variables themselves.
         let topology = Topology::new(settings)
             .map_err(|errors| read.errors.extend(errors.iter().map(ToString::to_string)));
-        let uri_variable = read.variable_of("rabbitmq_uri");
+        let uri_variable = read.variable_of("RABBITMQ_URI");
         Some(Self { uri: uri?, uri_variable: uri_variable?, topology: topology.ok()?, dead_ttl })
     }
 }
@@ -208,8 +244,9 @@ impl RegistryConfig {
     fn read(read: &mut Reader<'_>) -> Self {
         let url = read.registry_url();
         let username = read.registry_username();
-        let password = read.registry_password();
-        match (&username, read.is_set("registry_password")) {
+        let (password, good) = read.good(Reader::registry_password);
+        // A bad one is set, too.
+        match (&username, password.is_some() || !good) {
             (Some(_), false) => {
                 read.bad("REGISTRY_PASSWORD", "is missing beside REGISTRY_USERNAME");
             }

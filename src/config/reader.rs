@@ -1,15 +1,23 @@
 //! From texts to typed values, collecting one line for each that is bad.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
+use reqwest::header::HeaderMap;
+use tracing_subscriber::EnvFilter;
 
 use super::ConfigErrors;
 use super::environment::{Environment, Source};
-use super::settings::Variables;
-use super::table::{Name, Setting};
-use super::values::{Kind, Shown};
+use super::settings::settings;
+use super::table::{Fallback, Name, Setting, Variables};
+use super::values::*;
+use crate::engine::docker::disk::size::{Size, Watermark};
+use crate::notify::SigningKeys;
+use crate::registry::RegistryUrl;
+use crate::telemetry::LogFormat;
 
 /// What a setting came to, as far as it is shown.
 pub struct Effective {
@@ -23,15 +31,12 @@ pub struct Effective {
     pub file: Option<String>,
 }
 
-/// Reads settings. The methods that give their values are in the table's module.
+/// Reads settings, each with the method of its name.
 pub(super) struct Reader<'a> {
     environment: &'a Environment,
     pub errors: Vec<String>,
     effective: Vec<Effective>,
 }
-
-/// What was set is bad, and a line says so.
-struct Told;
 
 /// The text of a setting, and the variable that brought it.
 struct Found {
@@ -68,76 +73,20 @@ impl<'a> Reader<'a> {
         self.environment.home.as_deref()
     }
 
-    /// Whether any variable gives this setting a value, be it good or bad.
-    pub(super) fn is_set(&self, field: &str) -> bool {
-        let setting = Setting::of_field(field);
-        self.environment.places.iter().any(|place| setting.is_in(&place.variables))
-    }
-
     /// The variable that brought the value of a setting that was read.
-    pub(super) fn variable_of(&self, field: &str) -> Option<String> {
-        let setting = Setting::of_field(field);
-        let read = self.effective.iter().find(|read| std::ptr::eq(read.setting, setting))?;
+    pub(super) fn variable_of(&self, name: &str) -> Option<String> {
+        let read = self.effective.iter().find(|read| read.setting.name() == name)?;
         read.variable.clone()
     }
 
-    /// For `or` of the table. In place of a bad value there is the default, so that reading goes on.
-    pub(super) fn or<T>(&mut self, field: &str, kind: &Kind<T>, default: &str) -> T {
-        match self.given(field, kind) {
-            Ok(Some(value)) => return value,
-            Ok(None) => self.note_default(field, Some(default.to_owned())),
-            Err(Told) => {}
-        }
-        let default = (kind.read)(default);
-        default.unwrap_or_else(|error| unreachable!("{field}'s default: {error}"))
-    }
-
-    /// For `otherwise` of the table.
-    pub(super) fn otherwise<T: fmt::Display>(
-        &mut self,
-        field: &str,
-        kind: &Kind<T>,
-        otherwise: T,
-    ) -> T {
-        match self.given(field, kind) {
-            Ok(Some(value)) => return value,
-            Ok(None) => self.note_default(field, Some(otherwise.to_string())),
-            Err(Told) => {}
-        }
-        otherwise
-    }
-
-    /// For `unset` of the table.
-    pub(super) fn optional<T>(&mut self, field: &str, kind: &Kind<T>) -> Option<T> {
-        let given = self.given(field, kind);
-        if matches!(given, Ok(None)) {
-            self.note_default(field, None);
-        }
-        given.unwrap_or(None)
-    }
-
-    /// For `required` of the table.
-    pub(super) fn required<T>(&mut self, field: &str, kind: &Kind<T>, example: &str) -> Option<T> {
-        let given = self.given(field, kind);
-        if matches!(given, Ok(None)) {
-            let name = Setting::of_field(field).name();
-            self.bad(&name, format!("is required, for example {example}"));
-        }
-        given.unwrap_or(None)
-    }
-
-    fn note_default(&mut self, field: &str, value: Option<String>) {
-        let setting = Setting::of_field(field);
-        let source = Source::Default;
-        self.effective.push(Effective { setting, value, source, variable: None, file: None });
-    }
-
-    /// The value that is set. The first place that has one of the setting's variables gives it.
-    fn given<T>(&mut self, field: &str, kind: &Kind<T>) -> Result<Option<T>, Told> {
+    /// The value that is set and good. The first place that has one of the setting's variables gives it.
+    /// `computed` is what counts where none has, if the table does not know it.
+    fn given<T>(&mut self, field: &str, kind: &Kind<T>, computed: Option<String>) -> Option<T> {
         let setting = Setting::of_field(field);
         let mut places = self.environment.places.iter();
         let Some(place) = places.find(|place| setting.is_in(&place.variables)) else {
-            return Ok(None);
+            self.unset(setting, computed);
+            return None;
         };
         let mut found = None;
         for name in setting.names {
@@ -146,11 +95,8 @@ impl<'a> Reader<'a> {
                 Err(line) => self.errors.push(line),
             }
         }
-        let Found { variable, text, file } = found.ok_or(Told)?;
-        let value = (kind.read)(&text).map_err(|what| {
-            self.bad(&variable, what);
-            Told
-        })?;
+        let Found { variable, text, file } = found?;
+        let value = (kind.read)(&text).map_err(|what| self.bad(&variable, what)).ok()?;
         let shown = match kind.shown {
             Shown::Address => without_credentials(&text),
             Shown::Whole if setting.is_secret() => "[secret]".to_owned(),
@@ -163,15 +109,56 @@ impl<'a> Reader<'a> {
             variable: Some(variable),
             file,
         });
-        Ok(Some(value))
+        Some(value)
+    }
+
+    fn unset(&mut self, setting: &'static Setting, computed: Option<String>) {
+        let value = match setting.default {
+            Fallback::Text(default) => Some(default.to_owned()),
+            Fallback::Words(_) => computed,
+            Fallback::Required(example) => {
+                return self.bad(&setting.name(), format!("is required, for example {example}"));
+            }
+        };
+        let source = Source::Default;
+        self.effective.push(Effective { setting, value, source, variable: None, file: None });
     }
 }
 
-impl Setting {
-    fn is_in(&self, variables: &Variables) -> bool {
-        self.variables().any(|variable| (variable.of)(variables).is_some())
-    }
+/// A method for each setting, which gives its typed value. In place of a bad value there is the default, so
+/// that reading goes on.
+macro_rules! methods {
+    ($($title:literal {$(
+        $(#[doc = $meaning:literal])+
+        $field:ident $(/ $file:ident)? $(, $alias:ident / $alias_file:ident)?:
+            $value:ty = $kind:ident $default:ident $text:literal;
+    )*})*) => {
+        impl Reader<'_> {$($(
+            methods!(@$default $field: $value = $kind $text);
+        )*)*}
+    };
+
+    (@or $field:ident: $value:ty = $kind:ident $text:literal) => {
+        pub(super) fn $field(&mut self) -> $value {
+            self.given(stringify!($field), &$kind, None).unwrap_or_else(|| {
+                ($kind.read)($text).expect("the defaults of the table are good")
+            })
+        }
+    };
+    (@otherwise $field:ident: $value:ty = $kind:ident $text:literal) => {
+        pub(super) fn $field(&mut self, otherwise: $value) -> $value {
+            let given = self.given(stringify!($field), &$kind, Some(otherwise.to_string()));
+            given.unwrap_or(otherwise)
+        }
+    };
+    (@$optional:ident $field:ident: $value:ty = $kind:ident $text:literal) => {
+        pub(super) fn $field(&mut self) -> Option<$value> {
+            self.given(stringify!($field), &$kind, None)
+        }
+    };
 }
+
+settings!(methods);
 
 impl Name {
     /// The text under this name, or in the file that `<NAME>_FILE` names. An error is a whole line.

@@ -11,24 +11,11 @@
 //! ```
 //!
 //! `name / name_file` is a secret: it can stand in a file as well. After a comma stands an older name.
+//!
+//! It is only a table: `settings!(of)` gives it to the macro `of`. There is one beside what it makes: the
+//! variables and the documents' groups in `table.rs`, the reader's methods in `reader.rs`.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-use image_builder_actors::model::secret::Secret;
-use reqwest::Url;
-use reqwest::header::HeaderMap;
-use tracing_subscriber::EnvFilter;
-
-use super::reader::Reader;
-use super::table::{Fallback, Group, Name, Setting, Variable, settings};
-use super::values::*;
-use crate::engine::docker::disk::size::{Size, Watermark};
-use crate::notify::SigningKeys;
-use crate::registry::RegistryUrl;
-use crate::telemetry::LogFormat;
-
-settings! {
+macro_rules! settings { ($of:ident) => { $of! {
     "Broker" {
         /// RabbitMQ. The only setting that is required. `AMQP_URL` is another name for it; where both are
         /// set in one place, `RABBITMQ_URI` wins.
@@ -189,4 +176,6 @@ settings! {
         /// What else is known of this worker, with percent-encoded values.
         otel_resource_attributes: Pairs = PAIRS unset "none";
     }
-}
+}}}
+
+pub(super) use settings;

@@ -1,6 +1,7 @@
-//! What a setting is, and the macro that makes everything else out of one table of them.
+//! What a setting is, and all settings as data.
 
-use super::settings::{GROUPS, Variables};
+use super::settings::settings;
+use super::values::*;
 
 /// The settings of one subject, under the title that the documents have for it.
 pub struct Group {
@@ -8,7 +9,7 @@ pub struct Group {
     pub settings: &'static [Setting],
 }
 
-/// One setting. The table is in `settings.rs`.
+/// One setting.
 pub struct Setting {
     /// Its own name, then older ones.
     pub(super) names: &'static [Name],
@@ -54,6 +55,11 @@ impl Setting {
         setting.unwrap_or_else(|| panic!("`{field}` is not in the table of settings"))
     }
 
+    /// Whether any of its variables is set in a place.
+    pub(super) fn is_in(&self, variables: &Variables) -> bool {
+        self.variables().any(|variable| (variable.of)(variables).is_some())
+    }
+
     /// The name of its variable.
     pub fn name(&self) -> String {
         self.names[0].value.name()
@@ -82,15 +88,13 @@ impl Variable {
     }
 }
 
-/// Makes of the table: [`Variables`], which envy fills; [`GROUPS`], for documents and commands; and a
-/// method of the reader for each setting, which gives its typed value.
-macro_rules! settings {
+macro_rules! table {
     ($($title:literal {$(
         $(#[doc = $meaning:literal])+
         $field:ident $(/ $file:ident)? $(, $alias:ident / $alias_file:ident)?:
             $value:ty = $kind:ident $default:ident $text:literal;
     )*})*) => {
-        /// The variables of one place as texts: one that is not set there is `None`.
+        /// The variables of one place as texts, which envy fills: one that is not set there is `None`.
         #[derive(Default, serde::Deserialize)]
         #[serde(default)]
         pub(super) struct Variables {$($(
@@ -104,23 +108,19 @@ macro_rules! settings {
             title: $title,
             settings: &[$(Setting {
                 names: &[
-                    settings!(@name $field $($file)?),
-                    $(settings!(@name $alias $alias_file),)?
+                    table!(@name $field $($file)?),
+                    $(table!(@name $alias $alias_file),)?
                 ],
                 meaning: &[$($meaning),+],
                 form: $kind.form,
-                default: settings!(@default $default $text),
+                default: table!(@default $default $text),
             }),*],
         }),*];
-
-        impl Reader<'_> {$($(
-            settings!(@method $default $field: $value = $kind $text);
-        )*)*}
     };
 
-    (@name $field:ident) => { Name { value: settings!(@variable $field), file: None } };
+    (@name $field:ident) => { Name { value: table!(@variable $field), file: None } };
     (@name $field:ident $file:ident) => {
-        Name { value: settings!(@variable $field), file: Some(settings!(@variable $file)) }
+        Name { value: table!(@variable $field), file: Some(table!(@variable $file)) }
     };
     (@variable $field:ident) => {
         Variable { field: stringify!($field), of: |variables| variables.$field.as_deref() }
@@ -130,25 +130,6 @@ macro_rules! settings {
     (@default otherwise $text:literal) => { Fallback::Words($text) };
     (@default unset $text:literal) => { Fallback::Words($text) };
     (@default required $text:literal) => { Fallback::Required($text) };
-
-    (@method or $field:ident: $value:ty = $kind:ident $text:literal) => {
-        pub(super) fn $field(&mut self) -> $value { self.or(stringify!($field), &$kind, $text) }
-    };
-    (@method otherwise $field:ident: $value:ty = $kind:ident $text:literal) => {
-        pub(super) fn $field(&mut self, otherwise: $value) -> $value {
-            self.otherwise(stringify!($field), &$kind, otherwise)
-        }
-    };
-    (@method unset $field:ident: $value:ty = $kind:ident $text:literal) => {
-        pub(super) fn $field(&mut self) -> Option<$value> {
-            self.optional(stringify!($field), &$kind)
-        }
-    };
-    (@method required $field:ident: $value:ty = $kind:ident $text:literal) => {
-        pub(super) fn $field(&mut self) -> Option<$value> {
-            self.required(stringify!($field), &$kind, $text)
-        }
-    };
 }
 
-pub(super) use settings;
+settings!(table);
