@@ -264,7 +264,7 @@ pub(crate) struct Deliveries {
 
 impl Deliveries {
     pub(crate) async fn start() -> Self {
-        let broker = FakeBroker::new();
+        let broker = FakeBroker::default();
         let subscription = broker.consume(Queue::Build, 16).await.expect("subscribed");
         let settlement = Settlement {
             broker: Arc::new(broker.clone()),
@@ -272,8 +272,8 @@ impl Deliveries {
             dead_letters: Arc::new(FakeDeadLetters::new(broker.clone())),
             policy: settings().retry,
             images: Images {
-                engine: Arc::new(FakeBuilder::pushing_to(FakeRegistry::new())),
-                registry: Arc::new(FakeRegistry::new()),
+                engine: Arc::new(FakeBuilder::pushing_to(FakeRegistry::default())),
+                registry: Arc::new(FakeRegistry::default()),
                 registry_name: "registry.test".to_owned(),
             },
             capacity: Capacity::default(),
