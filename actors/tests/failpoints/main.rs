@@ -49,7 +49,7 @@ const CALM: Duration = Duration::from_secs(30);
 /// Long enough for an actor that lives to answer on a busy machine.
 const SOON: Duration = Duration::from_millis(500);
 
-/// Attempts that the outcome tells when a job of this actor's crashes: stages count a try, the others
+/// Attempts that the outcome names when a job of this actor's crashes: stages count a try, the others
 /// have nothing to count.
 fn counted(name: ActorName) -> u64 {
     match name {
@@ -206,15 +206,15 @@ fn two_hundred_jobs_that_panic_at_random_all_end_well() {
             let body = request_with(&format!("b{number}"), "userID", format!("user-{number}"));
             world.request(&body).await;
         }
-        let told = world.notified(JOBS).await;
-        let mut ids: Vec<_> = told.iter().map(|(id, _)| id.clone()).collect();
+        let notified = world.notified(JOBS).await;
+        let mut ids: Vec<_> = notified.iter().map(|(id, _)| id.clone()).collect();
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), JOBS);
         assert!(ids.iter().all(|id| id.ends_with(".image.ready")));
         world.quiet().await;
         // Every counted try that failed is a panic of a stage, and no panic a death.
-        let tries: u64 = told
+        let tries: u64 = notified
             .iter()
             .map(|(_, body)| body["data"]["attempts"].as_u64().expect("a number") - 1)
             .sum();

@@ -63,8 +63,8 @@ fn without_room_the_listener_pauses_and_no_try_is_counted() {
         assert_eq!(world.forge.calls.all().len(), 1);
 
         world.probe.set_room(true);
-        let told = world.notified(2).await;
-        for (_, body) in told {
+        let notified = world.notified(2).await;
+        for (_, body) in notified {
             assert_eq!(body["data"]["attempts"], 1, "{body}");
         }
         assert_eq!(world.probe.looks.all()[0], Reason::RegistryDown);
@@ -108,8 +108,8 @@ fn a_job_that_only_waited_for_too_long_goes_back_uncounted() {
         // The first times out in hand, the second while it waits: that one is handed back.
         world.broker.wait_published(3, |published| published.queue == Queue::Build).await;
         world.engine.release();
-        let told = world.notified(2).await;
-        let second = told.iter().find(|(id, _)| id.starts_with("b2")).expect("told");
+        let notified = world.notified(2).await;
+        let second = notified.iter().find(|(id, _)| id.starts_with("b2")).expect("notified");
         assert_eq!(second.0, "b2.image.ready");
         assert_eq!(second.1["data"]["attempts"], 1);
     });

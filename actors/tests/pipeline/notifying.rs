@@ -70,8 +70,8 @@ fn a_request_that_is_published_anew_is_notified_anew() {
     with_pipeline(settings(), async |world| {
         world.outcome_of(&request("b1")).await;
         world.request(&request("b1")).await;
-        let told = world.notified(2).await;
-        assert_eq!(told[0].0, told[1].0);
+        let notified = world.notified(2).await;
+        assert_eq!(notified[0].0, notified[1].0);
     });
 }
 
@@ -83,7 +83,7 @@ fn again(body: &Value, history: &History) -> Message {
 }
 
 #[test]
-fn a_build_that_is_told_is_not_worked_on_again_whatever_it_was_told() {
+fn a_build_that_is_notified_is_not_worked_on_again_whatever_the_outcome() {
     with_pipeline(settings(), async |world| {
         publish(&world, Queue::Outcome, outcome("b1", "build.failed")).await;
         world.notified_once().await;
@@ -101,7 +101,7 @@ fn a_build_that_is_told_is_not_worked_on_again_whatever_it_was_told() {
 }
 
 #[test]
-fn an_image_of_a_build_that_is_told_meanwhile_is_not_pushed() {
+fn an_image_of_a_build_that_is_notified_meanwhile_is_not_pushed() {
     with_pipeline(settings(), async |world| {
         world.engine.hold();
         let history = History::new(OffsetDateTime::now_utc());
@@ -150,7 +150,7 @@ fn what_cannot_be_recorded_as_passed_on_is_notified_later_all_the_same() {
 }
 
 #[test]
-fn a_request_that_comes_again_without_a_history_is_told_if_it_began_after_the_last_was_told() {
+fn a_request_that_comes_again_and_began_after_the_last_outcome_is_notified() {
     with_pipeline(settings(), async |world| {
         publish(&world, Queue::Outcome, outcome("b1", "build.failed")).await;
         world.notified_once().await;

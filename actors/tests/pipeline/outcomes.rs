@@ -6,7 +6,7 @@ use image_builder_actors::testing::world::{request, request_with, settings, with
 use serde_json::json;
 
 #[test]
-fn a_request_becomes_an_image_and_the_container_manager_is_told() {
+fn a_request_becomes_an_image_and_the_container_manager_is_notified() {
     with_pipeline(settings(), async |world| {
         let (id, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.image.ready");
@@ -44,9 +44,9 @@ fn an_image_of_the_same_inputs_is_reused_unless_it_is_forced() {
         world.request(&request("b1")).await;
         world.notified(1).await;
         world.request(&request("b2")).await;
-        let told = world.notified(2).await;
-        assert_eq!(told[1].1["data"]["reused"], true);
-        assert_eq!(told[1].1["data"]["image"], told[0].1["data"]["image"]);
+        let notified = world.notified(2).await;
+        assert_eq!(notified[1].1["data"]["reused"], true);
+        assert_eq!(notified[1].1["data"]["image"], notified[0].1["data"]["image"]);
         assert_eq!(world.engine.built(), 1);
 
         world.request(&request_with("b3", "force", true)).await;
@@ -56,7 +56,7 @@ fn an_image_of_the_same_inputs_is_reused_unless_it_is_forced() {
 }
 
 #[test]
-fn the_same_request_twice_at_once_is_built_once_and_told_under_one_id() {
+fn the_same_request_twice_at_once_is_built_once_and_notified_under_one_id() {
     with_pipeline(settings(), async |world| {
         world.engine.hold();
         world.request(&request("b1")).await;
@@ -64,9 +64,9 @@ fn the_same_request_twice_at_once_is_built_once_and_told_under_one_id() {
         world.engine.until_running("b1").await;
         world.planner.calls.wait_for(2).await;
         world.engine.release();
-        let told = world.notified(2).await;
-        assert_eq!(told[0].0, told[1].0);
-        assert_eq!(told[0].1["data"]["image"], told[1].1["data"]["image"]);
+        let notified = world.notified(2).await;
+        assert_eq!(notified[0].0, notified[1].0);
+        assert_eq!(notified[0].1["data"]["image"], notified[1].1["data"]["image"]);
         assert_eq!(world.engine.built(), 1);
     });
 }
@@ -76,15 +76,15 @@ fn two_users_never_share_an_image() {
     with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
         world.request(&request_with("b2", "userID", "bob")).await;
-        let told = world.notified(2).await;
+        let notified = world.notified(2).await;
         assert_eq!(world.engine.built(), 2);
-        let repository = |n: usize| &told[n].1["data"]["image"]["repository"];
+        let repository = |n: usize| &notified[n].1["data"]["image"]["repository"];
         assert_ne!(repository(0), repository(1));
     });
 }
 
 #[test]
-fn bad_input_is_a_user_fault_told_once_and_never_retried() {
+fn bad_input_is_a_user_fault_notified_once_and_never_retried() {
     let long = request_with("long", "padding", "x".repeat(1 << 20));
     let cases = [
         (json!({"uuid": "types", "userID": "u", "repo": 7}), "repo"),
@@ -95,8 +95,8 @@ fn bad_input_is_a_user_fault_told_once_and_never_retried() {
     with_pipeline(settings(), async |world| {
         for (count, (body, named)) in cases.iter().enumerate() {
             world.request(body).await;
-            let told = world.notified(count + 1).await;
-            let data = &told[count].1["data"];
+            let notified = world.notified(count + 1).await;
+            let data = &notified[count].1["data"];
             assert_eq!(data["fault"], "user", "{data}");
             assert_eq!(data["stage"], "listener");
             assert_eq!(data["attempts"], 1);
@@ -109,7 +109,7 @@ fn bad_input_is_a_user_fault_told_once_and_never_retried() {
 }
 
 #[test]
-fn a_body_that_names_no_user_leaves_a_dead_copy_and_tells_nobody() {
+fn a_body_that_names_no_user_leaves_a_dead_letter_and_notifies_nobody() {
     with_pipeline(settings(), async |world| {
         for (count, body) in [b"".as_slice(), b"{", b"[]", b"\xff\xfe", b"{\"repo\":\"o/n\"}"]
             .into_iter()
@@ -130,12 +130,12 @@ fn no_credential_leaves_the_build_and_fail_queues() {
         let body = request_with("b1", "buildPlan", json!({"secrets": {"npm": "s3cr3t-value"}}));
         let message = "it said hunter2hunter2 and s3cr3t-value";
         world.engine.next().fail(2, Fault::new(StageName::Builder, Reason::BuildFailed, message));
-        let (_, told) = world.outcome_of(&body).await;
+        let (_, notified) = world.outcome_of(&body).await;
         let dead = world.dead_letters.wait_for(1).await;
-        for text in [told.to_string(), String::from_utf8_lossy(&dead[0]).into_owned()] {
+        for text in [notified.to_string(), String::from_utf8_lossy(&dead[0]).into_owned()] {
             assert!(!text.contains("hunter2hunter2") && !text.contains("s3cr3t-value"), "{text}");
         }
-        assert!(told["data"]["message"].as_str().is_some_and(|text| text.contains("[secret]")));
+        assert!(notified["data"]["message"].as_str().is_some_and(|text| text.contains("[secret]")));
     });
 }
 

@@ -8,9 +8,9 @@ use image_builder_actors::testing::world::{World, request, settings, with_pipeli
 use serde_json::Value;
 
 /// Asserts that the image of `b1`, which was pushed first, has all three names.
-fn assert_named(world: &World, told: &Value) {
+fn assert_named(world: &World, notified: &Value) {
     let tags = world.registry.tags(&world.registry.pushed.all()[0]);
-    let commit = told["data"]["commit"].as_str().expect("it is known");
+    let commit = notified["data"]["commit"].as_str().expect("it is known");
     for prefix in ["build-", "key-", commit] {
         assert!(tags.iter().any(|tag| tag.starts_with(prefix)), "{prefix} is not in {tags:?}");
     }

@@ -71,7 +71,7 @@ async fn comes_back(world: &World, request: &Value, queue: Queue, failures: u32)
     let body = request.to_string().into_bytes();
     let message = Message { body, ..Message::default() };
     let mut history = History::new(OffsetDateTime::now_utc());
-    // What was told before was of another publication.
+    // What was notified before was of another publication.
     history.since = Some(OffsetDateTime::now_utc());
     for _ in 0..failures {
         history.record(&push_failed(), true);
@@ -80,12 +80,12 @@ async fn comes_back(world: &World, request: &Value, queue: Queue, failures: u32)
     world.broker.publish(queue, message, Duration::ZERO).await.expect("published");
 }
 
-/// Waits for the second notification, and checks that it tells of the image that the first told of.
-async fn told_again(world: &World) -> Value {
-    let told = world.notified(2).await;
+/// Waits for the second notification, and checks that it names the image that the first named.
+async fn notified_again(world: &World) -> Value {
+    let notified = world.notified(2).await;
     world.quiet().await;
-    assert_eq!(world.managers.taken.all().len(), 2, "{told:?}");
-    let [(_, first), (id, second)] = &told[..] else { panic!("two: {told:?}") };
+    assert_eq!(world.managers.taken.all().len(), 2, "{notified:?}");
+    let [(_, first), (id, second)] = &notified[..] else { panic!("two: {notified:?}") };
     assert_eq!(id, "b1.image.ready");
     assert_eq!(second["data"]["image"], first["data"]["image"]);
     for field in ["commit", "builder", "reused"] {
@@ -95,12 +95,12 @@ async fn told_again(world: &World) -> Value {
 }
 
 #[test]
-fn a_build_whose_image_was_pushed_is_never_told_as_failed() {
+fn a_build_whose_image_was_pushed_is_never_notified_as_failed() {
     with_pipeline(settings(), async |world| {
         world.outcome_of(&request("b1")).await;
         comes_back(&world, &request("b1"), Queue::Fail, 3).await;
-        let told = told_again(&world).await;
-        assert_eq!(told["data"]["attempts"], 3);
+        let notified = notified_again(&world).await;
+        assert_eq!(notified["data"]["attempts"], 3);
     });
 }
 
@@ -110,7 +110,7 @@ fn a_build_whose_image_was_pushed_is_not_touched_again() {
         let forced = request_with("b1", "force", true);
         world.outcome_of(&forced).await;
         comes_back(&world, &forced, Queue::Build, 0).await;
-        told_again(&world).await;
+        notified_again(&world).await;
         assert_eq!(world.forge.calls.all().len(), 1);
         assert_eq!(world.engine.built(), 1);
         assert_eq!(world.registry.pushed.all().len(), 1);
@@ -118,7 +118,7 @@ fn a_build_whose_image_was_pushed_is_not_touched_again() {
 }
 
 #[test]
-fn a_final_failure_of_a_build_that_was_delivered_before_is_told_only_after_a_look() {
+fn a_final_failure_of_a_build_that_was_delivered_before_is_notified_only_after_a_look() {
     with_pipeline(settings(), async |world| {
         world.outcome_of(&request("b1")).await;
         // The repository has gone meanwhile, and the first look fails.
@@ -129,13 +129,13 @@ fn a_final_failure_of_a_build_that_was_delivered_before_is_told_only_after_a_loo
         gate.reached().await;
         world.registry.set_down(None);
         gate.open();
-        told_again(&world).await;
+        notified_again(&world).await;
         assert!(world.dead_letters.letters().is_empty());
     });
 }
 
 #[test]
-fn a_registry_that_is_down_holds_up_what_may_have_been_told_until_it_is_back() {
+fn a_registry_that_is_down_holds_up_what_may_have_been_notified_until_it_is_back() {
     with_pipeline(settings(), async |world| {
         world.outcome_of(&request("b1")).await;
         world.registry.set_down(Some(fault(StageName::Pusher, Reason::RegistryDown)));
@@ -143,17 +143,17 @@ fn a_registry_that_is_down_holds_up_what_may_have_been_told_until_it_is_back() {
         comes_back(&world, &request("b1"), Queue::Fail, 3).await;
         world.until(|world| world.registry.finds() > looks).await;
         world.registry.set_down(None);
-        told_again(&world).await;
+        notified_again(&world).await;
     });
 }
 
 #[test]
-fn a_build_of_another_id_is_told_as_it_ends() {
+fn a_build_of_another_id_is_notified_as_it_ends() {
     with_pipeline(settings(), async |world| {
         world.outcome_of(&request("b1")).await;
         comes_back(&world, &request("b2"), Queue::Fail, 3).await;
-        let told = world.notified(2).await;
-        assert_eq!(told[1].0, "b2.build.failed");
+        let notified = world.notified(2).await;
+        assert_eq!(notified[1].0, "b2.build.failed");
     });
 }
 
@@ -170,7 +170,7 @@ fn a_first_delivery_is_not_looked_for() {
 // ---- redeliveries to the worker that has the message ---------------------------------------------
 
 #[test]
-fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_tells_of_it() {
+fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_notifies() {
     with_pipeline(settings(), async |world| {
         let gate = world.registry.pushes.wait();
         world.request(&request_with("b1", "force", true)).await;
@@ -186,7 +186,7 @@ fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_tells_of_it
 }
 
 #[test]
-fn a_notification_whose_delivery_was_taken_back_is_not_told_again() {
+fn a_notification_whose_delivery_was_taken_back_is_not_notified_again() {
     with_pipeline(settings(), async |world| {
         let gate = world.managers.script.wait();
         world.request(&request("b1")).await;
@@ -200,7 +200,7 @@ fn a_notification_whose_delivery_was_taken_back_is_not_told_again() {
 }
 
 #[test]
-fn a_notification_that_failed_after_its_delivery_was_taken_back_is_told_by_the_redelivery() {
+fn a_notification_that_failed_after_its_delivery_was_taken_back_is_notified_by_the_redelivery() {
     with_pipeline(settings(), async |world| {
         let gate = world.managers.script.wait();
         world.managers.script.fail(1, NotifyError { message: "no".to_owned(), retry_after: None });
@@ -224,9 +224,9 @@ fn connections_that_are_lost_twice_leave_room_to_work() {
         world.engine.release();
         world.notified(2).await;
         world.request(&request("b3")).await;
-        let told = world.notified(3).await;
+        let notified = world.notified(3).await;
         world.quiet().await;
-        assert_eq!(world.managers.taken.all().len(), 3, "{told:?}");
+        assert_eq!(world.managers.taken.all().len(), 3, "{notified:?}");
         assert_eq!(world.engine.built(), 2, "the last is of the same inputs as the first");
     });
 }

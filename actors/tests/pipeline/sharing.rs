@@ -27,8 +27,8 @@ fn a_user_who_floods_the_queue_does_not_hold_up_another() {
         world.pipeline.admission.cancel("flood-0");
         world.engine.until_running("other-0").await;
         world.engine.release();
-        let told = world.notified(51).await;
-        for (_, body) in &told {
+        let notified = world.notified(51).await;
+        for (_, body) in &notified {
             assert_eq!(body["data"]["attempts"], 1);
         }
     });
@@ -62,12 +62,12 @@ fn a_newer_request_takes_the_place_of_an_older_one_that_does_not_build_yet() {
         world.request(&request("old")).await;
         world.until_fetched("old").await;
         world.request(&request("new")).await;
-        let told = world.notified(1).await;
-        assert_eq!(told[0].0, "old.build.cancelled");
-        assert_eq!(told[0].1["data"]["reason"], "superseded");
+        let notified = world.notified(1).await;
+        assert_eq!(notified[0].0, "old.build.cancelled");
+        assert_eq!(notified[0].1["data"]["reason"], "superseded");
         world.engine.release();
-        let told = world.notified(3).await;
-        assert!(told.iter().any(|(id, _)| id == "new.image.ready"));
+        let notified = world.notified(3).await;
+        assert!(notified.iter().any(|(id, _)| id == "new.image.ready"));
         assert_eq!(world.engine.built(), 2);
     });
 }
@@ -81,13 +81,13 @@ fn a_build_that_has_begun_is_not_superseded() {
         world.request(&request_with("new", "force", true)).await;
         world.engine.until_running("new").await;
         world.engine.release();
-        let told = world.notified(2).await;
-        assert!(told.iter().all(|(id, _)| id.ends_with(".image.ready")), "{told:?}");
+        let notified = world.notified(2).await;
+        assert!(notified.iter().all(|(id, _)| id.ends_with(".image.ready")), "{notified:?}");
     });
 }
 
 #[test]
-fn a_cancelled_build_stops_and_is_told_as_cancelled() {
+fn a_cancelled_build_stops_and_is_notified_as_cancelled() {
     with_pipeline(settings(), async |world| {
         world.hold_build(&request("b1")).await;
         world.pipeline.admission.cancel("b1");

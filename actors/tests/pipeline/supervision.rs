@@ -31,9 +31,9 @@ fn a_panic_in_a_job_of_the_builder_costs_one_try_and_its_neighbour_nothing() {
         world.hold_build(&request("b1")).await;
         world.hold_build(&request_with("b2", "userID", "bob")).await;
         world.engine.release();
-        let told = world.notified(2).await;
+        let notified = world.notified(2).await;
         let attempts = |id: &str| {
-            let found = told.iter().find(|(told, _)| told == id).expect("told");
+            let found = notified.iter().find(|(notified, _)| notified == id).expect("notified");
             found.1["data"]["attempts"].clone()
         };
         assert_eq!(attempts("b1.image.ready"), 2);
@@ -94,8 +94,8 @@ fn a_hundred_panics_in_a_row_cost_the_neighbours_nothing() {
         world.notified(BAD + NEIGHBOURS).await;
         assert_crashed(&world, ActorName::Builder, BAD as u64 * u64::from(TRIES)).await;
         gate.open();
-        let told = world.notified(BAD + NEIGHBOURS + 1).await;
-        for (id, body) in &told {
+        let notified = world.notified(BAD + NEIGHBOURS + 1).await;
+        for (id, body) in &notified {
             let (end, attempts) = match id.starts_with("bad") {
                 true => ("build.failed", TRIES),
                 false => ("image.ready", 1),
@@ -105,6 +105,6 @@ fn a_hundred_panics_in_a_row_cost_the_neighbours_nothing() {
         }
         // The worker goes on.
         world.request(&of("bob", "after")).await;
-        assert_eq!(world.notified(told.len() + 1).await[told.len()].0, "after.image.ready");
+        assert_eq!(world.notified(notified.len() + 1).await[notified.len()].0, "after.image.ready");
     });
 }

@@ -1,4 +1,4 @@
-//! Actors that do what their messages tell them, under supervision.
+//! Actors that do what their messages say, under supervision.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -237,7 +237,7 @@ impl Ward {
         self.until(|health| health.failed.values().sum::<u64>() >= jobs).await;
     }
 
-    /// Nobody is told of a death, or of a failure, but the log.
+    /// There is no event for a death, or for a failure.
     async fn until(&self, good: impl Fn(&Snapshot) -> bool) {
         while !good(&self.health.snapshot()) {
             tokio::time::sleep(Duration::from_millis(5)).await;
