@@ -1,76 +1,23 @@
 //! An HTTP server inside the test, for answers that no real service gives when asked to.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Mutex;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::header::HeaderMap;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
-
-pub(crate) type Answer = Response<Full<Bytes>>;
-
-/// A request as it came in, whole.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) method: Method,
-    pub(crate) path: String,
-    pub(crate) query: String,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
-
-impl Request {
-    /// A header's text; empty where it is absent.
-    pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-    }
-}
+use crate::stand_in::StandIn;
+pub(crate) use crate::stand_in::{Answer, Asked as Request};
 
 /// Listens on a port of its own until it is dropped, and remembers what it was asked.
-pub(crate) struct HttpServer {
-    pub(crate) address: SocketAddr,
-    requests: watch::Sender<Vec<Request>>,
-    task: JoinHandle<()>,
-}
+pub(crate) struct HttpServer(StandIn);
 
 impl HttpServer {
-    pub(crate) async fn start<H>(handler: H) -> Self
-    where
-        H: Fn(Request) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("a bound listener has an address");
-        let requests = watch::Sender::new(Vec::new());
-        let task = tokio::spawn(serve(listener, requests.clone(), Arc::new(handler)));
-        Self { address, requests, task }
-    }
-
-    /// A server whose answers need no waiting.
-    pub(crate) async fn answering<H>(handler: H) -> Self
-    where
-        H: Fn(&Request) -> Answer + Send + Sync + 'static,
-    {
-        Self::start(move |request| {
-            let answer = handler(&request);
-            Box::pin(async move { answer })
-        })
-        .await
+    pub(crate) async fn answering(
+        answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self(StandIn::start(answer).await)
     }
 
     /// A server that takes requests and never answers.
     pub(crate) async fn silent() -> Self {
-        Self::start(|_| Box::pin(std::future::pending())).await
+        Self::answering(|_| Answer::Later(Box::pin(std::future::pending()))).await
     }
 
     /// A server that gives these answers, one after the other.
@@ -84,70 +31,32 @@ impl HttpServer {
         .await
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.0.address.port()
+    }
+
     /// `127.0.0.1:port`.
     pub(crate) fn host(&self) -> String {
-        self.address.to_string()
+        self.0.address.to_string()
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}{path}", self.0.url())
     }
 
     /// Every request so far, in order.
     pub(crate) fn requests(&self) -> Vec<Request> {
-        self.requests.borrow().clone()
+        self.0.asked()
     }
 
-    /// Waits for a request like this.
-    pub(crate) async fn wait_for(&self, wanted: impl Fn(&Request) -> bool) {
-        let mut requests = self.requests.subscribe();
-        let seen = requests.wait_for(|requests| requests.iter().any(&wanted));
-        tokio::time::timeout(Duration::from_secs(20), seen)
-            .await
-            .expect("the request comes within 20 s")
-            .expect("the server runs");
-    }
-}
-
-impl Drop for HttpServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn serve<H>(listener: TcpListener, requests: watch::Sender<Vec<Request>>, handler: Arc<H>)
-where
-    H: Fn(Request) -> BoxFuture<'static, Answer> + Send + Sync + 'static,
-{
-    // Connections end with the server: dropping the set aborts them.
-    let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        let (requests, handler) = (requests.clone(), Arc::clone(&handler));
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let (requests, handler) = (requests.clone(), Arc::clone(&handler));
-            async move {
-                let (parts, body) = request.into_parts();
-                let request = Request {
-                    method: parts.method,
-                    path: parts.uri.path().to_owned(),
-                    query: parts.uri.query().unwrap_or_default().to_owned(),
-                    headers: parts.headers,
-                    body: body.collect().await.map(|body| body.to_bytes()).unwrap_or_default(),
-                };
-                requests.send_modify(|seen| seen.push(request.clone()));
-                Ok::<_, Infallible>(handler(request).await)
-            }
-        });
-        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-        while connections.try_join_next().is_some() {}
+    /// Waits for a request for this path.
+    pub(crate) async fn wait_for(&self, path: &str) {
+        self.0.wait_for(path).await;
     }
 }
 
 /// An answer with headers and a body.
-pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::builder().status(StatusCode::from_u16(status).expect("a status"));
-    for (name, value) in headers {
-        answer = answer.header(*name, *value);
-    }
-    answer.body(Full::new(body.into())).expect("a good answer")
+pub(crate) fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Answer {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Answer::Text { status, headers: headers.collect(), body: body.into() }
 }

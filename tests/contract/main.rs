@@ -9,3 +9,5 @@ mod planner;
 mod publishing;
 mod registry;
 mod source;
+#[path = "../support/stand_in.rs"]
+mod stand_in;

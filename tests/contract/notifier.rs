@@ -118,9 +118,9 @@ async fn an_image_is_told_to_the_container_manager_and_all_else_to_the_connector
     ] {
         notifier.notify(&notification(kind)).await.expect("it is taken");
         let request = server.requests().pop().expect("a request");
-        assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", path));
+        assert_eq!((request.method.as_str(), request.target().0), ("POST", path));
     }
-    assert_eq!(server.requests()[0].query, "a=b");
+    assert_eq!(server.requests()[0].target().1, "a=b");
 }
 
 #[tokio::test]

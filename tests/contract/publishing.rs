@@ -77,6 +77,35 @@ fn request(reference: &ImageReference) -> BuildRequest {
     }
 }
 
+/// A registry, and an image on the engine that is to be pushed to it.
+struct Push {
+    worker: Worker,
+    _engine: Engine,
+    image: BuiltImage,
+    reference: ImageReference,
+}
+
+impl Push {
+    async fn to(settings: RegistrySettings) -> Self {
+        let mut engine = Engine::connect().await;
+        let (image, reference) = (engine.image().await, reference_in(&settings.url.to_string()));
+        Self { worker: Worker::new(settings), _engine: engine, image, reference }
+    }
+
+    async fn publish(&self) -> Result<RegistryImage, Fault> {
+        self.worker.publish(&self.image, &self.reference).await
+    }
+
+    async fn find(&self) -> Result<Option<RegistryImage>, Fault> {
+        self.worker.registry.find(&self.reference).await
+    }
+
+    /// What the registry has under the tag of the image's key.
+    async fn find_by_key(&self) -> Result<Option<RegistryImage>, Fault> {
+        self.worker.registry.find(&self.reference.with_tag(&key().tag())).await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_published_image_is_found_by_all_its_names() {
     let mut engine = Engine::connect().await;
@@ -112,28 +141,25 @@ async fn images_that_are_pushed_under_one_name_at_once_each_get_their_own_digest
 
 #[tokio::test]
 async fn a_registry_with_a_path_before_its_repositories_works() {
-    let mut engine = Engine::connect().await;
-    let (image, registry) = (engine.image().await, format!("{OPEN}/team/images"));
-    let reference = reference_in(&registry);
-    let pushed = Worker::new(settings(&registry)).publish(&image, &reference).await;
-    let pushed = pushed.expect("it succeeds");
+    let push = Push::to(settings(&format!("{OPEN}/team/images"))).await;
+    let pushed = push.publish().await.expect("it succeeds");
 
     let whole = reference_in(OPEN);
-    let whole =
-        ImageReference { repository: format!("team/images/{}", reference.repository), ..whole };
-    let found = client(settings(OPEN)).find(&whole.with_tag(&reference.tag)).await;
+    let whole = ImageReference {
+        repository: format!("team/images/{}", push.reference.repository),
+        ..whole
+    };
+    let found = client(settings(OPEN)).find(&whole.with_tag(&push.reference.tag)).await;
     assert_eq!(found, Ok(Some(pushed)));
 }
 
 #[tokio::test]
 async fn a_wrong_password_and_none_are_refusals_and_the_password_is_not_told() {
-    let mut engine = Engine::connect().await;
-    let (image, reference) = (engine.image().await, reference_in(CLOSED));
     for settings in [settings(CLOSED), with_password(settings(CLOSED), "wrong-password")] {
         assert!(!format!("{settings:?}").contains("wrong-password"));
-        let worker = Worker::new(settings);
-        let found = worker.registry.find(&reference).await.expect_err("it is refused");
-        let pushed = worker.publish(&image, &reference).await.expect_err("it is refused");
+        let push = Push::to(settings).await;
+        let found = push.find().await.expect_err("it is refused");
+        let pushed = push.publish().await.expect_err("it is refused");
         for fault in [found, pushed] {
             assert_eq!(fault.reason, Reason::RegistryRefused, "{fault}");
             assert!(!fault.message.contains("wrong-password"), "{fault}");
@@ -143,17 +169,15 @@ async fn a_wrong_password_and_none_are_refusals_and_the_password_is_not_told() {
 
 #[tokio::test]
 async fn a_registry_that_answers_with_an_error_has_failed() {
-    let mut engine = Engine::connect().await;
     let server = registry_that(|request| {
         let about_a_manifest =
             is_manifest(request, Method::PUT) || is_manifest(request, Method::GET);
         about_a_manifest.then(|| answer(500, &[], "boom"))
     })
     .await;
-    let (image, reference) = (engine.image().await, reference_in(&server.host()));
-    let worker = Worker::new(settings(&server.host()));
-    let found = worker.registry.find(&reference).await.expect_err("it fails");
-    let pushed = worker.publish(&image, &reference).await.expect_err("it fails");
+    let push = Push::to(settings(&server.host())).await;
+    let found = push.find().await.expect_err("it fails");
+    let pushed = push.publish().await.expect_err("it fails");
     for fault in [found, pushed] {
         assert_eq!(fault.reason, Reason::RegistryFailed, "{fault}");
         assert!(fault.message.contains("500"), "{fault}");
@@ -162,88 +186,78 @@ async fn a_registry_that_answers_with_an_error_has_failed() {
 
 #[tokio::test]
 async fn a_registry_that_asks_for_patience_is_heard() {
-    let mut engine = Engine::connect().await;
     let server = registry_that(|request| {
         let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}"#;
         (request.path != "/v2/").then(|| answer(429, &[("retry-after", "7")], body))
     })
     .await;
-    let (image, reference) = (engine.image().await, reference_in(&server.host()));
-    let worker = Worker::new(settings(&server.host()));
-    let found = worker.registry.find(&reference).await.expect_err("it refuses");
+    let push = Push::to(settings(&server.host())).await;
+    let found = push.find().await.expect_err("it refuses");
     assert_eq!(found.reason, Reason::RateLimited, "{found}");
     assert_eq!(found.retry_after, Some(Duration::from_secs(7)));
     assert!(found.message.contains("TOOMANYREQUESTS: slow down"), "{found}");
     // The engine keeps the header to itself.
-    let pushed = worker.publish(&image, &reference).await.expect_err("it refuses");
+    let pushed = push.publish().await.expect_err("it refuses");
     assert_eq!(pushed.reason, Reason::RateLimited, "{pushed}");
 }
 
 #[tokio::test]
 async fn a_registry_that_returns_another_manifest_than_it_took_has_failed() {
-    let mut engine = Engine::connect().await;
     let server = registry_that(|request| {
         let other = r#"{"mediaType":"application/vnd.oci.image.manifest.v1+json",
             "config":{"digest":"sha256:0","size":1},"layers":[]}"#;
         is_manifest(request, Method::GET).then(|| answer(200, &[], other))
     })
     .await;
-    let (image, reference) = (engine.image().await, reference_in(&server.host()));
-    let worker = Worker::new(settings(&server.host()));
-    let fault = worker.publish(&image, &reference).await.expect_err("it is not the same");
+    let push = Push::to(settings(&server.host())).await;
+    let fault = push.publish().await.expect_err("it is not the same");
     assert_eq!(fault.reason, Reason::RegistryFailed, "{fault}");
     assert!(fault.message.contains("in place of sha256:"), "{fault}");
 }
 
 #[tokio::test]
 async fn a_registry_that_forgets_what_it_took_has_failed() {
-    let mut engine = Engine::connect().await;
     let server =
         registry_that(|request| is_manifest(request, Method::GET).then(|| answer(404, &[], "")))
             .await;
-    let (image, reference) = (engine.image().await, reference_in(&server.host()));
-    let worker = Worker::new(settings(&server.host()));
-    let fault = worker.publish(&image, &reference).await.expect_err("it is gone");
+    let push = Push::to(settings(&server.host())).await;
+    let fault = push.publish().await.expect_err("it is gone");
     assert_eq!(fault.reason, Reason::RegistryFailed, "{fault}");
 }
 
 #[tokio::test]
 async fn where_the_registry_takes_no_tag_from_the_worker_the_engine_pushes_it() {
-    let mut engine = Engine::connect().await;
     let server = registry_that(|request| {
         let by_the_worker = request.header("user-agent").starts_with("image-builder/");
         (by_the_worker && is_manifest(request, Method::PUT)).then(|| answer(405, &[], ""))
     })
     .await;
-    let (image, reference) = (engine.image().await, reference_in(&server.host()));
-    let worker = Worker::new(settings(&server.host()));
-    let pushed = worker.publish(&image, &reference).await.expect("it succeeds");
-    let found = worker.registry.find(&reference.with_tag(&key().tag())).await;
-    assert_eq!(found, Ok(Some(pushed)));
+    let push = Push::to(settings(&server.host())).await;
+    let pushed = push.publish().await.expect("it succeeds");
+    assert_eq!(push.find_by_key().await, Ok(Some(pushed)));
 }
 
 #[tokio::test]
 async fn a_registry_that_wants_tokens_gets_them_and_each_is_used_until_it_is_refused() {
-    let mut engine = Engine::connect().await;
     let server = registry_that(token_flow()).await;
-    let (image, reference) = (engine.image().await, reference_in(&server.host()));
     let bought = || {
         let requests = server.requests();
         let by_the_worker = |r: &&_| Request::header(r, "user-agent").starts_with("image-b");
-        requests.iter().filter(by_the_worker).filter(|r| r.path == "/token").count()
+        requests.iter().filter(by_the_worker).filter(|r| r.target().0 == "/token").count()
     };
-    let worker = Worker::new(with_password(settings(&server.host()), PASSWORD));
+    let push = Push::to(with_password(settings(&server.host()), PASSWORD)).await;
     for _ in 0..3 {
-        assert_eq!(worker.registry.find(&reference).await, Ok(None));
+        assert_eq!(push.find().await, Ok(None));
     }
     assert_eq!(bought(), 1, "the token is kept");
     // The engine buys a token for itself, and the worker's is no longer good.
-    let pushed = worker.publish(&image, &reference).await.expect("it succeeds");
-    let found = worker.registry.find(&reference.with_tag(&key().tag())).await;
-    assert_eq!(found, Ok(Some(pushed)));
+    let pushed = push.publish().await.expect("it succeeds");
+    assert_eq!(push.find_by_key().await, Ok(Some(pushed)));
 
     let requests = server.requests();
-    let token = requests.iter().find(|request| request.path == "/token").expect("one was bought");
-    let scope = format!("scope=repository%3A{}%3Apull", reference.repository.replace('/', "%2F"));
-    assert_eq!(token.query, format!("service=the+tests&{scope}"));
+    let token =
+        requests.iter().find(|request| request.target().0 == "/token").expect("one was bought");
+    let scope =
+        format!("scope=repository%3A{}%3Apull", push.reference.repository.replace('/', "%2F"));
+    assert_eq!(token.target().1, format!("service=the+tests&{scope}"));
 }

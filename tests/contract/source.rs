@@ -2,8 +2,7 @@
 
 #[path = "../support/git_server.rs"]
 mod git_server;
-#[path = "../support/stand_in.rs"]
-mod stand_in;
+use crate::stand_in;
 
 #[path = "source/cancelling.rs"]
 mod cancelling;

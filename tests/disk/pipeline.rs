@@ -122,13 +122,13 @@ async fn full_in_the_middle() {
 
     // Three times that is needed: as the context comes, unpacked, and as a layer.
     let large = Order::of_bytes(120 * MB);
-    let (broker, managers) = (FakeBroker::new(), FakeNotifier::new());
-    let (builder, registry) = (worker.builder.clone(), FakeRegistry::new());
+    let (broker, managers) = (FakeBroker::default(), FakeNotifier::default());
+    let (builder, registry) = (worker.builder.clone(), FakeRegistry::default());
     let ports = Ports {
         broker: Arc::new(broker.clone()),
         ledger: Arc::new(FakeLedger::default()),
         dead_letters: Arc::new(FakeDeadLetters::new(broker.clone())),
-        forge: Arc::new(FakeSource::new()),
+        forge: Arc::new(FakeSource::default()),
         planner: Arc::new(SamePlan(large.order.plan.clone())),
         engine: Arc::new(PushesInMemory { builder, registry: registry.clone() }),
         registry: Arc::new(registry),
@@ -150,7 +150,7 @@ async fn full_in_the_middle() {
 
     let limit = Duration::from_secs(120);
     tokio::time::timeout(limit, capacity.lost()).await.expect("the engine runs full");
-    let told = tokio::time::timeout(limit, managers.wait_for(1)).await.expect("the job ends");
+    let told = tokio::time::timeout(limit, managers.taken.wait_for(1)).await.expect("the job ends");
     let body: serde_json::Value = serde_json::from_slice(&told[0].body).expect("JSON");
     assert_eq!(body["type"], "image.ready", "{body}");
     assert_eq!(body["data"]["attempts"], 1, "{body}");

@@ -6,7 +6,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -18,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// A request that the stand-in was sent.
@@ -34,6 +36,11 @@ impl Asked {
     /// A header's text; empty where there is none.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Path and query apart.
+    pub fn target(&self) -> (&str, &str) {
+        self.path.split_once('?').unwrap_or((&self.path, ""))
     }
 }
 
@@ -81,7 +88,7 @@ impl Answer {
 /// A running stand-in; dropping it ends it.
 pub struct StandIn {
     pub address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: watch::Sender<Vec<Asked>>,
     task: JoinHandle<()>,
 }
 
@@ -89,7 +96,7 @@ impl StandIn {
     pub async fn start(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a local port is free");
         let address = listener.local_addr().expect("the port is known");
-        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let asked = watch::Sender::new(Vec::new());
         let (record, answer) = (asked.clone(), Arc::new(answer));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -105,7 +112,7 @@ impl StandIn {
                             headers: parts.headers,
                             body: body.unwrap_or_default(),
                         };
-                        record.lock().expect("no test panics here").push(asked.clone());
+                        record.send_modify(|all| all.push(asked.clone()));
                         respond(answer(&asked), asked).await
                     }
                 });
@@ -125,7 +132,17 @@ impl StandIn {
 
     /// All that it was asked so far.
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().expect("no test panics here").clone()
+        self.asked.borrow().clone()
+    }
+
+    /// Waits until it was asked for this path.
+    pub async fn wait_for(&self, path: &str) {
+        let mut asked = self.asked.subscribe();
+        let asked = asked.wait_for(|all| all.iter().any(|asked| asked.target().0 == path));
+        tokio::time::timeout(Duration::from_secs(20), asked)
+            .await
+            .expect("the request comes within 20 s")
+            .expect("the server runs");
     }
 }
 

@@ -1,6 +1,6 @@
 //! In-memory builder.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -12,13 +12,16 @@ use crate::model::image::{BuildKey, BuiltImage, ImageLocation, digest_of};
 use crate::model::reference::ImageReference;
 use crate::ports::{BuildOrder, ImageBuilder, Registry};
 use crate::testing::registry::FakeRegistry;
+use crate::testing::script::Script;
 
-/// A builder that builds nothing: it does what it is told to, and remembers what it was asked for.
-/// Clones share everything. Untold, every build succeeds at once.
-#[derive(Clone)]
+/// A builder that builds nothing: every build succeeds at once, unless a test scripted it otherwise.
+/// Clones share everything.
+#[derive(Clone, Default)]
 pub struct FakeBuilder(Arc<FakeEngine>);
 
+#[derive(Default)]
 struct FakeEngine {
+    next: Script<Fault>,
     work: Mutex<Work>,
     /// Wakes those who wait for the work to become what they want.
     changed: watch::Sender<()>,
@@ -26,33 +29,17 @@ struct FakeEngine {
     registry: FakeRegistry,
 }
 
-/// What was asked for, and what came of it.
+/// What the engine does and has.
 #[derive(Default)]
 struct Work {
-    next: VecDeque<Next>,
-    scripts: HashMap<String, Script>,
+    /// By build: the lines that it writes, and how it ends.
+    scripts: HashMap<String, (String, End)>,
     held: bool,
-    orders: Vec<BuildOrder>,
     running: BTreeSet<String>,
     built: usize,
     dropped: usize,
     /// What the engine has, by key.
     images: HashMap<BuildKey, BuiltImage>,
-    /// The ids of images that it no longer has.
-    lost: HashSet<String>,
-}
-
-enum Next {
-    Fail(Fault),
-    Panic,
-}
-
-/// What one build does.
-#[derive(Debug, Clone, Default)]
-pub struct Script {
-    /// The lines that it writes.
-    pub output: Vec<String>,
-    pub end: End,
 }
 
 /// How a scripted build ends.
@@ -69,38 +56,19 @@ pub enum End {
     Never,
 }
 
-impl Default for FakeBuilder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl FakeBuilder {
-    /// With a registry of its own.
-    pub fn new() -> Self {
-        Self::pushing_to(FakeRegistry::new())
-    }
-
     pub fn pushing_to(registry: FakeRegistry) -> Self {
-        let (changed, _) = watch::channel(());
-        Self(Arc::new(FakeEngine { work: Mutex::default(), changed, registry }))
+        Self(Arc::new(FakeEngine { registry, ..FakeEngine::default() }))
     }
 
-    /// The next `times` builds fail with `fault`.
-    pub fn fail_next(&self, times: usize, fault: Fault) {
-        self.change(|work| {
-            work.next.extend(std::iter::repeat_with(|| Next::Fail(fault.clone())).take(times));
-        });
+    /// What the next builds do, whichever they are.
+    pub fn next(&self) -> &Script<Fault> {
+        &self.0.next
     }
 
-    /// The next build panics.
-    pub fn panic_next(&self) {
-        self.change(|work| work.next.push_back(Next::Panic));
-    }
-
-    /// Every build with this id does what `script` says.
-    pub fn script(&self, build_id: &str, script: Script) {
-        self.change(|work| drop(work.scripts.insert(build_id.to_owned(), script)));
+    /// Every build with this id writes these lines, and ends like this.
+    pub fn script(&self, build_id: &str, output: &str, end: End) {
+        self.change(|work| work.scripts.insert(build_id.to_owned(), (output.to_owned(), end)));
     }
 
     /// Builds that have begun wait until [`Self::release`].
@@ -115,16 +83,11 @@ impl FakeBuilder {
 
     /// The engine loses the image of this id.
     pub fn lose(&self, image_id: &str) {
-        self.change(|work| work.lost.insert(image_id.to_owned()));
+        self.change(|work| work.images.retain(|_, image| image.id != image_id));
     }
 
     pub fn release(&self) {
         self.change(|work| work.held = false);
-    }
-
-    /// Every build that was asked for, in order.
-    pub fn orders(&self) -> Vec<BuildOrder> {
-        self.lock().orders.clone()
     }
 
     /// How many builds made an image.
@@ -198,39 +161,33 @@ impl Drop for Running<'_> {
 #[async_trait]
 impl ImageBuilder for FakeBuilder {
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
-        let (next, script) = self.change(|work| {
-            work.orders.push(order.clone());
+        let next = self.0.next.play();
+        let (output, end) = self.change(|work| {
             work.running.insert(order.build_id.clone());
-            let script = work.scripts.get(&order.build_id).cloned().unwrap_or_default();
-            (work.next.pop_front(), script)
+            work.scripts.get(&order.build_id).cloned().unwrap_or_default()
         });
         let mut running = Running { builder: self, build_id: &order.build_id, ended: false };
 
         const STEP: &str = "RUN scripted";
         progress.tell(BuildEvent::StepStarted { name: STEP.to_owned() });
-        for line in &script.output {
-            progress.tell(BuildEvent::Output(line.clone()));
+        for line in output.lines() {
+            progress.tell(BuildEvent::Output(line.to_owned()));
         }
         self.until(|work| !work.held).await;
-        let fault = match next {
-            Some(Next::Panic) => panic!("the fake builder was told to panic"),
-            Some(Next::Fail(fault)) => Some(fault),
-            None => match &script.end {
-                End::Image | End::Pushed(_) => None,
-                End::Fault(fault) => Some(fault.clone()),
-                End::Panic => panic!("the fake builder was told to panic"),
-                End::Never => std::future::pending().await,
-            },
+        let ends = match (next.await, &end) {
+            (Err(fault), _) => Err(fault),
+            (Ok(()), End::Image | End::Pushed(_)) => Ok(()),
+            (Ok(()), End::Fault(fault)) => Err(fault.clone()),
+            (Ok(()), End::Panic) => panic!("the test asked for a panic"),
+            (Ok(()), End::Never) => std::future::pending().await,
         };
         running.ended = true;
-        if let Some(fault) = fault {
-            return Err(Fault { message: progress.redact(&fault.message), ..fault });
-        }
+        ends.map_err(|fault| Fault { message: progress.redact(&fault.message), ..fault })?;
         progress.tell(BuildEvent::StepFinished { name: STEP.to_owned(), cached: false });
         let id = digest_of(order.key.as_str().as_bytes());
         let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
         self.change(|work| work.built += 1);
-        if let End::Pushed(reference) = script.end {
+        if let End::Pushed(reference) = end {
             let registry = &self.0.registry;
             let digest = registry.take(&image, &reference).await?;
             let pushed = registry.find(&reference.with_tag(&digest)).await?;
@@ -250,7 +207,7 @@ impl ImageBuilder for FakeBuilder {
         reference: &ImageReference,
         _: &BuildLog,
     ) -> Result<String, Fault> {
-        if self.lock().lost.contains(&image.id) {
+        if !self.lock().images.values().any(|known| known.id == image.id) {
             let message = format!("cannot push `{reference}`: no such image");
             return Err(Fault::new(StageName::Pusher, Reason::EngineFailed, message));
         }

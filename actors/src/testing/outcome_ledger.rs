@@ -5,20 +5,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
+use super::script::{Record, Script};
 use crate::delivery::claims::Claims;
 use crate::ports::{LedgerError, OutcomeCopy, OutcomeLedger, Recorded, Verdict};
 
 /// An outcome ledger in memory.
 #[derive(Clone, Default)]
-pub struct FakeLedger(Arc<Mutex<Ledger>>);
+pub struct FakeLedger {
+    ledger: Arc<Mutex<Ledger>>,
+    pub claims: Script<LedgerError>,
+    pub records: Script<LedgerError>,
+    /// What became of copies.
+    pub recorded: Record<Recorded>,
+}
 
 #[derive(Default)]
 struct Ledger {
     claims: Claims,
-    recorded: Vec<Recorded>,
     away: bool,
-    failing_claims: usize,
-    failing_records: usize,
 }
 
 impl FakeLedger {
@@ -27,59 +31,39 @@ impl FakeLedger {
         self.lock().away = away;
     }
 
-    /// The next `times` claims fail.
-    pub fn fail_claims(&self, times: usize) {
-        self.lock().failing_claims = times;
-    }
-
-    /// The next `times` records of what became of a copy fail.
-    pub fn fail_records(&self, times: usize) {
-        self.lock().failing_records = times;
-    }
-
-    /// What became of copies, in order.
-    pub fn recorded(&self) -> Vec<Recorded> {
-        self.lock().recorded.clone()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Ledger> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn fails(away: bool, times: &mut usize) -> Result<(), LedgerError> {
-    let fails = away || *times > 0;
-    *times = times.saturating_sub(1);
-    if fails { Err(LedgerError("the test wants it so".to_owned())) } else { Ok(()) }
+    /// The claims, unless the ledger cannot be had.
+    fn there(&self) -> Result<MutexGuard<'_, Ledger>, LedgerError> {
+        let ledger = self.lock();
+        if ledger.away { Err(LedgerError("the test wants it so".to_owned())) } else { Ok(ledger) }
+    }
 }
 
 #[async_trait]
 impl OutcomeLedger for FakeLedger {
     async fn claim(&self, copy: &OutcomeCopy) -> Result<Verdict, LedgerError> {
-        let ledger = &mut *self.lock();
-        fails(ledger.away, &mut ledger.failing_claims)?;
-        Ok(ledger.claims.claim(copy, OffsetDateTime::now_utc()))
+        self.claims.play().await?;
+        Ok(self.there()?.claims.claim(copy, OffsetDateTime::now_utc()))
     }
 
     async fn record(&self, copy: &OutcomeCopy, became: Recorded) -> Result<(), LedgerError> {
-        let ledger = &mut *self.lock();
-        fails(ledger.away, &mut ledger.failing_records)?;
-        ledger.claims.record(&copy.request, &copy.copy, became);
-        ledger.recorded.push(became);
+        self.records.play().await?;
+        self.there()?.claims.record(&copy.request, &copy.copy, became);
+        self.recorded.push(became);
         Ok(())
     }
 
     fn begin(&self, request: String, since: OffsetDateTime) {
-        let ledger = &mut *self.lock();
-        if !ledger.away {
+        if let Ok(mut ledger) = self.there() {
             ledger.claims.begin(&request, since);
         }
     }
 
     async fn begun(&self, request: &str) -> Result<Option<OffsetDateTime>, LedgerError> {
-        let ledger = self.lock();
-        fails(ledger.away, &mut 0)?;
-        Ok(ledger.claims.begun(request))
+        Ok(self.there()?.claims.begun(request))
     }
 
     async fn is_claimed(&self, request: &str, since: Option<OffsetDateTime>) -> bool {

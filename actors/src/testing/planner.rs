@@ -6,9 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
-use super::script::{Gate, Script};
+use super::script::{Record, Script};
 use crate::model::build_log::BuildLog;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::request::{BuildRequest, BuilderKind, PlanRequest};
@@ -18,48 +17,9 @@ use crate::ports::{FetchedSource, Plan, Planner};
 /// looks into neither. Clones share everything.
 #[derive(Debug, Clone, Default)]
 pub struct FakePlanner {
-    script: Script<Fault>,
-    calls: watch::Sender<Vec<PlanCall>>,
-}
-
-/// One call of the planner, whatever became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlanCall {
-    pub build_id: String,
-    pub commit: String,
-}
-
-impl FakePlanner {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The next `calls` calls fail.
-    pub fn fail(&self, calls: usize, fault: Fault) {
-        self.script.fail(calls, fault);
-    }
-
-    /// The next call panics.
-    pub fn panic(&self) {
-        self.script.panic();
-    }
-
-    /// The next call waits at a gate.
-    pub fn hold(&self) -> Gate {
-        self.script.wait()
-    }
-
-    /// Every call so far, in order.
-    pub fn calls(&self) -> Vec<PlanCall> {
-        self.calls.borrow().clone()
-    }
-
-    /// Waits until there were `count` calls.
-    pub async fn wait_for_calls(&self, count: usize) -> Vec<PlanCall> {
-        let mut calls = self.calls.subscribe();
-        let all = calls.wait_for(|calls| calls.len() >= count).await;
-        all.expect("this value holds the sender").clone()
-    }
+    pub script: Script<Fault>,
+    /// The builds that were planned or were to be, by id.
+    pub calls: Record<String>,
 }
 
 #[async_trait]
@@ -70,10 +30,7 @@ impl Planner for FakePlanner {
         wish: &BuildRequest,
         progress: &BuildLog,
     ) -> Result<Plan, Fault> {
-        self.calls.send_modify(|calls| {
-            let (build_id, commit) = (wish.build_id.clone(), source.commit.clone());
-            calls.push(PlanCall { build_id, commit });
-        });
+        self.calls.push(wish.build_id.clone());
         self.script.play().await?;
         let plan = plan(&source.tree, &wish.plan)?;
         progress.note(format!("building with {}", plan.builder.as_str()));

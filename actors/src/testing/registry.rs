@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
-use super::script::{Gate, Script};
+use super::script::{Record, Script};
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::image::{
     BUILDER_LABEL, BuiltImage, REVISION_LABEL, RegistryImage, StoredManifest, digest_of, is_digest,
@@ -26,8 +25,9 @@ pub fn no_manifest() -> Arc<StoredManifest> {
 #[derive(Debug, Clone, Default)]
 pub struct FakeRegistry {
     contents: Arc<Mutex<Contents>>,
-    pushes: Script<Fault>,
-    pushed: watch::Sender<Vec<Push>>,
+    pub pushes: Script<Fault>,
+    /// The references of the pushes that succeeded.
+    pub pushed: Record<ImageReference>,
 }
 
 #[derive(Debug, Default)]
@@ -41,28 +41,7 @@ struct Contents {
     finds: usize,
 }
 
-/// One push that succeeded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Push {
-    pub image: BuiltImage,
-    pub reference: ImageReference,
-}
-
 impl FakeRegistry {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The next `calls` pushes fail.
-    pub fn fail_pushes(&self, calls: usize, fault: Fault) {
-        self.pushes.fail(calls, fault);
-    }
-
-    /// The next push waits at a gate.
-    pub fn hold_push(&self) -> Gate {
-        self.pushes.wait()
-    }
-
     /// Every call fails until it is called with `None`.
     pub fn set_down(&self, fault: Option<Fault>) {
         self.lock().down = fault;
@@ -85,7 +64,7 @@ impl FakeRegistry {
         tags
     }
 
-    /// Takes an image that an engine pushes, and tells its digest.
+    /// Takes an image that an engine pushes, and returns its digest.
     ///
     /// # Errors
     /// Whatever the test asked for.
@@ -105,8 +84,7 @@ impl FakeRegistry {
             manifest: no_manifest(),
         };
         self.store(&stored, reference, labels)?;
-        let push = Push { image: image.clone(), reference: reference.clone() };
-        self.pushed.send_modify(|pushed| pushed.push(push));
+        self.pushed.push(reference.clone());
         Ok(digest)
     }
 
@@ -126,11 +104,6 @@ impl FakeRegistry {
         }
         contents.labels.insert(image.digest.clone(), labels);
         Ok(())
-    }
-
-    /// Every push that succeeded, in order.
-    pub fn pushed(&self) -> Vec<Push> {
-        self.pushed.borrow().clone()
     }
 
     /// How often something was looked up, failed calls included.

@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use tokio::sync::watch;
 
-use super::script::{Gate, Script};
+use super::script::{Record, Script};
 use crate::model::build_log::BuildLog;
 use crate::model::digest::hex;
 use crate::model::fault::{Fault, Reason, StageName};
@@ -62,24 +61,22 @@ pub struct FakeRelease {
 }
 
 /// One call of [`SourceConnector::fetch`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct FetchCall {
     pub build_id: String,
-    pub repo: RepoName,
-    pub target: Target,
     pub pinned: Option<String>,
-    pub with_token: bool,
 }
 
 /// A connector that makes its sources up. Clones share everything.
 ///
 /// A repository that was not [added](Self::add) has one Dockerfile and whatever ref is asked for,
-/// unless the fake was told to know [no others](Self::only_known).
+/// unless the fake knows [no others](Self::only_known).
 #[derive(Debug, Clone, Default)]
 pub struct FakeSource {
     repositories: Arc<Mutex<Repositories>>,
-    script: Script<Fault>,
-    calls: watch::Sender<Vec<FetchCall>>,
+    pub script: Script<Fault>,
+    /// All calls so far, those that failed included.
+    pub calls: Record<FetchCall>,
 }
 
 #[derive(Debug, Default)]
@@ -89,10 +86,6 @@ struct Repositories {
 }
 
 impl FakeSource {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// From now on, every repository that was not added does not exist.
     pub fn only_known(&self) {
         self.repositories().no_others = true;
@@ -101,38 +94,6 @@ impl FakeSource {
     /// Adds a repository, or replaces it.
     pub fn add(&self, repo: RepoName, repository: FakeRepository) {
         self.repositories().known.insert(repo, repository);
-    }
-
-    /// The next `calls` calls fail.
-    pub fn fail(&self, calls: usize, fault: Fault) {
-        self.script.fail(calls, fault);
-    }
-
-    /// The next call panics.
-    pub fn panic(&self) {
-        self.script.panic();
-    }
-
-    /// The next call waits at a gate.
-    pub fn hold(&self) -> Gate {
-        self.script.wait()
-    }
-
-    /// The next call waits at a gate, and then fails.
-    pub fn hold_and_fail(&self, fault: Fault) -> Gate {
-        self.script.wait_and_fail(fault)
-    }
-
-    /// All calls so far, those that failed included.
-    pub fn calls(&self) -> Vec<FetchCall> {
-        self.calls.borrow().clone()
-    }
-
-    /// Waits until there were `count` calls.
-    pub async fn wait_for_calls(&self, count: usize) -> Vec<FetchCall> {
-        let mut calls = self.calls.subscribe();
-        let all = calls.wait_for(|calls| calls.len() >= count).await;
-        all.expect("this value holds the sender").clone()
     }
 
     fn repositories(&self) -> MutexGuard<'_, Repositories> {
@@ -184,15 +145,8 @@ impl SourceConnector for FakeSource {
         workspace: Workspace,
         progress: &BuildLog,
     ) -> Result<FetchedSource, Fault> {
-        self.calls.send_modify(|calls| {
-            calls.push(FetchCall {
-                build_id: request.build_id.clone(),
-                repo: request.repo.clone(),
-                target: request.target.clone(),
-                pinned: pinned.map(str::to_owned),
-                with_token: request.token.is_some(),
-            });
-        });
+        let (build_id, pinned_commit) = (request.build_id.clone(), pinned.map(str::to_owned));
+        self.calls.push(FetchCall { build_id, pinned: pinned_commit });
         self.script.play().await?;
         let repository = self
             .repository(request, pinned)
@@ -273,66 +227,4 @@ fn write(tree: &Path, files: &BTreeMap<String, String>) -> std::io::Result<()> {
         std::fs::write(path, text)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-    use crate::model::request::{ForgeName, PlanRequest};
-
-    fn request() -> BuildRequest {
-        BuildRequest {
-            redrive_of: None,
-            build_id: "b".to_owned(),
-            user_id: "u".to_owned(),
-            application_id: "a".to_owned(),
-            forge: ForgeName::Github,
-            repo: RepoName { owner: "o".to_owned(), name: "n".to_owned() },
-            target: Target::DefaultBranch,
-            token: None,
-            force: false,
-            plan: PlanRequest::default(),
-        }
-    }
-
-    async fn fetch(fake: &FakeSource) -> Result<FetchedSource, Fault> {
-        let request = request();
-        let workspace = Workspace::create(&std::env::temp_dir()).expect("can be made");
-        fake.fetch(&request, None, workspace, &BuildLog::new("b", request.redactor())).await
-    }
-
-    #[tokio::test]
-    async fn scripted_faults_come_as_often_as_told_and_a_panic_once() {
-        let fake = FakeSource::new();
-        let down = Fault::new(StageName::Connector, Reason::ForgeDown, "is down");
-        fake.fail(1, down.clone());
-        fake.panic();
-        fake.fail(1, down.clone());
-        assert_eq!(fetch(&fake).await.err(), Some(down.clone()));
-        let panicked = std::panic::AssertUnwindSafe(fetch(&fake)).catch_unwind().await;
-        assert!(panicked.is_err());
-        assert_eq!(fetch(&fake).await.err(), Some(down));
-        let source = fetch(&fake).await.expect("the script is over");
-        assert!(source.tree.join("Dockerfile").exists());
-        assert_eq!(fake.calls().len(), 4);
-    }
-
-    #[tokio::test]
-    async fn a_held_call_waits_until_it_is_let_go_and_others_do_not() {
-        let fake = FakeSource::new();
-        let gate = fake.hold();
-        let held = tokio::spawn({
-            let fake = fake.clone();
-            async move { fetch(&fake).await.map(|source| source.commit) }
-        });
-        gate.reached().await;
-        let down = Fault::new(StageName::Connector, Reason::ForgeDown, "is down");
-        fake.hold_and_fail(down.clone()).open();
-        assert_eq!(fetch(&fake).await.err(), Some(down));
-        gate.open();
-        assert!(held.await.expect("does not panic").is_ok());
-        assert_eq!(fake.wait_for_calls(2).await.len(), 2);
-    }
 }

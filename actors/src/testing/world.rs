@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::limits::Limits;
 use crate::model::notification::Notification;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
@@ -47,7 +48,7 @@ pub struct World {
     workspaces: TempDir,
 }
 
-/// PipelineSettings with delays that a test can wait for.
+/// Settings with delays that a test can wait for.
 pub fn settings() -> PipelineSettings {
     let stage = |concurrency| StageSettings { concurrency, timeout: Duration::from_secs(10) };
     PipelineSettings {
@@ -100,9 +101,10 @@ impl World {
     fn start(mut settings: PipelineSettings) -> Self {
         let workspaces = tempfile::tempdir().expect("a directory");
         settings.workspaces = workspaces.path().to_owned();
-        let (broker, forge, planner) = (FakeBroker::new(), FakeSource::new(), FakePlanner::new());
+        let (broker, forge, planner) =
+            (FakeBroker::default(), FakeSource::default(), FakePlanner::default());
         let (registry, managers, probe) =
-            (FakeRegistry::new(), FakeNotifier::new(), FakeProbe::new());
+            (FakeRegistry::default(), FakeNotifier::default(), FakeProbe::default());
         let engine = FakeBuilder::pushing_to(registry.clone());
         let (ledger, dead_letters) = (FakeLedger::default(), FakeDeadLetters::new(broker.clone()));
         let ports = Ports {
@@ -148,30 +150,39 @@ impl World {
         published.expect("published");
     }
 
-    /// The notifications of the first `count` calls that went well, parsed.
-    pub async fn told(&self, count: usize) -> Vec<(String, Value)> {
-        let told = self.managers.wait_for(count);
-        let told = tokio::time::timeout(PATIENCE, told).await;
-        told.expect("the managers are told in time").iter().map(parsed).collect()
+    /// Publishes a request, and waits until its build has begun. It ends once the engine releases it.
+    pub async fn hold_build(&self, body: &Value) {
+        self.engine.hold();
+        self.request(body).await;
+        self.engine.until_running(body["uuid"].as_str().expect("an id")).await;
+    }
+
+    /// Publishes a request, and returns the one notification that is to come of it.
+    pub async fn outcome_of(&self, body: &Value) -> (String, Value) {
+        self.request(body).await;
+        self.notified_once().await
+    }
+
+    /// The notifications that were taken, once there are `count`: ids and bodies.
+    pub async fn notified(&self, count: usize) -> Vec<(String, Value)> {
+        let taken = tokio::time::timeout(PATIENCE, self.managers.taken.wait_for(count)).await;
+        taken.expect("the managers are notified in time").iter().map(parsed).collect()
     }
 
     /// The one notification that there is to be.
-    pub async fn told_once(&self) -> (String, Value) {
-        self.told(1).await;
+    pub async fn notified_once(&self) -> (String, Value) {
+        self.notified(1).await;
         self.quiet().await;
-        let told: Vec<_> = self.managers.told().iter().map(parsed).collect();
-        assert_eq!(told.len(), 1, "{told:?}");
-        told.into_iter().next().expect("one")
+        let mut taken = self.notified(1).await;
+        assert_eq!(taken.len(), 1, "{taken:?}");
+        taken.remove(0)
     }
 
     /// Waits until the source of this build was asked for.
     pub async fn until_fetched(&self, build_id: &str) {
-        loop {
-            let calls = self.forge.calls();
-            if calls.iter().any(|call| call.build_id == build_id) {
-                return;
-            }
-            self.forge.wait_for_calls(calls.len() + 1).await;
+        let mut calls = self.forge.calls.all();
+        while !calls.iter().any(|call| call.build_id == build_id) {
+            calls = self.forge.calls.wait_for(calls.len() + 1).await;
         }
     }
 
@@ -242,6 +253,18 @@ impl World {
 /// A request for the default branch of `owner/name`.
 pub fn request(uuid: &str) -> Value {
     json!({"uuid": uuid, "userID": "alice", "repo": "owner/name", "token": "hunter2hunter2"})
+}
+
+/// Such a request with another value in one field.
+pub fn request_with(uuid: &str, field: &str, value: impl Into<Value>) -> Value {
+    let mut body = request(uuid);
+    body[field] = value.into();
+    body
+}
+
+/// A fault of the test's making.
+pub fn fault(stage: StageName, reason: Reason) -> Fault {
+    Fault::new(stage, reason, "the test wants it so")
 }
 
 fn parsed(notification: &Notification) -> (String, Value) {

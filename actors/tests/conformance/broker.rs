@@ -30,7 +30,7 @@ impl World for InMemory {
     }
 }
 
-image_builder_actors::broker_conformance!(InMemory(FakeBroker::new()));
+image_builder_actors::broker_conformance!(InMemory(FakeBroker::default()));
 
 fn no() -> BrokerError {
     BrokerError::Unavailable("the test says so".to_owned())
@@ -38,8 +38,8 @@ fn no() -> BrokerError {
 
 #[tokio::test]
 async fn ordered_faults_hit_the_queues_and_the_number_that_were_asked_for() {
-    let broker = FakeBroker::new();
-    broker.fail_publishes(2, no(), |queue| queue == Queue::Fail);
+    let broker = FakeBroker::default();
+    broker.publishes(Queue::Fail).fail(2, no());
     publish(&broker, Queue::Build, message("build")).await;
     for _ in 0..2 {
         assert_eq!(broker.publish(Queue::Fail, message("lost"), Duration::ZERO).await, Err(no()));
@@ -48,15 +48,15 @@ async fn ordered_faults_hit_the_queues_and_the_number_that_were_asked_for() {
     assert_eq!(broker.messages(Queue::Fail), [message("kept")]);
     assert_eq!(broker.published().len(), 2);
 
-    broker.fail_subscriptions(1, no());
+    broker.subscriptions().fail(1, no());
     assert_eq!(broker.consume(Queue::Build, 1).await.err(), Some(no()));
     consume(&broker, Queue::Build, 1).await;
 }
 
 #[tokio::test]
 async fn an_ordered_panic_happens_once_and_leaves_the_broker_whole() {
-    let broker = FakeBroker::new();
-    broker.panic_on_publish(|queue| queue == Queue::Outcome);
+    let broker = FakeBroker::default();
+    broker.publishes(Queue::Outcome).panic();
     let panics = broker.publish(Queue::Outcome, message("lost"), Duration::ZERO);
     assert!(AssertUnwindSafe(panics).catch_unwind().await.is_err());
     publish(&broker, Queue::Outcome, message("kept")).await;
@@ -64,23 +64,23 @@ async fn an_ordered_panic_happens_once_and_leaves_the_broker_whole() {
 }
 
 #[tokio::test]
-async fn held_publishes_wait_until_they_are_let_go() {
-    let broker = FakeBroker::new();
-    broker.hold_publishes();
+async fn a_held_publish_waits_until_it_is_let_go() {
+    let broker = FakeBroker::default();
+    let gate = broker.publishes(Queue::Build).wait();
     let held = tokio::spawn({
         let broker = broker.clone();
         async move { broker.publish(Queue::Build, message("held"), Duration::ZERO).await }
     });
-    tokio::task::yield_now().await;
+    gate.reached().await;
     assert!(!held.is_finished() && broker.published().is_empty());
-    broker.let_publishes_go();
+    gate.open();
     held.await.expect("no panic").expect("the broker takes it");
     assert_eq!(broker.wait_for(Queue::Build, 1).await, [message("held")]);
 }
 
 #[tokio::test]
 async fn a_broker_that_is_down_takes_nothing_and_keeps_what_it_has() {
-    let broker = FakeBroker::new();
+    let broker = FakeBroker::default();
     publish(&broker, Queue::Build, message("job")).await;
     let mut lost = consume(&broker, Queue::Build, 1).await;
     next(&mut lost).await;
@@ -105,7 +105,7 @@ async fn a_broker_that_is_down_takes_nothing_and_keeps_what_it_has() {
 
 #[tokio::test]
 async fn delays_are_recorded_and_their_messages_come_later() {
-    let broker = FakeBroker::new();
+    let broker = FakeBroker::default();
     let delay = Duration::from_millis(30);
     for (queue, body, delay) in
         [(Queue::Build, "later", delay), (Queue::Outcome, "later still", 2 * delay)]

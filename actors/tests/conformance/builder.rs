@@ -7,7 +7,7 @@ use image_builder_actors::model::image::{BuiltImage, RegistryImage};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan, Registry};
-use image_builder_actors::testing::builder::{End, FakeBuilder, Script};
+use image_builder_actors::testing::builder::{End, FakeBuilder};
 use image_builder_actors::testing::conformance::builder::World;
 use image_builder_actors::testing::registry::FakeRegistry;
 use uuid::Uuid;
@@ -20,8 +20,8 @@ struct InMemory {
 
 impl InMemory {
     fn new() -> Self {
-        let (downed, registry) = (FakeBuilder::new(), FakeRegistry::new());
-        downed.fail_next(1, Fault::new(StageName::Builder, Reason::EngineDown, "It is down."));
+        let (downed, registry) = (FakeBuilder::default(), FakeRegistry::default());
+        downed.next().fail(1, Fault::new(StageName::Builder, Reason::EngineDown, "It is down."));
         Self { builder: FakeBuilder::pushing_to(registry.clone()), downed, registry }
     }
 
@@ -41,8 +41,7 @@ impl InMemory {
             },
             labels: BTreeMap::new(),
         };
-        let output = output.lines().map(str::to_owned).collect();
-        self.builder.script(&order.build_id, Script { output, end });
+        self.builder.script(&order.build_id, output, end);
         order
     }
 }

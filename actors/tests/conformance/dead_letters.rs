@@ -12,7 +12,7 @@ struct InMemory {
 
 impl InMemory {
     fn new() -> Self {
-        let broker = FakeBroker::new();
+        let broker = FakeBroker::default();
         Self { letters: FakeDeadLetters::new(broker.clone()), broker }
     }
 }

@@ -14,12 +14,12 @@ impl World for InMemory {
     }
 
     fn refuse_next(&self, retry_after: Option<Duration>) {
-        self.0.fail(1, NotifyError { message: "not now".to_owned(), retry_after });
+        self.0.script.fail(1, NotifyError { message: "not now".to_owned(), retry_after });
     }
 
     fn taken(&self) -> Vec<Taken> {
-        self.0.told().into_iter().map(|told| (told.id, told.body)).collect()
+        self.0.taken.all().into_iter().map(|taken| (taken.id, taken.body)).collect()
     }
 }
 
-image_builder_actors::notifier_conformance!(InMemory(FakeNotifier::new()));
+image_builder_actors::notifier_conformance!(InMemory(FakeNotifier::default()));

@@ -39,4 +39,4 @@ impl World for InMemory {
     }
 }
 
-image_builder_actors::registry_conformance!(InMemory(FakeRegistry::new()));
+image_builder_actors::registry_conformance!(InMemory(FakeRegistry::default()));

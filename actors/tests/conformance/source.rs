@@ -14,7 +14,7 @@ struct InMemory {
 
 impl InMemory {
     fn start() -> Self {
-        let source = FakeSource::new();
+        let source = FakeSource::default();
         source.only_known();
         Self { source, published: AtomicUsize::new(0) }
     }

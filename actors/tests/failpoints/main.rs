@@ -12,8 +12,11 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use fail::FailScenario;
+use image_builder_actors::model::fault::{Reason, StageName};
 use image_builder_actors::telemetry::health::ActorName;
-use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
+use image_builder_actors::testing::world::{
+    World, fault, request, request_with, settings, with_pipeline,
+};
 
 fn only(name: ActorName, restarts: u64) -> [u64; 6] {
     ActorName::ALL.map(|actor| if actor == name { restarts } else { 0 })
@@ -46,7 +49,7 @@ const CALM: Duration = Duration::from_secs(30);
 /// Long enough for an actor that lives to answer on a busy machine.
 const SOON: Duration = Duration::from_millis(500);
 
-/// Attempts that the outcome tells when a job of this actor's crashes: stages count a try, the others
+/// Attempts that the outcome names when a job of this actor's crashes: stages count a try, the others
 /// have nothing to count.
 fn counted(name: ActorName) -> u64 {
     match name {
@@ -57,7 +60,7 @@ fn counted(name: ActorName) -> u64 {
 
 /// The job ends well, and this actor died once, or had a job that crashed.
 async fn ends_well(world: World, name: ActorName, died: Option<&str>, attempts: u64) {
-    let (id, body) = world.told_once().await;
+    let (id, body) = world.notified_once().await;
     assert_eq!(id, "b1.image.ready");
     assert_eq!(body["data"]["attempts"], attempts, "{name}: {body}");
     let (deaths, crashes) = if died.is_some() { (1, 0) } else { (0, 1) };
@@ -117,7 +120,7 @@ fn an_actor_whose_thread_is_blocked_is_replaced_and_its_mail_handed_back() {
         in_scenario(SOON, async |world| {
             let blocked = block_next(&format!("{name}::handle"));
             world.request(&request("b1")).await;
-            world.told(1).await;
+            world.notified(1).await;
             // What it has in its hands it lets go of then.
             drop(blocked);
             ends_well(world, name, Some("hung"), counted(name)).await;
@@ -130,7 +133,7 @@ fn a_thread_that_was_blocked_and_comes_back_is_asked_nothing_any_more() {
     in_scenario(SOON, async |world| {
         let blocked = block_next("pusher::handle");
         world.request(&request("b1")).await;
-        world.told(1).await;
+        world.notified(1).await;
         fail::cfg("pusher::beat", "1*return").expect("a failpoint's action");
         // In its mailbox is the question that it was too late for. The next one is for its successor.
         drop(blocked);
@@ -143,9 +146,7 @@ fn a_thread_that_was_blocked_and_comes_back_is_asked_nothing_any_more() {
 fn an_actor_that_is_stopped_is_replaced_and_the_job_in_hand_goes_on() {
     for name in ActorName::ALL {
         in_scenario(SOON, async |world| {
-            world.engine.hold();
-            world.request(&request("b1")).await;
-            world.engine.until_running("b1").await;
+            world.hold_build(&request("b1")).await;
             fail::cfg(format!("{name}::beat"), "1*return").expect("a failpoint's action");
             world.until(|world| world.deaths("stopped") == only(name, 1)).await;
             world.engine.release();
@@ -162,11 +163,8 @@ fn a_retry_actor_that_dies_loses_no_failed_job() {
         ("retry::handle", "1*sleep(2000)", SOON, "hung", 1, 0),
     ] {
         with_failpoint(point, action, interval, async |world| {
-            use image_builder_actors::model::fault::{Fault, Reason, StageName};
-            let fault =
-                Fault::new(StageName::Pusher, Reason::RegistryFailed, "the test wants it so");
-            world.registry.fail_pushes(1, fault);
-            let (id, body) = world.told_once().await;
+            world.registry.pushes.fail(1, fault(StageName::Pusher, Reason::RegistryFailed));
+            let (id, body) = world.notified_once().await;
             assert_eq!(id, "b1.image.ready", "{point} {action}");
             assert_eq!(body["data"]["attempts"], 2, "{point} {action}");
             assert_eq!(world.deaths(cause), only(ActorName::Retry, deaths), "{point} {action}");
@@ -205,19 +203,18 @@ fn two_hundred_jobs_that_panic_at_random_all_end_well() {
     settings.prefetch = 16;
     with_pipeline(settings, async |world| {
         for number in 0..JOBS {
-            let mut body = request(&format!("b{number}"));
-            body["userID"] = format!("user-{number}").into();
+            let body = request_with(&format!("b{number}"), "userID", format!("user-{number}"));
             world.request(&body).await;
         }
-        let told = world.told(JOBS).await;
-        let mut ids: Vec<_> = told.iter().map(|(id, _)| id.clone()).collect();
+        let notified = world.notified(JOBS).await;
+        let mut ids: Vec<_> = notified.iter().map(|(id, _)| id.clone()).collect();
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), JOBS);
         assert!(ids.iter().all(|id| id.ends_with(".image.ready")));
         world.quiet().await;
         // Every counted try that failed is a panic of a stage, and no panic a death.
-        let tries: u64 = told
+        let tries: u64 = notified
             .iter()
             .map(|(_, body)| body["data"]["attempts"].as_u64().expect("a number") - 1)
             .sum();

@@ -1,4 +1,4 @@
-//! Every way in which an actor can die, on an actor that does what its messages tell it: one test a
+//! Every way in which an actor can die, on an actor that does what its messages say: one test a
 //! row of the supervisor's table. And that a job which panics is none of them.
 //!
 //! Each test counts what the row says: what became of the message in the actor's hands and of the one

@@ -3,24 +3,21 @@
 use std::time::Duration;
 
 use image_builder_actors::delivery::envelope::Envelope;
-use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::fault::{Reason, StageName};
 use image_builder_actors::model::shutdown::ShutdownPhase;
 use image_builder_actors::pipeline::PipelineSettings;
 use image_builder_actors::ports::{BrokerError, Queue};
-use image_builder_actors::testing::builder::{End, Script};
-
-use image_builder_actors::testing::world::{request, settings, with_pipeline};
-
-fn fault(stage: StageName, reason: Reason) -> Fault {
-    Fault::new(stage, reason, "the test wants it so")
-}
+use image_builder_actors::testing::builder::End;
+use image_builder_actors::testing::world::{fault, request, request_with, settings, with_pipeline};
 
 #[test]
 fn a_failing_build_is_tried_again_and_given_up_when_it_fails_the_same_way() {
     with_pipeline(settings(), async |world| {
-        world.engine.fail_next(9, fault(StageName::Builder, Reason::BuildFailed).at_step("RUN x"));
-        world.request(&request("b1")).await;
-        let (id, body) = world.told_once().await;
+        world
+            .engine
+            .next()
+            .fail(9, fault(StageName::Builder, Reason::BuildFailed).at_step("RUN x"));
+        let (id, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.build.failed");
         assert_eq!(body["data"]["attempts"], 2);
         assert_eq!(body["data"]["reason"], "build_failed");
@@ -34,9 +31,8 @@ fn a_failing_build_is_tried_again_and_given_up_when_it_fails_the_same_way() {
 #[test]
 fn a_failing_service_is_tried_up_to_the_total_of_tries() {
     with_pipeline(settings(), async |world| {
-        world.registry.fail_pushes(9, fault(StageName::Pusher, Reason::RegistryFailed));
-        world.request(&request("b1")).await;
-        let (_, body) = world.told_once().await;
+        world.registry.pushes.fail(9, fault(StageName::Pusher, Reason::RegistryFailed));
+        let (_, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(body["data"]["attempts"], 3);
         assert_eq!(body["data"]["fault"], "service");
         assert_eq!(world.engine.built(), 1);
@@ -46,9 +42,8 @@ fn a_failing_service_is_tried_up_to_the_total_of_tries() {
 #[test]
 fn a_registry_that_refuses_is_final() {
     with_pipeline(settings(), async |world| {
-        world.registry.fail_pushes(1, fault(StageName::Pusher, Reason::RegistryRefused));
-        world.request(&request("b1")).await;
-        let (_, body) = world.told_once().await;
+        world.registry.pushes.fail(1, fault(StageName::Pusher, Reason::RegistryRefused));
+        let (_, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(body["data"]["attempts"], 1);
         assert_eq!(body["data"]["reason"], "registry_refused");
         assert!(world.broker.delays().is_empty());
@@ -59,20 +54,20 @@ fn a_registry_that_refuses_is_final() {
 fn without_room_the_listener_pauses_and_no_try_is_counted() {
     with_pipeline(settings(), async |world| {
         world.probe.set_room(false);
-        world.registry.fail_pushes(1, fault(StageName::Pusher, Reason::RegistryDown));
+        world.registry.pushes.fail(1, fault(StageName::Pusher, Reason::RegistryDown));
         world.request(&request("b1")).await;
-        world.probe.wait_for_looks(1).await;
+        world.probe.looks.wait_for(1).await;
         world.request(&request("b2")).await;
-        world.probe.wait_for_looks(2).await;
-        assert!(world.managers.told().is_empty());
-        assert_eq!(world.forge.calls().len(), 1);
+        world.probe.looks.wait_for(2).await;
+        assert!(world.managers.taken.all().is_empty());
+        assert_eq!(world.forge.calls.all().len(), 1);
 
         world.probe.set_room(true);
-        let told = world.told(2).await;
-        for (_, body) in told {
+        let notified = world.notified(2).await;
+        for (_, body) in notified {
             assert_eq!(body["data"]["attempts"], 1, "{body}");
         }
-        assert_eq!(world.probe.looks()[0], Reason::RegistryDown);
+        assert_eq!(world.probe.looks.all()[0], Reason::RegistryDown);
     });
 }
 
@@ -80,11 +75,11 @@ fn without_room_the_listener_pauses_and_no_try_is_counted() {
 fn a_user_whose_own_token_is_rate_limited_holds_up_nobody_else() {
     with_pipeline(settings(), async |world| {
         world.probe.set_room(false);
-        world.forge.fail(1, fault(StageName::Connector, Reason::RateLimited));
+        world.forge.script.fail(1, fault(StageName::Connector, Reason::RateLimited));
         world.request(&request("b1")).await;
         world.request(&request("b2")).await;
-        world.told(2).await;
-        assert!(world.probe.looks().is_empty());
+        world.notified(2).await;
+        assert!(world.probe.looks.all().is_empty());
     });
 }
 
@@ -93,9 +88,8 @@ fn a_build_that_takes_too_long_is_stopped() {
     let mut settings = settings();
     settings.builder.timeout = Duration::from_millis(50);
     with_pipeline(settings, async |world| {
-        world.engine.script("b1", Script { output: Vec::new(), end: End::Never });
-        world.request(&request("b1")).await;
-        let (_, body) = world.told_once().await;
+        world.engine.script("b1", "", End::Never);
+        let (_, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(body["data"]["reason"], "build_timeout");
         assert_eq!(world.engine.dropped(), 2);
         assert_eq!(world.workspaces_left().await, 0);
@@ -109,17 +103,13 @@ fn a_job_that_only_waited_for_too_long_goes_back_uncounted() {
     settings.builder.concurrency = 1;
     settings.builder.timeout = Duration::from_secs(10);
     with_pipeline(settings, async |world| {
-        world.engine.hold();
-        world.request(&request("b1")).await;
-        world.engine.until_running("b1").await;
-        let mut other = request("b2");
-        other["userID"] = "bob".into();
-        world.request(&other).await;
+        world.hold_build(&request("b1")).await;
+        world.request(&request_with("b2", "userID", "bob")).await;
         // The first times out in hand, the second while it waits: that one is handed back.
         world.broker.wait_published(3, |published| published.queue == Queue::Build).await;
         world.engine.release();
-        let told = world.told(2).await;
-        let second = told.iter().find(|(id, _)| id.starts_with("b2")).expect("told");
+        let notified = world.notified(2).await;
+        let second = notified.iter().find(|(id, _)| id.starts_with("b2")).expect("notified");
         assert_eq!(second.0, "b2.image.ready");
         assert_eq!(second.1["data"]["attempts"], 1);
     });
@@ -128,12 +118,10 @@ fn a_job_that_only_waited_for_too_long_goes_back_uncounted() {
 #[test]
 fn a_lost_connection_is_a_new_subscription_and_every_job_ends() {
     with_pipeline(settings(), async |world| {
-        world.engine.hold();
-        world.request(&request("b1")).await;
-        world.engine.until_running("b1").await;
+        world.hold_build(&request("b1")).await;
         world.broker.kill_connection();
         world.engine.release();
-        let (id, _) = world.told_once().await;
+        let (id, _) = world.notified_once().await;
         assert_eq!(id, "b1.image.ready");
         assert_eq!(world.engine.built(), 1);
     });
@@ -142,13 +130,11 @@ fn a_lost_connection_is_a_new_subscription_and_every_job_ends() {
 #[test]
 fn what_fails_after_its_delivery_was_taken_back_is_decided_on_by_its_next_holder_alone() {
     with_pipeline(settings(), async |world| {
-        world.engine.fail_next(1, fault(StageName::Builder, Reason::EngineFailed));
-        world.engine.hold();
-        world.request(&request("b1")).await;
-        world.engine.until_running("b1").await;
+        world.engine.next().fail(1, fault(StageName::Builder, Reason::EngineFailed));
+        world.hold_build(&request("b1")).await;
         world.broker.kill_connection();
         world.engine.release();
-        let (id, body) = world.told_once().await;
+        let (id, body) = world.notified_once().await;
         assert_eq!(id, "b1.image.ready");
         assert_eq!(body["data"]["attempts"], 1);
         world.quiet().await;
@@ -166,9 +152,8 @@ fn what_fails_after_its_delivery_was_taken_back_is_decided_on_by_its_next_holder
 fn an_outcome_that_is_not_confirmed_is_not_acked() {
     with_pipeline(settings(), async |world| {
         let error = BrokerError::Refused("unroutable".to_owned());
-        world.broker.fail_publishes(1, error, |queue| queue == Queue::Outcome);
-        world.request(&request("b1")).await;
-        let (id, _) = world.told_once().await;
+        world.broker.publishes(Queue::Outcome).fail(1, error);
+        let (id, _) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.image.ready");
         assert_eq!(world.engine.built(), 1);
     });
@@ -177,9 +162,7 @@ fn an_outcome_that_is_not_confirmed_is_not_acked() {
 #[test]
 fn what_cannot_be_finished_in_the_drain_goes_back_with_its_checkpoint() {
     with_pipeline(settings(), async |mut world| {
-        world.engine.hold();
-        world.request(&request("b1")).await;
-        world.engine.until_running("b1").await;
+        world.hold_build(&request("b1")).await;
         world.shutdown.enter(ShutdownPhase::Draining);
         world.broker.wait_until(|broker| !broker.consumed(Queue::Build)).await;
         world.shutdown.enter(ShutdownPhase::HandingBack);
@@ -197,9 +180,7 @@ fn what_cannot_be_finished_in_the_drain_goes_back_with_its_checkpoint() {
 #[test]
 fn a_drain_finishes_what_is_in_hand() {
     with_pipeline(settings(), async |mut world| {
-        world.engine.hold();
-        world.request(&request("b1")).await;
-        world.engine.until_running("b1").await;
+        world.hold_build(&request("b1")).await;
         world.shutdown.enter(ShutdownPhase::Draining);
         world.broker.wait_until(|broker| !broker.consumed(Queue::Build)).await;
         world.request(&request("b2")).await;

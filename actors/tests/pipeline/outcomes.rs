@@ -1,16 +1,15 @@
 //! How requests end when nothing, or only the request, is at fault.
 
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::shutdown::ShutdownPhase;
+use image_builder_actors::ports::{NotifyError, Queue};
+use image_builder_actors::testing::world::{request, request_with, settings, with_pipeline};
 use serde_json::json;
 
-use image_builder_actors::model::shutdown::ShutdownPhase;
-use image_builder_actors::ports::Queue;
-use image_builder_actors::testing::world::{request, settings, with_pipeline};
-
 #[test]
-fn a_request_becomes_an_image_and_the_container_manager_is_told() {
+fn a_request_becomes_an_image_and_the_container_manager_is_notified() {
     with_pipeline(settings(), async |world| {
-        world.request(&request("b1")).await;
-        let (id, body) = world.told_once().await;
+        let (id, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.image.ready");
         let data = &body["data"];
         assert_eq!(body["type"], "image.ready");
@@ -20,10 +19,10 @@ fn a_request_becomes_an_image_and_the_container_manager_is_told() {
         assert_eq!(data["builder"], "dockerfile");
         assert_eq!(data["image"]["repository"], "registry.test/alice/name");
         assert_eq!(data["image"]["tag"], data["commit"]);
-        let pushed = world.registry.pushed();
+        let pushed = world.registry.pushed.all();
         assert_eq!(pushed.len(), 1);
-        let mut tags = world.registry.tags(&pushed[0].reference);
-        tags.retain(|tag| *tag != pushed[0].reference.tag);
+        let mut tags = world.registry.tags(&pushed[0]);
+        tags.retain(|tag| *tag != pushed[0].tag);
         let [build, key] = &tags[..] else { panic!("two further tags: {tags:?}") };
         assert!(build.starts_with("build-") && key.starts_with("key-"), "{tags:?}");
         assert_eq!(world.workspaces_left().await, 0);
@@ -33,8 +32,7 @@ fn a_request_becomes_an_image_and_the_container_manager_is_told() {
 #[test]
 fn a_request_without_any_id_gets_one_and_keeps_it() {
     with_pipeline(settings(), async |world| {
-        world.request(&json!({"userID": "alice", "repo": "owner/name"})).await;
-        let (id, body) = world.told_once().await;
+        let (id, body) = world.outcome_of(&json!({"userID": "alice", "repo": "owner/name"})).await;
         let build_id = body["data"]["buildID"].as_str().expect("an id");
         assert!(uuid::Uuid::parse_str(build_id).is_ok(), "{build_id}");
         assert_eq!(id, format!("{build_id}.image.ready"));
@@ -45,33 +43,31 @@ fn a_request_without_any_id_gets_one_and_keeps_it() {
 fn an_image_of_the_same_inputs_is_reused_unless_it_is_forced() {
     with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
-        world.told(1).await;
+        world.notified(1).await;
         world.request(&request("b2")).await;
-        let told = world.told(2).await;
-        assert_eq!(told[1].1["data"]["reused"], true);
-        assert_eq!(told[1].1["data"]["image"], told[0].1["data"]["image"]);
+        let notified = world.notified(2).await;
+        assert_eq!(notified[1].1["data"]["reused"], true);
+        assert_eq!(notified[1].1["data"]["image"], notified[0].1["data"]["image"]);
         assert_eq!(world.engine.built(), 1);
 
-        let mut forced = request("b3");
-        forced["force"] = json!(true);
-        world.request(&forced).await;
-        assert_eq!(world.told(3).await[2].1["data"]["reused"], false);
+        world.request(&request_with("b3", "force", true)).await;
+        assert_eq!(world.notified(3).await[2].1["data"]["reused"], false);
         assert_eq!(world.engine.built(), 2);
     });
 }
 
 #[test]
-fn the_same_request_twice_at_once_is_built_once_and_told_under_one_id() {
+fn the_same_request_twice_at_once_is_built_once_and_notified_under_one_id() {
     with_pipeline(settings(), async |world| {
         world.engine.hold();
         world.request(&request("b1")).await;
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
-        world.planner.wait_for_calls(2).await;
+        world.planner.calls.wait_for(2).await;
         world.engine.release();
-        let told = world.told(2).await;
-        assert_eq!(told[0].0, told[1].0);
-        assert_eq!(told[0].1["data"]["image"], told[1].1["data"]["image"]);
+        let notified = world.notified(2).await;
+        assert_eq!(notified[0].0, notified[1].0);
+        assert_eq!(notified[0].1["data"]["image"], notified[1].1["data"]["image"]);
         assert_eq!(world.engine.built(), 1);
     });
 }
@@ -80,20 +76,17 @@ fn the_same_request_twice_at_once_is_built_once_and_told_under_one_id() {
 fn two_users_never_share_an_image() {
     with_pipeline(settings(), async |world| {
         world.request(&request("b1")).await;
-        let mut other = request("b2");
-        other["userID"] = json!("bob");
-        world.request(&other).await;
-        let told = world.told(2).await;
+        world.request(&request_with("b2", "userID", "bob")).await;
+        let notified = world.notified(2).await;
         assert_eq!(world.engine.built(), 2);
-        let repository = |n: usize| &told[n].1["data"]["image"]["repository"];
+        let repository = |n: usize| &notified[n].1["data"]["image"]["repository"];
         assert_ne!(repository(0), repository(1));
     });
 }
 
 #[test]
-fn bad_input_is_a_user_fault_told_once_and_never_retried() {
-    let mut long = request("long");
-    long["padding"] = json!("x".repeat(1 << 20));
+fn bad_input_is_a_user_fault_notified_once_and_never_retried() {
+    let long = request_with("long", "padding", "x".repeat(1 << 20));
     let cases = [
         (json!({"uuid": "types", "userID": "u", "repo": 7}), "repo"),
         (json!({"uuid": "missing", "userID": "u"}), "repo"),
@@ -103,8 +96,8 @@ fn bad_input_is_a_user_fault_told_once_and_never_retried() {
     with_pipeline(settings(), async |world| {
         for (count, (body, named)) in cases.iter().enumerate() {
             world.request(body).await;
-            let told = world.told(count + 1).await;
-            let data = &told[count].1["data"];
+            let notified = world.notified(count + 1).await;
+            let data = &notified[count].1["data"];
             assert_eq!(data["fault"], "user", "{data}");
             assert_eq!(data["stage"], "listener");
             assert_eq!(data["attempts"], 1);
@@ -117,7 +110,7 @@ fn bad_input_is_a_user_fault_told_once_and_never_retried() {
 }
 
 #[test]
-fn a_body_that_names_no_user_leaves_a_dead_copy_and_tells_nobody() {
+fn a_body_that_names_no_user_leaves_a_dead_letter_and_notifies_nobody() {
     with_pipeline(settings(), async |world| {
         for (count, body) in [b"".as_slice(), b"{", b"[]", b"\xff\xfe", b"{\"repo\":\"o/n\"}"]
             .into_iter()
@@ -127,46 +120,35 @@ fn a_body_that_names_no_user_leaves_a_dead_copy_and_tells_nobody() {
             world.dead_letters.wait_for(count + 1).await;
         }
         world.quiet().await;
-        assert!(world.managers.told().is_empty());
-        world.request(&request("good")).await;
-        world.told_once().await;
+        assert!(world.managers.taken.all().is_empty());
+        world.outcome_of(&request("good")).await;
     });
 }
 
 #[test]
 fn no_credential_leaves_the_build_and_fail_queues() {
     with_pipeline(settings(), async |world| {
-        let mut body = request("b1");
-        body["buildPlan"] = json!({"secrets": {"npm": "s3cr3t-value"}});
-        let fault = image_builder_actors::model::fault::Fault::new(
-            image_builder_actors::model::fault::StageName::Builder,
-            image_builder_actors::model::fault::Reason::BuildFailed,
-            "it said hunter2hunter2 and s3cr3t-value",
-        );
-        world.engine.fail_next(2, fault);
-        world.request(&body).await;
-        let (_, told) = world.told_once().await;
+        let body = request_with("b1", "buildPlan", json!({"secrets": {"npm": "s3cr3t-value"}}));
+        let message = "it said hunter2hunter2 and s3cr3t-value";
+        world.engine.next().fail(2, Fault::new(StageName::Builder, Reason::BuildFailed, message));
+        let (_, notified) = world.outcome_of(&body).await;
         let dead = world.dead_letters.wait_for(1).await;
-        for text in [told.to_string(), String::from_utf8_lossy(&dead[0]).into_owned()] {
+        for text in [notified.to_string(), String::from_utf8_lossy(&dead[0]).into_owned()] {
             assert!(!text.contains("hunter2hunter2") && !text.contains("s3cr3t-value"), "{text}");
         }
-        assert!(told["data"]["message"].as_str().is_some_and(|text| text.contains("[secret]")));
+        assert!(notified["data"]["message"].as_str().is_some_and(|text| text.contains("[secret]")));
     });
 }
 
 #[test]
 fn a_manager_that_does_not_answer_costs_no_build() {
     with_pipeline(settings(), async |world| {
-        let error = image_builder_actors::ports::NotifyError {
-            message: "it answered 500".to_owned(),
-            retry_after: None,
-        };
-        world.managers.fail(6, error);
-        world.request(&request("b1")).await;
-        world.told_once().await;
-        assert_eq!(world.managers.calls(), 7);
+        let error = NotifyError { message: "it answered 500".to_owned(), retry_after: None };
+        world.managers.script.fail(6, error);
+        world.outcome_of(&request("b1")).await;
+        assert_eq!(world.managers.calls.all().len(), 7);
         assert_eq!(world.engine.built(), 1);
-        assert_eq!(world.registry.pushed().len(), 1);
+        assert_eq!(world.registry.pushed.all().len(), 1);
         let millis: Vec<_> = world.broker.delays().iter().map(|delay| delay.as_millis()).collect();
         assert_eq!(millis, [10, 20, 40, 40, 40, 40]);
     });
@@ -175,14 +157,14 @@ fn a_manager_that_does_not_answer_costs_no_build() {
 #[test]
 fn a_manager_that_is_about_to_answer_when_the_worker_hands_back_is_not_notified_twice() {
     with_pipeline(settings(), |mut world| async move {
-        let gate = world.managers.hold();
+        let gate = world.managers.script.wait();
         world.request(&request("b1")).await;
         gate.reached().await;
         world.shutdown.enter(ShutdownPhase::HandingBack);
         gate.open();
         world.pipeline.settled().await;
-        assert_eq!(world.managers.told().len(), 1);
+        assert_eq!(world.managers.taken.all().len(), 1);
         assert_eq!(world.broker.unsettled(Queue::Outcome), 0);
-        assert!(world.broker.messages(Queue::Outcome).is_empty(), "it is not told again");
+        assert!(world.broker.messages(Queue::Outcome).is_empty(), "nobody is notified again");
     });
 }

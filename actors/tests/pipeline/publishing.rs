@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::testing::builder::{End, Script};
+use image_builder_actors::testing::builder::End;
 use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
 use serde_json::Value;
 
 /// Asserts that the image of `b1`, which was pushed first, has all three names.
-fn assert_named(world: &World, told: &Value) {
-    let tags = world.registry.tags(&world.registry.pushed()[0].reference);
-    let commit = told["data"]["commit"].as_str().expect("it is known");
+fn assert_named(world: &World, notified: &Value) {
+    let tags = world.registry.tags(&world.registry.pushed.all()[0]);
+    let commit = notified["data"]["commit"].as_str().expect("it is known");
     for prefix in ["build-", "key-", commit] {
         assert!(tags.iter().any(|tag| tag.starts_with(prefix)), "{prefix} is not in {tags:?}");
     }
@@ -20,13 +20,11 @@ fn assert_named(world: &World, told: &Value) {
 fn an_image_that_the_builder_pushed_by_itself_is_only_tagged() {
     with_pipeline(settings(), async |world| {
         let reference = ImageReference::for_build("registry.test", "alice", "name", "by-itself");
-        let script = Script { end: End::Pushed(reference), ..Script::default() };
-        world.engine.script("b1", script);
-        world.request(&request("b1")).await;
-        let (id, body) = world.told_once().await;
+        world.engine.script("b1", "", End::Pushed(reference));
+        let (id, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.image.ready");
         assert_eq!(body["data"]["reused"], false);
-        assert_eq!(world.registry.pushed().len(), 1);
+        assert_eq!(world.registry.pushed.all().len(), 1);
         assert_named(&world, &body);
     });
 }
@@ -35,10 +33,9 @@ fn an_image_that_the_builder_pushed_by_itself_is_only_tagged() {
 fn where_the_registry_puts_no_tag_on_what_it_has_the_image_is_pushed_under_it() {
     with_pipeline(settings(), async |world| {
         world.registry.refuse_tags();
-        world.request(&request("b1")).await;
-        let (id, body) = world.told_once().await;
+        let (id, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.image.ready");
-        assert_eq!(world.registry.pushed().len(), 3);
+        assert_eq!(world.registry.pushed.all().len(), 3);
         assert_named(&world, &body);
     });
 }
@@ -48,10 +45,10 @@ fn a_push_that_does_not_end_is_given_up_in_time_and_tried_again() {
     let mut settings = settings();
     settings.pusher.timeout = Duration::from_millis(100);
     with_pipeline(settings, async |world| {
-        let gate = world.registry.hold_push();
+        let gate = world.registry.pushes.wait();
         world.request(&request("b1")).await;
         gate.reached().await;
-        let (id, body) = world.told_once().await;
+        let (id, body) = world.notified_once().await;
         assert_eq!(id, "b1.image.ready");
         assert_eq!(body["data"]["attempts"], 2);
         assert_eq!(world.engine.built(), 1);

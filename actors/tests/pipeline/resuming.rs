@@ -7,34 +7,32 @@ use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::history::History;
 use image_builder_actors::pipeline::PipelineSettings;
 use image_builder_actors::ports::{Broker, Message, NotifyError, Queue};
-use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
-use serde_json::{Value, json};
+use image_builder_actors::testing::world::{
+    World, fault, request, request_with, settings, with_pipeline,
+};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 fn push_failed() -> Fault {
-    Fault::new(StageName::Pusher, Reason::RegistryFailed, "the test wants it so")
+    fault(StageName::Pusher, Reason::RegistryFailed)
 }
 
 #[test]
 fn a_built_image_is_only_pushed() {
     with_pipeline(settings(), async |world| {
-        world.registry.fail_pushes(1, push_failed());
-        world.request(&request("b1")).await;
-        let (_, body) = world.told_once().await;
+        world.registry.pushes.fail(1, push_failed());
+        let (_, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(body["data"]["attempts"], 2);
         assert_eq!(world.engine.built(), 1);
-        assert_eq!(world.forge.calls().len(), 1);
+        assert_eq!(world.forge.calls.all().len(), 1);
     });
 }
 
 #[test]
 fn a_forced_build_is_not_built_again_for_a_failed_push() {
     with_pipeline(settings(), async |world| {
-        let mut forced = request("b1");
-        forced["force"] = json!(true);
-        world.registry.fail_pushes(1, push_failed());
-        world.request(&forced).await;
-        world.told_once().await;
+        world.registry.pushes.fail(1, push_failed());
+        world.outcome_of(&request_with("b1", "force", true)).await;
         assert_eq!(world.engine.built(), 1);
     });
 }
@@ -42,16 +40,16 @@ fn a_forced_build_is_not_built_again_for_a_failed_push() {
 #[test]
 fn an_image_that_the_engine_lost_is_built_again_from_the_same_commit() {
     with_pipeline(settings(), async |world| {
-        let gate = world.registry.hold_push();
-        world.registry.fail_pushes(1, push_failed());
+        let gate = world.registry.pushes.wait();
+        world.registry.pushes.fail(1, push_failed());
         world.request(&request("b1")).await;
         gate.reached().await;
         world.engine.forget_images();
         // The first push waits and goes well; what comes of it is left to the next delivery.
         world.broker.kill_connection();
         gate.open();
-        world.told_once().await;
-        let calls = world.forge.calls();
+        world.notified_once().await;
+        let calls = world.forge.calls.all();
         assert!(calls.len() <= 2, "{calls:?}");
     });
 }
@@ -59,11 +57,9 @@ fn an_image_that_the_engine_lost_is_built_again_from_the_same_commit() {
 #[test]
 fn the_commit_is_pinned_at_the_first_try() {
     with_pipeline(settings(), async |world| {
-        let failed = Fault::new(StageName::Builder, Reason::EngineFailed, "the test wants it so");
-        world.engine.fail_next(1, failed);
-        world.request(&request("b1")).await;
-        let (_, body) = world.told_once().await;
-        let calls = world.forge.calls();
+        world.engine.next().fail(1, fault(StageName::Builder, Reason::EngineFailed));
+        let (_, body) = world.outcome_of(&request("b1")).await;
+        let calls = world.forge.calls.all();
         assert_eq!(calls[0].pinned, None);
         assert_eq!(calls[1].pinned.as_deref(), body["data"]["commit"].as_str());
     });
@@ -75,7 +71,7 @@ async fn comes_back(world: &World, request: &Value, queue: Queue, failures: u32)
     let body = request.to_string().into_bytes();
     let message = Message { body, ..Message::default() };
     let mut history = History::new(OffsetDateTime::now_utc());
-    // What was told before was of another publication.
+    // What was notified before was of another publication.
     history.since = Some(OffsetDateTime::now_utc());
     for _ in 0..failures {
         history.record(&push_failed(), true);
@@ -84,12 +80,12 @@ async fn comes_back(world: &World, request: &Value, queue: Queue, failures: u32)
     world.broker.publish(queue, message, Duration::ZERO).await.expect("published");
 }
 
-/// Waits for the second notification, and checks that it tells of the image that the first told of.
-async fn told_again(world: &World) -> Value {
-    let told = world.told(2).await;
+/// Waits for the second notification, and checks that it names the image that the first named.
+async fn notified_again(world: &World) -> Value {
+    let notified = world.notified(2).await;
     world.quiet().await;
-    assert_eq!(world.managers.told().len(), 2, "{told:?}");
-    let [(_, first), (id, second)] = &told[..] else { panic!("two: {told:?}") };
+    assert_eq!(world.managers.taken.all().len(), 2, "{notified:?}");
+    let [(_, first), (id, second)] = &notified[..] else { panic!("two: {notified:?}") };
     assert_eq!(id, "b1.image.ready");
     assert_eq!(second["data"]["image"], first["data"]["image"]);
     for field in ["commit", "builder", "reused"] {
@@ -99,82 +95,73 @@ async fn told_again(world: &World) -> Value {
 }
 
 #[test]
-fn a_build_whose_image_was_pushed_is_never_told_as_failed() {
+fn a_build_whose_image_was_pushed_is_never_notified_as_failed() {
     with_pipeline(settings(), async |world| {
-        world.request(&request("b1")).await;
-        world.told_once().await;
+        world.outcome_of(&request("b1")).await;
         comes_back(&world, &request("b1"), Queue::Fail, 3).await;
-        let told = told_again(&world).await;
-        assert_eq!(told["data"]["attempts"], 3);
+        let notified = notified_again(&world).await;
+        assert_eq!(notified["data"]["attempts"], 3);
     });
 }
 
 #[test]
 fn a_build_whose_image_was_pushed_is_not_touched_again() {
     with_pipeline(settings(), async |world| {
-        let mut forced = request("b1");
-        forced["force"] = json!(true);
-        world.request(&forced).await;
-        world.told_once().await;
+        let forced = request_with("b1", "force", true);
+        world.outcome_of(&forced).await;
         comes_back(&world, &forced, Queue::Build, 0).await;
-        told_again(&world).await;
-        assert_eq!(world.forge.calls().len(), 1);
+        notified_again(&world).await;
+        assert_eq!(world.forge.calls.all().len(), 1);
         assert_eq!(world.engine.built(), 1);
-        assert_eq!(world.registry.pushed().len(), 1);
+        assert_eq!(world.registry.pushed.all().len(), 1);
     });
 }
 
 #[test]
-fn a_final_failure_of_a_build_that_was_delivered_before_is_told_only_after_a_look() {
+fn a_final_failure_of_a_build_that_was_delivered_before_is_notified_only_after_a_look() {
     with_pipeline(settings(), async |world| {
-        world.request(&request("b1")).await;
-        world.told_once().await;
+        world.outcome_of(&request("b1")).await;
         // The repository has gone meanwhile, and the first look fails.
-        let gone = Fault::new(StageName::Connector, Reason::RepositoryNotFound, "it has gone");
-        let gate = world.forge.hold_and_fail(gone);
+        let gone = fault(StageName::Connector, Reason::RepositoryNotFound);
+        let gate = world.forge.script.wait_and_fail(gone);
         world.registry.set_down(Some(push_failed()));
         comes_back(&world, &request("b1"), Queue::Build, 0).await;
         gate.reached().await;
         world.registry.set_down(None);
         gate.open();
-        told_again(&world).await;
+        notified_again(&world).await;
         assert!(world.dead_letters.letters().is_empty());
     });
 }
 
 #[test]
-fn a_registry_that_is_down_holds_up_what_may_have_been_told_until_it_is_back() {
+fn a_registry_that_is_down_holds_up_what_may_have_been_notified_until_it_is_back() {
     with_pipeline(settings(), async |world| {
-        world.request(&request("b1")).await;
-        world.told_once().await;
-        let down = Fault::new(StageName::Pusher, Reason::RegistryDown, "it is down");
-        world.registry.set_down(Some(down));
+        world.outcome_of(&request("b1")).await;
+        world.registry.set_down(Some(fault(StageName::Pusher, Reason::RegistryDown)));
         let looks = world.registry.finds();
         comes_back(&world, &request("b1"), Queue::Fail, 3).await;
         world.until(|world| world.registry.finds() > looks).await;
         world.registry.set_down(None);
-        told_again(&world).await;
+        notified_again(&world).await;
     });
 }
 
 #[test]
-fn a_build_of_another_id_is_told_as_it_ends() {
+fn a_build_of_another_id_is_notified_as_it_ends() {
     with_pipeline(settings(), async |world| {
-        world.request(&request("b1")).await;
-        world.told_once().await;
+        world.outcome_of(&request("b1")).await;
         comes_back(&world, &request("b2"), Queue::Fail, 3).await;
-        let told = world.told(2).await;
-        assert_eq!(told[1].0, "b2.build.failed");
+        let notified = world.notified(2).await;
+        assert_eq!(notified[1].0, "b2.build.failed");
     });
 }
 
 #[test]
 fn a_first_delivery_is_not_looked_for() {
     with_pipeline(settings(), async |world| {
-        let gone = Fault::new(StageName::Connector, Reason::RepositoryNotFound, "there is none");
-        world.forge.fail(1, gone);
-        world.request(&request("b1")).await;
-        let (id, _) = world.told_once().await;
+        world.forge.script.fail(1, fault(StageName::Connector, Reason::RepositoryNotFound));
+        let (id, _) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.build.failed");
         assert_eq!(world.registry.finds(), 0);
     });
@@ -183,69 +170,63 @@ fn a_first_delivery_is_not_looked_for() {
 // ---- redeliveries to the worker that has the message ---------------------------------------------
 
 #[test]
-fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_tells_of_it() {
+fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_notifies() {
     with_pipeline(settings(), async |world| {
-        let mut forced = request("b1");
-        forced["force"] = json!(true);
-        let gate = world.registry.hold_push();
-        world.request(&forced).await;
+        let gate = world.registry.pushes.wait();
+        world.request(&request_with("b1", "force", true)).await;
         gate.reached().await;
         world.broker.kill_connection();
         world.broker.wait_until(|broker| broker.unsettled(Queue::Build) == 1).await;
         gate.open();
-        world.told_once().await;
-        assert_eq!(world.forge.calls().len(), 1);
+        world.notified_once().await;
+        assert_eq!(world.forge.calls.all().len(), 1);
         assert_eq!(world.engine.built(), 1);
-        assert_eq!(world.registry.pushed().len(), 1);
+        assert_eq!(world.registry.pushed.all().len(), 1);
     });
 }
 
 #[test]
-fn a_notification_whose_delivery_was_taken_back_is_not_told_again() {
+fn a_notification_whose_delivery_was_taken_back_is_not_notified_again() {
     with_pipeline(settings(), async |world| {
-        let gate = world.managers.hold();
+        let gate = world.managers.script.wait();
         world.request(&request("b1")).await;
         gate.reached().await;
         world.broker.kill_connection();
         world.broker.wait_until(|broker| broker.unsettled(Queue::Outcome) == 1).await;
         gate.open();
-        world.told_once().await;
-        assert_eq!(world.managers.calls(), 1);
+        world.notified_once().await;
+        assert_eq!(world.managers.calls.all().len(), 1);
     });
 }
 
 #[test]
-fn a_notification_that_failed_after_its_delivery_was_taken_back_is_told_by_the_redelivery() {
+fn a_notification_that_failed_after_its_delivery_was_taken_back_is_notified_by_the_redelivery() {
     with_pipeline(settings(), async |world| {
-        let gate = world.managers.hold();
-        world.managers.fail(1, NotifyError { message: "no".to_owned(), retry_after: None });
+        let gate = world.managers.script.wait();
+        world.managers.script.fail(1, NotifyError { message: "no".to_owned(), retry_after: None });
         world.request(&request("b1")).await;
         gate.reached().await;
         world.broker.kill_connection();
         gate.open();
-        world.told_once().await;
+        world.notified_once().await;
     });
 }
 
 #[test]
 fn connections_that_are_lost_twice_leave_room_to_work() {
     with_pipeline(PipelineSettings { prefetch: 4, ..settings() }, async |world| {
-        world.engine.hold();
         for (build_id, user) in [("b1", "alice"), ("b2", "bob")] {
-            let mut request = request(build_id);
-            request["userID"] = json!(user);
-            world.request(&request).await;
-            world.engine.until_running(build_id).await;
+            world.hold_build(&request_with(build_id, "userID", user)).await;
         }
         world.broker.kill_connection();
         world.broker.wait_until(|broker| broker.unsettled(Queue::Build) == 2).await;
         world.broker.kill_connection();
         world.engine.release();
-        world.told(2).await;
+        world.notified(2).await;
         world.request(&request("b3")).await;
-        let told = world.told(3).await;
+        let notified = world.notified(3).await;
         world.quiet().await;
-        assert_eq!(world.managers.told().len(), 3, "{told:?}");
+        assert_eq!(world.managers.taken.all().len(), 3, "{notified:?}");
         assert_eq!(world.engine.built(), 2, "the last is of the same inputs as the first");
     });
 }

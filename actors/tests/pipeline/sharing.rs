@@ -4,11 +4,10 @@ use image_builder_actors::model::fault::Reason;
 use image_builder_actors::telemetry::health::ActorName;
 use serde_json::{Value, json};
 
-use image_builder_actors::testing::world::{request, settings, with_pipeline};
+use image_builder_actors::testing::world::{request, request_with, settings, with_pipeline};
 
 fn of_user(user: &str, number: usize) -> Value {
-    let mut body = request(&format!("{user}-{number}"));
-    body["userID"] = json!(user);
+    let mut body = request_with(&format!("{user}-{number}"), "userID", user);
     body["applicationID"] = json!(format!("app-{number}"));
     body
 }
@@ -16,9 +15,7 @@ fn of_user(user: &str, number: usize) -> Value {
 #[test]
 fn a_user_who_floods_the_queue_does_not_hold_up_another() {
     with_pipeline(settings(), async |world| {
-        world.engine.hold();
-        world.request(&of_user("flood", 0)).await;
-        world.engine.until_running("flood-0").await;
+        world.hold_build(&of_user("flood", 0)).await;
         for number in 1..50 {
             world.request(&of_user("flood", number)).await;
         }
@@ -30,8 +27,8 @@ fn a_user_who_floods_the_queue_does_not_hold_up_another() {
         world.pipeline.admission.cancel("flood-0");
         world.engine.until_running("other-0").await;
         world.engine.release();
-        let told = world.told(51).await;
-        for (_, body) in &told {
+        let notified = world.notified(51).await;
+        for (_, body) in &notified {
             assert_eq!(body["data"]["attempts"], 1);
         }
     });
@@ -42,9 +39,7 @@ fn one_user_holds_no_more_than_their_share_of_the_builders() {
     let mut settings = settings();
     settings.builds_per_user = 1;
     with_pipeline(settings, async |world| {
-        world.engine.hold();
-        world.request(&of_user("slow", 0)).await;
-        world.engine.until_running("slow-0").await;
+        world.hold_build(&of_user("slow", 0)).await;
         for number in 1..3 {
             world.request(&of_user("slow", number)).await;
         }
@@ -52,7 +47,7 @@ fn one_user_holds_no_more_than_their_share_of_the_builders() {
         world.engine.until_running("other-0").await;
         assert_eq!(world.engine.running(), ["other-0", "slow-0"]);
         world.engine.release();
-        world.told(4).await;
+        world.notified(4).await;
     });
 }
 
@@ -63,23 +58,16 @@ fn a_newer_request_takes_the_place_of_an_older_one_that_does_not_build_yet() {
     settings.builder.concurrency = 1;
     settings.builds_per_user = 1;
     with_pipeline(settings, async |world| {
-        world.engine.hold();
-        world.request(&of_user("busy", 0)).await;
-        world.engine.until_running("busy-0").await;
-        let version = |id: &str| {
-            let mut body = request(id);
-            body["userID"] = json!("alice");
-            body
-        };
-        world.request(&version("old")).await;
+        world.hold_build(&of_user("busy", 0)).await;
+        world.request(&request("old")).await;
         world.until_fetched("old").await;
-        world.request(&version("new")).await;
-        let told = world.told(1).await;
-        assert_eq!(told[0].0, "old.build.cancelled");
-        assert_eq!(told[0].1["data"]["reason"], "superseded");
+        world.request(&request("new")).await;
+        let notified = world.notified(1).await;
+        assert_eq!(notified[0].0, "old.build.cancelled");
+        assert_eq!(notified[0].1["data"]["reason"], "superseded");
         world.engine.release();
-        let told = world.told(3).await;
-        assert!(told.iter().any(|(id, _)| id == "new.image.ready"));
+        let notified = world.notified(3).await;
+        assert!(notified.iter().any(|(id, _)| id == "new.image.ready"));
         assert_eq!(world.engine.built(), 2);
     });
 }
@@ -89,28 +77,22 @@ fn a_build_that_has_begun_is_not_superseded() {
     let mut settings = settings();
     settings.supersede = true;
     with_pipeline(settings, async |world| {
-        world.engine.hold();
-        world.request(&request("old")).await;
-        world.engine.until_running("old").await;
-        let mut newer = request("new");
-        newer["force"] = json!(true);
-        world.request(&newer).await;
+        world.hold_build(&request("old")).await;
+        world.request(&request_with("new", "force", true)).await;
         world.engine.until_running("new").await;
         world.engine.release();
-        let told = world.told(2).await;
-        assert!(told.iter().all(|(id, _)| id.ends_with(".image.ready")), "{told:?}");
+        let notified = world.notified(2).await;
+        assert!(notified.iter().all(|(id, _)| id.ends_with(".image.ready")), "{notified:?}");
     });
 }
 
 #[test]
-fn a_cancelled_build_stops_and_is_told_as_cancelled() {
+fn a_cancelled_build_stops_and_is_notified_as_cancelled() {
     with_pipeline(settings(), async |world| {
-        world.engine.hold();
-        world.request(&request("b1")).await;
-        world.engine.until_running("b1").await;
+        world.hold_build(&request("b1")).await;
         world.pipeline.admission.cancel("b1");
         world.engine.until_stopped("b1").await;
-        let (id, body) = world.told_once().await;
+        let (id, body) = world.notified_once().await;
         assert_eq!(id, "b1.build.cancelled");
         assert_eq!(body["data"]["reason"], Reason::Cancelled.as_str());
         assert_eq!(world.engine.built(), 0);
@@ -122,13 +104,11 @@ fn a_cancelled_build_stops_and_is_told_as_cancelled() {
 #[test]
 fn a_cancellation_that_the_broker_hands_out_is_heard() {
     with_pipeline(settings(), async |world| {
-        world.engine.hold();
-        world.request(&request("b1")).await;
-        world.engine.until_running("b1").await;
+        world.hold_build(&request("b1")).await;
         for body in [r#"{"buildID": 7}"#, "no JSON", r#"{"buildID": "b1", "userID": "alice"}"#] {
             world.broker.cancel(body.as_bytes());
         }
-        assert_eq!(world.told_once().await.0, "b1.build.cancelled");
+        assert_eq!(world.notified_once().await.0, "b1.build.cancelled");
     });
 }
 
@@ -136,10 +116,9 @@ fn a_cancellation_that_the_broker_hands_out_is_heard() {
 fn a_build_can_be_cancelled_before_it_comes_into_sight() {
     with_pipeline(settings(), async |world| {
         world.pipeline.admission.cancel("b1");
-        world.request(&request("b1")).await;
-        let (id, _) = world.told_once().await;
+        let (id, _) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.build.cancelled");
-        assert!(world.forge.calls().is_empty());
+        assert!(world.forge.calls.all().is_empty());
         assert_eq!(world.dead_letters.letters().len(), 1);
     });
 }

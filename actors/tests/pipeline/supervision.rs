@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use image_builder_actors::telemetry::health::ActorName;
-use image_builder_actors::testing::builder::{End, Script};
-use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
+use image_builder_actors::testing::builder::End;
+use image_builder_actors::testing::world::{World, request, request_with, settings, with_pipeline};
 
 /// So many jobs crashed with this actor, and no actor died of it.
 async fn assert_crashed(world: &World, name: ActorName, jobs: u64) {
@@ -16,9 +16,8 @@ async fn assert_crashed(world: &World, name: ActorName, jobs: u64) {
 #[test]
 fn a_panic_in_a_job_of_the_connector_costs_one_try() {
     with_pipeline(settings(), async |world| {
-        world.forge.panic();
-        world.request(&request("b1")).await;
-        let (_, body) = world.told_once().await;
+        world.forge.script.panic();
+        let (_, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(body["data"]["attempts"], 2);
         assert_crashed(&world, ActorName::Connector, 1).await;
         assert_eq!(world.workspaces_left().await, 0);
@@ -28,18 +27,13 @@ fn a_panic_in_a_job_of_the_connector_costs_one_try() {
 #[test]
 fn a_panic_in_a_job_of_the_builder_costs_one_try_and_its_neighbour_nothing() {
     with_pipeline(settings(), async |world| {
-        world.engine.hold();
-        world.engine.panic_next();
-        world.request(&request("b1")).await;
-        world.engine.until_running("b1").await;
-        let mut neighbour = request("b2");
-        neighbour["userID"] = "bob".into();
-        world.request(&neighbour).await;
-        world.engine.until_running("b2").await;
+        world.engine.next().panic();
+        world.hold_build(&request("b1")).await;
+        world.hold_build(&request_with("b2", "userID", "bob")).await;
         world.engine.release();
-        let told = world.told(2).await;
+        let notified = world.notified(2).await;
         let attempts = |id: &str| {
-            let found = told.iter().find(|(told, _)| told == id).expect("told");
+            let found = notified.iter().find(|(notified, _)| notified == id).expect("notified");
             found.1["data"]["attempts"].clone()
         };
         assert_eq!(attempts("b1.image.ready"), 2);
@@ -51,9 +45,8 @@ fn a_panic_in_a_job_of_the_builder_costs_one_try_and_its_neighbour_nothing() {
 #[test]
 fn a_panic_in_a_notification_costs_no_build() {
     with_pipeline(settings(), async |world| {
-        world.managers.panic();
-        world.request(&request("b1")).await;
-        world.told_once().await;
+        world.managers.script.panic();
+        world.outcome_of(&request("b1")).await;
         assert_eq!(world.engine.built(), 1);
         assert_crashed(&world, ActorName::Notifier, 1).await;
     });
@@ -63,10 +56,9 @@ fn a_panic_in_a_notification_costs_no_build() {
 fn a_job_that_panics_every_time_is_given_up_as_crashed() {
     with_pipeline(settings(), async |world| {
         for _ in 0..3 {
-            world.planner.panic();
+            world.planner.script.panic();
         }
-        world.request(&request("b1")).await;
-        let (id, body) = world.told_once().await;
+        let (id, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.build.failed");
         assert_eq!(body["data"]["reason"], "crashed");
         assert_eq!(body["data"]["fault"], "service");
@@ -86,28 +78,24 @@ fn a_hundred_panics_in_a_row_cost_the_neighbours_nothing() {
     settings.retry.max_delay = Duration::from_millis(1);
     settings.intensity.max_restarts = 0;
     with_pipeline(settings, async |world| {
-        let of = |user: &str, build_id: &str| {
-            let mut body = request(build_id);
-            body["userID"] = user.into();
-            body
-        };
-        let gate = world.planner.hold();
+        let of = |user: &str, build_id: &str| request_with(build_id, "userID", user);
+        let gate = world.planner.script.wait();
         world.request(&of("bob", "in-hand")).await;
         gate.reached().await;
         // There is one slot left, which the others have in turns.
         for number in 0..BAD {
             let build_id = format!("bad-{number}");
-            world.engine.script(&build_id, Script { end: End::Panic, ..Script::default() });
+            world.engine.script(&build_id, "", End::Panic);
             world.request(&of("mallory", &build_id)).await;
         }
         for number in 0..NEIGHBOURS {
             world.request(&of(&format!("user-{number}"), &format!("good-{number}"))).await;
         }
-        world.told(BAD + NEIGHBOURS).await;
+        world.notified(BAD + NEIGHBOURS).await;
         assert_crashed(&world, ActorName::Builder, BAD as u64 * u64::from(TRIES)).await;
         gate.open();
-        let told = world.told(BAD + NEIGHBOURS + 1).await;
-        for (id, body) in &told {
+        let notified = world.notified(BAD + NEIGHBOURS + 1).await;
+        for (id, body) in &notified {
             let (end, attempts) = match id.starts_with("bad") {
                 true => ("build.failed", TRIES),
                 false => ("image.ready", 1),
@@ -117,6 +105,6 @@ fn a_hundred_panics_in_a_row_cost_the_neighbours_nothing() {
         }
         // The worker goes on.
         world.request(&of("bob", "after")).await;
-        assert_eq!(world.told(told.len() + 1).await[told.len()].0, "after.image.ready");
+        assert_eq!(world.notified(notified.len() + 1).await[notified.len()].0, "after.image.ready");
     });
 }

@@ -1,4 +1,4 @@
-//! Actors that do what their messages tell them, under supervision.
+//! Actors that do what their messages say, under supervision.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -237,7 +237,7 @@ impl Ward {
         self.until(|health| health.failed.values().sum::<u64>() >= jobs).await;
     }
 
-    /// Nobody is told of a death, or of a failure, but the log.
+    /// There is no event for a death, or for a failure.
     async fn until(&self, good: impl Fn(&Snapshot) -> bool) {
         while !good(&self.health.snapshot()) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -264,7 +264,7 @@ pub(crate) struct Deliveries {
 
 impl Deliveries {
     pub(crate) async fn start() -> Self {
-        let broker = FakeBroker::new();
+        let broker = FakeBroker::default();
         let subscription = broker.consume(Queue::Build, 16).await.expect("subscribed");
         let settlement = Settlement {
             broker: Arc::new(broker.clone()),
@@ -272,8 +272,8 @@ impl Deliveries {
             dead_letters: Arc::new(FakeDeadLetters::new(broker.clone())),
             policy: settings().retry,
             images: Images {
-                engine: Arc::new(FakeBuilder::pushing_to(FakeRegistry::new())),
-                registry: Arc::new(FakeRegistry::new()),
+                engine: Arc::new(FakeBuilder::pushing_to(FakeRegistry::default())),
+                registry: Arc::new(FakeRegistry::default()),
                 registry_name: "registry.test".to_owned(),
             },
             capacity: Capacity::default(),

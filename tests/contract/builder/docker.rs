@@ -3,31 +3,25 @@
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
-use bollard::query_parameters::{ImportImageOptions, PushImageOptions, TagImageOptions};
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY, RegistryAuth};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::image::{BuiltImage, CREATED_LABEL};
+use image_builder_actors::model::image::CREATED_LABEL;
 use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::ImageBuilder;
 use image_builder_actors::testing::conformance::builder::World;
 
 use super::proxy::{Certificates, Proxy};
-use super::world::{BASE, RealWorld, unique};
+use super::world::{BASE, RealWorld};
+use crate::engine::Engine;
+use crate::registry::server::USER;
+use crate::registry::{CLOSED, CLOSED_PASSWORD, reference_in, unique};
 
 fn said(output: &[String], line: &str) -> bool {
     output.iter().any(|said| said == line)
-}
-
-async fn labels(
-    world: &RealWorld,
-    image: &BuiltImage,
-) -> std::collections::HashMap<String, String> {
-    let inspected =
-        world.engine.docker().inspect_image(&image.id).await.expect("the image is there");
-    inspected.config.and_then(|config| config.labels).unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +114,8 @@ async fn build_arguments_and_labels_reach_the_image() {
     let (result, progress) = world.build(&order).await;
     let image = result.expect("the build is good");
     assert!(said(&progress.tail(), &format!("it says {greeting}")), "{:?}", progress.tail());
-    let labels = labels(&world, &image).await;
+    let image = world.engine.docker().inspect_image(&image.id).await.expect("the image is there");
+    let labels = image.config.and_then(|config| config.labels).unwrap_or_default();
     assert_eq!(labels.get("a").map(String::as_str), Some("order's \"own\""));
     assert_eq!(labels.get("b").map(String::as_str), Some("2"));
 }
@@ -289,89 +284,32 @@ async fn a_build_without_network_has_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_base_image_is_pulled_with_the_registrys_credential() {
-    let auth = RegistryAuth {
-        host: "localhost:5001".to_owned(),
-        username: "builder".to_owned(),
-        password: Secret::new("builder-secret"),
-    };
-    let world = RealWorld::with(DockerSettings {
-        registry_auth: Some(Arc::new(auth)),
-        ..DockerSettings::default()
-    })
-    .await;
-    let (repository, name) = private_base(&world).await;
-    let order = world.order(&[("Dockerfile", &format!("FROM {name}\nLABEL x=y\n"))]);
+    let auth = Some(Arc::new(RegistryAuth {
+        host: CLOSED.to_owned(),
+        username: USER.to_owned(),
+        password: Secret::new(CLOSED_PASSWORD),
+    }));
+    let (registry_auth, push_auth) = (auth.clone(), auth);
+    let settings = DockerSettings { registry_auth, push_auth, ..DockerSettings::default() };
+    let world = RealWorld::with(settings).await;
+    let base = private_base(&world).await;
+    let order = world.order(&[("Dockerfile", &format!("FROM {base}\nLABEL x=y\n"))]);
     world.output(&order).await;
 
     let anonymous = RealWorld::new().await;
-    let other = format!("FROM {repository}:2\n");
+    let other = format!("FROM {}\n", base.with_tag("2"));
     let fault = anonymous.fault(&anonymous.order(&[("Dockerfile", &other)])).await;
     assert_eq!(fault.reason, Reason::BuildFailed);
     assert!(fault.message.contains("may not be pulled"), "{}", fault.message);
 }
 
-/// Pushes a small image to the registry that wants a credential, and removes it from the engine.
-async fn private_base(world: &RealWorld) -> (String, String) {
-    let docker = world.engine.docker();
-    let repository = format!("localhost:5001/test/base-{}", unique());
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(1);
-    header.set_mode(0o644);
-    tar.append_data(&mut header, "file", &b"x"[..]).expect("a tar in memory");
-    let tar = tar.into_inner().expect("a tar in memory");
-    let options = ImportImageOptions::default();
-    let body = bollard::body_full(import_archive(tar).into());
-    let imported: Vec<_> =
-        docker.import_image(options, body, None).try_collect().await.expect("an import");
-    let text = format!("{imported:?}");
-    let start = text.find("sha256:").expect("the id of what was imported");
-    let id = &text[start..start + 71];
-    let tag = TagImageOptions { repo: Some(repository.clone()), tag: Some("1".to_owned()) };
-    docker.tag_image(id, Some(tag)).await.expect("a tag");
-    let credentials = bollard::auth::DockerCredentials {
-        username: Some("builder".to_owned()),
-        password: Some("builder-secret".to_owned()),
-        ..Default::default()
-    };
-    let options = PushImageOptions { tag: Some("1".to_owned()), ..Default::default() };
-    let mut push = docker.push_image(&repository, Some(options), Some(credentials));
-    while let Some(line) = push.next().await {
-        line.expect("these tests need the registry on localhost:5001: `.devcontainer/stack.sh up`");
-    }
-    let name = format!("{repository}:1");
-    docker
-        .remove_image(&name, None::<bollard::query_parameters::RemoveImageOptions>, None)
-        .await
-        .expect("the image is removed");
-    (repository, name)
-}
-
-/// An image archive as `docker save` writes it, with one layer.
-fn import_archive(layer: Vec<u8>) -> Vec<u8> {
-    let diff = format!(
-        "sha256:{}",
-        image_builder_actors::model::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(&layer))
-    );
-    let config = serde_json::json!({
-        "architecture": "amd64", "os": "linux", "config": {},
-        "rootfs": {"type": "layers", "diff_ids": [diff]},
-        // Makes an image of its own of it.
-        "author": unique(),
-    });
-    let manifest = r#"[{"Config":"config.json","RepoTags":null,"Layers":["layer.tar"]}]"#;
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, content) in [
-        ("config.json", config.to_string().as_bytes()),
-        ("layer.tar", &layer),
-        ("manifest.json", manifest.as_bytes()),
-    ] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, name, content).expect("a tar in memory");
-    }
-    tar.into_inner().expect("a tar in memory")
+/// Pushes a small image to the registry that wants a credential; the engine does not keep it.
+async fn private_base(world: &RealWorld) -> ImageReference {
+    let mut engine = Engine::connect().await;
+    let (image, reference) = (engine.image().await, reference_in(CLOSED));
+    let progress = BuildLog::new("a base image", Redactor::default());
+    world.engine.push(&image, &reference, &progress).await.expect("the registry takes it");
+    reference
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,15 +17,11 @@ use image_builder_actors::testing::builder::on_engine;
 use image_builder_actors::testing::conformance::builder::World;
 use tempfile::TempDir;
 
-use crate::registry::{NOWHERE, OPEN, client, reference_in, settings};
+use crate::engine::docker_engine;
+use crate::registry::{NOWHERE, OPEN, client, reference_in, settings, unique};
 
 /// The base image of the builds here.
 pub(super) const BASE: &str = "debian:bookworm-slim";
-
-/// A text that no other test uses.
-pub(super) fn unique() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
-}
 
 fn order(context: &Path) -> BuildOrder {
     // As long as a real key.
@@ -63,9 +59,7 @@ impl RealWorld {
 
     /// A world whose engine is reached as `settings` say, except that `DOCKER_HOST` is honoured.
     pub(super) async fn with(settings: DockerSettings) -> Self {
-        let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| settings.host.clone());
-        let engine = DockerEngine::connect(DockerSettings { host, ..settings })
-            .expect("DOCKER_HOST of the test is good");
+        let engine = docker_engine(settings);
         let docker = engine.negotiated().await.expect(
             "these tests need a container engine: start it with `.devcontainer/stack.sh up`",
         );

@@ -119,7 +119,7 @@ async fn a_refused_password_at_the_token_server_is_a_refusal() {
 async fn the_password_is_not_sent_to_a_token_server_elsewhere_without_tls() {
     let thief = HttpServer::answering(|_| answer(200, &[], r#"{"token":"x"}"#)).await;
     // Another name for this machine, so that it can be reached and is another host.
-    let realm = format!("http://localhost:{}/token", thief.address.port());
+    let realm = format!("http://localhost:{}/token", thief.port());
     let challenge = format!(r#"Bearer realm="{realm}",service="x""#);
     let server =
         HttpServer::answering(move |_| answer(401, &[("www-authenticate", &challenge)], "")).await;

@@ -49,7 +49,7 @@ pub(crate) fn token_flow() -> impl Fn(&Request) -> Option<Answer> {
     let sold = AtomicUsize::new(0);
     move |request| {
         let authorization = request.header("authorization");
-        if request.path == "/token" {
+        if request.target().0 == "/token" {
             let password = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
             if authorization != password {
                 return Some(answer(401, &[], ""));
@@ -72,7 +72,7 @@ impl Store {
     fn answer(&self, request: &Request) -> Answer {
         let mut contents = self.0.lock().expect("no panic inside");
         let Contents { blobs, uploads, manifests } = &mut *contents;
-        let path = &*request.path;
+        let (path, _) = request.target();
         let last = path.rsplit('/').next().unwrap_or_default();
         let not_found = || answer(404, &[], r#"{"errors":[{"code":"UNKNOWN"}]}"#);
 

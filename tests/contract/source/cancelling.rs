@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use image_builder::source::{GitSettings, GithubSettings};
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::{RepoName, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::git::{connector, name, with};
+use super::git::{at, name, plain, with};
 use super::git_server::{GitRepo, server_url};
 use super::stand_in::{Answer, StandIn};
 use super::{empties, fetch_into, list, refused, request, scratch};
@@ -73,7 +72,7 @@ async fn cancel_at_work(
     is_at_work: oneshot::Receiver<()>,
     is_closed: oneshot::Receiver<Instant>,
 ) {
-    let connector = connector(&url, &url, Limits::default());
+    let connector = at(&url);
     let repo = RepoName { owner: "some".to_owned(), name: "where".to_owned() };
     let request = request(&repo, Target::DefaultBranch, None);
     let scratch = scratch();
@@ -122,7 +121,7 @@ async fn a_fetch_ends_when_it_is_dropped_in_the_middle_of_a_pack() {
             .with("content-type", "application/x-git-upload-pack-result")
     })
     .await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+    let connector = at(&forge.url());
     let request = request(&name(&repo), Target::DefaultBranch, None);
     let scratch = scratch();
     {
@@ -159,7 +158,7 @@ async fn a_fetch_that_is_dropped_before_it_began_leaves_nothing() {
     let repo = GitRepo::create("contract", "early");
     repo.commit(&[("a", "1")]);
     let scratch = scratch();
-    let connector = connector(&server_url(), &server_url(), Limits::default());
+    let connector = plain();
     let request = request(&name(&repo), Target::DefaultBranch, None);
     let fetch = fetch_into(&scratch, &connector, &request, None);
     assert!(futures_util::FutureExt::now_or_never(fetch).is_none());

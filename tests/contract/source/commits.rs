@@ -1,12 +1,11 @@
 //! Which commit is fetched, and how much of its history, from servers that allow more or less.
 
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::Target;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::git::{connector, name, plain};
+use super::git::{at, name, plain};
 use super::git_server::{GitRepo, server_url};
 use super::stand_in::{Answer, StandIn};
 use super::{branch, commit, fetch, fetched, refused, request};
@@ -101,7 +100,7 @@ fn long_history(hint: &str) -> (GitRepo, String, String) {
 async fn an_exact_commit_that_is_no_tip_is_fetched_alone() {
     let (repo, first, _) = long_history("alone");
     let proxy = StandIn::start(|_| Answer::From(server_url())).await;
-    let connector = connector(&proxy.url(), &proxy.url(), Limits::default());
+    let connector = at(&proxy.url());
     let got = fetched(&connector, &request(&name(&repo), commit(&first), None)).await;
     assert_eq!((got.source.commit.as_str(), got.read("a").as_str()), (first.as_str(), "first"));
     let asked = proxy.asked();

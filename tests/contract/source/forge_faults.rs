@@ -8,18 +8,25 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::{RepoName, Target};
 use tokio::net::TcpListener;
 
-use super::git::{connector, name};
+use super::git::{at, connector, name};
 use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use super::stand_in::{Answer, StandIn};
 use super::{fetched, refused, request};
 
 fn somewhere() -> RepoName {
     RepoName { owner: "some".to_owned(), name: "where".to_owned() }
+}
+
+/// Fetches the default branch of [`somewhere`] from this forge, which must fail so.
+async fn refused_by(forge: &StandIn, token: Option<&str>, reason: Reason, naming: &str) -> Fault {
+    let connector = at(&forge.url());
+    let request = request(&somewhere(), Target::DefaultBranch, token);
+    refused(&connector, &request, reason, naming).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,9 +43,7 @@ async fn each_status_has_its_reason() {
         (418, None, Reason::ForgeFailed, "status 418"),
     ] {
         let forge = StandIn::start(move |_| Answer::status(status)).await;
-        let connector = connector(&forge.url(), &forge.url(), Limits::default());
-        let request = request(&somewhere(), Target::DefaultBranch, token);
-        let fault = refused(&connector, &request, reason, naming).await;
+        let fault = refused_by(&forge, token, reason, naming).await;
         assert!(fault.message.contains("some/where"), "{}", fault.message);
         assert!(forge.asked().len() <= 2, "a refusal is not asked for again and again");
     }
@@ -50,10 +55,8 @@ async fn a_forge_that_asks_for_patience_is_given_it() {
         [(429, "retry-after", "17"), (403, "retry-after", "17"), (503, "retry-after", "17")]
     {
         let forge = StandIn::start(move |_| Answer::status(status).with(header, value)).await;
-        let connector = connector(&forge.url(), &forge.url(), Limits::default());
-        let request = request(&somewhere(), Target::DefaultBranch, Some("a-token"));
         let reason = if status == 503 { Reason::ForgeFailed } else { Reason::RateLimited };
-        let fault = refused(&connector, &request, reason, "").await;
+        let fault = refused_by(&forge, Some("a-token"), reason, "").await;
         assert_eq!(fault.retry_after, Some(Duration::from_secs(17)));
     }
 }
@@ -61,9 +64,7 @@ async fn a_forge_that_asks_for_patience_is_given_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_no_repository_is_told_as_such() {
     let forge = StandIn::start(|_| Answer::bytes("<html>")).await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
-    let request = request(&somewhere(), Target::DefaultBranch, None);
-    refused(&connector, &request, Reason::RepositoryNotFound, "no git repository").await;
+    refused_by(&forge, None, Reason::RepositoryNotFound, "no git repository").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,9 +73,7 @@ async fn a_forge_that_speaks_nonsense_or_breaks_off_has_failed() {
     for body in ["0", "zzzz", "00ff", "0008ERR\n", "0012not a git line"] {
         let answer = move || Answer::bytes(body).with("content-type", kind);
         let forge = StandIn::start(move |_| answer()).await;
-        let connector = connector(&forge.url(), &forge.url(), Limits::default());
-        let request = request(&somewhere(), Target::DefaultBranch, None);
-        refused(&connector, &request, Reason::ForgeFailed, "some/where").await;
+        refused_by(&forge, None, Reason::ForgeFailed, "some/where").await;
     }
 }
 
@@ -99,7 +98,7 @@ async fn a_request_that_the_forge_hangs_up_on_is_made_once_more() {
         if is_new { Answer::HangUp } else { Answer::From(server_url()) }
     })
     .await;
-    let patient = connector(&forge.url(), &forge.url(), Limits::default());
+    let patient = at(&forge.url());
     fetched(&patient, &request(&name(&repo), Target::DefaultBranch, None)).await;
     assert_eq!(
         forge.asked().len(),
@@ -108,9 +107,7 @@ async fn a_request_that_the_forge_hangs_up_on_is_made_once_more() {
     );
 
     let forge = StandIn::start(|_| Answer::HangUp).await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
-    let request = request(&somewhere(), Target::DefaultBranch, None);
-    refused(&connector, &request, Reason::ForgeFailed, "broke").await;
+    refused_by(&forge, None, Reason::ForgeFailed, "broke").await;
     assert_eq!(forge.asked().len(), 2);
 }
 
@@ -120,7 +117,7 @@ async fn a_forge_that_is_not_there_is_down() {
     let address = listener.local_addr().expect("the port is known");
     drop(listener);
     for url in [format!("http://{address}"), "http://no-such-host.invalid".to_owned()] {
-        let connector = connector(&url, &url, Limits::default());
+        let connector = at(&url);
         for target in [Target::DefaultBranch, Target::Release("latest".to_owned())] {
             let request = request(&somewhere(), target, Some("a-token"));
             refused(&connector, &request, Reason::ForgeDown, "cannot be reached").await;
@@ -133,7 +130,7 @@ async fn the_token_is_sent_as_git_sends_it_and_stays_out_of_the_address() {
     let repo = GitRepo::create(PRIVATE, "sent");
     let commit = repo.commit(&[("a", "1")]);
     let forge = StandIn::start(|_| Answer::From(server_url())).await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+    let connector = at(&forge.url());
     let request = request(&name(&repo), Target::DefaultBranch, Some(GOOD_TOKEN));
     assert_eq!(fetched(&connector, &request).await.source.commit, commit);
     let expected = format!("Basic {}", BASE64.encode(format!("x-access-token:{GOOD_TOKEN}")));
@@ -157,7 +154,7 @@ async fn a_redirect_within_the_forge_is_followed() {
         Answer::From(server_url())
     })
     .await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+    let connector = at(&forge.url());
     let request = request(&somewhere(), Target::DefaultBranch, Some(GOOD_TOKEN));
     let got = fetched(&connector, &request).await;
     assert_eq!(got.source.commit, commit);
@@ -172,7 +169,7 @@ async fn a_redirect_to_another_server_is_refused_and_asks_it_nothing() {
         let location = location.clone();
         let forge =
             StandIn::start(move |_| Answer::status(status).with("location", &location)).await;
-        let connector = connector(&forge.url(), &forge.url(), Limits::default());
+        let connector = at(&forge.url());
         for target in [Target::DefaultBranch, Target::Release("v1".to_owned())] {
             let request = request(&somewhere(), target, Some("a-token"));
             refused(&connector, &request, Reason::ForbiddenSource, "another server").await;
@@ -184,9 +181,7 @@ async fn a_redirect_to_another_server_is_refused_and_asks_it_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_without_an_end_is_given_up() {
     let forge = StandIn::start(|asked| Answer::status(302).with("location", &asked.path)).await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
-    let request = request(&somewhere(), Target::DefaultBranch, None);
-    refused(&connector, &request, Reason::ForgeFailed, "again and again").await;
+    refused_by(&forge, None, Reason::ForgeFailed, "again and again").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,9 +194,7 @@ async fn a_fault_names_neither_the_token_nor_a_path_of_this_machine() {
         body: said.clone().into_bytes(),
     })
     .await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
-    let request = request(&somewhere(), Target::DefaultBranch, Some(token));
-    let fault = refused(&connector, &request, Reason::ForgeFailed, "[secret] is no good").await;
+    let fault = refused_by(&forge, Some(token), Reason::ForgeFailed, "[secret] is no good").await;
     assert!(!fault.message.contains(token), "{}", fault.message);
 }
 

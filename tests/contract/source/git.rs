@@ -1,6 +1,6 @@
 //! The adapter in its world: the real git server, and a stand-in for GitHub's API beside it.
 
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 
 use image_builder::source::{GitConnector, GitSettings, GithubSettings};
 use image_builder_actors::model::limits::Limits;
@@ -22,19 +22,25 @@ pub(crate) fn connector(url: &str, api_url: &str, limits: Limits) -> GitConnecto
     })
 }
 
+/// A connector for a forge at this address, which has its API there too.
+pub(crate) fn at(url: &str) -> GitConnector {
+    connector(url, url, Limits::default())
+}
+
+/// A connector for the git server itself, with these limits.
+pub(crate) fn limited(limits: Limits) -> GitConnector {
+    connector(&server_url(), &server_url(), limits)
+}
+
 /// A connector with these settings.
 pub(crate) fn with(settings: GitSettings) -> GitConnector {
-    static PROVIDER: Once = Once::new();
-    PROVIDER.call_once(|| {
-        // An error means that another suite was first.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
+    rustls::crypto::ring::default_provider().install_default().ok();
     GitConnector::new(settings).expect("the settings are good")
 }
 
 /// A connector for the git server itself; it has no API.
 pub(crate) fn plain() -> GitConnector {
-    connector(&server_url(), &server_url(), Limits::default())
+    at(&server_url())
 }
 
 pub(crate) fn name(repo: &GitRepo) -> RepoName {
@@ -99,8 +105,7 @@ impl World for GitServer {
 
 /// Stands in for the part of GitHub's REST API that is about releases.
 fn github_api(known: &Releases, asked: &Asked) -> Answer {
-    let path = asked.path.split('?').next().unwrap_or_default();
-    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let parts: Vec<&str> = asked.target().0.trim_start_matches('/').split('/').collect();
     let known = known.lock().expect("no test panics here");
     let ["repos", owner, name, "releases", rest @ ..] = &parts[..] else {
         return Answer::status(404);

@@ -12,7 +12,7 @@ use image_builder_actors::model::request::Target;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::git::{connector, name};
+use super::git::{at, connector, name};
 use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use super::stand_in::{Answer, Asked, StandIn};
 use super::{fetched, list, refused, request};
@@ -93,7 +93,7 @@ async fn pointers_become_their_content_and_the_token_stays_with_the_forge() {
     let store = store(&[&big, other]);
     let storage = storage(store.clone()).await;
     let forge = forge(store, storage.url()).await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+    let connector = at(&forge.url());
     let request = request(&name(&repo), Target::DefaultBranch, Some(GOOD_TOKEN));
     let got = fetched(&connector, &request).await;
 
@@ -140,7 +140,7 @@ async fn a_content_that_cannot_be_had_is_a_fault_and_never_a_pointer() {
     ] {
         let storage = storage(stored.clone()).await;
         let forge = forge(known.clone(), storage.url()).await;
-        let connector = connector(&forge.url(), &forge.url(), Limits::default());
+        let connector = at(&forge.url());
         refused(&connector, &request, reason, "`deep/a.bin`").await;
     }
 }
@@ -165,7 +165,7 @@ async fn what_the_lfs_server_answers_has_its_reason() {
             Answer::From(server_url())
         })
         .await;
-        let connector = connector(&forge.url(), &forge.url(), Limits::default());
+        let connector = at(&forge.url());
         refused(&connector, &request, reason, naming).await;
     }
 }
@@ -200,7 +200,7 @@ async fn an_lfs_server_of_the_repository_s_choice_must_be_at_the_forge() {
         }
     })
     .await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+    let connector = at(&forge.url());
 
     let repo = GitRepo::create("contract", "lfs-config");
     let config = format!("[lfs]\n\turl = {}/special/lfs/\n", forge.url());
@@ -229,7 +229,7 @@ async fn more_files_than_one_request_asks_for_are_all_fetched() {
     let store = store(&contents.iter().map(String::as_str).collect::<Vec<_>>());
     let storage = storage(store.clone()).await;
     let forge = forge(store, storage.url()).await;
-    let connector = connector(&forge.url(), &forge.url(), Limits::default());
+    let connector = at(&forge.url());
     let got = fetched(&connector, &request(&name(&repo), Target::DefaultBranch, None)).await;
     for (n, content) in contents.iter().enumerate() {
         assert_eq!(&got.read(&format!("f{n}.bin")), content);

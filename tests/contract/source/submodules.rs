@@ -4,7 +4,7 @@ use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::Target;
 
-use super::git::{connector, name, plain};
+use super::git::{limited, name, plain};
 use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use super::stand_in::{Answer, StandIn};
 use super::{fetched, list, refused, request};
@@ -23,8 +23,8 @@ async fn submodules_are_fetched_at_their_commits_nested_ones_too() {
     outer.add_submodule("libs/mid", &format!("../{}.git", middle.name), &middle_commit);
     outer.commit_index();
 
-    let request = request(&name(&outer), Target::DefaultBranch, Some(GOOD_TOKEN));
-    let got = fetched(&plain(), &request).await;
+    let got =
+        fetched(&plain(), &request(&name(&outer), Target::DefaultBranch, Some(GOOD_TOKEN))).await;
     assert_eq!(got.read("o"), "outer");
     assert_eq!(got.read("libs/mid/m"), "middle");
     assert_eq!(got.read("libs/mid/in/i"), "inner");
@@ -123,7 +123,7 @@ async fn submodules_count_against_the_limits() {
         (Limits { submodules: 2, ..Limits::default() }, "more than 2 submodules"),
         (Limits { source_entries: 8, ..Limits::default() }, "more than 8 files"),
     ] {
-        let connector = connector(&server_url(), &server_url(), limits);
+        let connector = limited(limits);
         refused(&connector, &request, Reason::TooLarge, naming).await;
     }
     assert_eq!(list(&fetched(&plain(), &request).await.source.tree.join("z")), ["a", "b"]);

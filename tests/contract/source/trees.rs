@@ -8,8 +8,8 @@ use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::Target;
 
-use super::git::{connector, name, plain};
-use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
+use super::git::{limited, name, plain};
+use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
 use super::{fetched, list, refused, request};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,8 +51,8 @@ async fn links_modes_and_bytes_are_kept_and_nothing_of_git_is_there() {
 async fn the_token_is_in_no_file_of_the_workspace() {
     let repo = GitRepo::create(PRIVATE, "no-token");
     repo.commit(&[("a", "1")]);
-    let request = request(&name(&repo), Target::DefaultBranch, Some(GOOD_TOKEN));
-    let got = fetched(&plain(), &request).await;
+    let got =
+        fetched(&plain(), &request(&name(&repo), Target::DefaultBranch, Some(GOOD_TOKEN))).await;
     let mut directories = vec![got.source.workspace.path().to_owned()];
     let mut files = 0;
     while let Some(directory) = directories.pop() {
@@ -132,9 +132,9 @@ async fn a_tree_that_unpacks_without_end_costs_no_disk_and_little_time() {
     publish(&repo, &level);
     let request = request(&name(&repo), Target::DefaultBranch, None);
     let limits = Limits { source_entries: 20_000, ..Limits::default() };
-    let few = connector(&server_url(), &server_url(), limits);
+    let few = limited(limits);
     let limits = Limits { source_bytes: 50 << 20, ..Limits::default() };
-    let small = connector(&server_url(), &server_url(), limits);
+    let small = limited(limits);
     // A connector that wrote the tree would not come to an end before the disk does.
     let measured = async {
         refused(&few, &request, Reason::TooLarge, "20000 files and directories").await;
@@ -170,10 +170,10 @@ async fn a_large_file_and_a_large_transfer_are_refused_by_their_limits() {
     repo.commit(&[("noise", &noise)]);
     let request = request(&name(&repo), Target::DefaultBranch, None);
     let limits = Limits { source_file_bytes: 100_000, ..Limits::default() };
-    let by_file = connector(&server_url(), &server_url(), limits);
+    let by_file = limited(limits);
     refused(&by_file, &request, Reason::TooLarge, "`noise`").await;
     let limits = Limits { transfer_bytes: 100_000, ..Limits::default() };
-    let by_transfer = connector(&server_url(), &server_url(), limits);
+    let by_transfer = limited(limits);
     refused(&by_transfer, &request, Reason::TooLarge, "transfers more than 100000 bytes").await;
     assert_eq!(fetched(&plain(), &request).await.read("noise"), noise);
 }
@@ -183,7 +183,7 @@ async fn nothing_is_left_of_a_fetch_that_failed() {
     let repo = GitRepo::create("contract", "left");
     repo.commit(&[("a", "1"), ("b", "2")]);
     let limits = Limits { source_entries: 1, ..Limits::default() };
-    let connector = connector(&server_url(), &server_url(), limits);
+    let connector = limited(limits);
     let scratch = super::scratch();
     let request = request(&name(&repo), Target::DefaultBranch, None);
     let result = super::fetch_into(&scratch, &connector, &request, None).await;

@@ -4,6 +4,7 @@
 
 mod queues;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,18 +12,18 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
 use self::queues::Queues;
+use super::script::Script;
 use crate::ports::{Acknowledger, Broker, BrokerError, Message, Queue, Subscription};
 
 /// A broker in memory.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct FakeBroker(Arc<InMemory>);
 
+#[derive(Default)]
 struct InMemory {
     node: Mutex<Node>,
     /// Counts the changes: what a test waits for is looked at again after each.
     changes: watch::Sender<u64>,
-    /// Whether publishes have to wait.
-    held: watch::Sender<bool>,
 }
 
 /// What a broker is beside its clock.
@@ -31,8 +32,8 @@ struct Node {
     queues: Queues,
     listeners: Vec<mpsc::Sender<Vec<u8>>>,
     down: bool,
-    publish_faults: Vec<PublishFault>,
-    consume_faults: Vec<BrokerError>,
+    publishes: HashMap<Queue, Script<BrokerError>>,
+    subscriptions: Script<BrokerError>,
     published: Vec<Published>,
 }
 
@@ -44,35 +45,7 @@ pub struct Published {
     pub delay: Duration,
 }
 
-type QueueFilter = Box<dyn Fn(Queue) -> bool + Send>;
-
-struct PublishFault {
-    times: usize,
-    matches: QueueFilter,
-    action: Action,
-}
-
-#[derive(Clone)]
-enum Action {
-    Fail(BrokerError),
-    Panic,
-}
-
-impl Default for FakeBroker {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl FakeBroker {
-    pub fn new() -> Self {
-        Self(Arc::new(InMemory {
-            node: Mutex::default(),
-            changes: watch::Sender::new(0),
-            held: watch::Sender::new(false),
-        }))
-    }
-
     // ---- what a test makes happen
 
     /// Loses every connection: subscriptions end, and what was not settled is delivered again.
@@ -109,34 +82,14 @@ impl FakeBroker {
         });
     }
 
-    /// The next `times` publishes to a matching queue fail, and the message is not taken.
-    pub fn fail_publishes(
-        &self,
-        times: usize,
-        error: BrokerError,
-        matches: impl Fn(Queue) -> bool + Send + 'static,
-    ) {
-        self.add_fault(times, Action::Fail(error), Box::new(matches));
+    /// What the next publishes to a queue do.
+    pub fn publishes(&self, queue: Queue) -> Script<BrokerError> {
+        self.lock().publishes.entry(queue).or_default().clone()
     }
 
-    /// The next publish to a matching queue panics.
-    pub fn panic_on_publish(&self, matches: impl Fn(Queue) -> bool + Send + 'static) {
-        self.add_fault(1, Action::Panic, Box::new(matches));
-    }
-
-    /// The next `times` subscriptions fail.
-    pub fn fail_subscriptions(&self, times: usize, error: BrokerError) {
-        self.change(|node| node.consume_faults.extend(vec![error; times]));
-    }
-
-    /// Publishes wait from now on, until [`FakeBroker::let_publishes_go`].
-    pub fn hold_publishes(&self) {
-        self.0.held.send_replace(true);
-    }
-
-    /// Lets the publishes go that wait, and those to come.
-    pub fn let_publishes_go(&self) {
-        self.0.held.send_replace(false);
+    /// What the next subscriptions do.
+    pub fn subscriptions(&self) -> Script<BrokerError> {
+        self.lock().subscriptions.clone()
     }
 
     // ---- what a test looks at
@@ -221,10 +174,6 @@ impl FakeBroker {
         result
     }
 
-    fn add_fault(&self, times: usize, action: Action, matches: QueueFilter) {
-        self.change(|node| node.publish_faults.push(PublishFault { times, matches, action }));
-    }
-
     /// Stores a message once its delay is over, by the broker's own clock.
     fn store_after(&self, delay: Duration, queue: Queue, message: Message) {
         let broker = self.clone();
@@ -242,17 +191,6 @@ impl Node {
             false => Ok(()),
         }
     }
-
-    fn take_fault(&mut self, queue: Queue) -> Option<Action> {
-        let at = self.publish_faults.iter().position(|fault| (fault.matches)(queue))?;
-        let fault = &mut self.publish_faults[at];
-        fault.times -= 1;
-        let action = fault.action.clone();
-        if fault.times == 0 {
-            self.publish_faults.remove(at);
-        }
-        Some(action)
-    }
 }
 
 #[async_trait]
@@ -261,10 +199,9 @@ impl Broker for FakeBroker {
         if queue == Queue::Result {
             return Err(BrokerError::Refused("nobody consumes results here".to_owned()));
         }
+        let script = self.subscriptions();
+        script.play().await?;
         self.change(|node| {
-            if !node.consume_faults.is_empty() {
-                return Err(node.consume_faults.remove(0));
-            }
             node.check_up()?;
             let (subscriber, deliveries) = node.queues.subscribe(queue, window);
             let acks = Arc::new(Acks { broker: self.clone(), subscriber });
@@ -278,19 +215,13 @@ impl Broker for FakeBroker {
         message: Message,
         delay: Duration,
     ) -> Result<(), BrokerError> {
-        // The sender lives as long as `self`.
-        let _ = self.0.held.subscribe().wait_for(|held| !held).await;
         message.check()?;
         if !delay.is_zero() && !matches!(queue, Queue::Build | Queue::Outcome) {
             return Err(BrokerError::Refused(format!("{queue:?} knows no delay")));
         }
+        let script = self.publishes(queue);
+        script.play().await?;
         self.change(|node| {
-            if let Some(fault) = node.take_fault(queue) {
-                match fault {
-                    Action::Fail(error) => return Err(error),
-                    Action::Panic => panic!("the test wants this publish to panic"),
-                }
-            }
             node.check_up()?;
             if node.queues.is_gone(queue) {
                 return Err(BrokerError::Refused(format!("there is no queue for {queue:?}")));

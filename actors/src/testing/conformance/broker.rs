@@ -98,6 +98,17 @@ async fn ack(subscription: &Subscription, delivery: &Delivery) {
     subscription.acks.ack(delivery.tag).await.expect("a delivery in hand can be acked");
 }
 
+async fn nack(subscription: &Subscription, delivery: &Delivery) {
+    subscription.acks.nack(delivery.tag).await.expect("a delivery in hand can be nacked");
+}
+
+/// Publishes builds whose bodies are the numbers from 0.
+async fn publish_numbers(world: &impl World, count: usize) {
+    for n in 0..count {
+        publish(world.broker(), Queue::Build, message(&n.to_string())).await;
+    }
+}
+
 async fn assert_quiet(subscription: &mut Subscription) {
     let came = timeout(QUIET, subscription.deliveries.recv()).await;
     assert!(came.is_err(), "nothing was to come, and it was to go on: {came:?}");
@@ -132,9 +143,7 @@ pub async fn a_message_without_properties_arrives_without_them(world: &impl Worl
 }
 
 pub async fn messages_come_in_the_order_of_their_publishing(world: &impl World) {
-    for n in 0..5 {
-        publish(world.broker(), Queue::Build, message(&n.to_string())).await;
-    }
+    publish_numbers(world, 5).await;
     let mut deliveries = consume(world.broker(), Queue::Build, 2).await;
     for n in 0..5 {
         let delivery = next(&mut deliveries).await;
@@ -160,14 +169,12 @@ pub async fn a_nacked_message_comes_again_and_says_so(world: &impl World) {
     for redeliveries in 0..3 {
         let delivery = next(&mut deliveries).await;
         assert_eq!((body(&delivery), delivery.redeliveries), ("job", redeliveries));
-        deliveries.acks.nack(delivery.tag).await.expect("a delivery in hand can be nacked");
+        nack(&deliveries, &delivery).await;
     }
 }
 
 pub async fn what_a_dropped_subscription_had_comes_again(world: &impl World) {
-    for n in 0..3 {
-        publish(world.broker(), Queue::Build, message(&n.to_string())).await;
-    }
+    publish_numbers(world, 3).await;
     let mut first = consume(world.broker(), Queue::Build, 3).await;
     assert_eq!(body(&next(&mut first).await), "0");
     drop(first);
@@ -184,9 +191,7 @@ pub async fn what_a_dropped_subscription_had_comes_again(world: &impl World) {
 }
 
 pub async fn no_more_is_delivered_than_the_window_allows(world: &impl World) {
-    for n in 0..4 {
-        publish(world.broker(), Queue::Build, message(&n.to_string())).await;
-    }
+    publish_numbers(world, 4).await;
     let mut deliveries = consume(world.broker(), Queue::Build, 2).await;
     let first = next(&mut deliveries).await;
     next(&mut deliveries).await;
@@ -264,7 +269,7 @@ pub async fn a_build_that_comes_back_too_often_moves_to_the_fail_queue(world: &i
     let mut failures = consume(world.broker(), Queue::Fail, 1).await;
     for _ in 0..=DELIVERY_LIMIT {
         let delivery = next(&mut builds).await;
-        builds.acks.nack(delivery.tag).await.expect("a delivery in hand can be nacked");
+        nack(&builds, &delivery).await;
     }
     let given_up = next(&mut failures).await;
     assert_eq!(given_up.message, sent);
@@ -278,7 +283,7 @@ pub async fn a_failure_is_never_given_up_by_the_broker(world: &impl World) {
     for redeliveries in 0..30 {
         let delivery = next(&mut failures).await;
         assert_eq!((delivery.redeliveries, delivery.given_up), (redeliveries, false));
-        failures.acks.nack(delivery.tag).await.expect("a delivery in hand can be nacked");
+        nack(&failures, &delivery).await;
     }
 }
 
@@ -317,15 +322,13 @@ pub async fn after_a_cancel_nothing_new_comes_and_what_is_in_hand_can_be_acked(w
 pub async fn what_was_not_handed_out_before_a_cancel_comes_to_the_next_subscription(
     world: &impl World,
 ) {
-    for n in 0..4 {
-        publish(world.broker(), Queue::Build, message(&n.to_string())).await;
-    }
+    publish_numbers(world, 4).await;
     let mut cancelled = consume(world.broker(), Queue::Build, 4).await;
     let in_hand = next(&mut cancelled).await;
     cancelled.acks.cancel().await;
     // What had been handed to the receiver already is given back by its owner.
     while let Some(delivery) = cancelled.deliveries.recv().await {
-        cancelled.acks.nack(delivery.tag).await.expect("a delivery in hand can be nacked");
+        nack(&cancelled, &delivery).await;
     }
     let mut others = consume(world.broker(), Queue::Build, 4).await;
     let mut seen = BTreeSet::new();

@@ -133,7 +133,7 @@ pub async fn a_reading_has_what_was_there_when_it_began(world: &impl World) {
 pub async fn one_reading_at_a_time(world: &impl World) {
     keep(world, &["one"]).await;
     let first = begin(world).await;
-    let busy = timeout(PATIENCE, world.store().read()).await.expect("it is told so").err();
+    let busy = timeout(PATIENCE, world.store().read()).await.expect("it answers in time").err();
     assert!(matches!(busy, Some(DeadLettersError::Busy(_))), "{busy:?}");
     let (second, ()) = tokio::join!(begin(world), async {
         tokio::time::sleep(QUIET).await;

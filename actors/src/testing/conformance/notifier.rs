@@ -8,7 +8,7 @@ use crate::ports::Notifier;
 /// A notification's id and body.
 pub type Taken = (String, Vec<u8>);
 
-/// A notifier and the managers that it tells.
+/// A notifier and the managers that it notifies.
 pub trait World {
     fn notifier(&self) -> &dyn Notifier;
     /// The managers refuse the next notification.
@@ -24,7 +24,7 @@ macro_rules! notifier_conformance {
         $crate::conformance! {
             notifier, $world,
             every_kind_of_notification_is_taken_with_its_id_and_its_body_byte_by_byte,
-            a_refused_notification_can_be_told_again_under_the_same_id,
+            a_refused_notification_can_be_sent_again_under_the_same_id,
             a_receiver_that_asks_for_patience_is_heard,
         }
     };
@@ -49,27 +49,27 @@ pub async fn every_kind_of_notification_is_taken_with_its_id_and_its_body_byte_b
         NotificationType::BuildFailed,
         NotificationType::BuildCancelled,
     ];
-    let told = kinds.map(notification);
-    for notification in &told {
+    let sent = kinds.map(notification);
+    for notification in &sent {
         world.notifier().notify(notification).await.expect("it is taken");
     }
-    assert_eq!(world.taken(), told.map(|told| (told.id, told.body)));
+    assert_eq!(world.taken(), sent.map(|sent| (sent.id, sent.body)));
 }
 
-pub async fn a_refused_notification_can_be_told_again_under_the_same_id(world: &impl World) {
-    let told = notification(NotificationType::ImageReady);
+pub async fn a_refused_notification_can_be_sent_again_under_the_same_id(world: &impl World) {
+    let sent = notification(NotificationType::ImageReady);
     world.refuse_next(None);
-    let error = world.notifier().notify(&told).await.expect_err("it is refused");
+    let error = world.notifier().notify(&sent).await.expect_err("it is refused");
     assert_eq!(error.retry_after, None);
     assert!(!error.message.is_empty());
     assert_eq!(world.taken(), []);
-    world.notifier().notify(&told).await.expect("it is taken");
-    assert_eq!(world.taken(), [(told.id, told.body)]);
+    world.notifier().notify(&sent).await.expect("it is taken");
+    assert_eq!(world.taken(), [(sent.id, sent.body)]);
 }
 
 pub async fn a_receiver_that_asks_for_patience_is_heard(world: &impl World) {
     world.refuse_next(Some(Duration::from_secs(7)));
-    let told = notification(NotificationType::BuildFailed);
-    let error = world.notifier().notify(&told).await.expect_err("it is refused");
+    let sent = notification(NotificationType::BuildFailed);
+    let error = world.notifier().notify(&sent).await.expect_err("it is refused");
     assert_eq!(error.retry_after, Some(Duration::from_secs(7)));
 }

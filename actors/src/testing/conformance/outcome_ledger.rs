@@ -36,7 +36,7 @@ macro_rules! outcome_ledger_conformance {
 /// How long anything may take that comes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Pause before what nobody tells is looked at again.
+/// Pause before what has no event is looked at again.
 const LOOK: Duration = Duration::from_millis(20);
 
 fn first(request: &str) -> OutcomeCopy {

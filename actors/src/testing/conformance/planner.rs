@@ -7,9 +7,10 @@ use std::path::Path;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
+use super::source;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::{Fault, Reason, StageName};
-use crate::model::request::{BuildRequest, BuilderKind, ForgeName, PlanRequest, RepoName, Target};
+use crate::model::request::{BuildRequest, BuilderKind, PlanRequest, RepoName, Target};
 use crate::model::secret::Secret;
 use crate::model::workspace::Workspace;
 use crate::ports::{FetchedSource, Plan, Planner};
@@ -105,17 +106,14 @@ impl Source {
 
 /// A request that asks for this plan.
 pub fn request(plan: PlanRequest) -> BuildRequest {
+    let repo = RepoName { owner: "owner".to_owned(), name: "app".to_owned() };
+    let request = source::request(&repo, Target::DefaultBranch, None);
     BuildRequest {
         build_id: "build".to_owned(),
         user_id: "user".to_owned(),
         application_id: "app".to_owned(),
-        forge: ForgeName::Github,
-        repo: RepoName { owner: "owner".to_owned(), name: "app".to_owned() },
-        target: Target::DefaultBranch,
-        token: None,
-        force: false,
-        redrive_of: None,
         plan,
+        ..request
     }
 }
 
@@ -144,6 +142,10 @@ pub async fn try_plan(
     let request = request(wish);
     let progress = BuildLog::new(&request.build_id, request.redactor());
     planner.plan(&source.fetched, &request, &progress).await
+}
+
+fn in_root(directory: &str) -> PlanRequest {
+    PlanRequest { root_directory: directory.to_owned(), ..PlanRequest::default() }
 }
 
 fn with_env(name: &str, value: &str) -> PlanRequest {
@@ -196,14 +198,12 @@ pub async fn a_dockerfile_path_asks_for_the_builder_dockerfile(planner: &impl Pl
 pub async fn the_root_directory_is_the_context(planner: &impl Planner) {
     let source = Source::of(&[DOCKERFILE, ("apps/web/package.json", PACKAGE.1)]);
     for root_directory in ["apps/web", "/apps/web", "./apps/web/", "apps/../apps/web"] {
-        let wish = PlanRequest { root_directory: root_directory.into(), ..PlanRequest::default() };
-        let plan = plan(planner, &source, wish).await;
+        let plan = plan(planner, &source, in_root(root_directory)).await;
         assert_eq!(plan.context, source.tree().join("apps/web"), "{root_directory}");
         assert_eq!(plan.builder, BuilderKind::Nixpacks, "{root_directory}");
     }
     for root_directory in ["", "/", "."] {
-        let wish = PlanRequest { root_directory: root_directory.into(), ..PlanRequest::default() };
-        let plan = plan(planner, &source, wish).await;
+        let plan = plan(planner, &source, in_root(root_directory)).await;
         assert_eq!(plan.context, source.tree(), "{root_directory}");
         assert_eq!(plan.builder, BuilderKind::Dockerfile, "{root_directory}");
     }
@@ -215,8 +215,7 @@ pub async fn a_root_directory_that_is_not_in_the_repository_is_an_invalid_plan(
     let source = Source::of(&[DOCKERFILE]);
     source.link("away", source.outside());
     for root_directory in ["missing", "Dockerfile", "..", "a/../..", "/../..", "away", "a\0b"] {
-        let wish = PlanRequest { root_directory: root_directory.into(), ..PlanRequest::default() };
-        let fault = refusal(planner, &source, wish).await;
+        let fault = refusal(planner, &source, in_root(root_directory)).await;
         assert_eq!(fault.reason, Reason::InvalidPlan, "{root_directory}");
         assert!(fault.message.contains(&format!("`{root_directory}`")), "{fault}");
         assert!(fault.message.contains("rootDirectory"), "{fault}");
