@@ -84,12 +84,12 @@ async fn the_builds_of_a_killed_worker_end_on_the_engine() {
     in_time("the build has ended", async || !runs(&mark)).await;
     let containers = small.docker(&["ps", "--all", "--quiet"]);
     assert_eq!(containers, "");
-    let usage = async || small.engine.usage().await.expect("the engine answers").into_parts();
+    let usage = async || small.engine.usage().await.expect("the engine answers");
     in_time("the engine let go of the build", async || {
-        usage().await.1.iter().all(|record| !record.in_use)
+        usage().await.build_cache.iter().all(|record| !record.in_use)
     })
     .await;
-    let (images, _) = usage().await;
+    let images = usage().await.images;
     assert_eq!(images.len(), 1, "a half-built image is left: {images:?}");
 }
 
