@@ -211,7 +211,7 @@ fn disk_full() -> Fault {
     fault(Reason::DiskLow, "The container engine has no space left on its disk.".to_owned())
 }
 
-/// The part of an engine's error that tells a person something: without the layers it came through.
+/// The part of an engine's error that is of use to a person: without the layers it came through.
 fn cause(error: &str) -> String {
     static LAYERS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(

@@ -124,7 +124,7 @@ impl CacheRecord {
     }
 }
 
-/// What tells one image's layers from those of another, and how old it is.
+/// What distinguishes the layers of one image from those of another, and its age.
 #[derive(Debug)]
 pub struct ImageDetail {
     /// When it was last given a name, which every build and every push does; else when it was made.
@@ -207,7 +207,7 @@ impl DockerEngine {
         Ok(bytes.filter(|bytes| *bytes > 0).collect())
     }
 
-    /// Takes a name away from an image, which goes with its last one. Answers whether it did: the
+    /// Removes a name from an image, which goes with its last one. Answers whether it did: the
     /// engine keeps what a container was made of, and another worker may have been faster.
     ///
     /// # Errors

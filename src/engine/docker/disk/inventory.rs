@@ -35,7 +35,7 @@ pub fn layers(digests: &[String], bytes: &[u64]) -> Vec<Layer> {
 #[derive(Debug, Clone)]
 pub struct Image {
     pub id: String,
-    /// The names to take away from it; the image goes with the last one.
+    /// The names to remove from it; the image goes with the last one.
     pub names: Vec<String>,
     pub whose: Whose,
     /// When somebody last built or pushed it.
@@ -265,7 +265,7 @@ mod tests {
         // The older record is enough.
         assert_eq!(inventory.choose(80), Choice { images: vec![], keep_cache: Some(50) });
         assert_eq!(inventory.choose(79), Choice { images: vec![0], keep_cache: Some(79) });
-        // The engine is told how much cache may stay beside the images that stay.
+        // The choice says how much cache may stay beside the images that stay.
         assert_eq!(inventory.choose(10), Choice { images: vec![0], keep_cache: Some(10) });
     }
 

@@ -1,5 +1,5 @@
 //! The names that pushes give to images, written down: a worker that is killed in a push leaves its
-//! name behind, and the next one with the same data directory takes it away.
+//! name behind, and the next one with the same data directory removes it.
 //!
 //! Files are written and read where a task runs: they are few, small, and local.
 
@@ -90,13 +90,13 @@ impl Left {
         &self.pushed.name
     }
 
-    /// Takes the name away from its image, which goes with it where that is its last one. What the
+    /// Removes the name from its image, which goes with it where that is its last one. What the
     /// engine cannot be asked about now stays for the next time.
     pub(super) async fn clear(self, docker: &Docker) {
         if !self.path.exists() {
             return;
         }
-        match self.pushed.take_away(docker, LastName::Goes).await {
+        match self.pushed.remove(docker, LastName::Goes).await {
             Ok(_) => {
                 tracing::info!(
                     name = self.name(),
@@ -162,9 +162,9 @@ pub(super) enum LastName {
 }
 
 impl PushedName {
-    /// Takes the name away, and answers whether the image no longer has it. One that stands for another
+    /// Removes the name, and answers whether the image no longer has it. One that stands for another
     /// image by now is not ours.
-    pub(super) async fn take_away(
+    pub(super) async fn remove(
         &self,
         docker: &Docker,
         last_name: LastName,

@@ -217,7 +217,7 @@ impl Tagged {
         if self.was_there {
             return;
         }
-        match self.pushed.take_away(&self.docker, LastName::Stays).await {
+        match self.pushed.remove(&self.docker, LastName::Stays).await {
             Ok(true) => {
                 if let Some(entry) = self.entry {
                     entry.gone();
@@ -227,7 +227,7 @@ impl Tagged {
             Ok(false) => {}
             Err(error) => {
                 let name = self.pushed.name;
-                tracing::warn!(name, %error, "cannot take the name of a pushed image away");
+                tracing::warn!(name, %error, "cannot remove the name of a pushed image");
             }
         }
     }
