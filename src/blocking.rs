@@ -1,4 +1,4 @@
-//! Work that blocks, off the async threads. Its log lines stand in the span of the job that wanted it,
+//! Work that blocks, off the async threads. Its log lines are in the span of the job that wanted it,
 //! and its panic goes on where it is waited for: it is that job's.
 
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};

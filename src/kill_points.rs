@@ -1,4 +1,4 @@
-//! For tests (feature `failpoints`): the process kills itself at a point that it is told while it runs.
+//! For tests (feature `failpoints`): the process kills itself at a point that is named while it runs.
 //!
 //! `KILL_AT` names a file. Whoever writes a failpoint's name into it has the process killed, with
 //! everything that a kill takes with it, when a job next comes to that point; with a number behind
@@ -47,7 +47,7 @@ pub fn prepare() {
     }
 }
 
-/// Of two jobs at a point, one is it.
+/// Of two jobs that are at a point at once, one counts.
 static LOOKING: Mutex<()> = Mutex::new(());
 
 fn look(point: &str, file: &Path) {

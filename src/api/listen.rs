@@ -1,4 +1,4 @@
-//! Where the worker is asked.
+//! The address that the worker serves HTTP at.
 
 use std::io::ErrorKind;
 

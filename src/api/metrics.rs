@@ -76,7 +76,7 @@ fn of_worker(registry: &Registry, readiness: &Readiness) {
     for (need, is_ready) in readiness.states() {
         ready.with_label_values(&[need]).set(is_ready.into());
     }
-    let info = options("build_info", "Always 1; the labels tell what runs.");
+    let info = options("build_info", "Always 1; the labels say what runs.");
     let info = register(registry, IntGaugeVec::new(info, &["version"]));
     info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 }

@@ -1,4 +1,4 @@
-//! What the worker tells over HTTP: `/livez`, `/readyz`, `/metrics`.
+//! What the worker shows over HTTP: `/livez`, `/readyz`, `/metrics`.
 //!
 //! [`router`] is where a route is added.
 

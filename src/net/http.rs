@@ -50,9 +50,8 @@ pub async fn read_at_most(
 
 /// What a server wrote, fit for one line of a log: without control characters, and short.
 pub fn excerpt(text: &str) -> String {
-    let words: Vec<_> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
-    let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
-    cut(line, 300)
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    cut(words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "), 300)
 }
 
 /// A name and a password as a header shows them.

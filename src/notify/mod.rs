@@ -1,7 +1,7 @@
 //! The notifier port: signed webhooks.
 
 mod signature;
-pub mod webhook;
+mod webhook;
 
 pub use self::signature::{SigningKeys, SigningKeysError};
 pub use self::webhook::{WebhookNotifier, WebhookSettings};

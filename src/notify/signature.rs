@@ -12,8 +12,8 @@ const PREFIX: &str = "whsec_";
 /// How long a key may be, in bytes, by the specification.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The keys that notifications are signed with: one, or while it is being changed, the new and the
-/// old one.
+/// The keys that notifications are signed with: one, or the new and the old one while the secret is
+/// being changed.
 #[derive(Clone)]
 pub struct SigningKeys(Vec<Vec<u8>>);
 

@@ -1,7 +1,7 @@
 //! The notifier port: signed HTTP posts to the managers, as Standard Webhooks say.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use image_builder_actors::model::notification::{Notification, NotificationType};
@@ -21,12 +21,12 @@ const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Who is told, and how.
+/// Who is notified, and how.
 #[derive(Clone)]
 pub struct WebhookSettings {
-    /// Told of images; `None` = that is only logged. May hold a name and a password.
+    /// Notified of images; `None` = that is only logged. May hold a name and a password.
     pub container_manager_url: Option<Url>,
-    /// Told of builds that brought no image; `None` = that is only logged. May hold a name and a
+    /// Notified of builds that brought no image; `None` = that is only logged. May hold a name and a
     /// password.
     pub connector_manager_url: Option<Url>,
     /// `None` = notifications are not signed.
@@ -104,7 +104,7 @@ impl WebhookNotifier {
             .header(ID, id)
             .body(notification.body.clone());
         if let Some(keys) = &self.settings.keys {
-            let now = unix_seconds();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let signature = keys.sign(&notification.id, now, &notification.body);
             request = request.header(TIMESTAMP, now).header(SIGNATURE, signature);
         }
@@ -127,12 +127,11 @@ impl Notifier for WebhookNotifier {
             return Ok(());
         };
         let request = self.request(url, notification)?;
-        let response = request
-            .send()
-            .await
-            .map_err(|error| refused(format!("{receiver} could not be told: {}", causes(error))))?;
+        let response = request.send().await.map_err(|error| {
+            refused(format!("{receiver} could not be notified: {}", causes(error)))
+        })?;
         if response.status().is_success() {
-            tracing::debug!(notification = id, status = %response.status(), "told {receiver}");
+            tracing::debug!(notification = id, status = %response.status(), "notified {receiver}");
             return Ok(());
         }
         Err(refusal(receiver, response).await)
@@ -158,8 +157,4 @@ async fn refusal(receiver: &str, mut response: Response) -> NotifyError {
         }
     }
     NotifyError { message, retry_after: patience }
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -4,7 +4,6 @@
 //! worker, or one of several gigabytes. Such entries are moved out of the source while it looks,
 //! and back afterwards: in an image they do no harm, and some honest sources have them.
 
-use std::ffi::OsString;
 use std::fs::{self, FileType};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,14 +18,8 @@ pub(super) struct Aside {
 struct Moved {
     home: PathBuf,
     refuge: PathBuf,
-    why: Why,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    LeadsOut,
-    TooLong,
-    Odd,
+    /// A word for people on what is wrong with it.
+    why: &'static str,
 }
 
 impl Aside {
@@ -50,11 +43,11 @@ impl Aside {
         Ok(aside)
     }
 
-    fn take(&mut self, home: PathBuf, refuge: &Path, why: Why) -> io::Result<()> {
+    fn take(&mut self, home: PathBuf, refuge: &Path, why: &'static str) -> io::Result<()> {
         if self.moved.is_empty() {
             fs::create_dir_all(refuge)?;
         }
-        let refuge = refuge.join(OsString::from(self.moved.len().to_string()));
+        let refuge = refuge.join(self.moved.len().to_string());
         fs::rename(&home, &refuge)?;
         self.moved.push(Moved { home, refuge, why });
         Ok(())
@@ -76,12 +69,7 @@ impl Aside {
             .filter(|moved| moved.home.parent() == Some(context))
             .filter_map(|moved| {
                 let name = moved.home.file_name()?.to_string_lossy();
-                let why = match moved.why {
-                    Why::LeadsOut => "a link that leads nowhere inside",
-                    Why::TooLong => "too long",
-                    Why::Odd => "not a regular file",
-                };
-                Some(format!("`{name}` ({why})"))
+                Some(format!("`{name}` ({})", moved.why))
             })
             .take(5)
             .collect();
@@ -92,14 +80,19 @@ impl Aside {
     }
 }
 
-fn why_not(context: &Path, path: &Path, kind: FileType, longest: u64) -> io::Result<Option<Why>> {
+fn why_not(
+    context: &Path,
+    path: &Path,
+    kind: FileType,
+    longest: u64,
+) -> io::Result<Option<&'static str>> {
     if kind.is_symlink() {
         // One that leads nowhere goes too: what it names may come to be while nixpacks looks.
         let inside = path.canonicalize().is_ok_and(|target| target.starts_with(context));
-        return Ok((!inside).then_some(Why::LeadsOut));
+        return Ok((!inside).then_some("a link that leads nowhere inside"));
     }
     if !kind.is_file() {
-        return Ok(Some(Why::Odd));
+        return Ok(Some("not a regular file"));
     }
-    Ok((path.symlink_metadata()?.len() > longest).then_some(Why::TooLong))
+    Ok((path.symlink_metadata()?.len() > longest).then_some("too long"))
 }

@@ -45,10 +45,8 @@ pub fn cache_secret(data_dir: &Path) -> io::Result<Secret> {
 /// The name of the caches of one user's application. All builds on an engine share one name space
 /// of caches, and a Dockerfile may mount any that it can name: so this cannot be guessed.
 pub(super) fn cache_key(secret: &Secret, wish: &BuildRequest) -> String {
-    // A key of any length is taken.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()) else {
-        unreachable!("HMAC takes keys of any length")
-    };
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
+        .expect("HMAC takes a key of any length");
     for part in [&wish.user_id, &wish.application_id] {
         add_part(&mut mac, part);
     }

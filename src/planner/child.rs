@@ -103,7 +103,7 @@ fn answer() -> Result<()> {
     io::stdin().read_to_string(&mut task).context("cannot read the task")?;
     let task: Task = serde_json::from_str(&task).context("cannot understand the task")?;
     limit(Resource::Core, 0, 0)?;
-    // The soft limit ends it with a signal that tells why, the hard one with one that does not.
+    // The soft limit ends it with a signal of its own, the hard one with one that does not say why.
     limit(Resource::Cpu, task.cpu_seconds, task.cpu_seconds + 1)?;
     limit(Resource::As, task.memory_bytes, task.memory_bytes)?;
     limit(Resource::Fsize, LONGEST_OUTPUT, LONGEST_OUTPUT)?;

@@ -16,7 +16,7 @@ const PLANNER: &str = "dockerfile 1";
 
 /// Whether the context has a Dockerfile of the usual name, so that it is built by it.
 pub(super) fn exists_in(context: &Context) -> bool {
-    // A link counts wherever it leads, so that a bad one is told and not passed over.
+    // A link counts wherever it leads, so that a bad one is an error and not passed over.
     context.path.join(DEFAULT_NAME).symlink_metadata().is_ok_and(|found| !found.is_dir())
 }
 

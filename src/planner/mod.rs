@@ -14,6 +14,7 @@ use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::{FetchedSource, Plan, Planner};
 
 use self::confine::Unusable;
+use self::nixpacks::Sight;
 use crate::blocking::blocking;
 
 mod aside;
@@ -88,8 +89,7 @@ impl SourcePlanner {
                 progress.note(format!("building by the Dockerfile `{}`", plan.dockerfile));
                 Ok(ExplainedPlan { plan: *plan, nixpacks: None })
             }
-            Step::Nixpacks { context, dockerfile_missing } => {
-                let sight = nixpacks::Sight { context, dockerfile_missing };
+            Step::Nixpacks(sight) => {
                 nixpacks::plan(&self.settings, source, wish, sight, progress).await
             }
         }
@@ -119,11 +119,7 @@ struct Context {
 
 enum Step {
     Ready(Box<Plan>),
-    Nixpacks {
-        context: Context,
-        /// Where a Dockerfile was looked for; `None` = the request asks for nixpacks.
-        dockerfile_missing: Option<String>,
-    },
+    Nixpacks(Sight),
 }
 
 /// All that can be decided without nixpacks.
@@ -151,7 +147,7 @@ fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<Step, 
                 .builder
                 .is_none()
                 .then(|| format!("`{}` in {}", dockerfile::DEFAULT_NAME, context.shown));
-            Ok(Step::Nixpacks { context, dockerfile_missing })
+            Ok(Step::Nixpacks(Sight { context, dockerfile_missing }))
         }
     }
 }

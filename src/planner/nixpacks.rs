@@ -173,13 +173,13 @@ async fn ask_child(
         .spawn()
         .map_err(failed)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let tell = async {
+    let send_task = async {
         let Some(mut stdin) = stdin else { return };
-        // A child that died without reading is told by its exit status.
+        // A child that died without reading shows in its exit status.
         drop(stdin.write_all(&body).await);
     };
     let ((), output, warnings, status) = tokio::join!(
-        tell,
+        send_task,
         read_some(stdout, LONGEST_ANSWER),
         read_some(stderr, LONGEST_WARNINGS),
         child.wait()
@@ -200,7 +200,7 @@ async fn read_some(pipe: Option<impl AsyncRead + Unpin>, longest: u64) -> Vec<u8
     let mut bytes = Vec::new();
     let Some(pipe) = pipe else { return bytes };
     let mut start = pipe.take(longest);
-    // An error ends the pipe as its end does; the child's exit status tells the rest.
+    // An error ends the pipe as its end does; the child's exit status says the rest.
     drop(start.read_to_end(&mut bytes).await);
     drop(tokio::io::copy(&mut start.into_inner(), &mut tokio::io::sink()).await);
     bytes
@@ -213,10 +213,8 @@ fn broken_off(settings: &PlannerSettings, status: ExitStatus) -> Fault {
     }
     let what = match status.signal() {
         Some(SIGXCPU) => {
-            format!(
-                "needed more than {} s of processor time",
-                settings.limits.planner_cpu_time.as_secs()
-            )
+            let limit = settings.limits.planner_cpu_time.as_secs();
+            format!("needed more than {limit} s of processor time")
         }
         _ => format!("broke off ({status})"),
     };
@@ -316,7 +314,7 @@ fn with_secrets<'a>(dockerfile: &str, ids: impl Iterator<Item = &'a String>) -> 
 /// Lets nixpacks' files into the build context where a `.dockerignore` keeps them out.
 fn admit_output(app: &Path, limits: &Limits) -> io::Result<()> {
     const NAME: &str = ".dockerignore";
-    // One that cannot be used is told by whoever reads it to make the context.
+    // One that cannot be used is an error of whoever reads it to make the context.
     let Ok(path) = confine::resolve(app, NAME) else { return Ok(()) };
     let Ok(text) = confine::read_plan_file(&path, NAME, limits.plan_file_bytes) else {
         return Ok(());

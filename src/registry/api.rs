@@ -78,26 +78,18 @@ impl Api {
         let what = format!("cannot look up `{reference}` of `{repository}` in the registry");
         let request =
             || self.http.get(self.manifest_url(repository, reference)).header(ACCEPT, MEDIA_TYPES);
-        let mut response = self.send(&what, request, &Scope::pull(repository)).await?;
+        let response = self.send(&what, request, &Scope::pull(repository)).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        if !response.status().is_success() {
-            return Err(self.refusal(&what, response).await);
-        }
         let text = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
         let content_type = text(CONTENT_TYPE.as_str());
-        let told = text(CONTENT_DIGEST).filter(|digest| is_digest(digest));
-        let (bytes, whole) = read_at_most(&mut response, LONGEST_MANIFEST)
-            .await
-            .map_err(|error| of_transport(&what, error))?;
-        let failed = |why: String| fault(Reason::RegistryFailed, format!("{what}: {why}"));
-        if !whole {
-            return Err(failed(format!("it is longer than {LONGEST_MANIFEST} bytes")));
-        }
+        let declared = text(CONTENT_DIGEST).filter(|digest| is_digest(digest));
+        let bytes = self.body(&what, response, LONGEST_MANIFEST).await?;
+        let failed = |why| failed(&what, why);
         let manifest = Manifest::read(bytes, content_type.as_deref()).map_err(failed)?;
         let asked = is_digest(reference).then(|| reference.to_owned());
-        for digest in [asked, told].into_iter().flatten() {
+        for digest in [asked, declared].into_iter().flatten() {
             if digest != manifest.digest {
                 let got = &manifest.digest;
                 return Err(failed(format!("it sent {got} in place of {digest}")));
@@ -114,21 +106,12 @@ impl Api {
     ) -> Result<BTreeMap<String, String>, Fault> {
         let what = format!("cannot read the configuration {config} of `{repository}`");
         let url = format!("{}v2/{repository}/blobs/{config}", self.base);
-        let mut response =
-            self.send(&what, || self.http.get(&url), &Scope::pull(repository)).await?;
-        let failed = |why: String| fault(Reason::RegistryFailed, format!("{what}: {why}"));
+        let response = self.send(&what, || self.http.get(&url), &Scope::pull(repository)).await?;
+        let failed = |why| failed(&what, why);
         if response.status() == StatusCode::NOT_FOUND {
             return Err(failed("the registry does not have it".to_owned()));
         }
-        if !response.status().is_success() {
-            return Err(self.refusal(&what, response).await);
-        }
-        let (bytes, whole) = read_at_most(&mut response, LONGEST_CONFIG)
-            .await
-            .map_err(|error| of_transport(&what, error))?;
-        if !whole {
-            return Err(failed(format!("it is longer than {LONGEST_CONFIG} bytes")));
-        }
+        let bytes = self.body(&what, response, LONGEST_CONFIG).await?;
         if digest_of(&bytes) != config {
             return Err(failed(format!("the registry sent {}", digest_of(&bytes))));
         }
@@ -195,6 +178,23 @@ impl Api {
         }
     }
 
+    /// The whole body of an answer that is a success.
+    async fn body(
+        &self,
+        what: &str,
+        mut response: Response,
+        longest: usize,
+    ) -> Result<Vec<u8>, Fault> {
+        if !response.status().is_success() {
+            return Err(self.refusal(what, response).await);
+        }
+        match read_at_most(&mut response, longest).await {
+            Ok((bytes, true)) => Ok(bytes),
+            Ok((_, false)) => Err(failed(what, format!("it is longer than {longest} bytes"))),
+            Err(error) => Err(of_transport(what, error)),
+        }
+    }
+
     async fn refusal(&self, what: &str, mut response: Response) -> Fault {
         let patience = retry_after(response.headers());
         let status = response.status();
@@ -209,6 +209,11 @@ impl Api {
     fn manifest_url(&self, repository: &str, reference: &str) -> String {
         format!("{}v2/{repository}/manifests/{reference}", self.base)
     }
+}
+
+/// The registry's answer cannot be used.
+fn failed(what: &str, why: String) -> Fault {
+    fault(Reason::RegistryFailed, format!("{what}: {why}"))
 }
 
 /// The client forgets the credential when it is sent to another host; on top of that, it is never

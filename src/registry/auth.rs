@@ -1,4 +1,4 @@
-//! How the registry's API is told who asks: not at all, with a password, or with a token that is
+//! How the worker authenticates at the registry's API: not at all, with a password, or with a token that is
 //! bought with the password (the distribution project's token flow).
 
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ const MARGIN: u64 = 10;
 /// No token is kept for longer, whatever its server says, in seconds.
 const LONGEST_LIFETIME: u64 = 60 * 60;
 
-/// Who the worker is to the registry.
+/// What the worker authenticates with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryCredentials {
     pub username: String,

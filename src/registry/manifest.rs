@@ -86,7 +86,7 @@ struct Descriptor {
 
 impl Manifest {
     /// Reads a manifest; `content_type` is the answer's, and counts where the manifest itself does
-    /// not tell its type.
+    /// not name its type.
     ///
     /// # Errors
     /// A clause that says why it cannot be read.
@@ -114,7 +114,7 @@ impl Manifest {
         Ok(Self {
             digest: digest_of(&bytes),
             stored: Arc::new(StoredManifest {
-                media_type: media_type.ok_or("the manifest does not tell its type")?,
+                media_type: media_type.ok_or("the manifest does not name its type")?,
                 bytes,
             }),
             content,

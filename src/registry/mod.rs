@@ -85,8 +85,7 @@ impl RegistryClient {
         Ok(self.url.api_repository(&reference.repository))
     }
 
-    /// The image that a manifest stands for: its own, or the one of an index for the
-    /// platform.
+    /// The image that a manifest stands for: its own, or the one of an index for the platform.
     async fn image_of(
         &self,
         repository: &str,

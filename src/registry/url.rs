@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
+
+use image_builder_actors::model::reference::is_component;
 
 /// What Docker Hub is called in `REGISTRY_URL`; the engine knows it by the first of these names.
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
-/// The host that serves Docker Hub's API, and that a build's credentials for it are filed under.
+/// The host that serves Docker Hub's API.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
 /// What the engine calls Docker Hub when it is handed credentials to push with.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
@@ -94,13 +95,8 @@ impl RegistryUrl {
     /// Where the registry's HTTP API is, without a slash at its end: `https://host:port`.
     pub fn api_base(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}", self.api_host())
-    }
-
-    /// The host, with the port where one was given, that serves the API. It is also the key of this
-    /// registry's credentials among those of a build.
-    pub fn api_host(&self) -> &str {
-        if self.is_docker_hub() { DOCKER_HUB_API } else { &self.host }
+        let host = if self.is_docker_hub() { DOCKER_HUB_API } else { &self.host };
+        format!("{scheme}://{host}")
     }
 
     /// What the engine calls this registry in the credentials of a push.
@@ -119,14 +115,6 @@ impl RegistryUrl {
 
     fn is_docker_hub(&self) -> bool {
         self.host == DOCKER_HUB[0]
-    }
-}
-
-impl FromStr for RegistryUrl {
-    type Err = RegistryUrlError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::parse(text)
     }
 }
 
@@ -176,9 +164,7 @@ fn is_label(text: &str) -> bool {
 }
 
 fn checked_prefix(prefix: &str) -> Result<String, RegistryUrlError> {
-    if prefix.is_empty()
-        || prefix.split('/').all(image_builder_actors::model::reference::is_component)
-    {
+    if prefix.is_empty() || prefix.split('/').all(is_component) {
         return Ok(prefix.to_owned());
     }
     Err(RegistryUrlError::Prefix(prefix.to_owned()))
@@ -223,7 +209,7 @@ mod tests {
     #[test]
     fn docker_hub_has_names_of_its_own_for_its_credentials() {
         let hub = parsed("docker.io/acme");
-        assert_eq!(hub.api_host(), "registry-1.docker.io");
+        assert_eq!(hub.api_base(), "https://registry-1.docker.io");
         assert_eq!(hub.server_address(), "https://index.docker.io/v1/");
         assert_eq!(hub.api_repository("alice/web"), "acme/alice/web");
         assert_eq!(parsed("ghcr.io").server_address(), "ghcr.io");

@@ -78,7 +78,7 @@ pub(super) struct Address {
     pub(super) label: String,
 }
 
-/// The names of the headers in which a forge tells of its limit on requests.
+/// The names of the headers in which a forge states its limit on requests.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RateLimitHeaders {
     /// How many requests are left.
@@ -106,19 +106,11 @@ impl RateLimitHeaders {
 /// The network, as one fetch may use it.
 pub(super) struct Http {
     pub(super) session: Arc<Session>,
-    clients: Clients,
-    rate_limit: RateLimitHeaders,
+    pub(super) clients: Clients,
+    pub(super) rate_limit: RateLimitHeaders,
 }
 
 impl Http {
-    pub(super) fn new(
-        session: Arc<Session>,
-        clients: Clients,
-        rate_limit: RateLimitHeaders,
-    ) -> Self {
-        Self { session, clients, rate_limit }
-    }
-
     /// Sends a request; a redirect is an answer like others.
     ///
     /// No request here changes anything, so one that was hung up on is sent once more.

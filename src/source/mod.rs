@@ -97,7 +97,8 @@ impl GitConnector {
     ) -> Result<FetchedSource, Fault> {
         let forge = self.forges.get(request.forge);
         let token = request.token.as_ref().filter(|token| !token.is_empty());
-        let http = Arc::new(Http::new(session, self.clients.clone(), forge.rate_limit()));
+        let (clients, rate_limit) = (self.clients.clone(), forge.rate_limit());
+        let http = Arc::new(Http { session, clients, rate_limit });
         let mut target = request.target.clone();
         // What is pinned needs no answer from the API: the commit is known.
         if let (Target::Release(name), None) = (&target, pinned)

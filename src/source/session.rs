@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::fault;
 
-/// How often a long transfer tells how far it is.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+/// A long transfer notes at most this often how far it is.
+const BETWEEN_NOTES: Duration = Duration::from_secs(5);
 
 /// One fetch in progress.
 pub(super) struct Session {
@@ -24,7 +24,7 @@ pub(super) struct Session {
     pub(super) cancel: CancellationToken,
     pub(super) runtime: Handle,
     progress: BuildLog,
-    told: Mutex<Instant>,
+    last_note: Mutex<Instant>,
     transferred: Budget,
     bytes: Budget,
     entries: Budget,
@@ -39,7 +39,7 @@ impl Session {
             cancel: CancellationToken::new(),
             runtime: Handle::current(),
             progress,
-            told: Mutex::new(Instant::now()),
+            last_note: Mutex::new(Instant::now()),
             transferred: Budget::new(limits.transfer_bytes),
             bytes: Budget::new(limits.source_bytes),
             entries: Budget::new(limits.source_entries),
@@ -56,16 +56,16 @@ impl Session {
         self.progress.note(text);
     }
 
-    /// Tells how far a transfer is, unless something was told a moment ago.
+    /// Notes how far a transfer is, unless that was noted a moment ago.
     pub(super) fn note_now_and_then(&self, text: impl FnOnce() -> String) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.elapsed() >= TELL_EVERY {
-            *told = Instant::now();
+        let mut last = self.last_note.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() >= BETWEEN_NOTES {
+            *last = Instant::now();
             self.progress.note(text());
         }
     }
 
-    /// Tells what the source tree holds.
+    /// Notes what the source tree holds.
     pub(super) fn note_total(&self, commit: &str) {
         let (bytes, transferred) = (size(self.bytes.spent()), size(self.transferred.spent()));
         self.progress.note(format!(
@@ -123,7 +123,7 @@ impl Budget {
     }
 }
 
-/// What a given up fetch ends with; nobody reads it, for the future that would is gone.
+/// What a fetch that was given up ends with. Nobody reads it: the future that would is gone.
 pub(super) fn cancelled() -> Fault {
     fault(Reason::Cancelled, "The fetch was cancelled.")
 }

@@ -86,7 +86,7 @@ where
             Form::Text { colours } => text_line(now, event.metadata(), own, around, colours),
         };
         line.push('\n');
-        // Whole lines only. Where the log goes nowhere there is nobody to tell.
+        // Whole lines only. Nobody can be shown that writing the log fails.
         let _ = (self.out)().write_all(line.as_bytes());
     }
 }
@@ -197,7 +197,7 @@ fn plain(text: &str) -> String {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use image_builder_actors::model::build_log::{BuildEvent as Told, BuildLog};
+    use image_builder_actors::model::build_log::{BuildEvent, BuildLog};
     use image_builder_actors::model::fault::StageName;
     use image_builder_actors::model::secret::Redactor;
     use tracing_subscriber::EnvFilter;
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn a_json_line_is_flat_and_has_the_jobs_fields() {
         let lines = lines(Form::Json, "info", || {
-            job().tell(Told::StepFinished { name: "RUN \"a\"".to_owned(), cached: true });
+            job().tell(BuildEvent::StepFinished { name: "RUN \"a\"".to_owned(), cached: true });
         });
         let line: Value = serde_json::from_str(&lines[0]).expect("a line is JSON");
         let timestamp = line["timestamp"].as_str().expect("a text");
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn what_builds_write_is_filtered_by_its_own_target() {
         let work = || {
-            job().tell(Told::Output("from the build".to_owned()));
+            job().tell(BuildEvent::Output("from the build".to_owned()));
             job().note("from the worker");
         };
         let all = lines(Form::Json, "info", work);

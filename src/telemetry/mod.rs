@@ -1,6 +1,7 @@
 //! Logs and [traces].
 //!
-//! A log is JSON lines with stable names, or text that a person likes to read on a terminal. Both forms are flat: a line has the fields of its event and those of the job that it is about
+//! A log is JSON lines with stable names, or text that a person likes to read on a terminal. Both
+//! forms are flat: a line has the fields of its event and those of the job that it is about
 //! (`build_id`, `stage`, `attempt`), wherever in the program it was written.
 
 mod fields;
@@ -37,7 +38,7 @@ impl LogFormat {
 /// What is wrong with the text.
 pub fn filter(text: &str) -> Result<EnvFilter, String> {
     let filter = EnvFilter::try_new(text).map_err(|error| format!("`{text}`: {error}"))?;
-    // Whatever is asked for: what this library logs below that holds messages and passwords.
+    // Whatever is asked for: below that, this library logs messages and passwords.
     let quiet = LOG_DIRECTIVE.parse().map_err(|error| format!("{error}"))?;
     Ok(filter.add_directive(quiet))
 }

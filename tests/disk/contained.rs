@@ -4,34 +4,27 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use image_builder::engine::docker::disk::DiskGuard;
 use image_builder::engine::docker::disk::size::Size;
-use image_builder::engine::docker::disk::{DiskGuard, DiskSettings};
 use image_builder::engine::docker::{DockerEngine, DockerSettings};
 use tokio::net::{TcpListener, UnixStream};
 
 use crate::engine::SmallEngine;
-use crate::orders::{MB, Order, guard, has};
+use crate::orders::{MB, Order, guard, has, prune_for_room};
 
 const BASE: &str = "debian:bookworm-slim";
-
-fn with_watermarks(settings: &mut DiskSettings) {
-    settings.low = "150MB".parse().expect("a watermark");
-    // More than the build cache gives.
-    settings.high = "450MB".parse().expect("a watermark");
-    settings.budget = Size(10_000 * MB);
-}
 
 async fn guard_of(host: String, data_dir: &Path) -> DiskGuard {
     let settings = DockerSettings { host, ..DockerSettings::default() };
     let engine = DockerEngine::connect(settings).expect("good settings");
     engine.ping().await.expect("the engine answers");
-    guard(&Arc::new(engine), data_dir, with_watermarks)
+    guard(&Arc::new(engine), data_dir, prune_for_room)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_in_a_container_prunes_for_the_disk_that_its_volume_is_on() {
     let small = SmallEngine::start(1200).await;
-    small.load(BASE);
+    small.own.load(BASE);
     let old = Order::of_bytes(150 * MB);
     old.build(&*small.engine).await.expect("the build is good");
     small.fill_up_to(100 * MB);
@@ -39,12 +32,12 @@ async fn a_worker_in_a_container_prunes_for_the_disk_that_its_volume_is_on() {
     // The worker is this test's own program.
     let program = std::env::current_exe().expect("a test knows its program");
     let program = format!("{}:/worker:ro", program.display());
-    let socket = format!("{}:/var/run/docker.sock", small.socket().display());
+    let socket = format!("{}:/var/run/docker.sock", small.own.socket().display());
     let mut arguments = vec!["run", "--rm", "--network", "none", "--volume", "data:/data"];
     arguments.extend(["--volume", &program, "--volume", &socket, BASE, "/worker"]);
     arguments.extend(["--exact", "contained::worker_in_a_container", "--ignored", "--nocapture"]);
-    let told = small.docker(&arguments);
-    assert!(told.contains("1 passed"), "{told}");
+    let output = small.own.docker(&arguments);
+    assert!(output.contains("1 passed"), "{output}");
     assert!(!has(&small, &old).await);
     assert!(small.room().free > 450 * MB, "{} are free", Size(small.room().free));
 }
@@ -68,7 +61,7 @@ async fn an_engine_elsewhere_is_not_pruned_for_room_here() {
 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let host = format!("tcp://{}", listener.local_addr().expect("bound"));
-    let socket = small.socket();
+    let socket = small.own.socket();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut engine = UnixStream::connect(&socket).await.expect("the engine listens");

@@ -14,7 +14,8 @@ use crate::support::own_engine::OwnEngine;
 /// An engine whose data lies on a file system in a file. It is gone with this value.
 pub(crate) struct SmallEngine {
     pub(crate) engine: Arc<DockerEngine>,
-    own: OwnEngine,
+    /// Its process, and docker's own client of it.
+    pub(crate) own: OwnEngine,
     disk: Disk,
 }
 
@@ -39,14 +40,6 @@ impl SmallEngine {
         Self { engine, own, disk }
     }
 
-    pub(crate) fn host(&self) -> String {
-        self.own.host()
-    }
-
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.own.socket()
-    }
-
     /// A path on the engine's disk.
     pub(crate) fn disk(&self) -> &Path {
         &self.disk.at
@@ -65,16 +58,6 @@ impl SmallEngine {
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)
             .expect("there is room");
         ballast
-    }
-
-    /// Gives the engine an image that the machine's engine has.
-    pub(crate) fn load(&self, image: &str) {
-        self.own.load(image);
-    }
-
-    /// Runs docker's own client, and returns what it wrote.
-    pub(crate) fn docker(&self, arguments: &[&str]) -> String {
-        self.own.docker(arguments)
     }
 }
 

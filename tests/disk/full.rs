@@ -12,7 +12,7 @@ use image_builder_actors::ports::Probe;
 use image_builder_actors::scheduling::capacity::{Capacity, FIRST_LOOK};
 
 use crate::engine::SmallEngine;
-use crate::orders::{Guarded, MB, Order, has};
+use crate::orders::{Guarded, MB, Order, has, prune_for_room};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -46,10 +46,7 @@ async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
 async fn below_the_low_watermark_nothing_is_built_until_pruning_made_room() {
     let small = SmallEngine::start(600).await;
     let worker = Guarded::new(&small, |settings| {
-        settings.low = "150MB".parse().expect("a watermark");
-        // More than the build cache gives.
-        settings.high = "450MB".parse().expect("a watermark");
-        settings.budget = Size(10_000 * MB);
+        prune_for_room(settings);
         settings.between_looks = Duration::from_millis(100);
     });
     let old = Order::of_bytes(150 * MB);

@@ -62,8 +62,7 @@ async fn in_time(what: &str, holds: impl AsyncFn() -> bool) {
     tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
-/// Whether a process has `mark` in its command line, other than the worker, which was told it as a
-/// variable.
+/// Whether a process has `mark` in its command line. The worker has it as a variable only.
 fn runs(mark: &str) -> bool {
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
     processes.into_iter().any(|process| {
@@ -75,21 +74,23 @@ fn runs(mark: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_builds_of_a_killed_worker_end_on_the_engine() {
     let small = SmallEngine::start(700).await;
-    small.load(BASE);
+    small.own.load(BASE);
     let mark = unique();
-    let mut worker =
-        Worker::start("killed::worker_that_builds", &[("HOST", &small.host()), ("MARK", &mark)]);
+    let mut worker = Worker::start(
+        "killed::worker_that_builds",
+        &[("HOST", &small.own.host()), ("MARK", &mark)],
+    );
     in_time("the build runs", async || runs(&mark)).await;
     worker.kill();
     in_time("the build has ended", async || !runs(&mark)).await;
-    let containers = small.docker(&["ps", "--all", "--quiet"]);
+    let containers = small.own.docker(&["ps", "--all", "--quiet"]);
     assert_eq!(containers, "");
-    let usage = async || small.engine.usage().await.expect("the engine answers").into_parts();
+    let usage = async || small.engine.usage().await.expect("the engine answers");
     in_time("the engine let go of the build", async || {
-        usage().await.1.iter().all(|record| !record.in_use)
+        usage().await.build_cache.iter().all(|record| !record.in_use)
     })
     .await;
-    let (images, _) = usage().await;
+    let images = usage().await.images;
     assert_eq!(images.len(), 1, "a half-built image is left: {images:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Builds to order, and a guard over the engine that does them.
+//! Build orders with their contexts, and a guard over the engine that builds them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -103,6 +103,13 @@ pub(crate) fn guard(
     settings.young = Young { image: Duration::ZERO, cache: Duration::ZERO };
     change(&mut settings);
     DiskGuard::new(settings, data_dir, engine.clone(), "localhost:5000".to_owned())
+}
+
+/// Watermarks that pruning the build cache alone does not reach, and a budget that never matters.
+pub(crate) fn prune_for_room(settings: &mut DiskSettings) {
+    settings.low = "150MB".parse().expect("a watermark");
+    settings.high = "450MB".parse().expect("a watermark");
+    settings.budget = Size(10_000 * MB);
 }
 
 /// A guard over a small engine, as a worker has one.

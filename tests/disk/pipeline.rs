@@ -9,11 +9,9 @@ use image_builder::engine::docker::disk::size::Size;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
-use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuildRequest;
 use image_builder_actors::model::shutdown::Shutdown;
-use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
 use image_builder_actors::ports::{
@@ -21,7 +19,6 @@ use image_builder_actors::ports::{
 };
 use image_builder_actors::scheduling::capacity::FIRST_LOOK;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;
-use image_builder_actors::supervision::RestartIntensity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::testing::broker::FakeBroker;
 use image_builder_actors::testing::dead_letters::FakeDeadLetters;
@@ -29,6 +26,7 @@ use image_builder_actors::testing::notifier::FakeNotifier;
 use image_builder_actors::testing::outcome_ledger::FakeLedger;
 use image_builder_actors::testing::registry::FakeRegistry;
 use image_builder_actors::testing::source::FakeSource;
+use image_builder_actors::testing::world;
 use tempfile::TempDir;
 
 use crate::engine::SmallEngine;
@@ -73,31 +71,17 @@ impl Planner for SamePlan {
 
 fn settings(workspaces: &TempDir) -> PipelineSettings {
     let stage = StageSettings { concurrency: 2, timeout: Duration::from_secs(60) };
+    let one_attempt = RetryPolicy { max_attempts: 1, ..world::settings().retry };
     PipelineSettings {
-        rules: Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() },
         workspaces: workspaces.path().to_owned(),
-        registry_name: "registry.test".to_owned(),
-        prefetch: 4,
         job_timeout: Duration::from_secs(90),
         connector: stage.clone(),
         builder: stage.clone(),
         pusher: stage.clone(),
         notifier: stage,
-        builds_per_user: 2,
-        supersede: false,
-        retry_concurrency: 2,
-        retry: RetryPolicy {
-            max_attempts: 1,
-            initial_delay: Duration::from_millis(10),
-            multiplier: 1.0,
-            max_delay: Duration::from_millis(10),
-        },
+        retry: one_attempt,
         first_look: FIRST_LOOK,
-        intensity: RestartIntensity {
-            max_restarts: 5,
-            window: Duration::from_secs(30),
-            health_interval: Duration::from_secs(30),
-        },
+        ..world::settings()
     }
 }
 
@@ -150,8 +134,8 @@ async fn full_in_the_middle() {
 
     let limit = Duration::from_secs(120);
     tokio::time::timeout(limit, capacity.lost()).await.expect("the engine runs full");
-    let told = tokio::time::timeout(limit, managers.taken.wait_for(1)).await.expect("the job ends");
-    let body: serde_json::Value = serde_json::from_slice(&told[0].body).expect("JSON");
+    let sent = tokio::time::timeout(limit, managers.taken.wait_for(1)).await.expect("the job ends");
+    let body: serde_json::Value = serde_json::from_slice(&sent[0].body).expect("JSON");
     assert_eq!(body["type"], "image.ready", "{body}");
     assert_eq!(body["data"]["attempts"], 1, "{body}");
     assert!(!broker.delays().is_empty(), "it did not fail on the way");

@@ -49,31 +49,38 @@ async fn nothing_goes_that_is_in_use_or_that_somebody_else_made_or_named() {
     for order in [contained, named, replaced, inherited, old] {
         order.build(&*small.engine).await.expect("the build is good");
     }
-    small.docker(&["create", "--name", "it", &contained.name(), "/data"]);
-    small.docker(&["tag", &named.name(), "somebody/elses:1"]);
+    small.own.docker(&["create", "--name", "it", &contained.name(), "/data"]);
+    small.own.docker(&["tag", &named.name(), "somebody/elses:1"]);
     // Somebody's own image, on top of one that was made here.
     let theirs = tempfile::tempdir().expect("a directory");
     let dockerfile = format!("FROM {}\nCOPY Dockerfile /mine\n", inherited.name());
     std::fs::write(theirs.path().join("Dockerfile"), dockerfile).expect("written");
-    small.docker(&["build", "--tag", "somebody/derived:1", theirs.path().to_str().expect("text")]);
+    small.own.docker(&[
+        "build",
+        "--tag",
+        "somebody/derived:1",
+        theirs.path().to_str().expect("text"),
+    ]);
     // A forced build takes the name away from an earlier image.
     let first = small.engine.image_detail(&replaced.name()).await.expect("an answer");
-    let first_id = small.docker(&["inspect", "--format", "{{.Id}}", &replaced.name()]);
+    let first_id = small.own.docker(&["inspect", "--format", "{{.Id}}", &replaced.name()]);
     let mut forced = Order::of_bytes(5 * MB);
     forced.order.key = replaced.key().clone();
     forced.build(&*small.engine).await.expect("the build is good");
-    assert!(first.is_some() && small.docker(&["images", "-q", "--no-trunc"]).contains(&first_id));
+    assert!(
+        first.is_some() && small.own.docker(&["images", "-q", "--no-trunc"]).contains(&first_id)
+    );
 
     worker.guard.tidy().await;
     for order in [in_hand, contained, named] {
         assert!(has(&small, order).await);
     }
-    let names = small.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+    let names = small.own.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
     assert!(names.contains("somebody/elses:1") && names.contains("somebody/derived:1"), "{names}");
     for order in [replaced, inherited, old] {
         assert!(!has(&small, order).await, "{names}");
     }
-    assert!(!small.docker(&["images", "-q", "--no-trunc"]).contains(&first_id), "{names}");
+    assert!(!small.own.docker(&["images", "-q", "--no-trunc"]).contains(&first_id), "{names}");
 
     // One that was found again is in hand as well.
     let found = worker.builder.find(in_hand.key()).await.expect("an answer").expect("there");
@@ -117,7 +124,7 @@ async fn two_workers_prune_at_once_without_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pruning_everything_again_and_again_breaks_no_running_build() {
     let small = SmallEngine::start(1200).await;
-    small.load("debian:bookworm-slim");
+    small.own.load("debian:bookworm-slim");
     let worker = Guarded::new(&small, |settings| settings.young.cache = Duration::from_secs(5));
     let done = Arc::new(AtomicBool::new(false));
     let pruning = tokio::spawn({

@@ -9,11 +9,12 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::CONTENT_TYPE;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::image::CREATED_LABEL;
 use image_builder_actors::ports::BuildOrder;
+use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
@@ -26,7 +27,7 @@ use super::wire::{self, Body, Connection};
 use super::{DockerEngine, faults, local_name};
 use crate::blocking::{blocking, joined};
 
-/// The engine's line of progress is at most this long, in bytes.
+/// Longest line of the engine's progress that is read, in bytes.
 const LONGEST_LINE: usize = 32 << 20;
 /// Longest request line that is sent, in bytes: HTTP libraries refuse more than 64 KiB.
 const LONGEST_QUERY: usize = 60 * 1024;
@@ -66,9 +67,9 @@ pub(super) async fn build(
 
     progress.note("sending the build context to the engine");
     let (chunks, sending) = context.send();
-    let request = wire::post(&engine.address, version, &target)
-        .map(|request| request.header(CONTENT_TYPE, "application/x-tar"))
-        .and_then(|request| request.body(body(chunks)))
+    let request = wire::request(Method::POST, &engine.address, version, &target)
+        .header(CONTENT_TYPE, "application/x-tar")
+        .body(body(chunks))
         .map_err(|error| faults::engine_broke("starting the build", &error))?;
     let mut follower = Follower::new(progress, engine.settings.limits.output_bytes);
     let outcome = match connection.send(request).await {
@@ -133,8 +134,8 @@ fn target(
     network: Option<&str>,
 ) -> Result<String, Fault> {
     let plan = &order.plan;
-    let build_args = json(&plan.build_args);
-    let labels = json(&order.labels);
+    let build_args = json!(plan.build_args).to_string();
+    let labels = json!(order.labels).to_string();
     let name = local_name(&order.key);
     let mut parameters = vec![
         ("version", "2"),
@@ -160,11 +161,6 @@ fn target(
     Ok(target)
 }
 
-fn json(map: &BTreeMap<String, String>) -> String {
-    serde_json::Value::from_iter(map.iter().map(|(key, value)| (key.as_str(), value.as_str())))
-        .to_string()
-}
-
 fn body(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {
     let frames = stream::unfold(chunks, |mut chunks| async {
         let chunk = chunks.recv().await?;
@@ -173,7 +169,7 @@ fn body(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {
     BodyExt::boxed_unsync(StreamBody::new(frames))
 }
 
-/// The commit's time, from the label that tells it. Servers make a file's validator (`ETag`) of its
+/// The commit's time, from the label that states it. Servers make a file's validator (`ETag`) of its
 /// size and modification time, so a changed file has to have a changed time.
 fn modification_time(labels: &BTreeMap<String, String>) -> u64 {
     let created = labels.get(CREATED_LABEL);
@@ -200,17 +196,16 @@ impl Drop for CancelOnDrop<'_> {
             let what = "cancelling a build";
             let cancelled = async {
                 let target = format!("/build/cancel{}", wire::query(&[("id", &build_id)]));
-                let request = wire::post(&address, version, &target)
-                    .and_then(|request| request.body(wire::no_body()))
+                let request = wire::request(Method::POST, &address, version, &target)
+                    .body(wire::no_body())
                     .map_err(|error| faults::engine_broke(what, &error))?;
                 let mut connection = Connection::open(&address).await?;
-                tokio::time::timeout(super::ANSWER_TIMEOUT, connection.send(request))
-                    .await
-                    .map_err(|_| faults::engine_silent(what))?
+                faults::in_time(super::ANSWER_TIMEOUT, what, connection.send(request))
+                    .await?
                     .map_err(|error| faults::engine_broke(what, &error))
             };
             if let Err(fault) = cancelled.await {
-                tracing::warn!(%fault, "cannot tell the engine to cancel a build");
+                tracing::warn!(%fault, "cannot cancel a build on the engine");
             }
         });
     }

@@ -68,10 +68,9 @@ impl Context {
         let dockerfile = relative(&plan.dockerfile)
             .ok_or_else(|| leads_out("the Dockerfile", &plan.dockerfile))?;
         let target = inside(&root, &dockerfile)?.ok_or_else(|| {
-            let message = format!("The Dockerfile `{dockerfile}` is not in the build context.");
-            invalid(message)
+            invalid(format!("The Dockerfile `{dockerfile}` is not in the build context."))
         })?;
-        read_file(&root.join(&target), "the Dockerfile", limits.plan_file_bytes, |_| ())?;
+        read_file(&root.join(&target), "the Dockerfile", limits.plan_file_bytes)?;
         let rules = read_rules(&root, &dockerfile, limits)?;
         let always = BTreeSet::from([dockerfile.clone(), target]);
         Ok(Self { root, dockerfile, rules, always, modified })
@@ -338,22 +337,15 @@ impl Write for ChunkWriter {
 fn read_rules(root: &Path, dockerfile: &str, limits: &Limits) -> Result<IgnoreRules, Fault> {
     for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
         let Some(target) = inside(root, &name)? else { continue };
-        let path = root.join(target);
-        let rules = read_file(&path, &name, limits.plan_file_bytes, |text| {
-            IgnoreRules::parse(&String::from_utf8_lossy(text))
-        })?;
-        return rules.map_err(|why| invalid(format!("`{name}` cannot be used: {why}.")));
+        let text = read_file(&root.join(target), &name, limits.plan_file_bytes)?;
+        return IgnoreRules::parse(&String::from_utf8_lossy(&text))
+            .map_err(|why| invalid(format!("`{name}` cannot be used: {why}.")));
     }
     Ok(IgnoreRules::default())
 }
 
 /// Reads a plain file of at most `longest` bytes.
-fn read_file<T>(
-    path: &Path,
-    shown: &str,
-    longest: u64,
-    then: impl FnOnce(&[u8]) -> T,
-) -> Result<T, Fault> {
+fn read_file(path: &Path, shown: &str, longest: u64) -> Result<Vec<u8>, Fault> {
     let metadata = fs::symlink_metadata(path).map_err(|error| unreadable(shown, &error))?;
     if !metadata.is_file() {
         return Err(invalid(format!("{} is not a file.", capital(shown))));
@@ -362,15 +354,14 @@ fn read_file<T>(
         let message = format!("{} has more than {longest} bytes.", capital(shown));
         return Err(Fault::new(StageName::Builder, Reason::TooLarge, message));
     }
-    let text = fs::read(path).map_err(|error| unreadable(shown, &error))?;
-    Ok(then(&text))
+    fs::read(path).map_err(|error| unreadable(shown, &error))
 }
 
 /// Where `path` really is, relative to `root`; `None` = nowhere. A link out of `root` is an error.
 fn inside(root: &Path, path: &str) -> Result<Option<String>, Fault> {
     let on_disk = root.join(path);
     let Ok(real) = fs::canonicalize(&on_disk) else {
-        // A link to nothing says the same as one that leads out: what is outside stays untold.
+        // A link to nothing says the same as one that leads out: nothing is said of what is outside.
         return match fs::symlink_metadata(&on_disk) {
             Ok(metadata) if metadata.is_symlink() => Err(leads_out("the file", path)),
             _ => Ok(None),

@@ -1,4 +1,4 @@
-//! What the engine tells while it builds: one JSON object a line, most of them BuildKit's trace.
+//! What the engine writes while it builds: one JSON object a line, most of them BuildKit's trace.
 
 use std::collections::HashMap;
 
@@ -120,7 +120,7 @@ impl<'a> Follower<'a> {
         step.name.clone_from(&vertex.name);
         if vertex.started.is_some() && !step.started {
             step.started = true;
-            if is_told(&step.name) {
+            if is_shown(&step.name) {
                 self.progress.tell(BuildEvent::StepStarted { name: step.name.clone() });
             }
         }
@@ -141,7 +141,7 @@ impl<'a> Follower<'a> {
         for (_, rest) in step.partial.drain().filter(|(_, rest)| !rest.is_empty()) {
             self.output.line(&rest);
         }
-        if is_told(&step.name) && vertex.error.is_empty() {
+        if is_shown(&step.name) && vertex.error.is_empty() {
             let name = step.name.clone();
             self.progress.tell(BuildEvent::StepFinished { name, cached: vertex.cached });
         }
@@ -162,7 +162,7 @@ impl<'a> Follower<'a> {
 }
 
 /// Whether a step is the Dockerfile's own, and not the engine's housekeeping.
-fn is_told(name: &str) -> bool {
+fn is_shown(name: &str) -> bool {
     !name.starts_with("[internal]")
         && name != "copy /context /"
         && !name.starts_with("docker-image://")
@@ -173,12 +173,12 @@ fn extend(line: &mut Vec<u8>, more: &[u8]) {
     line.extend_from_slice(&more[..more.len().min(room)]);
 }
 
-/// Tells lines of output until their limit is reached.
+/// Passes lines of output on until their limit is reached.
 struct Output<'a> {
     progress: &'a BuildLog,
     left: u64,
     limit: u64,
-    /// Whether the limit was reached, and told.
+    /// Whether the limit was reached; the log says so then.
     over: bool,
 }
 
@@ -190,9 +190,9 @@ impl Output<'_> {
         let cost = line.len() as u64 + 1;
         if cost > self.left {
             self.over = true;
-            let told =
+            let over =
                 format!("[the build wrote more than {} bytes: the rest is dropped]", self.limit);
-            self.progress.tell(BuildEvent::Output(told));
+            self.progress.tell(BuildEvent::Output(over));
             return;
         }
         self.left -= cost;
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn output_is_told_in_whole_lines_whatever_pieces_it_comes_in() {
+    fn output_is_logged_in_whole_lines_whatever_pieces_it_comes_in() {
         let parts: [(i64, &[u8]); 5] =
             [(1, b"on"), (2, b"err"), (1, b"e\ntwo\r\n10%\r20%\n"), (2, b"or\n"), (1, b"end")];
         assert_eq!(followed(1000, &parts), ["one", "two", "20%", "error", "end"]);
@@ -242,10 +242,10 @@ mod tests {
 
     #[test]
     fn output_past_the_limit_is_dropped_and_one_line_says_so() {
-        let told = followed(8, &[(1, b"123\n456\n789\nabc\n")]);
-        assert_eq!(told[..2], ["123", "456"]);
-        assert_eq!(told.len(), 3, "{told:?}");
-        assert!(told[2].contains("8 bytes"), "{told:?}");
+        let lines = followed(8, &[(1, b"123\n456\n789\nabc\n")]);
+        assert_eq!(lines[..2], ["123", "456"]);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[2].contains("8 bytes"), "{lines:?}");
     }
 
     #[test]
@@ -260,8 +260,8 @@ mod tests {
         }
         assert_eq!(follower.steps["d"].partial[&1].len(), LINE_BYTES);
         follower.status(log(1, b"\n"));
-        let told = progress.tail().join("\n");
-        assert!(!told.contains("s3c"), "{}", &told[told.len() - 50..]);
+        let tail = progress.tail().join("\n");
+        assert!(!tail.contains("s3c"), "{}", &tail[tail.len() - 50..]);
     }
 
     #[test]

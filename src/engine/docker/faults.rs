@@ -1,6 +1,6 @@
 //! What the engine's errors mean, as faults with a reason.
 //!
-//! An engine tells its errors as text, and a stranger's Dockerfile decides much of that text. So
+//! An engine reports its errors as text, and a stranger's Dockerfile decides much of that text. So
 //! nothing of it may make a *capacity* fault, which pauses the whole worker, except the two that no
 //! Dockerfile can write: no connection, and the engine's own full disk. That is also why a base
 //! registry that asks for patience (429) is `build_failed` and not `rate_limited`: the registry is
@@ -8,6 +8,7 @@
 
 use std::fmt::Display;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use image_builder_actors::model::build_log::cut;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
@@ -18,7 +19,7 @@ use super::address::Address;
 /// A step's name and an error are cut to this many bytes in a message.
 const SHOWN_BYTES: usize = 300;
 
-/// A step that failed, as the engine tells it.
+/// A step that failed, as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FailedStep {
     pub(super) name: String,
@@ -34,8 +35,17 @@ pub(super) fn engine_down(address: &Address, error: &dyn Display) -> Fault {
 }
 
 /// The engine took a connection and then did not answer in time.
-pub(super) fn engine_silent(what: &str) -> Fault {
+fn engine_silent(what: &str) -> Fault {
     fault(Reason::Timeout, format!("The container engine did not answer in time while {what}."))
+}
+
+/// Waits for the engine's answer, but not for longer than `limit`.
+pub(super) async fn in_time<T>(
+    limit: Duration,
+    what: &str,
+    answer: impl Future<Output = T>,
+) -> Result<T, Fault> {
+    tokio::time::timeout(limit, answer).await.map_err(|_| engine_silent(what))
 }
 
 /// The engine answered with an error of its own, or the connection broke.
@@ -56,13 +66,9 @@ pub(super) fn of_client(address: &Address, what: &str, error: &bollard::errors::
 
 /// A failed build: `error` is what the engine said last, `failed` the step that it named.
 pub(super) fn of_build(error: &str, failed: Option<&FailedStep>) -> Fault {
-    let fault = match failed {
-        Some(step) => of_step(error, step),
-        None => of_dockerfile(error),
-    };
     match failed {
-        Some(step) => fault.at_step(step.name.clone()),
-        None => fault,
+        Some(step) => of_step(error, step).at_step(step.name.clone()),
+        None => of_dockerfile(error),
     }
 }
 
@@ -205,7 +211,7 @@ fn disk_full() -> Fault {
     fault(Reason::DiskLow, "The container engine has no space left on its disk.".to_owned())
 }
 
-/// The part of an engine's error that tells a person something: without the layers it came through.
+/// The part of an engine's error that is of use to a person: without the layers it came through.
 fn cause(error: &str) -> String {
     static LAYERS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
@@ -222,7 +228,7 @@ fn cause(error: &str) -> String {
     cut(text.trim_end_matches('.').to_owned(), SHOWN_BYTES)
 }
 
-/// `text` without what tells of the engine's machine: its data directory, its own addresses.
+/// `text` without what gives away the engine's machine: its data directory, its own addresses.
 pub(super) fn scrub(text: &str) -> String {
     static SCRUB: LazyLock<[(Regex, &str); 4]> = LazyLock::new(|| {
         [
@@ -261,6 +267,8 @@ fn pattern(text: &str) -> Regex {
 
 #[cfg(test)]
 mod tests {
+    use image_builder_actors::model::fault::Kind;
+
     use super::*;
 
     fn step(name: &str, error: &str) -> Fault {
@@ -268,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_command_is_told_with_its_exit_code_on_old_and_new_engines() {
+    fn a_failed_command_is_reported_with_its_exit_code_on_old_and_new_engines() {
         for error in [
             "executor failed running [/bin/sh -c npm ci]: exit code: 1",
             "process \"/bin/sh -c npm ci\" did not complete successfully: exit code: 1",
@@ -385,16 +393,12 @@ mod tests {
             ("[2/2] ADD x", "Get \"http://x\": no space left on device"),
             ("[internal] load metadata for x", "no space left on device"),
         ] {
-            assert_eq!(
-                step(name, error).kind(),
-                image_builder_actors::model::fault::Kind::Build,
-                "{error}"
-            );
+            assert_eq!(step(name, error).kind(), Kind::Build, "{error}");
         }
     }
 
     #[test]
-    fn an_error_tells_nothing_of_the_engines_machine() {
+    fn an_error_gives_nothing_away_of_the_engines_machine() {
         for (error, clean) in [
             ("open /var/lib/docker/tmp/buildkit-mount1177/no/file: x", "open /no/file: x"),
             ("stat /data/docker/overlay2/0af9/merged/etc/x: y", "stat /etc/x: y"),

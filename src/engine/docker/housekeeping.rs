@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use bollard::ClientVersion;
 use bollard::errors::Error;
-use bollard::query_parameters::{RemoveImageOptionsBuilder, TagImageOptionsBuilder};
+use bollard::query_parameters::TagImageOptionsBuilder;
 use http_body_util::{BodyExt, Limited};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::BuildKey;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use time::OffsetDateTime;
 
 use super::address::Address;
 use super::wire::{self, Body, Connection};
-use super::{ANSWER_TIMEOUT, DockerEngine, LOCAL_REGISTRY, faults, local_name};
+use super::{ANSWER_TIMEOUT, DockerEngine, LOCAL_REGISTRY, faults, local_name, remove_image};
 
 /// Counting what every image and cache record holds may take an engine with many of them a while.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -33,21 +33,23 @@ const BETWEEN_COUNTS: Duration = Duration::from_millis(500);
 /// The last API version with the forms that are spoken here.
 const LAST_VERSION: (usize, usize) = (1, 44);
 
-/// What the engine has, as it tells in one answer.
+/// All images of the engine and all records of its build cache, as one answer lists them.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct EngineUsage {
-    #[serde(default)]
-    images: Option<Vec<ImageUsage>>,
-    #[serde(default)]
-    build_cache: Option<Vec<CacheRecord>>,
+    #[serde(deserialize_with = "list", default)]
+    pub images: Vec<ImageUsage>,
+    #[serde(deserialize_with = "list", default)]
+    pub build_cache: Vec<CacheRecord>,
 }
 
-impl EngineUsage {
-    /// All images and all records of the build cache.
-    pub fn into_parts(self) -> (Vec<ImageUsage>, Vec<CacheRecord>) {
-        (self.images.unwrap_or_default(), self.build_cache.unwrap_or_default())
-    }
+/// The engine writes an empty list as `null`.
+fn list<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// An image on the engine.
@@ -55,10 +57,10 @@ impl EngineUsage {
 #[serde(rename_all = "PascalCase")]
 pub struct ImageUsage {
     pub id: String,
-    #[serde(default)]
-    repo_tags: Option<Vec<String>>,
-    #[serde(default)]
-    repo_digests: Option<Vec<String>>,
+    #[serde(deserialize_with = "list", default)]
+    repo_tags: Vec<String>,
+    #[serde(deserialize_with = "list", default)]
+    repo_digests: Vec<String>,
     #[serde(default)]
     labels: Option<HashMap<String, String>>,
     /// Containers that were made of it, running or not.
@@ -69,12 +71,12 @@ pub struct ImageUsage {
 impl ImageUsage {
     /// `repository:tag`.
     pub fn names(&self) -> Vec<String> {
-        known(self.repo_tags.as_deref())
+        known(&self.repo_tags)
     }
 
     /// `repository@digest`: where it was pulled from by somebody, or pushed to.
     pub fn digests(&self) -> Vec<String> {
-        known(self.repo_digests.as_deref())
+        known(&self.repo_digests)
     }
 
     pub fn label(&self, name: &str) -> Option<&str> {
@@ -87,8 +89,8 @@ impl ImageUsage {
 }
 
 /// Older engines name what has no name `<none>:<none>`.
-fn known(names: Option<&[String]>) -> Vec<String> {
-    names.unwrap_or_default().iter().filter(|name| !name.starts_with('<')).cloned().collect()
+fn known(names: &[String]) -> Vec<String> {
+    names.iter().filter(|name| !name.starts_with('<')).cloned().collect()
 }
 
 /// A record of the build cache.
@@ -122,7 +124,7 @@ impl CacheRecord {
     }
 }
 
-/// What tells one image's layers from those of another, and how old it is.
+/// What distinguishes the layers of one image from those of another, and its age.
 #[derive(Debug)]
 pub struct ImageDetail {
     /// When it was last given a name, which every build and every push does; else when it was made.
@@ -144,10 +146,8 @@ impl DockerEngine {
     /// `engine_down`, `engine_failed` or `timeout`.
     pub async fn data_root(&self) -> Result<Option<String>, Fault> {
         let what = "asking for its data directory";
-        let info = self.negotiated().await?.info();
-        let info = tokio::time::timeout(ANSWER_TIMEOUT, info)
-            .await
-            .map_err(|_| faults::engine_silent(what))?
+        let info = faults::in_time(ANSWER_TIMEOUT, what, self.negotiated().await?.info())
+            .await?
             .map_err(|error| faults::of_client(&self.address, what, &error))?;
         Ok(info.docker_root_dir.filter(|path| !path.is_empty()))
     }
@@ -163,21 +163,21 @@ impl DockerEngine {
                 let version = self.spoken_version().await?;
                 // Before API 1.42 the types are ignored, and volumes are counted as well.
                 let target = "/system/df?type=image&type=build-cache";
-                let request = wire::get(&self.address, version, target)
+                let request = wire::request(Method::GET, &self.address, version, target)
+                    .body(wire::no_body())
                     .map_err(|error| faults::engine_broke(what, &error))?;
-                match self.ask(request).await {
-                    Ok(Ok(answer)) => {
+                match self.ask(request).await? {
+                    Ok(answer) => {
                         return serde_json::from_slice(&answer)
                             .map_err(|error| faults::engine_broke(what, &error));
                     }
-                    Ok(Err(refusal)) if refusal.contains(COUNTING) => {}
-                    Ok(Err(refusal)) => return Err(faults::engine_broke(what, &refusal)),
-                    Err(fault) => return Err(fault),
+                    Err(refusal) if refusal.contains(COUNTING) => {}
+                    Err(refusal) => return Err(faults::engine_broke(what, &refusal)),
                 }
                 tokio::time::sleep(BETWEEN_COUNTS).await;
             }
         };
-        tokio::time::timeout(USAGE_TIMEOUT, count).await.map_err(|_| faults::engine_silent(what))?
+        faults::in_time(USAGE_TIMEOUT, what, count).await?
     }
 
     /// Details of an image; `None` where the engine does not have it.
@@ -185,13 +185,8 @@ impl DockerEngine {
     /// # Errors
     /// `engine_down`, `engine_failed` or `timeout`.
     pub async fn image_detail(&self, name_or_id: &str) -> Result<Option<ImageDetail>, Fault> {
-        let image = match self.negotiated().await?.inspect_image(name_or_id).await {
-            Ok(image) => image,
-            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
-            Err(error) => {
-                return Err(faults::of_client(&self.address, "looking at an image", &error));
-            }
-        };
+        let image = self.inspect(name_or_id, "looking at an image").await?;
+        let Some(image) = image else { return Ok(None) };
         let tagged = image.metadata.and_then(|metadata| metadata.last_tag_time);
         let last_use = [tagged, image.created].into_iter().flatten().max();
         Ok(Some(ImageDetail {
@@ -212,23 +207,17 @@ impl DockerEngine {
         Ok(bytes.filter(|bytes| *bytes > 0).collect())
     }
 
-    /// Takes a name away from an image, which goes with its last one. Answers whether it did: the
+    /// Removes a name from an image, which goes with its last one. Answers whether it did: the
     /// engine keeps what a container was made of, and another worker may have been faster.
     ///
     /// # Errors
     /// `engine_down`, `engine_failed` or `timeout`.
     pub async fn remove_image(&self, name_or_id: &str) -> Result<bool, Fault> {
         let what = "removing an image";
-        let options = RemoveImageOptionsBuilder::new().noprune(true).build();
-        let removal = self.negotiated().await?.remove_image(name_or_id, Some(options), None);
-        let removed = tokio::time::timeout(PRUNE_TIMEOUT, removal)
-            .await
-            .map_err(|_| faults::engine_silent(what))?;
-        match removed {
-            Ok(_) => Ok(true),
-            Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
-            Err(error) => Err(faults::of_client(&self.address, what, &error)),
-        }
+        let removal = remove_image(self.negotiated().await?, name_or_id);
+        faults::in_time(PRUNE_TIMEOUT, what, removal)
+            .await?
+            .map_err(|error| faults::of_client(&self.address, what, &error))
     }
 
     /// Prunes the build cache, what was used the longest time ago first, until it holds at most
@@ -245,12 +234,10 @@ impl DockerEngine {
         let filters = format!(r#"{{"until":["{}s"]}}"#, young.as_secs());
         let query = wire::query(&[("keep-storage", &keep), ("filters", &filters)]);
         let target = format!("/build/prune{query}");
-        let request = wire::post(&self.address, version, &target)
-            .and_then(|request| request.body(wire::no_body()))
+        let request = wire::request(Method::POST, &self.address, version, &target)
+            .body(wire::no_body())
             .map_err(|error| faults::engine_broke(what, &error))?;
-        let answer = tokio::time::timeout(PRUNE_TIMEOUT, self.ask(request))
-            .await
-            .map_err(|_| faults::engine_silent(what))??;
+        let answer = faults::in_time(PRUNE_TIMEOUT, what, self.ask(request)).await??;
         answer.map(drop).map_err(|refusal| faults::engine_broke(what, &refusal))
     }
 
@@ -265,20 +252,15 @@ impl DockerEngine {
     }
 
     /// Gives the image that has the name of `key` another name, before a build takes that one away:
-    /// an image without any name could not be told from those of others.
+    /// an image without any name could not be distinguished from those of others.
     pub(super) async fn rename_predecessor(&self, key: &BuildKey) -> Result<(), Fault> {
         let what = "naming the image of an earlier build";
-        let docker = self.negotiated().await?;
-        let earlier = match docker.inspect_image(&local_name(key)).await {
-            Ok(image) => image.id,
-            Err(Error::DockerResponseServerError { status_code: 404, .. }) => None,
-            Err(error) => return Err(faults::of_client(&self.address, what, &error)),
-        };
-        let Some(id) = earlier else { return Ok(()) };
+        let earlier = self.inspect(&local_name(key), what).await?;
+        let Some(id) = earlier.and_then(|image| image.id) else { return Ok(()) };
         let tag = id.trim_start_matches("sha256:");
         let repository = format!("{LOCAL_REGISTRY}/replaced");
         let options = TagImageOptionsBuilder::new().repo(&repository).tag(tag).build();
-        match docker.tag_image(&id, Some(options)).await {
+        match self.docker.tag_image(&id, Some(options)).await {
             // Pruned in the meantime.
             Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
             Err(error) => Err(faults::of_client(&self.address, what, &error)),
@@ -313,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_engine_of_20_10_tells_is_read() {
+    fn an_answer_of_engine_20_10_is_read() {
         let answer = r#"{"LayersSize":1,"Images":[{"Containers":1,"Created":1795338928,
             "Id":"sha256:aa","Labels":null,"ParentId":"","RepoDigests":["<none>@<none>"],
             "RepoTags":["<none>:<none>"],"SharedSize":1,"Size":2,"VirtualSize":2}],
@@ -322,7 +304,7 @@ mod tests {
             "CreatedAt":"2026-11-22T08:55:21.511464832Z","LastUsedAt":null,"UsageCount":6}],
             "BuilderSize":0}"#;
         let usage: EngineUsage = serde_json::from_str(answer).expect("readable");
-        let (images, cache) = usage.into_parts();
+        let EngineUsage { images, build_cache: cache } = usage;
         assert!(images[0].names().is_empty() && images[0].digests().is_empty());
         assert!(images[0].has_containers());
         assert_eq!((cache[0].bytes, cache[0].shared), (26, true));
@@ -333,7 +315,6 @@ mod tests {
     fn an_engine_without_anything_is_read() {
         let answer = r#"{"LayersSize":0,"Images":null,"BuildCache":null}"#;
         let usage: EngineUsage = serde_json::from_str(answer).expect("readable");
-        let (images, cache) = usage.into_parts();
-        assert!(images.is_empty() && cache.is_empty());
+        assert!(usage.images.is_empty() && usage.build_cache.is_empty());
     }
 }

@@ -23,6 +23,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::Docker;
+use bollard::errors::Error;
+use bollard::models::ImageInspect;
+use bollard::query_parameters::RemoveImageOptionsBuilder;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, StageName};
 use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, ImageLocation};
@@ -163,15 +166,14 @@ impl DockerEngine {
     /// `engine_down`, `engine_failed` or `timeout`.
     pub async fn ping(&self) -> Result<(), Fault> {
         let what = "asking for its version";
-        tokio::time::timeout(ANSWER_TIMEOUT, self.docker.clone().negotiate_version())
-            .await
-            .map_err(|_| faults::engine_silent(what))?
+        faults::in_time(ANSWER_TIMEOUT, what, self.docker.clone().negotiate_version())
+            .await?
             .map_err(|error| faults::of_client(&self.address, what, &error))?;
         self.negotiated.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Takes the names away from images that pushes of dead workers left there.
+    /// Removes the names that pushes of dead workers left on images.
     pub async fn clear_left_names(&self) {
         self.pushes.clear_left_names().await;
     }
@@ -181,20 +183,19 @@ impl DockerEngine {
     /// # Errors
     /// `engine_down`, `engine_failed` or `timeout`.
     pub async fn find_by_key(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
-        use bollard::errors::Error;
-        let docker = self.negotiated().await?;
-        let image = match docker.inspect_image(&local_name(key)).await {
-            Ok(image) => image,
-            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
-            Err(error) => {
-                return Err(faults::of_client(&self.address, "looking for an image", &error));
-            }
-        };
+        let image = self.inspect(&local_name(key), "looking for an image").await?;
+        let Some(image) = image else { return Ok(None) };
         let labels = image.config.and_then(|config| config.labels).unwrap_or_default();
         let builder = labels.get(BUILDER_LABEL).and_then(|name| BuilderKind::from_name(name));
         let Some((id, builder)) = image.id.zip(builder) else { return Ok(None) };
         self.touch(key).await;
         Ok(Some(BuiltImage::new(id, builder, key.clone())))
+    }
+
+    async fn inspect(&self, name_or_id: &str, what: &str) -> Result<Option<ImageInspect>, Fault> {
+        inspect_image(self.negotiated().await?, name_or_id)
+            .await
+            .map_err(|error| faults::of_client(&self.address, what, &error))
     }
 }
 
@@ -229,7 +230,27 @@ impl ImageBuilder for DockerEngine {
     }
 }
 
-/// What an image of `key` is called on the engine, so that it can be found again, and told apart
+/// What the engine says of an image; `None` = it does not have it.
+async fn inspect_image(docker: &Docker, name_or_id: &str) -> Result<Option<ImageInspect>, Error> {
+    match docker.inspect_image(name_or_id).await {
+        Ok(image) => Ok(Some(image)),
+        Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a name of an image, and with its last one the image. `false` = the engine did not: it
+/// has no such name, or a container is made of the image.
+async fn remove_image(docker: &Docker, name_or_id: &str) -> Result<bool, Error> {
+    let options = RemoveImageOptionsBuilder::new().noprune(true).build();
+    match docker.remove_image(name_or_id, Some(options), None).await {
+        Ok(_) => Ok(true),
+        Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What an image of `key` is called on the engine, so that it can be found again, and kept apart
 /// from the images of others when room is made.
 fn local_name(key: &BuildKey) -> String {
     format!("{LOCAL_REPOSITORY}:{}", key.as_str())

@@ -25,7 +25,7 @@ use bollard_buildkit_proto::moby::filesync::v1::{
 use futures_util::Stream;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::server::conn::http2;
-use hyper::{Response, StatusCode, body::Incoming};
+use hyper::{Method, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioExecutor;
 use hyper_util::service::TowerToHyperService;
 use image_builder_actors::model::fault::Fault;
@@ -39,7 +39,7 @@ use super::address::Address;
 use super::faults;
 use super::wire::{self, Connection};
 
-/// The methods that the engine is told it may call.
+/// The methods that the engine may call.
 const METHODS: [&str; 5] = [
     "/grpc.health.v1.Health/Check",
     "/moby.buildkit.secrets.v1.Secrets/GetSecret",
@@ -93,25 +93,20 @@ async fn shake_hands(
     id: &str,
 ) -> Result<Response<Incoming>, Fault> {
     let what = "opening a build session";
-    let request = wire::post(address, version, "/session")
-        .map(|request| {
-            METHODS
-                .iter()
-                .fold(request, |request, method| {
-                    request.header("X-Docker-Expose-Session-Grpc-Method", *method)
-                })
-                .header(CONNECTION, "Upgrade")
-                .header(UPGRADE, "h2c")
-                .header("X-Docker-Expose-Session-Uuid", id)
-                .header("X-Docker-Expose-Session-Name", "image-builder")
-                .header("X-Docker-Expose-Session-Sharedkey", "")
-        })
-        .and_then(|request| request.body(wire::no_body()))
+    let mut request = wire::request(Method::POST, address, version, "/session")
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "h2c")
+        .header("X-Docker-Expose-Session-Uuid", id)
+        .header("X-Docker-Expose-Session-Name", "image-builder")
+        .header("X-Docker-Expose-Session-Sharedkey", "");
+    for method in METHODS {
+        request = request.header("X-Docker-Expose-Session-Grpc-Method", method);
+    }
+    let request =
+        request.body(wire::no_body()).map_err(|error| faults::engine_broke(what, &error))?;
+    let response = faults::in_time(super::ANSWER_TIMEOUT, what, connection.send(request))
+        .await?
         .map_err(|error| faults::engine_broke(what, &error))?;
-    let answer = tokio::time::timeout(super::ANSWER_TIMEOUT, connection.send(request))
-        .await
-        .map_err(|_| faults::engine_silent(what))?;
-    let response = answer.map_err(|error| faults::engine_broke(what, &error))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(faults::engine_broke(what, &wire::error_message(response).await));
     }

@@ -93,24 +93,17 @@ async fn exchange(
     Ok(sender.send_request(Request::from_parts(parts, body)).await?)
 }
 
-/// The start of a POST request to the engine's `path_and_query`.
-pub(super) fn post(
+/// The start of a request for the engine's `path_and_query`.
+pub(super) fn request(
+    method: Method,
     address: &Address,
     version: ClientVersion,
     path_and_query: &str,
-) -> Result<hyper::http::request::Builder, hyper::http::Error> {
-    let uri: Uri = format!("/v{version}{path_and_query}").parse()?;
-    Ok(Request::builder().method(Method::POST).uri(uri).header(HOST, address.host_header()))
-}
-
-/// A request for the engine's `path_and_query`.
-pub(super) fn get(
-    address: &Address,
-    version: ClientVersion,
-    path_and_query: &str,
-) -> Result<Request<Body>, hyper::http::Error> {
-    let uri: Uri = format!("/v{version}{path_and_query}").parse()?;
-    Request::builder().uri(uri).header(HOST, address.host_header()).body(no_body())
+) -> hyper::http::request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(format!("/v{version}{path_and_query}"))
+        .header(HOST, address.host_header())
 }
 
 /// What the engine says in an answer that is an error: `{"message": …}`.

@@ -2,8 +2,6 @@
 
 mod github;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::request::{ForgeName, RepoName};
@@ -25,7 +23,7 @@ pub(super) trait Forge: Send + Sync + 'static {
     /// The user that git names beside a token, which is the password.
     fn git_user(&self) -> &'static str;
 
-    /// Where it tells of its limit on requests.
+    /// Where it states its limit on requests.
     fn rate_limit(&self) -> RateLimitHeaders;
 
     /// The tag of a release, by the forge's API: of the newest full one for `latest`, else of the one
@@ -61,17 +59,17 @@ pub(super) trait Forge: Send + Sync + 'static {
 
 /// Every forge that a request can name.
 pub(super) struct Forges {
-    github: Arc<dyn Forge>,
+    github: Box<dyn Forge>,
 }
 
 impl Forges {
     pub(super) fn new(github: &GithubSettings) -> Result<Self, GitSetupError> {
-        Ok(Self { github: Arc::new(github::Github::new(github)?) })
+        Ok(Self { github: Box::new(github::Github::new(github)?) })
     }
 
-    pub(super) fn get(&self, name: ForgeName) -> &Arc<dyn Forge> {
+    pub(super) fn get(&self, name: ForgeName) -> &dyn Forge {
         match name {
-            ForgeName::Github => &self.github,
+            ForgeName::Github => &*self.github,
         }
     }
 }

@@ -16,7 +16,7 @@ use git2::{Oid, Repository};
 use image_builder_actors::model::fault::{Fault, Reason};
 
 use super::files::{disk_fault, new_directory, new_file};
-use super::lfs::{Pointer, Stand};
+use super::lfs::{Placeholder, Pointer};
 use super::repository::git_fault;
 use super::walk::{Entry, Kind, shown, walk};
 use crate::source::fault;
@@ -28,7 +28,7 @@ pub(super) struct Unfinished {
     /// The submodules: their paths and commits. An empty directory stands there.
     pub(super) submodules: Vec<(Vec<u8>, Oid)>,
     /// The Git LFS pointers, which stand where their content belongs.
-    pub(super) pointers: Vec<Stand>,
+    pub(super) pointers: Vec<Placeholder>,
 }
 
 /// Writes the tree of `commit` into `directory`, which is empty or does not exist.
@@ -98,7 +98,7 @@ fn write_entry(
         Kind::File { executable } => {
             let blob = blob()?;
             if let Some(pointer) = Pointer::parse(blob.content()) {
-                unfinished.pointers.push(Stand {
+                unfinished.pointers.push(Placeholder {
                     file: path.clone(),
                     path: shown(entry.path),
                     executable,

@@ -73,7 +73,7 @@ impl Pointer {
 
 /// A pointer in the place of a file.
 #[derive(Debug)]
-pub(super) struct Stand {
+pub(super) struct Placeholder {
     pub(super) file: PathBuf,
     /// The path for people.
     pub(super) path: String,
@@ -134,18 +134,18 @@ struct ObjectError {
 pub(super) fn fill_in(
     connection: &Connection,
     config: Option<&str>,
-    stands: &[Stand],
+    placeholders: &[Placeholder],
     scratch: &Path,
 ) -> Result<(), Fault> {
     let session = &connection.http.session;
-    for stand in stands {
-        session.count_bytes(stand.pointer.size)?;
+    for placeholder in placeholders {
+        session.count_bytes(placeholder.pointer.size)?;
     }
-    session.note(format!("fetching {} Git LFS files", stands.len()));
+    session.note(format!("fetching {} Git LFS files", placeholders.len()));
     let endpoint = endpoint(connection, config)?;
-    let mut by_oid: HashMap<&str, Vec<&Stand>> = HashMap::new();
-    for stand in stands {
-        by_oid.entry(&stand.pointer.oid).or_default().push(stand);
+    let mut by_oid: HashMap<&str, Vec<&Placeholder>> = HashMap::new();
+    for placeholder in placeholders {
+        by_oid.entry(&placeholder.pointer.oid).or_default().push(placeholder);
     }
     let store = Store { connection, endpoint, scratch };
     let groups: Vec<_> = by_oid.into_values().collect();
@@ -196,7 +196,7 @@ struct Store<'a> {
 
 impl Store<'_> {
     /// Fills in the files of one batch; each group has the same content.
-    async fn fill_in(&self, groups: &[Vec<&Stand>]) -> Result<(), Fault> {
+    async fn fill_in(&self, groups: &[Vec<&Placeholder>]) -> Result<(), Fault> {
         let mut downloads = self.batch(groups).await?;
         let work = groups.iter().filter_map(|group| {
             let first = group.first()?;
@@ -216,15 +216,21 @@ impl Store<'_> {
     }
 
     /// Asks where the objects are.
-    async fn batch(&self, groups: &[Vec<&Stand>]) -> Result<HashMap<String, Download>, Fault> {
-        let wanted: Vec<&Stand> =
+    async fn batch(
+        &self,
+        groups: &[Vec<&Placeholder>],
+    ) -> Result<HashMap<String, Download>, Fault> {
+        let wanted: Vec<&Placeholder> =
             groups.iter().filter_map(|group| group.first().copied()).collect();
         let body = BatchRequest {
             operation: "download",
             transfers: ["basic"],
             objects: wanted
                 .iter()
-                .map(|stand| Wish { oid: &stand.pointer.oid, size: stand.pointer.size })
+                .map(|placeholder| Wish {
+                    oid: &placeholder.pointer.oid,
+                    size: placeholder.pointer.size,
+                })
                 .collect(),
             hash_algo: "sha256",
         };
@@ -253,11 +259,13 @@ impl Store<'_> {
 
         let mut downloads = HashMap::new();
         for object in answer.objects {
-            let Some(stand) = wanted.iter().find(|stand| stand.pointer.oid == object.oid) else {
+            let Some(placeholder) =
+                wanted.iter().find(|placeholder| placeholder.pointer.oid == object.oid)
+            else {
                 continue;
             };
             if let Some(error) = object.error {
-                return Err(self.refused(stand, &error));
+                return Err(self.refused(placeholder, &error));
             }
             if let Some(download) = object.actions.and_then(|actions| actions.download) {
                 downloads.insert(object.oid, download);
@@ -267,35 +275,45 @@ impl Store<'_> {
     }
 
     /// Downloads one object into the scratch directory; it is whole and what the pointer says.
-    async fn download(&self, stand: &Stand, download: Download) -> Result<PathBuf, Fault> {
-        let mut body = self.open(stand, download).await?;
-        let path = self.scratch.join(format!("lfs-{}", stand.pointer.oid));
-        let on_disk = |error: std::io::Error| disk_fault(&error, &format!("`{}`", stand.path));
-        let mut file = new_file(&path, stand.executable).map_err(on_disk)?;
+    async fn download(
+        &self,
+        placeholder: &Placeholder,
+        download: Download,
+    ) -> Result<PathBuf, Fault> {
+        let mut body = self.open(placeholder, download).await?;
+        let path = self.scratch.join(format!("lfs-{}", placeholder.pointer.oid));
+        let on_disk =
+            |error: std::io::Error| disk_fault(&error, &format!("`{}`", placeholder.path));
+        let mut file = new_file(&path, placeholder.executable).map_err(on_disk)?;
         let mut hash = Sha256::new();
         let mut length = 0u64;
         while let Some(piece) = body.next().await? {
             length += piece.len() as u64;
-            if length > stand.pointer.size {
+            if length > placeholder.pointer.size {
                 break;
             }
             hash.update(&piece);
             file.write_all(&piece).map_err(on_disk)?;
             self.connection.http.session.note_now_and_then(|| {
-                format!("{}: {} of {}", stand.path, size(length), size(stand.pointer.size))
+                format!(
+                    "{}: {} of {}",
+                    placeholder.path,
+                    size(length),
+                    size(placeholder.pointer.size)
+                )
             });
         }
-        if length != stand.pointer.size || hex(&hash.finalize()) != stand.pointer.oid {
+        if length != placeholder.pointer.size || hex(&hash.finalize()) != placeholder.pointer.oid {
             return Err(fault(
                 Reason::ForgeFailed,
-                format!("The Git LFS server sent other content for `{}`.", stand.path),
+                format!("The Git LFS server sent other content for `{}`.", placeholder.path),
             ));
         }
         Ok(path)
     }
 
     /// Opens a download. Its headers, and our credential, stay with the server that they are for.
-    async fn open(&self, stand: &Stand, download: Download) -> Result<Body, Fault> {
+    async fn open(&self, placeholder: &Placeholder, download: Download) -> Result<Body, Fault> {
         let Connection { http, address, authorization, .. } = self.connection;
         let mut url = Url::parse(&download.href)
             .ok()
@@ -329,27 +347,27 @@ impl Store<'_> {
                 continue;
             }
             if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE) {
-                return Err(self.not_there(stand));
+                return Err(self.not_there(placeholder));
             }
             return http.accepted(address, response, authorization.is_some()).await;
         }
         Err(self.odd("a download redirects again and again"))
     }
 
-    fn not_there(&self, stand: &Stand) -> Fault {
+    fn not_there(&self, placeholder: &Placeholder) -> Fault {
         fault(
             Reason::RefNotFound,
             format!(
                 "The content of `{}` is not on the Git LFS server of the {}: push it with \
                  `git lfs push --all`.",
-                stand.path, self.connection.address.label
+                placeholder.path, self.connection.address.label
             ),
         )
     }
 
-    fn refused(&self, stand: &Stand, error: &ObjectError) -> Fault {
+    fn refused(&self, placeholder: &Placeholder, error: &ObjectError) -> Fault {
         let reason = match error.code {
-            404 | 410 => return self.not_there(stand),
+            404 | 410 => return self.not_there(placeholder),
             401 | 403 => Reason::Unauthorized,
             _ => Reason::ForgeFailed,
         };
@@ -357,7 +375,7 @@ impl Store<'_> {
             reason,
             format!(
                 "The Git LFS server does not give out `{}`: status {}, {}",
-                stand.path,
+                placeholder.path,
                 error.code,
                 excerpt(&error.message)
             ),
@@ -376,16 +394,17 @@ impl Store<'_> {
 }
 
 /// Puts a downloaded content in the place of its pointers.
-fn put(group: &[&Stand], whole: &Path) -> Result<(), Fault> {
+fn put(group: &[&Placeholder], whole: &Path) -> Result<(), Fault> {
     let Some((first, others)) = group.split_first() else { return Ok(()) };
-    let on_disk =
-        |stand: &Stand, error: std::io::Error| disk_fault(&error, &format!("`{}`", stand.path));
+    let on_disk = |placeholder: &Placeholder, error: std::io::Error| {
+        disk_fault(&error, &format!("`{}`", placeholder.path))
+    };
     fs::rename(whole, &first.file).map_err(|error| on_disk(first, error))?;
-    for stand in others {
-        // A copy into the pointer's own file, which keeps its mode, would be a copy of the mode too.
-        fs::copy(&first.file, &stand.file)
-            .and_then(|_| fs::set_permissions(&stand.file, mode(stand.executable)))
-            .map_err(|error| on_disk(stand, error))?;
+    for placeholder in others {
+        // `fs::copy` copies the mode too, which may be another here.
+        fs::copy(&first.file, &placeholder.file)
+            .and_then(|_| fs::set_permissions(&placeholder.file, mode(placeholder.executable)))
+            .map_err(|error| on_disk(placeholder, error))?;
     }
     Ok(())
 }

@@ -66,7 +66,7 @@ pub(super) fn check_out(
     Ok(())
 }
 
-/// Writes one repository's own files, and tells which submodules belong among them.
+/// Writes one repository's own files, and returns the submodules that belong among them.
 fn check_out_one(
     home: &Home,
     repository: &Repository,

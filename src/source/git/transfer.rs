@@ -102,7 +102,7 @@ impl Search<'_> {
     }
 
     fn the_one(&self, digits: &str, found: &[Oid]) -> Result<Oid, Fault> {
-        let label = &self.connection.address.label;
+        let label = self.label();
         match found {
             [one] => Ok(*one),
             [] => Err(fault(
@@ -154,10 +154,7 @@ impl Search<'_> {
         match error {
             FetchError::NotOurs => fault(
                 Reason::ForgeFailed,
-                format!(
-                    "The {} changed while it was being fetched.",
-                    self.connection.address.label
-                ),
+                format!("The {} changed while it was being fetched.", self.label()),
             ),
             FetchError::Fault(fault) => fault,
         }
@@ -186,7 +183,7 @@ impl Search<'_> {
 
     /// The commit that an object is, or that a tag points to in the end.
     fn peel(&self, id: Oid) -> Result<Oid, Fault> {
-        check_size(self.repository, id, &self.connection.address.label)?;
+        check_size(self.repository, id, self.label())?;
         let object = self.repository.find_object(id, None).map_err(|error| git_fault(&error))?;
         match object.peel(ObjectType::Commit) {
             Ok(commit) => Ok(commit.id()),
@@ -196,10 +193,7 @@ impl Search<'_> {
             {
                 Err(fault(
                     Reason::RefNotFound,
-                    format!(
-                        "What `{id}` of the {} names is not a commit.",
-                        self.connection.address.label
-                    ),
+                    format!("What `{id}` of the {} names is not a commit.", self.label()),
                 ))
             }
             Err(error) => Err(git_fault(&error)),
@@ -207,9 +201,11 @@ impl Search<'_> {
     }
 
     fn missing_commit(&self, id: Oid) -> Fault {
-        fault(
-            Reason::RefNotFound,
-            format!("The {} has no commit `{id}`.", self.connection.address.label),
-        )
+        fault(Reason::RefNotFound, format!("The {} has no commit `{id}`.", self.label()))
+    }
+
+    /// How messages name the repository.
+    fn label(&self) -> &str {
+        &self.connection.address.label
     }
 }

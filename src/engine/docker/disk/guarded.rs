@@ -39,7 +39,7 @@ impl ImageBuilder for DiskGuard {
                 })
             }
             Err(fault) if fault.reason == Reason::DiskLow => {
-                inner.told_full.store(true, Ordering::Relaxed);
+                inner.reported_full.store(true, Ordering::Relaxed);
                 Err(inner.strikes.strike(&order.key).unwrap_or(fault))
             }
             Err(fault) => {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_that_never_fits_becomes_its_owners_affair() {
+    fn a_build_that_never_fits_becomes_its_owners_fault() {
         let strikes = Strikes::default();
         let (large, unlucky) = (key("large"), key("unlucky"));
         for _ in 1..MOST_STRIKES {

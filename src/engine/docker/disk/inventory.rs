@@ -1,4 +1,4 @@
-//! What the engine holds, and what of it is to go: pure functions of what the engine told.
+//! What the engine holds, and what of it is to go: pure functions of what the engine listed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,7 +17,7 @@ pub struct Layer {
 /// The layers of an image, of which `digests` are the contents, the lowest first, and `bytes` the
 /// sizes of those that have any.
 pub fn layers(digests: &[String], bytes: &[u64]) -> Vec<Layer> {
-    // Which of the layers are the empty ones nobody tells. Base images come first and have no empty
+    // Nothing says which of the layers are the empty ones. Base images come first and have no empty
     // ones, so the sizes are given out from below; an empty layer weighs nothing in either place.
     let mut hash = Sha256::new();
     let sizes = bytes.iter().copied().chain(std::iter::repeat(0));
@@ -35,7 +35,7 @@ pub fn layers(digests: &[String], bytes: &[u64]) -> Vec<Layer> {
 #[derive(Debug, Clone)]
 pub struct Image {
     pub id: String,
-    /// The names to take away from it; the image goes with the last one.
+    /// The names to remove from it; the image goes with the last one.
     pub names: Vec<String>,
     pub whose: Whose,
     /// When somebody last built or pushed it.
@@ -139,15 +139,15 @@ impl Inventory {
 
     /// The bytes of layers that only images made here have, were those in `gone` away.
     fn bytes_without(&self, gone: &HashSet<usize>) -> u64 {
-        let of_others: HashSet<Layer> = self.layers_of(|image| image.whose == Whose::Others);
-        let own = self.images.iter().enumerate();
-        let own = own.filter(|(at, image)| image.whose != Whose::Others && !gone.contains(at));
-        let own: HashSet<Layer> = own.flat_map(|(_, image)| image.layers.clone()).collect();
-        own.difference(&of_others).map(|layer| layer.bytes).sum()
-    }
-
-    fn layers_of(&self, which: impl Fn(&Image) -> bool) -> HashSet<Layer> {
-        self.images.iter().filter(|image| which(image)).flat_map(|i| i.layers.clone()).collect()
+        let (mut own, mut of_others) = (HashSet::new(), HashSet::new());
+        for (at, image) in self.images.iter().enumerate() {
+            match image.whose {
+                Whose::Others => of_others.extend(&image.layers),
+                _ if gone.contains(&at) => {}
+                _ => own.extend(&image.layers),
+            }
+        }
+        own.difference(&of_others).map(|layer: &Layer| layer.bytes).sum()
     }
 
     /// How many images have each layer.
@@ -265,7 +265,7 @@ mod tests {
         // The older record is enough.
         assert_eq!(inventory.choose(80), Choice { images: vec![], keep_cache: Some(50) });
         assert_eq!(inventory.choose(79), Choice { images: vec![0], keep_cache: Some(79) });
-        // The engine is told how much cache may stay beside the images that stay.
+        // The choice says how much cache may stay beside the images that stay.
         assert_eq!(inventory.choose(10), Choice { images: vec![0], keep_cache: Some(10) });
     }
 

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::scheduling::capacity::Capacity;
 use tokio::sync::{Mutex, OnceCell, watch};
@@ -47,7 +47,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
 /// How often the engine is pruned down to the budget.
 const BETWEEN_TIDYINGS: Duration = Duration::from_secs(5 * 60);
 const YOUNG: Young = Young { image: Duration::from_secs(5 * 60), cache: Duration::from_secs(60) };
-/// What is freed can be less than what the engine counted: so often is looked and pruned again.
+/// Most prunings for room in a row: what is freed can be less than what the engine counted.
 const MOST_ROUNDS: usize = 4;
 
 /// How much room there has to be, and how much may be held.
@@ -98,14 +98,15 @@ struct Inner {
     settings: DiskSettings,
     engine: Arc<DockerEngine>,
     data_dir: Place,
-    /// Where pruning makes room. Empty until the engine, which has to be on this machine, told it.
+    /// Where pruning makes room. Empty until the engine, which has to be on this machine, has
+    /// named its data directory.
     engine_disk: OnceCell<Place>,
     pins: Pins,
     strikes: Strikes,
     /// One pruning at a time.
     pruner: Mutex<Pruner>,
     /// Whether the engine itself said that its disk is full, and was not pruned since.
-    told_full: AtomicBool,
+    reported_full: AtomicBool,
     held: watch::Sender<HeldBytes>,
 }
 
@@ -124,7 +125,7 @@ impl DiskGuard {
             engine_disk: OnceCell::new(),
             strikes: Strikes::default(),
             pruner: Mutex::new(pruner),
-            told_full: AtomicBool::new(false),
+            reported_full: AtomicBool::new(false),
             held: watch::Sender::new(HeldBytes::default()),
             settings,
             engine,
@@ -166,12 +167,12 @@ impl DiskGuard {
     pub async fn make_room(&self) -> Result<(), String> {
         let mut pruner = self.inner.pruner.lock().await;
         for _ in 0..MOST_ROUNDS {
-            let told_full = self.inner.told_full.swap(false, Ordering::Relaxed);
+            let reported_full = self.inner.reported_full.swap(false, Ordering::Relaxed);
             let missing = self.missing_on_engine().await;
-            if missing == 0 && !told_full {
+            if missing == 0 && !reported_full {
                 break;
             }
-            match self.prune(&mut pruner, missing, told_full).await {
+            match self.prune(&mut pruner, missing, reported_full).await {
                 Some(freed) if freed > 0 => {}
                 _ => break,
             }
@@ -223,11 +224,11 @@ impl DiskGuard {
 
     /// One pruning: down to the budget, to what frees `missing` bytes, and by half where the
     /// engine said that it is full. Returns the bytes freed; `None` = the engine failed.
-    async fn prune(&self, pruner: &mut Pruner, missing: u64, told_full: bool) -> Option<u64> {
+    async fn prune(&self, pruner: &mut Pruner, missing: u64, reported_full: bool) -> Option<u64> {
         let Size(budget) = self.inner.settings.budget;
         let target = |held: HeldBytes| {
             let held = held.total();
-            let enough = if told_full { held / 2 } else { held };
+            let enough = if reported_full { held / 2 } else { held };
             budget.min(held.saturating_sub(missing)).min(enough)
         };
         match pruner.prune(target).await {
@@ -259,7 +260,7 @@ impl DiskGuard {
                 );
                 self.inner.data_dir.clone()
             });
-            Ok::<_, image_builder_actors::model::fault::Fault>(disk)
+            Ok::<_, Fault>(disk)
         };
         self.inner.engine_disk.get_or_try_init(find).await.ok()
     }

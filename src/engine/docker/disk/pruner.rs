@@ -41,8 +41,8 @@ pub struct Young {
 /// What one pruning did.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pruned {
-    pub before: HeldBytes,
-    pub after: HeldBytes,
+    before: HeldBytes,
+    pub(super) after: HeldBytes,
 }
 
 impl Pruned {
@@ -99,27 +99,27 @@ impl Pruner {
     }
 
     async fn inventory(&mut self) -> Result<Inventory, Fault> {
-        let (usages, cache) = self.engine.usage().await?.into_parts();
-        self.known.retain(|id, _| usages.iter().any(|usage| usage.id == *id));
+        let usage = self.engine.usage().await?;
+        self.known.retain(|id, _| usage.images.iter().any(|image| image.id == *id));
         let now = OffsetDateTime::now_utc();
-        let mut images = Vec::with_capacity(usages.len());
-        for usage in usages {
+        let mut images = Vec::with_capacity(usage.images.len());
+        for image in usage.images {
             // Gone since the engine counted.
-            let Some(detail) = self.engine.image_detail(&usage.id).await? else { continue };
-            let layers = self.layers(&usage.id, &detail).await?;
+            let Some(detail) = self.engine.image_detail(&image.id).await? else { continue };
+            let layers = self.layers(&image.id, &detail).await?;
             images.push(Image {
-                whose: self.whose(&usage, detail.last_use, now),
-                names: usage.names(),
+                whose: self.whose(&image, detail.last_use, now),
+                names: image.names(),
                 last_use: detail.last_use,
                 layers,
-                id: usage.id,
+                id: image.id,
             });
         }
         let in_use = |record: CacheRecord| CacheRecord {
             in_use: record.in_use || now - record.last_use() < self.young.cache,
             ..record
         };
-        Ok(Inventory { images, cache: cache.into_iter().map(in_use).collect() })
+        Ok(Inventory { images, cache: usage.build_cache.into_iter().map(in_use).collect() })
     }
 
     async fn layers(&mut self, id: &str, detail: &ImageDetail) -> Result<Vec<Layer>, Fault> {
@@ -162,12 +162,12 @@ impl Pruner {
     }
 }
 
-/// Who may do away with an image, as far as its names and labels tell. `old` = nobody has named it
+/// Who may do away with an image, as far as its names and labels show. `old` = nobody has named it
 /// for longer than any job lasts.
 fn whose(image: &ImageUsage, registry: &str, old: bool) -> Whose {
     let (names, labelled) = (image.names(), image.label(KEY_LABEL).is_some());
-    // What was pulled, by digest as well, is known by where it came from.
-    // Some engines give a digest to what only has a name of ours, too.
+    // What was pulled has a digest of where it came from. Some engines also give a digest to what
+    // only has a name of ours.
     if image.digests().iter().any(|digest| !is_local(digest)) {
         return Whose::Others;
     }
@@ -190,7 +190,7 @@ fn is_local(name: &str) -> bool {
 }
 
 /// Whether `name` is what the worker pushes this image under: in its registry, tagged with the commit
-/// or the build key that the image's labels tell.
+/// or the build key in the image's labels.
 fn is_pushed(image: &ImageUsage, name: &str, registry: &str) -> bool {
     let in_registry = name.strip_prefix(registry).is_some_and(|rest| rest.starts_with('/'));
     let Some((_, tag)) = name.rsplit_once(':') else { return false };

@@ -1,7 +1,7 @@
 //! How much room a file system has.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::size::{Size, Watermark};
 
@@ -37,13 +37,6 @@ impl Place {
             total: found.f_blocks.saturating_mul(found.f_frsize),
         })
     }
-
-    /// Whether both are on one file system.
-    pub fn is_beside(&self, other: &Path) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        let device = |path: &Path| path.metadata().map(|meta| meta.dev()).ok();
-        device(&self.path).is_some_and(|own| device(other) == Some(own))
-    }
 }
 
 impl Room {
@@ -52,7 +45,7 @@ impl Room {
         mark.of(self.total).saturating_sub(self.free)
     }
 
-    /// What to tell an operator: where, how much there is, and which setting asks for more.
+    /// A sentence for an operator: where, how much there is, and which setting asks for more.
     pub fn complaint(&self, setting: &str, mark: &Watermark) -> String {
         format!(
             "{} has {} of {} free, less than {setting} ({})",
@@ -73,7 +66,6 @@ mod tests {
         let here = Place { name: "here", path: ".".into() };
         let room = here.room().expect("the kernel answers");
         assert!(room.total > 0 && room.free <= room.total);
-        assert!(here.is_beside(Path::new(".")) && !here.is_beside(Path::new("/proc")));
         assert!(Place { name: "x", path: "/nonexistent/x".into() }.room().is_err());
     }
 

@@ -74,7 +74,7 @@ fn reason_of_status(status: u16) -> Reason {
     }
 }
 
-/// Phrases that tell the reason, the most telling first. The engine's own are from its sources
+/// Phrases and the reason that each means, the surest first. The engine's own are from its sources
 /// (20.10 to 28), the registry's are the error codes of the distribution specification as the engine
 /// prints them.
 const PHRASES: &[(Reason, &[&str])] = &[
@@ -130,7 +130,7 @@ mod tests {
     use image_builder_actors::model::secret::Secret;
 
     #[test]
-    fn what_the_engine_says_of_a_push_tells_the_reason() {
+    fn the_reason_is_read_from_what_the_engine_says_of_a_push() {
         use Reason::{
             DiskLow, EngineFailed, RateLimited, RegistryDown, RegistryFailed, RegistryRefused,
             Timeout,
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engines_error_is_told_without_credentials_and_upload_state() {
+    fn an_engines_error_is_shown_without_credentials_and_upload_state() {
         let error = EngineError::DockerStreamError {
             error: "Put \"http://x/v2/a?_state=hush\": hunter2\n EOF".to_owned(),
         };

@@ -1,5 +1,5 @@
 //! The names that pushes give to images, written down: a worker that is killed in a push leaves its
-//! name behind, and the next one with the same data directory takes it away.
+//! name behind, and the next one with the same data directory removes it.
 //!
 //! Files are written and read where a task runs: they are few, small, and local.
 
@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use bollard::Docker;
 use bollard::errors::Error as EngineError;
-use bollard::query_parameters::RemoveImageOptionsBuilder;
 use serde::{Deserialize, Serialize};
 
-/// What a page that nobody works on any longer ends with.
+use crate::engine::docker::{inspect_image, remove_image};
+
+/// Extension of the file of an entry that nobody works on any longer.
 const LEFT: &str = "left";
 
 /// A directory with a file for each name that is being pushed.
@@ -28,9 +29,9 @@ pub(super) struct PushedName {
     pub(super) image_id: String,
 }
 
-/// A name that is being pushed. Dropped before it is [gone](Page::gone), it is left to be cleared.
+/// A name that is being pushed. Dropped before it is [gone](Entry::gone), it is left to be cleared.
 #[derive(Debug)]
-pub(super) struct Page(Option<PathBuf>);
+pub(super) struct Entry(Option<PathBuf>);
 
 impl Journal {
     /// Makes the directory where it is missing. What is in it a dead worker left.
@@ -49,19 +50,19 @@ impl Journal {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn write(&self, pushed: &PushedName) -> io::Result<Page> {
+    pub(super) fn write(&self, pushed: &PushedName) -> io::Result<Entry> {
         let path = self.dir.join(uuid::Uuid::new_v4().simple().to_string());
-        let page = Page(Some(path.clone()));
+        let entry = Entry(Some(path.clone()));
         fs::write(path, serde_json::to_vec(pushed)?)?;
-        Ok(page)
+        Ok(entry)
     }
 
     /// The names that were left.
     pub(super) fn left(&self) -> Vec<Left> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let pages = entries.map(|entry| entry.path());
-        pages
-            .filter(|page| page.extension().is_some_and(|it| it == LEFT))
+        let files = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        files
+            .map(|file| file.path())
+            .filter(|path| path.extension().is_some_and(|it| it == LEFT))
             .filter_map(read)
             .collect()
     }
@@ -77,11 +78,11 @@ impl Journal {
     }
 }
 
-/// A name that was left on an image, with the page that says so.
+/// A name that was left on an image, with the file of the entry that says so.
 #[derive(Debug)]
 pub(super) struct Left {
     pushed: PushedName,
-    page: PathBuf,
+    path: PathBuf,
 }
 
 impl Left {
@@ -89,13 +90,13 @@ impl Left {
         &self.pushed.name
     }
 
-    /// Takes the name away from its image, which goes with it where that is its last one. What the
+    /// Removes the name from its image, which goes with it where that is its last one. What the
     /// engine cannot be asked about now stays for the next time.
     pub(super) async fn clear(self, docker: &Docker) {
-        if !self.page.exists() {
+        if !self.path.exists() {
             return;
         }
-        match self.pushed.take_away(docker, LastName::Goes).await {
+        match self.pushed.remove(docker, LastName::Goes).await {
             Ok(_) => {
                 tracing::info!(
                     name = self.name(),
@@ -110,26 +111,26 @@ impl Left {
     }
 
     fn done(self) {
-        remove(&self.page);
+        remove(&self.path);
     }
 }
 
-/// A page that was only half written names nothing: the name would have been given after it.
-fn read(page: PathBuf) -> Option<Left> {
-    let pushed = fs::read(&page).ok().and_then(|content| serde_json::from_slice(&content).ok());
+/// An entry that was only half written names nothing: the name would have been given after it.
+fn read(path: PathBuf) -> Option<Left> {
+    let pushed = fs::read(&path).ok().and_then(|content| serde_json::from_slice(&content).ok());
     if pushed.is_none() {
-        remove(&page);
+        remove(&path);
     }
-    Some(Left { pushed: pushed?, page })
+    Some(Left { pushed: pushed?, path })
 }
 
-fn remove(page: &Path) {
-    if let Err(error) = fs::remove_file(page) {
-        tracing::warn!(%error, path = %page.display(), "cannot remove a page of the journal");
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(%error, path = %path.display(), "cannot remove an entry of the push journal");
     }
 }
 
-impl Page {
+impl Entry {
     /// The name is gone from the engine.
     pub(super) fn gone(mut self) {
         if let Some(path) = self.0.take() {
@@ -138,7 +139,7 @@ impl Page {
     }
 }
 
-impl Drop for Page {
+impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(path) = self.0.take() {
             leave(&path);
@@ -146,10 +147,10 @@ impl Drop for Page {
     }
 }
 
-/// Marks a page as one that nobody works on. Should that fail, the next worker does it.
-fn leave(page: &Path) {
-    if page.extension().is_none() {
-        let _ = fs::rename(page, page.with_extension(LEFT));
+/// Marks an entry as one that nobody works on. Should that fail, the next worker does it.
+fn leave(path: &Path) {
+    if path.extension().is_none() {
+        let _ = fs::rename(path, path.with_extension(LEFT));
     }
 }
 
@@ -161,19 +162,14 @@ pub(super) enum LastName {
 }
 
 impl PushedName {
-    /// Takes the name away, and answers whether the image no longer has it. One that stands for another
+    /// Removes the name, and answers whether the image no longer has it. One that stands for another
     /// image by now is not ours.
-    pub(super) async fn take_away(
+    pub(super) async fn remove(
         &self,
         docker: &Docker,
         last_name: LastName,
     ) -> Result<bool, EngineError> {
-        use EngineError::DockerResponseServerError;
-        let image = match docker.inspect_image(&self.name).await {
-            Ok(image) => image,
-            Err(DockerResponseServerError { status_code: 404, .. }) => return Ok(true),
-            Err(error) => return Err(error),
-        };
+        let Some(image) = inspect_image(docker, &self.name).await? else { return Ok(true) };
         if image.id.as_ref() != Some(&self.image_id) {
             return Ok(true);
         }
@@ -181,13 +177,8 @@ impl PushedName {
         if is_last && last_name == LastName::Stays {
             return Ok(false);
         }
-        let options = RemoveImageOptionsBuilder::new().noprune(true).build();
-        match docker.remove_image(&self.name, Some(options), None).await {
-            Ok(_) => Ok(true),
-            // Gone already, or a container is made of it.
-            Err(DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(true),
-            Err(error) => Err(error),
-        }
+        // Where the engine refuses, a container is made of the image: it does not become ours again.
+        remove_image(docker, &self.name).await.map(|_| true)
     }
 }
 
@@ -195,9 +186,10 @@ impl PushedName {
 mod tests {
     use super::*;
 
-    fn pages(dir: &Path) -> Vec<bool> {
-        let entries = fs::read_dir(dir).expect("there").flatten();
-        entries.map(|entry| entry.path().extension().is_some()).collect()
+    /// Whether each entry was left.
+    fn entries(dir: &Path) -> Vec<bool> {
+        let files = fs::read_dir(dir).expect("there").flatten();
+        files.map(|file| file.path().extension().is_some()).collect()
     }
 
     fn pushed(name: &str, image_id: &str) -> PushedName {
@@ -205,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_lasts_as_long_as_its_name_and_is_left_by_whoever_dies() {
+    fn an_entry_lasts_as_long_as_its_name_and_is_left_by_whoever_dies() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("pushing");
         let journal = Journal::open(&path).expect("opened");
@@ -215,10 +207,10 @@ mod tests {
         done.gone();
         drop(dropped);
         std::mem::forget(killed);
-        assert_eq!(pages(&path).len(), 2);
-        assert_eq!(pages(&path).iter().filter(|left| **left).count(), 1);
+        assert_eq!(entries(&path).len(), 2);
+        assert_eq!(entries(&path).iter().filter(|left| **left).count(), 1);
         let _next = Journal::open(&path).expect("opened again");
-        assert_eq!(pages(&path), [true, true]);
+        assert_eq!(entries(&path), [true, true]);
     }
 
     #[test]
@@ -234,6 +226,6 @@ mod tests {
         let left = journal.left();
         assert_eq!(left.iter().map(Left::name).collect::<Vec<_>>(), ["r/a:2"]);
         held.gone();
-        assert_eq!(pages(dir.path()).len(), 1);
+        assert_eq!(entries(dir.path()).len(), 1);
     }
 }

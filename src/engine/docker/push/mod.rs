@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::auth::DockerCredentials;
-use bollard::errors::Error as EngineError;
 use bollard::query_parameters::{PushImageOptionsBuilder, TagImageOptionsBuilder};
 use futures_util::{StreamExt, pin_mut};
 use image_builder_actors::model::build_log::BuildLog;
@@ -24,10 +23,10 @@ use image_builder_actors::scheduling::keyed_locks::KeyedLocks;
 use tokio::sync::OwnedMutexGuard;
 
 use self::faults::{fault, of_push};
-use self::journal::{Journal, LastName, Page, PushedName};
-use super::RegistryAuth;
+use self::journal::{Entry, Journal, LastName, PushedName};
+use super::{RegistryAuth, inspect_image};
 
-/// A push tells at most this often how far it is.
+/// A push reports at most this often how far it is.
 const BETWEEN_NOTES: Duration = Duration::from_secs(5);
 
 /// Pushes images through the engine.
@@ -37,7 +36,7 @@ pub(super) struct EnginePush {
     redactor: Redactor,
     /// A name may stand for one image only: two pushes under one name take turns.
     names: KeyedLocks<String>,
-    /// Where they are written down, for the case that this process dies.
+    /// Where the names are written down, for the case that this process dies.
     journal: Option<Journal>,
 }
 
@@ -71,7 +70,7 @@ impl EnginePush {
     }
 
     /// Pushes the engine's image `image_id` as `reference`, and returns the digest that the engine
-    /// tells. Dropping the future ends the push.
+    /// reports. Dropping the future ends the push.
     pub(super) async fn push(
         &self,
         image_id: &str,
@@ -89,15 +88,12 @@ impl EnginePush {
         let name = reference.to_string();
         let what = format!("cannot name the image `{name}`");
         let turn = self.names.lock(name.clone()).await;
-        let was_there = match self.docker.inspect_image(&name).await {
-            Ok(_) => true,
-            Err(EngineError::DockerResponseServerError { status_code: 404, .. }) => false,
-            Err(error) => return Err(of_push(&what, error, &self.redactor)),
-        };
+        let failed = |error| of_push(&what, error, &self.redactor);
+        let found = inspect_image(&self.docker, &name).await.map_err(failed)?;
         let was_left = self.journal.as_ref().is_some_and(|journal| journal.take_over(&name));
-        let was_there = was_there && !was_left;
+        let was_there = found.is_some() && !was_left;
         let pushed = PushedName { name, image_id: image_id.to_owned() };
-        let page = match &self.journal {
+        let entry = match &self.journal {
             Some(journal) if !was_there => Some(journal.write(&pushed).map_err(|error| {
                 let message = format!("{what}: cannot write to DATA_DIR: {error}");
                 fault(Reason::EngineFailed, message)
@@ -111,13 +107,10 @@ impl EnginePush {
             docker: self.docker.clone(),
             pushed,
             was_there,
-            page,
+            entry,
             _turn: turn,
         }));
-        self.docker
-            .tag_image(image_id, Some(options))
-            .await
-            .map_err(|error| of_push(&what, error, &self.redactor))?;
+        self.docker.tag_image(image_id, Some(options)).await.map_err(failed)?;
         Ok(tag)
     }
 
@@ -143,7 +136,7 @@ impl EnginePush {
     }
 }
 
-/// The digest in the line that ends every push: `<tag>: digest: sha256:… size: 523`. The engine tells
+/// The digest in the line that ends every push: `<tag>: digest: sha256:… size: 523`. The engine sends
 /// it a second time as a field of its own, which this client's type for the events does not have.
 fn pushed_digest(status: &str) -> Option<String> {
     let (_, rest) = status.split_once(": digest: ")?;
@@ -196,7 +189,7 @@ struct Tagged {
     pushed: PushedName,
     /// Whether the name stood for an image before: then it is not ours to remove.
     was_there: bool,
-    page: Option<Page>,
+    entry: Option<Entry>,
     _turn: OwnedMutexGuard<()>,
 }
 
@@ -210,7 +203,7 @@ impl EngineTag {
 }
 
 impl Drop for EngineTag {
-    /// A push that was given up, for one that ran out of time.
+    /// For a push that was given up, such as one that ran out of time.
     fn drop(&mut self) {
         let Some(tagged) = self.0.take() else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -224,17 +217,17 @@ impl Tagged {
         if self.was_there {
             return;
         }
-        match self.pushed.take_away(&self.docker, LastName::Stays).await {
+        match self.pushed.remove(&self.docker, LastName::Stays).await {
             Ok(true) => {
-                if let Some(page) = self.page {
-                    page.gone();
+                if let Some(entry) = self.entry {
+                    entry.gone();
                 }
             }
-            // Its page stays, for the next time that names are cleared.
+            // The entry stays, for the next time that names are cleared.
             Ok(false) => {}
             Err(error) => {
                 let name = self.pushed.name;
-                tracing::warn!(name, %error, "cannot take the name of a pushed image away");
+                tracing::warn!(name, %error, "cannot remove the name of a pushed image");
             }
         }
     }
@@ -254,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_tells_sparsely_how_far_it_is() {
+    fn a_push_reports_sparsely_how_far_it_is() {
         let mut layers = Layers::new();
         for status in ["Preparing", "Preparing", "Waiting", "Pushed"] {
             assert_eq!(layers.see(status), None);
