@@ -255,10 +255,7 @@ impl Run {
 
 fn publish(world: &World, oracle: &mut Oracle, post: &mut Post, request: Request) {
     let body = request.body.to_string();
-    let properties = match &request.message_id {
-        Some(id) => BasicProperties::default().with_message_id(id.as_str().into()),
-        None => BasicProperties::default(),
-    };
+    let properties = request.properties();
     let (copies, cancelled) = (request.copies, request.sort == Sort::Cancelled);
     let id = request.build_id.clone();
     oracle.ask(request);

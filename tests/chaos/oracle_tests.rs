@@ -61,7 +61,7 @@ impl Case {
             message_id: None,
             application: format!("app-{id}"),
             user: "run-1-user0".to_owned(),
-            commit: Some(COMMIT.to_owned()),
+            commit: COMMIT.to_owned(),
             body: json!({}),
             copies: if sort == Sort::Twice { 2 } else { 1 },
         });

@@ -194,12 +194,8 @@ impl Run {
 
     fn publish(&mut self, number: usize) -> Request {
         let request = self.repositories.request(number);
-        let properties = match &request.message_id {
-            Some(id) => BasicProperties::default().with_message_id(id.as_str().into()),
-            None => BasicProperties::default(),
-        };
         self.oracle.ask(request.clone());
-        self.world.publish_raw(request.body.to_string().as_bytes(), properties);
+        self.world.publish_raw(request.body.to_string().as_bytes(), request.properties());
         request
     }
 

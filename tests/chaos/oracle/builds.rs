@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Asked, Finding, Violation};
 use crate::requests::Request;
 use crate::support::managers::Told;
-use crate::support::request::{Ending, Expected as _};
+use crate::support::request::{Ending, Sort};
 
 /// How a build ended, in the words that the figures have for it.
 pub fn ending(told: &Told) -> String {
@@ -52,7 +52,7 @@ fn judge_one(request: &Request, told: &Told) -> Judgement {
     if told.text("/userID") != request.user {
         return other("told of another user".to_owned());
     }
-    if request.sort.passes_at_once()
+    if request.sort == Sort::Fresh
         && (told.kind(), &told.data()["attempts"]) != ("image.ready", &1.into())
     {
         let text = "all was well, and it has no image after one attempt".to_owned();
@@ -77,7 +77,7 @@ fn judge_one(request: &Request, told: &Told) -> Judgement {
 
 fn judge_image(request: &Request, told: &Told) -> Judgement {
     let other = |text: String| Err((Finding::OtherEnding, text));
-    if request.commit.as_deref() != Some(told.text("/commit")) {
+    if request.commit != told.text("/commit") {
         return other(format!("the image is not of {:?}", request.commit));
     }
     if told.text("/image/tag") != told.text("/commit") {
@@ -87,7 +87,7 @@ fn judge_image(request: &Request, told: &Told) -> Judgement {
     if !told.text("/image/repository").ends_with(&path) {
         return other(format!("the image is not {path}"));
     }
-    if !request.sort.may_be_reused() && told.data()["reused"] == true {
+    if request.sort == Sort::Forced && told.data()["reused"] == true {
         return other("what was to be built in any case was reused".to_owned());
     }
     Ok(())
