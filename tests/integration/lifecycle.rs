@@ -35,8 +35,7 @@ fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
     repo.commit(&[("more", "than before")]);
     let second = world.worker();
     slow.wait_until_begun(&second);
-    let told = world.outcome(&build_id).ready();
-    assert_eq!(told.data()["attempts"], 1);
+    let told = world.outcome(&build_id).ready().after(1);
     assert_eq!(told.text("/commit"), commit);
     let (told, _) = world.finish(&[&second]);
     assert_eq!(told.len(), 1);

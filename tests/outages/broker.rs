@@ -1,8 +1,6 @@
 //! The broker goes away, and comes back.
 
-use crate::rule::{
-    all_ended_in_their_image, ends_at_the_first_try, fresh_request_passes, publish, quick,
-};
+use crate::rule::{all_ended_in_their_image, fresh_request_passes, publish, quick};
 use crate::support::node::Node;
 use crate::support::proxy::{Network, Proxy};
 use crate::support::slow::Slow;
@@ -31,7 +29,7 @@ fn goes_away(end: impl FnOnce(&Node)) {
     node.start();
 
     for id in &ids {
-        ends_at_the_first_try(&world, id);
+        world.outcome(id).ready().after(1);
     }
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
@@ -67,7 +65,7 @@ fn a_broker_that_falls_silent_is_noticed_and_waited_for() {
     assert!(world.managers.all().is_empty());
     node.thaw();
 
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
     let again = all_ended_in_their_image(&world, &[&worker], &ids);
@@ -95,7 +93,7 @@ fn a_job_whose_worker_has_lost_its_way_to_the_broker_is_done_by_another_and_told
     first.wait_for_line("lost the broker");
     way.set(Network::Up);
 
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     let again = all_ended_in_their_image(&world, &[&first, &second], &ids);
     assert!(again <= 1, "{again} were told again, and one was done twice");

@@ -1,6 +1,6 @@
 //! There is nowhere to put an outcome.
 
-use crate::rule::{all_ended_in_their_image, ends_at_the_first_try, fresh_request_passes};
+use crate::rule::{all_ended_in_their_image, fresh_request_passes};
 use crate::support::node::Node;
 use crate::support::slow::Slow;
 use crate::support::world::{World, repository};
@@ -24,7 +24,7 @@ fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
     assert!(world.managers.all().is_empty());
     node.at().permit("worker", ".*");
 
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
     assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
@@ -39,7 +39,7 @@ fn an_outcome_queue_that_is_deleted_is_made_anew() {
     let mut ids = vec![world.publish(&world.request(&repo))];
     slow.wait_until_begun(&worker);
     world.broker.delete_queue(&world.settings["OUTCOME_QUEUE"]);
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
     assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);

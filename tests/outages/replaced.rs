@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::rule::{all_ended_in_their_image, ends_at_the_first_try};
+use crate::rule::all_ended_in_their_image;
 use crate::support::world::{World, dockerfile, repository, with};
 
 #[test]
@@ -28,7 +28,7 @@ fn replicas_that_are_replaced_one_after_another_lose_nothing_and_tell_nothing_tw
         replaced.push(old);
     }
     for id in &ids {
-        ends_at_the_first_try(&world, id);
+        world.outcome(id).ready().after(1);
     }
     assert_eq!(all_ended_in_their_image(&world, &replicas.each_ref(), &ids), 0);
 }

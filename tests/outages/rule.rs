@@ -23,19 +23,12 @@ pub fn publish(world: &World, repo: &GitRepo, count: usize) -> Vec<String> {
     (0..count).map(publish).collect()
 }
 
-/// This build ends in its image, at the first try.
-#[track_caller]
-pub fn ends_at_the_first_try(world: &World, id: &str) {
-    let told = world.outcome(id).ready();
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
-}
-
 /// One more request passes. All that was delivered before it is in hand then, or done.
 #[track_caller]
 pub fn fresh_request_passes(world: &World) -> String {
     let repo = quick();
     let id = world.publish(&world.request(&repo));
-    ends_at_the_first_try(world, &id);
+    world.outcome(&id).ready().after(1);
     id
 }
 

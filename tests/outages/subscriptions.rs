@@ -1,6 +1,6 @@
 //! The broker takes a subscription away, and keeps the connection.
 
-use crate::rule::{all_ended_in_their_image, ends_at_the_first_try, fresh_request_passes};
+use crate::rule::{all_ended_in_their_image, fresh_request_passes};
 use crate::support::node::Node;
 use crate::support::slow::Slow;
 use crate::support::until;
@@ -24,7 +24,7 @@ fn a_job_that_is_held_for_longer_than_the_broker_grants_ends_in_one_outcome() {
     worker.wait_for_line_where("the broker loses its patience", |line| {
         line.contains("a subscription ended") && line.contains("timeout")
     });
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
     assert_eq!(lines_with(&worker, "lost the broker"), 0);

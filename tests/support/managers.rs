@@ -57,18 +57,27 @@ impl Told {
     /// This is `build.failed` for this reason.
     #[track_caller]
     pub fn failed(self, reason: &str) -> Self {
-        assert_eq!(self.kind(), "build.failed", "{}", self.raw);
-        assert_eq!(self.to, "/connector");
-        assert_eq!(self.text("/reason"), reason, "{}", self.raw);
-        self
+        self.ended_unready("build.failed", reason)
     }
 
     /// This is `build.cancelled` for this reason.
     #[track_caller]
     pub fn cancelled(self, reason: &str) -> Self {
-        assert_eq!(self.kind(), "build.cancelled", "{}", self.raw);
+        self.ended_unready("build.cancelled", reason)
+    }
+
+    #[track_caller]
+    fn ended_unready(self, kind: &str, reason: &str) -> Self {
+        assert_eq!(self.kind(), kind, "{}", self.raw);
         assert_eq!(self.to, "/connector");
         assert_eq!(self.text("/reason"), reason, "{}", self.raw);
+        self
+    }
+
+    /// The build had begun this many tries.
+    #[track_caller]
+    pub fn after(self, attempts: u64) -> Self {
+        assert_eq!(self.data()["attempts"], attempts, "{}", self.raw);
         self
     }
 }

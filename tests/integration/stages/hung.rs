@@ -105,8 +105,7 @@ fn a_job_that_the_forge_keeps_waiting_is_stopped_and_tried_again() {
         line.contains("\"timeout\"") && line.contains("within 5 s")
     });
     forge.open(git_server::server_url().trim_start_matches("http://"));
-    let told = world.outcome(&build_id).ready();
-    assert_eq!(told.data()["attempts"], 2, "{}", told.raw);
+    world.outcome(&build_id).ready().after(2);
     assert_eq!(worker.restarts(), [0; 6]);
     let (told, _) = finish(&world, &[&worker]);
     assert_eq!(told.len(), 1, "{told:?}");
@@ -132,8 +131,7 @@ fn a_manager_that_keeps_a_notification_waiting_costs_no_build() {
     assert_eq!(first.restarts(), [0; 6]);
     first.stop();
     let second = world.worker();
-    let told = world.outcome(&build_id).ready();
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    world.outcome(&build_id).ready().after(1);
     let (told, _) = finish(&world, &[&second]);
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(source.builds(&[&first, &second]), 1);
