@@ -4,14 +4,14 @@
 //!
 //! The points are those of the `failpoints` feature: the program panics once at the one it is told.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::engine;
 use crate::support::git_server::GitRepo;
 use crate::support::turnstile::Steps;
 use crate::support::until;
 use crate::support::worker::Worker;
-use crate::support::world::{World, dockerfile, held_repository, repository, with};
+use crate::support::world::{World, dockerfile, held_repository, repository};
 
 const ACTORS: [&str; 6] = ["listener", "connector", "builder", "pusher", "notifier", "retry"];
 
@@ -21,12 +21,7 @@ const ACTORS: [&str; 6] = ["listener", "connector", "builder", "pusher", "notifi
 fn survives(point: &str, repo: &GitRepo, kind: &str, attempts: [u64; 3]) {
     let world = World::new().with("FAILPOINTS", &format!("{point}=1*panic"));
     let worker = world.worker();
-    let published: Vec<String> = (0..3)
-        .map(|n| {
-            let application = json!({"applicationID": format!("app-{n}")});
-            world.publish(&with(world.request(repo), application))
-        })
-        .collect();
+    let published = world.publish_many(repo, 3);
     for build_id in &published {
         assert_eq!(world.outcome(build_id).kind(), kind);
     }

@@ -5,17 +5,15 @@ use crate::support::engine::BASE;
 use crate::support::own_engine::OwnEngine;
 use crate::support::slow::Slow;
 use crate::support::until;
-use crate::support::world::{World, repository};
+use crate::support::world::World;
 
 fn goes_away(end: impl FnOnce(&OwnEngine)) {
     let engine = OwnEngine::new();
     engine.load(BASE);
     let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "none");
     let worker = world.worker();
-    let slow = Slow::new(5);
-    let repo = repository("engine-gone", &[("Dockerfile", &slow.dockerfile)]);
-    let mut ids = vec![world.publish(&world.request(&repo))];
-    slow.wait_until_begun(&worker);
+    let slow = Slow::begin(5, &world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
 
     end(&engine);
     worker.wait_for_line("no room to work: the listener pauses");

@@ -2,25 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
-
 use crate::support::git_server::GitRepo;
 use crate::support::managers::Told;
 use crate::support::worker::Worker;
-use crate::support::world::{World, dockerfile, repository, with};
+use crate::support::world::{World, dockerfile, repository};
 
 /// A repository whose build takes no time.
 pub fn quick() -> GitRepo {
     repository("quick", &[("Dockerfile", &dockerfile("COPY . /src"))])
-}
-
-/// Publishes so many requests, each for an application of its own, and so with an image of its own.
-pub fn publish(world: &World, repo: &GitRepo, count: usize) -> Vec<String> {
-    let publish = |n| {
-        let application = json!({"applicationID": format!("app-{n}")});
-        world.publish(&with(world.request(repo), application))
-    };
-    (0..count).map(publish).collect()
 }
 
 /// One more request passes. All that was delivered before it is in hand then, or done.

@@ -5,7 +5,7 @@ use crate::support::node::Node;
 use crate::support::slow::Slow;
 use crate::support::until;
 use crate::support::worker::Worker;
-use crate::support::world::{World, repository};
+use crate::support::world::World;
 
 fn lines_with(worker: &Worker, text: &str) -> usize {
     worker.lines().iter().filter(|line| line.contains(text)).count()
@@ -17,10 +17,8 @@ fn a_job_that_is_held_for_longer_than_the_broker_grants_ends_in_one_outcome() {
     let node = Node::new(&["consumer_timeout = 60000"]);
     let world = World::on(node.at());
     let worker = world.worker();
-    let slow = Slow::new(75);
-    let repo = repository("held", &[("Dockerfile", &slow.dockerfile)]);
-    let mut ids = vec![world.publish(&world.request(&repo))];
-    slow.wait_until_begun(&worker);
+    let slow = Slow::begin(75, &world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
     worker.wait_for_line_where("the broker loses its patience", |line| {
         line.contains("a subscription ended") && line.contains("timeout")
     });

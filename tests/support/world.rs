@@ -123,6 +123,15 @@ impl World {
         request["uuid"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Publishes so many requests, each for an application of its own, and so with an image of its own.
+    pub fn publish_many(&self, repo: &GitRepo, count: usize) -> Vec<String> {
+        let publish = |_| {
+            let application = json!({"applicationID": unique("app")});
+            self.publish(&with(self.request(repo), application))
+        };
+        (0..count).map(publish).collect()
+    }
+
     pub fn publish_raw(&self, body: &[u8], properties: BasicProperties) {
         self.broker.publish(&self.settings["BUILD_QUEUE"], body, properties);
     }

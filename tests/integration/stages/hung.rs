@@ -56,8 +56,7 @@ fn builds_of(told: &Told) -> u64 {
 
 #[track_caller]
 fn counts_one_try(actor: &str) {
-    let told = is_replaced(actor, &Marked::good()).ready();
-    assert_eq!(told.data()["attempts"], 2, "{actor}: {}", told.raw);
+    is_replaced(actor, &Marked::good()).ready().after(2);
 }
 
 #[test]
@@ -82,14 +81,12 @@ fn the_pushers_thread() {
 
 #[test]
 fn the_notifiers_thread() {
-    let told = is_replaced("notifier", &Marked::good()).ready();
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    is_replaced("notifier", &Marked::good()).ready().after(1);
 }
 
 #[test]
 fn the_thread_of_retry() {
-    let told = is_replaced("retry", &Marked::failing()).failed("build_failed");
-    assert_eq!(told.data()["attempts"], 2, "{}", told.raw);
+    is_replaced("retry", &Marked::failing()).failed("build_failed").after(2);
 }
 
 #[test]
