@@ -51,7 +51,7 @@ fn builds_that_wait_in_the_worker_or_in_the_queue_are_never_begun() {
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let worker = world.worker();
-    // Of three users, so that none of them gives way.
+    // Of three users, so that none of them is throttled.
     let publish = |n| world.publish(&world.held_request(&repo, &format!("{}-{n}", world.user)));
     let running = publish(1);
     steps.turnstile.until("it runs", |count| count.inside().contains(&running));

@@ -46,7 +46,7 @@ fn world(stage: &str, n: usize, jobs: usize) -> World {
         .with(&format!("{stage}_CONCURRENCY"), &n.to_string())
 }
 
-/// Publishes jobs of different users: none of them gives way to another.
+/// Publishes jobs of different users: none of them is throttled for another.
 fn publish(world: &World, jobs: usize, request: impl Fn(&str) -> Value) -> BTreeSet<String> {
     let user = |n| format!("{}-{n}", world.user);
     (0..jobs).map(|n| world.publish(&request(&user(n)))).collect()

@@ -72,7 +72,7 @@ fn a_connection_that_is_closed_in_the_middle_of_a_job_costs_no_outcome() {
     let worker = world.worker();
     let slow = Slow::begin(3, &world, &worker);
 
-    // One that consumes, one that publishes, and one that reads the log.
+    // One that consumes, one that publishes, and one that reads the outcome ledger.
     let connections = until("the broker lists all connections", || {
         Some(broker::connections_of(worker.pid())).filter(|connections| connections.len() == 3)
     });

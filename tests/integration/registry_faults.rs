@@ -85,7 +85,7 @@ fn one_that_goes_away_before_the_push_costs_no_try_and_no_build() {
 }
 
 #[track_caller]
-fn is_told_at_once(status: u16, code: &'static str) {
+fn fails_at_once(status: u16, code: &'static str) {
     let (world, _registry) = world_with(move |asked| match asked.path.as_str() {
         "/v2/" => Answer::bytes("{}"),
         _ if begins_upload(asked) => error(status, code),
@@ -104,12 +104,12 @@ fn is_told_at_once(status: u16, code: &'static str) {
 
 #[test]
 fn one_that_denies_the_push_is_told_at_once() {
-    is_told_at_once(403, "DENIED");
+    fails_at_once(403, "DENIED");
 }
 
 #[test]
 fn one_that_does_not_know_the_worker_is_told_at_once() {
-    is_told_at_once(401, "UNAUTHORIZED");
+    fails_at_once(401, "UNAUTHORIZED");
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn nested(world: &World, fields: Value) -> Value {
 /// Publishes each request, and checks that it is told once, for this reason and with this text in
 /// the message.
 #[track_caller]
-fn are_told_at_once(requests: Vec<(Value, &str)>, world: &World, reason: &str) {
+fn fail_at_once(requests: Vec<(Value, &str)>, world: &World, reason: &str) {
     let worker = world.worker();
     let published: BTreeMap<String, (Value, &str)> = requests
         .into_iter()
@@ -101,7 +101,7 @@ fn a_field_of_another_type_is_named() {
         (older(json!({"branch": ["main"]})), "`pullInfo.branch` must be a string"),
         (older(json!({"commit": 7})), "`pullInfo.commit` must be a string"),
     ];
-    are_told_at_once(requests, &world, "invalid_request");
+    fail_at_once(requests, &world, "invalid_request");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_word_of_a_later_version_is_unsupported_and_named() {
             "`gitea`",
         ),
     ];
-    are_told_at_once(requests, &world, "unsupported");
+    fail_at_once(requests, &world, "unsupported");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_request_of_many_megabytes_is_told_to_its_user() {
         (plain(&world, json!({"note": text})), "bytes"),
         (plain(&world, json!({"buildPlan": {"buildArgs": {"A": text}}})), "bytes"),
     ];
-    are_told_at_once(requests, &world, "invalid_request");
+    fail_at_once(requests, &world, "invalid_request");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::support::git_server::GitRepo;
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 use crate::support::worker::Worker;
 use crate::support::world::{World, dockerfile, repository};
 
@@ -30,10 +30,10 @@ pub fn all_ended_in_their_image(world: &World, workers: &[&Worker], ids: &[Strin
     let (told, letters) = world.finish(workers);
     assert!(letters.is_empty(), "{letters:?}");
     let expected: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
-    let ended: BTreeSet<&str> = told.iter().map(Told::build_id).collect();
+    let ended: BTreeSet<&str> = told.iter().map(Notification::build_id).collect();
     assert_eq!(ended, expected);
     for id in &expected {
-        let of_it: Vec<&Told> = told.iter().filter(|told| told.build_id() == *id).collect();
+        let of_it: Vec<&Notification> = told.iter().filter(|told| told.build_id() == *id).collect();
         for told in &of_it {
             assert_eq!(told.webhook_id, format!("{id}.image.ready"), "{}", told.raw);
         }

@@ -3,7 +3,7 @@
 //! | the stage | where there is time | where there is none |
 //! |---|---|---|
 //! | listener, connector, pusher | the job is finished and told | it is handed back, and the next worker tells of it as of a first try |
-//! | builder | see [`crate::shutdown`] | see there |
+//! | builder | see [`crate::lifecycle`] | see there |
 //! | notifier | the outcome is told | it stays in its queue, and the next worker tells it |
 //! | retry | the failed try goes to the ladder, for the next worker | the same |
 

@@ -12,7 +12,7 @@
 use serde_json::Value;
 
 use super::finish;
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 use crate::support::marked::Marked;
 use crate::support::worker::Worker;
 use crate::support::world::World;
@@ -23,7 +23,7 @@ const ACTORS: [&str; 6] = ["listener", "connector", "builder", "pusher", "notifi
 /// Blocks an actor's thread with a job in its hands, for longer than it may; returns how the job is
 /// told.
 #[track_caller]
-fn is_replaced(actor: &str, source: &Marked) -> Told {
+fn is_replaced(actor: &str, source: &Marked) -> Notification {
     let world = World::new()
         .with("FAILPOINTS", &format!("{actor}::handle=1*sleep(20000)"))
         // Long enough for a thread that only has to wait for a processor.
@@ -47,7 +47,7 @@ fn is_replaced(actor: &str, source: &Marked) -> Told {
 }
 
 /// How often it has to have been built.
-fn builds_of(told: &Told) -> u64 {
+fn builds_of(told: &Notification) -> u64 {
     match told.kind() {
         "image.ready" => 1,
         _ => told.data()["attempts"].as_u64().expect("a number"),
