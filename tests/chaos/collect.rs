@@ -19,7 +19,7 @@ impl Evidence {
         let mut evidence = Self {
             run: world.run.clone(),
             registry_name: world.registry_name.clone(),
-            told: world.managers.all(),
+            notifications: world.managers.all(),
             bad_notifications: world.managers.faults(),
             left,
             waiting,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::journal::Journal;
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 use crate::support::registry;
 
 /// All that is known of a run when it is over.
@@ -14,7 +14,7 @@ pub struct Evidence {
     /// The registry's name in references.
     pub registry_name: String,
     /// All notifications, refused ones included.
-    pub told: Vec<Told>,
+    pub notifications: Vec<Notification>,
     /// What managers got and could not take.
     pub bad_notifications: Vec<String>,
     /// Repository and digest of the told images that the registry has.
@@ -56,7 +56,7 @@ pub struct Past {
 impl Evidence {
     /// Adds what the registry has, of what was told and of the run's users.
     pub fn ask_registry(&mut self) {
-        let images = self.told.iter().filter(|told| told.kind() == "image.ready");
+        let images = self.notifications.iter().filter(|told| told.kind() == "image.ready");
         let images: BTreeSet<_> = images.map(|told| self.image(told)).collect();
         let there = |(repository, digest): &(String, String)| {
             registry::digest(repository, digest).as_deref() == Some(digest.as_str())
@@ -71,7 +71,7 @@ impl Evidence {
     }
 
     /// Repository and digest of the image that was told, as the registry has them.
-    pub fn image(&self, told: &Told) -> (String, String) {
+    pub fn image(&self, told: &Notification) -> (String, String) {
         let repository = told.text("/image/repository");
         let path = repository.strip_prefix(&self.registry_name).unwrap_or(repository);
         (path.trim_matches('/').to_owned(), told.text("/image/digest").to_owned())

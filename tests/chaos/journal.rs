@@ -4,7 +4,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 
 /// In no order.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub enum What {
     /// A connection to the broker was lost.
     LostBroker,
     /// A notification of this build was given up for the time being.
-    NotTold(String),
+    CannotNotify(String),
 }
 
 impl Journal {
@@ -43,12 +43,12 @@ impl Journal {
             }
             let not_told = message.starts_with("cannot notify: ");
             let build_id = line["build_id"].as_str().filter(|_| not_told)?;
-            Some(entry(at, What::NotTold(build_id.to_owned())))
+            Some(entry(at, What::CannotNotify(build_id.to_owned())))
         }));
     }
 }
 
-impl Told {
+impl Notification {
     /// When its outcome was made.
     pub fn made(&self) -> OffsetDateTime {
         let text = self.body["timestamp"].as_str().unwrap_or_default();
@@ -56,7 +56,7 @@ impl Told {
     }
 
     /// The worker that told it: each has addresses of its own for the managers.
-    pub fn teller(&self) -> &str {
+    pub fn notified_by(&self) -> &str {
         self.to.split('/').nth(1).unwrap_or_default()
     }
 }
@@ -73,6 +73,6 @@ no JSON
     let mut journal = Journal::default();
     journal.add("worker1", &[ended], log);
     let whats: Vec<&What> = journal.entries.iter().map(|entry| &entry.what).collect();
-    assert_eq!(whats, [&What::Ended, &What::LostBroker, &What::NotTold("a".to_owned())]);
+    assert_eq!(whats, [&What::Ended, &What::LostBroker, &What::CannotNotify("a".to_owned())]);
     assert_eq!(journal.entries[2].at.second(), 4);
 }

@@ -114,7 +114,7 @@ impl Run {
             self.world.broker_at.queues(&self.world.build_queue).first().map(drop)
         });
         self.disturb();
-        self.until_told();
+        self.until_notified();
         let waiting = self.until_quiet();
         self.ask_for_fresh_ones();
         let left = self.leavings();
@@ -165,7 +165,7 @@ impl Run {
     // ---- afterwards ----------------------------------------------------------------------------
 
     /// Waits until every request has its outcome, or nothing more is told.
-    fn until_told(&self) {
+    fn until_notified(&self) {
         let (mut known, mut since) = (0, Instant::now());
         loop {
             let told = self.world.managers.all();
@@ -208,7 +208,7 @@ impl Run {
             let request = self.repositories.fresh(&self.world.run, number);
             publish(&self.world, &mut self.oracle, &mut self.post, request);
         }
-        self.until_told();
+        self.until_notified();
     }
 
     /// What builds have left behind; they are given a while to be gone.
@@ -255,10 +255,7 @@ impl Run {
 
 fn publish(world: &World, oracle: &mut Oracle, post: &mut Post, request: Request) {
     let body = request.body.to_string();
-    let properties = match &request.message_id {
-        Some(id) => BasicProperties::default().with_message_id(id.as_str().into()),
-        None => BasicProperties::default(),
-    };
+    let properties = request.properties();
     let (copies, cancelled) = (request.copies, request.sort == Sort::Cancelled);
     let id = request.build_id.clone();
     oracle.ask(request);

@@ -11,7 +11,7 @@ use crate::journal::{Entry, What};
 use crate::oracle::Finding::*;
 use crate::oracle::{Cause, Finding, Kind, Oracle, Repeat};
 use crate::requests::{Request, Sort};
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 
 const RUN: &str = "run-1";
 const REGISTRY: &str = "registry.test:5000";
@@ -43,7 +43,7 @@ impl Case {
         for (sort, id) in [(Sort::Files, "a"), (Sort::Failing, "b"), (Sort::Fresh, "c")] {
             case.ask(sort, id);
         }
-        case.evidence.told =
+        case.evidence.notifications =
             vec![case.ready("a"), case.failed("b", "build_failed"), case.ready("c")];
         case.evidence.letters = vec!["b".to_owned()];
         for id in ["a", "c"] {
@@ -61,7 +61,7 @@ impl Case {
             message_id: None,
             application: format!("app-{id}"),
             user: "run-1-user0".to_owned(),
-            commit: Some(COMMIT.to_owned()),
+            commit: COMMIT.to_owned(),
             body: json!({}),
             copies: if sort == Sort::Twice { 2 } else { 1 },
         });
@@ -76,13 +76,13 @@ impl Case {
         }
     }
 
-    fn told(&self, id: &str, kind: &str, data: Value) -> Told {
+    fn notification(&self, id: &str, kind: &str, data: Value) -> Notification {
         let path = if kind == "image.ready" { "container" } else { "connector" };
         let mut body = json!({"type": kind, "timestamp": rfc3339(self.at(60.0)), "data": {
             "buildID": id, "applicationID": format!("app-{id}"), "userID": "run-1-user0", "attempts": 1,
         }});
         body["data"].as_object_mut().expect("an object").extend(object(data));
-        Told {
+        Notification {
             to: format!("/worker1/{path}"),
             webhook_id: format!("{id}.{kind}"),
             timestamp: String::new(),
@@ -93,20 +93,24 @@ impl Case {
         }
     }
 
-    fn ready(&self, id: &str) -> Told {
+    fn ready(&self, id: &str) -> Notification {
         let image = json!({
             "repository": format!("{REGISTRY}/run-1-user0/app-{id}"), "tag": COMMIT, "digest": digest(id),
         });
-        self.told(id, "image.ready", json!({"commit": COMMIT, "reused": false, "image": image}))
+        self.notification(
+            id,
+            "image.ready",
+            json!({"commit": COMMIT, "reused": false, "image": image}),
+        )
     }
 
-    fn failed(&self, id: &str, reason: &str) -> Told {
+    fn failed(&self, id: &str, reason: &str) -> Notification {
         let fault = if reason.ends_with("_failed") && reason != "build_failed" {
             "service"
         } else {
             "user"
         };
-        self.told(id, "build.failed", json!({"reason": reason, "fault": fault}))
+        self.notification(id, "build.failed", json!({"reason": reason, "fault": fault}))
     }
 
     /// So many seconds after the beginning.
@@ -120,12 +124,12 @@ impl Case {
     }
 
     /// Tells what was told of a build once more, `data` changed.
-    fn tell_again(&mut self, index: usize, data: Value) -> &mut Told {
-        let mut again = self.evidence.told[index].clone();
+    fn notify_again(&mut self, index: usize, data: Value) -> &mut Notification {
+        let mut again = self.evidence.notifications[index].clone();
         again.at = self.instant(70.0);
         again.body["data"].as_object_mut().expect("an object").extend(object(data));
-        self.evidence.told.push(again);
-        self.evidence.told.last_mut().expect("one was added")
+        self.evidence.notifications.push(again);
+        self.evidence.notifications.last_mut().expect("one was added")
     }
 
     fn happens(&mut self, seconds: f64, worker: &str, what: What) {
@@ -161,7 +165,7 @@ impl Case {
 
     #[track_caller]
     fn assert_repeated(&self, cause: Cause) {
-        let kind = Kind::ToldAgain(cause);
+        let kind = Kind::NotifiedAgain(cause);
         assert_eq!(self.repeats(), [Repeat { build_id: "a".to_owned(), kind, same_id: true }]);
         self.assert_clean();
     }
@@ -201,7 +205,7 @@ fn a_request_that_nobody_was_told_of_is_lost() {
 #[test]
 fn what_no_manager_has_accepted_counts_as_not_told() {
     let mut case = Case::clean();
-    case.evidence.told[0].answered = 500;
+    case.evidence.notifications[0].answered = 500;
     case.assert_found(Lost, "a");
 }
 
@@ -209,7 +213,7 @@ fn what_no_manager_has_accepted_counts_as_not_told() {
 fn a_build_that_ends_in_two_ways_is_contradictory() {
     let mut case = Case::clean();
     let failed = case.failed("a", "registry_failed");
-    case.evidence.told.push(failed);
+    case.evidence.notifications.push(failed);
     case.evidence.letters.push("a".to_owned());
     case.happens(61.5, "worker1", What::Ended);
     case.assert_found(Contradictory, "a");
@@ -220,7 +224,7 @@ fn a_contradiction_that_no_manager_has_accepted_is_one_all_the_same() {
     let mut case = Case::clean();
     let mut failed = case.failed("a", "registry_failed");
     failed.answered = 500;
-    case.evidence.told.push(failed);
+    case.evidence.notifications.push(failed);
     case.evidence.letters.push("a".to_owned());
     case.assert_found(Contradictory, "a");
 }
@@ -231,7 +235,7 @@ fn a_build_has_one_digest() {
     let image = json!({"image": {
         "repository": format!("{REGISTRY}/run-1-user0/app-a"), "tag": COMMIT, "digest": "sha256:other",
     }});
-    case.tell_again(0, image);
+    case.notify_again(0, image);
     case.store("a", "sha256:other");
     case.happens(61.5, "worker1", What::Ended);
     case.assert_found(TwoDigests, "a");
@@ -250,7 +254,7 @@ fn a_build_that_was_asked_for_twice_may_have_two_digests() {
         told.body["data"]["image"]["digest"] = digest.into();
         told
     });
-    case.evidence.told.extend(told);
+    case.evidence.notifications.extend(told);
     case.assert_clean();
 }
 
@@ -258,7 +262,7 @@ fn a_build_that_was_asked_for_twice_may_have_two_digests() {
 fn a_build_that_nobody_asked_for_is_found() {
     let mut case = Case::clean();
     let told = case.ready("x");
-    case.evidence.told.push(told);
+    case.evidence.notifications.push(told);
     case.store("x", &digest("x"));
     case.assert_found(NotAskedFor, "x");
 }
@@ -266,7 +270,7 @@ fn a_build_that_nobody_asked_for_is_found() {
 #[test]
 fn a_repetition_under_another_webhook_id_is_found() {
     let mut case = Case::clean();
-    case.tell_again(0, json!({})).webhook_id = "a.image.ready.2".to_owned();
+    case.notify_again(0, json!({})).webhook_id = "a.image.ready.2".to_owned();
     case.happens(61.5, "worker1", What::Ended);
     case.assert_found(OtherWebhookId, "a");
     let same_id: Vec<bool> = case.repeats().iter().map(|repeat| repeat.same_id).collect();
@@ -276,7 +280,7 @@ fn a_repetition_under_another_webhook_id_is_found() {
 #[test]
 fn an_outcome_that_the_other_manager_was_told_is_found() {
     let mut case = Case::clean();
-    case.evidence.told[0].to = "/worker1/connector".to_owned();
+    case.evidence.notifications[0].to = "/worker1/connector".to_owned();
     case.assert_found(OtherManager, "a");
 }
 
@@ -289,7 +293,8 @@ fn a_request_may_end_only_as_its_sort_says() {
         (1, "b", json!({"reason": "crashed", "fault": "service"})),
     ] {
         let mut case = Case::clean();
-        let told = case.evidence.told[index].body["data"].as_object_mut().expect("an object");
+        let told =
+            case.evidence.notifications[index].body["data"].as_object_mut().expect("an object");
         told.extend(object(data));
         case.assert_found(OtherEnding, id);
     }
@@ -300,12 +305,12 @@ fn a_fault_of_the_service_is_an_ending_of_any_request_but_a_fresh_one() {
     let mut case = Case::clean();
     case.ask(Sort::Step, "d");
     let failed = case.failed("d", "registry_failed");
-    case.evidence.told.push(failed);
+    case.evidence.notifications.push(failed);
     case.evidence.letters.push("d".to_owned());
     case.assert_clean();
 
     let mut case = Case::clean();
-    case.evidence.told[2] = case.failed("c", "registry_failed");
+    case.evidence.notifications[2] = case.failed("c", "registry_failed");
     case.evidence.letters.push("c".to_owned());
     case.evidence.tags.retain(|(repository, _), _| !repository.ends_with("app-c"));
     case.assert_found(FreshNotPassed, "c");
@@ -314,7 +319,7 @@ fn a_fault_of_the_service_is_an_ending_of_any_request_but_a_fresh_one() {
 #[test]
 fn a_fresh_request_needs_one_attempt() {
     let mut case = Case::clean();
-    case.evidence.told[2].body["data"]["attempts"] = 2.into();
+    case.evidence.notifications[2].body["data"]["attempts"] = 2.into();
     case.assert_found(FreshNotPassed, "c");
 }
 
@@ -325,7 +330,7 @@ fn what_was_to_be_built_in_any_case_is_not_reused() {
     case.store("d", &digest("d"));
     let mut told = case.ready("d");
     told.body["data"]["reused"] = true.into();
-    case.evidence.told.push(told);
+    case.evidence.notifications.push(told);
     case.assert_found(OtherEnding, "d");
 }
 
@@ -338,7 +343,7 @@ fn a_request_without_an_id_that_got_two_is_counted() {
         let mut told = case.ready("d");
         told.body["data"]["buildID"] = id.into();
         told.webhook_id = format!("{id}.image.ready");
-        case.evidence.told.push(told);
+        case.evidence.notifications.push(told);
     }
     case.assert_clean();
     assert_eq!(case.oracle.judge(&case.evidence).two_ids, 1);
@@ -362,20 +367,20 @@ fn an_image_that_no_outcome_knows_is_found() {
     let image = |name: &str, tag: &str| (format!("run-1-user0/app-{name}"), tag.to_owned());
     let mut case = Case::clean();
     case.evidence.tags.insert(image("z", COMMIT), digest("z"));
-    case.assert_found_generally(ImageNotTold);
+    case.assert_found_generally(UnknownImage);
 
     // Whatever it is called.
     let mut case = Case::clean();
     case.evidence.tags.insert(image("a", "key-1"), digest("z"));
-    case.assert_found_generally(ImageNotTold);
+    case.assert_found_generally(UnknownImage);
 }
 
 #[test]
 fn the_image_of_a_build_that_was_cancelled_may_be_there() {
     let mut case = Case::clean();
     case.ask(Sort::Cancelled, "d");
-    let cancelled = case.told("d", "build.cancelled", json!({"reason": "cancelled"}));
-    case.evidence.told.push(cancelled);
+    let cancelled = case.notification("d", "build.cancelled", json!({"reason": "cancelled"}));
+    case.evidence.notifications.push(cancelled);
     case.evidence.letters.push("d".to_owned());
     case.store("d", &digest("d"));
     case.assert_clean();
@@ -444,45 +449,45 @@ fn what_is_wrong_with_workers_managers_and_faults_is_found() {
 
 // ---- repeats ---------------------------------------------------------------------------------------
 
-fn told_twice() -> Case {
+fn notified_twice() -> Case {
     let mut case = Case::clean();
-    case.tell_again(0, json!({}));
+    case.notify_again(0, json!({}));
     case
 }
 
 #[test]
 fn an_outcome_is_told_again_after_whoever_told_it_crashed_or_lost_the_broker_or_the_answer() {
-    let mut case = told_twice();
+    let mut case = notified_twice();
     case.happens(61.5, "worker1", What::Ended);
     case.happens(63.0, "worker1", What::LostBroker);
     case.assert_repeated(Cause::Crash);
 
     // It was lost before, and noticed meanwhile.
-    let mut case = told_twice();
+    let mut case = notified_twice();
     case.happens(60.5, "worker1", What::LostBroker);
     case.happens(65.0, "worker1", What::Ended);
     case.assert_repeated(Cause::Connection);
 
-    let mut case = told_twice();
-    case.happens(65.0, "worker1", What::NotTold("a".to_owned()));
+    let mut case = notified_twice();
+    case.happens(65.0, "worker1", What::CannotNotify("a".to_owned()));
     case.assert_repeated(Cause::Answer);
 }
 
 #[test]
 fn an_outcome_that_is_told_again_for_no_reason_is_found() {
-    let mut case = told_twice();
+    let mut case = notified_twice();
     case.happens(61.5, "worker2", What::Ended);
     case.happens(30.0, "worker1", What::LostBroker);
-    case.happens(65.0, "worker1", What::NotTold("b".to_owned()));
+    case.happens(65.0, "worker1", What::CannotNotify("b".to_owned()));
     case.happens(90.0, "worker1", What::Ended);
-    case.assert_found(ToldAgain, "a");
+    case.assert_found(NotifiedAgain, "a");
 }
 
 #[test]
 fn an_outcome_that_is_made_again_and_told_is_found() {
     let mut case = Case::clean();
     let made_again = rfc3339(case.at(65.0));
-    case.tell_again(0, json!({})).body["timestamp"] = made_again.into();
+    case.notify_again(0, json!({})).body["timestamp"] = made_again.into();
     case.happens(61.5, "worker1", What::Ended);
     case.assert_found(MadeAgain, "a");
 }
@@ -495,12 +500,12 @@ fn what_was_published_twice_may_be_told_twice_and_no_more() {
     for seconds in [60.0, 62.0] {
         let mut told = case.ready("d");
         told.body["timestamp"] = rfc3339(case.at(seconds)).into();
-        case.evidence.told.push(told);
+        case.evidence.notifications.push(told);
     }
     case.assert_clean();
     let mut told = case.ready("d");
     told.body["timestamp"] = rfc3339(case.at(64.0)).into();
-    case.evidence.told.push(told);
+    case.evidence.notifications.push(told);
     case.assert_found(MadeAgain, "d");
     let kinds: Vec<Kind> = case.repeats().iter().map(|repeat| repeat.kind).collect();
     assert_eq!(kinds, [Kind::PublishedTwice, Kind::MadeAgain]);
@@ -509,9 +514,9 @@ fn what_was_published_twice_may_be_told_twice_and_no_more() {
 #[test]
 fn what_was_refused_before_it_was_accepted_is_no_repeat() {
     let mut case = Case::clean();
-    let mut refused = case.evidence.told[0].clone();
+    let mut refused = case.evidence.notifications[0].clone();
     refused.answered = 500;
-    case.evidence.told.insert(0, refused);
+    case.evidence.notifications.insert(0, refused);
     case.assert_clean();
     assert_eq!(case.repeats(), []);
 }

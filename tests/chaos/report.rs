@@ -62,10 +62,10 @@ impl Report {
         let mut repeats = BTreeMap::new();
         for repeat in &self.count.repeats {
             let what = match repeat.kind {
-                Kind::ToldAgain(Cause::Crash) => "the worker had ended",
-                Kind::ToldAgain(Cause::Connection) => "its connection to the broker was lost",
-                Kind::ToldAgain(Cause::Answer) => "it did not get the manager's answer",
-                Kind::ToldAgain(Cause::Unknown) => "for no reason",
+                Kind::NotifiedAgain(Cause::Crash) => "the worker had ended",
+                Kind::NotifiedAgain(Cause::Connection) => "its connection to the broker was lost",
+                Kind::NotifiedAgain(Cause::Answer) => "it did not get the manager's answer",
+                Kind::NotifiedAgain(Cause::Unknown) => "for no reason",
                 Kind::MadeAgain => "the outcome was made again",
                 Kind::PublishedTwice => "the request was published twice",
             };
@@ -86,7 +86,7 @@ fn list<K: Display>(text: &mut String, what: &str, counts: &BTreeMap<K, usize>) 
 /// wrong with, all that the workers logged of it; returns the file.
 pub fn keep_evidence(count: &Count, evidence: &Evidence) -> PathBuf {
     let Count { repeats, violations, .. } = count;
-    let told = evidence.told.iter();
+    let told = evidence.notifications.iter();
     let notifications: String = told
         .map(|told| format!("{} {} {} {}\n", told.to, told.answered, told.webhook_id, told.raw))
         .collect();
@@ -97,7 +97,7 @@ pub fn keep_evidence(count: &Count, evidence: &Evidence) -> PathBuf {
     for violation in violations {
         let _ = writeln!(text, "### {:?}: {}", violation.finding, violation.text);
         let Some(id) = &violation.build_id else { continue };
-        for told in evidence.told.iter().filter(|told| told.build_id() == id) {
+        for told in evidence.notifications.iter().filter(|told| told.build_id() == id) {
             let _ = writeln!(text, "told {}, answered {}: {}", told.to, told.answered, told.raw);
         }
         for worker in &evidence.workers {

@@ -5,38 +5,8 @@ use serde_json::json;
 use crate::dice::Dice;
 use crate::support::engine;
 use crate::support::git_server::GitRepo;
-use crate::support::request::{self, Ending, Expected};
-
-/// What kind of request it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Sort {
-    /// An application of its own, files only.
-    Files,
-    /// The same, with a step that runs.
-    Step,
-    /// An application that others build as well, so that an image may be there already.
-    Shared,
-    /// The same, to be built in any case.
-    Forced,
-    /// Published twice under one id.
-    Twice,
-    /// With the message's id for its only one.
-    MessageId,
-    /// Without any id.
-    NoId,
-    /// In the older, nested shape.
-    Nested,
-    /// A step fails each time.
-    Failing,
-    /// There is no such repository.
-    Missing,
-    /// Not a request that can be understood.
-    Malformed,
-    /// Taken back soon after.
-    Cancelled,
-    /// Like `Files`, when nothing is wrong any longer.
-    Fresh,
-}
+pub use crate::support::request::{Request, Sort};
+use crate::support::world::full_name;
 
 const SORTS: [(usize, Sort); 12] = [
     (30, Sort::Files),
@@ -52,28 +22,6 @@ const SORTS: [(usize, Sort); 12] = [
     (3, Sort::Malformed),
     (3, Sort::Cancelled),
 ];
-
-pub type Request = request::Request<Sort>;
-
-impl Expected for Sort {
-    fn ending(self) -> Ending {
-        match self {
-            Self::Failing => Ending::Failed("build_failed"),
-            Self::Missing => Ending::Failed("repository_not_found"),
-            Self::Malformed => Ending::Failed("invalid_request"),
-            Self::Cancelled => Ending::ImageOrCancelled,
-            _ => Ending::Image,
-        }
-    }
-
-    fn may_be_reused(self) -> bool {
-        self != Self::Forced
-    }
-
-    fn passes_at_once(self) -> bool {
-        self == Self::Fresh
-    }
-}
 
 /// The repositories that requests are made of.
 pub struct Repositories {
@@ -144,45 +92,19 @@ impl Repositories {
             Sort::Shared | Sort::Forced => &self.files[of_files % SHARED],
             _ => &self.files[of_files],
         };
-        let repo = match sort {
-            Sort::Missing => format!("chaos/missing-{run}-{number}"),
-            Sort::Malformed => "this names no repository".to_owned(),
-            _ => path(repo),
-        };
         let id = format!("{run}-{number}");
-        let mut body = json!({"userID": user, "applicationID": application, "repo": repo});
-        if matches!(sort, Sort::Step | Sort::Cancelled | Sort::Failing) {
-            body["buildPlan"] = json!({"buildArgs": {"MARK": id, "SECONDS": seconds.to_string()}});
-        }
-        if sort == Sort::Forced {
-            body["force"] = true.into();
-        }
-        let (mut build_id, mut message_id) = (Some(id.clone()), None);
+        let arguments = json!({"MARK": id, "SECONDS": seconds.to_string()});
+        let mut request = Request::new(sort, id, user, application, &full_name(repo), commit);
         match sort {
-            Sort::MessageId => message_id = Some(id),
-            Sort::NoId => build_id = None,
-            Sort::Nested => {
-                body = json!({
-                    "uuid": id,
-                    "applicationID": application,
-                    "pullInfo": {"userID": user, "repo": repo, "connector": "github", "commit": "latest"},
-                });
+            Sort::Step | Sort::Cancelled | Sort::Failing => {
+                request.body["buildPlan"] = json!({"buildArgs": arguments});
             }
-            _ => body["uuid"] = id.into(),
+            Sort::Nested => {
+                request.body["pullInfo"]["connector"] = "github".into();
+                request.body["pullInfo"]["commit"] = "latest".into();
+            }
+            _ => {}
         }
-        Request {
-            sort,
-            build_id,
-            message_id,
-            application,
-            user,
-            commit: (sort != Sort::Missing && sort != Sort::Malformed).then(|| commit.clone()),
-            body,
-            copies: if sort == Sort::Twice { 2 } else { 1 },
-        }
+        request
     }
-}
-
-fn path(repo: &GitRepo) -> String {
-    format!("{}/{}", repo.owner, repo.name)
 }

@@ -52,9 +52,9 @@ fn a_list_can_be_read_by_programs() {
     let stdout = world.good(&["list", "--json"]);
     let listed: Vec<Value> =
         stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let buried: Vec<Value> =
+    let put: Vec<Value> =
         letters.iter().map(|letter| serde_json::to_value(letter).expect("JSON")).collect();
-    assert_eq!(listed, buried);
+    assert_eq!(listed, put);
     assert_eq!(listed[1]["removed"], json!(["token"]));
 }
 
@@ -91,7 +91,7 @@ fn an_empty_queue_is_said_to_be_empty() {
 fn looking_changes_neither_the_letters_nor_their_order() {
     let world = World::new();
     let ids = numbered(400);
-    world.bury_many(&ids, "It failed.");
+    world.put_many(&ids, "It failed.");
     for _ in 0..2 {
         let stdout = world.good(&["list"]);
         let listed: Vec<_> =
@@ -154,7 +154,7 @@ fn an_id_that_is_unknown_or_not_unique_is_a_clear_failure() {
 fn dropping_a_letter_leaves_all_others_in_their_order() {
     let world = World::new();
     let mut ids = numbered(120);
-    world.bury_many(&ids, "It failed.");
+    world.put_many(&ids, "It failed.");
     assert_eq!(world.good(&["drop", "build-0060"]), "dropped build-0060\n");
     ids.remove(60);
     assert_eq!(world.take_dead(), ids);
@@ -177,7 +177,7 @@ fn a_list_that_is_killed_loses_nothing() {
     let world = World::new();
     let ids = numbered(300);
     // More than a pipe holds: the program waits for its reader with letters in hand.
-    world.bury_many(&ids, &"long ".repeat(700));
+    world.put_many(&ids, &"long ".repeat(700));
     let mut child = world.spawn(&["list", "--json"]);
     let mut stdout = BufReader::new(child.stdout.take().expect("it is a pipe"));
     let mut line = String::new();
@@ -194,7 +194,7 @@ fn a_list_that_is_killed_loses_nothing() {
 fn a_reader_that_goes_away_ends_the_list_quietly() {
     let world = World::new();
     let ids = numbered(300);
-    world.bury_many(&ids, &"long ".repeat(700));
+    world.put_many(&ids, &"long ".repeat(700));
     let mut child = world.spawn(&["list", "--json"]);
     let mut stdout = BufReader::new(child.stdout.take().expect("it is a pipe"));
     stdout.read_line(&mut String::new()).expect("it writes");
@@ -208,7 +208,7 @@ fn a_reader_that_goes_away_ends_the_list_quietly() {
 #[test]
 fn one_command_at_a_time_reads_the_queue() {
     let world = World::new();
-    world.bury_many(&numbered(300), &"long ".repeat(700));
+    world.put_many(&numbered(300), &"long ".repeat(700));
     let mut first = world.spawn(&["list", "--json"]);
     let mut stdout = BufReader::new(first.stdout.take().expect("it is a pipe"));
     stdout.read_line(&mut String::new()).expect("it writes");

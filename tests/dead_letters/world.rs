@@ -170,7 +170,7 @@ impl World {
         ended.stdout
     }
 
-    /// Buries a build for a reason, as the worker does.
+    /// Puts a dead letter of a build on the queue, as the worker does.
     pub(crate) fn dead_letter(&self, id: &str, reason: Reason, request: &Value) -> DeadLetter {
         let letter = letter(id, reason, request.to_string().as_bytes());
         self.put(id, letter.to_json(), Duration::from_secs(3600));
@@ -194,7 +194,7 @@ impl World {
     }
 
     /// Puts many letters on the dead queue, in this order.
-    pub(crate) fn bury_many(&self, ids: &[String], message: &str) {
+    pub(crate) fn put_many(&self, ids: &[String], message: &str) {
         for id in ids {
             let fault = Fault::new(StageName::Builder, Reason::EngineFailed, message);
             let request = serde_json::json!({"userID": "u", "repo": "o/n"}).to_string();

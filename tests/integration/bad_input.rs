@@ -73,7 +73,7 @@ fn bad_requests_are_told_to_their_user_once_and_good_ones_go_on() {
     assert_eq!(worker.restarts(), [0; 6]);
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!(told.len(), published.len() + 1, "each was told once");
-    assert_eq!(letters.len(), published.len(), "a copy of each bad one is kept");
+    assert_eq!(letters.len(), published.len(), "each bad one has its dead letter");
 }
 
 #[test]

@@ -15,8 +15,7 @@ fn a_build_that_fails_at_the_same_step_twice_is_given_up_and_told_once() {
     let worker = world.worker();
     let repo = failing();
     let commit = repo.git(&["rev-parse", "HEAD"]);
-    let told = world.build(&world.request(&repo)).failed("build_failed");
-    assert_eq!(told.data()["attempts"], 2);
+    let told = world.build(&world.request(&repo)).failed("build_failed").after(2);
     assert_eq!(told.text("/fault"), "user");
     assert_eq!(told.text("/stage"), "builder");
     assert_eq!(told.text("/commit"), commit);
@@ -45,8 +44,7 @@ fn a_build_that_outlasts_its_time_is_stopped_and_given_up() {
     let world = World::new().with("BUILDER_TIMEOUT", "2s");
     let worker = world.worker();
     let repo = repository("endless", &[("Dockerfile", &dockerfile("RUN sleep 600"))]);
-    let told = world.build(&world.request(&repo)).failed("build_timeout");
-    assert_eq!(told.data()["attempts"], 2);
+    let told = world.build(&world.request(&repo)).failed("build_timeout").after(2);
     assert!(told.text("/message").contains("2 s"), "{}", told.raw);
     world.finish(&[&worker]);
 }
@@ -61,8 +59,7 @@ fn a_registry_that_fails_is_tried_five_times_and_then_given_up() {
     let world = World::new().with("REGISTRY_URL", url.trim_start_matches("http://"));
     let worker = world.worker();
     let repo = repository("no-registry", &[("Dockerfile", &dockerfile("RUN true"))]);
-    let told = world.build(&world.request(&repo)).failed("registry_failed");
-    assert_eq!(told.data()["attempts"], 5);
+    let told = world.build(&world.request(&repo)).failed("registry_failed").after(5);
     assert_eq!(told.text("/fault"), "service");
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (1, 1));
@@ -104,8 +101,7 @@ fn a_registry_that_refuses_the_workers_password_is_told_at_once() {
     world.keep_secret(&wrong);
     let worker = world.worker();
     let repo = repository("refused", &[("Dockerfile", &dockerfile("RUN true"))]);
-    let told = world.build(&world.request(&repo)).failed("registry_refused");
-    assert_eq!(told.data()["attempts"], 1);
+    let told = world.build(&world.request(&repo)).failed("registry_refused").after(1);
     assert_eq!(told.text("/fault"), "service");
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (1, 1));
@@ -126,8 +122,7 @@ fn a_build_waits_for_a_registry_that_is_down_and_no_try_is_counted() {
 
     door.open(&registry::open());
     worker.wait_for_line("the listener resumes");
-    let told = world.outcome(&build_id).ready();
-    assert_eq!(told.data()["attempts"], 1);
+    world.outcome(&build_id).ready().after(1);
     world.finish(&[&worker]);
 }
 
@@ -144,8 +139,7 @@ fn a_forge_that_fails_is_tried_again_until_it_works() {
     let world = World::new().with("GITHUB_URL", &flaky.url());
     let worker = world.worker();
     let repo = repository("flaky-forge", &[("Dockerfile", &dockerfile("RUN true"))]);
-    let told = world.build(&world.request(&repo)).ready();
-    assert_eq!(told.data()["attempts"], 3);
+    world.build(&world.request(&repo)).ready().after(3);
     world.finish(&[&worker]);
 }
 
@@ -162,8 +156,7 @@ fn a_forge_that_asks_for_patience_costs_no_try() {
     let world = World::new().with("GITHUB_URL", &limited.url());
     let worker = world.worker();
     let repo = repository("limited-forge", &[("Dockerfile", &dockerfile("RUN true"))]);
-    let told = world.build(&world.request(&repo)).ready();
-    assert_eq!(told.data()["attempts"], 1);
+    world.build(&world.request(&repo)).ready().after(1);
     assert!(worker.lines().iter().any(|line| line.contains("rate_limited")));
     world.finish(&[&worker]);
 }
@@ -178,8 +171,7 @@ fn an_engine_that_is_not_there_costs_no_try() {
     let build_id = world.publish(&world.request(&repo));
     worker.wait_for_line_where("the engine is down", |line| line.contains("engine_down"));
     std::os::unix::fs::symlink("/var/run/docker.sock", &path).expect("a link can be made");
-    let told = world.outcome(&build_id).ready();
-    assert_eq!(told.data()["attempts"], 1);
+    world.outcome(&build_id).ready().after(1);
     world.finish(&[&worker]);
 }
 

@@ -7,7 +7,7 @@ use lapin::BasicProperties;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 use crate::support::marked::Marked;
 use crate::support::stand_in::{Answer, StandIn};
 use crate::support::worker::Worker;
@@ -46,7 +46,7 @@ fn a_request_without_an_id_is_given_one_and_told_once() {
 /// Published twice, so that these workers have both copies in hand before the image is there. Returns
 /// how that was told.
 #[track_caller]
-fn published_twice(world: &World, source: &Marked, workers: &[&Worker]) -> Vec<Told> {
+fn published_twice(world: &World, source: &Marked, workers: &[&Worker]) -> Vec<Notification> {
     let request = world.request(&source.repo);
     let id = world.publish(&request);
     world.publish(&request);
@@ -70,7 +70,7 @@ fn a_request_that_is_published_twice_is_built_once_and_told_under_one_id() {
     let accepted = worker.lines().into_iter().filter(|line| line.contains("\"job accepted\""));
     assert_eq!(accepted.count(), 2);
     assert_eq!(source.builds(&[&worker]), 1);
-    let image = |told: &Told| told.data()["image"].clone();
+    let image = |told: &Notification| told.data()["image"].clone();
     assert_eq!(image(&told[0]), image(&told[1]));
 }
 
@@ -126,8 +126,9 @@ fn an_older_request_that_is_told_late_is_known_by_its_time_and_its_commit() {
     let older = world.outcome(&older).ready();
     assert_eq!(older.text("/commit"), commit, "the commit was pinned at the first try");
     assert!(older.data()["attempts"].as_u64() >= Some(2), "{}", older.raw);
-    let requested =
-        |told: &Told| OffsetDateTime::parse(told.text("/requestedAt"), &Rfc3339).expect("a moment");
+    let requested = |told: &Notification| {
+        OffsetDateTime::parse(told.text("/requestedAt"), &Rfc3339).expect("a moment")
+    };
     assert!(requested(&older) < requested(&newer), "{} {}", older.raw, newer.raw);
     assert_ne!(older.text("/image/digest"), newer.text("/image/digest"));
     let (told, letters) = world.finish(&[&worker]);

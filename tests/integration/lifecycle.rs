@@ -9,13 +9,11 @@ use crate::support::{Door, broker, until};
 fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
     let world = World::new();
     let worker = world.worker();
-    let slow = Slow::new(3);
-    let repo = repository("drained", &[("Dockerfile", &slow.dockerfile)]);
-    let build_id = world.publish(&world.request(&repo));
-    slow.wait_until_begun(&worker);
+    let slow = Slow::begin(3, &world, &worker);
+
     let (told, _) = world.finish(&[&worker]);
     let [told] = &told[..] else { panic!("one outcome: {told:?}") };
-    assert_eq!(told.clone().ready().build_id(), build_id);
+    assert_eq!(told.clone().ready().build_id(), slow.build_id);
     assert_eq!(told.data()["attempts"], 1);
 }
 
@@ -23,20 +21,16 @@ fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
 fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
     let world = World::new().with("DRAIN_TIMEOUT", "500ms");
     let first = world.worker();
-    let slow = Slow::new(8);
-    let repo = repository("handed-back", &[("Dockerfile", &slow.dockerfile)]);
-    let commit = repo.git(&["rev-parse", "HEAD"]);
-    let build_id = world.publish(&world.request(&repo));
-    slow.wait_until_begun(&first);
+    let slow = Slow::begin(8, &world, &first);
+    let commit = slow.repo.git(&["rev-parse", "HEAD"]);
     first.stop();
-    assert!(world.managers.of(&build_id).is_empty());
+    assert!(world.managers.of(&slow.build_id).is_empty());
 
     // The commit is pinned: what is pushed meanwhile is not built.
-    repo.commit(&[("more", "than before")]);
+    slow.repo.commit(&[("more", "than before")]);
     let second = world.worker();
     slow.wait_until_begun(&second);
-    let told = world.outcome(&build_id).ready();
-    assert_eq!(told.data()["attempts"], 1);
+    let told = world.outcome(&slow.build_id).ready().after(1);
     assert_eq!(told.text("/commit"), commit);
     let (told, _) = world.finish(&[&second]);
     assert_eq!(told.len(), 1);
@@ -46,16 +40,14 @@ fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
 fn a_second_sigterm_leaves_at_once_and_nothing_is_lost() {
     let world = World::new();
     let first = world.worker();
-    let slow = Slow::new(6);
-    let repo = repository("left", &[("Dockerfile", &slow.dockerfile)]);
-    let build_id = world.publish(&world.request(&repo));
-    slow.wait_until_begun(&first);
+    let slow = Slow::begin(6, &world, &first);
+
     first.terminate();
     first.wait_for_line("draining");
     first.terminate();
     assert_eq!(first.wait(), 75);
     let second = world.worker();
-    world.outcome(&build_id).ready();
+    world.outcome(&slow.build_id).ready();
     let (told, _) = world.finish(&[&second]);
     assert_eq!(told.len(), 1);
 }
@@ -64,14 +56,12 @@ fn a_second_sigterm_leaves_at_once_and_nothing_is_lost() {
 fn a_killed_workers_build_is_done_by_the_next_one() {
     let world = World::new();
     let first = world.worker();
-    let slow = Slow::new(6);
-    let repo = repository("killed", &[("Dockerfile", &slow.dockerfile)]);
-    let build_id = world.publish(&world.request(&repo));
-    slow.wait_until_begun(&first);
+    let slow = Slow::begin(6, &world, &first);
+
     first.kill();
     assert_eq!(first.wait(), -1);
     let second = world.worker();
-    world.outcome(&build_id).ready();
+    world.outcome(&slow.build_id).ready();
     let (told, _) = world.finish(&[&second]);
     assert_eq!(told.len(), 1);
 }
@@ -80,21 +70,19 @@ fn a_killed_workers_build_is_done_by_the_next_one() {
 fn a_connection_that_is_closed_in_the_middle_of_a_job_costs_no_outcome() {
     let world = World::new();
     let worker = world.worker();
-    let slow = Slow::new(3);
-    let repo = repository("cut-off", &[("Dockerfile", &slow.dockerfile)]);
-    let build_id = world.publish(&world.request(&repo));
-    slow.wait_until_begun(&worker);
-    // One that consumes, one that publishes, and one that reads the log.
+    let slow = Slow::begin(3, &world, &worker);
+
+    // One that consumes, one that publishes, and one that reads the outcome ledger.
     let connections = until("the broker lists all connections", || {
         Some(broker::connections_of(worker.pid())).filter(|connections| connections.len() == 3)
     });
     broker::close_connections(&connections);
     worker.wait_for_line("lost the broker");
-    world.outcome(&build_id).ready();
+    world.outcome(&slow.build_id).ready();
     assert_eq!(worker.restarts(), [0; 6]);
     let (told, letters) = world.finish(&[&worker]);
     assert!(told.iter().all(|told| told.kind() == "image.ready"), "{told:?}");
-    assert!(told.iter().all(|told| told.webhook_id == format!("{build_id}.image.ready")));
+    assert!(told.iter().all(|told| told.webhook_id == format!("{}.image.ready", slow.build_id)));
     assert!(letters.is_empty(), "{letters:?}");
 }
 

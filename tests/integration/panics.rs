@@ -4,14 +4,14 @@
 //!
 //! The points are those of the `failpoints` feature: the program panics once at the one it is told.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::engine;
 use crate::support::git_server::GitRepo;
 use crate::support::turnstile::Steps;
 use crate::support::until;
 use crate::support::worker::Worker;
-use crate::support::world::{World, dockerfile, held_repository, repository, with};
+use crate::support::world::{World, dockerfile, held_repository, repository};
 
 const ACTORS: [&str; 6] = ["listener", "connector", "builder", "pusher", "notifier", "retry"];
 
@@ -21,12 +21,7 @@ const ACTORS: [&str; 6] = ["listener", "connector", "builder", "pusher", "notifi
 fn survives(point: &str, repo: &GitRepo, kind: &str, attempts: [u64; 3]) {
     let world = World::new().with("FAILPOINTS", &format!("{point}=1*panic"));
     let worker = world.worker();
-    let published: Vec<String> = (0..3)
-        .map(|n| {
-            let application = json!({"applicationID": format!("app-{n}")});
-            world.publish(&with(world.request(repo), application))
-        })
-        .collect();
+    let published = world.publish_many(repo, 3);
     for build_id in &published {
         assert_eq!(world.outcome(build_id).kind(), kind);
     }
@@ -171,8 +166,7 @@ fn a_context_that_breaks_off_never_becomes_an_image() {
     let files = [("Dockerfile", &*dockerfile("COPY . /src")), ("last", "all is here")];
     let repo = repository("broken-off", &files);
     let worker = world.worker();
-    let told = world.build(&world.request(&repo)).ready();
-    assert_eq!(told.data()["attempts"], 2);
+    let told = world.build(&world.request(&repo)).ready().after(2);
     assert_eq!(engine::file_in(told.text("/image/imageID"), "/src/last"), "all is here");
     let (told, _) = world.finish(&[&worker]);
     assert_eq!(told.len(), 1);
@@ -193,7 +187,7 @@ fn an_actor_that_stops_is_replaced_and_its_build_goes_on() {
         line.contains("an actor died") && line.contains("\"stopped: by itself\"")
     });
     steps.turnstile.let_all_go();
-    assert_eq!(world.outcome(&build_id).ready().data()["attempts"], 1);
+    world.outcome(&build_id).ready().after(1);
     assert_eq!(worker.restarts(), ACTORS.map(|name| u64::from(name == "builder")));
     let stopped = "image_builder_actor_deaths_total{actor=\"builder\",cause=\"stopped\"}";
     assert_eq!(worker.metric(stopped), 1.0);
@@ -241,7 +235,7 @@ fn an_actor_that_dies_again_and_again_ends_the_worker_and_no_job_is_lost() {
 
     let world = failing.with("FAILPOINTS", "");
     let next = world.worker();
-    assert_eq!(world.outcome(&build_id).ready().data()["attempts"], 1);
+    world.outcome(&build_id).ready().after(1);
     let (told, _) = world.finish(&[&next]);
     assert_eq!(told.len(), 1);
 }

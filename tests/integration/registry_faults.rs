@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::managers::Told;
 use crate::support::marked::Marked;
 use crate::support::stand_in::{Answer, Asked, StandIn};
 use crate::support::worker::Worker;
@@ -77,8 +76,7 @@ fn one_that_goes_away_before_the_push_costs_no_try_and_no_build() {
     door.open(&registry::open());
     worker.wait_for_line("the listener resumes");
     for build_id in [&built, &waiting] {
-        let told = world.outcome(build_id).ready();
-        assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+        world.outcome(build_id).ready().after(1);
     }
     until("it is ready", || (worker.get("/readyz").0 == 200).then_some(()));
     assert_eq!((first.builds(&[&worker]), second.builds(&[&worker])), (1, 1));
@@ -87,7 +85,7 @@ fn one_that_goes_away_before_the_push_costs_no_try_and_no_build() {
 }
 
 #[track_caller]
-fn is_told_at_once(status: u16, code: &'static str) {
+fn fails_at_once(status: u16, code: &'static str) {
     let (world, _registry) = world_with(move |asked| match asked.path.as_str() {
         "/v2/" => Answer::bytes("{}"),
         _ if begins_upload(asked) => error(status, code),
@@ -95,8 +93,7 @@ fn is_told_at_once(status: u16, code: &'static str) {
     });
     let worker = world.worker();
     let source = Marked::good();
-    let told = world.build(&world.request(&source.repo)).failed("registry_refused");
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    let told = world.build(&world.request(&source.repo)).failed("registry_refused").after(1);
     assert_eq!((told.text("/fault"), told.text("/stage")), ("service", "pusher"), "{}", told.raw);
     assert_eq!(delays(&worker), [0.0; 0], "an operator has to act");
     assert_eq!(count(&worker, "the listener pauses"), 0);
@@ -107,12 +104,12 @@ fn is_told_at_once(status: u16, code: &'static str) {
 
 #[test]
 fn one_that_denies_the_push_is_told_at_once() {
-    is_told_at_once(403, "DENIED");
+    fails_at_once(403, "DENIED");
 }
 
 #[test]
 fn one_that_does_not_know_the_worker_is_told_at_once() {
-    is_told_at_once(401, "UNAUTHORIZED");
+    fails_at_once(401, "UNAUTHORIZED");
 }
 
 #[test]
@@ -131,8 +128,7 @@ fn one_that_asks_for_patience_is_left_alone_for_as_long_and_no_try_is_counted() 
     });
     let worker = world.worker();
     let source = Marked::good();
-    let told = world.build(&world.request(&source.repo)).ready();
-    assert_told_of_first_try(&told);
+    world.build(&world.request(&source.repo)).ready().after(1);
     let times = looked_up.lock().expect("no answer panics").clone();
     let pause = times[1] - times[0];
     assert!(pause >= Duration::from_secs(3), "{pause:?}");
@@ -158,16 +154,11 @@ fn one_that_takes_no_more_pushes_for_a_while_costs_no_try_and_no_build() {
     let build_id = world.publish(&world.request(&source.repo));
     until("it was pushed three times", || (delays(&worker).len() >= 3).then_some(()));
     busy.store(false, Ordering::Relaxed);
-    assert_told_of_first_try(&world.outcome(&build_id).ready());
+    world.outcome(&build_id).ready().after(1);
     assert!(count(&worker, "rate_limited") >= 3);
     assert_eq!(source.builds(&[&worker]), 1);
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (1, 0));
-}
-
-#[track_caller]
-fn assert_told_of_first_try(told: &Told) {
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
 }
 
 #[test]
@@ -183,8 +174,7 @@ fn one_that_fails_is_tried_again_with_backoff_and_the_image_is_only_pushed() {
     });
     let worker = world.worker();
     let source = Marked::good();
-    let told = world.build(&world.request(&source.repo)).ready();
-    assert_eq!(told.data()["attempts"], 3, "{}", told.raw);
+    world.build(&world.request(&source.repo)).ready().after(3);
     assert_eq!(delays(&worker), [0.2, 0.6]);
     assert_eq!(count(&worker, "built by an earlier try: only to be pushed"), 2);
     assert_eq!(source.builds(&[&worker]), 1);

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
-
-use crate::support::world::{World, dockerfile, repository, with};
+use crate::support::world::{World, dockerfile, repository};
 
 #[test]
 fn three_replicas_share_one_queue_and_each_build_is_done_once() {
@@ -15,12 +13,7 @@ fn three_replicas_share_one_queue_and_each_build_is_done_once() {
     for worker in &workers {
         worker.wait_for_line("at work");
     }
-    let published: BTreeSet<String> = (0..30)
-        .map(|n| {
-            let application = json!({"applicationID": format!("app-{n}")});
-            world.publish(&with(world.request(&repo), application))
-        })
-        .collect();
+    let published: BTreeSet<String> = world.publish_many(&repo, 30).into_iter().collect();
     for build_id in &published {
         world.outcome(build_id).ready();
     }

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 use crate::support::unique;
 use crate::support::world::{World, dockerfile, full_name, repository, shared, with};
 
 /// Builds this; the image has to be that of the commit.
 #[track_caller]
-fn builds_commit(world: &World, request: &Value, commit: &str) -> Told {
+fn builds_commit(world: &World, request: &Value, commit: &str) -> Notification {
     let told = world.build(request).ready();
     assert_eq!(told.text("/commit"), commit);
     assert_eq!(told.text("/image/tag"), commit);

@@ -1,12 +1,10 @@
 //! The broker goes away, and comes back.
 
-use crate::rule::{
-    all_ended_in_their_image, ends_at_the_first_try, fresh_request_passes, publish, quick,
-};
+use crate::rule::{all_ended_in_their_image, fresh_request_passes, quick};
 use crate::support::node::Node;
 use crate::support::proxy::{Network, Proxy};
 use crate::support::slow::Slow;
-use crate::support::world::{World, repository};
+use crate::support::world::World;
 use crate::support::{runtime, until};
 
 /// With one job at work, one waiting in the worker, and more in the queue.
@@ -15,12 +13,10 @@ fn goes_away(end: impl FnOnce(&Node)) {
     let world =
         World::on(node.at()).with("LISTENER_CONCURRENCY", "2").with("BUILDER_CONCURRENCY", "1");
     let worker = world.worker();
-    let slow = Slow::new(4);
-    let repo = repository("in-hand", &[("Dockerfile", &slow.dockerfile)]);
-    let mut ids = vec![world.publish(&world.request(&repo))];
-    slow.wait_until_begun(&worker);
+    let slow = Slow::begin(4, &world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
     let quick = quick();
-    ids.extend(publish(&world, &quick, 6));
+    ids.extend(world.publish_many(&quick, 6));
 
     end(&node);
     worker.wait_for_line("lost the broker");
@@ -31,7 +27,7 @@ fn goes_away(end: impl FnOnce(&Node)) {
     node.start();
 
     for id in &ids {
-        ends_at_the_first_try(&world, id);
+        world.outcome(id).ready().after(1);
     }
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
@@ -55,10 +51,8 @@ fn a_broker_that_falls_silent_is_noticed_and_waited_for() {
     let uri = format!("{}?heartbeat=2", node.at().uri);
     let world = World::on(node.at()).with("RABBITMQ_URI", &uri);
     let worker = world.worker();
-    let slow = Slow::new(3);
-    let repo = repository("silence", &[("Dockerfile", &slow.dockerfile)]);
-    let mut ids = vec![world.publish(&world.request(&repo))];
-    slow.wait_until_begun(&worker);
+    let slow = Slow::begin(3, &world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
 
     node.freeze();
     worker.wait_for_line("lost the broker");
@@ -67,7 +61,7 @@ fn a_broker_that_falls_silent_is_noticed_and_waited_for() {
     assert!(world.managers.all().is_empty());
     node.thaw();
 
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
     let again = all_ended_in_their_image(&world, &[&worker], &ids);
@@ -83,10 +77,8 @@ fn a_job_whose_worker_has_lost_its_way_to_the_broker_is_done_by_another_and_told
     let mut settings = world.settings();
     settings.insert("RABBITMQ_URI".to_owned(), cut_off);
     let first = crate::support::worker::Worker::start(&settings);
-    let slow = Slow::new(12);
-    let repo = repository("cut-off", &[("Dockerfile", &slow.dockerfile)]);
-    let mut ids = vec![world.publish(&world.request(&repo))];
-    slow.wait_until_begun(&first);
+    let slow = Slow::begin(12, &world, &first);
+    let mut ids = vec![slow.build_id.clone()];
 
     way.set(Network::BlackHole);
     let second = world.worker();
@@ -95,7 +87,7 @@ fn a_job_whose_worker_has_lost_its_way_to_the_broker_is_done_by_another_and_told
     first.wait_for_line("lost the broker");
     way.set(Network::Up);
 
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     let again = all_ended_in_their_image(&world, &[&first, &second], &ids);
     assert!(again <= 1, "{again} were told again, and one was done twice");

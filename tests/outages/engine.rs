@@ -5,17 +5,15 @@ use crate::support::engine::BASE;
 use crate::support::own_engine::OwnEngine;
 use crate::support::slow::Slow;
 use crate::support::until;
-use crate::support::world::{World, repository};
+use crate::support::world::World;
 
 fn goes_away(end: impl FnOnce(&OwnEngine)) {
     let engine = OwnEngine::new();
     engine.load(BASE);
     let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "none");
     let worker = world.worker();
-    let slow = Slow::new(5);
-    let repo = repository("engine-gone", &[("Dockerfile", &slow.dockerfile)]);
-    let mut ids = vec![world.publish(&world.request(&repo))];
-    slow.wait_until_begun(&worker);
+    let slow = Slow::begin(5, &world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
 
     end(&engine);
     worker.wait_for_line("no room to work: the listener pauses");
@@ -25,8 +23,7 @@ fn goes_away(end: impl FnOnce(&OwnEngine)) {
 
     // The try that was cut off counts, since the build itself may be what ends its engine; waiting for
     // the engine does not.
-    let told = world.outcome(&ids[0]).ready();
-    assert_eq!(told.data()["attempts"], 2, "{}", told.raw);
+    world.outcome(&ids[0]).ready().after(2);
     ids.push(fresh_request_passes(&world));
     until("it is ready", || (worker.get("/readyz").0 == 200).then_some(()));
     assert_eq!(worker.restarts(), [0; 6]);

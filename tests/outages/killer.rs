@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::rule::{ends_at_the_first_try, quick};
+use crate::rule::quick;
 use crate::support::until;
 use crate::support::worker::Worker;
 use crate::support::world::{World, dockerfile, repository, with};
@@ -43,7 +43,7 @@ fn a_request_that_kills_every_worker_is_given_up_and_costs_nobody_else_anything(
 
     world.outcome(&killer).failed("crashed");
     for id in &others {
-        ends_at_the_first_try(&world, id);
+        world.outcome(id).ready().after(1);
     }
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!(told.len(), 1 + others.len(), "each is told once: {told:?}");

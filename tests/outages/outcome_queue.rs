@@ -1,9 +1,9 @@
 //! There is nowhere to put an outcome.
 
-use crate::rule::{all_ended_in_their_image, ends_at_the_first_try, fresh_request_passes};
+use crate::rule::{all_ended_in_their_image, fresh_request_passes};
 use crate::support::node::Node;
 use crate::support::slow::Slow;
-use crate::support::world::{World, repository};
+use crate::support::world::World;
 
 #[test]
 fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
@@ -12,10 +12,8 @@ fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
     let uri = node.at().uri.replace("guest:guest", "worker:worker");
     let world = World::on(node.at()).with("RABBITMQ_URI", &uri);
     let worker = world.worker();
-    let slow = Slow::new(3);
-    let repo = repository("no-outcome", &[("Dockerfile", &slow.dockerfile)]);
-    let mut ids = vec![world.publish(&world.request(&repo))];
-    slow.wait_until_begun(&worker);
+    let slow = Slow::begin(3, &world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
 
     // Nor can the worker make the queue anew.
     node.at().permit("worker", r"^(?!.*\.outcome$)");
@@ -24,7 +22,7 @@ fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
     assert!(world.managers.all().is_empty());
     node.at().permit("worker", ".*");
 
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
     assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
@@ -34,12 +32,10 @@ fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
 fn an_outcome_queue_that_is_deleted_is_made_anew() {
     let world = World::new();
     let worker = world.worker();
-    let slow = Slow::new(3);
-    let repo = repository("outcome-gone", &[("Dockerfile", &slow.dockerfile)]);
-    let mut ids = vec![world.publish(&world.request(&repo))];
-    slow.wait_until_begun(&worker);
+    let slow = Slow::begin(3, &world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
     world.broker.delete_queue(&world.settings["OUTCOME_QUEUE"]);
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
     assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);

@@ -1,9 +1,7 @@
 //! Replicas are replaced one after another.
 
-use serde_json::json;
-
-use crate::rule::{all_ended_in_their_image, ends_at_the_first_try};
-use crate::support::world::{World, dockerfile, repository, with};
+use crate::rule::all_ended_in_their_image;
+use crate::support::world::{World, dockerfile, repository};
 
 #[test]
 fn replicas_that_are_replaced_one_after_another_lose_nothing_and_tell_nothing_twice() {
@@ -15,12 +13,8 @@ fn replicas_that_are_replaced_one_after_another_lose_nothing_and_tell_nothing_tw
     let mut replicas = [world.worker(), world.worker(), world.worker()];
     let mut replaced = Vec::new();
     let mut ids = Vec::new();
-    for (number, replica) in replicas.iter_mut().enumerate() {
-        let publish = |n| {
-            let application = json!({"applicationID": format!("app-{number}-{n}")});
-            world.publish(&with(world.request(&repo), application))
-        };
-        ids.extend((0..10).map(publish));
+    for replica in &mut replicas {
+        ids.extend(world.publish_many(&repo, 10));
         // In the middle of something.
         replica.wait_for_line("build planned");
         let old = std::mem::replace(replica, world.worker());
@@ -28,7 +22,7 @@ fn replicas_that_are_replaced_one_after_another_lose_nothing_and_tell_nothing_tw
         replaced.push(old);
     }
     for id in &ids {
-        ends_at_the_first_try(&world, id);
+        world.outcome(id).ready().after(1);
     }
     assert_eq!(all_ended_in_their_image(&world, &replicas.each_ref(), &ids), 0);
 }

@@ -2,32 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
-
 use crate::support::git_server::GitRepo;
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 use crate::support::worker::Worker;
-use crate::support::world::{World, dockerfile, repository, with};
+use crate::support::world::{World, dockerfile, repository};
 
 /// A repository whose build takes no time.
 pub fn quick() -> GitRepo {
     repository("quick", &[("Dockerfile", &dockerfile("COPY . /src"))])
-}
-
-/// Publishes so many requests, each for an application of its own, and so with an image of its own.
-pub fn publish(world: &World, repo: &GitRepo, count: usize) -> Vec<String> {
-    let publish = |n| {
-        let application = json!({"applicationID": format!("app-{n}")});
-        world.publish(&with(world.request(repo), application))
-    };
-    (0..count).map(publish).collect()
-}
-
-/// This build ends in its image, at the first try.
-#[track_caller]
-pub fn ends_at_the_first_try(world: &World, id: &str) {
-    let told = world.outcome(id).ready();
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
 }
 
 /// One more request passes. All that was delivered before it is in hand then, or done.
@@ -35,7 +17,7 @@ pub fn ends_at_the_first_try(world: &World, id: &str) {
 pub fn fresh_request_passes(world: &World) -> String {
     let repo = quick();
     let id = world.publish(&world.request(&repo));
-    ends_at_the_first_try(world, &id);
+    world.outcome(&id).ready().after(1);
     id
 }
 
@@ -48,10 +30,10 @@ pub fn all_ended_in_their_image(world: &World, workers: &[&Worker], ids: &[Strin
     let (told, letters) = world.finish(workers);
     assert!(letters.is_empty(), "{letters:?}");
     let expected: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
-    let ended: BTreeSet<&str> = told.iter().map(Told::build_id).collect();
+    let ended: BTreeSet<&str> = told.iter().map(Notification::build_id).collect();
     assert_eq!(ended, expected);
     for id in &expected {
-        let of_it: Vec<&Told> = told.iter().filter(|told| told.build_id() == *id).collect();
+        let of_it: Vec<&Notification> = told.iter().filter(|told| told.build_id() == *id).collect();
         for told in &of_it {
             assert_eq!(told.webhook_id, format!("{id}.image.ready"), "{}", told.raw);
         }

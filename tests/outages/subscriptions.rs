@@ -1,11 +1,11 @@
 //! The broker takes a subscription away, and keeps the connection.
 
-use crate::rule::{all_ended_in_their_image, ends_at_the_first_try, fresh_request_passes};
+use crate::rule::{all_ended_in_their_image, fresh_request_passes};
 use crate::support::node::Node;
 use crate::support::slow::Slow;
 use crate::support::until;
 use crate::support::worker::Worker;
-use crate::support::world::{World, repository};
+use crate::support::world::World;
 
 fn lines_with(worker: &Worker, text: &str) -> usize {
     worker.lines().iter().filter(|line| line.contains(text)).count()
@@ -17,14 +17,12 @@ fn a_job_that_is_held_for_longer_than_the_broker_grants_ends_in_one_outcome() {
     let node = Node::new(&["consumer_timeout = 60000"]);
     let world = World::on(node.at());
     let worker = world.worker();
-    let slow = Slow::new(75);
-    let repo = repository("held", &[("Dockerfile", &slow.dockerfile)]);
-    let mut ids = vec![world.publish(&world.request(&repo))];
-    slow.wait_until_begun(&worker);
+    let slow = Slow::begin(75, &world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
     worker.wait_for_line_where("the broker loses its patience", |line| {
         line.contains("a subscription ended") && line.contains("timeout")
     });
-    ends_at_the_first_try(&world, &ids[0]);
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);
     assert_eq!(lines_with(&worker, "lost the broker"), 0);

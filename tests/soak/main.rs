@@ -50,7 +50,7 @@ use self::requests::{Repositories, Request, SECRET, Sort};
 use self::sample::{Place, Sample};
 use self::support::broker::Fetched;
 use self::support::git_server::GOOD_TOKEN;
-use self::support::managers::Told;
+use self::support::managers::Notification;
 use self::support::worker::Worker;
 use self::support::world::World;
 use self::support::{broker, registry, setting, until};
@@ -183,23 +183,19 @@ impl Run {
         for numbers in numbers.chunks(BURST) {
             if let [.., before, last] = &bursts[..] {
                 self.cancel(last);
-                self.until_told(before)?;
+                self.until_notified(before)?;
             }
             bursts.push(numbers.iter().map(|number| self.publish(*number)).collect());
             self.world.publish_raw(GARBAGE, BasicProperties::default());
             self.garbage += 1;
         }
-        bursts.iter().try_for_each(|burst| self.until_told(burst))
+        bursts.iter().try_for_each(|burst| self.until_notified(burst))
     }
 
     fn publish(&mut self, number: usize) -> Request {
         let request = self.repositories.request(number);
-        let properties = match &request.message_id {
-            Some(id) => BasicProperties::default().with_message_id(id.as_str().into()),
-            None => BasicProperties::default(),
-        };
         self.oracle.ask(request.clone());
-        self.world.publish_raw(request.body.to_string().as_bytes(), properties);
+        self.world.publish_raw(request.body.to_string().as_bytes(), request.properties());
         request
     }
 
@@ -211,9 +207,9 @@ impl Run {
         }
     }
 
-    fn until_told(&self, burst: &[Request]) -> Result<(), String> {
+    fn until_notified(&self, burst: &[Request]) -> Result<(), String> {
         for request in burst {
-            let wanted = |told: &Told| match &request.build_id {
+            let wanted = |told: &Notification| match &request.build_id {
                 Some(id) => told.build_id() == id,
                 None => told.text("/applicationID") == request.application,
             };
@@ -266,10 +262,10 @@ impl Run {
     /// nothing may have happened twice, and nothing is the service's fault.
     fn judge(
         &self,
-        told: Vec<Told>,
+        told: Vec<Notification>,
         letters: &[Fetched],
     ) -> (Vec<String>, BTreeMap<String, usize>) {
-        let builds: BTreeSet<&str> = told.iter().map(Told::build_id).collect();
+        let builds: BTreeSet<&str> = told.iter().map(Notification::build_id).collect();
         let letters = letters.iter().map(|letter| {
             let letter: Value = serde_json::from_slice(&letter.body).expect("letters are JSON");
             letter["buildID"].as_str().unwrap_or_default().to_owned()
@@ -280,7 +276,7 @@ impl Run {
             run: self.world.user.clone(),
             registry_name: registry::open(),
             letters,
-            told,
+            notifications: told,
             ..Evidence::default()
         };
         evidence.ask_registry();
@@ -295,7 +291,8 @@ impl Run {
             let (letters, bodies) = (unreadable.len(), self.garbage);
             violations.push(format!("{letters} dead letters of {bodies} unreadable bodies"));
         }
-        let of_service = evidence.told.iter().filter(|told| told.text("/fault") == "service");
+        let of_service =
+            evidence.notifications.iter().filter(|told| told.text("/fault") == "service");
         violations.extend(of_service.map(|told| format!("the service failed: {}", told.raw)));
         (violations, count.endings)
     }
@@ -306,7 +303,7 @@ impl Run {
         let cancelled: BTreeSet<&str> = told
             .iter()
             .filter(|told| told.kind() == "build.cancelled")
-            .map(Told::build_id)
+            .map(Notification::build_id)
             .collect();
         let planned: Vec<(String, String)> = self.planned();
         let withdrawn = planned.iter().filter(|(id, _)| cancelled.contains(id.as_str()));

@@ -5,46 +5,11 @@ use serde_json::json;
 use crate::dice::Dice;
 use crate::support::engine;
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
-use crate::support::request::{self, Ending, Expected};
+pub use crate::support::request::{Request, Sort};
 use crate::support::world::full_name;
 
-/// What kind of request it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Sort {
-    /// A commit of its own, with a file that nothing else has.
-    Own,
-    /// An application that others ask for as well, so that an image may be there already.
-    Shared,
-    /// The same, to be built in any case.
-    Forced,
-    /// With a step that runs.
-    Step,
-    /// With a step that uses a secret.
-    Secret,
-    /// From a repository that wants a token.
-    Private,
-    /// With the message's id for its only one.
-    MessageId,
-    /// Without any id.
-    NoId,
-    /// In the older, nested shape.
-    Nested,
-    /// A step fails each time.
-    Failing,
-    /// There is no such repository.
-    Missing,
-    /// There is no such branch.
-    NoRef,
-    /// Neither a Dockerfile nor anything that nixpacks knows.
-    NoPlan,
-    /// Not a request that can be understood.
-    Malformed,
-    /// Taken back soon after.
-    Cancelled,
-}
-
 const SORTS: [(usize, Sort); 15] = [
-    (52, Sort::Own),
+    (52, Sort::Files),
     (12, Sort::Shared),
     (3, Sort::Forced),
     (3, Sort::Step),
@@ -60,31 +25,6 @@ const SORTS: [(usize, Sort); 15] = [
     (2, Sort::Malformed),
     (3, Sort::Cancelled),
 ];
-
-pub type Request = request::Request<Sort>;
-
-impl Expected for Sort {
-    fn ending(self) -> Ending {
-        match self {
-            Self::Failing => Ending::Failed("build_failed"),
-            Self::Missing => Ending::Failed("repository_not_found"),
-            Self::NoRef => Ending::Failed("ref_not_found"),
-            Self::NoPlan => Ending::Failed("no_build_plan"),
-            Self::Malformed => Ending::Failed("invalid_request"),
-            Self::Cancelled => Ending::ImageOrCancelled,
-            _ => Ending::Image,
-        }
-    }
-
-    fn may_be_reused(self) -> bool {
-        self != Self::Forced
-    }
-
-    /// What is asked here is whether anything leaks: one more try is allowed.
-    fn passes_at_once(self) -> bool {
-        false
-    }
-}
 
 /// The secret that some builds are given.
 pub const SECRET: &str = "a-secret-of-the-soak";
@@ -165,51 +105,36 @@ impl Repositories {
             Sort::NoPlan => (&self.plain, 0),
             _ => (own, number / OWN),
         };
-        let (repo, commit) = (full_name(&source.0), &source.1[commit]);
+        let commit = &source.1[commit];
         let user = format!("{run}-user{}", dice.below(USERS));
         let application = match sort {
-            Sort::Own => format!("app{}", number % OWN),
+            Sort::Files => format!("app{}", number % OWN),
             Sort::Shared | Sort::Forced => format!("shared{shared}"),
             _ => format!("app-of-{number}"),
         };
         let id = format!("{run}-{number}");
-        let repo = match sort {
-            Sort::Missing => format!("soak/missing-{id}"),
-            Sort::Malformed => "this names no repository".to_owned(),
-            _ => repo,
-        };
-        let mut body = json!({"userID": user, "applicationID": application, "repo": repo});
-        let (mut build_id, mut message_id) = (Some(id.clone()), None);
+        let mark = json!({"MARK": id});
+        let mut request = Request::new(sort, id, user, application, &full_name(&source.0), commit);
+        let body = &mut request.body;
         match sort {
-            Sort::MessageId => message_id = Some(id.clone()),
-            Sort::NoId => build_id = None,
-            _ => body["uuid"] = id.as_str().into(),
-        }
-        match sort {
-            Sort::Own | Sort::MessageId | Sort::NoId => {
+            Sort::Files | Sort::MessageId | Sort::NoId => {
                 body["type"] = "commit".into();
                 body["commit"] = commit.as_str().into();
             }
-            Sort::Forced => body["force"] = true.into(),
             Sort::Step | Sort::Cancelled | Sort::Failing => {
-                body["buildPlan"] = json!({"buildArgs": {"MARK": id}});
+                body["buildPlan"] = json!({"buildArgs": mark});
             }
             Sort::Secret => {
-                body["buildPlan"] = json!({"buildArgs": {"MARK": id}, "secrets": {"key": SECRET}});
+                body["buildPlan"] = json!({"buildArgs": mark, "secrets": {"key": SECRET}});
             }
             Sort::Private => body["token"] = GOOD_TOKEN.into(),
             Sort::NoRef => {
                 body["type"] = "branch".into();
                 body["branch"] = "no-such-branch".into();
             }
-            Sort::Nested => {
-                let info = json!({"userID": user, "repo": repo, "commit": commit});
-                body = json!({"uuid": id, "applicationID": application, "pullInfo": info});
-            }
             _ => {}
         }
-        let commit = Some(commit.clone());
-        Request { sort, build_id, message_id, application, user, commit, body, copies: 1 }
+        request
     }
 }
 

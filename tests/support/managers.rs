@@ -16,7 +16,7 @@ use super::stand_in::{Answer, Asked, StandIn};
 
 /// A notification that a manager got.
 #[derive(Debug, Clone)]
-pub struct Told {
+pub struct Notification {
     /// The path that it was posted to: `/container` or `/connector`.
     pub to: String,
     pub webhook_id: String,
@@ -28,7 +28,7 @@ pub struct Told {
     pub at: Instant,
 }
 
-impl Told {
+impl Notification {
     pub fn kind(&self) -> &str {
         self.body["type"].as_str().unwrap_or_default()
     }
@@ -57,31 +57,40 @@ impl Told {
     /// This is `build.failed` for this reason.
     #[track_caller]
     pub fn failed(self, reason: &str) -> Self {
-        assert_eq!(self.kind(), "build.failed", "{}", self.raw);
-        assert_eq!(self.to, "/connector");
-        assert_eq!(self.text("/reason"), reason, "{}", self.raw);
-        self
+        self.ended_unready("build.failed", reason)
     }
 
     /// This is `build.cancelled` for this reason.
     #[track_caller]
     pub fn cancelled(self, reason: &str) -> Self {
-        assert_eq!(self.kind(), "build.cancelled", "{}", self.raw);
+        self.ended_unready("build.cancelled", reason)
+    }
+
+    #[track_caller]
+    fn ended_unready(self, kind: &str, reason: &str) -> Self {
+        assert_eq!(self.kind(), kind, "{}", self.raw);
         assert_eq!(self.to, "/connector");
         assert_eq!(self.text("/reason"), reason, "{}", self.raw);
+        self
+    }
+
+    /// The build had begun this many tries.
+    #[track_caller]
+    pub fn after(self, attempts: u64) -> Self {
+        assert_eq!(self.data()["attempts"], attempts, "{}", self.raw);
         self
     }
 }
 
 #[derive(Default)]
 struct Book {
-    told: Mutex<Kept>,
+    kept: Mutex<Kept>,
     news: Condvar,
 }
 
 #[derive(Default)]
 struct Kept {
-    told: Vec<Told>,
+    notifications: Vec<Notification>,
     /// What was wrong with what was posted.
     faults: Vec<String>,
     /// By build id: what to answer before the first 204.
@@ -120,7 +129,7 @@ impl Managers {
 
     /// The next notifications of this build are answered so: status and `Retry-After` in seconds.
     pub fn refuse(&self, build_id: &str, answers: &[(u16, Option<u64>)]) {
-        let mut kept = self.book.told.lock().expect("no manager panics");
+        let mut kept = self.book.kept.lock().expect("no manager panics");
         kept.refusals.insert(build_id.to_owned(), answers.to_vec());
     }
 
@@ -130,12 +139,13 @@ impl Managers {
         &self,
         what: &str,
         within: Duration,
-        wanted: impl Fn(&Told) -> bool,
-    ) -> Result<Told, String> {
+        wanted: impl Fn(&Notification) -> bool,
+    ) -> Result<Notification, String> {
         let deadline = Instant::now() + within;
-        let mut kept = self.book.told.lock().expect("no manager panics");
+        let mut kept = self.book.kept.lock().expect("no manager panics");
         loop {
-            let accepted = kept.told.iter().find(|told| told.answered < 300 && wanted(told));
+            let accepted =
+                kept.notifications.iter().find(|told| told.answered < 300 && wanted(told));
             if let Some(told) = accepted {
                 return Ok(told.clone());
             }
@@ -148,25 +158,25 @@ impl Managers {
     }
 
     /// All notifications so far, refused ones included, in their order.
-    pub fn all(&self) -> Vec<Told> {
-        self.book.told.lock().expect("no manager panics").told.clone()
+    pub fn all(&self) -> Vec<Notification> {
+        self.book.kept.lock().expect("no manager panics").notifications.clone()
     }
 
     /// All notifications of one build so far.
-    pub fn of(&self, build_id: &str) -> Vec<Told> {
+    pub fn of(&self, build_id: &str) -> Vec<Notification> {
         self.all().into_iter().filter(|told| told.build_id() == build_id).collect()
     }
 
     /// What was wrong with notifications: a bad signature, a body that is no JSON.
     pub fn faults(&self) -> Vec<String> {
-        self.book.told.lock().expect("no manager panics").faults.clone()
+        self.book.kept.lock().expect("no manager panics").faults.clone()
     }
 }
 
 impl Book {
     fn receive(&self, asked: &Asked, key: &[u8]) -> Answer {
         let raw = String::from_utf8_lossy(&asked.body).into_owned();
-        let mut kept = self.told.lock().expect("no manager panics");
+        let mut kept = self.kept.lock().expect("no manager panics");
         let body: Value = match check(asked, key) {
             Ok(body) => body,
             Err(fault) => {
@@ -177,7 +187,7 @@ impl Book {
         let build_id = body["data"]["buildID"].as_str().unwrap_or_default();
         let refusals = kept.refusals.get_mut(build_id).filter(|refusals| !refusals.is_empty());
         let (status, retry_after) = refusals.map_or((204, None), |refusals| refusals.remove(0));
-        kept.told.push(Told {
+        kept.notifications.push(Notification {
             to: asked.path.clone(),
             webhook_id: asked.header("webhook-id").to_owned(),
             timestamp: asked.header("webhook-timestamp").to_owned(),

@@ -1,20 +1,28 @@
 //! Builds that take a while.
 
+use super::git_server::GitRepo;
 use super::unique;
 use super::worker::Worker;
-use super::world::dockerfile;
+use super::world::{World, dockerfile, repository};
 
-/// A step that takes a while, which is seen by the text that it writes first.
+/// A build whose step takes a while, which is seen by the text that it writes first.
 pub struct Slow {
-    pub dockerfile: String,
+    pub repo: GitRepo,
+    pub build_id: String,
     mark: String,
 }
 
 impl Slow {
-    pub fn new(seconds: u32) -> Self {
+    /// Publishes a request for it, and waits until this worker is at its step.
+    #[track_caller]
+    pub fn begin(seconds: u32, world: &World, worker: &Worker) -> Self {
         let mark = unique("slow");
         let dockerfile = dockerfile(&format!("RUN echo begun {mark}; sleep {seconds}"));
-        Self { dockerfile, mark: format!("begun {mark}") }
+        let repo = repository("slow", &[("Dockerfile", &dockerfile)]);
+        let build_id = world.publish(&world.request(&repo));
+        let slow = Self { repo, build_id, mark: format!("begun {mark}") };
+        slow.wait_until_begun(worker);
+        slow
     }
 
     /// Waits until the step runs.

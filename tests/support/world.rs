@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::broker::{Broker, BrokerAt, Fetched};
 use super::git_server::{self, GitRepo};
-use super::managers::{Managers, Told};
+use super::managers::{Managers, Notification};
 use super::stand_in::{Answer, StandIn};
 use super::turnstile::Steps;
 use super::worker::{Settings, Worker};
@@ -123,6 +123,15 @@ impl World {
         request["uuid"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Publishes so many requests, each for an application of its own, and so with an image of its own.
+    pub fn publish_many(&self, repo: &GitRepo, count: usize) -> Vec<String> {
+        let publish = |_| {
+            let application = json!({"applicationID": unique("app")});
+            self.publish(&with(self.request(repo), application))
+        };
+        (0..count).map(publish).collect()
+    }
+
     pub fn publish_raw(&self, body: &[u8], properties: BasicProperties) {
         self.broker.publish(&self.settings["BUILD_QUEUE"], body, properties);
     }
@@ -135,13 +144,17 @@ impl World {
 
     /// How a build ends.
     #[track_caller]
-    pub fn outcome(&self, build_id: &str) -> Told {
+    pub fn outcome(&self, build_id: &str) -> Notification {
         self.outcome_where(build_id, |told| told.build_id() == build_id)
     }
 
     /// How the build ends whose notification is like this.
     #[track_caller]
-    pub fn outcome_where(&self, what: &str, wanted: impl Fn(&Told) -> bool) -> Told {
+    pub fn outcome_where(
+        &self,
+        what: &str,
+        wanted: impl Fn(&Notification) -> bool,
+    ) -> Notification {
         match self.managers.wait_for(what, PATIENCE, wanted) {
             Ok(told) => told,
             Err(error) => panic!("{error}; {:?}", self.managers.faults()),
@@ -150,7 +163,7 @@ impl World {
 
     /// Publishes a request, and waits until its build has ended.
     #[track_caller]
-    pub fn build(&self, request: &Value) -> Told {
+    pub fn build(&self, request: &Value) -> Notification {
         let build_id = self.publish(request);
         self.outcome(&build_id)
     }
@@ -168,7 +181,7 @@ impl World {
         self.secrets.lock().expect("nobody panics with it").push(secret.to_owned());
     }
 
-    /// The copies in the dead queue, taken out of it.
+    /// The dead letters, taken out of their queue.
     pub fn dead_letters(&self) -> Vec<Fetched> {
         self.broker.drain(&self.settings["DEAD_QUEUE"])
     }
@@ -177,7 +190,7 @@ impl World {
     /// every notification was signed, each was accepted once, and no secret got out. Returns the
     /// accepted notifications and the dead letters.
     #[track_caller]
-    pub fn finish(&self, workers: &[&Worker]) -> (Vec<Told>, Vec<Fetched>) {
+    pub fn finish(&self, workers: &[&Worker]) -> (Vec<Notification>, Vec<Fetched>) {
         for worker in workers {
             worker.stop();
         }
@@ -193,7 +206,8 @@ impl World {
         for worker in workers {
             self.assert_no_secret_in("the log", &worker.lines());
         }
-        let accepted: Vec<Told> = told.into_iter().filter(|told| told.answered < 300).collect();
+        let accepted: Vec<Notification> =
+            told.into_iter().filter(|told| told.answered < 300).collect();
         (accepted, letters)
     }
 

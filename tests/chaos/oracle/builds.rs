@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{Asked, Finding, Violation};
 use crate::requests::Request;
-use crate::support::managers::Told;
-use crate::support::request::{Ending, Expected as _};
+use crate::support::managers::Notification;
+use crate::support::request::{Ending, Sort};
 
 /// How a build ended, in the words that the figures have for it.
-pub fn ending(told: &Told) -> String {
+pub fn ending(told: &Notification) -> String {
     match told.kind() {
         "build.failed" => format!("build.failed {}", told.text("/reason")),
         kind => kind.to_owned(),
@@ -16,7 +16,7 @@ pub fn ending(told: &Told) -> String {
 }
 
 /// What is wrong with all that was told of a build.
-pub fn judge(id: &str, asked: &Asked, told: &[&Told]) -> Vec<Violation> {
+pub fn judge(id: &str, asked: &Asked, told: &[&Notification]) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut wrong = |finding, text: String| violations.push(Violation::of(finding, id, text));
     let kinds: BTreeSet<&str> = told.iter().map(|told| told.kind()).collect();
@@ -47,12 +47,12 @@ pub fn judge(id: &str, asked: &Asked, told: &[&Told]) -> Vec<Violation> {
 type Judgement = Result<(), (Finding, String)>;
 
 /// Whether this is a way in which the request may end.
-fn judge_one(request: &Request, told: &Told) -> Judgement {
+fn judge_one(request: &Request, told: &Notification) -> Judgement {
     let other = |text: String| Err((Finding::OtherEnding, text));
     if told.text("/userID") != request.user {
         return other("told of another user".to_owned());
     }
-    if request.sort.passes_at_once()
+    if request.sort == Sort::Fresh
         && (told.kind(), &told.data()["attempts"]) != ("image.ready", &1.into())
     {
         let text = "all was well, and it has no image after one attempt".to_owned();
@@ -75,9 +75,9 @@ fn judge_one(request: &Request, told: &Told) -> Judgement {
     }
 }
 
-fn judge_image(request: &Request, told: &Told) -> Judgement {
+fn judge_image(request: &Request, told: &Notification) -> Judgement {
     let other = |text: String| Err((Finding::OtherEnding, text));
-    if request.commit.as_deref() != Some(told.text("/commit")) {
+    if request.commit != told.text("/commit") {
         return other(format!("the image is not of {:?}", request.commit));
     }
     if told.text("/image/tag") != told.text("/commit") {
@@ -87,7 +87,7 @@ fn judge_image(request: &Request, told: &Told) -> Judgement {
     if !told.text("/image/repository").ends_with(&path) {
         return other(format!("the image is not {path}"));
     }
-    if !request.sort.may_be_reused() && told.data()["reused"] == true {
+    if request.sort == Sort::Forced && told.data()["reused"] == true {
         return other("what was to be built in any case was reused".to_owned());
     }
     Ok(())

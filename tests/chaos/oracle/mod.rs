@@ -17,7 +17,7 @@ pub use self::repeats::{Cause, Kind, Repeat};
 pub use self::rest::{judge_left, judge_waiting};
 use crate::evidence::Evidence;
 use crate::requests::Request;
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 
 /// What must never be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum Finding {
     /// An outcome was made once more, and told as well.
     MadeAgain,
     /// An outcome was told again, and nothing had happened to whoever told it.
-    ToldAgain,
+    NotifiedAgain,
     /// A build that was asked for once was told with two digests.
     TwoDigests,
     /// A build was told that nobody has asked for.
@@ -47,7 +47,7 @@ pub enum Finding {
     /// The registry does not have the tag of an image that was told.
     TagNotThere,
     /// The registry has an image that nobody was told of.
-    ImageNotTold,
+    UnknownImage,
     /// A build was given up without a dead letter.
     NoLetter,
     /// There is a dead letter of a build that was not given up.
@@ -136,13 +136,13 @@ impl Oracle {
     }
 
     /// The request that a notification is about.
-    fn request_of(&self, told: &Told) -> Option<usize> {
+    fn request_of(&self, told: &Notification) -> Option<usize> {
         let by_id = self.by_id.get(told.build_id());
         by_id.or_else(|| self.by_application.get(told.text("/applicationID"))).copied()
     }
 
     /// The requests of which no manager has accepted a word.
-    pub fn open(&self, told: &[Told]) -> Vec<usize> {
+    pub fn open(&self, told: &[Notification]) -> Vec<usize> {
         let accepted = told.iter().filter(|told| told.answered < 300);
         let ended: BTreeSet<usize> = accepted.filter_map(|told| self.request_of(told)).collect();
         (0..self.asked.len()).filter(|index| !ended.contains(index)).collect()
@@ -151,8 +151,8 @@ impl Oracle {
     /// Judges a whole run by what is there after it.
     pub fn judge(&self, evidence: &Evidence) -> Count {
         let mut count = Count::default();
-        let mut builds: BTreeMap<&str, Vec<&Told>> = BTreeMap::new();
-        for told in &evidence.told {
+        let mut builds: BTreeMap<&str, Vec<&Notification>> = BTreeMap::new();
+        for told in &evidence.notifications {
             builds.entry(told.build_id()).or_default().push(told);
         }
         let mut ids_of: BTreeMap<usize, usize> = BTreeMap::new();
@@ -169,15 +169,15 @@ impl Oracle {
             let repeats = repeats::of(id, asked.copies, told, &evidence.journal);
             count.violations.extend(repeats.iter().filter_map(|repeat| match repeat.kind {
                 Kind::MadeAgain => Some(Violation::of(Finding::MadeAgain, id, "told twice")),
-                Kind::ToldAgain(Cause::Unknown) => {
-                    Some(Violation::of(Finding::ToldAgain, id, "told again"))
+                Kind::NotifiedAgain(Cause::Unknown) => {
+                    Some(Violation::of(Finding::NotifiedAgain, id, "told again"))
                 }
-                Kind::ToldAgain(_) | Kind::PublishedTwice => None,
+                Kind::NotifiedAgain(_) | Kind::PublishedTwice => None,
             }));
             count.repeats.extend(repeats);
         }
         count.two_ids = ids_of.values().filter(|ids| **ids > 1).count();
-        for index in self.open(&evidence.told) {
+        for index in self.open(&evidence.notifications) {
             let request = &self.asked[index].request;
             let id = request.build_id.as_deref().unwrap_or(&request.application);
             let text = format!("no outcome: {:?} {}", request.sort, request.body);

@@ -34,7 +34,7 @@ pub fn judge(evidence: &Evidence) -> Vec<Violation> {
 fn judge_registry(evidence: &Evidence) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut judged = BTreeSet::new();
-    for told in evidence.told.iter().filter(|told| told.kind() == "image.ready") {
+    for told in evidence.notifications.iter().filter(|told| told.kind() == "image.ready") {
         let mut wrong =
             |finding, text| violations.push(Violation::of(finding, told.build_id(), text));
         let image = evidence.image(told);
@@ -50,7 +50,7 @@ fn judge_registry(evidence: &Evidence) -> Vec<Violation> {
         }
     }
     // One that was taken back while it was pushed may be there.
-    let cancelled = evidence.told.iter().filter(|told| told.kind() == "build.cancelled");
+    let cancelled = evidence.notifications.iter().filter(|told| told.kind() == "build.cancelled");
     let cancelled: BTreeSet<String> = cancelled
         .map(|told| format!("{}/{}", told.text("/userID"), told.text("/applicationID")))
         .collect();
@@ -58,7 +58,7 @@ fn judge_registry(evidence: &Evidence) -> Vec<Violation> {
         let told = judged.contains(&(repository.clone(), digest.clone()));
         if !told && !cancelled.contains(repository) {
             let text = format!("nobody was told of {repository}:{tag}, {digest}");
-            violations.push(Violation::general(Finding::ImageNotTold, text));
+            violations.push(Violation::general(Finding::UnknownImage, text));
         }
     }
     violations
@@ -66,13 +66,13 @@ fn judge_registry(evidence: &Evidence) -> Vec<Violation> {
 
 /// Every build that was given up has a dead letter, and no other has.
 fn judge_letters(evidence: &Evidence) -> Vec<Violation> {
-    let failed = evidence.told.iter().filter(|told| told.kind() != "image.ready");
+    let failed = evidence.notifications.iter().filter(|told| told.kind() != "image.ready");
     let failed: BTreeSet<&str> = failed.map(|told| told.build_id()).collect();
-    let buried: BTreeSet<&str> = evidence.letters.iter().map(String::as_str).collect();
+    let dead: BTreeSet<&str> = evidence.letters.iter().map(String::as_str).collect();
     let missing = failed
-        .difference(&buried)
+        .difference(&dead)
         .map(|id| Violation::of(Finding::NoLetter, id, "given up without a dead letter"));
-    let odd = buried
+    let odd = dead
         .difference(&failed)
         .map(|id| Violation::of(Finding::OddLetter, id, "has a dead letter and was not given up"));
     missing.chain(odd).collect()

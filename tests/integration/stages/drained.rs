@@ -3,7 +3,7 @@
 //! | the stage | where there is time | where there is none |
 //! |---|---|---|
 //! | listener, connector, pusher | the job is finished and told | it is handed back, and the next worker tells of it as of a first try |
-//! | builder | see [`crate::shutdown`] | see there |
+//! | builder | see [`crate::lifecycle`] | see there |
 //! | notifier | the outcome is told | it stays in its queue, and the next worker tells it |
 //! | retry | the failed try goes to the ladder, for the next worker | the same |
 
@@ -114,8 +114,7 @@ fn is_handed_back(stage: &str, known: &Known) {
 
     let newer = source.repo.commit(&[("more", "than before")]);
     let second = world.worker();
-    let told = world.outcome(&build_id).ready();
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    let told = world.outcome(&build_id).ready().after(1);
     let expected = if *known == Known::Commit { commit } else { newer };
     assert_eq!(told.text("/commit"), expected);
     let (told, _) = finish(&world, &[&second]);
@@ -172,8 +171,7 @@ fn retry_puts_what_it_has_on_the_ladder() {
         assert_eq!(first.wait(), 0);
         assert!(world.managers.all().is_empty(), "nobody is told of it");
         let second = world.worker();
-        let told = world.outcome(&build_id).failed("build_failed");
-        assert_eq!(told.data()["attempts"], 2, "{}", told.raw);
+        world.outcome(&build_id).failed("build_failed").after(2);
         let (told, letters) = finish(&world, &[&second]);
         assert_eq!((told.len(), letters), (1, 1), "{told:?}");
         assert_eq!(source.builds(&[&first, &second]), 2);

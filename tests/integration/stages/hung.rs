@@ -12,7 +12,7 @@
 use serde_json::Value;
 
 use super::finish;
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 use crate::support::marked::Marked;
 use crate::support::worker::Worker;
 use crate::support::world::World;
@@ -23,7 +23,7 @@ const ACTORS: [&str; 6] = ["listener", "connector", "builder", "pusher", "notifi
 /// Blocks an actor's thread with a job in its hands, for longer than it may; returns how the job is
 /// told.
 #[track_caller]
-fn is_replaced(actor: &str, source: &Marked) -> Told {
+fn is_replaced(actor: &str, source: &Marked) -> Notification {
     let world = World::new()
         .with("FAILPOINTS", &format!("{actor}::handle=1*sleep(20000)"))
         // Long enough for a thread that only has to wait for a processor.
@@ -47,7 +47,7 @@ fn is_replaced(actor: &str, source: &Marked) -> Told {
 }
 
 /// How often it has to have been built.
-fn builds_of(told: &Told) -> u64 {
+fn builds_of(told: &Notification) -> u64 {
     match told.kind() {
         "image.ready" => 1,
         _ => told.data()["attempts"].as_u64().expect("a number"),
@@ -56,8 +56,7 @@ fn builds_of(told: &Told) -> u64 {
 
 #[track_caller]
 fn counts_one_try(actor: &str) {
-    let told = is_replaced(actor, &Marked::good()).ready();
-    assert_eq!(told.data()["attempts"], 2, "{actor}: {}", told.raw);
+    is_replaced(actor, &Marked::good()).ready().after(2);
 }
 
 #[test]
@@ -82,14 +81,12 @@ fn the_pushers_thread() {
 
 #[test]
 fn the_notifiers_thread() {
-    let told = is_replaced("notifier", &Marked::good()).ready();
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    is_replaced("notifier", &Marked::good()).ready().after(1);
 }
 
 #[test]
 fn the_thread_of_retry() {
-    let told = is_replaced("retry", &Marked::failing()).failed("build_failed");
-    assert_eq!(told.data()["attempts"], 2, "{}", told.raw);
+    is_replaced("retry", &Marked::failing()).failed("build_failed").after(2);
 }
 
 #[test]
@@ -105,8 +102,7 @@ fn a_job_that_the_forge_keeps_waiting_is_stopped_and_tried_again() {
         line.contains("\"timeout\"") && line.contains("within 5 s")
     });
     forge.open(git_server::server_url().trim_start_matches("http://"));
-    let told = world.outcome(&build_id).ready();
-    assert_eq!(told.data()["attempts"], 2, "{}", told.raw);
+    world.outcome(&build_id).ready().after(2);
     assert_eq!(worker.restarts(), [0; 6]);
     let (told, _) = finish(&world, &[&worker]);
     assert_eq!(told.len(), 1, "{told:?}");
@@ -132,8 +128,7 @@ fn a_manager_that_keeps_a_notification_waiting_costs_no_build() {
     assert_eq!(first.restarts(), [0; 6]);
     first.stop();
     let second = world.worker();
-    let told = world.outcome(&build_id).ready();
-    assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+    world.outcome(&build_id).ready().after(1);
     let (told, _) = finish(&world, &[&second]);
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(source.builds(&[&first, &second]), 1);

@@ -20,7 +20,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::finish;
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 use crate::support::marked::Marked;
 use crate::support::stand_in::{Answer, StandIn};
 use crate::support::worker::Worker;
@@ -57,30 +57,30 @@ struct Row {
     ids: usize,
     /// How many notifications they accept.
     posts: usize,
-    /// How many copies are in the dead queue, at the most, where there are any.
-    copies: usize,
+    /// How many dead letters there are, at the most, where there are any.
+    dead: usize,
 }
 
 macro_rules! rows {
-    ($($test:ident: $request:ident $at:literal $held:literal => $ids:literal $posts:literal $copies:literal;)*) => {
+    ($($test:ident: $request:ident $at:literal $held:literal => $ids:literal $posts:literal $dead:literal;)*) => {
         /// Every row there is.
-        const ROWS: &[Row] = &[$(rows!(@row $request $at $held $ids $posts $copies)),*];
+        const ROWS: &[Row] = &[$(rows!(@row $request $at $held $ids $posts $dead)),*];
 
         $(
             #[test]
             fn $test() {
-                rows!(@row $request $at $held $ids $posts $copies).holds();
+                rows!(@row $request $at $held $ids $posts $dead).holds();
             }
         )*
     };
-    (@row $request:ident $at:literal $held:literal $ids:literal $posts:literal $copies:literal) => {
+    (@row $request:ident $at:literal $held:literal $ids:literal $posts:literal $dead:literal) => {
         Row {
             request: Request::$request,
             at: $at,
             held: $held,
             ids: $ids,
             posts: $posts,
-            copies: $copies,
+            dead: $dead,
         }
     };
 }
@@ -88,7 +88,7 @@ macro_rules! rows {
 // The listener meets a request without an id twice: once to give it one, which makes a new message,
 // and once to read it.
 rows! {
-    //                             request at                   held             => ids posts copies
+    //                             request at                   held             => ids posts dead
     before_it_is_given_an_id:        Plain "listener::handle"   ""                => 1 1 0;
     while_it_is_given_an_id:         Plain "listener::work"     ""                => 1 1 0;
     // The one hop that can give a request two ids: the copy that has one is published, and the
@@ -130,7 +130,7 @@ rows! {
 
     about_to_be_given_up:           UsedUp "retry::handle"      ""                => 1 1 1;
     while_it_is_given_up:           UsedUp "retry::work"        ""                => 1 1 1;
-    // The outcome and the dead copy are published, and the failed try is not acked.
+    // The outcome and the dead letter are published, and the failed try is not acked.
     when_its_failure_is_an_outcome: UsedUp "settlement::settle"       "notifier::handle" => 1 1 2;
 }
 
@@ -195,8 +195,8 @@ fn a_request_under_an_id_that_was_told_before_is_told_whatever_kills_its_worker(
     assert_eq!(first.wait(), -1);
     let second = world.worker();
     until("it is told again", || (world.managers.of(&id).len() == 2).then_some(()));
-    let (told, copies) = finish(&world, &[&second]);
-    assert_eq!((told.len(), copies), (2, 0), "{told:?}");
+    let (told, dead) = finish(&world, &[&second]);
+    assert_eq!((told.len(), dead), (2, 0), "{told:?}");
     check_images(&told, 1);
 }
 
@@ -226,9 +226,9 @@ impl Row {
         let second = world.worker();
         let accepted = || world.managers.all().iter().filter(|told| told.answered < 300).count();
         until("all that is told", || (accepted() >= self.posts).then_some(()));
-        let (told, copies) = finish(&world, &[&second]);
+        let (told, dead) = finish(&world, &[&second]);
         assert_eq!(told.len(), self.posts, "{self:?}: {told:?}");
-        assert!((self.copies.min(1)..=self.copies).contains(&copies), "{self:?}: {copies}");
+        assert!((self.dead.min(1)..=self.dead).contains(&dead), "{self:?}: {dead}");
         self.check_ids(&told, uuid.as_deref());
         match self.request {
             Request::Failing => check_failures(&told, "build_failed", 2),
@@ -285,8 +285,8 @@ impl Row {
     }
 
     #[track_caller]
-    fn check_ids(&self, told: &[Told], uuid: Option<&str>) {
-        let ids: BTreeSet<&str> = told.iter().map(Told::build_id).collect();
+    fn check_ids(&self, told: &[Notification], uuid: Option<&str>) {
+        let ids: BTreeSet<&str> = told.iter().map(Notification::build_id).collect();
         assert_eq!(ids.len(), self.ids, "{self:?}: {ids:?}");
         if let Some(uuid) = uuid {
             assert!(ids.contains(uuid), "{self:?}: {ids:?}");
@@ -298,19 +298,17 @@ impl Row {
 }
 
 #[track_caller]
-fn check_failures(told: &[Told], reason: &str, attempts: u64) {
+fn check_failures(told: &[Notification], reason: &str, attempts: u64) {
     for told in told {
-        let told = told.clone().failed(reason);
-        assert_eq!(told.data()["attempts"], attempts, "{}", told.raw);
+        told.clone().failed(reason).after(attempts);
     }
 }
 
 /// All are told of the one image that the registry has.
 #[track_caller]
-fn check_images(told: &[Told], attempts: u64) {
+fn check_images(told: &[Notification], attempts: u64) {
     for told in told {
-        let told = told.clone().ready();
-        assert_eq!(told.data()["attempts"], attempts, "{}", told.raw);
+        let told = told.clone().ready().after(attempts);
         let repository = told.text("/image/repository");
         let (_, repository) = repository.split_once('/').expect("the registry, and a path");
         let digest = registry::digest(repository, told.text("/image/tag"));

@@ -13,14 +13,14 @@ mod hung;
 mod killed;
 
 use crate::support::broker;
-use crate::support::managers::Told;
+use crate::support::managers::Notification;
 use crate::support::worker::Worker;
 use crate::support::world::World;
 
 /// Drains the worker, and checks that nothing is left on the delay ladders either. Returns the
 /// accepted notifications and the number of dead letters.
 #[track_caller]
-fn finish(world: &World, workers: &[&Worker]) -> (Vec<Told>, usize) {
+fn finish(world: &World, workers: &[&Worker]) -> (Vec<Notification>, usize) {
     let (told, letters) = world.finish(workers);
     // What waits here comes to its own queue when its time is up.
     for queue in broker::queues(&format!("{}.", world.user)) {
