@@ -14,7 +14,7 @@ fn goes_away(end: impl FnOnce(&Node)) {
         World::on(node.at()).with("LISTENER_CONCURRENCY", "2").with("BUILDER_CONCURRENCY", "1");
     let worker = world.worker();
     let slow = Slow::begin(4, &world, &worker);
-    let mut ids = vec![slow.build_id.clone()];
+    let mut ids = vec![slow.build_id];
     let quick = quick();
     ids.extend(world.publish_many(&quick, 6));
 
@@ -52,7 +52,7 @@ fn a_broker_that_falls_silent_is_noticed_and_waited_for() {
     let world = World::on(node.at()).with("RABBITMQ_URI", &uri);
     let worker = world.worker();
     let slow = Slow::begin(3, &world, &worker);
-    let mut ids = vec![slow.build_id.clone()];
+    let mut ids = vec![slow.build_id];
 
     node.freeze();
     worker.wait_for_line("lost the broker");
@@ -78,7 +78,7 @@ fn a_job_whose_worker_has_lost_its_way_to_the_broker_is_done_by_another_and_told
     settings.insert("RABBITMQ_URI".to_owned(), cut_off);
     let first = crate::support::worker::Worker::start(&settings);
     let slow = Slow::begin(12, &world, &first);
-    let mut ids = vec![slow.build_id.clone()];
+    let mut ids = vec![slow.build_id];
 
     way.set(Network::BlackHole);
     let second = world.worker();

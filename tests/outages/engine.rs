@@ -13,7 +13,7 @@ fn goes_away(end: impl FnOnce(&OwnEngine)) {
     let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "none");
     let worker = world.worker();
     let slow = Slow::begin(5, &world, &worker);
-    let mut ids = vec![slow.build_id.clone()];
+    let mut ids = vec![slow.build_id];
 
     end(&engine);
     worker.wait_for_line("no room to work: the listener pauses");

@@ -13,7 +13,7 @@ fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
     let world = World::on(node.at()).with("RABBITMQ_URI", &uri);
     let worker = world.worker();
     let slow = Slow::begin(3, &world, &worker);
-    let mut ids = vec![slow.build_id.clone()];
+    let mut ids = vec![slow.build_id];
 
     // Nor can the worker make the queue anew.
     node.at().permit("worker", r"^(?!.*\.outcome$)");
@@ -33,7 +33,7 @@ fn an_outcome_queue_that_is_deleted_is_made_anew() {
     let world = World::new();
     let worker = world.worker();
     let slow = Slow::begin(3, &world, &worker);
-    let mut ids = vec![slow.build_id.clone()];
+    let mut ids = vec![slow.build_id];
     world.broker.delete_queue(&world.settings["OUTCOME_QUEUE"]);
     world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));

@@ -177,7 +177,7 @@ impl PushedName {
         if is_last && last_name == LastName::Stays {
             return Ok(false);
         }
-        // Where the engine refuses, a container is made of the image: it does not become ours again.
+        // It is done for us even where the engine refuses, because a container is made of the image.
         remove_image(docker, &self.name).await.map(|_| true)
     }
 }
