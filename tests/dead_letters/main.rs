@@ -1,6 +1,10 @@
 //! `image-builder dead …` on a real RabbitMQ.
 
+#![allow(unreachable_pub, reason = "a test's modules are for the test")]
+
 mod redriving;
+#[path = "../support/mod.rs"]
+mod support;
 mod world;
 
 use std::io::{BufRead, BufReader, Read};
@@ -9,10 +13,17 @@ use std::time::{Duration, Instant};
 
 use image_builder_actors::model::fault::Reason;
 use serde_json::{Value, json};
-use world::{World, command, declare_classic, letter, uri};
+use support::broker::uri;
+use support::unique;
+use support::worker::{Settings, run};
+use world::{World, letter};
 
 fn plain() -> Value {
     json!({"userID": "u1", "repo": "octo/web", "applicationID": "shop"})
+}
+
+fn settings(pairs: &[(&str, &str)]) -> Settings {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 fn numbered(count: usize) -> Vec<String> {
@@ -245,7 +256,7 @@ fn looking_does_not_prolong_a_letters_life() {
 
 #[test]
 fn a_queue_that_somebody_else_declared_is_read_with_a_warning() {
-    let world = World::after(|channel, names| declare_classic(channel, &names.dead_queue));
+    let world = World::after(|broker, names| broker.declare_classic(&names.dead_queue));
     world.dead_letter("b1", Reason::Crashed, &plain());
     let ended = world.run(&["list"]);
     assert_eq!(ended.code, 0, "{ended:?}");
@@ -260,31 +271,29 @@ fn a_broker_that_is_down_is_not_available() {
         listener.local_addr().expect("an address").port()
     };
     let uri = format!("amqp://me:hunter2@127.0.0.1:{port}/%2f");
-    let ended = command(&[("RABBITMQ_URI", &uri)], &["dead", "list"]).output().expect("it runs");
-    let stderr = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(69), "{stderr}");
+    let ended = run(&["dead", "list"], &settings(&[("RABBITMQ_URI", &uri)]));
+    let stderr = &ended.stderr;
+    assert_eq!(ended.code, 69, "{stderr}");
     assert!(stderr.contains("cannot reach the broker at amqp://me@127.0.0.1:"), "{stderr}");
     assert!(!stderr.contains("hunter2"), "{stderr}");
 }
 
 #[test]
 fn a_broker_without_the_queue_is_not_what_was_meant() {
-    let name = format!("test.dead.none.{}", uuid::Uuid::new_v4().simple());
-    let settings = [("RABBITMQ_URI", &*uri()), ("DEAD_QUEUE", &*name)];
-    let ended = command(&settings, &["dead", "list"]).output().expect("it runs");
-    let stderr = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(69), "{stderr}");
+    let name = unique("test.dead.none");
+    let settings = settings(&[("RABBITMQ_URI", &uri()), ("DEAD_QUEUE", &name)]);
+    let ended = run(&["dead", "list"], &settings);
+    let stderr = &ended.stderr;
+    assert_eq!(ended.code, 69, "{stderr}");
     assert!(stderr.contains(&format!("there is no queue `{name}`")), "{stderr}");
 }
 
 #[test]
 fn bad_settings_and_a_bad_command_line_have_codes_of_their_own() {
-    let code = |settings: &[(&str, &str)], arguments: &[&str]| {
-        command(settings, arguments).output().expect("it runs").status.code()
-    };
-    assert_eq!(code(&[], &["dead", "list"]), Some(78));
+    let code = |pairs: &[(&str, &str)], arguments: &[&str]| run(arguments, &settings(pairs)).code;
+    assert_eq!(code(&[], &["dead", "list"]), 78);
     let refused = uri().replacen("guest:guest", "guest:wrong", 1);
-    assert_eq!(code(&[("RABBITMQ_URI", &refused)], &["dead", "list"]), Some(78));
+    assert_eq!(code(&[("RABBITMQ_URI", &refused)], &["dead", "list"]), 78);
     for wrong in [
         &["dead"][..],
         &["dead", "show"],
@@ -297,7 +306,7 @@ fn bad_settings_and_a_bad_command_line_have_codes_of_their_own() {
         &["dead", "redrive", "x", "--secret", "npm"],
         &["dead", "redrive", "x", "--token", "t"],
     ] {
-        assert_eq!(code(&[("RABBITMQ_URI", &uri())], wrong), Some(64), "{wrong:?}");
+        assert_eq!(code(&[("RABBITMQ_URI", &uri())], wrong), 64, "{wrong:?}");
     }
-    assert_eq!(code(&[], &["dead", "redrive", "--help"]), Some(0));
+    assert_eq!(code(&[], &["dead", "redrive", "--help"]), 0);
 }

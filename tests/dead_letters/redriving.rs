@@ -9,7 +9,8 @@ use image_builder_actors::parse::Rules;
 use serde_json::{Value, json};
 
 use crate::plain;
-use crate::world::{Ended, World, letter};
+use crate::support::worker::Ended;
+use crate::world::{World, letter};
 
 /// A request with one credential of each kind.
 fn with_credentials() -> Value {

@@ -1,29 +1,19 @@
 //! From a build that was given up to one that goes well: what an operator does with a dead letter,
 //! beside a worker at work.
 
-use std::io::Write;
-use std::process::Stdio;
-
 use serde_json::Value;
 
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
-use crate::support::worker::command;
+use crate::support::worker::run_with_input;
 use crate::support::world::{World, dockerfile, with};
 
 /// Runs `image-builder dead …` with this on its standard input; returns what it prints.
 #[track_caller]
 fn dead(world: &World, arguments: &[&str], input: &str) -> String {
-    let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let arguments = [&["dead"], arguments].concat();
-    let mut child = command(&arguments, &world.settings(), &directory)
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it is read");
-    let output = child.wait_with_output().expect("the program ends");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let ended = run_with_input(&arguments, &world.settings(), input);
+    assert_eq!(ended.code, 0, "{arguments:?}: {}", ended.stderr);
+    ended.stdout
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::time::Duration;
 use lapin::Confirmation;
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions,
-    QueueDeleteOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -103,6 +104,8 @@ struct Open {
 #[derive(Clone)]
 pub struct Fetched {
     pub body: Vec<u8>,
+    /// Empty where there is none.
+    pub message_id: String,
     /// Body, properties and headers, as text to be searched.
     pub text: String,
 }
@@ -179,9 +182,27 @@ impl Broker {
         let message = runtime()
             .block_on(channel.basic_get(queue.into(), options))
             .expect("the queue can be read")?;
-        let body = message.delivery.data.clone();
-        let text = format!("{} {:?}", String::from_utf8_lossy(&body), message.delivery.properties);
-        Some(Fetched { body, text })
+        let (body, properties) = (message.delivery.data.clone(), &message.delivery.properties);
+        let message_id =
+            properties.message_id().as_ref().map_or_else(String::new, ToString::to_string);
+        let text = format!("{} {properties:?}", String::from_utf8_lossy(&body));
+        Some(Fetched { body, message_id, text })
+    }
+
+    /// Declares a durable classic queue, as somebody else might have.
+    pub fn declare_classic(&self, queue: &str) {
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let channel = self.channel();
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
+        runtime().block_on(declared).expect("the queue can be declared");
+    }
+
+    /// Messages that are in a queue and in nobody's hand.
+    pub fn ready(&self, queue: &str) -> usize {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let channel = self.channel();
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
+        runtime().block_on(declared).expect("the queue is there").message_count() as usize
     }
 
     /// Deletes a queue, with all that is in it.

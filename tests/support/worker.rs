@@ -1,8 +1,8 @@
 //! The program itself, as a process.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,21 +35,40 @@ pub fn command(arguments: &[&str], settings: &Settings, directory: &TempDir) -> 
 }
 
 /// How the program ended that was meant to end by itself.
+#[derive(Debug)]
 pub struct Ended {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 /// Runs the program to its end.
 pub fn run(arguments: &[&str], settings: &Settings) -> Ended {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let output = command(arguments, settings, &directory).output().expect("the program starts");
-    Ended {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    command(arguments, settings, &directory).output().expect("the program starts").into()
+}
+
+/// The same with this on its standard input.
+pub fn run_with_input(arguments: &[&str], settings: &Settings, input: &str) -> Ended {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let mut child = command(arguments, settings, &directory)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdin = child.stdin.take().expect("it is a pipe");
+    stdin.write_all(input.as_bytes()).expect("it is read");
+    drop(stdin);
+    child.wait_with_output().expect("the program ends").into()
 }
 
 /// What the program has logged so far.
