@@ -18,7 +18,7 @@ fn a_job_that_is_held_for_longer_than_the_broker_grants_ends_in_one_outcome() {
     let world = World::on(node.at());
     let worker = world.worker();
     let slow = Slow::begin(75, &world, &worker);
-    let mut ids = vec![slow.build_id];
+    let mut ids = vec![slow.build_id.clone()];
     worker.wait_for_line_where("the broker loses its patience", |line| {
         line.contains("a subscription ended") && line.contains("timeout")
     });
