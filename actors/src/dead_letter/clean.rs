@@ -23,10 +23,10 @@ const TEXTS: [&str; 11] = [
     "redriveOf",
 ];
 
-/// What tells whose request it is.
+/// The fields that say whose request it is.
 const OWNER: [&str; 4] = ["userID", "applicationID", "repo", "uuid"];
 
-/// Longest text that tells whose request it is, in bytes.
+/// Longest text of such a field, in bytes.
 const LONGEST_OWNER: usize = 300;
 
 /// Each known credential is looked for in every text: a request with more is not kept.

@@ -1,10 +1,10 @@
-//! The dead queue's letters: copies of what was given up, with its history, and without any
+//! Dead letters: copies of requests that were given up, with their history, and without any
 //! credential.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `clean.rs` | takes the credentials out of a request, field by field |
-//! | `suspect.rs` | tells what looks like a credential |
+//! | `suspect.rs` | recognises what looks like a credential |
 
 mod clean;
 mod suspect;
@@ -21,7 +21,7 @@ use crate::model::history::History;
 use crate::model::limits::Limits;
 use clean::Cleaner;
 
-/// Longest message of a letter and of each of its tries, in bytes.
+/// Longest message of a dead letter and of each of its tries, in bytes.
 const LONGEST_MESSAGE: usize = 4 * 1024;
 
 /// One dead letter.
@@ -47,7 +47,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// Makes the letter of a request that was given up.
+    /// Makes the dead letter of a request that was given up.
     pub fn new(build_id: &str, body: &[u8], history: &History, fault: &Fault) -> Self {
         let mut cleaner = Cleaner::default();
         let request = match serde_json::from_slice(body) {
@@ -81,13 +81,13 @@ impl DeadLetter {
         }
     }
 
-    /// Whether the letter holds the request, and not only what identifies it.
+    /// Whether it holds the request, and not only what identifies it.
     pub fn holds_the_request(&self) -> bool {
         // No field of a request has this name, and fields that no request has are not kept.
         !self.request.contains_key("sha256")
     }
 
-    /// The body of the message that carries the letter.
+    /// The body of the message that carries it.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a dead letter has only string keys")
     }

@@ -4,11 +4,11 @@
 //! |---|---|---|
 //! | the full commit | the last image of that commit | by people and their tools |
 //! | `key-<build key>` | the image of these inputs | before a build, to reuse it |
-//! | `build-<hash>` | the image of this build, by its id | before a build that was delivered before is worked on, and before its failure is told |
+//! | `build-<hash>` | the image of this build, by its id | before a build that was delivered before is worked on, and before its failure is published |
 //!
 //! The last one is what a worker goes by that knows nothing of a build but its request: whatever a
 //! crash took with it, an image that was pushed is never built again, and a build that may have been
-//! told as ready is never told as failed.
+//! notified as ready is never notified as failed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

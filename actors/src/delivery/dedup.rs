@@ -2,7 +2,7 @@
 //!
 //! When a connection breaks, the broker delivers again what was not acked, often to the very worker
 //! that is still at work on it, or whose ack was lost on the way. Neither is a reason to do the work,
-//! or to tell of it, twice: a redelivery waits until this worker no longer has its message in hand, and
+//! or to notify of it, twice: a redelivery waits until this worker no longer has its message in hand, and
 //! is only acked where the message was settled here just before the connection broke.
 //!
 //! What is kept is in memory alone: after a crash, and on any other worker, the repetition goes its way.
@@ -33,7 +33,7 @@ pub struct Redeliveries(Arc<Remembered>);
 #[derive(Default)]
 struct Remembered {
     deliveries: Mutex<RememberedDeliveries>,
-    /// Rung whenever a message is no longer in hand.
+    /// Notified whenever a message is no longer in hand.
     let_go: Notify,
 }
 
@@ -58,7 +58,7 @@ impl RememberedDeliveries {
     }
 }
 
-/// What tells a message from any other. A message without a build id has none: two of those that read
+/// The hash that a message is recognised by. A message without a build id has none: two of those that read
 /// the same may be two builds.
 type Print = [u8; 32];
 
@@ -125,7 +125,7 @@ impl Redeliveries {
         loop {
             let let_go = self.0.let_go.notified();
             tokio::pin!(let_go);
-            // From here on it hears the bell.
+            // Before the look, so that nothing that is let go after it is missed.
             let_go.as_mut().enable();
             match self.turn(print) {
                 Turn::Work(hold) => return Some(hold),

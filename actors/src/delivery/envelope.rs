@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::model::history::History;
+use crate::model::history::{History, is_default};
 use crate::parse;
 use crate::ports::{Delivery, Message, OutcomeCopy, request_name};
 
@@ -17,25 +17,21 @@ pub struct Envelope {
     /// Of a request: what earlier tries left behind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
-    /// How often the message was passed on: tells it from the one that it comes of.
-    #[serde(skip_serializing_if = "is_zero")]
+    /// How often the message was passed on, so that no two publications of it are equal.
+    #[serde(skip_serializing_if = "is_default")]
     pub hops: u64,
     /// Of a request that was given back unread: its deliveries until then, which the broker has forgotten.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub redeliveries: u64,
     /// Of an outcome: what the outcome ledger knows it by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<OutcomeCopy>,
     /// Of an outcome: how often its notification was tried.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub tries: u64,
     /// Of an outcome: the moment before which the receiver asked not to be tried again.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub not_before: Option<OffsetDateTime>,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 impl Envelope {
@@ -53,8 +49,8 @@ impl Envelope {
         serde_json::to_string(self).expect("an envelope has only string keys")
     }
 
-    /// The message as it is published again by whoever is done with it for now: another one than that which
-    /// it comes of, so that having settled that one says nothing of this.
+    /// The message as it is published again by whoever is done with it for now. Its envelope differs, so
+    /// that it is not taken for a redelivery of the message that was settled.
     pub fn pass_on(mut self, message: &Message) -> Message {
         self.hops = self.hops.wrapping_add(1);
         Message { envelope: Some(self.encode()), ..message.clone() }

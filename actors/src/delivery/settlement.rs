@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Settlement::ready`] | outcome |
 //! | [`Settlement::fail`], as [`RetryPolicy::dispose`] says | fail queue; build queue after a delay; or dead letter, outcome |
-//! | [`Settlement::hand_back`] | build queue |
+//! | [`Settlement::end`], of a job that is handed back | build queue |
 //! | [`Settlement::repeated`] | none: an outcome of the build is claimed |
 //!
 //! A delivery that the broker is known to have taken back is not decided on any more: its next holder
@@ -50,9 +50,9 @@ pub struct Settlement {
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Decides on failed tries.
     pub policy: RetryPolicy,
-    /// Asked before a build is given up: no build is ever told both.
+    /// Asked before a build is given up: no build is notified both as failed and as ready.
     pub images: Images,
-    /// Told when there is no room to work.
+    /// Set when there is no room to work.
     pub capacity: Capacity,
     pub observer: Observer,
 }
@@ -85,7 +85,7 @@ impl Settlement {
     }
 
     /// The image of a request is in the registry, whichever way that is known.
-    pub async fn image_ready(
+    async fn image_ready(
         &self,
         lease: Lease,
         request: &BuildRequest,
@@ -146,7 +146,7 @@ impl Settlement {
         settle(lease, published).await;
     }
 
-    /// A stage ended with something else than its result.
+    /// A stage ended without its result.
     pub async fn end(&self, job: Job, ended: StageError) {
         match ended {
             StageError::Fault(fault) => self.failed(job, fault).await,
@@ -155,7 +155,7 @@ impl Settlement {
     }
 
     /// The job failed: for good, or to be tried again, as the fault's kind says.
-    pub async fn failed(&self, job: Job, fault: Fault) {
+    async fn failed(&self, job: Job, fault: Fault) {
         let Job { request, mut history, progress, lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
         lease.span(|span| span.about(&request).fail(&fault).leave());
@@ -264,21 +264,21 @@ impl Settlement {
         is_published
     }
 
-    /// The request failed for good and has no image: its owner is told, and a dead letter is kept.
+    /// The request failed for good and has no image: a dead letter is kept, and its owner is notified.
     async fn give_up(&self, lease: Lease, failed: FailedTry) {
         if !decides(&lease) {
             return;
         }
         let ended = BuildResult::given_up(failed.fault.reason);
         lease.span(|span| span.fail(&failed.fault).result(ended.result()));
-        let given_up = self.tell_failure(&lease, &failed).await;
+        let given_up = self.publish_failure(&lease, &failed).await;
         if given_up.is_ok() {
             self.observer.metrics.ended(ended, failed.history.requested_at);
         }
         settle(lease, given_up).await;
     }
 
-    async fn tell_failure(&self, lease: &Lease, failed: &FailedTry) -> Result<(), BrokerError> {
+    async fn publish_failure(&self, lease: &Lease, failed: &FailedTry) -> Result<(), BrokerError> {
         let FailedTry { history, fault, .. } = failed;
         let subject = failed.subject();
         let kind = match fault.kind() {
@@ -295,9 +295,9 @@ impl Settlement {
             fault.message
         );
         let build_id = subject.build_id.clone();
-        // First the letter: once the outcome is told, nobody takes the delivery up again.
-        let letter = DeadLetter::new(&build_id, &lease.message().body, history, fault);
-        self.dead_letters.keep(&letter).await?;
+        // The dead letter comes first: once the outcome is published, nobody takes the delivery up again.
+        let dead_letter = DeadLetter::new(&build_id, &lease.message().body, history, fault);
+        self.dead_letters.keep(&dead_letter).await?;
         if let Some(user_id) = subject.user_id {
             let data = BuildFailed {
                 build_id: subject.build_id,
@@ -320,7 +320,7 @@ impl Settlement {
     }
 
     /// The job goes back to the build queue with what is known of it, and no try is counted.
-    pub async fn hand_back(&self, job: Job) {
+    async fn hand_back(&self, job: Job) {
         if !decides(&job.lease) {
             return;
         }
@@ -365,8 +365,8 @@ impl Settlement {
         match self.ledger.begun(&request).await {
             Ok(since) => history.since = since,
             Err(error) => {
-                tracing::warn!(%error, "cannot tell when a request was first in hand");
-                // Of its own: better notified twice than taken for what was notified.
+                tracing::warn!(%error, "cannot look up when a request was first in hand");
+                // A time of its own: better notified twice than taken for one that was notified.
                 history.since = Some(OffsetDateTime::now_utc());
             }
         }
@@ -395,7 +395,7 @@ fn millis(seconds: f64) -> f64 {
 
 /// Whether the lease's holder may still decide what becomes of the delivery. What the broker has taken
 /// back is decided on by whoever gets it next, and what was found stuck has gone another way: two that
-/// decide would make two jobs of one, or tell of one build two things.
+/// decide would make two jobs of one, or two outcomes.
 pub(crate) fn decides(lease: &Lease) -> bool {
     if lease.is_stale() {
         tracing::warn!(
@@ -416,7 +416,7 @@ pub(crate) async fn settle(lease: Lease, made: Result<(), BrokerError>) {
         Ok(()) => {
             fail::fail_point!("settlement::settle");
             if let Err(error) = lease.ack().await {
-                // The broker delivers it again, and the repetition is told under the same id.
+                // The broker delivers it again, and the repetition has the same id.
                 tracing::warn!(%error, "cannot ack a delivery that is done");
             }
         }

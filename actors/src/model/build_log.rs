@@ -10,7 +10,7 @@ use crate::model::secret::Redactor;
 /// Something that a stage has to say about a job in hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildEvent {
-    /// A stage tells what it is about to do, or how far it is.
+    /// What a stage is about to do, or how far it is.
     Note(String),
     /// A step of the build began.
     StepStarted { name: String },
@@ -80,7 +80,7 @@ impl BuildLog {
         self.span.clone()
     }
 
-    /// Tells an event.
+    /// Passes an event on to every listener, cleaned.
     pub fn tell(&self, event: BuildEvent) {
         let event = match event {
             BuildEvent::Note(text) => BuildEvent::Note(self.clean(&text)),

@@ -166,7 +166,7 @@ pub struct Fault {
     pub reason: Reason,
     /// One plain sentence for the user: what failed, on which input, what to do. Holds no credential.
     pub message: String,
-    /// The build step that failed, where there is one: tells a repeated failure from a new one.
+    /// The build step that failed, where there is one: by it a repeated failure is recognised.
     pub step: Option<String>,
     /// How long the failing service asks to be left alone.
     pub retry_after: Option<Duration>,

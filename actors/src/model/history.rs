@@ -65,8 +65,8 @@ pub struct History {
     pub since: Option<OffsetDateTime>,
     #[serde(default)]
     pub attempts: Vec<Attempt>,
-    /// Counted tries that are no longer among them, since there were too many.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    /// Counted tries that are no longer in `attempts`, since there were too many.
+    #[serde(default, skip_serializing_if = "is_default")]
     forgotten: u32,
     #[serde(default)]
     pub checkpoint: Checkpoint,
@@ -116,8 +116,9 @@ impl History {
     }
 }
 
-fn is_zero(count: &u32) -> bool {
-    *count == 0
+/// For fields that are only written where they say something.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]

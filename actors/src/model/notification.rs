@@ -1,4 +1,4 @@
-//! How builds end, in the words that the managers are told.
+//! How builds end, as notifications say it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use crate::model::fault::{Kind, Reason, StageName};
 use crate::model::request::BuildRequest;
 
-/// What a notification is about; decides who is told.
+/// What a notification is about; decides who is notified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NotificationType {
     #[serde(rename = "image.ready")]
@@ -45,7 +45,7 @@ pub struct Notification {
     pub traceparent: Option<String>,
 }
 
-/// The part of a body that the notifier reads to know whom to tell.
+/// The part of a body that the notifier reads to know whom to notify.
 #[derive(Debug, Deserialize)]
 pub struct NotificationHead<'a> {
     #[serde(rename = "type")]
@@ -141,7 +141,7 @@ pub struct BuildFailed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subject {
     pub build_id: String,
-    /// `None` = unreadable: then there is nobody to tell.
+    /// `None` = unreadable: then there is nobody to notify.
     pub user_id: Option<String>,
     pub application_id: Option<String>,
     pub connector: Option<String>,
@@ -156,17 +156,6 @@ impl Subject {
             application_id: Some(request.application_id.clone()),
             connector: Some(request.forge.as_str().to_owned()),
             repo: Some(request.repo.to_string()),
-        }
-    }
-
-    /// Of a request of which nothing could be read.
-    pub fn unknown(build_id: &str) -> Self {
-        Self {
-            build_id: build_id.to_owned(),
-            user_id: None,
-            application_id: None,
-            connector: None,
-            repo: None,
         }
     }
 }

@@ -8,7 +8,7 @@ pub enum ShutdownPhase {
     Working,
     /// No new builds are taken; those in hand are finished.
     Draining,
-    /// No builds are in hand any more; what they ended in is told.
+    /// No builds are in hand any more; their outcomes are notified.
     Closing,
     /// What is still in hand is handed back to its queue.
     HandingBack,

@@ -24,7 +24,7 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct Rejected {
     pub fault: Fault,
-    /// What could be read of it, to tell its owner.
+    /// What could be read of it, to notify its owner.
     pub subject: Subject,
 }
 
@@ -84,7 +84,8 @@ fn object(body: &[u8], build_id: &str) -> Result<Map<String, Value>, Box<Rejecte
         ),
     };
     let fault = Fault::new(StageName::Listener, Reason::InvalidRequest, message);
-    Err(Box::new(Rejected { fault, subject: Subject::unknown(build_id) }))
+    let subject = Subject { build_id: build_id.to_owned(), ..Subject::default() };
+    Err(Box::new(Rejected { fault, subject }))
 }
 
 /// What can be read of a request, whatever else is wrong with it.

@@ -36,8 +36,8 @@ impl Leased for Delivered {
 /// Pause before subscribing again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How long what the last builds ended in may take from its publishing to here. The broker does not
-/// tell when nothing is left; what comes later waits for the next worker.
+/// How long the outcomes of the last builds may take from their publishing to here. The broker does not
+/// say when nothing is left; what comes later waits for the next worker.
 const LAST_ONES: Duration = Duration::from_millis(300);
 
 /// A message that was delivered more often than this without being settled runs alone: it may have
@@ -57,8 +57,8 @@ pub struct Consumer {
     pub shutdown: Shutdown,
     /// The phase at which no more deliveries are taken.
     pub until: ShutdownPhase,
-    /// Pauses the consumer; `None` where the work needs no room.
-    pub capacity: Option<Capacity>,
+    /// Pauses the consumer while there is no room to work.
+    pub capacity: Capacity,
     /// Longest time from delivery to settled that is not taken for a hang.
     pub longest: Duration,
     /// When the last deliveries are taken, once the worker closes.
@@ -102,7 +102,7 @@ impl Consumer {
     async fn take_in(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<Delivered>) {
         loop {
             let subscribed = async {
-                self.room().await;
+                self.capacity.found().await;
                 self.broker.consume(self.queue, self.prefetch).await
             };
             let subscribed = tokio::select! {
@@ -131,21 +131,6 @@ impl Consumer {
                 () = self.no_more() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-        }
-    }
-
-    /// Waits until there is room to work.
-    async fn room(&self) {
-        if let Some(capacity) = &self.capacity {
-            capacity.found().await;
-        }
-    }
-
-    /// Waits until there is no room to work.
-    async fn no_room(&self) {
-        match &self.capacity {
-            Some(capacity) => capacity.lost().await,
-            None => std::future::pending().await,
         }
     }
 
@@ -234,7 +219,7 @@ impl Consumer {
                     self.cancel(&mut subscription).await;
                     return Over::Draining;
                 }
-                () = self.no_room() => {
+                () = self.capacity.lost() => {
                     self.cancel(&mut subscription).await;
                     return Over::Paused;
                 }

@@ -160,7 +160,7 @@ impl Listener {
                 return Earlier::Pushed(ready);
             }
             Ok(None) => {}
-            // Whoever pushes, or tells of a failure, has to ask again.
+            // Whoever pushes, or gives the build up, has to ask again.
             Err(fault) => tracing::debug!(%fault, "cannot ask for the image of an earlier try"),
         }
         match self.built_earlier(job).await {

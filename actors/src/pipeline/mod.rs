@@ -46,7 +46,7 @@ use crate::supervision::{Mailbox, RestartIntensity, Supervisor};
 use crate::telemetry::delivery_span::Observer;
 use crate::telemetry::health::{ActorName, Health};
 
-/// The outside, as the inside sees it.
+/// What the pipeline reaches the outside by.
 #[derive(Clone)]
 pub struct Ports {
     pub broker: Arc<dyn Broker>,
@@ -103,12 +103,13 @@ const GRACE: Duration = Duration::from_secs(120);
 pub struct Pipeline {
     supervisor: Supervisor,
     shutdown: Shutdown,
+    /// The consumer of builds.
     builds: JoinSet<()>,
-    /// What becomes of builds: failed tries and outcomes.
+    /// The consumers of failed tries and of outcomes.
     ends: JoinSet<()>,
     /// For those who cancel builds.
     pub admission: Admission,
-    /// Told and asked whether there is room to work.
+    /// Whether there is room to work.
     pub capacity: Capacity,
 }
 
@@ -147,7 +148,7 @@ impl Pipeline {
         };
         let rules = Arc::new(settings.rules);
         let admission = Admission::new(AdmissionRules {
-            // One place stays in sight of the other users.
+            // One delivery is left for the other users.
             per_user: settings.builds_per_user.max(usize::from(settings.prefetch) - 1),
             supersede: settings.supersede,
         });
@@ -206,7 +207,11 @@ impl Pipeline {
             prefetch,
             shutdown: shutdown.clone(),
             until,
-            capacity: (queue == Queue::Build).then(|| capacity.clone()),
+            // Only builds need room; what nobody shares never lacks any.
+            capacity: match queue {
+                Queue::Build => capacity.clone(),
+                _ => Capacity::default(),
+            },
             last: OnceLock::new(),
             redeliveries: Redeliveries::default(),
             longest: GRACE

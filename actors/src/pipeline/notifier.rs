@@ -1,4 +1,4 @@
-//! Notifier: consumes the outcome queue and tells the managers. A manager that does not answer costs
+//! Notifier: consumes the outcome queue and notifies the managers. A manager that does not answer costs
 //! nothing but time: the outcome waits on a ladder of its own, and nothing is ever rebuilt for it.
 
 use std::sync::Arc;

@@ -94,11 +94,4 @@ impl Slot {
     pub fn failed(self, reason: Reason) {
         self.health.failed(reason);
     }
-
-    /// The job ended without its result.
-    pub fn ended(self, ended: &StageError) {
-        if let StageError::Fault(fault) = ended {
-            self.failed(fault.reason);
-        }
-    }
 }

@@ -13,32 +13,25 @@ pub struct Pusher {
     pub settlement: Settlement,
 }
 
-/// What became of a job at the pusher.
-pub enum Pushed {
-    Ready(Ready),
-    /// Nothing: an outcome of its build is told already.
-    Repeated,
-}
-
 impl Stage for Pusher {
     const NAME: StageName = StageName::Pusher;
     const FAILPOINTS: [&'static str; 3] = ["pusher::handle", "pusher::work", "pusher::pushed"];
     type In = Artifact;
-    type Out = Pushed;
+    /// `None` = nothing was pushed: an outcome of the build is claimed already.
+    type Out = Option<Ready>;
 
-    async fn run(&self, job: &mut Job, artifact: Artifact) -> Result<Pushed, Fault> {
+    async fn run(&self, job: &mut Job, artifact: Artifact) -> Result<Option<Ready>, Fault> {
         let request = &job.request;
         if self.settlement.is_repeated(&job.lease, &request.build_id, &job.history).await {
-            return Ok(Pushed::Repeated);
+            return Ok(None);
         }
-        let ready = self.images.publish(request, artifact, &job.progress).await;
-        ready.map(Pushed::Ready)
+        self.images.publish(request, artifact, &job.progress).await.map(Some)
     }
 
-    async fn hand_over(&self, job: Job, pushed: Pushed) {
+    async fn hand_over(&self, job: Job, pushed: Option<Ready>) {
         match pushed {
-            Pushed::Ready(ready) => self.settlement.ready(job, ready).await,
-            Pushed::Repeated => self.settlement.repeated(job.lease).await,
+            Some(ready) => self.settlement.ready(job, ready).await,
+            None => self.settlement.repeated(job.lease).await,
         }
     }
 

@@ -73,7 +73,10 @@ impl Retry {
         if let Some(Attempt { stage, reason: Reason::Crashed, counted: true, .. }) = last {
             self.settlement.observer.metrics.crash(*stage);
         }
-        let fault = last.map_or_else(|| crashed(StageName::Listener), fault);
+        let fault = last.map_or_else(
+            || crashed(StageName::Listener),
+            |last| Fault::new(last.stage, last.reason, &last.message),
+        );
         let request = parse::parse(&message.body, &build_id, &self.rules);
         let failed_in = FailedIn::FailQueue { given_up, readable: request.is_ok() };
         let request = request.map_err(|rejected| rejected.subject);
@@ -81,8 +84,4 @@ impl Retry {
         self.settlement.fail(lease, failed, failed_in).instrument(span).await;
         slot.done();
     }
-}
-
-fn fault(attempt: &Attempt) -> Fault {
-    Fault::new(attempt.stage, attempt.reason, &attempt.message)
 }

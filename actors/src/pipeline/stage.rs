@@ -98,7 +98,10 @@ impl<S: Stage> StageActor<S> {
                 self.stage.hand_over(job, out).await;
             }
             Err(ended) => {
-                slot.ended(&ended);
+                match &ended {
+                    StageError::Fault(fault) => slot.failed(fault.reason),
+                    StageError::HandBack => drop(slot),
+                }
                 self.settlement.end(job, ended).await;
             }
         }

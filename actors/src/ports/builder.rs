@@ -22,14 +22,14 @@ pub struct BuildOrder {
 /// Builds images, and pushes them.
 #[async_trait]
 pub trait ImageBuilder: Send + Sync + 'static {
-    /// Builds the image, and tells where it is. Dropping the future stops the build on the engine.
+    /// Builds the image, and returns where it is. Dropping the future stops the build on the engine.
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault>;
 
     /// The image of this key that the engine has from an earlier build.
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault>;
 
     /// Pushes an image that the engine has, and returns the digest under which the registry took it,
-    /// as the engine tells it. Dropping the future ends the push.
+    /// as the engine reports it. Dropping the future ends the push.
     async fn push(
         &self,
         image: &BuiltImage,

@@ -1,12 +1,12 @@
 //! The dead letters port: where copies of builds that were given up are kept.
 //!
-//! A worker keeps letters; an operator reads them, has some tried again and drops others. What every store
-//! promises; each line is a behaviour of `testing::conformance::dead_letters`:
+//! A worker keeps dead letters; an operator reads them, has some tried again and drops others. What every
+//! store promises; each line is a behaviour of `testing::conformance::dead_letters`:
 //!
-//! - A letter that was kept is read, oldest first, until it is removed or its time is up.
+//! - A dead letter that was kept is read, oldest first, until it is removed or its time is up.
 //! - A reading changes nothing but what it removes, however it ends. It reads what was there when it began.
-//! - One reading at a time: another one waits for a while, and is then told that the store is busy.
-//! - A redriven letter is removed after its request is durably on the build queue, and stays where that
+//! - One reading at a time: another one waits for a while, and then fails with [`DeadLettersError::Busy`].
+//! - A redriven dead letter is removed after its request is durably on the build queue, and stays where that
 //!   cannot be.
 
 use async_trait::async_trait;
@@ -15,27 +15,27 @@ use time::OffsetDateTime;
 use super::broker::{BrokerError, Message};
 use crate::dead_letter::DeadLetter;
 
-/// Keeps the letters of a worker.
+/// Keeps the dead letters of a worker.
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Keeps a letter for as long as the deployment wants, which may be not at all. Returns once it is
+    /// Keeps a dead letter for as long as the deployment wants, which may be not at all. Returns once it is
     /// durable.
     async fn keep(&self, letter: &DeadLetter) -> Result<(), BrokerError>;
 }
 
-/// A letter, or whatever else is kept among them.
+/// A dead letter, or whatever else is kept among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptLetter {
     /// Names it within its reading.
     pub tag: u64,
-    /// The build's id as it was kept beside the letter.
+    /// The build's id as it was kept beside the body.
     pub message_id: Option<String>,
     pub body: Vec<u8>,
     /// When it is dropped; `None` = not known.
     pub kept_until: Option<OffsetDateTime>,
 }
 
-/// Why letters cannot be read. The message says what to do, and holds no credential.
+/// Why dead letters cannot be read. The message says what to do, and holds no credential.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeadLettersError {
     /// What no waiting mends.
@@ -48,28 +48,28 @@ pub enum DeadLettersError {
     Unavailable(String),
 }
 
-/// The letters of a deployment, for an operator.
+/// The dead letters of a deployment, for an operator.
 #[async_trait]
 pub trait DeadLetterStore: Send + Sync + 'static {
     /// Begins a reading, which keeps every other out.
     async fn read(&self) -> Result<Box<dyn DeadLetterReading>, DeadLettersError>;
 }
 
-/// One reading of the letters. What is not removed is there again after it, however it ends.
+/// One reading of the dead letters. What is not removed is there again after it, however it ends.
 #[async_trait]
 pub trait DeadLetterReading: Send {
     /// What is not as it should be with the store, and can be lived with.
     fn warning(&self) -> Option<&str>;
 
-    /// The next letters, oldest first; `None` = there are no more.
+    /// The next dead letters, oldest first; `None` = there are no more.
     async fn next(&mut self) -> Result<Option<Vec<KeptLetter>>, DeadLettersError>;
 
-    /// Removes letters that were read for good.
+    /// Removes for good what was read under these tags.
     async fn remove(&mut self, tags: &[u64]) -> Result<(), DeadLettersError>;
 
-    /// Puts a request on the build queue, and then removes the letters that it was made of.
+    /// Puts a request on the build queue, and then removes the dead letters that it was made of.
     async fn redrive(&mut self, request: Message, tags: &[u64]) -> Result<(), DeadLettersError>;
 
-    /// Ends the reading, and returns when the letters that were not removed can be read again.
+    /// Ends the reading, and returns when those that were not removed can be read again.
     async fn close(self: Box<Self>) -> Result<(), DeadLettersError>;
 }

@@ -15,7 +15,7 @@ pub struct NotifyError {
     pub retry_after: Option<Duration>,
 }
 
-/// Tells the managers how builds ended.
+/// Notifies the managers of how builds ended.
 #[async_trait]
 pub trait Notifier: Send + Sync + 'static {
     async fn notify(&self, notification: &Notification) -> Result<(), NotifyError>;

@@ -13,7 +13,7 @@
 //!
 //! Where the ledger cannot be had, outcomes are notified without: twice, perhaps, rather than not at all.
 //!
-//! A publisher may use a build id again, and publish the same request again. Requests are told apart by
+//! A publisher may use a build id again, and publish the same request again. Requests are distinguished by
 //! their id and body, and publications of one by when a worker first had it in hand. That travels in the
 //! request's envelope; and since what is delivered again after a crash has none, it is in the ledger as well.
 //!

@@ -31,7 +31,7 @@ pub struct Plan {
 /// Decides how a source becomes an image.
 #[async_trait]
 pub trait Planner: Send + Sync + 'static {
-    /// Makes the plan that `wish.plan` asks for, and writes what it needs beside the source into its
+    /// Makes the plan that `request.plan` asks for, and writes what it needs beside the source into its
     /// workspace. Whose build it is decides which caches it shares.
     async fn plan(
         &self,

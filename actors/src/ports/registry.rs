@@ -1,4 +1,4 @@
-//! The registry port: tells what images a registry has, and tags them.
+//! The registry port: finds the images that a registry has, and tags them.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::model::fault::Fault;
 use crate::model::image::RegistryImage;
 use crate::model::reference::ImageReference;
 
-/// Tells what a registry has.
+/// Finds images in a registry, and tags them.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
     /// The image that the registry has under a tag or digest.

@@ -16,6 +16,7 @@ pub struct FairSemaphore {
 }
 
 /// Who has slots, and who waits for one.
+#[derive(Default)]
 struct Slots {
     free: usize,
     held: HashMap<String, usize>,
@@ -53,14 +54,7 @@ pub struct FairPermit {
 impl FairSemaphore {
     /// `count` slots, of which one key can hold `per_key` at once.
     pub fn new(count: usize, per_key: usize) -> Self {
-        let slots = Slots {
-            free: count,
-            held: HashMap::new(),
-            given: HashMap::new(),
-            all_given: 0,
-            waiting: BTreeMap::new(),
-            next: 0,
-        };
+        let slots = Slots { free: count, ..Slots::default() };
         Self { per_key, slots: Arc::new(Mutex::new(slots)) }
     }
 

@@ -9,7 +9,7 @@
 //! | | decided to be given up, or the broker gave up on it | can be read | look for its image first |
 //! | | the same | cannot be read | give up |
 //!
-//! A look that finds the image ends in `image.ready`, for no build is ever told both; one that finds none in
+//! A look that finds the image ends in `image.ready`, for no build is notified both as ready and as failed; one that finds none in
 //! giving up; one for which there is no capacity waits in the build queue, since both outcomes are still
 //! possible; one that fails otherwise in giving up, for a registry that answers with errors may do so for
 //! ever, and the tries are used up.
@@ -33,8 +33,8 @@
 //! | `build_failed`, `build_timeout` | build | user | yes | retried | final | no |
 //! | `forge_failed`, `engine_failed`, `registry_failed`, `timeout` | service | service | yes | retried | retried, up to the total of tries | no |
 //! | `registry_refused` | refused | service | yes | final | | no |
-//! | `rate_limited` | capacity | never told | no | waits | waits | yes, unless the forge means the user's own token |
-//! | `engine_down`, `registry_down`, `forge_down`, `disk_low` | capacity | never told | no | waits | waits | yes |
+//! | `rate_limited` | capacity | never notified | no | waits | waits | yes, unless the forge means the user's own token |
+//! | `engine_down`, `registry_down`, `forge_down`, `disk_low` | capacity | never notified | no | waits | waits | yes |
 //! | `crashed` | crash | service | if it was worked on | retried, or waits | retried up to the total of tries, or waits | no |
 //! | `cancelled`, `superseded` | withdrawn | user | yes | final | | no |
 
@@ -63,7 +63,7 @@ pub enum Disposition {
     TryAgain(Duration),
     /// The image of an earlier delivery is looked for, and the request given up only if there is none.
     LookFirst,
-    /// It is told as failed, and a dead letter is kept.
+    /// It is notified as failed, and a dead letter is kept.
     GiveUp,
 }
 
@@ -193,7 +193,7 @@ fn same_as_before(history: &History) -> bool {
     }
 }
 
-/// Queues tell time in milliseconds.
+/// Queues count time in milliseconds.
 fn whole_millis(delay: Duration) -> Duration {
     Duration::from_millis(delay.as_millis() as u64)
 }
@@ -240,7 +240,7 @@ mod tests {
     struct Row {
         reason: Reason,
         kind: Kind,
-        /// Whom the notification names; `None` = nobody is ever told.
+        /// Whom the notification names; `None` = nobody is ever notified.
         fault: Option<Culprit>,
         counted: bool,
         /// After the first failure, the second of the same, and the last that there may be.

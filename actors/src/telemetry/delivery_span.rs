@@ -60,7 +60,7 @@ impl Observer {
         self.begin("retry", SpanKind::Consumer, build_id, message)
     }
 
-    /// A manager is told of a build.
+    /// A manager is notified of a build.
     pub fn notification(&self, build_id: &str, message: &Message) -> DeliverySpan {
         self.begin("notifier", SpanKind::Client, build_id, message)
     }

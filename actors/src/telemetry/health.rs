@@ -1,4 +1,4 @@
-//! What an actor is doing: counted where it happens, told in one line an interval.
+//! What an actor is doing: counted where it happens, logged in one line an interval.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -57,8 +57,9 @@ impl fmt::Display for ActorName {
 }
 
 /// Where an actor is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ActorState {
+    #[default]
     Starting,
     Running,
     /// Dead, and about to be started again.
@@ -107,18 +108,18 @@ impl Death {
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let told = match self {
+        let detail = match self {
             Death::Panic(message) => message,
             Death::Stopped => "by itself",
             Death::Hung => "it did not get to its messages",
             Death::Lost => "its thread ended",
         };
-        write!(f, "{}: {told}", self.cause())
+        write!(f, "{}: {detail}", self.cause())
     }
 }
 
 /// An actor's figures at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     pub state: ActorState,
     /// Jobs being worked on.
@@ -150,33 +151,18 @@ pub struct Health {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
-    state: ActorState,
-    waiting: usize,
+    /// All figures but those that `in_hand` gives.
+    figures: Snapshot,
+    /// When each job was taken in hand.
     in_hand: HashMap<u64, Instant>,
     next: u64,
-    done: u64,
-    failed: BTreeMap<&'static str, u64>,
-    deaths: BTreeMap<&'static str, u64>,
-    last_fault: Option<String>,
 }
 
 impl Health {
     pub fn new(name: ActorName) -> Arc<Self> {
-        Arc::new(Self {
-            name,
-            inner: Mutex::new(Inner {
-                state: ActorState::Starting,
-                waiting: 0,
-                in_hand: HashMap::new(),
-                next: 0,
-                done: 0,
-                failed: BTreeMap::new(),
-                deaths: BTreeMap::new(),
-                last_fault: None,
-            }),
-        })
+        Arc::new(Self { name, inner: Mutex::default() })
     }
 
     pub fn name(&self) -> ActorName {
@@ -186,14 +172,9 @@ impl Health {
     pub fn snapshot(&self) -> Snapshot {
         let inner = self.lock();
         Snapshot {
-            state: inner.state,
             in_hand: inner.in_hand.len(),
-            waiting: inner.waiting,
-            done: inner.done,
-            failed: inner.failed.clone(),
-            deaths: inner.deaths.clone(),
-            last_fault: inner.last_fault.clone(),
             oldest: inner.in_hand.values().min().map(Instant::elapsed),
+            ..inner.figures.clone()
         }
     }
 
@@ -220,11 +201,8 @@ impl Health {
 
     /// Notes a change of state, and writes a line on it.
     pub fn enter(&self, state: ActorState) {
-        let changed = {
-            let mut inner = self.lock();
-            std::mem::replace(&mut inner.state, state) != state
-        };
-        if changed {
+        let before = std::mem::replace(&mut self.lock().figures.state, state);
+        if before != state {
             tracing::info!(
                 actor = self.name.as_str(),
                 state = state.as_str(),
@@ -236,21 +214,21 @@ impl Health {
 
     /// Notes the actor's death.
     pub fn died(&self, death: &Death) {
-        let mut inner = self.lock();
-        *inner.deaths.entry(death.cause()).or_default() += 1;
-        inner.last_fault = Some(death.to_string());
+        let figures = &mut self.lock().figures;
+        *figures.deaths.entry(death.cause()).or_default() += 1;
+        figures.last_fault = Some(death.to_string());
     }
 
     /// Notes a failed job.
     pub fn failed(&self, reason: Reason) {
-        let mut inner = self.lock();
-        *inner.failed.entry(reason.as_str()).or_default() += 1;
-        inner.last_fault = Some(reason.to_string());
+        let figures = &mut self.lock().figures;
+        *figures.failed.entry(reason.as_str()).or_default() += 1;
+        figures.last_fault = Some(reason.to_string());
     }
 
     /// Notes a job that waits, until the guard is dropped.
     pub fn waiting(self: &Arc<Self>) -> Waiting {
-        self.lock().waiting += 1;
+        self.lock().figures.waiting += 1;
         Waiting(self.clone())
     }
 
@@ -274,7 +252,7 @@ pub struct Waiting(Arc<Health>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
+        self.0.lock().figures.waiting -= 1;
     }
 }
 
@@ -288,7 +266,7 @@ pub struct InHand {
 impl InHand {
     /// The job went well.
     pub fn done(self) {
-        self.health.lock().done += 1;
+        self.health.lock().figures.done += 1;
     }
 }
 

@@ -149,7 +149,7 @@ impl Metrics {
             ),
             notifications: counters(
                 "notifications_total",
-                "Tries to tell a manager, by type and result.",
+                "Tries to notify a manager, by type and result.",
                 &["type", "result"],
             ),
             capacity_paused: register(
@@ -200,7 +200,7 @@ impl Metrics {
         self.0.crashes.with_label_values(&[stage.as_str()]).inc();
     }
 
-    /// A manager was told, or could not be.
+    /// A manager was notified, or could not be.
     pub fn notification(&self, kind: NotificationType, delivered: bool) {
         let result = if delivered { DELIVERED } else { FAILED };
         self.0.notifications.with_label_values(&[kind.as_str(), result]).inc();

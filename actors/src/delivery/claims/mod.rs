@@ -33,7 +33,7 @@ pub struct Claims {
     order: VecDeque<Hash>,
 }
 
-/// Enough of a SHA-256 to tell names from each other.
+/// As much of a SHA-256 as two names never share.
 type Hash = [u8; 16];
 
 #[derive(Debug, Default)]
