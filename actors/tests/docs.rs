@@ -154,3 +154,19 @@ fn links_in_code_are_none_and_headings_become_anchors_as_on_github() {
     let found = target(Path::new("docs/a.md"), "../README.md#run");
     assert_eq!(found, Some((PathBuf::from("README.md"), "run".to_owned())));
 }
+
+#[test]
+fn every_source_that_a_page_names_exists() {
+    let mut named = 0;
+    for (page, text) in pages() {
+        let code = prose(&text).flat_map(|line| line.split('`').skip(1).step_by(2));
+        for path in code.filter(|code| {
+            let of_ours = ["actors/", "src/", "tests/", ".devcontainer/"];
+            of_ours.iter().any(|start| code.starts_with(start)) && !code.contains(['<', ' '])
+        }) {
+            named += 1;
+            assert!(root().join(path).exists(), "{}: there is no {path}", page.display());
+        }
+    }
+    assert!(named > 50, "the pages were read");
+}
