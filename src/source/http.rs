@@ -1,5 +1,5 @@
 //! HTTP as a fetch needs it: no silence without an end, no byte uncounted, no redirect to another
-//! server, and every failure as a fault of the contract.
+//! server, and every failure as a fault with a reason.
 //!
 //! The forge that a request names is trusted with the request's credential and may be anywhere. Every
 //! other server is named by a stranger's repository: it gets no credential, and must be at a public
