@@ -32,13 +32,12 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::model::digest::hex;
+use crate::model::digest::{add_part, hex};
 
 /// The ledger's name of a request: its build's id and its body, which no worker touches.
 pub fn request_name(build_id: &str, body: &[u8]) -> String {
     let mut hash = Sha256::new();
-    hash.update((build_id.len() as u64).to_be_bytes());
-    hash.update(build_id);
+    add_part(&mut hash, build_id);
     hash.update(body);
     hex(&hash.finalize()[..16])
 }
