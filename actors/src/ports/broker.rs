@@ -10,11 +10,17 @@
 //! - What is acked never comes again; what is nacked, or was in hand when the subscription or the
 //!   connection ended, comes again and says how often it was delivered before.
 //! - A settled delivery cannot be settled again, nor one whose connection was lost.
-//! - A build that was delivered [`DELIVERY_LIMIT`] times in vain moves to the fail queue, and says so. From
-//!   no other queue does the broker take anything.
+//! - A build that was delivered [`DELIVERY_LIMIT`] times in vain, from the build queue or from the backlog,
+//!   moves to the fail queue, and says so. From no other queue does the broker take anything.
+//! - The backlog gives each request to one taker, and never one of a user who has as many in hand as is
+//!   allowed. Whoever has few in hand comes before whoever has many, however many of the latter's wait: a
+//!   single request behind a flood is given to the next taker.
+//! - A taker that found nothing hears of what is put in the backlog afterwards, by whichever worker.
+//! - What only waits in the backlog is in nobody's hands: no worker's death is counted against it.
 //! - After a cancel nothing new comes. What had come is received and what is in hand can be settled.
 //! - Every listener hears a cancellation.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +40,8 @@ pub const LONGEST_ENVELOPE: usize = 130_000;
 /// A queue of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Queue {
-    /// Requests. A publish to it may be delayed.
+    /// Requests, as they are published: to be read, and put in the backlog. A publish to it may be
+    /// delayed.
     Build,
     /// Failed tries, and builds that the broker gave up.
     Fail,
@@ -119,6 +126,57 @@ pub trait Acknowledger: Send + Sync {
     async fn ended(&self);
 }
 
+/// Where a request waits in the backlog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Whose turn it waits for.
+    pub user_id: String,
+    /// Whether it was worked on before: then it comes before what its user asked for later.
+    pub returned: bool,
+}
+
+/// What a taker's own worker has in hand: how many builds of which user, and how many one user may
+/// have there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    pub builds: HashMap<String, usize>,
+    pub most_per_user: usize,
+}
+
+impl Load {
+    /// How many builds of a user are in hand.
+    pub fn of(&self, user_id: &str) -> usize {
+        self.builds.get(user_id).copied().unwrap_or(0)
+    }
+
+    /// Whether a user may have one more.
+    pub fn admits(&self, user_id: &str) -> bool {
+        self.of(user_id) < self.most_per_user
+    }
+}
+
+/// The backlog, opened: requests, one at a time and each when it is asked for, and the means to settle
+/// them. It stands until the connection is lost.
+pub struct Backlog {
+    pub taker: Box<dyn Taker>,
+    pub acks: Arc<dyn Acknowledger>,
+}
+
+/// Takes requests out of the backlog.
+#[async_trait]
+pub trait Taker: Send {
+    /// The request whose turn it is, for a worker with this load; `None` = none waits that it may have. Is
+    /// not to be dropped half-way: what it was about to give would stay in hand.
+    ///
+    /// # Errors
+    /// The connection is lost: the backlog is to be opened anew.
+    async fn take(&mut self, load: &Load) -> Result<Option<Delivery>, BrokerError>;
+
+    /// Waits until something may have been put in the backlog since the last [`Taker::take`] began. Safe to
+    /// drop. Returns as well where that cannot be told any more, as on a lost connection.
+    async fn arrived(&mut self);
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
     /// The broker cannot be reached, or did not confirm in time: it may or may not have the message.
@@ -150,7 +208,16 @@ pub trait Broker: Send + Sync + 'static {
         delay: Duration,
     ) -> Result<(), BrokerError>;
 
-    /// The bodies of all cancellations from now on, until the receiver is dropped. What is sent while this
-    /// worker has no connection is heard later where the broker can keep it, and is lost elsewhere.
+    /// Puts a request in the backlog, durably: returns once the broker has confirmed it.
+    async fn enqueue(&self, message: Message, place: Place) -> Result<(), BrokerError>;
+
+    /// Opens the backlog.
+    async fn backlog(&self) -> Result<Backlog, BrokerError>;
+
+    /// How many requests wait at the moment, in the build queue and in the backlog, for all workers.
+    async fn waiting(&self) -> Result<u64, BrokerError>;
+
+    /// The bodies of all cancellations of the last day and from now on, until the receiver is dropped: also
+    /// of those that were sent while no worker was there. One may come more than once.
     fn cancellations(&self) -> mpsc::Receiver<Vec<u8>>;
 }

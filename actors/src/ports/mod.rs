@@ -12,8 +12,8 @@ mod registry;
 mod source;
 
 pub use self::broker::{
-    Acknowledger, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE, LONGEST_ID,
-    Message, Queue, Subscription,
+    Acknowledger, Backlog, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE,
+    LONGEST_ID, Load, Message, Place, Queue, Subscription, Taker,
 };
 pub use self::builder::{BuildOrder, ImageBuilder};
 pub use self::dead_letters::{
