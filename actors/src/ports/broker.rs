@@ -162,6 +162,14 @@ pub struct Backlog {
     pub acks: Arc<dyn Acknowledger>,
 }
 
+/// A request that was taken out of the backlog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// As it was put in; empty where that is not known any more.
+    pub user_id: String,
+    pub delivery: Delivery,
+}
+
 /// Takes requests out of the backlog.
 #[async_trait]
 pub trait Taker: Send {
@@ -170,7 +178,7 @@ pub trait Taker: Send {
     ///
     /// # Errors
     /// The connection is lost: the backlog is to be opened anew.
-    async fn take(&mut self, load: &Load) -> Result<Option<Delivery>, BrokerError>;
+    async fn take(&mut self, load: &Load) -> Result<Option<Turn>, BrokerError>;
 
     /// Waits until something may have been put in the backlog since the last [`Taker::take`] began. Safe to
     /// drop. Returns as well where that cannot be told any more, as on a lost connection.
