@@ -20,7 +20,10 @@ pub struct Envelope {
     /// How often the message was passed on, so that no two publications of it are equal.
     #[serde(skip_serializing_if = "is_default")]
     pub hops: u64,
-    /// Of a request that was given back unread: its deliveries until then, which the broker has forgotten.
+    /// Of a request: whether it was read and put in the backlog, and nobody can have worked on it before.
+    #[serde(skip_serializing_if = "is_default")]
+    pub fresh: bool,
+    /// Of a request that was passed on unread: its deliveries until then, which the broker has forgotten.
     #[serde(skip_serializing_if = "is_default")]
     pub redeliveries: u64,
     /// Of an outcome: what the outcome ledger knows it by.
@@ -58,7 +61,14 @@ impl Envelope {
 
     /// The same, of a request that was read. What was counted until then begins anew.
     pub fn pass_on_with(self, message: &Message, history: &History) -> Message {
-        Self { history: Some(history.clone()), redeliveries: 0, ..self }.pass_on(message)
+        let history = Some(history.clone());
+        Self { history, redeliveries: 0, fresh: false, ..self }.pass_on(message)
+    }
+
+    /// The same, of a request that is put in the backlog; `fresh` if nobody can have worked on it.
+    pub fn put_in_backlog(self, message: &Message, history: &History, fresh: bool) -> Message {
+        let history = Some(history.clone());
+        Self { history, redeliveries: 0, fresh, ..self }.pass_on(message)
     }
 
     /// The history; a fresh one where there is none.
@@ -100,10 +110,11 @@ pub fn build_id(message: &Message) -> Option<String> {
     parse::build_id(&message.body, message.message_id.as_deref())
 }
 
-/// Whether nobody can have had a request in hand before: it was never delivered, never published by a
-/// worker, and published once.
-pub fn is_first(delivery: &Delivery) -> bool {
-    delivery.redeliveries == 0 && delivery.publishing == 0 && delivery.message.envelope.is_none()
+/// Whether nobody can have worked on a request before: it was delivered once, published once, and no
+/// worker has passed it on but one that put it in the backlog.
+pub fn is_first(delivery: &Delivery, envelope: &Envelope) -> bool {
+    let untouched = envelope.fresh || delivery.message.envelope.is_none();
+    delivery.redeliveries == 0 && delivery.publishing == 0 && untouched
 }
 
 #[cfg(test)]
@@ -126,6 +137,7 @@ mod tests {
         let whole = Envelope {
             history: Some(history),
             hops: 1,
+            fresh: true,
             redeliveries: 2,
             outcome: Some(OutcomeCopy::first("r".to_owned(), Some(at(5)))),
             tries: 3,

@@ -13,7 +13,9 @@ use tokio::sync::{mpsc, watch};
 
 use self::queues::Queues;
 use super::script::Script;
-use crate::ports::{Acknowledger, Broker, BrokerError, Message, Queue, Subscription};
+use crate::ports::{
+    Acknowledger, Backlog, Broker, BrokerError, Load, Message, Place, Queue, Subscription, Taker, Turn,
+};
 
 /// A broker in memory.
 #[derive(Clone, Default)]
@@ -31,8 +33,10 @@ struct InMemory {
 struct Node {
     queues: Queues,
     listeners: Vec<mpsc::Sender<Vec<u8>>>,
+    cancellations: Vec<Vec<u8>>,
     down: bool,
     publishes: HashMap<Queue, Script<BrokerError>>,
+    enqueues: Script<BrokerError>,
     subscriptions: Script<BrokerError>,
     published: Vec<Published>,
 }
@@ -71,9 +75,10 @@ impl FakeBroker {
         self.change(|node| node.queues.delete(queue));
     }
 
-    /// Sends a cancellation to all who listen.
+    /// Sends a cancellation to all who listen, now or later.
     pub fn cancel(&self, body: &[u8]) {
         self.change(|node| {
+            node.cancellations.push(body.to_vec());
             node.listeners.retain(|listener| !listener.is_closed());
             for listener in &node.listeners {
                 // One who does not read has missed it.
@@ -87,6 +92,11 @@ impl FakeBroker {
         self.lock().publishes.entry(queue).or_default().clone()
     }
 
+    /// What the next requests that are put in the backlog do.
+    pub fn enqueues(&self) -> Script<BrokerError> {
+        self.lock().enqueues.clone()
+    }
+
     /// What the next subscriptions do.
     pub fn subscriptions(&self) -> Script<BrokerError> {
         self.lock().subscriptions.clone()
@@ -98,6 +108,16 @@ impl FakeBroker {
     /// them, nor what still waits out a delay.
     pub fn messages(&self, queue: Queue) -> Vec<Message> {
         self.lock().queues.waiting(queue)
+    }
+
+    /// The requests that wait in the backlog, by arrival.
+    pub fn backlog(&self) -> Vec<Message> {
+        self.lock().queues.backlog()
+    }
+
+    /// How many requests were taken out of the backlog and are not settled.
+    pub fn taken(&self) -> usize {
+        self.lock().queues.taken()
     }
 
     /// How many deliveries of a queue are not settled.
@@ -235,10 +255,69 @@ impl Broker for FakeBroker {
         })
     }
 
+    async fn enqueue(&self, message: Message, place: Place) -> Result<(), BrokerError> {
+        message.check()?;
+        self.enqueues().play().await?;
+        self.change(|node| {
+            node.check_up()?;
+            node.queues.enqueue(message, place);
+            Ok(())
+        })
+    }
+
+    async fn backlog(&self) -> Result<Backlog, BrokerError> {
+        self.change(|node| {
+            node.check_up()?;
+            let subscriber = node.queues.add_taker();
+            let acks = Arc::new(Acks { broker: self.clone(), subscriber });
+            let taker = InMemoryTaker { broker: self.clone(), subscriber, seen: 0 };
+            Ok(Backlog { taker: Box::new(taker), acks })
+        })
+    }
+
+    async fn waiting(&self) -> Result<u64, BrokerError> {
+        let node = self.lock();
+        node.check_up()?;
+        Ok((node.queues.waiting(Queue::Build).len() + node.queues.backlog().len()) as u64)
+    }
+
     fn cancellations(&self) -> mpsc::Receiver<Vec<u8>> {
         let (listener, bodies) = mpsc::channel(64);
-        self.change(|node| node.listeners.push(listener));
+        self.change(|node| {
+            for body in &node.cancellations {
+                // There are no more than a test sends.
+                let _ = listener.try_send(body.clone());
+            }
+            node.listeners.push(listener);
+        });
         bodies
+    }
+}
+
+/// Takes requests for one worker.
+struct InMemoryTaker {
+    broker: FakeBroker,
+    subscriber: u64,
+    /// How many requests had been put in the backlog when it was last asked.
+    seen: u64,
+}
+
+#[async_trait]
+impl Taker for InMemoryTaker {
+    async fn take(&mut self, load: &Load) -> Result<Option<Turn>, BrokerError> {
+        self.broker.change(|node| {
+            self.seen = node.queues.enqueued;
+            node.queues.take(self.subscriber, load)
+        })
+    }
+
+    async fn arrived(&mut self) {
+        let (seen, subscriber) = (self.seen, self.subscriber);
+        let news = |broker: &FakeBroker| {
+            let queues = &broker.lock().queues;
+            queues.enqueued > seen || !queues.has(subscriber)
+        };
+        self.broker.wait_until(news).await;
     }
 }
 
