@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use image_builder_actors::model::scope::Scope;
 use image_builder_actors::model::fault::{Kind, Reason};
+use image_builder_actors::model::scope::Scope;
 use lapin::BasicProperties;
 use serde_json::json;
 use time::OffsetDateTime;
