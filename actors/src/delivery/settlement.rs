@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`Settlement::ready`] | outcome |
 //! | [`Settlement::fail`], as [`RetryPolicy::dispose`] says | fail queue; build queue after a delay; or dead letter, outcome |
-//! | [`Settlement::end`], of a job that is handed back | build queue |
+//! | [`Settlement::end`], of a job that is handed back | build queue, unless it has waited for too long |
+//! | [`Settlement::wait`] | build queue after a delay, unless it has waited for too long |
 //! | [`Settlement::repeated`] | none: an outcome of the build is claimed |
 //!
 //! A delivery that the broker is known to have taken back is not decided on any more: its next holder
@@ -32,14 +33,21 @@ use crate::model::notification::{
     notification_id,
 };
 use crate::model::request::BuildRequest;
+use crate::model::scope::Scope;
 use crate::ports::{
-    Broker, BrokerError, DeadLetters, Message, OutcomeCopy, OutcomeLedger, Queue, request_name,
+    Broker, BrokerError, DeadLetters, Message, OutcomeCopy, OutcomeLedger, Probe, Queue,
+    request_name,
 };
 use crate::scheduling::capacity::Capacity;
+use crate::scheduling::holds::Holds;
 use crate::scheduling::retry_policy;
 use crate::scheduling::retry_policy::{Disposition, FailedIn, RetryPolicy};
 use crate::telemetry::delivery_span::Observer;
 use crate::telemetry::metrics::BuildResult;
+
+/// The worker's own look at what is said to be lacking takes this long at the most: what does not answer
+/// by then is lacking.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Settles deliveries. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +62,10 @@ pub struct Settlement {
     pub images: Images,
     /// Set when there is no room to work.
     pub capacity: Capacity,
+    /// What the worker itself sees of a lack that it was told of.
+    pub probe: Arc<dyn Probe>,
+    /// Set when there is no room for some.
+    pub holds: Holds,
     pub observer: Observer,
 }
 
@@ -158,10 +170,8 @@ impl Settlement {
     async fn failed(&self, job: Job, fault: Fault) {
         let Job { request, mut history, progress, lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
+        let fault = self.weighed(fault, &history).await;
         lease.span(|span| span.about(&request).fail(&fault).leave());
-        if retry_policy::pauses(&fault, request.token.is_some()) {
-            self.capacity.lacks(fault.reason, fault.retry_after);
-        }
         history.record(&fault, retry_policy::counts(fault.kind()));
         history.log = progress.tail();
         tracing::warn!(
@@ -173,6 +183,48 @@ impl Settlement {
         );
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: true };
         self.fail(lease, FailedTry { request: Ok(request), history, fault }, failed_in).await;
+    }
+
+    /// Makes a lack of capacity known to those whom it concerns. Only what the worker itself sees pauses
+    /// it: a lack that it sees nothing of makes the job wait once, and is the job's own failure when it
+    /// meets the same again.
+    async fn weighed(&self, fault: Fault, history: &History) -> Fault {
+        if fault.kind() != Kind::Capacity {
+            return fault;
+        }
+        if fault.scope != Scope::Service {
+            let backoff = |found| self.policy.delay(found, None);
+            self.holds.hold(&fault.scope, fault.reason, fault.retry_after, backoff);
+            return fault;
+        }
+        // Patience that was asked for with a time is all that there is to see of it.
+        let asked_for = fault.reason == Reason::RateLimited && fault.retry_after.is_some();
+        if asked_for || self.sees(fault.reason).await {
+            self.capacity.lacks(fault.reason, fault.retry_after);
+            return fault;
+        }
+        let failure = retry_policy::as_service(fault.clone());
+        let same = [fault.reason, failure.reason];
+        let met_before = history.attempts.last().is_some_and(|last| same.contains(&last.reason));
+        tracing::info!(
+            reason = fault.reason.as_str(),
+            met_before,
+            "a job met a lack that the worker does not see: nothing pauses"
+        );
+        match fault.reason {
+            // Some limits are on one repository of the registry, or on uploads alone.
+            Reason::RateLimited => fault,
+            _ if met_before => failure,
+            _ => fault,
+        }
+    }
+
+    /// Whether the worker itself sees that this is lacking.
+    async fn sees(&self, reason: Reason) -> bool {
+        if self.capacity.lacking().is_some_and(|lack| lack.reason == reason) {
+            return true;
+        }
+        !matches!(tokio::time::timeout(LOOK, self.probe.look(reason)).await, Ok(Ok(())))
     }
 
     /// The lease was dropped by a crash, which counts as a try if the request was worked on.
@@ -207,7 +259,34 @@ impl Settlement {
             Disposition::TryAgain(delay) => self.try_again(lease, failed.history, delay).await,
             Disposition::LookFirst => self.look_first(lease, failed).await,
             Disposition::GiveUp => self.give_up(lease, failed).await,
+            Disposition::TooOld => self.too_old(lease, failed.request, failed.history).await,
         }
+    }
+
+    /// A request that nothing can be done for at the moment waits for so long, uncounted.
+    pub async fn wait(
+        &self,
+        lease: Lease,
+        request: BuildRequest,
+        history: History,
+        delay: Duration,
+    ) {
+        if self.policy.is_too_old(&history) {
+            return self.too_old(lease, Ok(request), history).await;
+        }
+        self.publish(lease, Queue::Build, &history, delay).await;
+    }
+
+    /// The request has waited for too long without a try that counts.
+    async fn too_old(
+        &self,
+        lease: Lease,
+        request: Result<BuildRequest, Subject>,
+        mut history: History,
+    ) {
+        let fault = self.policy.too_old(&history);
+        history.record(&fault, true);
+        self.look_first(lease, FailedTry { request, history, fault }).await;
     }
 
     async fn try_again(&self, lease: Lease, mut history: History, delay: Duration) {
@@ -236,8 +315,8 @@ impl Settlement {
             Err(fault) => {
                 tracing::warn!(%fault, "cannot ask for the image of a failed build");
                 match fault.kind() {
-                    Kind::Capacity => {
-                        let delay = self.policy.delay(1, fault.retry_after);
+                    Kind::Capacity if !self.policy.is_too_old(&failed.history) => {
+                        let delay = self.policy.wait(&failed.history, 1, fault.retry_after);
                         self.publish(lease, Queue::Build, &failed.history, delay).await;
                     }
                     _ => self.give_up(lease, failed).await,
@@ -326,7 +405,7 @@ impl Settlement {
         }
         job.lease.span(|span| span.leave().about(&job.request).result("handed back"));
         tracing::info!("handed back to the build queue");
-        self.publish(job.lease, Queue::Build, &job.history, Duration::ZERO).await;
+        self.wait(job.lease, job.request, job.history, Duration::ZERO).await;
     }
 
     /// Puts an outcome on its queue.

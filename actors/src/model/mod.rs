@@ -9,6 +9,7 @@ pub mod limits;
 pub mod notification;
 pub mod reference;
 pub mod request;
+pub mod scope;
 pub mod secret;
 pub mod shutdown;
 pub mod workspace;

@@ -25,7 +25,7 @@ use crate::parse::Rules;
 use crate::pipeline::consumer::Delivered;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::stage::Work;
-use crate::ports::{ImageBuilder, Queue};
+use crate::ports::{ImageBuilder, Queue, SourceConnector};
 use crate::scheduling::admission::{Admission, Admittance, withdrawn};
 use crate::scheduling::retry_policy::FailedIn;
 use crate::supervision::Mailbox;
@@ -44,6 +44,8 @@ pub struct Listener {
     pub job_timeout: Duration,
     /// Asked for the image of an earlier try, of which then only the outcome is left.
     pub images: Images,
+    /// Asked whom a build would concern, before it is begun.
+    pub forge: Arc<dyn SourceConnector>,
     /// Asked for the image of an earlier try, which then only needs to be pushed.
     pub engine: Arc<dyn ImageBuilder>,
     pub next: Mailbox<Work<()>>,
@@ -110,6 +112,10 @@ impl Listener {
                 return self.fail(delivery.lease, Ok(request), &build_id, history, fault).await;
             }
         };
+        if self.settlement.capacity.lacking().is_some() {
+            // It came into sight only to be told, should it have waited for too long.
+            return self.settlement.wait(delivery.lease, request, history, Duration::ZERO).await;
+        }
         delivery.lease.observe(span_of());
         let redeliveries = delivery.lease.envelope().redeliveries_of(delivery.lease.delivery());
         let progress = BuildLog::new(&build_id, request.redactor());
@@ -143,10 +149,32 @@ impl Listener {
             Earlier::Built(artifact) => {
                 self.shortcut.deliver(Work { job, input: artifact }).await;
             }
-            Earlier::Nothing => {
-                self.next.deliver(Work { job, input: () }).await;
-            }
+            Earlier::Nothing => match self.held(&job) {
+                Some(delay) => self.wait(job, delay).instrument(span).await,
+                None => self.next.deliver(Work { job, input: () }).await,
+            },
         }
+    }
+
+    /// How long the job has to wait for those that its source is fetched from.
+    fn held(&self, job: &Job) -> Option<Duration> {
+        let scopes = self.forge.scopes(&job.request, job.history.checkpoint.commit.as_deref());
+        let held = self.settlement.holds.held(&scopes)?;
+        let delay = self.settlement.policy.wait(&job.history, 1, Some(held.wait));
+        tracing::info!(
+            reason = held.reason.as_str(),
+            delay_seconds = delay.as_secs_f64(),
+            "held up: {}",
+            held.scope
+        );
+        Some(delay)
+    }
+
+    /// The job goes back to the queue for so long, uncounted.
+    async fn wait(&self, job: Job, delay: Duration) {
+        let Job { request, history, lease, .. } = job;
+        lease.span(|span| span.leave().about(&request).result("held up"));
+        self.settlement.wait(lease, request, history, delay).await;
     }
 
     /// Looks for what earlier deliveries made.

@@ -40,6 +40,7 @@ use crate::ports::{
 use crate::scheduling::admission::{Admission, AdmissionRules};
 use crate::scheduling::capacity::Capacity;
 use crate::scheduling::fair_semaphore::FairSemaphore;
+use crate::scheduling::holds::Holds;
 use crate::scheduling::keyed_locks::KeyedLocks;
 use crate::scheduling::retry_policy::RetryPolicy;
 use crate::supervision::{Mailbox, RestartIntensity, Supervisor};
@@ -99,6 +100,11 @@ pub struct StageSettings {
 /// How long past its deadline a delivery may take to be settled: publishing has its own limits.
 const GRACE: Duration = Duration::from_secs(120);
 
+/// How often a pause is looked through for requests that are too old: ten times in the longest age,
+/// within these bounds.
+const SOONEST: Duration = Duration::from_secs(2);
+const LATEST: Duration = Duration::from_secs(5 * 60);
+
 /// The pipeline at work.
 pub struct Pipeline {
     supervisor: Supervisor,
@@ -129,9 +135,13 @@ impl Pipeline {
     ) -> Self {
         let supervisor = Supervisor::new(settings.intensity, shutdown.clone());
         let capacity = Capacity::default();
-        observer.metrics.show(&capacity);
-        let looks = capacity.clone().watch(ports.probe, settings.first_look, shutdown.clone());
+        let holds = Holds::default();
+        observer.metrics.show(&capacity, &holds);
+        let looks =
+            capacity.clone().watch(ports.probe.clone(), settings.first_look, shutdown.clone());
         tokio::spawn(looks);
+        let every = (settings.retry.max_age / 10).clamp(SOONEST, LATEST);
+        tokio::spawn(capacity.clone().interrupt(every, shutdown.clone()));
         let images = Images {
             engine: ports.engine.clone(),
             registry: ports.registry,
@@ -144,6 +154,8 @@ impl Pipeline {
             policy: settings.retry.clone(),
             images: images.clone(),
             capacity: capacity.clone(),
+            probe: ports.probe,
+            holds: holds.clone(),
             observer,
         };
         let rules = Arc::new(settings.rules);
@@ -169,8 +181,12 @@ impl Pipeline {
             next: pusher.clone(),
         };
         let builder = actors.stage(ActorName::Builder, settings.builder, builder);
-        let connector =
-            Connector { forge: ports.forge, workspaces: settings.workspaces, next: builder };
+        let connector = Connector {
+            forge: ports.forge.clone(),
+            holds,
+            workspaces: settings.workspaces,
+            next: builder,
+        };
         let connector = actors.stage(ActorName::Connector, settings.connector, connector);
         let listener =
             actors.start(ActorName::Listener, settings.prefetch.into(), |pool| Listener {
@@ -181,6 +197,7 @@ impl Pipeline {
                 throttle_delay: settings.retry.delay(1, None),
                 job_timeout: settings.job_timeout,
                 images,
+                forge: ports.forge,
                 engine: ports.engine,
                 next: connector,
                 shortcut: pusher,

@@ -69,6 +69,7 @@ pub fn settings() -> PipelineSettings {
             initial_delay: Duration::from_millis(10),
             multiplier: 2.0,
             max_delay: Duration::from_millis(40),
+            max_age: Duration::from_secs(24 * 60 * 60),
         },
         first_look: Duration::from_millis(50),
         intensity: RestartIntensity {
