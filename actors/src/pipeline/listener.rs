@@ -1,10 +1,10 @@
-//! Listener: reads requests, and turns each into a job that holds its delivery's lease.
+//! Listener: reads requests. Each that was published is put in the backlog, or told what is wrong with it;
+//! each that was taken out of the backlog becomes a job that holds its delivery's lease.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler};
-use time::OffsetDateTime;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use crate::delivery::lease::{Lease, Phase};
 use crate::delivery::settlement::{FailedTry, Settlement, decides, settle};
 use crate::model::build_log;
 use crate::model::build_log::BuildLog;
-use crate::model::fault::{Fault, StageName};
+use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::{History, Planned};
 use crate::model::image::ImageLocation;
 use crate::model::notification::Subject;
@@ -25,8 +25,8 @@ use crate::parse::Rules;
 use crate::pipeline::consumer::Delivered;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::stage::Work;
-use crate::ports::{ImageBuilder, Queue, SourceConnector};
-use crate::scheduling::admission::{Admission, Admittance, withdrawn};
+use crate::ports::{ImageBuilder, Message, Place, Queue, SourceConnector};
+use crate::scheduling::admission::{Admission, Ticket, withdrawn};
 use crate::scheduling::retry_policy::FailedIn;
 use crate::supervision::Mailbox;
 use crate::telemetry::health::InHand;
@@ -38,8 +38,6 @@ pub struct Listener {
     pub settlement: Settlement,
     pub rules: Arc<Rules>,
     pub admission: Admission,
-    /// The delay of a job that is throttled, so that other users' come into sight.
-    pub throttle_delay: Duration,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
     /// Asked for the image of an earlier try, of which then only the outcome is left.
@@ -62,6 +60,13 @@ enum Earlier {
     Nothing,
 }
 
+/// A request that was read.
+struct Read {
+    lease: Lease,
+    request: BuildRequest,
+    history: History,
+}
+
 impl Actor for Listener {
     type Context = Context<Self>;
 }
@@ -73,58 +78,125 @@ impl Handler<Delivered> for Listener {
         fail::fail_point!("listener::handle");
         let listener = self.clone();
         let in_hand = self.pool.health().in_hand();
-        self.pool.run(tracing::Span::current(), listener.read(delivery, in_hand));
+        self.pool.run(tracing::Span::current(), listener.work(delivery, in_hand));
     }
 }
 
 impl Listener {
-    async fn read(self, delivery: Delivered, in_hand: InHand) {
-        delivery.lease.set_phase(Phase::Working(StageName::Listener));
+    async fn work(self, delivery: Delivered, in_hand: InHand) {
+        let Delivered { lease, ticket, received } = delivery;
+        lease.set_phase(Phase::Working(StageName::Listener));
         fail::fail_point!("listener::work");
-        let message = delivery.lease.message();
-        let mut history = delivery.lease.envelope().history(message);
-        let Some(build_id) = envelope::build_id(message) else {
-            return self.give_id(delivery, in_hand).await;
+        let Some(Read { lease, request, history }) = self.read(lease).await else {
+            return in_hand.done();
         };
-        self.settlement.remember(&delivery.lease, &build_id, &mut history).await;
-        if self.settlement.is_repeated(&delivery.lease, &build_id, &history).await {
+        match ticket {
+            Some(ticket) => self.begin(lease, request, history, ticket, received, in_hand).await,
+            None => self.enqueue(lease, &request, &history, in_hand).await,
+        }
+    }
+
+    /// Reads a request; one that is settled by that is gone.
+    async fn read(&self, lease: Lease) -> Option<Read> {
+        let message = lease.message();
+        let mut history = lease.envelope().history(message);
+        // One without an id is given one when it is put in the backlog.
+        let given_id = envelope::build_id(message);
+        let has_id = given_id.is_some();
+        let build_id = given_id.unwrap_or_else(|| Uuid::new_v4().to_string());
+        self.settlement.remember(&lease, &build_id, &mut history).await;
+        if self.settlement.is_repeated(&lease, &build_id, &history).await {
             let span =
                 build_log::span(&build_id, StageName::Listener.as_str(), history.counted() + 1);
-            return self.settlement.repeated(delivery.lease).instrument(span).await;
+            self.settlement.repeated(lease).instrument(span).await;
+            return None;
         }
-        let span_of = || self.settlement.observer.build(&build_id, message, &history);
-        let request = match parse::parse(&message.body, &build_id, &self.rules) {
-            Ok(request) => request,
+        match parse::parse(&message.body, &build_id, &self.rules) {
+            Ok(request) => Some(Read { lease, request, history }),
+            // Whoever is told of it knows it by its id, so it has to have one that stays.
+            Err(rejected) if !has_id && !rejected.subject.user_id.is_empty() => {
+                self.give_id(lease, build_id).await;
+                None
+            }
             Err(rejected) => {
-                delivery.lease.observe(span_of());
                 let request = Err(rejected.subject);
-                return self
-                    .fail(delivery.lease, request, &build_id, history, rejected.fault)
-                    .await;
+                self.fail(lease, request, &build_id, history, rejected.fault).await;
+                None
             }
-        };
-        let ticket = match self.admission.admit(&request, history.requested_at) {
-            Admittance::Admitted(ticket) => ticket,
-            Admittance::Throttled => return self.throttle(delivery, history, &request).await,
-            Admittance::Withdrawn(reason) => {
-                delivery.lease.observe(span_of());
-                let fault = withdrawn(StageName::Listener, reason);
-                return self.fail(delivery.lease, Ok(request), &build_id, history, fault).await;
-            }
-        };
+        }
+    }
+
+    /// Puts a request in the backlog, where it waits until a worker has a builder for it. One without an id
+    /// gets it on the way, before any work: only a crash between the publish and the ack can give it two.
+    async fn enqueue(
+        self,
+        lease: Lease,
+        request: &BuildRequest,
+        history: &History,
+        in_hand: InHand,
+    ) {
+        if self.admission.is_cancelled(&request.build_id) {
+            let fault = withdrawn(StageName::Listener, Reason::Cancelled);
+            let (request, build_id) = (request.clone(), request.build_id.clone());
+            return self.fail(lease, Ok(request), &build_id, history.clone(), fault).await;
+        }
+        if !decides(&lease) {
+            return;
+        }
+        let (envelope, fresh) = (lease.envelope(), lease.is_first());
+        // What a worker gave back has waited already.
+        let returned = lease.message().envelope.is_some() && !envelope.fresh;
+        let mut message = envelope.clone().put_in_backlog(lease.message(), history, fresh);
+        if envelope::build_id(lease.message()).is_none() {
+            tracing::info!(build_id = request.build_id, "a request without an id was given one");
+            message.message_id = Some(request.build_id.clone());
+        }
+        message.timestamp.get_or_insert(history.requested_at);
+        let place = Place { user_id: request.user_id.clone(), returned };
+        let published = self.settlement.broker.enqueue(message, place).await;
+        settle(lease, published).await;
+        in_hand.done();
+    }
+
+    /// Gives a request without any id one, by publishing it anew.
+    async fn give_id(&self, lease: Lease, build_id: String) {
+        if !decides(&lease) {
+            return;
+        }
+        tracing::info!(build_id, "a request without an id was given one");
+        let named = Message { message_id: Some(build_id), ..lease.message().clone() };
+        let published = self.settlement.broker.publish(Queue::Build, named, Duration::ZERO).await;
+        settle(lease, published).await;
+    }
+
+    /// Makes a job of a request that was taken out of the backlog.
+    async fn begin(
+        self,
+        lease: Lease,
+        request: BuildRequest,
+        history: History,
+        ticket: Ticket,
+        received: Instant,
+        in_hand: InHand,
+    ) {
+        lease.observe(self.settlement.observer.build(&request.build_id, lease.message(), &history));
+        if let Err(reason) = ticket.read(&request, history.requested_at) {
+            let (fault, build_id) =
+                (withdrawn(StageName::Listener, reason), request.build_id.clone());
+            return self.fail(lease, Ok(request), &build_id, history, fault).await;
+        }
         if self.settlement.capacity.lacking().is_some() {
             // It came into sight only to be told, should it have waited for too long.
-            return self.settlement.wait(delivery.lease, request, history, Duration::ZERO).await;
+            return self.settlement.wait(lease, request, history, Duration::ZERO).await;
         }
-        delivery.lease.observe(span_of());
-        let redeliveries = delivery.lease.envelope().redeliveries_of(delivery.lease.delivery());
-        let progress = BuildLog::new(&build_id, request.redactor());
+        let redeliveries = lease.envelope().redeliveries_of(lease.delivery());
+        let progress = BuildLog::new(&request.build_id, request.redactor());
         let mut job = Job {
             ticket,
-            received: delivery.received,
-            deadline: delivery.received + self.job_timeout,
+            received,
+            deadline: received + self.job_timeout,
             timings: Timings::default(),
-            lease: delivery.lease,
+            lease,
             progress,
             history,
             request,
@@ -218,7 +290,7 @@ impl Listener {
 
     /// A request ends here.
     async fn fail(
-        self,
+        &self,
         lease: Lease,
         request: Result<BuildRequest, Subject>,
         build_id: &str,
@@ -231,31 +303,5 @@ impl Listener {
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: request.is_ok() };
         let failed = FailedTry { request, history, fault };
         self.settlement.fail(lease, failed, failed_in).instrument(span).await;
-    }
-
-    /// Delays a job of a user who has enough here, uncounted, so that those behind it come into sight.
-    async fn throttle(self, delivery: Delivered, history: History, request: &BuildRequest) {
-        tracing::debug!(
-            build_id = request.build_id,
-            user_id = request.user_id,
-            "throttled: other users come first"
-        );
-        let delay = self.throttle_delay;
-        self.settlement.publish(delivery.lease, Queue::Build, &history, delay).await;
-    }
-
-    /// Gives a request without any id one, before any work: only a crash between the publish and
-    /// the ack can give it two.
-    async fn give_id(self, delivery: Delivered, in_hand: InHand) {
-        if !decides(&delivery.lease) {
-            return;
-        }
-        let mut named = delivery.lease.message().clone();
-        named.timestamp.get_or_insert_with(OffsetDateTime::now_utc);
-        named.message_id = Some(Uuid::new_v4().to_string());
-        tracing::info!(message_id = named.message_id, "a request without an id was given one");
-        let published = self.settlement.broker.publish(Queue::Build, named, Duration::ZERO).await;
-        settle(delivery.lease, published).await;
-        in_hand.done();
     }
 }

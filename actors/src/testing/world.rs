@@ -55,7 +55,7 @@ pub fn settings() -> PipelineSettings {
         rules: Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() },
         workspaces: std::path::PathBuf::new(),
         registry_name: "registry.test".to_owned(),
-        prefetch: 8,
+        most_in_hand: 8,
         job_timeout: Duration::from_secs(15),
         connector: stage(4),
         builder: stage(2),
@@ -194,6 +194,8 @@ impl World {
             queues
                 .into_iter()
                 .all(|queue| broker.messages(queue).is_empty() && broker.unsettled(queue) == 0)
+                && broker.backlog().is_empty()
+                && broker.taken() == 0
         });
         tokio::time::timeout(PATIENCE, idle).await.expect("the queues run empty in time");
     }

@@ -214,7 +214,7 @@ fn a_notification_that_failed_after_its_delivery_was_taken_back_is_notified_by_t
 
 #[test]
 fn connections_that_are_lost_twice_leave_room_to_work() {
-    with_pipeline(PipelineSettings { prefetch: 4, ..settings() }, async |world| {
+    with_pipeline(PipelineSettings { most_in_hand: 4, ..settings() }, async |world| {
         for (build_id, user) in [("b1", "alice"), ("b2", "bob")] {
             world.hold_build(&request_with(build_id, "userID", user)).await;
         }

@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, watch};
 use self::queues::Queues;
 use super::script::Script;
 use crate::ports::{
-    Acknowledger, Backlog, Broker, BrokerError, Load, Message, Place, Queue, Subscription, Taker, Turn,
+    Acknowledger, Backlog, Broker, BrokerError, Load, Message, Place, Queue, Subscription, Taker,
+    Turn,
 };
 
 /// A broker in memory.
