@@ -114,7 +114,7 @@ impl Listener {
         match parse::parse(&message.body, &build_id, &self.rules) {
             Ok(request) => Some(Read { lease, request, history }),
             // Whoever is told of it knows it by its id, so it has to have one that stays.
-            Err(rejected) if !has_id && !rejected.subject.user_id.is_empty() => {
+            Err(rejected) if !has_id && rejected.subject.user_id.is_some() => {
                 self.give_id(lease, build_id).await;
                 None
             }
