@@ -20,21 +20,21 @@ use crate::scheduling::capacity::Capacity;
 use crate::supervision::Mailbox;
 
 /// Takes requests from the backlog for the listener.
-pub struct Dispatcher {
-    pub broker: Arc<dyn Broker>,
+pub(super) struct Dispatcher {
+    pub(super) broker: Arc<dyn Broker>,
     /// Settles what a crash leaves behind.
-    pub settlement: Settlement,
+    pub(super) settlement: Settlement,
     /// Knows whether there is room for one more job.
-    pub admission: Admission,
+    pub(super) admission: Admission,
     /// Most jobs in hand at once, those included that are pushed.
-    pub most_in_hand: u16,
-    pub shutdown: Shutdown,
+    pub(super) most_in_hand: u16,
+    pub(super) shutdown: Shutdown,
     /// Nothing is taken while the worker lacks what every build needs.
-    pub capacity: Capacity,
+    pub(super) capacity: Capacity,
     /// Longest time from taken to settled that is not taken for a hang.
-    pub longest: Duration,
+    pub(super) longest: Duration,
     /// What this worker has, or has just had, of the backlog.
-    pub redeliveries: Redeliveries,
+    pub(super) redeliveries: Redeliveries,
 }
 
 /// Why no more is taken.
@@ -45,7 +45,7 @@ enum Over {
 
 impl Dispatcher {
     /// Works until the worker drains and all that was taken is settled.
-    pub async fn run(self, mailbox: Mailbox<Delivered>) {
+    pub(super) async fn run(self, mailbox: Mailbox<Delivered>) {
         let slots = Arc::new(Semaphore::new(self.most_in_hand.into()));
         self.take_in(&slots, &mailbox).await;
         // Every lease holds a slot until it is settled.

@@ -284,7 +284,7 @@ impl Deliveries {
             observer: Observer::default(),
         };
         let acks = subscription.acks.clone();
-        let settler = Settler::start(Queue::Build, acks, PATIENCE, move |lease| {
+        let settler = Settler::start(true, acks, PATIENCE, move |lease| {
             let settlement = settlement.clone();
             tokio::spawn(async move { settlement.crashed(lease).await });
         });
