@@ -308,7 +308,7 @@ impl Settler {
         slot: OwnedSemaphorePermit,
     ) -> Lease {
         // What comes to the other queues was in somebody's hands.
-        let first = self.queue == Queue::Build && envelope::is_first(&delivery);
+        let first = self.queue == Queue::Build && envelope::is_first(&delivery, &envelope);
         let unsettled = Unsettled {
             received: Arc::new(Received { delivery, envelope, first }),
             since: first.then(OffsetDateTime::now_utc),

@@ -27,6 +27,7 @@ use crate::delivery::lease::{Lease, Phase};
 use crate::model::build_log;
 use crate::model::fault::{Fault, Kind, Reason, StageName};
 use crate::model::history::History;
+use crate::model::identity::BuildIdentity;
 use crate::model::notification::{
     BuildFailed, Culprit, Image, ImageReady, NotificationBody, NotificationType, Seconds, Subject,
     notification_id,
@@ -137,9 +138,8 @@ impl Settlement {
         }
         let ended = if ready.reused { BuildResult::Reused } else { BuildResult::Ready };
         lease.span(|span| span.leave().about(request).result(ended.result()));
-        let published =
-            self.outcome(&request.build_id, NotificationType::ImageReady, &data, history, &lease);
-        let published = published.await;
+        let (build, kind) = (request.identity(), NotificationType::ImageReady);
+        let published = self.outcome(&build, kind, &data, history, &lease).await;
         if published.is_ok() {
             self.observer.metrics.ended(ended, history.requested_at);
         }
@@ -184,13 +184,14 @@ impl Settlement {
         let fault = crashed(stage);
         let mut history = lease.envelope().history(lease.message());
         history.since = history.since.or(lease.since());
-        let build_id = envelope::build_id(lease.message()).unwrap_or_default();
-        build_log::span(&build_id, stage.as_str(), history.counted() + 1).in_scope(|| {
+        let build = envelope::identity(lease.message());
+        let build = build.unwrap_or_else(|| BuildIdentity::new(None, ""));
+        build_log::span(&build.build_id, stage.as_str(), history.counted() + 1).in_scope(|| {
             tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
         });
         history.record(&fault, counted);
         // Nobody has read it here, and nobody needs to: a crash is never final.
-        let request = Err(Subject { build_id, ..Subject::default() });
+        let request = Err(Subject::unread(build));
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: false };
         self.fail(lease, FailedTry { request, history, fault }, failed_in).await;
     }
@@ -294,9 +295,9 @@ impl Settlement {
             "given up: {}",
             fault.message
         );
-        let build_id = subject.build_id.clone();
+        let build = subject.identity();
         // The dead letter comes first: once the outcome is published, nobody takes the delivery up again.
-        let dead_letter = DeadLetter::new(&build_id, &lease.message().body, history, fault);
+        let dead_letter = DeadLetter::new(&build.build_id, &lease.message().body, history, fault);
         self.dead_letters.keep(&dead_letter).await?;
         if let Some(user_id) = subject.user_id {
             let data = BuildFailed {
@@ -314,7 +315,7 @@ impl Settlement {
                 attempts: history.counted(),
                 log: history.log.clone(),
             };
-            self.outcome(&build_id, kind, &data, history, lease).await?;
+            self.outcome(&build, kind, &data, history, lease).await?;
         }
         Ok(())
     }
@@ -332,18 +333,18 @@ impl Settlement {
     /// Puts an outcome on its queue.
     async fn outcome<T: Serialize>(
         &self,
-        build_id: &str,
+        build: &BuildIdentity,
         kind: NotificationType,
         data: &T,
         history: &History,
         cause: &Lease,
     ) -> Result<(), BrokerError> {
         let timestamp = OffsetDateTime::now_utc();
-        let request = request_name(build_id, &cause.message().body);
+        let request = request_name(build, &cause.message().body);
         let outcome = Some(OutcomeCopy::first(request, history.since));
         let message = Message {
             body: NotificationBody { kind, timestamp, data }.to_json(),
-            message_id: Some(notification_id(build_id, kind)),
+            message_id: Some(notification_id(build, kind)),
             timestamp: Some(timestamp),
             traceparent: cause.traceparent(),
             envelope: Some(Envelope { outcome, ..Envelope::default() }.encode()),
@@ -353,11 +354,11 @@ impl Settlement {
 
     /// Makes known when the request was first in hand: records it if nobody had it before, and looks it up
     /// where nothing says so.
-    pub async fn remember(&self, lease: &Lease, build_id: &str, history: &mut History) {
+    pub async fn remember(&self, lease: &Lease, build: &BuildIdentity, history: &mut History) {
         if history.since.is_some() {
             return;
         }
-        let request = request_name(build_id, &lease.message().body);
+        let request = request_name(build, &lease.message().body);
         history.since = lease.since();
         if let Some(since) = history.since {
             return self.ledger.begin(request, since);
@@ -375,8 +376,13 @@ impl Settlement {
 
     /// Whether an outcome of the request is claimed. Then the delivery is one that was made again after it
     /// was done with, and is to go to [`Settlement::repeated`].
-    pub async fn is_repeated(&self, lease: &Lease, build_id: &str, history: &History) -> bool {
-        let request = request_name(build_id, &lease.message().body);
+    pub async fn is_repeated(
+        &self,
+        lease: &Lease,
+        build: &BuildIdentity,
+        history: &History,
+    ) -> bool {
+        let request = request_name(build, &lease.message().body);
         self.ledger.is_claimed(&request, history.since).await
     }
 

@@ -152,11 +152,12 @@ impl Consumer {
             return;
         }
         let mut envelope = Envelope::decode(message);
+        let is_first = envelope::is_first(&delivery, &envelope);
         envelope.redeliveries = envelope.redeliveries_of(&delivery);
         let turn = match (self.queue, self.turn(&delivery, envelope.redeliveries)) {
             (Queue::Build, Turn::Work(hold)) => {
                 let mut history = envelope.history(message);
-                if envelope::is_first(&delivery) {
+                if is_first {
                     history.since = Some(OffsetDateTime::now_utc());
                 }
                 envelope.history = Some(history);

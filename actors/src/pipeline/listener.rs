@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::delivery::artifacts::{Artifact, Images, Ready};
 use crate::delivery::envelope;
+use crate::delivery::envelope::Envelope;
 use crate::delivery::job::{Job, Timings};
 use crate::delivery::lease::{Lease, Phase};
 use crate::delivery::settlement::{FailedTry, Settlement, decides, settle};
@@ -81,38 +82,38 @@ impl Listener {
         fail::fail_point!("listener::work");
         let message = delivery.lease.message();
         let mut history = delivery.lease.envelope().history(message);
-        let Some(build_id) = envelope::build_id(message) else {
+        let Some(build) = envelope::identity(message) else {
             return self.give_id(delivery, in_hand).await;
         };
-        self.settlement.remember(&delivery.lease, &build_id, &mut history).await;
-        if self.settlement.is_repeated(&delivery.lease, &build_id, &history).await {
+        let build_id = &build.build_id;
+        self.settlement.remember(&delivery.lease, &build, &mut history).await;
+        if self.settlement.is_repeated(&delivery.lease, &build, &history).await {
             let span =
-                build_log::span(&build_id, StageName::Listener.as_str(), history.counted() + 1);
+                build_log::span(build_id, StageName::Listener.as_str(), history.counted() + 1);
             return self.settlement.repeated(delivery.lease).instrument(span).await;
         }
-        let span_of = || self.settlement.observer.build(&build_id, message, &history);
-        let request = match parse::parse(&message.body, &build_id, &self.rules) {
+        let span_of = || self.settlement.observer.build(&build, message, &history);
+        let request = match parse::parse(&message.body, build_id, &self.rules) {
             Ok(request) => request,
             Err(rejected) => {
                 delivery.lease.observe(span_of());
                 let request = Err(rejected.subject);
-                return self
-                    .fail(delivery.lease, request, &build_id, history, rejected.fault)
-                    .await;
+                return self.fail(delivery.lease, request, build_id, history, rejected.fault).await;
             }
         };
-        let ticket = match self.admission.admit(&request, history.requested_at) {
+        let given_id = delivery.lease.envelope().given_id;
+        let ticket = match self.admission.admit(&request, given_id, history.requested_at) {
             Admittance::Admitted(ticket) => ticket,
             Admittance::Throttled => return self.throttle(delivery, history, &request).await,
             Admittance::Withdrawn(reason) => {
                 delivery.lease.observe(span_of());
                 let fault = withdrawn(StageName::Listener, reason);
-                return self.fail(delivery.lease, Ok(request), &build_id, history, fault).await;
+                return self.fail(delivery.lease, Ok(request), build_id, history, fault).await;
             }
         };
         delivery.lease.observe(span_of());
         let redeliveries = delivery.lease.envelope().redeliveries_of(delivery.lease.delivery());
-        let progress = BuildLog::new(&build_id, request.redactor());
+        let progress = BuildLog::new(build_id, request.redactor());
         let mut job = Job {
             ticket,
             received: delivery.received,
@@ -225,6 +226,8 @@ impl Listener {
         let mut named = delivery.lease.message().clone();
         named.timestamp.get_or_insert_with(OffsetDateTime::now_utc);
         named.message_id = Some(Uuid::new_v4().to_string());
+        named.envelope =
+            Some(Envelope { given_id: true, ..delivery.lease.envelope().clone() }.encode());
         tracing::info!(message_id = named.message_id, "a request without an id was given one");
         let published = self.settlement.broker.publish(Queue::Build, named, Duration::ZERO).await;
         settle(delivery.lease, published).await;

@@ -6,8 +6,8 @@
 //!   delay, uncounted, so that those behind it in the queue come into sight.
 //! - **Supersede**: a newer request for the same application and ref makes an older one pointless that
 //!   has not started building.
-//! - **Cancel**: by build id, wherever the job is. An id is remembered for a while, since its request
-//!   may still be in the queue or on the ladder.
+//! - **Cancel**: by user and build id, wherever the job is. A cancellation is remembered for a while, since
+//!   its request may still be in the queue or on the ladder.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,11 +17,12 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::identity::BuildIdentity;
 use crate::model::request::BuildRequest;
 
-/// How long a cancelled id is remembered.
+/// How long a cancellation is remembered.
 const MEMORY: Duration = Duration::from_secs(24 * 3600);
-/// How many cancelled ids are remembered.
+/// How many cancellations are remembered.
 const MOST_REMEMBERED: usize = 10_000;
 
 /// The jobs in hand. Clones share them.
@@ -45,12 +46,32 @@ struct Jobs {
     /// By arrival.
     entries: BTreeMap<u64, Entry>,
     next: u64,
-    cancelled: VecDeque<(Instant, String)>,
+    cancelled: VecDeque<(Instant, Cancellation)>,
+}
+
+/// Which build somebody wants to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancellation {
+    pub build_id: String,
+    /// Whose build it is; `None` = not said, which is enough where a worker gave the build its id: of those
+    /// there are no two. An id that a client chose may be that of several users' builds.
+    pub user_id: Option<String>,
+}
+
+impl Cancellation {
+    fn means(&self, build: &BuildIdentity, given_id: bool) -> bool {
+        self.build_id == build.build_id
+            && match &self.user_id {
+                Some(_) => self.user_id == build.user_id,
+                None => given_id,
+            }
+    }
 }
 
 struct Entry {
-    build_id: String,
-    user_id: String,
+    build: BuildIdentity,
+    /// Whether a worker gave it its id.
+    given_id: bool,
     lane: String,
     requested_at: OffsetDateTime,
     building: bool,
@@ -79,49 +100,49 @@ impl Admission {
     }
 
     /// Asks for a ticket.
-    pub fn admit(&self, request: &BuildRequest, requested_at: OffsetDateTime) -> Admittance {
+    pub fn admit(
+        &self,
+        request: &BuildRequest,
+        given_id: bool,
+        requested_at: OffsetDateTime,
+    ) -> Admittance {
+        let build = request.identity();
         let mut jobs = self.lock();
         jobs.forget_old();
-        if jobs.cancelled.iter().any(|(_, id)| *id == request.build_id) {
+        if jobs.cancelled.iter().any(|(_, cancelled)| cancelled.means(&build, given_id)) {
             return Admittance::Withdrawn(Reason::Cancelled);
         }
         let lane = lane(request);
         if self.rules.supersede
-            && let Some(reason) = jobs.supersede(&lane, request, requested_at)
+            && let Some(reason) = jobs.supersede(&lane, &build, requested_at)
         {
             return Admittance::Withdrawn(reason);
         }
         let limit = self.rules.per_user;
-        let here = jobs.entries.values().filter(|entry| entry.user_id == request.user_id).count();
+        let here =
+            jobs.entries.values().filter(|entry| entry.build.user_id == build.user_id).count();
         if limit > 0 && here >= limit {
             return Admittance::Throttled;
         }
         let number = jobs.next;
         jobs.next += 1;
         let (sender, withdrawn) = watch::channel(None);
-        let entry = Entry {
-            build_id: request.build_id.clone(),
-            user_id: request.user_id.clone(),
-            lane,
-            requested_at,
-            building: false,
-            withdrawn: sender,
-        };
+        let entry =
+            Entry { build, given_id, lane, requested_at, building: false, withdrawn: sender };
         jobs.entries.insert(number, entry);
         Admittance::Admitted(Ticket { admission: self.clone(), number, withdrawn })
     }
 
-    /// Withdraws the build of this id, now or when it comes into sight.
-    pub fn cancel(&self, build_id: &str) {
+    /// Withdraws a build, now or when it comes into sight.
+    pub fn cancel(&self, cancellation: Cancellation) {
         let mut jobs = self.lock();
         jobs.forget_old();
         if jobs.cancelled.len() >= MOST_REMEMBERED {
             jobs.cancelled.pop_front();
         }
-        jobs.cancelled.push_back((Instant::now(), build_id.to_owned()));
-        for entry in jobs.entries.values().filter(|entry| entry.build_id == build_id) {
-            entry.withdraw(Reason::Cancelled);
-        }
+        let meant = |entry: &&Entry| cancellation.means(&entry.build, entry.given_id);
+        jobs.entries.values().filter(meant).for_each(|entry| entry.withdraw(Reason::Cancelled));
+        jobs.cancelled.push_back((Instant::now(), cancellation));
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs> {
@@ -134,13 +155,13 @@ impl Jobs {
     fn supersede(
         &self,
         lane: &str,
-        request: &BuildRequest,
+        build: &BuildIdentity,
         requested_at: OffsetDateTime,
     ) -> Option<Reason> {
         let others = self
             .entries
             .values()
-            .filter(|entry| entry.lane == lane && entry.build_id != request.build_id)
+            .filter(|entry| entry.lane == lane && entry.build != *build)
             .filter(|entry| entry.withdrawn.borrow().is_none());
         let mut newest = true;
         for entry in others {

@@ -1,10 +1,16 @@
 //! Users share a worker; requests take each other's place; builds are cancelled.
 
 use image_builder_actors::model::fault::Reason;
+use image_builder_actors::scheduling::admission::Cancellation;
 use image_builder_actors::telemetry::health::ActorName;
 use serde_json::{Value, json};
 
 use image_builder_actors::testing::world::{request, request_with, settings, with_pipeline};
+
+fn cancellation(build_id: &str, user_id: Option<&str>) -> Cancellation {
+    let user_id = user_id.map(str::to_owned);
+    Cancellation { build_id: build_id.to_owned(), user_id }
+}
 
 fn of_user(user: &str, number: usize) -> Value {
     let mut body = request_with(&format!("{user}-{number}"), "userID", user);
@@ -24,7 +30,7 @@ fn a_user_who_floods_the_queue_does_not_hold_up_another() {
         world.until_fetched("other-0").await;
         world.until(|world| world.health(ActorName::Builder).waiting == 6).await;
         // One build ends: its slot goes to the user who has none.
-        world.pipeline.admission.cancel("flood-0");
+        world.pipeline.admission.cancel(cancellation("flood-0", Some("flood")));
         world.engine.until_running("other-0").await;
         world.engine.release();
         let notified = world.notified(51).await;
@@ -90,7 +96,7 @@ fn a_build_that_has_begun_is_not_superseded() {
 fn a_cancelled_build_stops_and_is_notified_as_cancelled() {
     with_pipeline(settings(), async |world| {
         world.hold_build(&request("b1")).await;
-        world.pipeline.admission.cancel("b1");
+        world.pipeline.admission.cancel(cancellation("b1", Some("alice")));
         world.engine.until_stopped("b1").await;
         let (id, body) = world.notified_once().await;
         assert_eq!(id, "b1.build.cancelled");
@@ -115,7 +121,7 @@ fn a_cancellation_that_the_broker_hands_out_is_heard() {
 #[test]
 fn a_build_can_be_cancelled_before_it_comes_into_sight() {
     with_pipeline(settings(), async |world| {
-        world.pipeline.admission.cancel("b1");
+        world.pipeline.admission.cancel(cancellation("b1", Some("alice")));
         let (id, _) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.build.cancelled");
         assert!(world.forge.calls.all().is_empty());
