@@ -80,7 +80,10 @@ impl FailedTry {
 impl Settlement {
     /// The job's image is in the registry.
     pub async fn ready(&self, job: Job, ready: Ready) {
-        let attempts = job.attempt();
+        let attempts = match job.begun {
+            true => job.attempt(),
+            false => tries_of_image(&job.history),
+        };
         let Job { request, history, timings, lease, .. } = job;
         self.image_ready(lease, &request, &history, attempts, timings, ready).await;
     }
@@ -156,13 +159,13 @@ impl Settlement {
 
     /// The job failed: for good, or to be tried again, as the fault's kind says.
     async fn failed(&self, job: Job, fault: Fault) {
-        let Job { request, mut history, progress, lease, .. } = job;
+        let Job { request, mut history, begun, progress, lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
         lease.span(|span| span.about(&request).fail(&fault).leave());
         if retry_policy::pauses(&fault, request.token.is_some()) {
             self.capacity.lacks(fault.reason, fault.retry_after);
         }
-        history.record(&fault, retry_policy::counts(fault.kind()));
+        history.record(&fault, begun && retry_policy::counts(fault.kind()));
         history.log = progress.tail();
         tracing::warn!(
             stage = fault.stage.as_str(),
@@ -231,7 +234,7 @@ impl Settlement {
             Ok(None) => self.give_up(lease, failed).await,
             Ok(Some(ready)) => {
                 tracing::info!("the registry has the image after all");
-                let (attempts, timings) = (failed.history.counted(), Timings::default());
+                let (attempts, timings) = (tries_of_image(&failed.history), Timings::default());
                 self.image_ready(lease, request, &failed.history, attempts, timings, ready).await;
             }
             Err(fault) => {
@@ -392,6 +395,12 @@ impl Settlement {
         lease.span(|span| span.leave().result("repeated"));
         settle(lease, Ok(())).await;
     }
+}
+
+/// The tries that an image took which an earlier delivery pushed: one at least, though a worker that was
+/// killed may have counted none.
+fn tries_of_image(history: &History) -> u32 {
+    history.counted().max(1)
 }
 
 /// Seconds to the millisecond: what is past it is noise.

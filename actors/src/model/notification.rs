@@ -145,7 +145,9 @@ pub struct BuildFailed {
     pub commit: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub requested_at: OffsetDateTime,
-    pub fault: Culprit,
+    /// Absent where nobody has to do anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Culprit>,
     pub stage: StageName,
     pub reason: Reason,
     pub message: String,
@@ -206,11 +208,12 @@ impl Culprit {
         }
     }
 
-    /// Whom a notification names for this reason, in its field `fault`.
-    pub fn of(reason: Reason) -> Self {
+    /// Whom a notification names for this reason, in its field `fault`; `None` = nobody: somebody wanted it so.
+    pub fn of(reason: Reason) -> Option<Self> {
         match reason.kind() {
-            Kind::User | Kind::Build | Kind::Withdrawn => Culprit::User,
-            Kind::Service | Kind::Refused | Kind::Capacity | Kind::Crash => Culprit::Service,
+            Kind::User | Kind::Build => Some(Culprit::User),
+            Kind::Service | Kind::Refused | Kind::Capacity | Kind::Crash => Some(Culprit::Service),
+            Kind::Withdrawn => None,
         }
     }
 }

@@ -119,6 +119,7 @@ impl Listener {
             received: delivery.received,
             deadline: delivery.received + self.job_timeout,
             timings: Timings::default(),
+            begun: false,
             lease: delivery.lease,
             progress,
             history,
@@ -199,8 +200,10 @@ impl Listener {
         fault: Fault,
     ) {
         self.pool.health().failed(fault.reason);
-        history.record(&fault, true);
-        let span = build_log::span(build_id, StageName::Listener.as_str(), history.counted());
+        // Reading a request is its first try, unless there was one. What waited for one was not tried.
+        let counted = request.is_err() && history.counted() == 0;
+        let span = build_log::span(build_id, StageName::Listener.as_str(), history.counted() + 1);
+        history.record(&fault, counted);
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: request.is_ok() };
         let failed = FailedTry { request, history, fault };
         self.settlement.fail(lease, failed, failed_in).instrument(span).await;
