@@ -28,6 +28,7 @@ use crate::delivery::lease::{Lease, Phase};
 use crate::model::build_log;
 use crate::model::fault::{Fault, Kind, Reason, StageName};
 use crate::model::history::History;
+use crate::model::identity::BuildIdentity;
 use crate::model::notification::{
     BuildFailed, Culprit, Image, ImageReady, NotificationBody, NotificationType, Seconds, Subject,
     notification_id,
@@ -91,7 +92,10 @@ impl FailedTry {
 impl Settlement {
     /// The job's image is in the registry.
     pub async fn ready(&self, job: Job, ready: Ready) {
-        let attempts = job.attempt();
+        let attempts = match job.begun {
+            true => job.attempt(),
+            false => tries_of_image(&job.history),
+        };
         let Job { request, history, timings, lease, .. } = job;
         self.image_ready(lease, &request, &history, attempts, timings, ready).await;
     }
@@ -149,9 +153,8 @@ impl Settlement {
         }
         let ended = if ready.reused { BuildResult::Reused } else { BuildResult::Ready };
         lease.span(|span| span.leave().about(request).result(ended.result()));
-        let published =
-            self.outcome(&request.build_id, NotificationType::ImageReady, &data, history, &lease);
-        let published = published.await;
+        let (build, kind) = (request.identity(), NotificationType::ImageReady);
+        let published = self.outcome(&build, kind, &data, history, &lease).await;
         if published.is_ok() {
             self.observer.metrics.ended(ended, history.requested_at);
         }
@@ -168,11 +171,11 @@ impl Settlement {
 
     /// The job failed: for good, or to be tried again, as the fault's kind says.
     async fn failed(&self, job: Job, fault: Fault) {
-        let Job { request, mut history, progress, lease, .. } = job;
+        let Job { request, mut history, begun, progress, lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
         let fault = self.weighed(fault, &history).await;
         lease.span(|span| span.about(&request).fail(&fault).leave());
-        history.record(&fault, retry_policy::counts(fault.kind()));
+        history.record(&fault, begun && retry_policy::counts(fault.kind()));
         history.log = progress.tail();
         tracing::warn!(
             stage = fault.stage.as_str(),
@@ -236,13 +239,14 @@ impl Settlement {
         let fault = crashed(stage);
         let mut history = lease.envelope().history(lease.message());
         history.since = history.since.or(lease.since());
-        let build_id = envelope::build_id(lease.message()).unwrap_or_default();
-        build_log::span(&build_id, stage.as_str(), history.counted() + 1).in_scope(|| {
+        let build = envelope::identity(lease.message());
+        let build = build.unwrap_or_else(|| BuildIdentity::new(None, ""));
+        build_log::span(&build.build_id, stage.as_str(), history.counted() + 1).in_scope(|| {
             tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
         });
         history.record(&fault, counted);
         // Nobody has read it here, and nobody needs to: a crash is never final.
-        let request = Err(Subject { build_id, ..Subject::default() });
+        let request = Err(Subject::unread(build));
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: false };
         self.fail(lease, FailedTry { request, history, fault }, failed_in).await;
     }
@@ -309,7 +313,7 @@ impl Settlement {
             Ok(None) => self.give_up(lease, failed).await,
             Ok(Some(ready)) => {
                 tracing::info!("the registry has the image after all");
-                let (attempts, timings) = (failed.history.counted(), Timings::default());
+                let (attempts, timings) = (tries_of_image(&failed.history), Timings::default());
                 self.image_ready(lease, request, &failed.history, attempts, timings, ready).await;
             }
             Err(fault) => {
@@ -373,9 +377,9 @@ impl Settlement {
             "given up: {}",
             fault.message
         );
-        let build_id = subject.build_id.clone();
+        let build = subject.identity();
         // The dead letter comes first: once the outcome is published, nobody takes the delivery up again.
-        let dead_letter = DeadLetter::new(&build_id, &lease.message().body, history, fault);
+        let dead_letter = DeadLetter::new(&build.build_id, &lease.message().body, history, fault);
         self.dead_letters.keep(&dead_letter).await?;
         if let Some(user_id) = subject.user_id {
             let data = BuildFailed {
@@ -393,7 +397,7 @@ impl Settlement {
                 attempts: history.counted(),
                 log: history.log.clone(),
             };
-            self.outcome(&build_id, kind, &data, history, lease).await?;
+            self.outcome(&build, kind, &data, history, lease).await?;
         }
         Ok(())
     }
@@ -411,18 +415,18 @@ impl Settlement {
     /// Puts an outcome on its queue.
     async fn outcome<T: Serialize>(
         &self,
-        build_id: &str,
+        build: &BuildIdentity,
         kind: NotificationType,
         data: &T,
         history: &History,
         cause: &Lease,
     ) -> Result<(), BrokerError> {
         let timestamp = OffsetDateTime::now_utc();
-        let request = request_name(build_id, &cause.message().body);
+        let request = request_name(build, &cause.message().body);
         let outcome = Some(OutcomeCopy::first(request, history.since));
         let message = Message {
             body: NotificationBody { kind, timestamp, data }.to_json(),
-            message_id: Some(notification_id(build_id, kind)),
+            message_id: Some(notification_id(build, kind)),
             timestamp: Some(timestamp),
             traceparent: cause.traceparent(),
             envelope: Some(Envelope { outcome, ..Envelope::default() }.encode()),
@@ -432,11 +436,11 @@ impl Settlement {
 
     /// Makes known when the request was first in hand: records it if nobody had it before, and looks it up
     /// where nothing says so.
-    pub async fn remember(&self, lease: &Lease, build_id: &str, history: &mut History) {
+    pub async fn remember(&self, lease: &Lease, build: &BuildIdentity, history: &mut History) {
         if history.since.is_some() {
             return;
         }
-        let request = request_name(build_id, &lease.message().body);
+        let request = request_name(build, &lease.message().body);
         history.since = lease.since();
         if let Some(since) = history.since {
             return self.ledger.begin(request, since);
@@ -454,8 +458,13 @@ impl Settlement {
 
     /// Whether an outcome of the request is claimed. Then the delivery is one that was made again after it
     /// was done with, and is to go to [`Settlement::repeated`].
-    pub async fn is_repeated(&self, lease: &Lease, build_id: &str, history: &History) -> bool {
-        let request = request_name(build_id, &lease.message().body);
+    pub async fn is_repeated(
+        &self,
+        lease: &Lease,
+        build: &BuildIdentity,
+        history: &History,
+    ) -> bool {
+        let request = request_name(build, &lease.message().body);
         self.ledger.is_claimed(&request, history.since).await
     }
 
@@ -465,6 +474,12 @@ impl Settlement {
         lease.span(|span| span.leave().result("repeated"));
         settle(lease, Ok(())).await;
     }
+}
+
+/// The tries that an image took which an earlier delivery pushed: one at least, though a worker that was
+/// killed may have counted none.
+fn tries_of_image(history: &History) -> u32 {
+    history.counted().max(1)
 }
 
 /// Seconds to the millisecond: what is past it is noise.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::delivery::artifacts::{Artifact, Images, Ready};
 use crate::delivery::envelope;
+use crate::delivery::envelope::Envelope;
 use crate::delivery::job::{Job, Timings};
 use crate::delivery::lease::{Lease, Phase};
 use crate::delivery::settlement::{FailedTry, Settlement, decides, settle};
@@ -17,6 +18,7 @@ use crate::model::build_log;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::{History, Planned};
+use crate::model::identity::BuildIdentity;
 use crate::model::image::ImageLocation;
 use crate::model::notification::Subject;
 use crate::model::request::BuildRequest;
@@ -100,27 +102,32 @@ impl Listener {
     async fn read(&self, lease: Lease) -> Option<Read> {
         let message = lease.message();
         let mut history = lease.envelope().history(message);
+        let own = envelope::identity(message);
+        let has_id = own.is_some();
         // One without an id is given one when it is put in the backlog.
-        let given_id = envelope::build_id(message);
-        let has_id = given_id.is_some();
-        let build_id = given_id.unwrap_or_else(|| Uuid::new_v4().to_string());
-        self.settlement.remember(&lease, &build_id, &mut history).await;
-        if self.settlement.is_repeated(&lease, &build_id, &history).await {
-            let span =
-                build_log::span(&build_id, StageName::Listener.as_str(), history.counted() + 1);
+        let new_id = Uuid::new_v4().to_string();
+        let build = own.or_else(|| parse::identity(&message.body, Some(&new_id)));
+        let build = build.unwrap_or_else(|| BuildIdentity::new(None, &new_id));
+        self.settlement.remember(&lease, &build, &mut history).await;
+        if self.settlement.is_repeated(&lease, &build, &history).await {
+            let span = build_log::span(
+                &build.build_id,
+                StageName::Listener.as_str(),
+                history.counted() + 1,
+            );
             self.settlement.repeated(lease).instrument(span).await;
             return None;
         }
-        match parse::parse(&message.body, &build_id, &self.rules) {
+        match parse::parse(&message.body, &build.build_id, &self.rules) {
             Ok(request) => Some(Read { lease, request, history }),
             // Whoever is told of it knows it by its id, so it has to have one that stays.
             Err(rejected) if !has_id && rejected.subject.user_id.is_some() => {
-                self.give_id(lease, build_id).await;
+                self.give_id(lease, build.build_id).await;
                 None
             }
             Err(rejected) => {
                 let request = Err(rejected.subject);
-                self.fail(lease, request, &build_id, history, rejected.fault).await;
+                self.fail(lease, request, &build.build_id, history, rejected.fault).await;
                 None
             }
         }
@@ -135,7 +142,9 @@ impl Listener {
         history: &History,
         in_hand: InHand,
     ) {
-        if self.admission.is_cancelled(&request.build_id) {
+        let has_id = envelope::identity(lease.message()).is_some();
+        let given_id = lease.envelope().given_id || !has_id;
+        if self.admission.is_cancelled(&request.identity(), given_id) {
             let fault = withdrawn(StageName::Listener, Reason::Cancelled);
             let (request, build_id) = (request.clone(), request.build_id.clone());
             return self.fail(lease, Ok(request), &build_id, history.clone(), fault).await;
@@ -146,13 +155,15 @@ impl Listener {
         let (envelope, fresh) = (lease.envelope(), lease.is_first());
         // What a worker gave back has waited already.
         let returned = lease.message().envelope.is_some() && !envelope.fresh;
-        let mut message = envelope.clone().put_in_backlog(lease.message(), history, fresh);
-        if envelope::build_id(lease.message()).is_none() {
+        let envelope = Envelope { given_id, ..envelope.clone() };
+        let mut message = envelope.put_in_backlog(lease.message(), history, fresh);
+        if !has_id {
             tracing::info!(build_id = request.build_id, "a request without an id was given one");
             message.message_id = Some(request.build_id.clone());
         }
         message.timestamp.get_or_insert(history.requested_at);
         let place = Place { user_id: request.user_id.clone(), returned };
+        self.admission.expect(request, history.requested_at);
         let published = self.settlement.broker.enqueue(message, place).await;
         settle(lease, published).await;
         in_hand.done();
@@ -164,7 +175,12 @@ impl Listener {
             return;
         }
         tracing::info!(build_id, "a request without an id was given one");
-        let named = Message { message_id: Some(build_id), ..lease.message().clone() };
+        let envelope = Envelope { given_id: true, ..lease.envelope().clone() };
+        let named = Message {
+            message_id: Some(build_id),
+            envelope: Some(envelope.encode()),
+            ..lease.message().clone()
+        };
         let published = self.settlement.broker.publish(Queue::Build, named, Duration::ZERO).await;
         settle(lease, published).await;
     }
@@ -179,8 +195,10 @@ impl Listener {
         received: Instant,
         in_hand: InHand,
     ) {
-        lease.observe(self.settlement.observer.build(&request.build_id, lease.message(), &history));
-        if let Err(reason) = ticket.read(&request, history.requested_at) {
+        let build = request.identity();
+        lease.observe(self.settlement.observer.build(&build, lease.message(), &history));
+        let given_id = lease.envelope().given_id;
+        if let Err(reason) = ticket.read(&request, given_id, history.requested_at) {
             let (fault, build_id) =
                 (withdrawn(StageName::Listener, reason), request.build_id.clone());
             return self.fail(lease, Ok(request), &build_id, history, fault).await;
@@ -196,6 +214,7 @@ impl Listener {
             received,
             deadline: received + self.job_timeout,
             timings: Timings::default(),
+            begun: false,
             lease,
             progress,
             history,
@@ -298,8 +317,10 @@ impl Listener {
         fault: Fault,
     ) {
         self.pool.health().failed(fault.reason);
-        history.record(&fault, true);
-        let span = build_log::span(build_id, StageName::Listener.as_str(), history.counted());
+        // Reading a request is its first try, unless there was one. What waited for one was not tried.
+        let counted = request.is_err() && history.counted() == 0;
+        let span = build_log::span(build_id, StageName::Listener.as_str(), history.counted() + 1);
+        history.record(&fault, counted);
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: request.is_ok() };
         let failed = FailedTry { request, history, fault };
         self.settlement.fail(lease, failed, failed_in).instrument(span).await;

@@ -87,6 +87,7 @@ impl<S: Stage> StageActor<S> {
             Ok(slot) => slot,
             Err(ended) => return self.settlement.end(job, ended).await,
         };
+        job.begun = true;
         job.lease.set_phase(Phase::Working(S::NAME));
         fail::fail_point!(S::FAILPOINTS[1]);
         let started = Instant::now();

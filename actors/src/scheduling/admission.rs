@@ -5,8 +5,9 @@
 //!   then another request is taken for that builder meanwhile.
 //! - **Supersede**: a newer request for the same application and ref makes an older one pointless that
 //!   has not started building. Newer is what was requested later, whenever it came.
-//! - **Cancel**: by build id, wherever the job is. An id is remembered for a while, since its request
-//!   may still be in the backlog or on the ladder.
+//!   What this worker put in the backlog counts before it is taken.
+//! - **Cancel**: by user and build id, wherever the job is. A cancellation is remembered for a while, since
+//!   its request may still be in the backlog or on the ladder.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,12 +17,13 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 
 use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::identity::BuildIdentity;
 use crate::model::request::BuildRequest;
 use crate::ports::Load;
 
-/// How long a cancelled id is remembered.
+/// How long a cancellation is remembered, and what was put in the backlog.
 const MEMORY: Duration = Duration::from_secs(24 * 3600);
-/// How many cancelled ids are remembered.
+/// How many of each are remembered.
 const MOST_REMEMBERED: usize = 10_000;
 /// A source that takes longer to fetch than this keeps no builder waiting for it.
 const SLOW_FETCH: Duration = Duration::from_secs(2);
@@ -51,7 +53,30 @@ struct Jobs {
     /// By arrival.
     entries: BTreeMap<u64, Entry>,
     next: u64,
-    cancelled: VecDeque<(Instant, String)>,
+    cancelled: VecDeque<(Instant, Cancellation)>,
+    /// Of each subject the newest request that was put in the backlog, and when it was requested.
+    expected: HashMap<String, (OffsetDateTime, BuildIdentity)>,
+    /// The subjects of those, by when they were put in first.
+    subjects: VecDeque<(Instant, String)>,
+}
+
+/// Which build somebody wants to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancellation {
+    pub build_id: String,
+    /// Whose build it is; `None` = not said, which is enough where a worker gave the build its id: of those
+    /// there are no two. An id that a client chose may be that of several users' builds.
+    pub user_id: Option<String>,
+}
+
+impl Cancellation {
+    fn means(&self, build: &BuildIdentity, given_id: bool) -> bool {
+        self.build_id == build.build_id
+            && match &self.user_id {
+                Some(_) => self.user_id == build.user_id,
+                None => given_id,
+            }
+    }
 }
 
 struct Entry {
@@ -65,7 +90,9 @@ struct Entry {
 
 /// What is known of a job whose request was read.
 struct ReadEntry {
-    build_id: String,
+    build: BuildIdentity,
+    /// Whether a worker gave it its id.
+    given_id: bool,
     subject: String,
     requested_at: OffsetDateTime,
     building: bool,
@@ -134,26 +161,43 @@ impl Admission {
         Load { builds, most_per_user: self.rules.per_user }
     }
 
-    /// Whether nobody wants the build of this id any more.
-    pub fn is_cancelled(&self, build_id: &str) -> bool {
+    /// Whether nobody wants a build any more.
+    pub fn is_cancelled(&self, build: &BuildIdentity, given_id: bool) -> bool {
         let mut jobs = self.lock();
         jobs.forget_old();
-        jobs.cancelled.iter().any(|(_, id)| id == build_id)
+        jobs.cancelled.iter().any(|(_, cancelled)| cancelled.means(build, given_id))
     }
 
-    /// Withdraws the build of this id, now or when it comes into sight.
-    pub fn cancel(&self, build_id: &str) {
+    /// Says that a request is put in the backlog: what was requested before it is out of date.
+    pub fn expect(&self, request: &BuildRequest, requested_at: OffsetDateTime) {
+        if !self.rules.supersede {
+            return;
+        }
+        let subject = subject(request);
+        let mut jobs = self.lock();
+        jobs.forget_old();
+        let newest = jobs.expected.get(&subject).is_none_or(|(at, _)| *at <= requested_at);
+        if newest
+            && jobs.expected.insert(subject.clone(), (requested_at, request.identity())).is_none()
+        {
+            jobs.subjects.push_back((Instant::now(), subject));
+        }
+    }
+
+    /// Withdraws a build, now or when it comes into sight.
+    pub fn cancel(&self, cancellation: Cancellation) {
         let mut jobs = self.lock();
         jobs.forget_old();
         if jobs.cancelled.len() >= MOST_REMEMBERED {
             jobs.cancelled.pop_front();
         }
-        jobs.cancelled.push_back((Instant::now(), build_id.to_owned()));
         for entry in jobs.entries.values() {
-            if entry.read.as_ref().is_some_and(|read| read.build_id == build_id) {
+            let read = entry.read.as_ref();
+            if read.is_some_and(|read| cancellation.means(&read.build, read.given_id)) {
                 entry.withdraw(Reason::Cancelled);
             }
         }
+        jobs.cancelled.push_back((Instant::now(), cancellation));
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs> {
@@ -179,8 +223,12 @@ impl Jobs {
             .values()
             .filter(|entry| entry.withdrawn.borrow().is_none())
             .filter_map(|entry| Some((entry, entry.read.as_ref()?)))
-            .filter(|(_, read)| read.subject == new.subject && read.build_id != new.build_id);
-        let mut newest = true;
+            .filter(|(_, read)| read.subject == new.subject && read.build != new.build);
+        let expected = self.expected.get(&new.subject).is_some_and(|(at, build)| {
+            let cancelled = |(_, cancelled): &(_, Cancellation)| cancelled.means(build, false);
+            *at > new.requested_at && !self.cancelled.iter().any(cancelled)
+        });
+        let mut newest = !expected;
         for (entry, read) in others {
             if read.requested_at > new.requested_at {
                 newest = false;
@@ -194,6 +242,11 @@ impl Jobs {
     fn forget_old(&mut self) {
         while self.cancelled.front().is_some_and(|(at, _)| at.elapsed() > MEMORY) {
             self.cancelled.pop_front();
+        }
+        let too_many = |jobs: &Self| jobs.subjects.len() > MOST_REMEMBERED;
+        while too_many(self) || self.subjects.front().is_some_and(|(at, _)| at.elapsed() > MEMORY) {
+            let Some((_, subject)) = self.subjects.pop_front() else { return };
+            self.expected.remove(&subject);
         }
     }
 }
@@ -225,18 +278,22 @@ impl Ticket {
     ///
     /// # Errors
     /// Nobody wants its result any more.
-    pub fn read(&self, request: &BuildRequest, requested_at: OffsetDateTime) -> Result<(), Reason> {
-        if self.admission.is_cancelled(&request.build_id) {
+    pub fn read(
+        &self,
+        request: &BuildRequest,
+        given_id: bool,
+        requested_at: OffsetDateTime,
+    ) -> Result<(), Reason> {
+        let build = request.identity();
+        if self.admission.is_cancelled(&build, given_id) {
             return Err(Reason::Cancelled);
         }
-        let read = ReadEntry {
-            build_id: request.build_id.clone(),
-            subject: subject(request),
-            requested_at,
-            building: false,
-        };
+        let read =
+            ReadEntry { build, given_id, subject: subject(request), requested_at, building: false };
         let mut jobs = self.admission.lock();
+        // Whoever redrives an old request wants it, whatever came after it.
         if self.admission.rules.supersede
+            && request.redrive_of.is_none()
             && let Some(reason) = jobs.supersede(&read)
         {
             return Err(reason);

@@ -39,7 +39,7 @@
 //! | `registry_refused` | refused | service | yes | final | | no |
 //! | `rate_limited`, `engine_down`, `registry_down`, `forge_down`, `disk_low` | capacity | never notified | no | waits | waits | if it concerns the whole service |
 //! | `crashed` | crash | service | if it was worked on | retried, or waits | retried up to the total of tries, or waits | no |
-//! | `cancelled`, `superseded` | withdrawn | user | yes | final | | no |
+//! | `cancelled`, `superseded` | withdrawn | none | if a try was begun | final | | no |
 
 use std::time::Duration;
 
@@ -303,7 +303,7 @@ mod tests {
     struct Row {
         reason: Reason,
         kind: Kind,
-        /// Whom the notification names; `None` = nobody is ever notified.
+        /// Whom the notification names; `None` = nobody.
         fault: Option<Culprit>,
         counted: bool,
         /// After the first failure, the second of the same, and the last that there may be.
@@ -340,9 +340,7 @@ mod tests {
                 let decisions = [Retry(secs(10)), Retry(secs(30)), GiveUp];
                 (Kind::Crash, Some(Culprit::Service), true, decisions)
             }
-            R::Cancelled | R::Superseded => {
-                (Kind::Withdrawn, Some(Culprit::User), true, [GiveUp; 3])
-            }
+            R::Cancelled | R::Superseded => (Kind::Withdrawn, None, true, [GiveUp; 3]),
         };
         Row { reason, kind, fault, counted, decisions }
     }
@@ -352,7 +350,7 @@ mod tests {
         for Row { reason, kind, fault, counted, decisions } in Reason::ALL.iter().copied().map(row)
         {
             assert_eq!(reason.kind(), kind, "{reason}");
-            if let Some(fault) = fault {
+            if kind != Kind::Capacity {
                 assert_eq!(Culprit::of(reason), fault, "{reason}");
             }
             assert_eq!(counts(kind), counted, "{reason}");

@@ -66,7 +66,8 @@ impl BuildResult {
         match self {
             BuildResult::Ready | BuildResult::Reused => [self.result(), NO_REASON, NO_REASON],
             BuildResult::Failed(reason) => {
-                [self.result(), Culprit::of(reason).as_str(), reason.as_str()]
+                let culprit = Culprit::of(reason).map_or(NO_REASON, Culprit::as_str);
+                [self.result(), culprit, reason.as_str()]
             }
             BuildResult::Cancelled(reason) => [self.result(), NO_REASON, reason.as_str()],
         }

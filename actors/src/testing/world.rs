@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::limits::Limits;
-use crate::model::notification::Notification;
+use crate::model::notification::{Notification, notified_build};
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
 use crate::pipeline;
@@ -164,7 +164,8 @@ impl World {
         self.notified_once().await
     }
 
-    /// The notifications that were taken, once there are `count`: ids and bodies.
+    /// The notifications that were taken, once there are `count`: what they are about, as
+    /// `<build id>.<type>`, and their bodies.
     pub async fn notified(&self, count: usize) -> Vec<(String, Value)> {
         let taken = tokio::time::timeout(PATIENCE, self.managers.taken.wait_for(count)).await;
         taken.expect("the managers are notified in time").iter().map(parsed).collect()
@@ -272,5 +273,6 @@ pub fn fault(stage: StageName, reason: Reason) -> Fault {
 
 fn parsed(notification: &Notification) -> (String, Value) {
     let body = serde_json::from_slice(&notification.body).expect("a notification is JSON");
-    (notification.id.clone(), body)
+    let build = notified_build(&notification.body).map_or_else(String::new, |build| build.build_id);
+    (format!("{build}.{}", notification.kind.as_str()), body)
 }

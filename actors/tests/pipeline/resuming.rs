@@ -176,7 +176,7 @@ fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_notifies() 
         world.request(&request_with("b1", "force", true)).await;
         gate.reached().await;
         world.broker.kill_connection();
-        world.broker.wait_until(|broker| broker.unsettled(Queue::Build) == 1).await;
+        world.broker.wait_until(|broker| broker.taken() == 1).await;
         gate.open();
         world.notified_once().await;
         assert_eq!(world.forge.calls.all().len(), 1);
@@ -219,7 +219,7 @@ fn connections_that_are_lost_twice_leave_room_to_work() {
             world.hold_build(&request_with(build_id, "userID", user)).await;
         }
         world.broker.kill_connection();
-        world.broker.wait_until(|broker| broker.unsettled(Queue::Build) == 2).await;
+        world.broker.wait_until(|broker| broker.taken() == 2).await;
         world.broker.kill_connection();
         world.engine.release();
         world.notified(2).await;
