@@ -2,6 +2,7 @@
 
 mod deaths;
 mod faults;
+mod identity;
 mod notifying;
 mod outcomes;
 mod publishing;
