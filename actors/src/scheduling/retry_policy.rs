@@ -424,7 +424,7 @@ mod tests {
                        registry, which cannot be reached.";
         assert_eq!(fault.message, message);
         // What is tried, and counted, has its own end.
-        let mut tried = old.clone();
+        let mut tried = old;
         tried.record(&Fault::new(StageName::Builder, Reason::EngineFailed, ""), true);
         let again = Disposition::TryAgain(secs(10));
         assert_eq!(policy().dispose(&tried, fail_queue), again);
