@@ -265,7 +265,7 @@ fn pipeline_settings(
         rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
         workspaces: data_dir.workspaces(),
         registry_name,
-        prefetch: pipeline.prefetch,
+        most_in_hand: pipeline.most_in_hand,
         job_timeout: pipeline.job_timeout,
         connector: pipeline.connector,
         builder: pipeline.builder,

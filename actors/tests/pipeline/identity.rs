@@ -104,7 +104,7 @@ fn a_newer_request_of_another_user_supersedes_nothing() {
         for (id, user) in [("b1", "alice"), ("b1", "bob"), ("b2", "carol")] {
             world.request(&request_with(id, "userID", user)).await;
         }
-        world.until(|world| world.forge.calls.all().len() == 4).await;
+        world.broker.wait_until(|broker| broker.backlog().len() == 3).await;
         world.engine.release();
         let notified = world.notified(4).await;
         assert!(notified.iter().all(|(id, _)| id.ends_with(".image.ready")), "{notified:?}");
