@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY, RegistryAuth};
+use image_builder::planner::{PlannerSettings, SourcePlanner};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::image::CREATED_LABEL;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::model::request::PlanRequest;
 use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::ImageBuilder;
 use image_builder_actors::testing::conformance::builder::World;
+use image_builder_actors::testing::conformance::planner::{Source, plan};
 
 use super::proxy::{Certificates, Proxy};
 use super::world::{BASE, RealWorld};
@@ -192,6 +195,31 @@ async fn a_dockerfile_that_leads_to_the_hosts_files_is_refused() {
     let fault = world.fault(&order).await;
     assert_eq!(fault.reason, Reason::InvalidPlan, "{fault}");
     assert!(!fault.message.contains("root"), "{}", fault.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_dockerfiles_that_the_engine_builds_are_planned_too() {
+    let world = RealWorld::new().await;
+    for text in [
+        "\u{feff}from scratch\r\nENV a=1\r\n".as_bytes(),
+        b"\n \t\n# comment\n   # another\n\tFROM scratch\nENV a=1",
+        b"ARG A=1 \\\n  # comment\n\n  B=2\nARG C\nFROM scratch\nENV a=1\n",
+        b"FR\\\nOM scratch\nENV a=1\n",
+        b"# escape=`\nARG A=C:\\\nFROM scratch\nENV a=1\n",
+        b"ARG A=\\\\\nFROM scratch\nENV a=1\n",
+        b"# caf\xe9\nFROM scratch\nLABEL place=\"caf\xe9\"\n",
+        b"ARG A=scratch\nFROM ${A} AS a\nCOPY Dockerfile /a\nFROM ${A}\nCOPY --from=0 /a /b\n",
+        b"FROM scratch AS a\nENV a=1\nFROM a AS a\nCOPY Dockerfile /a\n",
+    ] {
+        let shown = String::from_utf8_lossy(text);
+        let source = Source::empty();
+        source.write("Dockerfile", text);
+        let planner = SourcePlanner::new(PlannerSettings::new(Limits::default(), Secret::new("x")));
+        let mut order = world.order(&[]);
+        order.plan = plan(&planner, &source, PlanRequest::default()).await;
+        let (built, _) = world.build(&order).await;
+        built.unwrap_or_else(|fault| panic!("{shown}: {fault}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
