@@ -5,6 +5,7 @@
 //! | [`Settlement::ready`] | outcome |
 //! | [`Settlement::fail`], as [`RetryPolicy::dispose`] says | fail queue; build queue after a delay; or dead letter, outcome |
 //! | [`Settlement::end`], of a job that is handed back | build queue |
+//! | [`Settlement::set_aside`] | dead letter |
 //! | [`Settlement::repeated`] | none: an outcome of the build is claimed |
 //!
 //! A delivery that the broker is known to have taken back is not decided on any more: its next holder
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::dead_letter::DeadLetter;
 use crate::delivery::artifacts::{Images, Ready};
@@ -317,6 +319,25 @@ impl Settlement {
             self.outcome(&build_id, kind, &data, history, lease).await?;
         }
         Ok(())
+    }
+
+    /// The message's properties cannot be read, so nobody knows whose build it is or how it got here: a dead
+    /// letter is kept, and that is all.
+    pub async fn set_aside(&self, lease: Lease) {
+        let body = &lease.message().body;
+        let fault = Fault::new(
+            StageName::Listener,
+            Reason::InvalidRequest,
+            "The message's AMQP properties cannot be read: texts and names of headers have to be UTF-8.",
+        );
+        let mut history = History::new(OffsetDateTime::now_utc());
+        history.record(&fault, true);
+        // For an operator to call it by.
+        let id = Uuid::new_v4().to_string();
+        let letter = DeadLetter::of_unreadable(&id, body, &history, &fault);
+        tracing::error!(build_id = id, bytes = body.len(), "set aside: {}", fault.message);
+        let kept = self.dead_letters.keep(&letter).await;
+        settle(lease, kept).await;
     }
 
     /// The job goes back to the build queue with what is known of it, and no try is counted.

@@ -98,6 +98,21 @@ impl History {
         self.forgotten.saturating_add(kept)
     }
 
+    /// Keeps of all tries but the last only what they ended in.
+    pub fn forget_words(&mut self) {
+        let last = self.attempts.len().saturating_sub(1);
+        for attempt in &mut self.attempts[..last] {
+            attempt.message.clear();
+            attempt.step = None;
+        }
+    }
+
+    /// The same, and the lines of the last failed build.
+    pub fn forget_log(&mut self) {
+        self.forget_words();
+        self.log.clear();
+    }
+
     /// Adds a failed try.
     pub fn record(&mut self, fault: &Fault, counted: bool) {
         if self.attempts.len() >= Self::LONGEST {

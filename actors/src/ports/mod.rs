@@ -13,7 +13,7 @@ mod source;
 
 pub use self::broker::{
     Acknowledger, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE, LONGEST_ID,
-    Message, Queue, Subscription,
+    LONGEST_TRACEPARENT, Message, Queue, Subscription,
 };
 pub use self::builder::{BuildOrder, ImageBuilder};
 pub use self::dead_letters::{

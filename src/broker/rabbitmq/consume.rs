@@ -13,7 +13,7 @@ use lapin::options::{
 };
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use lapin::{Acker, Channel, Connection, Consumer, ErrorKind};
+use lapin::{Acker, Channel, Connection, Consumer};
 use tokio::sync::{mpsc, watch};
 
 use super::connection::{ManagedConnection, pause, pauses};
@@ -270,22 +270,17 @@ async fn deliver(
             room.send(properties::of_delivery(delivery));
             ControlFlow::Continue(())
         }
-        Some(Err(error)) if matches!(error.kind(), ErrorKind::ParsingError(_)) => {
-            // The library gives the whole connection up, and the message comes again.
-            tracing::error!(
-                %error,
-                "the broker sent a message that cannot be read, most likely with a message id or a \
-                 header's name that is not UTF-8: nothing is consumed until it is removed from the \
-                 head of its queue, for which the management console has `Get messages`"
-            );
-            ControlFlow::Break(())
-        }
         Some(Err(error)) => {
             tracing::warn!(%error, "a subscription ended");
             ControlFlow::Break(())
         }
         None => {
-            tracing::warn!("the broker ended a subscription");
+            // It gives no reason.
+            tracing::warn!(
+                "the broker ended a subscription: its queue was deleted, its node stopped, or, with \
+                 RabbitMQ 4.3 and later, a delivery was held for longer than the broker's \
+                 `consumer_timeout`, which RABBITMQ_CONSUMER_TIMEOUT has to say (JOB_TIMEOUT stays below it)"
+            );
             ControlFlow::Break(())
         }
     }

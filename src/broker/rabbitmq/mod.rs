@@ -10,6 +10,7 @@
 //! | `address.rs` | reads the URI, and prints it without the password |
 //! | `connection.rs` | one connection that is kept up |
 //! | `handshake.rs` | opens a connection, with a time limit that leaves nothing behind |
+//! | `transport.rs`, `frames/` | stand between the socket and lapin, and make readable what it cannot decode |
 //! | `declare.rs` | declares the topology, and lives with queues that exist already |
 //! | `publish.rs` | publishes and waits for the broker's confirm |
 //! | `consume.rs` | a subscription and its settling |
@@ -26,11 +27,13 @@ mod connection;
 mod consume;
 pub mod dead_letters;
 mod declare;
+mod frames;
 mod handshake;
 mod outcome_stream;
 mod properties;
 mod publish;
 pub mod topology;
+mod transport;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -21,6 +21,7 @@ struct Stored {
     message: Message,
     redeliveries: u64,
     given_up: bool,
+    is_unreadable: bool,
 }
 
 struct Subscriber {
@@ -71,7 +72,14 @@ impl Queues {
         // What real brokers keep of the time, and an empty id is none.
         message.timestamp = message.timestamp.and_then(|time| time.replace_nanosecond(0).ok());
         message.message_id = message.message_id.filter(|id| !id.is_empty());
-        let stored = Stored { message, redeliveries: 0, given_up: false };
+        let stored = Stored { message, redeliveries: 0, given_up: false, is_unreadable: false };
+        self.waiting.entry(queue).or_default().push_back(stored);
+    }
+
+    /// Stores a message whose properties cannot be read.
+    pub(super) fn store_unreadable(&mut self, queue: Queue, body: Vec<u8>) {
+        let message = Message { body, ..Message::default() };
+        let stored = Stored { message, redeliveries: 0, given_up: false, is_unreadable: true };
         self.waiting.entry(queue).or_default().push_back(stored);
     }
 
@@ -190,6 +198,7 @@ impl Subscriber {
             tag,
             redeliveries: stored.redeliveries,
             given_up: stored.given_up,
+            is_unreadable: stored.is_unreadable,
             publishing: 0,
         });
         self.unsettled.insert(tag, stored);
