@@ -27,7 +27,7 @@ fn a_message_in_another_encoding_is_set_aside_and_costs_no_other_build_a_try() {
     for (name, _) in &texts {
         let latin_1 = Properties::default().text(name, b"caf\xe9");
         raw.publish(&world.settings["BUILD_QUEUE"], &latin_1, odd.as_bytes());
-        built.push(world.publish(&world.request(&good.repo)));
+        built.push(world.publish(&world.request(&Marked::good().repo)));
     }
     for queue in ["FAIL_QUEUE", "OUTCOME_QUEUE"] {
         let latin_1 = Properties::default().text("app_id", b"caf\xe9");
