@@ -15,5 +15,6 @@ mod engine;
 mod killer;
 mod outcome_queue;
 mod replaced;
+mod rights;
 mod rule;
 mod subscriptions;

@@ -137,7 +137,9 @@ impl RabbitMq {
     pub async fn connect(settings: RabbitSettings) -> Result<Self, ConnectError> {
         let address = Address::parse(settings.uri.expose(), settings.heartbeat)?;
         let declarer = Arc::new(Declarer::new(settings.topology));
-        let state = watch::Sender::new(ConnectionState::down());
+        let consumed = [Queue::Build, Queue::Fail, Queue::Outcome];
+        let consumed = consumed.into_iter().filter_map(|queue| declarer.topology().queue(queue));
+        let state = watch::Sender::new(ConnectionState::down(consumed));
         let connect = |side| {
             ManagedConnection::open(ManagedConnectionSettings {
                 address: address.clone(),

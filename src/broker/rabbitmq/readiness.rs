@@ -30,18 +30,20 @@ pub struct ConnectionState {
     pub since: Instant,
     /// Why the broker takes no messages for now, in its own words.
     pub blocked: Option<String>,
-    /// The queues that could not be subscribed to, each with the reason.
+    /// The queues that were not subscribed to, each with the reason.
     pub not_consumed: BTreeMap<String, String>,
 }
 
 impl ConnectionState {
-    pub(super) fn down() -> Self {
+    /// Of a worker that is to consume these queues.
+    pub(super) fn down<'a>(queues: impl Iterator<Item = &'a str>) -> Self {
+        let not_yet = |name: &str| (name.to_owned(), format!("`{name}` is not subscribed to yet"));
         Self {
             consuming: false,
             publishing: false,
             since: Instant::now(),
             blocked: None,
-            not_consumed: BTreeMap::new(),
+            not_consumed: queues.map(not_yet).collect(),
         }
     }
 
