@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+use crate::model::digest::hex;
 use crate::model::fault::{Kind, Reason, StageName};
 use crate::model::request::BuildRequest;
 
@@ -192,7 +194,12 @@ impl<T: Serialize> NotificationBody<T> {
     }
 }
 
-/// The `webhook-id` of a build's notification.
+/// The `webhook-id` of a build's notification. It stands in a header and is a message's id, so a build id that
+/// fits neither has its hash there.
 pub fn notification_id(build_id: &str, kind: NotificationType) -> String {
-    format!("{build_id}.{}", kind.as_str())
+    let fits = build_id.len() <= 200 && build_id.bytes().all(|byte| byte.is_ascii_graphic());
+    match fits {
+        true => format!("{build_id}.{}", kind.as_str()),
+        false => format!("{}.{}", hex(&Sha256::digest(build_id)), kind.as_str()),
+    }
 }

@@ -110,7 +110,7 @@ fn a_redriven_request_names_the_build_that_was_given_up() {
     let redriven = read(&body(json!("old-1"))).expect("a good request");
     assert_eq!(redriven.redrive_of.as_deref(), Some("old-1"));
     assert_eq!(read(&body(Value::Null)).expect("a good request").redrive_of, None);
-    for bad in [json!("a b"), json!("x".repeat(201)), json!(7)] {
+    for bad in [json!("x".repeat(256)), json!(7)] {
         assert!(fault(&body(bad)).message.contains("`redriveOf`"));
     }
 }
@@ -181,6 +181,11 @@ fn the_build_id_is_the_uuid_else_the_message_id() {
     let build_id = |body: &str, id| build_id(body.as_bytes(), id);
     assert_eq!(build_id(r#"{"uuid":"a"}"#, Some("b")).as_deref(), Some("a"));
     assert_eq!(build_id(r#"{"uuid":""}"#, Some("b")).as_deref(), Some("b"));
-    assert_eq!(build_id(r#"{"uuid":"a b"}"#, Some("b")).as_deref(), Some("b"));
+    let long = "x".repeat(256);
+    assert_eq!(build_id(&json!({"uuid": long}).to_string(), Some("b")).as_deref(), Some("b"));
+    for odd in ["a b", " ", "a\nb", "ключ", "\u{202e}", &long[..255]] {
+        assert_eq!(build_id("{}", Some(odd)).as_deref(), Some(odd));
+        assert_eq!(build_id(&json!({"uuid": odd}).to_string(), None).as_deref(), Some(odd));
+    }
     assert_eq!(build_id("nonsense", None), None);
 }
