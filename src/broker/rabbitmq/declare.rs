@@ -55,6 +55,11 @@ impl Declarer {
             channel = connection.create_channel().await?;
             if let Err(error) = declare_queue(&channel, queue, true).await {
                 return Err(match soft_error(&error) {
+                    // RabbitMQ 4.3 tells only whoever has some right on it. A publish finds out.
+                    Some((AMQPSoftError::ACCESSREFUSED, _)) => {
+                        channel = connection.create_channel().await?;
+                        continue;
+                    }
                     Some((AMQPSoftError::NOTFOUND, missing)) if missing.contains("no queue") => {
                         unusable(queue, &format!("{text}, and it is not there yet"))
                     }

@@ -116,9 +116,9 @@ async fn headers_of_the_longest_size_may_be_delivered_again() {
         assert_eq!(properties.bytes().len() + 12, LONGEST_PAYLOAD);
         raw_publisher().publish(rabbit.name(Queue::Build), &properties, b"job");
         let mut deliveries = consume(&*rabbit.broker, Queue::Build, 1).await;
-        for redeliveries in 0..3 {
+        for again in [false, true, true] {
             let got = next(&mut deliveries).await;
-            assert_eq!((body(&got), got.redeliveries), ("job", redeliveries));
+            assert_eq!((body(&got), got.redeliveries > 0), ("job", again));
             assert!(!got.is_unreadable);
             deliveries.acks.nack(got.tag).await.expect("the connection is the same");
         }
