@@ -1,9 +1,12 @@
 //! A broker that is there, and that the worker cannot work with, or not in every way.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::rule::{all_ended_in_their_image, fresh_request_passes};
 use crate::support::node::Node;
+use crate::support::slow::Slow;
 use crate::support::until;
 use crate::support::worker::Worker;
 use crate::support::world::World;
@@ -34,6 +37,28 @@ fn a_worker_is_not_ready_while_the_broker_takes_no_messages_and_goes_on_when_it_
     let again = broker_need(&worker, 200, "");
     assert!(again["since"].as_str() > blocked["since"].as_str(), "{again}");
     let ids = [fresh_request_passes(&world)];
+    assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
+}
+
+#[test]
+fn while_the_broker_takes_no_messages_a_job_is_not_delivered_again_and_again() {
+    /// Longer than the pause before a delivery that could not be settled comes again.
+    const QUIET: Duration = Duration::from_secs(8);
+    let node = Node::new(&[]);
+    let world = World::on(node.at());
+    let worker = world.worker();
+    let slow = Slow::begin(3, &world, &worker);
+    node.ctl(&["set_vm_memory_high_watermark", "0"]);
+    broker_need(&worker, 503, "takes no messages for now");
+    worker.wait_for_line("cannot publish: the delivery goes back to its queue");
+    std::thread::sleep(QUIET);
+    let accepted = |worker: &Worker| {
+        worker.lines().iter().filter(|line| line.contains("\"job accepted\"")).count()
+    };
+    assert_eq!(accepted(&worker), 1);
+    node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    world.outcome(&slow.build_id).ready().after(1);
+    let ids = [slow.build_id.clone(), fresh_request_passes(&world)];
     assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
 }
 

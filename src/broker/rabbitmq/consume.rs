@@ -20,6 +20,7 @@ use super::connection::{ManagedConnection, pause, pauses};
 use super::declare::{Declarer, soft_error};
 use super::handshake::Failure;
 use super::properties;
+use super::readiness::ConnectionState;
 
 /// How long the broker is given to answer a cancel or a close before the answer no longer matters.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -27,6 +28,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Subscribes as soon as there is a connection; the caller sets the time limit.
 pub(super) async fn consume(
     managed: &Arc<ManagedConnection>,
+    state: &watch::Sender<ConnectionState>,
     declarer: &Declarer,
     queue: &str,
     window: u16,
@@ -44,7 +46,8 @@ pub(super) async fn consume(
         };
         let error = match opened {
             Ok((channel, consumer)) => {
-                return Ok(start(managed.clone(), connection, channel, consumer, window));
+                let state = state.subscribe();
+                return Ok(start(managed.clone(), state, connection, channel, consumer, window));
             }
             Err(error) => error,
         };
@@ -83,6 +86,7 @@ async fn open(
 
 fn start(
     managed: Arc<ManagedConnection>,
+    state: watch::Receiver<ConnectionState>,
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
@@ -95,6 +99,7 @@ fn start(
     let in_hand = Arc::new(InHand::default());
     let feed = Feed {
         managed,
+        state,
         connection,
         channel,
         consumer,
@@ -187,6 +192,7 @@ fn heard(result: lapin::Result<bool>) -> Result<(), BrokerError> {
 /// The task behind a subscription.
 struct Feed {
     managed: Arc<ManagedConnection>,
+    state: watch::Receiver<ConnectionState>,
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
@@ -202,7 +208,7 @@ impl Feed {
                 _ = wish.wait_for(|wish| *wish == Wish::NoMore) => break true,
                 () = self.deliveries.closed() => break true,
                 () = self.managed.lost(&self.connection) => break false,
-                step = deliver(&mut self.consumer, &self.deliveries, &self.in_hand) => {
+                step = deliver(&mut self.state, &mut self.consumer, &self.deliveries, &self.in_hand) => {
                     if step.is_break() {
                         break false;
                     }
@@ -215,7 +221,7 @@ impl Feed {
             // Before anybody is told of the end: none of it can be settled any more.
             self.in_hand.lock().clear();
         }
-        let Self { managed, connection, channel, consumer, deliveries, in_hand } = self;
+        let Self { managed, state: _, connection, channel, consumer, deliveries, in_hand } = self;
         drop(deliveries);
         if owner_stopped {
             course.send_replace(Course::Quiet);
@@ -259,10 +265,14 @@ impl Feed {
 /// Hands out the next delivery, once there is room for it. Safe to drop: it takes nothing off the
 /// stream before it can hand it out. `Break` = the broker or the connection has ended the stream.
 async fn deliver(
+    state: &mut watch::Receiver<ConnectionState>,
     consumer: &mut Consumer,
     deliveries: &mpsc::Sender<Delivery>,
     in_hand: &InHand,
 ) -> ControlFlow<()> {
+    // Nothing could come of it while the broker takes no messages, and giving it back would be counted.
+    // An error means that the worker is about to end.
+    let _ = state.wait_for(|state| state.blocked.is_none()).await;
     let Ok(room) = deliveries.reserve().await else { return ControlFlow::Break(()) };
     match consumer.next().await {
         Some(Ok(delivery)) => {

@@ -203,7 +203,7 @@ impl Broker for RabbitMq {
         })?;
         let subscribed = timeout(
             self.publish_timeout,
-            consume::consume(&self.consumer, &self.declarer, name, window),
+            consume::consume(&self.consumer, &self.state, &self.declarer, name, window),
         )
         .await
         .unwrap_or_else(|_| Err(too_slow("subscribe", name, self.publish_timeout)));
