@@ -12,6 +12,7 @@ mod support;
 
 mod broker;
 mod engine;
+mod frames;
 mod killer;
 mod outcome_queue;
 mod replaced;

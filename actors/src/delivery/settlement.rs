@@ -259,8 +259,18 @@ impl Settlement {
         if !decides(&lease) {
             return false;
         }
-        let message = lease.envelope().clone().pass_on_with(lease.message(), history);
-        let published = self.broker.publish(queue, message, delay).await;
+        let pass_on = |history: &History| {
+            let message = lease.envelope().clone().pass_on_with(lease.message(), history);
+            self.broker.publish(queue, message, delay)
+        };
+        let mut published = pass_on(history).await;
+        if let Err(BrokerError::Refused(reason)) = &published {
+            // Perhaps for its length alone: how much a message may carry is for the broker to say.
+            tracing::warn!(reason, "refused: publishing with a shorter history");
+            let mut shorter = history.clone();
+            shorter.forget_log();
+            published = pass_on(&shorter).await;
+        }
         let is_published = published.is_ok();
         settle(lease, published).await;
         is_published
