@@ -13,7 +13,7 @@ mod source;
 
 pub use self::broker::{
     Acknowledger, Backlog, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE,
-    LONGEST_ID, Load, Message, Place, Queue, Subscription, Taker, Turn,
+    LONGEST_ID, LONGEST_TRACEPARENT, Load, Message, Place, Queue, Subscription, Taker, Turn,
 };
 pub use self::builder::{BuildOrder, ImageBuilder};
 pub use self::dead_letters::{

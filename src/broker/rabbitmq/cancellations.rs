@@ -23,6 +23,7 @@ pub(super) fn listen(
     let (bodies_in, bodies) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         let mut pauses = pauses();
+        let mut told = String::new();
         loop {
             let connection = tokio::select! {
                 () = bodies_in.closed() => return,
@@ -31,10 +32,21 @@ pub(super) fn listen(
             let Some(connection) = connection else { return };
             match consumer(&connection, declarer.topology().cancel_exchange()).await {
                 Ok(consumer) => {
+                    told.clear();
                     pauses.reset();
                     forward(consumer, &bodies_in).await;
                 }
-                Err(error) => tracing::warn!(%error, "cannot listen for cancellations"),
+                Err(error) => {
+                    // It may stay so for good: whoever may have no queue of his own works without.
+                    let error = error.to_string();
+                    if error != told {
+                        tracing::warn!(
+                            error,
+                            "cannot listen for cancellations: no build is cancelled here"
+                        );
+                        told = error;
+                    }
+                }
             }
             drop(connection);
             tokio::select! {

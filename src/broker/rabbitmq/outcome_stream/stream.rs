@@ -110,6 +110,8 @@ async fn begin(connection: &Connection, log: &QueueDeclaration) -> lapin::Result
             Some((AMQPSoftError::PRECONDITIONFAILED, text)) if !text.contains("x-queue-type") => {
                 connection.create_channel().await?
             }
+            // Somebody else has declared it, or the subscription says that it is not there.
+            Some((AMQPSoftError::ACCESSREFUSED, _)) => connection.create_channel().await?,
             _ => return Err(error),
         },
     };
