@@ -87,7 +87,7 @@ fn a_cancellation_leaves_the_build_alone_that_another_user_has_under_the_same_id
     request["userID"] = json!(other);
     request["buildPlan"]["buildArgs"]["STEP"] = json!(step);
     world.publish(&request);
-    let both = [id.clone(), step.clone()].into();
+    let both = [id.clone(), step].into();
     steps.turnstile.until("both run", |count| count.inside() == both);
 
     world.cancel_raw(&json!({"buildID": id}));
