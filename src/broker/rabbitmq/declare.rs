@@ -34,7 +34,9 @@ impl Declarer {
     pub(super) async fn declare(&self, connection: &Connection) -> Result<(), Failure> {
         let _turn = self.turn.lock().await;
         let mut channel = connection.create_channel().await?;
-        self.declare_exchange(&channel).await?;
+        let cancel = self.topology.cancel_exchange();
+        declare_exchange(&channel, cancel, "cancel exchange").await?;
+        declare_exchange(&channel, self.topology.bell(), "exchange").await?;
         for queue in self.topology.queues() {
             let Err(error) = declare_queue(&channel, queue, false).await else { continue };
             let text = match soft_error(&error) {
@@ -61,21 +63,6 @@ impl Declarer {
         Ok(channel.close(200, "declared".into()).await?)
     }
 
-    async fn declare_exchange(&self, channel: &Channel) -> Result<(), Failure> {
-        let name = self.topology.cancel_exchange();
-        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        channel
-            .exchange_declare(name.into(), ExchangeKind::Fanout, options, FieldTable::default())
-            .await
-            .map_err(|error| match soft_error(&error) {
-                Some((_, text)) => Failure::Permanent(ConnectError::Topology {
-                    what: format!("the cancel exchange `{name}`"),
-                    reason: text.to_owned(),
-                }),
-                None => error.into(),
-            })
-    }
-
     fn warn_once(&self, queue: &QueueDeclaration, text: &str, loss: &str) {
         let name = &queue.name;
         if !self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
@@ -89,6 +76,20 @@ impl Declarer {
              (the worker declares it anew), or set what is missing with a policy"
         );
     }
+}
+
+async fn declare_exchange(channel: &Channel, name: &str, what: &str) -> Result<(), Failure> {
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel
+        .exchange_declare(name.into(), ExchangeKind::Fanout, options, FieldTable::default())
+        .await
+        .map_err(|error| match soft_error(&error) {
+            Some((_, text)) => Failure::Permanent(ConnectError::Topology {
+                what: format!("the {what} `{name}`"),
+                reason: text.to_owned(),
+            }),
+            None => error.into(),
+        })
 }
 
 /// Declares a queue, or, if `passive`, only asks whether there is one of this name. Returns how many
