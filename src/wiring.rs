@@ -202,7 +202,7 @@ impl Adapters {
     }
 }
 
-/// Asks what was out of reach whether it is back.
+/// Looks at what the worker needs.
 struct Probes {
     forge: Arc<GitConnector>,
     engine: Arc<DockerEngine>,
@@ -212,16 +212,23 @@ struct Probes {
 
 #[async_trait]
 impl Probe for Probes {
-    async fn probe(&self, reason: Reason) -> Result<(), String> {
+    async fn look(&self, reason: Reason) -> Result<(), String> {
         let answer = match reason {
             Reason::ForgeDown => self.forge.ping().await,
             Reason::EngineDown => self.engine.ping().await,
-            Reason::RegistryDown => self.registry.ping().await,
-            Reason::DiskLow => return self.disk.make_room().await,
-            // Patience is all that was asked for.
+            // Where the forge asks for patience, that is a hold and looked at by nobody.
+            Reason::RegistryDown | Reason::RateLimited => self.registry.ping().await,
+            Reason::DiskLow => return self.disk.look().await,
             _ => Ok(()),
         };
         answer.map_err(|fault| fault.message)
+    }
+
+    async fn probe(&self, reason: Reason) -> Result<(), String> {
+        match reason {
+            Reason::DiskLow => self.disk.make_room().await,
+            _ => self.look(reason).await,
+        }
     }
 }
 

@@ -339,6 +339,7 @@ impl PipelineConfig {
                 initial_delay: read.retry_initial_delay(),
                 multiplier: read.retry_multiplier(),
                 max_delay: read.retry_max_delay(),
+                max_age: read.job_max_age(),
             },
             supervisor: RestartIntensity {
                 max_restarts: read.supervisor_max_restarts().into(),

@@ -135,6 +135,10 @@ macro_rules! settings { ($of:ident) => { $of! {
         /// half of that stage's time is left goes back to the queue, uncounted. Where it is less than
         /// the three stages' times together, a job whose stages take their time is cut short.
         job_timeout: Duration = DURATION or "25m";
+        /// Longest that a request waits without a try that counts, from when a worker first had it in
+        /// hand: for a service that is out of reach or asks for patience, or for its turn. Then its
+        /// user is notified, with the reason `timeout`.
+        job_max_age: Duration = DURATION or "24h";
     }
 
     "Retries" {

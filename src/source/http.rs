@@ -74,6 +74,8 @@ pub(super) struct Address {
     pub(super) url: Url,
     /// Whether it is at the forge that the request names: anywhere, and with the credential.
     pub(super) is_trusted: bool,
+    /// Whether it is the forge's API, which counts the requests of whoever asks.
+    pub(super) is_api: bool,
     /// How messages name what is there.
     pub(super) label: String,
 }
@@ -169,9 +171,12 @@ impl Http {
         response: Response,
         with_token: bool,
     ) -> Result<Body, Fault> {
-        let status = response.status();
-        let refused = (!status.is_success())
-            .then(|| refusal(address, status, response.headers(), with_token, self.rate_limit));
+        let (status, headers) = (response.status(), response.headers());
+        let refused = (!status.is_success()).then(|| {
+            let exhausted = self.rate_limit.is_exhausted(headers);
+            let scope = self.session.concerns.limited(address, with_token, exhausted);
+            refusal(address, status, headers, with_token, self.rate_limit).concerning(scope)
+        });
         let body = Body { session: self.session.clone(), address: address.clone(), response };
         let Some(mut fault) = refused else { return Ok(body) };
         if let Ok(Some(body)) = body.all(LONGEST_REFUSAL).await
@@ -264,7 +269,7 @@ async fn guarded<T>(
         () = session.cancel.cancelled() => Err(cancelled()),
         result = tokio::time::timeout(session.silence, work) => match result {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(broken(address, &error)),
+            Ok(Err(error)) => Err(broken(session, address, &error)),
             Err(_) => Err(fault(
                 Reason::Timeout,
                 format!(
@@ -278,16 +283,17 @@ async fn guarded<T>(
 }
 
 /// The fault of a connection that did not come about or broke.
-fn broken(address: &Address, error: &reqwest::Error) -> Fault {
+fn broken(session: &Session, address: &Address, error: &reqwest::Error) -> Fault {
     if let Some(refused) = chain(error).find_map(|cause| cause.downcast_ref::<NotPublic>()) {
         return forbidden(address, refused);
     }
     let label = &address.label;
     let cause = chain(error).last().map(ToString::to_string).unwrap_or_default();
     if error.is_connect() {
-        // A server that a stranger names must not pause this worker.
+        // Nobody waits for a server that a stranger names.
         let reason = if address.is_trusted { Reason::ForgeDown } else { Reason::ForgeFailed };
-        return fault(reason, format!("The server of the {label} cannot be reached: {cause}."));
+        return fault(reason, format!("The server of the {label} cannot be reached: {cause}."))
+            .concerning(session.concerns.unreachable(address, error.url()));
     }
     fault(
         Reason::ForgeFailed,
@@ -327,7 +333,7 @@ fn refusal(
     if status == StatusCode::TOO_MANY_REQUESTS
         || (status == StatusCode::FORBIDDEN && asks_for_patience)
     {
-        // A server that a stranger names must not pause this worker.
+        // Nobody waits for a server that a stranger names.
         let reason = if address.is_trusted { Reason::RateLimited } else { Reason::ForgeFailed };
         let message = format!("The server of the {label} asks for fewer requests.");
         return fault(reason, message).retry_after(wait);
@@ -393,9 +399,14 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_server_never_pauses_the_worker() {
+    fn nobody_waits_for_a_strangers_server() {
         let url = Url::parse("https://else.example/a").expect("a valid address");
-        let address = |is_trusted| Address { url: url.clone(), is_trusted, label: "x".to_owned() };
+        let address = |is_trusted| Address {
+            url: url.clone(),
+            is_trusted,
+            is_api: false,
+            label: "x".to_owned(),
+        };
         let status = StatusCode::TOO_MANY_REQUESTS;
         let reason = |is_trusted| {
             refusal(&address(is_trusted), status, &headers(&[]), false, RATE_LIMIT).reason

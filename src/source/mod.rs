@@ -3,6 +3,7 @@
 //! The [forge] says where a repository is, how a token is shown, and which tag a release has; [git]
 //! does the rest.
 
+mod concerns;
 mod forge;
 mod git;
 mod http;
@@ -16,9 +17,12 @@ use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::{BuildRequest, ForgeName, Target};
+use image_builder_actors::model::scope::Scope;
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::workspace::Workspace;
 use image_builder_actors::ports::{FetchedSource, SourceConnector};
 
+use self::concerns::Concerns;
 use self::forge::Forges;
 pub use self::forge::GithubSettings;
 use self::git::{Fetch, Home};
@@ -88,6 +92,11 @@ impl GitConnector {
         Ok(())
     }
 
+    fn concerns(&self, request: &BuildRequest) -> Concerns {
+        let page = self.forges.get(request.forge).page(&request.repo);
+        Concerns::new(&page, token(request))
+    }
+
     async fn fetch_into(
         &self,
         request: &BuildRequest,
@@ -96,7 +105,7 @@ impl GitConnector {
         session: Arc<Session>,
     ) -> Result<FetchedSource, Fault> {
         let forge = self.forges.get(request.forge);
-        let token = request.token.as_ref().filter(|token| !token.is_empty());
+        let token = token(request);
         let (clients, rate_limit) = (self.clients.clone(), forge.rate_limit());
         let http = Arc::new(Http { session, clients, rate_limit });
         let mut target = request.target.clone();
@@ -136,7 +145,9 @@ impl SourceConnector for GitConnector {
         workspace: Workspace,
         progress: &BuildLog,
     ) -> Result<FetchedSource, Fault> {
-        let session = Arc::new(Session::new(self.silence, &self.limits, progress.clone()));
+        let concerns = self.concerns(request);
+        let session = Session::new(self.silence, &self.limits, concerns, progress.clone());
+        let session = Arc::new(session);
         // Dropping this future ends the work wherever it is, and with it the blocking thread.
         let _end = session.cancel.clone().drop_guard();
         let place = workspace.path().display().to_string();
@@ -146,6 +157,16 @@ impl SourceConnector for GitConnector {
             fault
         })
     }
+
+    fn scopes(&self, request: &BuildRequest, pinned: Option<&str>) -> Vec<Scope> {
+        let forge = self.forges.get(request.forge);
+        let asks_api = matches!(request.target, Target::Release(_)) && pinned.is_none();
+        self.concerns(request).all(forge.url(), asks_api.then(|| forge.api()))
+    }
+}
+
+fn token(request: &BuildRequest) -> Option<&Secret> {
+    request.token.as_ref().filter(|token| !token.is_empty())
 }
 
 /// A fault of this stage.

@@ -10,6 +10,7 @@ use image_builder_actors::model::limits::Limits;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::concerns::Concerns;
 use super::fault;
 
 /// A long transfer notes at most this often how far it is.
@@ -22,6 +23,8 @@ pub(super) struct Session {
     /// Longest file that git itself stores, in bytes.
     pub(super) largest_file: u64,
     pub(super) cancel: CancellationToken,
+    /// Whom it concerns when a server has no room for the fetch.
+    pub(super) concerns: Concerns,
     pub(super) runtime: Handle,
     progress: BuildLog,
     last_note: Mutex<Instant>,
@@ -32,11 +35,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(silence: Duration, limits: &Limits, progress: BuildLog) -> Self {
+    pub(super) fn new(
+        silence: Duration,
+        limits: &Limits,
+        concerns: Concerns,
+        progress: BuildLog,
+    ) -> Self {
         Self {
             silence,
             largest_file: limits.source_file_bytes,
             cancel: CancellationToken::new(),
+            concerns,
             runtime: Handle::current(),
             progress,
             last_note: Mutex::new(Instant::now()),

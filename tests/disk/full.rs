@@ -21,6 +21,11 @@ pub(crate) struct Disk(pub(crate) DiskGuard);
 
 #[async_trait]
 impl Probe for Disk {
+    async fn look(&self, reason: Reason) -> Result<(), String> {
+        assert_eq!(reason, Reason::DiskLow);
+        self.0.look().await
+    }
+
     async fn probe(&self, reason: Reason) -> Result<(), String> {
         assert_eq!(reason, Reason::DiskLow);
         self.0.make_room().await
@@ -85,4 +90,53 @@ async fn a_disk_that_others_fill_stops_builds_until_they_leave() {
     std::fs::remove_file(ballast).expect("removed");
     in_time("resuming", capacity.found()).await;
     order.build(&*worker.builder).await.expect("there is room");
+}
+
+/// A build of one file with more extended attributes than the engine's file system takes: COPY and ADD
+/// fail with "no space left on device" on any disk.
+fn with_too_many_attributes() -> Order {
+    let order = Order::new("FROM scratch\nADD files.tar /\n", 1);
+    let mut archive = tar::Builder::new(Vec::new());
+    let large = vec![b'x'; 5000];
+    archive
+        .append_pax_extensions([("SCHILY.xattr.user.large", large.as_slice())])
+        .expect("written to memory");
+    let mut header = tar::Header::new_ustar();
+    header.set_size(1);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, "file", &b"x"[..]).expect("written to memory");
+    let archive = archive.into_inner().expect("written to memory");
+    std::fs::write(order.order.plan.context.join("files.tar"), archive).expect("written");
+    order
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_says_its_disk_is_full_and_has_room_pauses_and_prunes_nothing() {
+    let small = SmallEngine::start(400).await;
+    let worker = Guarded::new(&small, |settings| settings.budget = Size(10_000 * MB));
+    let old = Order::of_bytes(5 * MB);
+    old.build(&*worker.builder).await.expect("there is room");
+    let hostile = with_too_many_attributes();
+    let claim = hostile.build(&*small.engine).await.expect_err("it has no space for that");
+    assert_eq!(claim.reason, Reason::DiskLow, "so says the engine: {claim}");
+
+    let fault = hostile.build(&*worker.builder).await.expect_err("it has no space for that");
+    assert_eq!(fault.reason, Reason::BuildFailed, "{fault}");
+    assert!(fault.message.contains("ADD files.tar"), "{fault}");
+    assert!(fault.message.contains("although the engine's disk has room"), "{fault}");
+    assert_eq!(worker.guard.look().await, Ok(()), "nothing is lacking");
+    assert_eq!(worker.guard.make_room().await, Ok(()));
+    assert!(has(&small, &old).await, "nothing was pruned for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_an_engine_has_room_is_found_out_without_seeing_its_disk() {
+    let small = SmallEngine::start(400).await;
+    assert!(small.engine.takes_a_file().await);
+    let free = small.room().free;
+    let ballast = small.fill_up_to(30 * MB);
+    assert!(!small.engine.takes_a_file().await);
+    std::fs::remove_file(ballast).expect("removed");
+    assert!(small.engine.takes_a_file().await);
+    assert!(small.room().free > free - 10 * MB, "what was stored is gone again");
 }

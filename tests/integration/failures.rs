@@ -1,12 +1,13 @@
 //! Failures: what is tried again, how often, and what is given up and told once.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::git_server::{self, GitRepo};
 use crate::support::stand_in::{Answer, StandIn};
-use crate::support::world::{World, dockerfile, repository};
+use crate::support::world::{World, dockerfile, repository, with};
 use crate::support::{Door, registry, runtime, unique};
 
 #[test]
@@ -158,6 +159,86 @@ fn a_forge_that_asks_for_patience_costs_no_try() {
     let repo = repository("limited-forge", &[("Dockerfile", &dockerfile("RUN true"))]);
     world.build(&world.request(&repo)).ready().after(1);
     assert!(worker.lines().iter().any(|line| line.contains("rate_limited")));
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn a_store_of_large_files_that_asks_for_patience_holds_up_its_repository_alone() {
+    let patience = Arc::new(AtomicBool::new(true));
+    let (asks, forge) = (patience.clone(), git_server::server_url());
+    let store = runtime().block_on(StandIn::start(move |asked| {
+        match asked.path.ends_with("/objects/batch") {
+            true if asks.load(Ordering::Relaxed) => Answer::status(429).with("retry-after", "2"),
+            true => Answer::status(404),
+            false => Answer::From(forge.clone()),
+        }
+    }));
+    let world = World::new().with("GITHUB_URL", &store.url());
+    let worker = world.worker();
+    let pointer = format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12\n",
+        "0".repeat(64)
+    );
+    let attributes = "*.bin filter=lfs diff=lfs merge=lfs -text\n";
+    let limited = repository(
+        "large-files",
+        &[
+            ("Dockerfile", &dockerfile("RUN true")),
+            ("a.bin", &pointer),
+            (".gitattributes", attributes),
+        ],
+    );
+    let waiting = world.publish(&world.request(&limited));
+    worker.wait_for_line_where("it is held up", |line| line.contains("held up: builds of"));
+    for user in ["somebody", "else"] {
+        let other = repository("other", &[("Dockerfile", &dockerfile("RUN true"))]);
+        let request = with(world.request(&other), json!({"userID": user}));
+        world.build(&request).ready().after(1);
+    }
+    assert!(world.managers.of(&waiting).is_empty(), "it waits");
+    assert!(!worker.lines().iter().any(|line| line.contains("the listener pauses")));
+    patience.store(false, Ordering::Relaxed);
+    // It was not counted; its file is not in the store.
+    world.outcome(&waiting).failed("ref_not_found").after(1);
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn the_limit_of_requests_without_a_token_holds_up_those_alone() {
+    let api = runtime().block_on(StandIn::start(|asked| match asked.header("authorization") {
+        "" => Answer::status(403).with("x-ratelimit-remaining", "0").with("retry-after", "3600"),
+        _ => Answer::json(&json!({"tag_name": "v1"})),
+    }));
+    let world = World::new().with("GITHUB_API_URL", &api.url()).with("JOB_MAX_AGE", "20s");
+    let worker = world.worker();
+    let repo = repository("released", &[("Dockerfile", &dockerfile("RUN true"))]);
+    repo.tag("v1");
+    let release = |token: &str| {
+        let fields = json!({"type": "release", "release": "v1", "token": token});
+        with(world.request(&repo), fields)
+    };
+    let waiting = world.publish(&release(""));
+    worker.wait_for_line_where("it is held up", |line| line.contains("without a token"));
+    world.build(&release("a-token-of-somebody")).ready().after(1);
+    world.build(&with(world.request(&repo), json!({"token": ""}))).ready();
+    let told = world.outcome(&waiting).failed("timeout");
+    assert_eq!(told.text("/fault"), "service");
+    let message = "The build has waited for 20 s in all, and is given up. It waited for the server of \
+                   the repository to take more requests.";
+    assert_eq!(told.text("/message"), message);
+    assert!(!worker.lines().iter().any(|line| line.contains("the listener pauses")));
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn a_build_that_waits_through_a_pause_for_too_long_is_told_meanwhile() {
+    let world = World::new().with("DOCKER_HOST", "tcp://127.0.0.1:1").with("JOB_MAX_AGE", "5s");
+    let worker = world.worker();
+    let repo = repository("no-engine", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let told = world.build(&world.request(&repo)).failed("timeout");
+    assert_eq!(told.text("/fault"), "service");
+    assert!(told.text("/message").contains("the container engine, which"), "{}", told.raw);
+    assert!(!worker.lines().iter().any(|line| line.contains("the listener resumes")));
     world.finish(&[&worker]);
 }
 

@@ -19,14 +19,15 @@ fn a_build_has_the_id_that_its_request_brings() {
     let world = shared();
     let repo = repository("ids", &[("Dockerfile", &dockerfile("RUN true"))]);
     let told = world.build(&world.request(&repo)).ready();
-    assert_eq!(told.webhook_id, format!("{}.image.ready", told.build_id()));
+    assert_eq!(told.webhook_id, told.own_id());
 
     let id = unique("message");
     let mut request = world.request(&repo);
     request.as_object_mut().expect("it is an object").remove("uuid");
     let properties = || BasicProperties::default().with_message_id(id.as_str().into());
     world.publish_raw(request.to_string().as_bytes(), properties());
-    assert_eq!(world.outcome(&id).ready().webhook_id, format!("{id}.image.ready"));
+    let told = world.outcome(&id).ready();
+    assert_eq!(told.webhook_id, told.own_id());
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn published_twice(world: &World, source: &Marked, workers: &[&Worker]) -> Vec<N
     assert_eq!((told.len(), letters.len()), (2, 0), "{told:?}");
     for told in &told {
         let told = told.clone().ready();
-        assert_eq!(told.webhook_id, format!("{id}.image.ready"));
+        assert_eq!((told.build_id(), &told.webhook_id), (&*id, &told.own_id()));
         assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
     }
     told

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use image_builder_actors::model::fault::{Kind, Reason};
+use image_builder_actors::model::scope::Scope;
 use lapin::BasicProperties;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -27,6 +28,7 @@ const FAMILIES: [(&str, &str); 19] = [
     ("image_builder_build_info", "gauge"),
     ("image_builder_builds_total", "counter"),
     ("image_builder_cache_bytes", "gauge"),
+    ("image_builder_capacity_holds", "gauge"),
     ("image_builder_capacity_paused", "gauge"),
     ("image_builder_crashes_total", "counter"),
     ("image_builder_need_ready", "gauge"),
@@ -77,6 +79,7 @@ fn every_family_and_every_value_of_its_labels_is_there_before_any_job_is() {
     let again = [Kind::Build, Kind::Service, Kind::Capacity, Kind::Crash];
     assert_eq!(values("retries_total", "reason"), reasons(&again));
     assert_eq!(values("capacity_paused", "reason"), capacity);
+    assert_eq!(values("capacity_holds", "scope"), set(Scope::HELD));
     let types = set(["image.ready", "build.failed", "build.cancelled"]);
     assert_eq!(values("notifications_total", "type"), types);
     assert_eq!(values("notifications_total", "result"), set(["delivered", "failed"]));

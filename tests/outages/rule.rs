@@ -35,7 +35,7 @@ pub fn all_ended_in_their_image(world: &World, workers: &[&Worker], ids: &[Strin
     for id in &expected {
         let of_it: Vec<&Notification> = told.iter().filter(|told| told.build_id() == *id).collect();
         for told in &of_it {
-            assert_eq!(told.webhook_id, format!("{id}.image.ready"), "{}", told.raw);
+            assert_eq!(told.webhook_id, told.own_id(), "{}", told.raw);
         }
         let digests: BTreeSet<&str> = of_it.iter().map(|told| told.text("/image/digest")).collect();
         assert_eq!(digests.len(), 1, "{id}: {digests:?}");

@@ -202,7 +202,7 @@ impl Run {
     /// Takes back what of these was meant to be. Some of it builds by now.
     fn cancel(&self, burst: &[Request]) {
         for request in burst.iter().filter(|request| request.sort == Sort::Cancelled) {
-            let body = json!({"buildID": request.build_id}).to_string();
+            let body = json!({"buildID": request.build_id, "userID": request.user}).to_string();
             self.world.broker.broadcast(&self.world.settings["CANCEL_EXCHANGE"], body.as_bytes());
         }
     }

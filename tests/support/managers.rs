@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
+use image_builder_actors::model::identity::BuildIdentity;
+use image_builder_actors::model::notification::{NotificationType, notification_id};
 use serde_json::Value;
 use sha2::Sha256;
 
@@ -44,6 +46,13 @@ impl Notification {
 
     pub fn build_id(&self) -> &str {
         self.text("/buildID")
+    }
+
+    /// The `webhook-id` that its user, build and type have.
+    pub fn own_id(&self) -> String {
+        let kind = NotificationType::ALL.into_iter().find(|kind| kind.as_str() == self.kind());
+        let kind = kind.expect("a type that there is");
+        notification_id(&BuildIdentity::new(Some(self.text("/userID")), self.build_id()), kind)
     }
 
     /// This is `image.ready`.

@@ -136,9 +136,18 @@ impl World {
         self.broker.publish(&self.settings["BUILD_QUEUE"], body, properties);
     }
 
-    /// Asks all workers to stop a build.
+    /// Asks all workers to stop a build of this world's user.
     pub fn cancel(&self, build_id: &str) {
-        let body = json!({"buildID": build_id}).to_string();
+        self.cancel_of(&self.user, build_id);
+    }
+
+    /// Asks all workers to stop a build of this user.
+    pub fn cancel_of(&self, user: &str, build_id: &str) {
+        self.cancel_raw(&json!({"buildID": build_id, "userID": user}));
+    }
+
+    pub fn cancel_raw(&self, body: &Value) {
+        let body = body.to_string();
         self.broker.broadcast(&self.settings["CANCEL_EXCHANGE"], body.as_bytes());
     }
 

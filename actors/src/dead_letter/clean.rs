@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::suspect;
 use crate::model::secret::{Redactor, Secret};
+use crate::model::suspect;
 
 /// Fields of the request, and of the older shape's `pullInfo`, that are texts.
 const TEXTS: [&str; 11] = [

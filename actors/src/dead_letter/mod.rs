@@ -4,10 +4,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | `clean.rs` | takes the credentials out of a request, field by field |
-//! | `suspect.rs` | recognises what looks like a credential |
 
 mod clean;
-mod suspect;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -19,6 +17,7 @@ use crate::model::digest::hex;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::History;
 use crate::model::limits::Limits;
+use crate::parse::Document;
 use clean::Cleaner;
 
 /// Longest message of a dead letter and of each of its tries, in bytes.
@@ -50,8 +49,14 @@ impl DeadLetter {
     /// Makes the dead letter of a request that was given up.
     pub fn new(build_id: &str, body: &[u8], history: &History, fault: &Fault) -> Self {
         let mut cleaner = Cleaner::default();
-        let request = match serde_json::from_slice(body) {
-            Ok(Value::Object(map)) => {
+        let request = match Document::read(body) {
+            // What a name is meant to say that stands twice is not for a redrive to decide.
+            Ok(document) if document.ambiguity().is_some() => {
+                let map = document.value.as_object().cloned().unwrap_or_default();
+                cleaner = Cleaner::of(&map);
+                cleaner.owner(map).into_iter().chain(identity(body)).collect()
+            }
+            Ok(Document { value: Value::Object(map), .. }) => {
                 cleaner = Cleaner::of(&map);
                 let too_long = body.len() > Limits::default().request_bytes;
                 if too_long || cleaner.is_overwhelmed() {

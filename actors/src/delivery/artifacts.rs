@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | the full commit | the last image of that commit | by people and their tools |
 //! | `key-<build key>` | the image of these inputs | before a build, to reuse it |
-//! | `build-<hash>` | the image of this build, by its id | before a build that was delivered before is worked on, and before its failure is published |
+//! | `build-<hash>` | the image of this build: of this user, id and request | before a build that was delivered before is worked on, and before its failure is published |
 //!
 //! The last one is what a worker goes by that knows nothing of a build but its request: whatever a
 //! crash took with it, an image that was pushed is never built again, and a build that may have been
@@ -13,11 +13,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use time::format_description::well_known::Rfc3339;
 
 use crate::model::build_log::BuildLog;
-use crate::model::digest::hex;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Planned;
 use crate::model::image::{
@@ -27,9 +25,6 @@ use crate::model::image::{
 use crate::model::reference::ImageReference;
 use crate::model::request::{BuildRequest, BuilderKind};
 use crate::ports::{FetchedSource, ImageBuilder, Plan, Registry};
-
-/// Hex digits of the hash in a build's tag (128 bits).
-const HASH_DIGITS: usize = 32;
 
 /// The images of requests, wherever they are. Cheap to clone.
 #[derive(Clone)]
@@ -80,7 +75,7 @@ impl Images {
     /// # Errors
     /// The registry cannot be asked.
     pub async fn of_build(&self, request: &BuildRequest) -> Result<Option<Ready>, Fault> {
-        let reference = self.reference(request, &build_tag(&request.build_id));
+        let reference = self.reference(request, &build_tag(request));
         let Some(image) = self.registry.find(&reference).await? else { return Ok(None) };
         let labels = self.registry.labels(&reference, &image).await?;
         let builder = labels.get(BUILDER_LABEL).and_then(|name| BuilderKind::from_name(name));
@@ -105,7 +100,7 @@ impl Images {
     ) -> Result<Ready, Fault> {
         let Artifact { commit, planned: Planned { key, builder }, location, reused } = artifact;
         let reference = self.reference(request, &commit);
-        let mut tags = vec![build_tag(&request.build_id)];
+        let mut tags = vec![build_tag(request)];
         // An image that is reused was found by its key's tag.
         if !reused {
             tags.push(key.tag());
@@ -186,9 +181,10 @@ fn failed(message: String) -> Fault {
     Fault::new(StageName::Pusher, Reason::RegistryFailed, message)
 }
 
-/// The tag of a build's own image. Ids are any text, tags are not.
-fn build_tag(build_id: &str) -> String {
-    format!("build-{}", &hex(&Sha256::digest(build_id))[..HASH_DIGITS])
+/// The tag of a build's own image. What the request asks for is part of its name: an image that another
+/// request under the same id has left is not found by this one.
+fn build_tag(request: &BuildRequest) -> String {
+    format!("build-{}", request.identity().hash("image", [request.meaning()]))
 }
 
 /// An image's labels: the OCI image specification's annotations, and two of our own. Nothing of

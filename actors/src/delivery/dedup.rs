@@ -11,11 +11,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use crate::delivery::envelope;
-use crate::model::digest::add_part;
+use crate::model::identity::BuildHash;
 use crate::ports::Delivery;
 
 /// How long before the end of a subscription an ack may have got lost: whoever is silent for longer has lost
@@ -60,7 +59,7 @@ impl RememberedDeliveries {
 
 /// The hash that a message is recognised by. A message without a build id has none: two of those that read
 /// the same may be two builds.
-type Print = [u8; 32];
+type Print = BuildHash;
 
 /// A message in hand, until it is dropped.
 pub struct Hold {
@@ -179,17 +178,13 @@ impl Drop for Hold {
 
 fn print(delivery: &Delivery) -> Option<Print> {
     let message = &delivery.message;
-    let build_id = envelope::build_id(message)?;
-    let mut hash = Sha256::new();
-    let mut add = |part: &[u8]| add_part(&mut hash, part);
-    add(build_id.as_bytes());
-    add(&message.body);
-    add(&message.timestamp.map_or(0, |at| at.unix_timestamp()).to_be_bytes());
-    for text in [&message.traceparent, &message.envelope] {
-        add(text.as_deref().unwrap_or_default().as_bytes());
-    }
-    add(&delivery.publishing.to_be_bytes());
-    Some(hash.finalize().into())
+    let build = envelope::identity(message)?;
+    let timestamp = message.timestamp.map_or(0, |at| at.unix_timestamp()).to_be_bytes();
+    let [traceparent, envelope] = [&message.traceparent, &message.envelope]
+        .map(|text| text.as_deref().unwrap_or_default().as_bytes());
+    let publishing = delivery.publishing.to_be_bytes();
+    let parts = [&message.body, &timestamp[..], traceparent, envelope, &publishing];
+    Some(build.hash("delivery", parts))
 }
 
 #[cfg(test)]

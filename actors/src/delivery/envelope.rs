@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::model::history::{History, is_default};
+use crate::model::identity::BuildIdentity;
 use crate::parse;
 use crate::ports::{Delivery, Message, OutcomeCopy, request_name};
 
@@ -20,9 +21,15 @@ pub struct Envelope {
     /// How often the message was passed on, so that no two publications of it are equal.
     #[serde(skip_serializing_if = "is_default")]
     pub hops: u64,
-    /// Of a request that was given back unread: its deliveries until then, which the broker has forgotten.
+    /// Of a request: whether it was read and put in the backlog, and nobody can have worked on it before.
+    #[serde(skip_serializing_if = "is_default")]
+    pub fresh: bool,
+    /// Of a request that was passed on unread: its deliveries until then, which the broker has forgotten.
     #[serde(skip_serializing_if = "is_default")]
     pub redeliveries: u64,
+    /// Of a request: whether a worker gave it its message id, since its publisher gave it none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub given_id: bool,
     /// Of an outcome: what the outcome ledger knows it by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<OutcomeCopy>,
@@ -58,7 +65,14 @@ impl Envelope {
 
     /// The same, of a request that was read. What was counted until then begins anew.
     pub fn pass_on_with(self, message: &Message, history: &History) -> Message {
-        Self { history: Some(history.clone()), redeliveries: 0, ..self }.pass_on(message)
+        let history = Some(history.clone());
+        Self { history, redeliveries: 0, fresh: false, ..self }.pass_on(message)
+    }
+
+    /// The same, of a request that is put in the backlog; `fresh` if nobody can have worked on it.
+    pub fn put_in_backlog(self, message: &Message, history: &History, fresh: bool) -> Message {
+        let history = Some(history.clone());
+        Self { history, redeliveries: 0, fresh, ..self }.pass_on(message)
     }
 
     /// The history; a fresh one where there is none.
@@ -75,12 +89,12 @@ impl Envelope {
 
     /// The copy of a build's outcome that was delivered. One without a name of its own is known by its
     /// notification.
-    pub fn outcome_copy(&self, build_id: &str, delivery: &Delivery) -> OutcomeCopy {
+    pub fn outcome_copy(&self, build: &BuildIdentity, delivery: &Delivery) -> OutcomeCopy {
         let message = &delivery.message;
         let mut copy = self.outcome.clone().unwrap_or_else(|| {
             let notification = message.message_id.clone().unwrap_or_default();
             OutcomeCopy {
-                request: request_name(build_id, &message.body),
+                request: request_name(build, &message.body),
                 copy: notification.clone(),
                 outcome: notification,
                 generation: 0,
@@ -95,15 +109,17 @@ impl Envelope {
     }
 }
 
-/// The build id of a message, see [`parse::build_id`].
-pub fn build_id(message: &Message) -> Option<String> {
-    parse::build_id(&message.body, message.message_id.as_deref())
+/// Which build a request's message asks for, see [`parse::identity`].
+pub fn identity(message: &Message) -> Option<BuildIdentity> {
+    parse::identity(&message.body, message.message_id.as_deref())
 }
 
-/// Whether nobody can have had a request in hand before: it was never delivered, never published by a
-/// worker, and published once.
-pub fn is_first(delivery: &Delivery) -> bool {
-    delivery.redeliveries == 0 && delivery.publishing == 0 && delivery.message.envelope.is_none()
+/// Whether nobody can have worked on a request before: it was delivered once, published once, and by no
+/// worker but one that gave it its id or put it in the backlog.
+pub fn is_first(delivery: &Delivery, envelope: &Envelope) -> bool {
+    let named = Envelope { given_id: true, ..Envelope::default() };
+    let untouched = delivery.message.envelope.is_none() || envelope.fresh || *envelope == named;
+    delivery.redeliveries == 0 && delivery.publishing == 0 && untouched
 }
 
 #[cfg(test)]
@@ -126,7 +142,9 @@ mod tests {
         let whole = Envelope {
             history: Some(history),
             hops: 1,
+            fresh: true,
             redeliveries: 2,
+            given_id: true,
             outcome: Some(OutcomeCopy::first("r".to_owned(), Some(at(5)))),
             tries: 3,
             not_before: Some(at(7)),
@@ -162,13 +180,14 @@ mod tests {
     fn a_delivery_says_which_copy_of_an_outcome_it_is() {
         let id = Some("b.image.ready".to_owned());
         let unnamed = delivery(Message { message_id: id, ..Message::default() });
-        let copy = Envelope::default().outcome_copy("b", &unnamed);
+        let build = &BuildIdentity::new(Some("u"), "b");
+        let copy = Envelope::default().outcome_copy(build, &unnamed);
         assert_eq!((copy.copy.as_str(), copy.since), ("b.image.ready", None));
 
         let first = OutcomeCopy::first("r".to_owned(), Some(at(5)));
         let envelope = Envelope { outcome: Some(first.clone()), ..Envelope::default() };
-        assert_eq!(envelope.outcome_copy("b", &unnamed), first, "whoever reads it");
-        let twin = envelope.outcome_copy("b", &Delivery { publishing: 1, ..unnamed });
+        assert_eq!(envelope.outcome_copy(build, &unnamed), first, "whoever reads it");
+        let twin = envelope.outcome_copy(build, &Delivery { publishing: 1, ..unnamed });
         assert_ne!(twin.copy, first.copy);
         assert_eq!(twin.outcome, first.outcome);
         let next = twin.next_generation();

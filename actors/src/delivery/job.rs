@@ -36,6 +36,8 @@ impl Timings {
 pub struct Job {
     pub request: BuildRequest,
     pub history: History,
+    /// Whether a stage of this worker has had it in hand: then a try was begun.
+    pub begun: bool,
     pub timings: Timings,
     /// When this worker got the delivery.
     pub received: Instant,

@@ -16,7 +16,7 @@ use crate::delivery::dedup::Hold;
 use crate::delivery::envelope;
 use crate::delivery::envelope::Envelope;
 use crate::model::fault::StageName;
-use crate::ports::{Acknowledger, BrokerError, Delivery, Message, Queue};
+use crate::ports::{Acknowledger, BrokerError, Delivery, Message};
 use crate::telemetry::delivery_span::DeliverySpan;
 
 /// What the holder of a lease does with it.
@@ -267,7 +267,8 @@ fn hand_over(held: Option<Unsettled>) {
 
 /// Makes the leases of one subscription, and gives back those that were dropped.
 pub struct Settler {
-    queue: Queue,
+    /// Whether nobody can have had in hand what comes: what comes to most queues was.
+    may_be_first: bool,
     acks: Arc<dyn Acknowledger>,
     dropped: mpsc::UnboundedSender<Unsettled>,
     /// Leases that stand, to find those that are overdue.
@@ -280,7 +281,7 @@ impl Settler {
     ///
     /// `when_dropped` gets a lease that was dropped. One that it drops itself goes back to its queue.
     pub fn start(
-        queue: Queue,
+        may_be_first: bool,
         acks: Arc<dyn Acknowledger>,
         longest: Duration,
         when_dropped: impl Fn(Lease) + Send + 'static,
@@ -296,7 +297,7 @@ impl Settler {
         });
         let (given, leases) = mpsc::unbounded_channel();
         tokio::spawn(revoke_overdue(leases, longest));
-        Self { queue, acks, dropped, given }
+        Self { may_be_first, acks, dropped, given }
     }
 
     /// The lease of one delivery, with the envelope of its message, which holds `slot` until it is settled.
@@ -307,8 +308,7 @@ impl Settler {
         hold: Hold,
         slot: OwnedSemaphorePermit,
     ) -> Lease {
-        // What comes to the other queues was in somebody's hands.
-        let first = self.queue == Queue::Build && envelope::is_first(&delivery);
+        let first = self.may_be_first && envelope::is_first(&delivery, &envelope);
         let unsettled = Unsettled {
             received: Arc::new(Received { delivery, envelope, first }),
             since: first.then(OffsetDateTime::now_utc),

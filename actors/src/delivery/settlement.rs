@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`Settlement::ready`] | outcome |
 //! | [`Settlement::fail`], as [`RetryPolicy::dispose`] says | fail queue; build queue after a delay; or dead letter, outcome |
-//! | [`Settlement::end`], of a job that is handed back | build queue |
+//! | [`Settlement::end`], of a job that is handed back | build queue, unless it has waited for too long |
+//! | [`Settlement::wait`] | build queue after a delay, unless it has waited for too long |
 //! | [`Settlement::repeated`] | none: an outcome of the build is claimed |
 //!
 //! A delivery that the broker is known to have taken back is not decided on any more: its next holder
@@ -27,19 +28,27 @@ use crate::delivery::lease::{Lease, Phase};
 use crate::model::build_log;
 use crate::model::fault::{Fault, Kind, Reason, StageName};
 use crate::model::history::History;
+use crate::model::identity::BuildIdentity;
 use crate::model::notification::{
     BuildFailed, Culprit, Image, ImageReady, NotificationBody, NotificationType, Seconds, Subject,
     notification_id,
 };
 use crate::model::request::BuildRequest;
+use crate::model::scope::Scope;
 use crate::ports::{
-    Broker, BrokerError, DeadLetters, Message, OutcomeCopy, OutcomeLedger, Queue, request_name,
+    Broker, BrokerError, DeadLetters, Message, OutcomeCopy, OutcomeLedger, Probe, Queue,
+    request_name,
 };
 use crate::scheduling::capacity::Capacity;
+use crate::scheduling::holds::Holds;
 use crate::scheduling::retry_policy;
 use crate::scheduling::retry_policy::{Disposition, FailedIn, RetryPolicy};
 use crate::telemetry::delivery_span::Observer;
 use crate::telemetry::metrics::BuildResult;
+
+/// The worker's own look at what is said to be lacking takes this long at the most: what does not answer
+/// by then is lacking.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Settles deliveries. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +63,10 @@ pub struct Settlement {
     pub images: Images,
     /// Set when there is no room to work.
     pub capacity: Capacity,
+    /// What the worker itself sees of a lack that it was told of.
+    pub probe: Arc<dyn Probe>,
+    /// Set when there is no room for some.
+    pub holds: Holds,
     pub observer: Observer,
 }
 
@@ -79,7 +92,10 @@ impl FailedTry {
 impl Settlement {
     /// The job's image is in the registry.
     pub async fn ready(&self, job: Job, ready: Ready) {
-        let attempts = job.attempt();
+        let attempts = match job.begun {
+            true => job.attempt(),
+            false => tries_of_image(&job.history),
+        };
         let Job { request, history, timings, lease, .. } = job;
         self.image_ready(lease, &request, &history, attempts, timings, ready).await;
     }
@@ -137,9 +153,8 @@ impl Settlement {
         }
         let ended = if ready.reused { BuildResult::Reused } else { BuildResult::Ready };
         lease.span(|span| span.leave().about(request).result(ended.result()));
-        let published =
-            self.outcome(&request.build_id, NotificationType::ImageReady, &data, history, &lease);
-        let published = published.await;
+        let (build, kind) = (request.identity(), NotificationType::ImageReady);
+        let published = self.outcome(&build, kind, &data, history, &lease).await;
         if published.is_ok() {
             self.observer.metrics.ended(ended, history.requested_at);
         }
@@ -156,13 +171,11 @@ impl Settlement {
 
     /// The job failed: for good, or to be tried again, as the fault's kind says.
     async fn failed(&self, job: Job, fault: Fault) {
-        let Job { request, mut history, progress, lease, .. } = job;
+        let Job { request, mut history, begun, progress, lease, .. } = job;
         let fault = Fault { message: progress.redact(&fault.message), ..fault };
+        let fault = self.weighed(fault, &history).await;
         lease.span(|span| span.about(&request).fail(&fault).leave());
-        if retry_policy::pauses(&fault, request.token.is_some()) {
-            self.capacity.lacks(fault.reason, fault.retry_after);
-        }
-        history.record(&fault, retry_policy::counts(fault.kind()));
+        history.record(&fault, begun && retry_policy::counts(fault.kind()));
         history.log = progress.tail();
         tracing::warn!(
             stage = fault.stage.as_str(),
@@ -175,6 +188,48 @@ impl Settlement {
         self.fail(lease, FailedTry { request: Ok(request), history, fault }, failed_in).await;
     }
 
+    /// Makes a lack of capacity known to those whom it concerns. Only what the worker itself sees pauses
+    /// it: a lack that it sees nothing of makes the job wait once, and is the job's own failure when it
+    /// meets the same again.
+    async fn weighed(&self, fault: Fault, history: &History) -> Fault {
+        if fault.kind() != Kind::Capacity {
+            return fault;
+        }
+        if fault.scope != Scope::Service {
+            let backoff = |found| self.policy.delay(found, None);
+            self.holds.hold(&fault.scope, fault.reason, fault.retry_after, backoff);
+            return fault;
+        }
+        // Patience that was asked for with a time is all that there is to see of it.
+        let asked_for = fault.reason == Reason::RateLimited && fault.retry_after.is_some();
+        if asked_for || self.sees(fault.reason).await {
+            self.capacity.lacks(fault.reason, fault.retry_after);
+            return fault;
+        }
+        let failure = retry_policy::as_service(fault.clone());
+        let same = [fault.reason, failure.reason];
+        let met_before = history.attempts.last().is_some_and(|last| same.contains(&last.reason));
+        tracing::info!(
+            reason = fault.reason.as_str(),
+            met_before,
+            "a job met a lack that the worker does not see: nothing pauses"
+        );
+        match fault.reason {
+            // Some limits are on one repository of the registry, or on uploads alone.
+            Reason::RateLimited => fault,
+            _ if met_before => failure,
+            _ => fault,
+        }
+    }
+
+    /// Whether the worker itself sees that this is lacking.
+    async fn sees(&self, reason: Reason) -> bool {
+        if self.capacity.lacking().is_some_and(|lack| lack.reason == reason) {
+            return true;
+        }
+        !matches!(tokio::time::timeout(LOOK, self.probe.look(reason)).await, Ok(Ok(())))
+    }
+
     /// The lease was dropped by a crash, which counts as a try if the request was worked on.
     pub async fn crashed(&self, lease: Lease) {
         let (stage, counted) = match lease.phase() {
@@ -184,13 +239,14 @@ impl Settlement {
         let fault = crashed(stage);
         let mut history = lease.envelope().history(lease.message());
         history.since = history.since.or(lease.since());
-        let build_id = envelope::build_id(lease.message()).unwrap_or_default();
-        build_log::span(&build_id, stage.as_str(), history.counted() + 1).in_scope(|| {
+        let build = envelope::identity(lease.message());
+        let build = build.unwrap_or_else(|| BuildIdentity::new(None, ""));
+        build_log::span(&build.build_id, stage.as_str(), history.counted() + 1).in_scope(|| {
             tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
         });
         history.record(&fault, counted);
         // Nobody has read it here, and nobody needs to: a crash is never final.
-        let request = Err(Subject { build_id, ..Subject::default() });
+        let request = Err(Subject::unread(build));
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: false };
         self.fail(lease, FailedTry { request, history, fault }, failed_in).await;
     }
@@ -207,7 +263,34 @@ impl Settlement {
             Disposition::TryAgain(delay) => self.try_again(lease, failed.history, delay).await,
             Disposition::LookFirst => self.look_first(lease, failed).await,
             Disposition::GiveUp => self.give_up(lease, failed).await,
+            Disposition::TooOld => self.too_old(lease, failed.request, failed.history).await,
         }
+    }
+
+    /// A request that nothing can be done for at the moment waits for so long, uncounted.
+    pub async fn wait(
+        &self,
+        lease: Lease,
+        request: BuildRequest,
+        history: History,
+        delay: Duration,
+    ) {
+        if self.policy.is_too_old(&history) {
+            return self.too_old(lease, Ok(request), history).await;
+        }
+        self.publish(lease, Queue::Build, &history, delay).await;
+    }
+
+    /// The request has waited for too long without a try that counts.
+    async fn too_old(
+        &self,
+        lease: Lease,
+        request: Result<BuildRequest, Subject>,
+        mut history: History,
+    ) {
+        let fault = self.policy.too_old(&history);
+        history.record(&fault, true);
+        self.look_first(lease, FailedTry { request, history, fault }).await;
     }
 
     async fn try_again(&self, lease: Lease, mut history: History, delay: Duration) {
@@ -230,14 +313,14 @@ impl Settlement {
             Ok(None) => self.give_up(lease, failed).await,
             Ok(Some(ready)) => {
                 tracing::info!("the registry has the image after all");
-                let (attempts, timings) = (failed.history.counted(), Timings::default());
+                let (attempts, timings) = (tries_of_image(&failed.history), Timings::default());
                 self.image_ready(lease, request, &failed.history, attempts, timings, ready).await;
             }
             Err(fault) => {
                 tracing::warn!(%fault, "cannot ask for the image of a failed build");
                 match fault.kind() {
-                    Kind::Capacity => {
-                        let delay = self.policy.delay(1, fault.retry_after);
+                    Kind::Capacity if !self.policy.is_too_old(&failed.history) => {
+                        let delay = self.policy.wait(&failed.history, 1, fault.retry_after);
                         self.publish(lease, Queue::Build, &failed.history, delay).await;
                     }
                     _ => self.give_up(lease, failed).await,
@@ -294,9 +377,9 @@ impl Settlement {
             "given up: {}",
             fault.message
         );
-        let build_id = subject.build_id.clone();
+        let build = subject.identity();
         // The dead letter comes first: once the outcome is published, nobody takes the delivery up again.
-        let dead_letter = DeadLetter::new(&build_id, &lease.message().body, history, fault);
+        let dead_letter = DeadLetter::new(&build.build_id, &lease.message().body, history, fault);
         self.dead_letters.keep(&dead_letter).await?;
         if let Some(user_id) = subject.user_id {
             let data = BuildFailed {
@@ -314,7 +397,7 @@ impl Settlement {
                 attempts: history.counted(),
                 log: history.log.clone(),
             };
-            self.outcome(&build_id, kind, &data, history, lease).await?;
+            self.outcome(&build, kind, &data, history, lease).await?;
         }
         Ok(())
     }
@@ -326,24 +409,24 @@ impl Settlement {
         }
         job.lease.span(|span| span.leave().about(&job.request).result("handed back"));
         tracing::info!("handed back to the build queue");
-        self.publish(job.lease, Queue::Build, &job.history, Duration::ZERO).await;
+        self.wait(job.lease, job.request, job.history, Duration::ZERO).await;
     }
 
     /// Puts an outcome on its queue.
     async fn outcome<T: Serialize>(
         &self,
-        build_id: &str,
+        build: &BuildIdentity,
         kind: NotificationType,
         data: &T,
         history: &History,
         cause: &Lease,
     ) -> Result<(), BrokerError> {
         let timestamp = OffsetDateTime::now_utc();
-        let request = request_name(build_id, &cause.message().body);
+        let request = request_name(build, &cause.message().body);
         let outcome = Some(OutcomeCopy::first(request, history.since));
         let message = Message {
             body: NotificationBody { kind, timestamp, data }.to_json(),
-            message_id: Some(notification_id(build_id, kind)),
+            message_id: Some(notification_id(build, kind)),
             timestamp: Some(timestamp),
             traceparent: cause.traceparent(),
             envelope: Some(Envelope { outcome, ..Envelope::default() }.encode()),
@@ -353,11 +436,11 @@ impl Settlement {
 
     /// Makes known when the request was first in hand: records it if nobody had it before, and looks it up
     /// where nothing says so.
-    pub async fn remember(&self, lease: &Lease, build_id: &str, history: &mut History) {
+    pub async fn remember(&self, lease: &Lease, build: &BuildIdentity, history: &mut History) {
         if history.since.is_some() {
             return;
         }
-        let request = request_name(build_id, &lease.message().body);
+        let request = request_name(build, &lease.message().body);
         history.since = lease.since();
         if let Some(since) = history.since {
             return self.ledger.begin(request, since);
@@ -375,8 +458,13 @@ impl Settlement {
 
     /// Whether an outcome of the request is claimed. Then the delivery is one that was made again after it
     /// was done with, and is to go to [`Settlement::repeated`].
-    pub async fn is_repeated(&self, lease: &Lease, build_id: &str, history: &History) -> bool {
-        let request = request_name(build_id, &lease.message().body);
+    pub async fn is_repeated(
+        &self,
+        lease: &Lease,
+        build: &BuildIdentity,
+        history: &History,
+    ) -> bool {
+        let request = request_name(build, &lease.message().body);
         self.ledger.is_claimed(&request, history.since).await
     }
 
@@ -386,6 +474,12 @@ impl Settlement {
         lease.span(|span| span.leave().result("repeated"));
         settle(lease, Ok(())).await;
     }
+}
+
+/// The tries that an image took which an earlier delivery pushed: one at least, though a worker that was
+/// killed may have counted none.
+fn tries_of_image(history: &History) -> u32 {
+    history.counted().max(1)
 }
 
 /// Seconds to the millisecond: what is past it is noise.

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::scope::Scope;
+
 /// The part of the pipeline in which a fault happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,7 +55,8 @@ pub enum Kind {
     Service,
     /// A service refused for good: final, and an operator has to act.
     Refused,
-    /// There is no room to work at the moment: waits, and no attempt is counted.
+    /// There is no room to work at the moment, for those whom the fault's [`Scope`] names: they wait,
+    /// and no attempt is counted.
     Capacity,
     /// The worker itself died or panicked.
     Crash,
@@ -170,11 +173,14 @@ pub struct Fault {
     pub step: Option<String>,
     /// How long the failing service asks to be left alone.
     pub retry_after: Option<Duration>,
+    /// Of a capacity fault: whom it concerns.
+    pub scope: Scope,
 }
 
 impl Fault {
     pub fn new(stage: StageName, reason: Reason, message: impl Into<String>) -> Self {
-        Self { stage, reason, message: message.into(), step: None, retry_after: None }
+        let (step, retry_after, scope) = (None, None, Scope::Service);
+        Self { stage, reason, message: message.into(), step, retry_after, scope }
     }
 
     /// Names the build step that failed.
@@ -186,6 +192,12 @@ impl Fault {
     /// Says how long the failing service asks to be left alone.
     pub fn retry_after(mut self, delay: Option<Duration>) -> Self {
         self.retry_after = delay;
+        self
+    }
+
+    /// Says whom a lack of capacity concerns.
+    pub fn concerning(mut self, scope: Scope) -> Self {
+        self.scope = scope;
         self
     }
 

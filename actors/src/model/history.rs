@@ -1,5 +1,7 @@
 //! What earlier tries of a request left behind.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -96,6 +98,12 @@ impl History {
     pub fn counted(&self) -> u32 {
         let kept = self.attempts.iter().filter(|attempt| attempt.counted).count() as u32;
         self.forgotten.saturating_add(kept)
+    }
+
+    /// How long ago a worker first had the request in hand, as far as that is known.
+    pub fn age(&self) -> Duration {
+        let since = self.since.map(|since| OffsetDateTime::now_utc() - since);
+        since.and_then(|age| age.try_into().ok()).unwrap_or_default()
     }
 
     /// Adds a failed try.

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use crate::model::fault::{Kind, Reason, StageName};
+use crate::model::identity::BuildIdentity;
 use crate::model::request::BuildRequest;
 
 /// What a notification is about; decides who is notified.
@@ -37,7 +38,7 @@ impl NotificationType {
 /// A notification, ready to be sent: the body is the same, byte by byte, on every try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notification {
-    /// `webhook-id`: the build id, a dot and the type.
+    /// `webhook-id`: see [`notification_id`].
     pub id: String,
     pub kind: NotificationType,
     pub body: Vec<u8>,
@@ -52,6 +53,23 @@ pub struct NotificationHead<'a> {
     pub kind: NotificationType,
     #[serde(borrow)]
     pub data: &'a RawValue,
+}
+
+/// Which build the body of a notification is about; `None` = it cannot be read.
+pub fn notified_build(body: &[u8]) -> Option<BuildIdentity> {
+    #[derive(Deserialize)]
+    struct About {
+        data: Build,
+    }
+    #[derive(Deserialize)]
+    struct Build {
+        #[serde(rename = "buildID")]
+        build_id: String,
+        #[serde(rename = "userID")]
+        user_id: String,
+    }
+    let About { data } = serde_json::from_slice(body).ok()?;
+    Some(BuildIdentity { user_id: Some(data.user_id), build_id: data.build_id })
 }
 
 /// A whole notification body.
@@ -127,7 +145,9 @@ pub struct BuildFailed {
     pub commit: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub requested_at: OffsetDateTime,
-    pub fault: Culprit,
+    /// Absent where nobody has to do anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Culprit>,
     pub stage: StageName,
     pub reason: Reason,
     pub message: String,
@@ -149,6 +169,17 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// What is known of a request that nobody has read.
+    pub fn unread(build: BuildIdentity) -> Self {
+        let BuildIdentity { user_id, build_id } = build;
+        Self { build_id, user_id, ..Self::default() }
+    }
+
+    /// Which build it is about.
+    pub fn identity(&self) -> BuildIdentity {
+        BuildIdentity { user_id: self.user_id.clone(), build_id: self.build_id.clone() }
+    }
+
     pub fn of(request: &BuildRequest) -> Self {
         Self {
             build_id: request.build_id.clone(),
@@ -177,11 +208,12 @@ impl Culprit {
         }
     }
 
-    /// Whom a notification names for this reason, in its field `fault`.
-    pub fn of(reason: Reason) -> Self {
+    /// Whom a notification names for this reason, in its field `fault`; `None` = nobody: somebody wanted it so.
+    pub fn of(reason: Reason) -> Option<Self> {
         match reason.kind() {
-            Kind::User | Kind::Build | Kind::Withdrawn => Culprit::User,
-            Kind::Service | Kind::Refused | Kind::Capacity | Kind::Crash => Culprit::Service,
+            Kind::User | Kind::Build => Some(Culprit::User),
+            Kind::Service | Kind::Refused | Kind::Capacity | Kind::Crash => Some(Culprit::Service),
+            Kind::Withdrawn => None,
         }
     }
 }
@@ -192,7 +224,8 @@ impl<T: Serialize> NotificationBody<T> {
     }
 }
 
-/// The `webhook-id` of a build's notification.
-pub fn notification_id(build_id: &str, kind: NotificationType) -> String {
-    format!("{build_id}.{}", kind.as_str())
+/// The `webhook-id` of a build's notification: the same whenever it is repeated, and another one for
+/// another user, build or type.
+pub fn notification_id(build: &BuildIdentity, kind: NotificationType) -> String {
+    build.hash("notification", [kind.as_str()]).to_string()
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::identity::BuildIdentity;
 use crate::model::secret::{Redactor, Secret};
 
 /// A build request that was read and found good.
@@ -29,6 +30,18 @@ pub struct BuildRequest {
 }
 
 impl BuildRequest {
+    /// Which build it asks for.
+    pub fn identity(&self) -> BuildIdentity {
+        BuildIdentity::new(Some(&self.user_id), &self.build_id)
+    }
+
+    /// All that it asks for, but for the values of credentials: requests that differ in it are not the same,
+    /// though they bring the same id.
+    pub fn meaning(&self) -> String {
+        let Self { application_id, forge, repo, target, force, plan, .. } = self;
+        format!("{application_id:?} {forge:?} {repo:?} {target:?} {force} {plan:?}")
+    }
+
     /// Every secret of the request, to be taken out of what others write.
     pub fn redactor(&self) -> Redactor {
         Redactor::new(self.token.iter().cloned().chain(self.plan.secrets.values().cloned()))

@@ -8,9 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::model::build_log::cut;
 use crate::model::secret::Secret;
+use crate::model::suspect;
 
 /// Longest user or application id, in bytes.
-const LONGEST_NAME: usize = 256;
+pub(super) const LONGEST_NAME: usize = 256;
 
 pub(super) struct Fields<'a> {
     map: &'a Map<String, Value>,
@@ -57,11 +58,14 @@ impl<'a> Fields<'a> {
         text
     }
 
-    /// An id: bounded, and without control characters.
+    /// An id, exactly as it was given: what is taken off an id makes it that of somebody else.
     pub(super) fn name(&mut self, name: &str, required: bool) -> Option<String> {
         let text = if required { self.required(name)? } else { self.text(name)? };
-        if !is_name(&text) {
-            let what = format!("must have at most {LONGEST_NAME} bytes and no control characters");
+        let given = self.get(name).and_then(Value::as_str).unwrap_or_default();
+        if !is_name(given) {
+            let what = format!(
+                "must have at most {LONGEST_NAME} bytes, no control characters and no white space at its ends"
+            );
             self.fault(name, &what);
             return None;
         }
@@ -117,11 +121,17 @@ impl<'a> Fields<'a> {
                 }
             }
             Some(Value::Array(items)) if pairs => {
+                let mut values = BTreeMap::new();
                 for item in items {
-                    match (item.get("key").and_then(Value::as_str), item.get("value")) {
-                        (Some(key), Some(value)) => self.add_text(name, key, value, &mut texts),
-                        _ => self.fault(name, "must hold only objects with `key` and `value`"),
+                    let pair = (item.get("key").and_then(Value::as_str), item.get("value"));
+                    let (Some(key), Some(value)) = pair else {
+                        return self.none(name, "must hold only objects with `key` and `value`");
+                    };
+                    if values.insert(key, value).is_some_and(|before| before != value) {
+                        let what = format!("has two values for {}", quote(key));
+                        return self.none(name, &what);
                     }
+                    self.add_text(name, key, value, &mut texts);
                 }
             }
             Some(other) => {
@@ -131,6 +141,12 @@ impl<'a> Fields<'a> {
             }
         }
         texts
+    }
+
+    /// No texts, since there is something wrong with them.
+    fn none(&mut self, name: &str, what: &str) -> BTreeMap<String, String> {
+        self.fault(name, what);
+        BTreeMap::new()
     }
 
     fn add_text(
@@ -162,8 +178,15 @@ impl<'a> Fields<'a> {
 
 /// Whether a text can be a user's or application's id.
 pub(super) fn is_name(text: &str) -> bool {
-    let text = text.trim();
-    !text.is_empty() && text.len() <= LONGEST_NAME && !text.chars().any(char::is_control)
+    !text.is_empty()
+        && text.trim() == text
+        && text.len() <= LONGEST_NAME
+        && !text.chars().any(char::is_control)
+}
+
+/// Whether a value counts as none.
+pub(super) fn is_absent(value: &Value) -> bool {
+    value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty())
 }
 
 /// `[A-Za-z_][A-Za-z0-9_.-]*`, at most 128 bytes: variables' names, and ids of secrets.
@@ -173,8 +196,11 @@ fn is_variable(key: &str) -> bool {
         && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
-/// A stranger's text in a message: short, and on one line.
+/// A stranger's text in a message: short, on one line, and none that may be a credential in a wrong place.
 pub(super) fn quote(text: &str) -> String {
+    if suspect::text(text) || suspect::looks_random(text) {
+        return "(not repeated here, since it may be a credential)".to_owned();
+    }
     let text: String = text.chars().filter(|c| !c.is_control() && *c != '`').collect();
     format!("`{}`", cut(text, 80))
 }

@@ -1,16 +1,22 @@
 //! Reading a build request: every rule of `docs/requests-and-notifications.md`, one clear message a
 //! fault.
 
+mod document;
 mod fields;
 mod plan;
 
 use serde_json::{Map, Value};
 
 use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::identity::BuildIdentity;
 use crate::model::limits::Limits;
 use crate::model::notification::Subject;
 use crate::model::request::{BuildRequest, ForgeName, RepoName, Target};
+use crate::model::secret::{Redactor, Secret};
+use crate::model::suspect;
 use fields::{Fields, quote};
+
+pub(crate) use document::Document;
 
 /// What a request is checked against.
 #[derive(Debug, Clone)]
@@ -28,15 +34,42 @@ pub struct Rejected {
     pub subject: Subject,
 }
 
+/// The object that the older shape has, and the field that says whose a request is.
+const NESTED: &str = "pullInfo";
+const OWNER: &str = "userID";
+
+/// The fields that stand in `pullInfo` in the older shape, and at the top in the other one.
+const SOURCE: [&str; 8] =
+    [OWNER, "token", "repo", "connector", "branch", "tag", "release", "commit"];
+
+/// Fields that stand in logs and notifications.
+const SHOWN: [&str; 7] =
+    ["repo", "connector", "branch", "tag", "release", "commit", "applicationID"];
+
+/// A shorter token, in bytes, may be a word that stands elsewhere by chance.
+const TELLING_TOKEN: usize = 12;
+
 /// Longest build id, in bytes: it becomes part of a header and of log lines.
 const LONGEST_ID: usize = 200;
 
-/// The build id that a message brings: the body's `uuid`, else the message's own id. `None` where it
-/// has neither, or none that can serve as one (visible ASCII, at most 200 bytes).
-pub fn build_id(body: &[u8], message_id: Option<&str>) -> Option<String> {
-    let body: Option<Value> = serde_json::from_slice(body).ok();
-    let uuid = body.as_ref().and_then(|body| body.get("uuid")).and_then(Value::as_str);
-    [uuid, message_id].into_iter().flatten().find(|id| is_id(id)).map(str::to_owned)
+/// The build that a message asks for. Its id is the body's `uuid`, else the message's own id; `None` where
+/// it has neither, or none that can serve as one (visible ASCII, at most 200 bytes).
+pub fn identity(body: &[u8], message_id: Option<&str>) -> Option<BuildIdentity> {
+    let body = Document::read(body).ok();
+    let uuid = body.as_ref().and_then(|body| body.value.get("uuid")).and_then(Value::as_str);
+    let build_id = [uuid, message_id].into_iter().flatten().find(|id| is_id(id))?;
+    Some(BuildIdentity::new(body.as_ref().and_then(owner), build_id))
+}
+
+/// Whose request it is, byte by byte, whatever is wrong with it; `None` = it does not say so, or names two.
+fn owner(body: &Document) -> Option<&str> {
+    let map = body.value.as_object().filter(|_| !body.doubts_its_owner())?;
+    let nested = map.get(NESTED).and_then(Value::as_object).and_then(|nested| nested.get(OWNER));
+    let [nested, top] = [nested, map.get(OWNER)].map(|id| id.filter(|id| !fields::is_absent(id)));
+    if nested.is_some() && top.is_some() && nested != top {
+        return None;
+    }
+    nested.or(top)?.as_str().filter(|id| id.len() <= fields::LONGEST_NAME)
 }
 
 fn is_id(id: &str) -> bool {
@@ -49,18 +82,36 @@ fn is_id(id: &str) -> bool {
 ///
 /// All rules that the request breaks, in one fault.
 pub fn parse(body: &[u8], build_id: &str, rules: &Rules) -> Result<BuildRequest, Box<Rejected>> {
-    let map = object(body, build_id)?;
-    let reject = |fault| Box::new(Rejected { fault, subject: subject(&map, build_id) });
+    let unread = |fault| {
+        let subject = Subject { build_id: build_id.to_owned(), ..Subject::default() };
+        Box::new(Rejected { fault, subject })
+    };
+    let document = read_document(body).map_err(unread)?;
+    let Value::Object(map) = &document.value else {
+        let found = fields::type_name(&document.value);
+        let message = format!("The build request must be a JSON object; it is {found}.");
+        return Err(unread(invalid(message)));
+    };
+    let known = known_credentials(map);
+    let reject = |fault: Fault| {
+        let subject = subject(&document, map, build_id, &known);
+        let fault = Fault { message: known.redact(&fault.message), ..fault };
+        Box::new(Rejected { fault, subject })
+    };
     if body.len() > rules.limits.request_bytes {
         let message = format!(
             "The build request has {} bytes; at most {} are accepted.",
             body.len(),
             rules.limits.request_bytes
         );
-        return Err(reject(Fault::new(StageName::Listener, Reason::InvalidRequest, message)));
+        return Err(reject(invalid(message)));
+    }
+    if let Some(message) = document.ambiguity() {
+        return Err(reject(invalid(message)));
     }
     let mut faults = Faults::default();
-    let request = Reader { map: &map, rules, faults: &mut faults }.request(build_id);
+    misplaced(map, &mut faults);
+    let request = Reader { map, rules, faults: &mut faults }.request(build_id);
     match (request, faults.into_fault()) {
         (Some(request), None) => Ok(request),
         (_, Some(fault)) => Err(reject(fault)),
@@ -68,43 +119,89 @@ pub fn parse(body: &[u8], build_id: &str, rules: &Rules) -> Result<BuildRequest,
     }
 }
 
-fn object(body: &[u8], build_id: &str) -> Result<Map<String, Value>, Box<Rejected>> {
-    let message = match serde_json::from_slice(body) {
-        Ok(Value::Object(map)) => return Ok(map),
-        Ok(other) => {
-            format!("The build request must be a JSON object; it is {}.", fields::type_name(&other))
+fn read_document(body: &[u8]) -> Result<Document, Fault> {
+    Document::read(body).map_err(|error| {
+        if body.iter().all(u8::is_ascii_whitespace) {
+            return invalid("The build request is empty.");
         }
-        Err(_) if body.iter().all(u8::is_ascii_whitespace) => {
-            "The build request is empty.".to_owned()
-        }
-        Err(error) => format!(
-            "The build request is not JSON: line {}, column {}.",
-            error.line(),
-            error.column()
-        ),
+        let (line, column) = (error.line(), error.column());
+        invalid(format!("The build request is not JSON: line {line}, column {column}."))
+    })
+}
+
+/// The credentials that stand where credentials stand.
+fn known_credentials(map: &Map<String, Value>) -> Redactor {
+    let nested = map.get(NESTED).and_then(Value::as_object);
+    let tokens = [Some(map), nested].into_iter().flatten().filter_map(|source| source.get("token"));
+    let secrets =
+        map.get("buildPlan").and_then(|plan| plan.get("secrets")).and_then(Value::as_object);
+    let texts = tokens.chain(secrets.into_iter().flat_map(Map::values)).filter_map(Value::as_str);
+    Redactor::new(texts.map(str::trim).map(Secret::new))
+}
+
+/// Names the fields that hold the token as well: they are shown to people.
+fn misplaced(map: &Map<String, Value>, faults: &mut Faults) {
+    let nested = map.get(NESTED).and_then(Value::as_object);
+    let sources: Vec<_> = [Some(map), nested].into_iter().flatten().collect();
+    let text = |source: &Map<String, Value>, name: &str| {
+        source.get(name).and_then(Value::as_str).map(|text| text.trim().to_owned())
     };
-    let fault = Fault::new(StageName::Listener, Reason::InvalidRequest, message);
-    let subject = Subject { build_id: build_id.to_owned(), ..Subject::default() };
-    Err(Box::new(Rejected { fault, subject }))
+    let tokens: Vec<_> = sources
+        .iter()
+        .filter_map(|source| text(source, "token"))
+        .filter(|token| token.len() >= TELLING_TOKEN)
+        .collect();
+    for source in sources {
+        for name in SHOWN {
+            let shown = text(source, name).unwrap_or_default();
+            if tokens.iter().any(|token| shown.contains(token)) {
+                let message = format!("`{name}` holds the token, and is no place for it.");
+                faults.add(Reason::InvalidRequest, message);
+            }
+        }
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Fault {
+    Fault::new(StageName::Listener, Reason::InvalidRequest, message)
 }
 
 /// What can be read of a request, whatever else is wrong with it.
-fn subject(map: &Map<String, Value>, build_id: &str) -> Subject {
-    let nested = map.get("pullInfo").and_then(Value::as_object);
+fn subject(
+    document: &Document,
+    map: &Map<String, Value>,
+    build_id: &str,
+    known: &Redactor,
+) -> Subject {
+    let nested = map.get(NESTED).and_then(Value::as_object);
     let text = |name: &str| {
         let value = nested.and_then(|nested| nested.get(name)).or_else(|| map.get(name));
-        value.and_then(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned)
+        let text = value.and_then(Value::as_str).filter(|text| !text.trim().is_empty());
+        text.filter(|text| known.redact(text) == *text)
     };
-    let repo = text("repo").filter(|repo| repo.len() <= 300 && !repo.contains('@'));
+    let repo = text("repo").filter(|repo| repo.contains('/') && is_plain(repo, "/.:-_"));
+    let application = text("applicationID").filter(|id| fields::is_name(id) && !suspect::text(id));
+    let connector =
+        text("connector").filter(|name| is_plain(name, "-_") && !suspect::looks_random(name));
+    let connector =
+        connector.or_else(|| text("connector").is_none().then(|| ForgeName::Github.as_str()));
     Subject {
         build_id: build_id.to_owned(),
-        user_id: text("userID").filter(|id| fields::is_name(id)),
-        application_id: text("applicationID").filter(|id| fields::is_name(id)).or_else(|| {
-            repo.as_deref().and_then(|repo| repo.rsplit('/').next()).map(str::to_owned)
-        }),
-        connector: Some(text("connector").unwrap_or_else(|| ForgeName::Github.as_str().to_owned())),
-        repo,
+        user_id: owner(document).map(str::to_owned),
+        application_id: application
+            .or_else(|| repo.and_then(|repo| repo.rsplit('/').next()))
+            .map(str::to_owned),
+        connector: connector.map(str::to_owned),
+        repo: repo.map(str::to_owned),
     }
+}
+
+/// Whether a text is short, has letters, digits and these marks alone, and is no credential: what is in a
+/// wrong field is not to be repeated.
+fn is_plain(text: &str, marks: &str) -> bool {
+    text.len() <= 300
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
+        && !suspect::text(text)
 }
 
 /// The faults found so far. They have a reason of their own where all have the same, and are an invalid
@@ -134,7 +231,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn request(mut self, build_id: &str) -> Option<BuildRequest> {
-        let nested = match self.map.get("pullInfo") {
+        let nested = match self.map.get(NESTED) {
             None | Some(Value::Null) => None,
             Some(Value::Object(nested)) => Some(nested),
             Some(other) => {
@@ -143,6 +240,9 @@ impl Reader<'_> {
                 return None;
             }
         };
+        if let Some(nested) = nested {
+            self.one_shape(nested);
+        }
         let prefix = if nested.is_some() { "pullInfo." } else { "" };
         let mut source = Fields::new(nested.unwrap_or(self.map), prefix);
         let mut top = Fields::new(self.map, "");
@@ -189,6 +289,34 @@ impl Reader<'_> {
         })
     }
 
+    /// Both shapes may be there, if they say the same.
+    fn one_shape(&mut self, nested: &Map<String, Value>) {
+        let present = |map: &Map<String, Value>, name: &str| {
+            map.get(name).filter(|value| !fields::is_absent(value)).cloned()
+        };
+        let kind = present(self.map, "type");
+        let says_type = |kind: &Value| match kind.as_str() {
+            Some("repo") => ["branch", "commit"].iter().all(|name| present(nested, name).is_none()),
+            Some(name @ ("branch" | "commit")) => present(nested, name).is_some(),
+            _ => false,
+        };
+        let mut differ: Vec<&str> = SOURCE
+            .into_iter()
+            .filter(|name| {
+                let top = present(self.map, name);
+                top.is_some() && top != present(nested, name)
+            })
+            .collect();
+        if kind.is_some_and(|kind| !says_type(&kind)) {
+            differ.push("type");
+        }
+        for name in differ {
+            self.invalid(format!(
+                "`{name}` and `{NESTED}` do not say the same; give the one or the other."
+            ));
+        }
+    }
+
     fn invalid(&mut self, message: impl Into<String>) {
         self.faults.add(Reason::InvalidRequest, message);
     }
@@ -209,9 +337,11 @@ impl Reader<'_> {
             self.invalid("`repo` must hold no credential and no SSH address: give `owner/name`.");
             return None;
         }
+        // A query may be a credential.
+        let address = text.split(['?', '#']).next().unwrap_or_default();
         let Some(path) = self.path_at_forge(&text) else {
             let forge = &self.rules.forge_url;
-            let message = format!("`repo` {} is not at the forge {forge}.", quote(&text));
+            let message = format!("`repo` {} is not at the forge {forge}.", quote(address));
             self.faults.add(Reason::ForbiddenSource, message);
             return None;
         };
@@ -220,7 +350,7 @@ impl Reader<'_> {
         let repo =
             path.split_once('/').filter(|(owner, name)| is_repo_part(owner) && is_repo_part(name));
         let Some((owner, name)) = repo else {
-            self.invalid(format!("`repo` must be `owner/name`; it is {}.", quote(&text)));
+            self.invalid(format!("`repo` must be `owner/name`; it is {}.", quote(address)));
             return None;
         };
         Some(RepoName { owner: owner.to_owned(), name: name.to_owned() })
@@ -277,7 +407,9 @@ impl Reader<'_> {
     }
 
     fn release(&mut self, name: &str) -> Option<String> {
-        if name.len() > 255 || name.chars().any(char::is_control) {
+        // It becomes part of an address at the forge, whatever that makes of dots.
+        let leads_away = name.split(['/', '\\']).any(|part| matches!(part, "." | ".."));
+        if name.len() > 255 || name.chars().any(char::is_control) || leads_away {
             self.invalid(format!("`release` is not a valid release: {}.", quote(name)));
             return None;
         }

@@ -177,10 +177,176 @@ fn the_root_directory_is_written_in_one_way() {
 }
 
 #[test]
-fn the_build_id_is_the_uuid_else_the_message_id() {
-    let build_id = |body: &str, id| build_id(body.as_bytes(), id);
-    assert_eq!(build_id(r#"{"uuid":"a"}"#, Some("b")).as_deref(), Some("a"));
-    assert_eq!(build_id(r#"{"uuid":""}"#, Some("b")).as_deref(), Some("b"));
-    assert_eq!(build_id(r#"{"uuid":"a b"}"#, Some("b")).as_deref(), Some("b"));
-    assert_eq!(build_id("nonsense", None), None);
+fn a_build_is_known_by_its_user_and_by_its_uuid_or_else_its_message_id() {
+    for (body, id, known) in [
+        (r#"{"uuid":"a","userID":"u"}"#, Some("b"), Some((Some("u"), "a"))),
+        (r#"{"uuid":"","userID":"u"}"#, Some("b"), Some((Some("u"), "b"))),
+        (r#"{"uuid":"a b","userID":"u"}"#, Some("b"), Some((Some("u"), "b"))),
+        (r#"{"uuid":"a","uuid":"c"}"#, Some("b"), Some((None, "b"))),
+        (r#"{"uuid":"a","pullInfo":{"userID":"u"}}"#, None, Some((Some("u"), "a"))),
+        ("nonsense", Some("b"), Some((None, "b"))),
+        ("nonsense", None, None),
+        (r#"{"userID":"u"}"#, None, None),
+    ] {
+        let known = known.map(|(user, id)| BuildIdentity::new(user, id));
+        assert_eq!(identity(body.as_bytes(), id), known, "{body}");
+    }
+}
+
+/// Whose a body is that is refused as invalid, and why.
+fn refused(body: &str) -> (Option<String>, String) {
+    let rejected = parse(body.as_bytes(), "id", &rules()).expect_err(body);
+    assert_eq!(rejected.fault.reason, Reason::InvalidRequest, "{body}");
+    assert_eq!(
+        identity(body.as_bytes(), Some("id")).expect("an id").user_id,
+        rejected.subject.user_id
+    );
+    (rejected.subject.user_id, rejected.fault.message)
+}
+
+#[test]
+fn users_and_applications_are_who_they_are_byte_by_byte() {
+    for user in ["victim", "Victim", "v\u{200b}", "\u{feff}victim", "a b", "victim\u{301}"] {
+        let request = read(&json!({"userID": user, "repo": "o/n"})).expect("a good request");
+        assert_eq!(request.user_id, user);
+    }
+    for user in [
+        "victim\n",
+        " victim",
+        "victim ",
+        "victim\u{a0}",
+        "\u{2003}victim",
+        "v\u{0}",
+        "v\u{7f}",
+        "v\u{85}",
+    ] {
+        let (owner, message) = refused(&json!({"userID": user, "repo": "o/n"}).to_string());
+        assert_eq!(
+            owner.as_deref(),
+            Some(user),
+            "told as whom the request names, and as nobody else"
+        );
+        assert!(message.contains("`userID`"), "{message}");
+        let body = json!({"userID": "u", "repo": "o/n", "applicationID": user});
+        assert!(fault(&body).message.contains("`applicationID`"));
+    }
+    let nobody =
+        [json!(null), json!(""), json!(" \n"), json!(7), json!(["u"]), json!("x".repeat(257))];
+    for user in nobody {
+        let (owner, _) = refused(&json!({"userID": user, "repo": "o/n"}).to_string());
+        assert_eq!(owner, None, "{user}");
+    }
+    for name in ["userId", "userid", "USERID", "user_id", "userID "] {
+        assert_eq!(refused(&json!({name: "u", "repo": "o/n"}).to_string()).0, None, "{name}");
+    }
+}
+
+#[test]
+fn a_body_that_has_a_name_twice_is_refused() {
+    for (body, owner) in [
+        (r#"{"userID":"victim","userID":"u","repo":"o/n"}"#, None),
+        (r#"{"userID":"u","\u0075serID":"victim","repo":"o/n"}"#, None),
+        (r#"{"userID":"u","userID":"u","repo":"o/n"}"#, Some("u")),
+        (r#"{"userID":"u","repo":"o/n","repo":"o/m"}"#, Some("u")),
+        (r#"{"userID":"u","repo":"o/n","force":true,"force":true}"#, Some("u")),
+        (r#"{"userID":"u","repo":"o/n","buildPlan":{"buildArgs":{"A":"1","A":"2"}}}"#, Some("u")),
+        (r#"{"userID":"u","repo":"o/n","buildPlan":{},"buildPlan":{}}"#, Some("u")),
+        (r#"{"userID":"u","repo":"o/n","not known":[{"a":1,"a":2}]}"#, Some("u")),
+        (r#"{"pullInfo":{"userID":"u","repo":"o/n"},"pullInfo":{"userID":"victim"}}"#, None),
+    ] {
+        let (told, message) = refused(body);
+        assert_eq!(told.as_deref(), owner, "{body}");
+        assert!(message.contains("more than once"), "{message}");
+    }
+}
+
+#[test]
+fn both_shapes_may_be_there_if_they_say_the_same() {
+    let both = |top: Value| {
+        let mut body =
+            json!({"pullInfo": {"userID": "u", "token": "t", "repo": "o/n", "branch": "dev"}});
+        body.as_object_mut()
+            .expect("an object")
+            .extend(top.as_object().expect("an object").clone());
+        body
+    };
+    for same in [
+        json!({}),
+        json!({"userID": "u"}),
+        json!({"userID": "", "token": null, "commit": " "}),
+        json!({"userID": "u", "token": "t", "repo": "o/n", "type": "branch", "branch": "dev"}),
+    ] {
+        let request =
+            read(&both(same.clone())).unwrap_or_else(|rejected| panic!("{same} {rejected:?}"));
+        assert_eq!(request.target, Target::Branch("dev".to_owned()));
+    }
+    for (other, owner) in [
+        (json!({"userID": "victim"}), None),
+        (json!({"userID": 7}), None),
+        (json!({"token": "other"}), Some("u")),
+        (json!({"repo": "o/m"}), Some("u")),
+        (json!({"repo": "O/n"}), Some("u")),
+        (json!({"branch": "main"}), Some("u")),
+        (json!({"commit": "abc1234"}), Some("u")),
+        (json!({"tag": "v1"}), Some("u")),
+        (json!({"type": "release", "release": "latest"}), Some("u")),
+        (json!({"type": "repo"}), Some("u")),
+        (json!({"connector": "github"}), Some("u")),
+    ] {
+        let (told, message) = refused(&both(other.clone()).to_string());
+        assert_eq!(told.as_deref(), owner, "{other}");
+        assert!(message.contains("do not say the same"), "{other}: {message}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_listed_twice_has_one_value() {
+    let body = |second: &str| {
+        let envs = json!([{"key": "A", "value": "1"}, {"key": "A", "value": second}]);
+        json!({"userID": "u", "repo": "o/n", "buildPlan": {"envs": envs}})
+    };
+    assert_eq!(read(&body("1")).expect("a good request").plan.envs["A"], "1");
+    assert!(fault(&body("2")).message.contains("has two values for `A`"));
+}
+
+#[test]
+fn a_release_s_name_leads_nowhere_else() {
+    let body =
+        |name: &str| json!({"userID": "u", "repo": "o/n", "type": "release", "release": name});
+    for name in ["../../../user", "..", ".", "a/../b", "..\\..\\user", "a/."] {
+        assert!(fault(&body(name)).message.contains("`release`"), "{name}");
+    }
+    for name in ["v1.0", "Release 1.0 (stable)", "a..b", "a/b", "...", "%2e%2e"] {
+        assert_eq!(read(&body(name)).expect(name).target, Target::Release(name.to_owned()));
+    }
+}
+
+#[test]
+fn a_credential_in_a_wrong_place_is_not_repeated() {
+    let token = "5f4dcc3b5aa765d61d8327de";
+    let known = "ghp_0123456789abcdefghij";
+    let bodies = [
+        json!({"repo": format!("https://github.com/o/n?access_token={token}")}),
+        json!({"repo": format!("o/n#{token}")}),
+        json!({"repo": format!("https://elsewhere.example/o/n?t={token}")}),
+        json!({"repo": token}),
+        json!({"repo": "o/n", "connector": token}),
+        json!({"repo": "o/n", "type": known}),
+        json!({"repo": "o/n", "type": "branch", "branch": format!("{known} x")}),
+        json!({"repo": "o/n", "type": "branch", "branch": token, "token": token}),
+        json!({"repo": "o/n", "type": "tag", "tag": format!("x-{token}"), "token": format!(" {token}\n")}),
+        json!({"repo": "o/n", "type": "commit", "commit": known}),
+        json!({"repo": "o/n", "applicationID": token, "token": token}),
+        json!({"repo": "o/n", "buildPlan": {"builder": token}}),
+        json!({"repo": "o/n", "buildPlan": {"buildArgs": {(format!("A={token}")): "x"}}}),
+        json!({"repo": "o/n", "buildPlan": {"aptPkgs": [format!("--token {token}")]}}),
+    ];
+    for mut body in bodies {
+        body["userID"] = json!("u");
+        let rejected = format!("{:?}", read(&body).expect_err("a credential in a wrong place"));
+        assert!(!rejected.contains(token) && !rejected.contains(known), "{body}: {rejected}");
+    }
+    let short =
+        json!({"userID": "u", "repo": "o/n", "type": "branch", "branch": "main", "token": "main"});
+    assert!(read(&short).is_ok(), "a short one stands there by chance");
 }

@@ -4,21 +4,24 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use crate::ports;
-use crate::scheduling::admission::Admission;
+use crate::scheduling::admission::{Admission, Cancellation};
 
 #[derive(Deserialize)]
-struct Cancellation {
+struct Body {
     #[serde(rename = "buildID")]
     build_id: String,
+    #[serde(rename = "userID", default)]
+    user_id: Option<String>,
 }
 
 /// Hears cancellations for as long as the broker is there.
 pub(super) async fn hear(mut heard: mpsc::Receiver<ports::Cancellation>, admission: Admission) {
     while let Some(ports::Cancellation { body, .. }) = heard.recv().await {
-        match serde_json::from_slice::<Cancellation>(&body) {
-            Ok(Cancellation { build_id }) => {
-                tracing::info!(build_id, "asked to cancel");
-                admission.cancel(&build_id);
+        match serde_json::from_slice::<Body>(&body) {
+            Ok(Body { build_id, user_id }) => {
+                tracing::info!(build_id, user_id, "asked to cancel");
+                let user_id = user_id.filter(|id| !id.is_empty());
+                admission.cancel(Cancellation { build_id, user_id });
             }
             Err(error) => tracing::warn!(%error, "a cancellation cannot be read"),
         }

@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::delivery::job::Job;
-use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::fault::{Fault, Kind, Reason, StageName};
 use crate::model::workspace::Workspace;
 use crate::pipeline::stage::{Stage, Work};
 use crate::ports::{FetchedSource, SourceConnector};
+use crate::scheduling::holds::Holds;
 use crate::supervision::Mailbox;
 
 /// What the connector works with.
 #[derive(Clone)]
 pub struct Connector {
     pub forge: Arc<dyn SourceConnector>,
+    /// Told when what was asked of the forge went well.
+    pub holds: Holds,
     /// Where workspaces are made.
     pub workspaces: PathBuf,
     pub next: Mailbox<Work<FetchedSource>>,
@@ -33,7 +36,11 @@ impl Stage for Connector {
             Fault::new(StageName::Connector, Reason::DiskLow, message)
         })?;
         let pinned = job.history.checkpoint.commit.as_deref();
-        let source = self.forge.fetch(&job.request, pinned, workspace, &job.progress).await?;
+        let fetched = self.forge.fetch(&job.request, pinned, workspace, &job.progress).await;
+        if !fetched.as_ref().is_err_and(|fault| fault.kind() == Kind::Capacity) {
+            self.holds.release(&self.forge.scopes(&job.request, pinned));
+        }
+        let source = fetched?;
         job.history.checkpoint.commit = Some(source.commit.clone());
         Ok(source)
     }

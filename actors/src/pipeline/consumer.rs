@@ -15,14 +15,16 @@ use crate::delivery::lease::{Lease, Leased, Settler};
 use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::ports::{Acknowledger, Broker, Delivery, Queue, Subscription};
-use crate::scheduling::capacity::Capacity;
+use crate::scheduling::admission::Ticket;
 use crate::supervision::Mailbox;
 
-/// A message was delivered.
+/// A message was delivered, or a request taken out of the backlog.
 #[derive(Debug, ActixMessage)]
 #[rtype(result = "()")]
 pub struct Delivered {
     pub lease: Lease,
+    /// Its place among the jobs in hand, of a request that was taken to be worked on.
+    pub ticket: Option<Ticket>,
     /// When the worker got it.
     pub received: Instant,
 }
@@ -34,7 +36,7 @@ impl Leased for Delivered {
 }
 
 /// Pause before subscribing again.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the outcomes of the last builds may take from their publishing to here. The broker does not
 /// say when nothing is left; what comes later waits for the next worker.
@@ -43,7 +45,7 @@ const LAST_ONES: Duration = Duration::from_millis(300);
 /// A message that was delivered more often than this without being settled runs alone: it may have
 /// killed its worker, and a killed worker charges all that was delivered to it. One redelivery is
 /// what any reconnect does.
-const SUSPICIOUS: u64 = 2;
+pub(super) const SUSPICIOUS: u64 = 2;
 
 /// Takes deliveries from one queue and hands them to one actor.
 pub struct Consumer {
@@ -57,8 +59,6 @@ pub struct Consumer {
     pub shutdown: Shutdown,
     /// The phase at which no more deliveries are taken.
     pub until: ShutdownPhase,
-    /// Pauses the consumer while there is no room to work.
-    pub capacity: Capacity,
     /// Longest time from delivery to settled that is not taken for a hang.
     pub longest: Duration,
     /// When the last deliveries are taken, once the worker closes.
@@ -71,8 +71,8 @@ pub struct Consumer {
 enum Over {
     /// The broker or the connection ended it.
     Lost,
-    /// We ended it, to begin another one when there is reason to.
-    Paused,
+    /// We ended it, to let one message run alone.
+    RanAlone,
     /// We ended it for good.
     Draining,
 }
@@ -101,20 +101,16 @@ impl Consumer {
 
     async fn take_in(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<Delivered>) {
         loop {
-            let subscribed = async {
-                self.capacity.found().await;
-                self.broker.consume(self.queue, self.prefetch).await
-            };
             let subscribed = tokio::select! {
                 () = self.no_more() => return,
-                subscribed = subscribed => subscribed,
+                subscribed = self.broker.consume(self.queue, self.prefetch) => subscribed,
             };
             let pause = match subscribed {
                 Ok(subscription) => {
                     tracing::info!(queue = ?self.queue, "subscribed");
                     match self.forward(subscription, slots, mailbox).await {
                         Over::Draining => return,
-                        Over::Paused => Duration::ZERO,
+                        Over::RanAlone => Duration::ZERO,
                         Over::Lost => {
                             self.redeliveries.lost();
                             tracing::warn!(queue = ?self.queue, "the subscription ended: subscribing again");
@@ -152,11 +148,13 @@ impl Consumer {
             return;
         }
         let mut envelope = Envelope::decode(message);
+        let is_first = envelope::is_first(&delivery, &envelope);
         envelope.redeliveries = envelope.redeliveries_of(&delivery);
         let turn = match (self.queue, self.turn(&delivery, envelope.redeliveries)) {
             (Queue::Build, Turn::Work(hold)) => {
                 let mut history = envelope.history(message);
-                if envelope::is_first(&delivery) {
+                envelope.fresh = is_first;
+                if is_first {
                     history.since = Some(OffsetDateTime::now_utc());
                 }
                 envelope.history = Some(history);
@@ -197,9 +195,14 @@ impl Consumer {
             // Nothing is lost by trying again, and no rebuild comes of it.
             _ => |_, lease| lease.release(),
         };
-        Settler::start(self.queue, subscription.acks.clone(), self.longest, move |lease| {
-            when_dropped(settlement.clone(), lease);
-        })
+        Settler::start(
+            self.queue == Queue::Build,
+            subscription.acks.clone(),
+            self.longest,
+            move |lease| {
+                when_dropped(settlement.clone(), lease);
+            },
+        )
     }
 
     /// Hands on deliveries until the subscription is over. What nobody has in hand then goes back;
@@ -219,19 +222,12 @@ impl Consumer {
                     self.cancel(&mut subscription).await;
                     return Over::Draining;
                 }
-                () = self.capacity.lost() => {
-                    self.cancel(&mut subscription).await;
-                    return Over::Paused;
-                }
                 next = next => match next {
-                    Some((slot, delivery)) => {
-                        let envelope = Envelope::decode(&delivery.message);
-                        Incoming { delivery, envelope, received: Instant::now(), slot }
-                    }
+                    Some((slot, delivery)) => Incoming::new(delivery, slot, None),
                     None => return Over::Lost,
                 },
             };
-            let redeliveries = incoming.envelope.redeliveries_of(&incoming.delivery);
+            let redeliveries = incoming.redeliveries();
             let hold = match self.turn(&incoming.delivery, redeliveries) {
                 Turn::Work(hold) => hold,
                 Turn::Ack => {
@@ -263,7 +259,7 @@ impl Consumer {
                     }
                 }
                 let _settled = slots.acquire().await;
-                return Over::Paused;
+                return Over::RanAlone;
             }
             mailbox.deliver(incoming.leased(&settler, hold)).await;
         }
@@ -271,23 +267,37 @@ impl Consumer {
 }
 
 /// A delivery that nobody has in hand yet.
-struct Incoming {
-    delivery: Delivery,
+pub(super) struct Incoming {
+    pub(super) delivery: Delivery,
     envelope: Envelope,
     /// When it came.
     received: Instant,
+    ticket: Option<Ticket>,
     slot: OwnedSemaphorePermit,
 }
 
 impl Incoming {
-    fn leased(self, settler: &Settler, hold: Hold) -> Delivered {
-        let lease = settler.lease(self.delivery, self.envelope, hold, self.slot);
-        Delivered { lease, received: self.received }
+    pub(super) fn new(
+        delivery: Delivery,
+        slot: OwnedSemaphorePermit,
+        ticket: Option<Ticket>,
+    ) -> Self {
+        let envelope = Envelope::decode(&delivery.message);
+        Self { delivery, envelope, received: Instant::now(), ticket, slot }
+    }
+
+    pub(super) fn redeliveries(&self) -> u64 {
+        self.envelope.redeliveries_of(&self.delivery)
+    }
+
+    pub(super) fn leased(self, settler: &Settler, hold: Hold) -> Delivered {
+        let Self { delivery, envelope, received, ticket, slot } = self;
+        Delivered { lease: settler.lease(delivery, envelope, hold, slot), ticket, received }
     }
 }
 
 /// Hands a redelivery on once this worker no longer has its message in hand.
-async fn deliver_later(
+pub(super) async fn deliver_later(
     incoming: Incoming,
     all: Redeliveries,
     settler: Arc<Settler>,
@@ -308,7 +318,7 @@ async fn deliver_later(
 }
 
 /// Acks what was settled before its ack got lost.
-async fn ack_again(acks: &dyn Acknowledger, incoming: &Incoming) {
+pub(super) async fn ack_again(acks: &dyn Acknowledger, incoming: &Incoming) {
     tracing::info!("a delivery came again after it was settled: it is only acked");
     // An error means that the channel is gone: it comes once more.
     let _ = acks.ack(incoming.delivery.tag).await;

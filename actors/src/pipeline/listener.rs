@@ -1,22 +1,24 @@
-//! Listener: reads requests, and turns each into a job that holds its delivery's lease.
+//! Listener: reads requests. Each that was published is put in the backlog, or told what is wrong with it;
+//! each that was taken out of the backlog becomes a job that holds its delivery's lease.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler};
-use time::OffsetDateTime;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::delivery::artifacts::{Artifact, Images, Ready};
 use crate::delivery::envelope;
+use crate::delivery::envelope::Envelope;
 use crate::delivery::job::{Job, Timings};
 use crate::delivery::lease::{Lease, Phase};
 use crate::delivery::settlement::{FailedTry, Settlement, decides, settle};
 use crate::model::build_log;
 use crate::model::build_log::BuildLog;
-use crate::model::fault::{Fault, StageName};
+use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::{History, Planned};
+use crate::model::identity::BuildIdentity;
 use crate::model::image::ImageLocation;
 use crate::model::notification::Subject;
 use crate::model::request::BuildRequest;
@@ -25,8 +27,8 @@ use crate::parse::Rules;
 use crate::pipeline::consumer::Delivered;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::stage::Work;
-use crate::ports::{ImageBuilder, Queue};
-use crate::scheduling::admission::{Admission, Admittance, withdrawn};
+use crate::ports::{ImageBuilder, Message, Place, Queue, SourceConnector};
+use crate::scheduling::admission::{Admission, Ticket, withdrawn};
 use crate::scheduling::retry_policy::FailedIn;
 use crate::supervision::Mailbox;
 use crate::telemetry::health::InHand;
@@ -38,12 +40,12 @@ pub struct Listener {
     pub settlement: Settlement,
     pub rules: Arc<Rules>,
     pub admission: Admission,
-    /// The delay of a job that is throttled, so that other users' come into sight.
-    pub throttle_delay: Duration,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
     /// Asked for the image of an earlier try, of which then only the outcome is left.
     pub images: Images,
+    /// Asked whom a build would concern, before it is begun.
+    pub forge: Arc<dyn SourceConnector>,
     /// Asked for the image of an earlier try, which then only needs to be pushed.
     pub engine: Arc<dyn ImageBuilder>,
     pub next: Mailbox<Work<()>>,
@@ -60,6 +62,13 @@ enum Earlier {
     Nothing,
 }
 
+/// A request that was read.
+struct Read {
+    lease: Lease,
+    request: BuildRequest,
+    history: History,
+}
+
 impl Actor for Listener {
     type Context = Context<Self>;
 }
@@ -71,54 +80,142 @@ impl Handler<Delivered> for Listener {
         fail::fail_point!("listener::handle");
         let listener = self.clone();
         let in_hand = self.pool.health().in_hand();
-        self.pool.run(tracing::Span::current(), listener.read(delivery, in_hand));
+        self.pool.run(tracing::Span::current(), listener.work(delivery, in_hand));
     }
 }
 
 impl Listener {
-    async fn read(self, delivery: Delivered, in_hand: InHand) {
-        delivery.lease.set_phase(Phase::Working(StageName::Listener));
+    async fn work(self, delivery: Delivered, in_hand: InHand) {
+        let Delivered { lease, ticket, received } = delivery;
+        lease.set_phase(Phase::Working(StageName::Listener));
         fail::fail_point!("listener::work");
-        let message = delivery.lease.message();
-        let mut history = delivery.lease.envelope().history(message);
-        let Some(build_id) = envelope::build_id(message) else {
-            return self.give_id(delivery, in_hand).await;
+        let Some(Read { lease, request, history }) = self.read(lease).await else {
+            return in_hand.done();
         };
-        self.settlement.remember(&delivery.lease, &build_id, &mut history).await;
-        if self.settlement.is_repeated(&delivery.lease, &build_id, &history).await {
-            let span =
-                build_log::span(&build_id, StageName::Listener.as_str(), history.counted() + 1);
-            return self.settlement.repeated(delivery.lease).instrument(span).await;
+        match ticket {
+            Some(ticket) => self.begin(lease, request, history, ticket, received, in_hand).await,
+            None => self.enqueue(lease, &request, &history, in_hand).await,
         }
-        let span_of = || self.settlement.observer.build(&build_id, message, &history);
-        let request = match parse::parse(&message.body, &build_id, &self.rules) {
-            Ok(request) => request,
+    }
+
+    /// Reads a request; one that is settled by that is gone.
+    async fn read(&self, lease: Lease) -> Option<Read> {
+        let message = lease.message();
+        let mut history = lease.envelope().history(message);
+        let own = envelope::identity(message);
+        let has_id = own.is_some();
+        // One without an id is given one when it is put in the backlog.
+        let new_id = Uuid::new_v4().to_string();
+        let build = own.or_else(|| parse::identity(&message.body, Some(&new_id)));
+        let build = build.unwrap_or_else(|| BuildIdentity::new(None, &new_id));
+        self.settlement.remember(&lease, &build, &mut history).await;
+        if self.settlement.is_repeated(&lease, &build, &history).await {
+            let span = build_log::span(
+                &build.build_id,
+                StageName::Listener.as_str(),
+                history.counted() + 1,
+            );
+            self.settlement.repeated(lease).instrument(span).await;
+            return None;
+        }
+        match parse::parse(&message.body, &build.build_id, &self.rules) {
+            Ok(request) => Some(Read { lease, request, history }),
+            // Whoever is told of it knows it by its id, so it has to have one that stays.
+            Err(rejected) if !has_id && rejected.subject.user_id.is_some() => {
+                self.give_id(lease, build.build_id).await;
+                None
+            }
             Err(rejected) => {
-                delivery.lease.observe(span_of());
                 let request = Err(rejected.subject);
-                return self
-                    .fail(delivery.lease, request, &build_id, history, rejected.fault)
-                    .await;
+                self.fail(lease, request, &build.build_id, history, rejected.fault).await;
+                None
             }
+        }
+    }
+
+    /// Puts a request in the backlog, where it waits until a worker has a builder for it. One without an id
+    /// gets it on the way, before any work: only a crash between the publish and the ack can give it two.
+    async fn enqueue(
+        self,
+        lease: Lease,
+        request: &BuildRequest,
+        history: &History,
+        in_hand: InHand,
+    ) {
+        let has_id = envelope::identity(lease.message()).is_some();
+        let given_id = lease.envelope().given_id || !has_id;
+        if self.admission.is_cancelled(&request.identity(), given_id) {
+            let fault = withdrawn(StageName::Listener, Reason::Cancelled);
+            let (request, build_id) = (request.clone(), request.build_id.clone());
+            return self.fail(lease, Ok(request), &build_id, history.clone(), fault).await;
+        }
+        if !decides(&lease) {
+            return;
+        }
+        let (envelope, fresh) = (lease.envelope(), lease.is_first());
+        // What a worker gave back has waited already.
+        let returned = lease.message().envelope.is_some() && !envelope.fresh;
+        let envelope = Envelope { given_id, ..envelope.clone() };
+        let mut message = envelope.put_in_backlog(lease.message(), history, fresh);
+        if !has_id {
+            tracing::info!(build_id = request.build_id, "a request without an id was given one");
+            message.message_id = Some(request.build_id.clone());
+        }
+        message.timestamp.get_or_insert(history.requested_at);
+        let place = Place { user_id: request.user_id.clone(), returned };
+        self.admission.expect(request, history.requested_at);
+        let published = self.settlement.broker.enqueue(message, place).await;
+        settle(lease, published).await;
+        in_hand.done();
+    }
+
+    /// Gives a request without any id one, by publishing it anew.
+    async fn give_id(&self, lease: Lease, build_id: String) {
+        if !decides(&lease) {
+            return;
+        }
+        tracing::info!(build_id, "a request without an id was given one");
+        let envelope = Envelope { given_id: true, ..lease.envelope().clone() };
+        let named = Message {
+            message_id: Some(build_id),
+            envelope: Some(envelope.encode()),
+            ..lease.message().clone()
         };
-        let ticket = match self.admission.admit(&request, history.requested_at) {
-            Admittance::Admitted(ticket) => ticket,
-            Admittance::Throttled => return self.throttle(delivery, history, &request).await,
-            Admittance::Withdrawn(reason) => {
-                delivery.lease.observe(span_of());
-                let fault = withdrawn(StageName::Listener, reason);
-                return self.fail(delivery.lease, Ok(request), &build_id, history, fault).await;
-            }
-        };
-        delivery.lease.observe(span_of());
-        let redeliveries = delivery.lease.envelope().redeliveries_of(delivery.lease.delivery());
-        let progress = BuildLog::new(&build_id, request.redactor());
+        let published = self.settlement.broker.publish(Queue::Build, named, Duration::ZERO).await;
+        settle(lease, published).await;
+    }
+
+    /// Makes a job of a request that was taken out of the backlog.
+    async fn begin(
+        self,
+        lease: Lease,
+        request: BuildRequest,
+        history: History,
+        ticket: Ticket,
+        received: Instant,
+        in_hand: InHand,
+    ) {
+        let build = request.identity();
+        lease.observe(self.settlement.observer.build(&build, lease.message(), &history));
+        let given_id = lease.envelope().given_id;
+        if let Err(reason) = ticket.read(&request, given_id, history.requested_at) {
+            let (fault, build_id) =
+                (withdrawn(StageName::Listener, reason), request.build_id.clone());
+            return self.fail(lease, Ok(request), &build_id, history, fault).await;
+        }
+        if self.settlement.capacity.lacking().is_some() {
+            // It came into sight only to be told, should it have waited for too long.
+            return self.settlement.wait(lease, request, history, Duration::ZERO).await;
+        }
+        let redeliveries = lease.envelope().redeliveries_of(lease.delivery());
+        let progress = BuildLog::new(&request.build_id, request.redactor());
         let mut job = Job {
             ticket,
-            received: delivery.received,
-            deadline: delivery.received + self.job_timeout,
+            received,
+            deadline: received + self.job_timeout,
             timings: Timings::default(),
-            lease: delivery.lease,
+            begun: false,
+            lease,
             progress,
             history,
             request,
@@ -143,10 +240,32 @@ impl Listener {
             Earlier::Built(artifact) => {
                 self.shortcut.deliver(Work { job, input: artifact }).await;
             }
-            Earlier::Nothing => {
-                self.next.deliver(Work { job, input: () }).await;
-            }
+            Earlier::Nothing => match self.held(&job) {
+                Some(delay) => self.wait(job, delay).instrument(span).await,
+                None => self.next.deliver(Work { job, input: () }).await,
+            },
         }
+    }
+
+    /// How long the job has to wait for those that its source is fetched from.
+    fn held(&self, job: &Job) -> Option<Duration> {
+        let scopes = self.forge.scopes(&job.request, job.history.checkpoint.commit.as_deref());
+        let held = self.settlement.holds.held(&scopes)?;
+        let delay = self.settlement.policy.wait(&job.history, 1, Some(held.wait));
+        tracing::info!(
+            reason = held.reason.as_str(),
+            delay_seconds = delay.as_secs_f64(),
+            "held up: {}",
+            held.scope
+        );
+        Some(delay)
+    }
+
+    /// The job goes back to the queue for so long, uncounted.
+    async fn wait(&self, job: Job, delay: Duration) {
+        let Job { request, history, lease, .. } = job;
+        lease.span(|span| span.leave().about(&request).result("held up"));
+        self.settlement.wait(lease, request, history, delay).await;
     }
 
     /// Looks for what earlier deliveries made.
@@ -190,7 +309,7 @@ impl Listener {
 
     /// A request ends here.
     async fn fail(
-        self,
+        &self,
         lease: Lease,
         request: Result<BuildRequest, Subject>,
         build_id: &str,
@@ -198,36 +317,12 @@ impl Listener {
         fault: Fault,
     ) {
         self.pool.health().failed(fault.reason);
-        history.record(&fault, true);
-        let span = build_log::span(build_id, StageName::Listener.as_str(), history.counted());
+        // Reading a request is its first try, unless there was one. What waited for one was not tried.
+        let counted = request.is_err() && history.counted() == 0;
+        let span = build_log::span(build_id, StageName::Listener.as_str(), history.counted() + 1);
+        history.record(&fault, counted);
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: request.is_ok() };
         let failed = FailedTry { request, history, fault };
         self.settlement.fail(lease, failed, failed_in).instrument(span).await;
-    }
-
-    /// Delays a job of a user who has enough here, uncounted, so that those behind it come into sight.
-    async fn throttle(self, delivery: Delivered, history: History, request: &BuildRequest) {
-        tracing::debug!(
-            build_id = request.build_id,
-            user_id = request.user_id,
-            "throttled: other users come first"
-        );
-        let delay = self.throttle_delay;
-        self.settlement.publish(delivery.lease, Queue::Build, &history, delay).await;
-    }
-
-    /// Gives a request without any id one, before any work: only a crash between the publish and
-    /// the ack can give it two.
-    async fn give_id(self, delivery: Delivered, in_hand: InHand) {
-        if !decides(&delivery.lease) {
-            return;
-        }
-        let mut named = delivery.lease.message().clone();
-        named.timestamp.get_or_insert_with(OffsetDateTime::now_utc);
-        named.message_id = Some(Uuid::new_v4().to_string());
-        tracing::info!(message_id = named.message_id, "a request without an id was given one");
-        let published = self.settlement.broker.publish(Queue::Build, named, Duration::ZERO).await;
-        settle(delivery.lease, published).await;
-        in_hand.done();
     }
 }

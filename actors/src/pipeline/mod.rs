@@ -4,6 +4,7 @@ pub mod builder;
 mod cancellations;
 pub mod connector;
 pub mod consumer;
+mod dispatcher;
 pub mod listener;
 pub mod notifier;
 pub mod pool;
@@ -27,6 +28,7 @@ use crate::parse::Rules;
 use crate::pipeline::builder::Builder;
 use crate::pipeline::connector::Connector;
 use crate::pipeline::consumer::Consumer;
+use crate::pipeline::dispatcher::Dispatcher;
 use crate::pipeline::listener::Listener;
 use crate::pipeline::notifier::Notifier;
 use crate::pipeline::pool::Pool;
@@ -40,6 +42,7 @@ use crate::ports::{
 use crate::scheduling::admission::{Admission, AdmissionRules};
 use crate::scheduling::capacity::Capacity;
 use crate::scheduling::fair_semaphore::FairSemaphore;
+use crate::scheduling::holds::Holds;
 use crate::scheduling::keyed_locks::KeyedLocks;
 use crate::scheduling::retry_policy::RetryPolicy;
 use crate::supervision::{Mailbox, RestartIntensity, Supervisor};
@@ -68,8 +71,8 @@ pub struct PipelineSettings {
     pub workspaces: PathBuf,
     /// The registry's name in references.
     pub registry_name: String,
-    /// Deliveries of the build queue in hand at once.
-    pub prefetch: u16,
+    /// Builds in hand at once, those included that are fetched or pushed.
+    pub most_in_hand: u16,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
     pub connector: StageSettings,
@@ -98,6 +101,14 @@ pub struct StageSettings {
 
 /// How long past its deadline a delivery may take to be settled: publishing has its own limits.
 const GRACE: Duration = Duration::from_secs(120);
+
+/// How often a pause is looked through for requests that are too old: ten times in the longest age,
+/// within these bounds.
+const SOONEST: Duration = Duration::from_secs(2);
+const LATEST: Duration = Duration::from_secs(5 * 60);
+
+/// Requests that are read, and put in the backlog or settled, at once.
+const READ_AT_ONCE: u16 = 256;
 
 /// The pipeline at work.
 pub struct Pipeline {
@@ -129,9 +140,13 @@ impl Pipeline {
     ) -> Self {
         let supervisor = Supervisor::new(settings.intensity, shutdown.clone());
         let capacity = Capacity::default();
-        observer.metrics.show(&capacity);
-        let looks = capacity.clone().watch(ports.probe, settings.first_look, shutdown.clone());
+        let holds = Holds::default();
+        observer.metrics.show(&capacity, &holds);
+        let looks =
+            capacity.clone().watch(ports.probe.clone(), settings.first_look, shutdown.clone());
         tokio::spawn(looks);
+        let every = (settings.retry.max_age / 10).clamp(SOONEST, LATEST);
+        tokio::spawn(capacity.clone().interrupt(every, shutdown.clone()));
         let images = Images {
             engine: ports.engine.clone(),
             registry: ports.registry,
@@ -144,12 +159,14 @@ impl Pipeline {
             policy: settings.retry.clone(),
             images: images.clone(),
             capacity: capacity.clone(),
+            probe: ports.probe,
+            holds: holds.clone(),
             observer,
         };
         let rules = Arc::new(settings.rules);
         let admission = Admission::new(AdmissionRules {
-            // One delivery is left for the other users.
-            per_user: settings.builds_per_user.max(usize::from(settings.prefetch) - 1),
+            builders: settings.builder.concurrency,
+            per_user: settings.builds_per_user,
             supersede: settings.supersede,
         });
         let actors = Actors {
@@ -169,22 +186,25 @@ impl Pipeline {
             next: pusher.clone(),
         };
         let builder = actors.stage(ActorName::Builder, settings.builder, builder);
-        let connector =
-            Connector { forge: ports.forge, workspaces: settings.workspaces, next: builder };
+        let connector = Connector {
+            forge: ports.forge.clone(),
+            holds,
+            workspaces: settings.workspaces,
+            next: builder,
+        };
         let connector = actors.stage(ActorName::Connector, settings.connector, connector);
-        let listener =
-            actors.start(ActorName::Listener, settings.prefetch.into(), |pool| Listener {
-                pool,
-                settlement: settlement.clone(),
-                rules: rules.clone(),
-                admission: admission.clone(),
-                throttle_delay: settings.retry.delay(1, None),
-                job_timeout: settings.job_timeout,
-                images,
-                engine: ports.engine,
-                next: connector,
-                shortcut: pusher,
-            });
+        let listener = actors.start(ActorName::Listener, READ_AT_ONCE.into(), |pool| Listener {
+            pool,
+            settlement: settlement.clone(),
+            rules: rules.clone(),
+            admission: admission.clone(),
+            job_timeout: settings.job_timeout,
+            images,
+            forge: ports.forge,
+            engine: ports.engine,
+            next: connector,
+            shortcut: pusher,
+        });
         let outcomes = settings.notifier.concurrency;
         let notifier = actors.start(ActorName::Notifier, outcomes, |pool| Notifier {
             pool,
@@ -207,25 +227,27 @@ impl Pipeline {
             prefetch,
             shutdown: shutdown.clone(),
             until,
-            // Only builds need room; what nobody shares never lacks any.
-            capacity: match queue {
-                Queue::Build => capacity.clone(),
-                _ => Capacity::default(),
-            },
             last: OnceLock::new(),
             redeliveries: Redeliveries::default(),
-            longest: GRACE
-                + match queue {
-                    Queue::Build => settings.job_timeout,
-                    _ => settings.notifier.timeout,
-                },
+            longest: GRACE + settings.notifier.timeout,
         };
         tokio::spawn(cancellations::hear(ports.broker.cancellations(), admission.clone()));
         let to_u16 = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
         let (mut builds, mut ends) = (JoinSet::new(), JoinSet::new());
         builds.spawn(
-            consumer(Queue::Build, settings.prefetch, ShutdownPhase::Draining).run(listener),
+            consumer(Queue::Build, READ_AT_ONCE, ShutdownPhase::Draining).run(listener.clone()),
         );
+        let dispatcher = Dispatcher {
+            broker: ports.broker.clone(),
+            settlement: settlement.clone(),
+            admission: admission.clone(),
+            most_in_hand: settings.most_in_hand,
+            shutdown: shutdown.clone(),
+            capacity: capacity.clone(),
+            longest: GRACE + settings.job_timeout,
+            redeliveries: Redeliveries::default(),
+        };
+        builds.spawn(dispatcher.run(listener));
         let closing = ShutdownPhase::Closing;
         ends.spawn(consumer(Queue::Outcome, to_u16(outcomes), closing).run(notifier));
         ends.spawn(consumer(Queue::Fail, to_u16(failures), closing).run(retry));

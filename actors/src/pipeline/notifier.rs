@@ -13,14 +13,14 @@ use crate::delivery::lease::{Lease, Phase};
 use crate::delivery::settlement::{Settlement, decides, settle};
 use crate::model::build_log;
 use crate::model::fault::Reason;
-use crate::model::notification::{Notification, NotificationHead};
+use crate::model::identity::BuildIdentity;
+use crate::model::notification::{Notification, NotificationHead, notified_build};
 use crate::pipeline::consumer::Delivered;
 use crate::pipeline::pool::{Pool, Slot};
 use crate::ports::{
     Message, Notifier as NotifierPort, NotifyError, OutcomeCopy, Queue, Recorded, Verdict,
 };
 use crate::scheduling::retry_policy::RetryPolicy;
-use crate::telemetry::delivery_span;
 
 /// How long a manager is still listened to once the worker hands back what it has: what it was about
 /// to take need not be said again by the next worker.
@@ -66,11 +66,13 @@ impl Notifier {
             // Nobody can claim what has no name, and nobody else made it.
             return self.leave_unread(lease, None, slot).await;
         };
-        let build_id = delivery_span::build_of(&id);
-        lease.observe(self.settlement.observer.notification(build_id, lease.message()));
+        // What cannot be read is only passed on.
+        let build = notified_build(&lease.message().body);
+        let build = build.unwrap_or_else(|| BuildIdentity::new(None, &id));
+        lease.observe(self.settlement.observer.notification(&build, lease.message()));
         let tries = lease.envelope().tries.saturating_add(1).try_into().unwrap_or(u32::MAX);
-        let span = build_log::span(build_id, "notifier", tries);
-        let copy = lease.envelope().outcome_copy(build_id, lease.delivery());
+        let span = build_log::span(&build.build_id, "notifier", tries);
+        let copy = lease.envelope().outcome_copy(&build, lease.delivery());
         self.take_up(lease, copy, slot).instrument(span).await;
     }
 

@@ -22,7 +22,7 @@ impl Stage for Pusher {
 
     async fn run(&self, job: &mut Job, artifact: Artifact) -> Result<Option<Ready>, Fault> {
         let request = &job.request;
-        if self.settlement.is_repeated(&job.lease, &request.build_id, &job.history).await {
+        if self.settlement.is_repeated(&job.lease, &request.identity(), &job.history).await {
             return Ok(None);
         }
         self.images.publish(request, artifact, &job.progress).await.map(Some)

@@ -12,6 +12,7 @@ use crate::delivery::settlement::{FailedTry, Settlement, crashed, decides};
 use crate::model::build_log;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Attempt;
+use crate::model::identity::BuildIdentity;
 use crate::parse;
 use crate::parse::Rules;
 use crate::pipeline::consumer::Delivered;
@@ -54,13 +55,15 @@ impl Retry {
         let message = lease.message();
         let mut history = lease.envelope().history(message);
         // Without any id it never got as far as to be given one.
-        let build_id = envelope::build_id(message).unwrap_or_else(|| Uuid::new_v4().to_string());
-        lease.observe(self.settlement.observer.retry(&build_id, message));
-        self.settlement.remember(&lease, &build_id, &mut history).await;
+        let build = envelope::identity(message)
+            .unwrap_or_else(|| BuildIdentity::new(None, &Uuid::new_v4().to_string()));
+        lease.observe(self.settlement.observer.retry(&build, message));
+        self.settlement.remember(&lease, &build, &mut history).await;
         // The number of the try that failed, whether or not it was counted.
         let uncounted = history.attempts.last().is_none_or(|last| !last.counted);
-        let span = build_log::span(&build_id, "retry", history.counted() + u32::from(uncounted));
-        if self.settlement.is_repeated(&lease, &build_id, &history).await {
+        let span =
+            build_log::span(&build.build_id, "retry", history.counted() + u32::from(uncounted));
+        if self.settlement.is_repeated(&lease, &build, &history).await {
             self.settlement.repeated(lease).instrument(span).await;
             return slot.done();
         }
@@ -77,7 +80,7 @@ impl Retry {
             || crashed(StageName::Listener),
             |last| Fault::new(last.stage, last.reason, &last.message),
         );
-        let request = parse::parse(&message.body, &build_id, &self.rules);
+        let request = parse::parse(&message.body, &build.build_id, &self.rules);
         let failed_in = FailedIn::FailQueue { given_up, readable: request.is_ok() };
         let request = request.map_err(|rejected| rejected.subject);
         let failed = FailedTry { request, history, fault };

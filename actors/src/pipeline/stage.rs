@@ -76,6 +76,7 @@ impl<S: Stage> Handler<Work<S::In>> for StageActor<S> {
         fail::fail_point!(S::FAILPOINTS[0]);
         job.lease.set_phase(Phase::Waiting);
         job.progress.enter(S::NAME, job.attempt());
+        job.ticket.enter(S::NAME);
         self.pool.run(job.progress.span(), self.clone().work(job, input));
     }
 }
@@ -86,6 +87,7 @@ impl<S: Stage> StageActor<S> {
             Ok(slot) => slot,
             Err(ended) => return self.settlement.end(job, ended).await,
         };
+        job.begun = true;
         job.lease.set_phase(Phase::Working(S::NAME));
         fail::fail_point!(S::FAILPOINTS[1]);
         let started = Instant::now();

@@ -14,7 +14,7 @@
 //! Where the ledger cannot be had, outcomes are notified without: twice, perhaps, rather than not at all.
 //!
 //! A publisher may use a build id again, and publish the same request again. Requests are distinguished by
-//! their id and body, and publications of one by when a worker first had it in hand. That travels in the
+//! their user, id and body, and publications of one by when a worker first had it in hand. That travels in the
 //! request's envelope; and since what is delivered again after a crash has none, it is in the ledger as well.
 //!
 //! | a copy is claimed | and is |
@@ -28,18 +28,15 @@
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::model::digest::{add_part, hex};
+use crate::model::identity::BuildIdentity;
 
-/// The ledger's name of a request: its build's id and its body, which no worker touches.
-pub fn request_name(build_id: &str, body: &[u8]) -> String {
-    let mut hash = Sha256::new();
-    add_part(&mut hash, build_id);
-    hash.update(body);
-    hex(&hash.finalize()[..16])
+/// The ledger's name of a request: whose build it asks for, under which id, and its body, which no worker
+/// touches. So it is the same however often the request is published anew.
+pub fn request_name(build: &BuildIdentity, body: &[u8]) -> String {
+    build.hash("request", [body]).to_string()
 }
 
 /// One copy of a request's outcome.
@@ -127,11 +124,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_of_one_id_are_told_from_each_other_by_their_bodies() {
-        let parts = [("b", "1"), ("b", "2"), ("b1", ""), ("b1", "2")];
-        let names: BTreeSet<String> =
-            parts.iter().map(|(id, body)| request_name(id, body.as_bytes())).collect();
+    fn requests_of_one_id_are_told_from_each_other_by_their_users_and_their_bodies() {
+        let parts =
+            [("u", "b", "1"), ("u", "b", "2"), ("v", "b", "1"), ("u", "b1", ""), ("ub", "", "1")];
+        let name = |(user, id, body): (&str, &str, &str)| {
+            request_name(&BuildIdentity::new(Some(user), id), body.as_bytes())
+        };
+        let names: BTreeSet<String> = parts.into_iter().map(name).collect();
         assert_eq!(names.len(), parts.len());
-        assert!(names.contains(&request_name("b", b"1")));
+        assert!(names.contains(&name(("u", "b", "1"))));
+        assert!(!names.contains(&request_name(&BuildIdentity::new(None, "b"), b"1")));
     }
 }

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::Fault;
 use crate::model::request::BuildRequest;
+use crate::model::scope::Scope;
 use crate::model::workspace::Workspace;
 
 /// A source tree in a workspace of its own, without any `.git`.
@@ -33,6 +34,9 @@ pub trait SourceConnector: Send + Sync + 'static {
     /// Fetches the source of `request` into `workspace`. With `pinned`, the full commit that an
     /// earlier try resolved, that commit is fetched whatever the ref points to by now.
     ///
+    /// A capacity fault names whom it concerns: one of [`Self::scopes`], or the service where the worker
+    /// itself has no room.
+    ///
     /// Dropping the future ends the transfer.
     async fn fetch(
         &self,
@@ -41,4 +45,8 @@ pub trait SourceConnector: Send + Sync + 'static {
         workspace: Workspace,
         progress: &BuildLog,
     ) -> Result<FetchedSource, Fault>;
+
+    /// Every scope that a capacity fault of this fetch could have, beside the whole service: while one
+    /// of them is held up, it is not worth beginning.
+    fn scopes(&self, request: &BuildRequest, pinned: Option<&str>) -> Vec<Scope>;
 }

@@ -1,40 +1,48 @@
 //! The jobs that this worker has in hand, seen together: who waits, who builds, who was withdrawn.
 //!
-//! What acts on waiting work sees only what has been delivered to this worker:
-//!
-//! - **Fair share**: a user with too many jobs here is throttled: the job waits for the shortest
-//!   delay, uncounted, so that those behind it in the queue come into sight.
+//! - **Room**: a request is taken from the backlog when a builder is free for it, and no earlier. A job has
+//!   its builder from the moment it is taken until it is built, unless its source takes long to fetch:
+//!   then another request is taken for that builder meanwhile.
 //! - **Supersede**: a newer request for the same application and ref makes an older one pointless that
-//!   has not started building.
-//! - **Cancel**: by build id, wherever the job is. An id is remembered for a while, since its request
-//!   may still be in the queue or on the ladder.
+//!   has not started building. Newer is what was requested later, whenever it came.
+//!   What this worker put in the backlog counts before it is taken.
+//! - **Cancel**: by user and build id, wherever the job is. A cancellation is remembered for a while, since
+//!   its request may still be in the backlog or on the ladder.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::identity::BuildIdentity;
 use crate::model::request::BuildRequest;
+use crate::ports::Load;
 
-/// How long a cancelled id is remembered.
+/// How long a cancellation is remembered, and what was put in the backlog.
 const MEMORY: Duration = Duration::from_secs(24 * 3600);
-/// How many cancelled ids are remembered.
+/// How many of each are remembered.
 const MOST_REMEMBERED: usize = 10_000;
+/// A source that takes longer to fetch than this keeps no builder waiting for it.
+const SLOW_FETCH: Duration = Duration::from_secs(2);
 
 /// The jobs in hand. Clones share them.
 #[derive(Clone, Default)]
 pub struct Admission {
     rules: AdmissionRules,
     jobs: Arc<Mutex<Jobs>>,
+    /// Notified whenever a job moves on or ends.
+    moved: Arc<Notify>,
 }
 
 /// What admission enforces.
 #[derive(Debug, Clone, Default)]
 pub struct AdmissionRules {
-    /// Jobs of one user in this worker at once; 0 = no limit.
+    /// Builds at once.
+    pub builders: usize,
+    /// Of those, one user's.
     pub per_user: usize,
     /// Whether newer requests supersede older ones.
     pub supersede: bool,
@@ -45,25 +53,49 @@ struct Jobs {
     /// By arrival.
     entries: BTreeMap<u64, Entry>,
     next: u64,
-    cancelled: VecDeque<(Instant, String)>,
+    cancelled: VecDeque<(Instant, Cancellation)>,
+    /// Of each subject the newest request that was put in the backlog, and when it was requested.
+    expected: HashMap<String, (OffsetDateTime, BuildIdentity)>,
+    /// The subjects of those, by when they were put in first.
+    subjects: VecDeque<(Instant, String)>,
+}
+
+/// Which build somebody wants to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancellation {
+    pub build_id: String,
+    /// Whose build it is; `None` = not said, which is enough where a worker gave the build its id: of those
+    /// there are no two. An id that a client chose may be that of several users' builds.
+    pub user_id: Option<String>,
+}
+
+impl Cancellation {
+    fn means(&self, build: &BuildIdentity, given_id: bool) -> bool {
+        self.build_id == build.build_id
+            && match &self.user_id {
+                Some(_) => self.user_id == build.user_id,
+                None => given_id,
+            }
+    }
 }
 
 struct Entry {
-    build_id: String,
     user_id: String,
-    lane: String,
-    requested_at: OffsetDateTime,
-    building: bool,
+    taken: Instant,
+    stage: StageName,
+    /// `None` = its request was not read yet.
+    read: Option<ReadEntry>,
     withdrawn: watch::Sender<Option<Reason>>,
 }
 
-/// What admission says to a job that was just read.
-pub enum Admittance {
-    Admitted(Ticket),
-    /// The user has enough jobs here.
-    Throttled,
-    /// Nobody wants its result any more.
-    Withdrawn(Reason),
+/// What is known of a job whose request was read.
+struct ReadEntry {
+    build: BuildIdentity,
+    /// Whether a worker gave it its id.
+    given_id: bool,
+    subject: String,
+    requested_at: OffsetDateTime,
+    building: bool,
 }
 
 /// A job's place among those in hand, until it is dropped.
@@ -75,53 +107,97 @@ pub struct Ticket {
 
 impl Admission {
     pub fn new(rules: AdmissionRules) -> Self {
-        Self { rules, jobs: Arc::default() }
+        Self { rules, ..Self::default() }
     }
 
-    /// Asks for a ticket.
-    pub fn admit(&self, request: &BuildRequest, requested_at: OffsetDateTime) -> Admittance {
+    /// Gives a place to a request that was taken from the backlog.
+    pub fn taken(&self, user_id: &str) -> Ticket {
         let mut jobs = self.lock();
-        jobs.forget_old();
-        if jobs.cancelled.iter().any(|(_, id)| *id == request.build_id) {
-            return Admittance::Withdrawn(Reason::Cancelled);
-        }
-        let lane = lane(request);
-        if self.rules.supersede
-            && let Some(reason) = jobs.supersede(&lane, request, requested_at)
-        {
-            return Admittance::Withdrawn(reason);
-        }
-        let limit = self.rules.per_user;
-        let here = jobs.entries.values().filter(|entry| entry.user_id == request.user_id).count();
-        if limit > 0 && here >= limit {
-            return Admittance::Throttled;
-        }
         let number = jobs.next;
         jobs.next += 1;
         let (sender, withdrawn) = watch::channel(None);
         let entry = Entry {
-            build_id: request.build_id.clone(),
-            user_id: request.user_id.clone(),
-            lane,
-            requested_at,
-            building: false,
+            user_id: user_id.to_owned(),
+            taken: Instant::now(),
+            stage: StageName::Listener,
+            read: None,
             withdrawn: sender,
         };
         jobs.entries.insert(number, entry);
-        Admittance::Admitted(Ticket { admission: self.clone(), number, withdrawn })
+        drop(jobs);
+        Ticket { admission: self.clone(), number, withdrawn }
     }
 
-    /// Withdraws the build of this id, now or when it comes into sight.
-    pub fn cancel(&self, build_id: &str) {
+    /// Waits until a builder is free for one more job.
+    pub async fn room(&self) {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            // Before the look, so that no move after it is missed.
+            moved.as_mut().enable();
+            let Some(later) = self.lock().full_until(self.rules.builders) else { return };
+            tokio::select! {
+                () = moved => {}
+                () = tokio::time::sleep_until(later.into()) => {}
+            }
+        }
+    }
+
+    /// Waits until a job moves on or ends, from this call on.
+    pub fn changed(&self) -> impl Future<Output = ()> + use<> {
+        let moved = self.moved.clone();
+        let mut notified = Box::pin(async move { moved.notified().await });
+        // Polled once, it waits already.
+        let _ = futures_util::FutureExt::now_or_never(&mut notified);
+        notified
+    }
+
+    /// How many builds of each user are in hand; what is only pushed is built.
+    pub fn load(&self) -> Load {
+        let mut builds = HashMap::new();
+        for entry in self.lock().entries.values().filter(|entry| entry.stage != StageName::Pusher) {
+            *builds.entry(entry.user_id.clone()).or_default() += 1;
+        }
+        Load { builds, most_per_user: self.rules.per_user }
+    }
+
+    /// Whether nobody wants a build any more.
+    pub fn is_cancelled(&self, build: &BuildIdentity, given_id: bool) -> bool {
+        let mut jobs = self.lock();
+        jobs.forget_old();
+        jobs.cancelled.iter().any(|(_, cancelled)| cancelled.means(build, given_id))
+    }
+
+    /// Says that a request is put in the backlog: what was requested before it is out of date.
+    pub fn expect(&self, request: &BuildRequest, requested_at: OffsetDateTime) {
+        if !self.rules.supersede {
+            return;
+        }
+        let subject = subject(request);
+        let mut jobs = self.lock();
+        jobs.forget_old();
+        let newest = jobs.expected.get(&subject).is_none_or(|(at, _)| *at <= requested_at);
+        if newest
+            && jobs.expected.insert(subject.clone(), (requested_at, request.identity())).is_none()
+        {
+            jobs.subjects.push_back((Instant::now(), subject));
+        }
+    }
+
+    /// Withdraws a build, now or when it comes into sight.
+    pub fn cancel(&self, cancellation: Cancellation) {
         let mut jobs = self.lock();
         jobs.forget_old();
         if jobs.cancelled.len() >= MOST_REMEMBERED {
             jobs.cancelled.pop_front();
         }
-        jobs.cancelled.push_back((Instant::now(), build_id.to_owned()));
-        for entry in jobs.entries.values().filter(|entry| entry.build_id == build_id) {
-            entry.withdraw(Reason::Cancelled);
+        for entry in jobs.entries.values() {
+            let read = entry.read.as_ref();
+            if read.is_some_and(|read| cancellation.means(&read.build, read.given_id)) {
+                entry.withdraw(Reason::Cancelled);
+            }
         }
+        jobs.cancelled.push_back((Instant::now(), cancellation));
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs> {
@@ -130,23 +206,33 @@ impl Admission {
 }
 
 impl Jobs {
-    /// Withdraws older jobs of the lane that do not build yet, or finds that the new one is the older.
-    fn supersede(
-        &self,
-        lane: &str,
-        request: &BuildRequest,
-        requested_at: OffsetDateTime,
-    ) -> Option<Reason> {
+    /// Until when all builders have a job, should none move on; `None` = one is free.
+    fn full_until(&self, builders: usize) -> Option<Instant> {
+        let now = Instant::now();
+        let mut given: Vec<Instant> =
+            self.entries.values().filter_map(|entry| entry.has_builder_until(now)).collect();
+        given.sort_unstable();
+        // The first of those over the number has to end.
+        given.len().checked_sub(builders).map(|over| given[over.min(given.len() - 1)])
+    }
+
+    /// Withdraws older jobs of the same subject that do not build yet, or finds that the new one is the older.
+    fn supersede(&self, new: &ReadEntry) -> Option<Reason> {
         let others = self
             .entries
             .values()
-            .filter(|entry| entry.lane == lane && entry.build_id != request.build_id)
-            .filter(|entry| entry.withdrawn.borrow().is_none());
-        let mut newest = true;
-        for entry in others {
-            if entry.requested_at > requested_at {
+            .filter(|entry| entry.withdrawn.borrow().is_none())
+            .filter_map(|entry| Some((entry, entry.read.as_ref()?)))
+            .filter(|(_, read)| read.subject == new.subject && read.build != new.build);
+        let expected = self.expected.get(&new.subject).is_some_and(|(at, build)| {
+            let cancelled = |(_, cancelled): &(_, Cancellation)| cancelled.means(build, false);
+            *at > new.requested_at && !self.cancelled.iter().any(cancelled)
+        });
+        let mut newest = !expected;
+        for (entry, read) in others {
+            if read.requested_at > new.requested_at {
                 newest = false;
-            } else if !entry.building {
+            } else if !read.building {
                 entry.withdraw(Reason::Superseded);
             }
         }
@@ -157,10 +243,27 @@ impl Jobs {
         while self.cancelled.front().is_some_and(|(at, _)| at.elapsed() > MEMORY) {
             self.cancelled.pop_front();
         }
+        let too_many = |jobs: &Self| jobs.subjects.len() > MOST_REMEMBERED;
+        while too_many(self) || self.subjects.front().is_some_and(|(at, _)| at.elapsed() > MEMORY) {
+            let Some((_, subject)) = self.subjects.pop_front() else { return };
+            self.expected.remove(&subject);
+        }
     }
 }
 
 impl Entry {
+    /// Until when a builder is kept for it, if one is.
+    fn has_builder_until(&self, now: Instant) -> Option<Instant> {
+        match self.stage {
+            StageName::Listener | StageName::Connector => {
+                Some(self.taken + SLOW_FETCH).filter(|until| *until > now)
+            }
+            // For as long as it builds: only its moving on ends that.
+            StageName::Builder => Some(now + Duration::from_secs(3600)),
+            StageName::Pusher => None,
+        }
+    }
+
     fn withdraw(&self, reason: Reason) {
         self.withdrawn.send_if_modified(|withdrawn| {
             let first = withdrawn.is_none();
@@ -171,10 +274,51 @@ impl Entry {
 }
 
 impl Ticket {
+    /// Says what was read: the job takes part in supersede and cancel from here on.
+    ///
+    /// # Errors
+    /// Nobody wants its result any more.
+    pub fn read(
+        &self,
+        request: &BuildRequest,
+        given_id: bool,
+        requested_at: OffsetDateTime,
+    ) -> Result<(), Reason> {
+        let build = request.identity();
+        if self.admission.is_cancelled(&build, given_id) {
+            return Err(Reason::Cancelled);
+        }
+        let read =
+            ReadEntry { build, given_id, subject: subject(request), requested_at, building: false };
+        let mut jobs = self.admission.lock();
+        // Whoever redrives an old request wants it, whatever came after it.
+        if self.admission.rules.supersede
+            && request.redrive_of.is_none()
+            && let Some(reason) = jobs.supersede(&read)
+        {
+            return Err(reason);
+        }
+        if let Some(entry) = jobs.entries.get_mut(&self.number) {
+            entry.user_id.clone_from(&request.user_id);
+            entry.read = Some(read);
+        }
+        Ok(())
+    }
+
+    /// Says that the job is in this stage now.
+    pub fn enter(&self, stage: StageName) {
+        if let Some(entry) = self.admission.lock().entries.get_mut(&self.number) {
+            entry.stage = stage;
+        }
+        self.admission.moved.notify_waiters();
+    }
+
     /// Says that the job builds now: it is no longer superseded.
     pub fn building(&self) {
-        if let Some(entry) = self.admission.lock().entries.get_mut(&self.number) {
-            entry.building = true;
+        let mut jobs = self.admission.lock();
+        if let Some(read) = jobs.entries.get_mut(&self.number).and_then(|entry| entry.read.as_mut())
+        {
+            read.building = true;
         }
     }
 
@@ -195,6 +339,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.admission.lock().entries.remove(&self.number);
+        self.admission.moved.notify_waiters();
     }
 }
 
@@ -205,7 +350,7 @@ impl std::fmt::Debug for Ticket {
 }
 
 /// What makes two requests mean the same thing, at different times.
-fn lane(request: &BuildRequest) -> String {
+fn subject(request: &BuildRequest) -> String {
     let parts = [
         request.user_id.clone(),
         request.application_id.clone(),

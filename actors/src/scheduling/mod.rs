@@ -3,5 +3,6 @@
 pub mod admission;
 pub mod capacity;
 pub mod fair_semaphore;
+pub mod holds;
 pub mod keyed_locks;
 pub mod retry_policy;

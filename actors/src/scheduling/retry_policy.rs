@@ -8,6 +8,7 @@
 //! | from the fail queue | decided to be tried again | any | build queue, after the delay |
 //! | | decided to be given up, or the broker gave up on it | can be read | look for its image first |
 //! | | the same | cannot be read | give up |
+//! | | to wait, uncounted, and as old as a request may get | any | too old: its image is looked for, then it is given up as `timeout` |
 //!
 //! A look that finds the image ends in `image.ready`, for no build is notified both as ready and as failed; one that finds none in
 //! giving up; one for which there is no capacity waits in the build queue, since both outcomes are still
@@ -25,7 +26,10 @@
 //! | capacity | wait: no try is counted |
 //!
 //! The reasons, one by one. "Fault" is the word of the notification, "counted" says whether a try is,
-//! and "pauses" whether the listener does.
+//! and "pauses" whether the listener does. A capacity fault that concerns only some builds
+//! ([`Scope`](crate::model::scope::Scope)) pauses nobody; one of the whole service does where the worker
+//! itself sees the lack. Where it sees none twice in a row, the fault is the build's own and counts, as
+//! [`as_service`] says.
 //!
 //! | reason | kind | fault | counted | first failure | the same again | pauses |
 //! |---|---|---|---|---|---|---|
@@ -33,10 +37,9 @@
 //! | `build_failed`, `build_timeout` | build | user | yes | retried | final | no |
 //! | `forge_failed`, `engine_failed`, `registry_failed`, `timeout` | service | service | yes | retried | retried, up to the total of tries | no |
 //! | `registry_refused` | refused | service | yes | final | | no |
-//! | `rate_limited` | capacity | never notified | no | waits | waits | yes, unless the forge means the user's own token |
-//! | `engine_down`, `registry_down`, `forge_down`, `disk_low` | capacity | never notified | no | waits | waits | yes |
+//! | `rate_limited`, `engine_down`, `registry_down`, `forge_down`, `disk_low` | capacity | never notified | no | waits | waits | if it concerns the whole service |
 //! | `crashed` | crash | service | if it was worked on | retried, or waits | retried up to the total of tries, or waits | no |
-//! | `cancelled`, `superseded` | withdrawn | user | yes | final | | no |
+//! | `cancelled`, `superseded` | withdrawn | none | if a try was begun | final | | no |
 
 use std::time::Duration;
 
@@ -52,6 +55,9 @@ pub struct RetryPolicy {
     /// At least 1.
     pub multiplier: f64,
     pub max_delay: Duration,
+    /// The age, from when it was first in hand, at which a request waits no more without a try that
+    /// counts (`JOB_MAX_AGE`).
+    pub max_age: Duration,
 }
 
 /// What is to be done with a request whose try failed.
@@ -65,6 +71,8 @@ pub enum Disposition {
     LookFirst,
     /// It is notified as failed, and a dead letter is kept.
     GiveUp,
+    /// It has waited for too long: given up for that, unless there is an image after all.
+    TooOld,
 }
 
 /// Where a failed try is settled, and what is known there.
@@ -128,6 +136,41 @@ impl RetryPolicy {
         rungs[by_count.max(by_floor)]
     }
 
+    /// The delay of a request that waits uncounted for the `waited`-th time in a row: as [`Self::delay`],
+    /// but back in time for it to be told that it is too old.
+    pub fn wait(&self, history: &History, waited: u32, floor: Option<Duration>) -> Duration {
+        let left = self.max_age.saturating_sub(history.age());
+        let rungs = self.rungs();
+        let longest = rungs.iter().rfind(|rung| **rung <= left).unwrap_or(&rungs[0]);
+        self.delay(waited, floor).min(*longest)
+    }
+
+    /// Whether a request may not wait any longer without a try that counts.
+    pub fn is_too_old(&self, history: &History) -> bool {
+        history.age() >= self.max_age
+    }
+
+    /// What a request is given up with that has waited for too long.
+    pub fn too_old(&self, history: &History) -> Fault {
+        let last = history.attempts.iter().rfind(|attempt| !attempt.counted);
+        let stage = last.map_or(StageName::Listener, |last| last.stage);
+        let waited_for = last.map_or("its turn", |last| match (last.reason, last.stage) {
+            (Reason::RateLimited, StageName::Pusher) => "the registry to take more requests",
+            (Reason::RateLimited, _) => "the server of the repository to take more requests",
+            (Reason::ForgeDown, _) => "the server of the repository, which cannot be reached",
+            (Reason::EngineDown, _) => "the container engine, which cannot be reached",
+            (Reason::RegistryDown, _) => "the registry, which cannot be reached",
+            (Reason::DiskLow, _) => "room on the disk of the build service",
+            _ => "its turn",
+        });
+        let age = Duration::from_secs(self.max_age.as_secs().max(1));
+        let message = format!(
+            "The build has waited for {} in all, and is given up. It waited for {waited_for}.",
+            spoken(age)
+        );
+        Fault::new(stage, Reason::Timeout, message)
+    }
+
     /// What becomes of a request whose last failed try is the last of its history.
     pub fn dispose(&self, history: &History, failed: FailedIn) -> Disposition {
         let last = history.attempts.last();
@@ -137,6 +180,7 @@ impl RetryPolicy {
             FailedIn::Worker { first, readable } if first || !readable => Disposition::GiveUp,
             FailedIn::Worker { .. } => Disposition::FailQueue,
             FailedIn::FailQueue { given_up, readable } => match self.decide(history) {
+                Decision::Wait(_) if !given_up && self.is_too_old(history) => Disposition::TooOld,
                 Decision::Retry(delay) | Decision::Wait(delay) if !given_up => {
                     Disposition::TryAgain(delay)
                 }
@@ -154,7 +198,9 @@ impl RetryPolicy {
         let floor = last.retry_after.map(Duration::from_secs);
         match last.reason.kind() {
             Kind::User | Kind::Refused | Kind::Withdrawn => Decision::GiveUp,
-            _ if !last.counted => Decision::Wait(self.delay(uncounted_in_a_row(history), floor)),
+            _ if !last.counted => {
+                Decision::Wait(self.wait(history, uncounted_in_a_row(history), floor))
+            }
             Kind::Build if same_as_before(history) => Decision::GiveUp,
             _ if history.counted() >= self.max_attempts => Decision::GiveUp,
             _ => Decision::Retry(self.delay(history.counted(), floor)),
@@ -167,12 +213,18 @@ pub fn counts(kind: Kind) -> bool {
     kind != Kind::Capacity
 }
 
-/// Whether the listener pauses after this fault. Patience that the forge asks of one user's own token
-/// is that user's affair: it must not hold up the others.
-pub fn pauses(fault: &Fault, own_token: bool) -> bool {
-    let own =
-        fault.reason == Reason::RateLimited && fault.stage == StageName::Connector && own_token;
-    fault.kind() == Kind::Capacity && !own
+/// What a lack of capacity of the service is that the worker itself sees nothing of: a failure of the
+/// service in this build.
+pub fn as_service(fault: Fault) -> Fault {
+    let reason = match (fault.reason, fault.stage) {
+        (Reason::ForgeDown, _) => Reason::ForgeFailed,
+        (Reason::EngineDown, _) => Reason::EngineFailed,
+        (Reason::RegistryDown, _) => Reason::RegistryFailed,
+        (_, StageName::Listener | StageName::Connector) => Reason::ForgeFailed,
+        (_, StageName::Builder) => Reason::EngineFailed,
+        (_, StageName::Pusher) => Reason::RegistryFailed,
+    };
+    Fault { reason, ..fault }
 }
 
 /// Whether a failure of this kind is final whatever was before it.
@@ -190,6 +242,16 @@ fn same_as_before(history: &History) -> bool {
     match (counted.next(), counted.next()) {
         (Some(last), Some(before)) => failure(last) == failure(before),
         _ => false,
+    }
+}
+
+/// A length of time in its largest unit that is whole: "24 h".
+fn spoken(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        _ if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
+        _ if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        _ => format!("{seconds} s"),
     }
 }
 
@@ -211,6 +273,7 @@ mod tests {
             initial_delay: Duration::from_secs(10),
             multiplier: 3.0,
             max_delay: Duration::from_secs(600),
+            max_age: Duration::from_secs(24 * 60 * 60),
         }
     }
 
@@ -240,18 +303,17 @@ mod tests {
     struct Row {
         reason: Reason,
         kind: Kind,
-        /// Whom the notification names; `None` = nobody is ever notified.
+        /// Whom the notification names; `None` = nobody.
         fault: Option<Culprit>,
         counted: bool,
         /// After the first failure, the second of the same, and the last that there may be.
         decisions: [Decision; 3],
-        pauses: bool,
     }
 
     fn row(reason: Reason) -> Row {
         use Decision::{GiveUp, Retry, Wait};
         use Reason as R;
-        let (kind, fault, counted, decisions, pauses) = match reason {
+        let (kind, fault, counted, decisions) = match reason {
             R::InvalidRequest
             | R::Unsupported
             | R::RepositoryNotFound
@@ -260,38 +322,35 @@ mod tests {
             | R::ForbiddenSource
             | R::NoBuildPlan
             | R::InvalidPlan
-            | R::TooLarge => (Kind::User, Some(Culprit::User), true, [GiveUp; 3], false),
+            | R::TooLarge => (Kind::User, Some(Culprit::User), true, [GiveUp; 3]),
             R::BuildFailed | R::BuildTimeout => {
                 let decisions = [Retry(secs(10)), GiveUp, GiveUp];
-                (Kind::Build, Some(Culprit::User), true, decisions, false)
+                (Kind::Build, Some(Culprit::User), true, decisions)
             }
             R::ForgeFailed | R::EngineFailed | R::RegistryFailed | R::Timeout => {
                 let decisions = [Retry(secs(10)), Retry(secs(30)), GiveUp];
-                (Kind::Service, Some(Culprit::Service), true, decisions, false)
+                (Kind::Service, Some(Culprit::Service), true, decisions)
             }
-            R::RegistryRefused => (Kind::Refused, Some(Culprit::Service), true, [GiveUp; 3], false),
+            R::RegistryRefused => (Kind::Refused, Some(Culprit::Service), true, [GiveUp; 3]),
             R::RateLimited | R::EngineDown | R::RegistryDown | R::ForgeDown | R::DiskLow => {
                 let decisions = [Wait(secs(10)), Wait(secs(30)), Wait(secs(600))];
-                (Kind::Capacity, None, false, decisions, true)
+                (Kind::Capacity, None, false, decisions)
             }
             R::Crashed => {
                 let decisions = [Retry(secs(10)), Retry(secs(30)), GiveUp];
-                (Kind::Crash, Some(Culprit::Service), true, decisions, false)
+                (Kind::Crash, Some(Culprit::Service), true, decisions)
             }
-            R::Cancelled | R::Superseded => {
-                (Kind::Withdrawn, Some(Culprit::User), true, [GiveUp; 3], false)
-            }
+            R::Cancelled | R::Superseded => (Kind::Withdrawn, None, true, [GiveUp; 3]),
         };
-        Row { reason, kind, fault, counted, decisions, pauses }
+        Row { reason, kind, fault, counted, decisions }
     }
 
     #[test]
     fn every_reason_has_its_row() {
-        for Row { reason, kind, fault, counted, decisions, pauses } in
-            Reason::ALL.iter().copied().map(row)
+        for Row { reason, kind, fault, counted, decisions } in Reason::ALL.iter().copied().map(row)
         {
             assert_eq!(reason.kind(), kind, "{reason}");
-            if let Some(fault) = fault {
+            if kind != Kind::Capacity {
                 assert_eq!(Culprit::of(reason), fault, "{reason}");
             }
             assert_eq!(counts(kind), counted, "{reason}");
@@ -302,8 +361,6 @@ mod tests {
                 let expected = if counted { failures as u32 } else { 0 };
                 assert_eq!(past.counted(), expected, "{reason}");
             }
-            let fault = Fault::new(StageName::Builder, reason, "");
-            assert_eq!(self::pauses(&fault, false), pauses, "{reason}");
         }
     }
 
@@ -335,13 +392,55 @@ mod tests {
     }
 
     #[test]
-    fn patience_that_the_forge_asks_of_a_users_own_token_pauses_nobody() {
-        for stage in StageName::ALL {
-            let limited = Fault::new(stage, Reason::RateLimited, "");
-            assert!(pauses(&limited, false), "{stage}");
-            assert_eq!(pauses(&limited, true), stage != StageName::Connector, "{stage}");
+    fn a_lack_that_the_worker_sees_nothing_of_is_a_failure_that_counts() {
+        for reason in Reason::ALL.iter().filter(|reason| reason.kind() == Kind::Capacity) {
+            for stage in StageName::ALL {
+                let fault = as_service(Fault::new(stage, *reason, "why"));
+                assert_eq!((fault.kind(), fault.stage), (Kind::Service, stage), "{reason}");
+                assert_eq!(fault.message, "why");
+            }
         }
-        assert!(pauses(&Fault::new(StageName::Connector, Reason::ForgeDown, ""), true));
+        let pushed = as_service(Fault::new(StageName::Pusher, Reason::EngineDown, ""));
+        assert_eq!(pushed.reason, Reason::EngineFailed, "whatever it was done for");
+    }
+
+    /// A request that was first in hand this long ago, and has waited ever since.
+    fn waiting_for(age: Duration) -> History {
+        let mut past = history(&[(Reason::RegistryDown, ""); 100]);
+        past.since = Some(OffsetDateTime::now_utc() - age);
+        past
+    }
+
+    #[test]
+    fn a_request_that_has_waited_for_too_long_is_told_what_it_waited_for() {
+        let fail_queue = FailedIn::FailQueue { given_up: false, readable: true };
+        let old = waiting_for(policy().max_age);
+        assert_eq!(policy().dispose(&old, fail_queue), Disposition::TooOld);
+        let fault = policy().too_old(&old);
+        assert_eq!((fault.stage, fault.reason), (StageName::Builder, Reason::Timeout));
+        let message = "The build has waited for 24 h in all, and is given up. It waited for the \
+                       registry, which cannot be reached.";
+        assert_eq!(fault.message, message);
+        // What is tried, and counted, has its own end.
+        let mut tried = old.clone();
+        tried.record(&Fault::new(StageName::Builder, Reason::EngineFailed, ""), true);
+        let again = Disposition::TryAgain(secs(10));
+        assert_eq!(policy().dispose(&tried, fail_queue), again);
+    }
+
+    #[test]
+    fn a_waiting_request_is_back_by_the_time_it_is_too_old() {
+        let left = |left| waiting_for(policy().max_age - secs(left));
+        assert_eq!(policy().decide(&left(1000)), Decision::Wait(secs(600)));
+        assert_eq!(policy().decide(&left(500)), Decision::Wait(secs(270)));
+        assert_eq!(policy().decide(&left(5)), Decision::Wait(secs(10)), "the shortest there is");
+    }
+
+    #[test]
+    fn a_length_of_time_is_said_in_its_largest_whole_unit() {
+        for (seconds, said) in [(86_400, "24 h"), (5_400, "90 min"), (90, "90 s")] {
+            assert_eq!(spoken(secs(seconds)), said);
+        }
     }
 
     #[test]
@@ -373,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_for_capacity_never_ends_in_giving_up() {
+    fn waiting_for_capacity_uses_up_no_try() {
         let waits = history(&[(Reason::RegistryDown, ""); 100]);
         assert_eq!(policy().decide(&waits), Decision::Wait(secs(600)));
         assert_eq!(waits.counted(), 0);

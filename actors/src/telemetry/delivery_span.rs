@@ -15,7 +15,7 @@ use opentelemetry::{Context, KeyValue};
 use crate::model::build_log::cut;
 use crate::model::fault::{Fault, StageName};
 use crate::model::history::History;
-use crate::model::notification::NotificationType;
+use crate::model::identity::BuildIdentity;
 use crate::model::request::BuildRequest;
 use crate::ports::Message;
 use crate::telemetry::metrics::Metrics;
@@ -45,34 +45,39 @@ impl Observer {
     }
 
     /// A request begins a try on this worker.
-    pub fn build(&self, build_id: &str, message: &Message, history: &History) -> DeliverySpan {
+    pub fn build(
+        &self,
+        build: &BuildIdentity,
+        message: &Message,
+        history: &History,
+    ) -> DeliverySpan {
         // Without a timestamp nobody knows how long it waited.
         if history.attempts.is_empty() && message.timestamp.is_some() {
             self.metrics.delivered(history.requested_at);
         }
-        let mut delivery = self.begin("build", SpanKind::Consumer, build_id, message);
+        let mut delivery = self.begin("build", SpanKind::Consumer, build, message);
         delivery.set("build.attempt", i64::from(history.counted() + 1));
         delivery
     }
 
     /// A failed try is decided on.
-    pub fn retry(&self, build_id: &str, message: &Message) -> DeliverySpan {
-        self.begin("retry", SpanKind::Consumer, build_id, message)
+    pub fn retry(&self, build: &BuildIdentity, message: &Message) -> DeliverySpan {
+        self.begin("retry", SpanKind::Consumer, build, message)
     }
 
     /// A manager is notified of a build.
-    pub fn notification(&self, build_id: &str, message: &Message) -> DeliverySpan {
-        self.begin("notifier", SpanKind::Client, build_id, message)
+    pub fn notification(&self, build: &BuildIdentity, message: &Message) -> DeliverySpan {
+        self.begin("notifier", SpanKind::Client, build, message)
     }
 
     fn begin(
         &self,
         name: &'static str,
         kind: SpanKind,
-        build_id: &str,
+        build: &BuildIdentity,
         message: &Message,
     ) -> DeliverySpan {
-        let place = trace::place(build_id, message.traceparent.as_deref());
+        let place = trace::place(build, message.traceparent.as_deref());
         // For whoever makes the id of a new trace.
         let _current = place.clone().attach();
         let span = self.tracer.span_builder(name).with_kind(kind);
@@ -80,7 +85,7 @@ impl Observer {
         let under_way =
             UnderWay { observer: self.clone(), whole: span, stage: None, failed: false };
         let mut delivery = DeliverySpan(Some(Box::new(under_way)));
-        delivery.set("build.id", text(build_id));
+        delivery.set("build.id", text(&build.build_id));
         delivery
     }
 }
@@ -186,14 +191,6 @@ fn text(text: &str) -> String {
     cut(text.to_owned(), LONGEST_TEXT)
 }
 
-/// The build that a notification with this `webhook-id` is about.
-pub fn build_of(webhook_id: &str) -> &str {
-    NotificationType::ALL
-        .iter()
-        .find_map(|kind| webhook_id.strip_suffix(kind.as_str())?.strip_suffix('.'))
-        .unwrap_or(webhook_id)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -219,6 +216,10 @@ mod tests {
         kept.get_finished_spans().expect("no test panics with it")
     }
 
+    fn build() -> BuildIdentity {
+        BuildIdentity::new(Some("u"), "b")
+    }
+
     fn request(traceparent: &str) -> Message {
         Message { traceparent: Some(traceparent.to_owned()), ..Message::default() }
     }
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn what_breaks_off_in_a_stage_ends_that_stage_and_the_whole() {
         let (observer, kept) = traced();
-        let mut delivery = observer.build("b", &Message::default(), &history());
+        let mut delivery = observer.build(&build(), &Message::default(), &history());
         delivery.enter(StageName::Listener);
         delivery.enter(StageName::Builder);
         delivery.broke_off("crashed");
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn a_span_is_part_of_the_trace_that_the_request_brings() {
         let (observer, kept) = traced();
-        let mut delivery = observer.build("b", &request(PARENT), &history());
+        let mut delivery = observer.build(&build(), &request(PARENT), &history());
         delivery.enter(StageName::Builder);
         drop(delivery);
         let spans = spans(&kept);
@@ -269,7 +270,8 @@ mod tests {
     #[test]
     fn a_trace_that_is_not_recorded_is_only_handed_on() {
         let (observer, kept) = traced();
-        let delivery = observer.build("b", &request(&PARENT.replace("-01", "-00")), &history());
+        let delivery =
+            observer.build(&build(), &request(&PARENT.replace("-01", "-00")), &history());
         let handed_on = delivery.traceparent().expect("there is a trace");
         assert!(handed_on.starts_with(&PARENT[..36]) && handed_on.ends_with("-00"), "{handed_on}");
         drop(delivery);
@@ -279,7 +281,7 @@ mod tests {
     #[test]
     fn what_went_wrong_first_is_said_once() {
         let (observer, kept) = traced();
-        let mut delivery = observer.retry("b", &Message::default());
+        let mut delivery = observer.retry(&build(), &Message::default());
         let fault = Fault::new(StageName::Builder, Reason::EngineFailed, "no answer");
         delivery.fail(&fault).fail(&fault).broke_off("given back");
         drop(delivery);
@@ -294,19 +296,12 @@ mod tests {
         let observer = Observer::default();
         let now = OffsetDateTime::now_utc();
         let (mut message, mut history) = (Message::default(), History::new(now));
-        drop(observer.build("b", &message, &history));
+        drop(observer.build(&build(), &message, &history));
         assert_eq!(count(&observer, "image_builder_queue_wait_seconds"), 0);
         message.timestamp = Some(now - Duration::from_secs(60));
-        drop(observer.build("b", &message, &history));
+        drop(observer.build(&build(), &message, &history));
         history.record(&Fault::new(StageName::Builder, Reason::EngineFailed, ""), true);
-        drop(observer.build("b", &message, &history));
+        drop(observer.build(&build(), &message, &history));
         assert_eq!(count(&observer, "image_builder_queue_wait_seconds"), 1);
-    }
-
-    #[test]
-    fn the_build_is_read_from_its_notifications_id() {
-        assert_eq!(build_of("a.image.ready.image.ready"), "a.image.ready");
-        assert_eq!(build_of("b.build.cancelled"), "b");
-        assert_eq!(build_of("other"), "other");
     }
 }

@@ -15,7 +15,9 @@ use time::OffsetDateTime;
 
 use crate::model::fault::{Kind, Reason, StageName};
 use crate::model::notification::{Culprit, NotificationType};
+use crate::model::scope::Scope;
 use crate::scheduling::capacity::Capacity;
+use crate::scheduling::holds::Holds;
 
 /// Upper bounds of the histograms' buckets, in seconds: from a reused image to the longest build.
 const SECONDS: [f64; 16] = [
@@ -64,7 +66,8 @@ impl BuildResult {
         match self {
             BuildResult::Ready | BuildResult::Reused => [self.result(), NO_REASON, NO_REASON],
             BuildResult::Failed(reason) => {
-                [self.result(), Culprit::of(reason).as_str(), reason.as_str()]
+                let culprit = Culprit::of(reason).map_or(NO_REASON, Culprit::as_str);
+                [self.result(), culprit, reason.as_str()]
             }
             BuildResult::Cancelled(reason) => [self.result(), NO_REASON, reason.as_str()],
         }
@@ -94,9 +97,10 @@ struct Figures {
     crashes: IntCounterVec,
     notifications: IntCounterVec,
     capacity_paused: IntGaugeVec,
+    capacity_holds: IntGaugeVec,
     cache_bytes: IntGauge,
     /// Asked at each scrape; empty until the pipeline works.
-    capacity: OnceLock<Capacity>,
+    capacity: OnceLock<(Capacity, Holds)>,
 }
 
 impl Default for Metrics {
@@ -159,6 +163,16 @@ impl Metrics {
                     &["reason"],
                 ),
             ),
+            capacity_holds: register(
+                &registry,
+                IntGaugeVec::new(
+                    options(
+                        "capacity_holds",
+                        "What only some builds wait for, by whom it concerns; nothing pauses for it.",
+                    ),
+                    &["scope"],
+                ),
+            ),
             cache_bytes: register(
                 &registry,
                 IntGauge::with_opts(options(
@@ -211,17 +225,25 @@ impl Metrics {
         self.0.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Shows this capacity from now on.
-    pub fn show(&self, capacity: &Capacity) {
-        let _ = self.0.capacity.set(capacity.clone());
+    /// Shows this capacity, and these holds, from now on.
+    pub fn show(&self, capacity: &Capacity, holds: &Holds) {
+        let _ = self.0.capacity.set((capacity.clone(), holds.clone()));
     }
 
     /// All families as they stand now, in the order of their names.
     pub fn gather(&self) -> Vec<MetricFamily> {
-        let lacking = self.0.capacity.get().and_then(Capacity::lacking).map(|lack| lack.reason);
+        let (lacking, holds) = match self.0.capacity.get() {
+            Some((capacity, holds)) => (capacity.lacking(), holds.counts()),
+            None => (None, Scope::HELD.map(|kind| (kind, 0))),
+        };
+        let lacking = lacking.map(|lack| lack.reason);
         for reason in of_kind(Kind::Capacity) {
             let gauge = self.0.capacity_paused.with_label_values(&[reason.as_str()]);
             gauge.set((lacking == Some(reason)).into());
+        }
+        for (kind, count) in holds {
+            let gauge = self.0.capacity_holds.with_label_values(&[kind]);
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.0.registry.gather()
     }
@@ -329,16 +351,20 @@ mod tests {
 
     #[test]
     fn a_lack_of_room_is_shown_for_as_long_as_it_stands() {
-        let (metrics, capacity) = (Metrics::new(), Capacity::default());
-        metrics.show(&capacity);
-        let paused = |metrics: &Metrics| {
+        let (metrics, capacity, holds) = (Metrics::new(), Capacity::default(), Holds::default());
+        metrics.show(&capacity, &holds);
+        let sum = |name: &str| {
             let families = metrics.gather();
-            let family = families.iter().find(|f| f.name() == "image_builder_capacity_paused");
+            let family = families.iter().find(|family| family.name() == name);
             let samples = family.expect("the family is there").get_metric();
             samples.iter().map(|sample| sample.get_gauge().get_value()).sum::<f64>()
         };
-        assert_eq!(paused(&metrics), 0.0);
+        let (paused, held) = ("image_builder_capacity_paused", "image_builder_capacity_holds");
+        assert_eq!((sum(paused), sum(held)), (0.0, 0.0));
+        let scope = Scope::Host("forge.test".to_owned());
+        holds.hold(&scope, Reason::ForgeDown, None, |_| Duration::from_secs(60));
+        assert_eq!((sum(paused), sum(held)), (0.0, 1.0));
         capacity.lacks(Reason::DiskLow, None);
-        assert_eq!(paused(&metrics), 1.0);
+        assert_eq!((sum(paused), sum(held)), (1.0, 1.0));
     }
 }

@@ -2,7 +2,8 @@
 
 use opentelemetry::Context;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
-use sha2::{Digest, Sha256};
+
+use crate::model::identity::BuildIdentity;
 
 /// The header that names the place.
 pub const TRACEPARENT: &str = "traceparent";
@@ -14,19 +15,17 @@ pub struct NewTrace(pub TraceId);
 
 impl NewTrace {
     /// The trace of a build whose request brought none: all its tries, on whichever worker, are in it.
-    fn of(build_id: &str) -> Self {
-        let mut trace_id = [0; 16];
-        trace_id.copy_from_slice(&Sha256::digest(build_id)[..16]);
-        Self(TraceId::from_bytes(trace_id))
+    fn of(build: &BuildIdentity) -> Self {
+        Self(TraceId::from_bytes(build.hash("trace", [""; 0]).bytes()))
     }
 }
 
 /// Where a span of this build belongs: below the span that `traceparent` names, or at the root of the
 /// build's own trace where there is none, or one that cannot be read.
-pub(super) fn place(build_id: &str, traceparent: Option<&str>) -> Context {
+pub(super) fn place(build: &BuildIdentity, traceparent: Option<&str>) -> Context {
     match traceparent.and_then(read) {
         Some(parent) => Context::new().with_remote_span_context(parent),
-        None => Context::new().with_value(NewTrace::of(build_id)),
+        None => Context::new().with_value(NewTrace::of(build)),
     }
 }
 
@@ -97,10 +96,14 @@ mod tests {
 
     #[test]
     fn all_tries_of_a_build_without_a_trace_begin_the_same_one() {
-        let begun = |build_id, traceparent| place(build_id, traceparent).get::<NewTrace>().copied();
-        assert!(begun("b1", None).is_some());
-        assert_eq!(begun("b1", None), begun("b1", Some("nonsense")));
-        assert_ne!(begun("b1", None), begun("b2", None));
-        assert_eq!(begun("b1", Some(PARENT)), None);
+        let begun = |user, build_id, traceparent| {
+            let build = BuildIdentity::new(Some(user), build_id);
+            place(&build, traceparent).get::<NewTrace>().copied()
+        };
+        assert!(begun("u", "b1", None).is_some());
+        assert_eq!(begun("u", "b1", None), begun("u", "b1", Some("nonsense")));
+        assert_ne!(begun("u", "b1", None), begun("u", "b2", None));
+        assert_ne!(begun("u", "b1", None), begun("v", "b1", None));
+        assert_eq!(begun("u", "b1", Some(PARENT)), None);
     }
 }

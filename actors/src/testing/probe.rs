@@ -13,8 +13,8 @@ use crate::ports::Probe;
 #[derive(Debug, Clone, Default)]
 pub struct FakeProbe {
     full: Arc<AtomicBool>,
-    /// What was looked for so far.
-    pub looks: Record<Reason>,
+    /// What was made room for so far: a look alone is no entry.
+    pub probes: Record<Reason>,
 }
 
 impl FakeProbe {
@@ -26,9 +26,13 @@ impl FakeProbe {
 
 #[async_trait]
 impl Probe for FakeProbe {
-    async fn probe(&self, reason: Reason) -> Result<(), String> {
+    async fn look(&self, _: Reason) -> Result<(), String> {
         let full = self.full.load(Ordering::SeqCst);
-        self.looks.push(reason);
         if full { Err("the test leaves no room".to_owned()) } else { Ok(()) }
+    }
+
+    async fn probe(&self, reason: Reason) -> Result<(), String> {
+        self.probes.push(reason);
+        self.look(reason).await
     }
 }

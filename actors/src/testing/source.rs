@@ -13,8 +13,12 @@ use crate::model::build_log::BuildLog;
 use crate::model::digest::hex;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::request::{BuildRequest, RepoName, Target};
+use crate::model::scope::{Fingerprint, Scope};
 use crate::model::workspace::Workspace;
 use crate::ports::{FetchedSource, SourceConnector};
+
+/// The host of all repositories.
+pub const HOST: &str = "forge.invalid";
 
 /// A repository as the fake knows it.
 #[derive(Debug, Clone, Default)]
@@ -169,6 +173,16 @@ impl SourceConnector for FakeSource {
             tree,
             workspace,
         })
+    }
+
+    fn scopes(&self, request: &BuildRequest, pinned: Option<&str>) -> Vec<Scope> {
+        let asks_api = matches!(request.target, Target::Release(_)) && pinned.is_none();
+        let asker = match &request.token {
+            Some(token) => Some(Scope::Token(Fingerprint::of(HOST, token))),
+            None => asks_api.then(|| Scope::Anonymous(HOST.to_owned())),
+        };
+        let repository = Scope::Repository(request.repo.to_string());
+        [Scope::Host(HOST.to_owned()), repository].into_iter().chain(asker).collect()
     }
 }
 

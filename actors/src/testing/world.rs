@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::limits::Limits;
-use crate::model::notification::Notification;
+use crate::model::notification::{Notification, notified_build};
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
 use crate::pipeline;
@@ -55,7 +55,7 @@ pub fn settings() -> PipelineSettings {
         rules: Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() },
         workspaces: std::path::PathBuf::new(),
         registry_name: "registry.test".to_owned(),
-        prefetch: 8,
+        most_in_hand: 8,
         job_timeout: Duration::from_secs(15),
         connector: stage(4),
         builder: stage(2),
@@ -69,6 +69,7 @@ pub fn settings() -> PipelineSettings {
             initial_delay: Duration::from_millis(10),
             multiplier: 2.0,
             max_delay: Duration::from_millis(40),
+            max_age: Duration::from_secs(24 * 60 * 60),
         },
         first_look: Duration::from_millis(50),
         intensity: RestartIntensity {
@@ -163,7 +164,8 @@ impl World {
         self.notified_once().await
     }
 
-    /// The notifications that were taken, once there are `count`: ids and bodies.
+    /// The notifications that were taken, once there are `count`: what they are about, as
+    /// `<build id>.<type>`, and their bodies.
     pub async fn notified(&self, count: usize) -> Vec<(String, Value)> {
         let taken = tokio::time::timeout(PATIENCE, self.managers.taken.wait_for(count)).await;
         taken.expect("the managers are notified in time").iter().map(parsed).collect()
@@ -193,6 +195,8 @@ impl World {
             queues
                 .into_iter()
                 .all(|queue| broker.messages(queue).is_empty() && broker.unsettled(queue) == 0)
+                && broker.backlog().is_empty()
+                && broker.taken() == 0
         });
         tokio::time::timeout(PATIENCE, idle).await.expect("the queues run empty in time");
     }
@@ -269,5 +273,6 @@ pub fn fault(stage: StageName, reason: Reason) -> Fault {
 
 fn parsed(notification: &Notification) -> (String, Value) {
     let body = serde_json::from_slice(&notification.body).expect("a notification is JSON");
-    (notification.id.clone(), body)
+    let build = notified_build(&notification.body).map_or_else(String::new, |build| build.build_id);
+    (format!("{build}.{}", notification.kind.as_str()), body)
 }

@@ -200,7 +200,7 @@ fn two_hundred_jobs_that_panic_at_random_all_end_well() {
     let mut settings = settings();
     settings.intensity.max_restarts = 0;
     settings.retry.max_attempts = 50;
-    settings.prefetch = 16;
+    settings.most_in_hand = 16;
     with_pipeline(settings, async |world| {
         for number in 0..JOBS {
             let body = request_with(&format!("b{number}"), "userID", format!("user-{number}"));

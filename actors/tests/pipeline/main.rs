@@ -1,5 +1,6 @@
 //! A job's way through the six actors, on ports in memory.
 
+mod capacity;
 mod deaths;
 mod faults;
 mod notifying;

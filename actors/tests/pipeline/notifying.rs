@@ -5,6 +5,7 @@ use std::time::Duration;
 use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::model::fault::{Reason, StageName};
 use image_builder_actors::model::history::History;
+use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::ports::{
     Broker, LedgerError, Message, NotifyError, OutcomeCopy, OutcomeLedger, Queue, Recorded,
     request_name,
@@ -13,14 +14,19 @@ use image_builder_actors::testing::world::{World, fault, request, settings, with
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+fn of_alice(build_id: &str) -> BuildIdentity {
+    BuildIdentity::new(Some("alice"), build_id)
+}
+
 /// An outcome as a worker publishes it that does not know when the request was first in hand.
 fn outcome(build_id: &str, kind: &str) -> Message {
     outcome_of(build_id, kind, request(build_id).to_string().as_bytes())
 }
 
 fn outcome_of(build_id: &str, kind: &str, request: &[u8]) -> Message {
-    let body = json!({"type": kind, "timestamp": "2026-01-01T00:00:00Z", "data": {}});
-    let outcome = Some(OutcomeCopy::first(request_name(build_id, request), None));
+    let data = json!({"buildID": build_id, "userID": "alice"});
+    let body = json!({"type": kind, "timestamp": "2026-01-01T00:00:00Z", "data": data});
+    let outcome = Some(OutcomeCopy::first(request_name(&of_alice(build_id), request), None));
     Message {
         body: body.to_string().into_bytes(),
         message_id: Some(format!("{build_id}.{kind}")),
@@ -155,7 +161,7 @@ fn a_request_that_comes_again_and_began_after_the_last_outcome_is_notified() {
         publish(&world, Queue::Outcome, outcome("b1", "build.failed")).await;
         world.notified_once().await;
         // As another worker does.
-        let name = request_name("b1", request("b1").to_string().as_bytes());
+        let name = request_name(&of_alice("b1"), request("b1").to_string().as_bytes());
         world.ledger.begin(name, OffsetDateTime::now_utc());
         // Of what the other worker had in hand, this one knows nothing.
         let history = History::new(OffsetDateTime::now_utc());

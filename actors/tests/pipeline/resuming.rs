@@ -176,7 +176,7 @@ fn a_job_whose_delivery_was_taken_back_ends_first_and_its_redelivery_notifies() 
         world.request(&request_with("b1", "force", true)).await;
         gate.reached().await;
         world.broker.kill_connection();
-        world.broker.wait_until(|broker| broker.unsettled(Queue::Build) == 1).await;
+        world.broker.wait_until(|broker| broker.taken() == 1).await;
         gate.open();
         world.notified_once().await;
         assert_eq!(world.forge.calls.all().len(), 1);
@@ -214,12 +214,12 @@ fn a_notification_that_failed_after_its_delivery_was_taken_back_is_notified_by_t
 
 #[test]
 fn connections_that_are_lost_twice_leave_room_to_work() {
-    with_pipeline(PipelineSettings { prefetch: 4, ..settings() }, async |world| {
+    with_pipeline(PipelineSettings { most_in_hand: 4, ..settings() }, async |world| {
         for (build_id, user) in [("b1", "alice"), ("b2", "bob")] {
             world.hold_build(&request_with(build_id, "userID", user)).await;
         }
         world.broker.kill_connection();
-        world.broker.wait_until(|broker| broker.unsettled(Queue::Build) == 2).await;
+        world.broker.wait_until(|broker| broker.taken() == 2).await;
         world.broker.kill_connection();
         world.engine.release();
         world.notified(2).await;

@@ -1,10 +1,16 @@
 //! Users share a worker; requests take each other's place; builds are cancelled.
 
 use image_builder_actors::model::fault::Reason;
+use image_builder_actors::scheduling::admission::Cancellation;
 use image_builder_actors::telemetry::health::ActorName;
 use serde_json::{Value, json};
 
 use image_builder_actors::testing::world::{request, request_with, settings, with_pipeline};
+
+fn cancellation(build_id: &str, user_id: Option<&str>) -> Cancellation {
+    let user_id = user_id.map(str::to_owned);
+    Cancellation { build_id: build_id.to_owned(), user_id }
+}
 
 fn of_user(user: &str, number: usize) -> Value {
     let mut body = request_with(&format!("{user}-{number}"), "userID", user);
@@ -20,11 +26,10 @@ fn a_user_who_floods_the_queue_does_not_hold_up_another() {
             world.request(&of_user("flood", number)).await;
         }
         world.request(&of_user("other", 0)).await;
-        // It is in sight, behind as many of the flood's as there is room for.
-        world.until_fetched("other-0").await;
-        world.until(|world| world.health(ActorName::Builder).waiting == 6).await;
+        world.broker.wait_until(|broker| broker.backlog().len() == 49).await;
+        assert_eq!(world.forge.calls.all().len(), 2, "nothing is taken ahead");
         // One build ends: its slot goes to the user who has none.
-        world.pipeline.admission.cancel("flood-0");
+        world.pipeline.admission.cancel(cancellation("flood-0", Some("flood")));
         world.engine.until_running("other-0").await;
         world.engine.release();
         let notified = world.notified(51).await;
@@ -59,14 +64,16 @@ fn a_newer_request_takes_the_place_of_an_older_one_that_does_not_build_yet() {
     settings.builds_per_user = 1;
     with_pipeline(settings, async |world| {
         world.hold_build(&of_user("busy", 0)).await;
-        world.request(&request("old")).await;
-        world.until_fetched("old").await;
-        world.request(&request("new")).await;
-        let notified = world.notified(1).await;
-        assert_eq!(notified[0].0, "old.build.cancelled");
-        assert_eq!(notified[0].1["data"]["reason"], "superseded");
+        for (waiting, id) in [(1, "old"), (2, "new")] {
+            world.request(&request(id)).await;
+            world.broker.wait_until(|broker| broker.backlog().len() == waiting).await;
+        }
         world.engine.release();
         let notified = world.notified(3).await;
+        let old = notified.iter().find(|(_, body)| body["data"]["buildID"] == "old");
+        let (_, old) = old.expect("the older one is told");
+        assert_eq!(old["type"], "build.cancelled");
+        assert_eq!(old["data"]["reason"], "superseded");
         assert!(notified.iter().any(|(id, _)| id == "new.image.ready"));
         assert_eq!(world.engine.built(), 2);
     });
@@ -90,7 +97,7 @@ fn a_build_that_has_begun_is_not_superseded() {
 fn a_cancelled_build_stops_and_is_notified_as_cancelled() {
     with_pipeline(settings(), async |world| {
         world.hold_build(&request("b1")).await;
-        world.pipeline.admission.cancel("b1");
+        world.pipeline.admission.cancel(cancellation("b1", Some("alice")));
         world.engine.until_stopped("b1").await;
         let (id, body) = world.notified_once().await;
         assert_eq!(id, "b1.build.cancelled");
@@ -115,7 +122,7 @@ fn a_cancellation_that_the_broker_hands_out_is_heard() {
 #[test]
 fn a_build_can_be_cancelled_before_it_comes_into_sight() {
     with_pipeline(settings(), async |world| {
-        world.pipeline.admission.cancel("b1");
+        world.pipeline.admission.cancel(cancellation("b1", Some("alice")));
         let (id, _) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.build.cancelled");
         assert!(world.forge.calls.all().is_empty());

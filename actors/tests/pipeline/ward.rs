@@ -18,6 +18,7 @@ use image_builder_actors::pipeline::pool::Pool;
 use image_builder_actors::ports::{Broker, Message, Queue, Subscription};
 use image_builder_actors::scheduling::capacity::Capacity;
 use image_builder_actors::scheduling::fair_semaphore::FairSemaphore;
+use image_builder_actors::scheduling::holds::Holds;
 use image_builder_actors::supervision::{Mailbox, Supervisor};
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::{ActorName, Health, Snapshot};
@@ -25,6 +26,7 @@ use image_builder_actors::testing::broker::FakeBroker;
 use image_builder_actors::testing::builder::FakeBuilder;
 use image_builder_actors::testing::dead_letters::FakeDeadLetters;
 use image_builder_actors::testing::outcome_ledger::FakeLedger;
+use image_builder_actors::testing::probe::FakeProbe;
 use image_builder_actors::testing::registry::FakeRegistry;
 use image_builder_actors::testing::world::{PATIENCE, settings};
 use tokio::sync::{Notify, Semaphore};
@@ -277,10 +279,12 @@ impl Deliveries {
                 registry_name: "registry.test".to_owned(),
             },
             capacity: Capacity::default(),
+            probe: Arc::new(FakeProbe::default()),
+            holds: Holds::default(),
             observer: Observer::default(),
         };
         let acks = subscription.acks.clone();
-        let settler = Settler::start(Queue::Build, acks, PATIENCE, move |lease| {
+        let settler = Settler::start(true, acks, PATIENCE, move |lease| {
             let settlement = settlement.clone();
             tokio::spawn(async move { settlement.crashed(lease).await });
         });

@@ -27,6 +27,9 @@ pub enum Command {
         /// The build's id, or the beginning of it
         #[arg(value_parser = id)]
         id: String,
+        /// Only the build of this user
+        #[arg(long, value_name = "USER")]
+        user: Option<String>,
         /// Print the letter as it is, as one line of JSON
         #[arg(long)]
         json: bool,
@@ -44,6 +47,9 @@ pub enum Command {
         /// The build's id, or the beginning of it
         #[arg(value_parser = id)]
         id: String,
+        /// Only the build of this user
+        #[arg(long, value_name = "USER")]
+        user: Option<String>,
     },
 }
 
@@ -59,7 +65,7 @@ pub struct List {
 #[derive(Debug, Args)]
 pub struct Redrive {
     /// The build's id, or the beginning of it
-    #[arg(value_parser = id, required_unless_present = "all", conflicts_with_all = ["all", "fault", "user"])]
+    #[arg(value_parser = id, required_unless_present = "all", conflicts_with_all = ["all", "fault"])]
     pub(super) id: Option<String>,
     /// Redrive every letter; those that lack something which is not given are skipped
     #[arg(long)]
@@ -79,7 +85,7 @@ pub(super) struct Filter {
     fault: Vec<FaultName>,
     /// Only builds of this user
     #[arg(long, value_name = "USER")]
-    user: Option<String>,
+    pub(super) user: Option<String>,
 }
 
 impl Filter {
@@ -93,9 +99,9 @@ impl Filter {
         let of_fault = self.fault.is_empty()
             || self.fault.iter().any(|name| match name {
                 FaultName::Reason(reason) => *reason == letter.reason,
-                FaultName::Of(culprit) => *culprit == Culprit::of(letter.reason),
+                FaultName::Of(culprit) => Culprit::of(letter.reason) == Some(*culprit),
             });
-        of_fault && self.user.as_deref().is_none_or(|user| found.text("userID") == Some(user))
+        of_fault && self.user.as_deref().is_none_or(|user| found.user() == Some(user))
     }
 }
 

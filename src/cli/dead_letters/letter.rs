@@ -1,7 +1,10 @@
 //! What is kept, and which of it is meant.
 
+use std::collections::BTreeSet;
+
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::digest::hex;
+use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::ports::{DeadLetterReading, DeadLettersError, KeptLetter};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -37,6 +40,16 @@ impl Found {
         Self { id, tag, body, letter, kept_until }
     }
 
+    /// Whose build it is, as far as the letter says so.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.text("userID")
+    }
+
+    /// Which build it is a letter of.
+    pub(super) fn build(&self) -> BuildIdentity {
+        BuildIdentity::new(self.user(), &self.id)
+    }
+
     /// A text of the request, in the older shape as well.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         let request = &self.letter.as_ref()?.request;
@@ -45,7 +58,17 @@ impl Found {
     }
 }
 
-/// The letters of one build, oldest first; more than one where the same failure was told twice.
+/// What an operator names.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// A build's id, or the beginning of one.
+    pub(super) id: String,
+    /// `None` = whosever it is.
+    pub(super) user: Option<String>,
+}
+
+/// The letters of one id, oldest first: more than one where the same failure was told twice, or where
+/// several users have a build of this id.
 #[derive(Debug)]
 pub(super) struct Letters(pub(super) Vec<Found>);
 
@@ -56,19 +79,34 @@ pub(super) enum NotFound {
     None(String),
     #[error("{count} builds begin with `{prefix}`, among them {}; write more of the id", examples.join(", "))]
     Ambiguous { prefix: String, count: usize, examples: Vec<String> },
+    #[error("several users have a build `{id}`, among them {}; say whose with --user", users.join(", "))]
+    OfSeveralUsers { id: String, users: Vec<String> },
 }
 
 impl Letters {
     /// Reads all letters for the build whose id this is, or the only one whose id begins so.
     pub(super) async fn find(
         reading: &mut dyn DeadLetterReading,
-        id: &str,
+        wanted: &Wanted,
     ) -> Result<Result<Self, NotFound>, DeadLettersError> {
-        let mut search = Search::new(id);
+        let mut search = Search::new(&wanted.id);
+        let user = wanted.user.as_deref();
         while let Some(batch) = reading.next().await? {
-            batch.into_iter().for_each(|kept| search.see(Found::of(kept)));
+            let found = batch.into_iter().map(Found::of);
+            let of_user = found.filter(|found| user.is_none() || found.user() == user);
+            of_user.for_each(|found| search.see(found));
         }
         Ok(search.result())
+    }
+
+    /// The letters, if they are of one build: what is done to one user's is not done to another's.
+    pub(super) fn of_one_user(self) -> Result<Self, NotFound> {
+        let users: BTreeSet<_> = self.0.iter().map(Found::user).collect();
+        if users.len() == 1 {
+            return Ok(self);
+        }
+        let users = users.into_iter().take(NAMED).map(|user| user.map_or("-".to_owned(), plain));
+        Err(NotFound::OfSeveralUsers { id: plain(self.id()), users: users.collect() })
     }
 
     /// The letters' names within the reading.
@@ -86,12 +124,12 @@ impl Letters {
     }
 }
 
-/// Holds the letters of one build at the most, however many begin alike.
+/// Holds the letters of one id at the most, however many begin alike.
 struct Search<'a> {
     wanted: &'a str,
     letters: Vec<Found>,
     /// Builds besides that one whose ids begin as wanted.
-    others: std::collections::BTreeSet<String>,
+    others: BTreeSet<String>,
 }
 
 impl<'a> Search<'a> {
@@ -136,6 +174,9 @@ impl<'a> Search<'a> {
 
 #[cfg(test)]
 mod tests {
+    use image_builder_actors::model::fault::{Fault, Reason, StageName};
+    use image_builder_actors::model::history::History;
+
     use super::*;
 
     fn find(wanted: &str, ids: &[&str]) -> Result<Vec<u64>, NotFound> {
@@ -170,5 +211,32 @@ mod tests {
     #[test]
     fn all_letters_of_a_build_are_found() {
         assert_eq!(find("a", &["ab", "b", "ab"]), Ok(vec![0, 2]));
+    }
+
+    #[test]
+    fn letters_of_several_users_are_those_of_several_builds() {
+        let found = |tag: u64, user: &str| {
+            let letter = DeadLetter::new(
+                "b",
+                format!(r#"{{"userID":"{user}","repo":"o/n"}}"#).as_bytes(),
+                &History::new(OffsetDateTime::UNIX_EPOCH),
+                &Fault::new(StageName::Builder, Reason::BuildFailed, "no"),
+            );
+            let body = letter.to_json();
+            Found {
+                id: "b".to_owned(),
+                tag,
+                body,
+                letter: Some(Box::new(letter)),
+                kept_until: None,
+            }
+        };
+        let one = Letters(vec![found(1, "u"), found(2, "u")]);
+        assert_eq!(one.of_one_user().expect("one user's").tags(), [1, 2]);
+        let two = Letters(vec![found(1, "v"), found(2, "u")]);
+        let refused = two.of_one_user().expect_err("two users'");
+        let users = vec!["u".to_owned(), "v".to_owned()];
+        assert_eq!(refused, NotFound::OfSeveralUsers { id: "b".to_owned(), users });
+        assert_ne!(found(1, "u").build(), found(1, "v").build());
     }
 }

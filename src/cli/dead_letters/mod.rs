@@ -25,7 +25,7 @@ use time::OffsetDateTime;
 pub use arguments::Command;
 use arguments::{Filter, List, Redrive};
 use given::Given;
-use letter::{Found, Letters};
+use letter::{Found, Letters, Wanted};
 
 use crate::exit::Exit;
 
@@ -64,9 +64,9 @@ pub async fn run(command: Command, store: &dyn DeadLetterStore) -> Exit {
     let mut out = BufWriter::new(io::stdout());
     let done = match command {
         Command::List(list) => self::list(list, store, &mut out).await,
-        Command::Show { id, json } => show(&id, json, store, &mut out).await,
+        Command::Show { id, user, json } => show(&Wanted { id, user }, json, store, &mut out).await,
         Command::Redrive(redrive) => self::redrive(redrive, store, &mut out).await,
-        Command::Drop { id } => drop_letter(&id, store, &mut out).await,
+        Command::Drop { id, user } => drop_letter(&Wanted { id, user }, store, &mut out).await,
     };
     match done.and_then(|exit| Ok(out.flush().map(|()| exit)?)) {
         Ok(exit) => exit,
@@ -115,13 +115,13 @@ async fn list(list: List, store: &dyn DeadLetterStore, out: &mut Out) -> Result<
 }
 
 async fn show(
-    id: &str,
+    wanted: &Wanted,
     json: bool,
     store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
     let mut reading = open(store).await?;
-    let letters = Letters::find(&mut *reading, id).await?;
+    let letters = Letters::find(&mut *reading, wanted).await?;
     reading.close().await?;
     for (number, found) in letters?.0.iter().enumerate() {
         if json {
@@ -137,12 +137,13 @@ async fn show(
 }
 
 async fn drop_letter(
-    id: &str,
+    wanted: &Wanted,
     store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
     let mut reading = open(store).await?;
-    let letters = Letters::find(&mut *reading, id).await?;
+    let letters = Letters::find(&mut *reading, wanted).await?;
+    let letters = letters.and_then(Letters::of_one_user);
     if let Ok(letters) = &letters {
         reading.remove(&letters.tags()).await?;
     }
@@ -158,19 +159,23 @@ async fn redrive(
 ) -> Result<Exit, Failure> {
     let given = Given::read(&arguments.credentials)?;
     match &arguments.id {
-        Some(id) => redrive_one(id, &given, store, out).await,
+        Some(id) => {
+            let user = arguments.filter.user.clone();
+            redrive_one(&Wanted { id: id.clone(), user }, &given, store, out).await
+        }
         None => redrive_all(&arguments.filter, &given, store, out).await,
     }
 }
 
 async fn redrive_one(
-    id: &str,
+    wanted: &Wanted,
     given: &Given,
     store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
     let mut reading = open(store).await?;
-    let letters = match Letters::find(&mut *reading, id).await? {
+    let letters = Letters::find(&mut *reading, wanted).await?;
+    let letters = match letters.and_then(Letters::of_one_user) {
         Ok(letters) => letters,
         Err(none) => {
             reading.close().await?;
@@ -206,8 +211,8 @@ async fn redrive_all(
     let mut skipped = 0_usize;
     while let Some(batch) = reading.next().await? {
         for found in batch.into_iter().map(Found::of).filter(|found| filter.takes(found)) {
-            if redriven.contains(&found.id) {
-                // Another copy of the same request.
+            if redriven.contains(&found.build()) {
+                // Another copy of the same user's request.
                 reading.remove(&[found.tag]).await?;
                 continue;
             }
@@ -217,7 +222,7 @@ async fn redrive_all(
                     reading.redrive(message(body, &new_id), &[found.tag]).await?;
                     // Who does not listen any more does not end what was begun.
                     let _ = writeln!(out, "{} -> {new_id}", text::plain(&found.id));
-                    redriven.insert(found.id);
+                    redriven.insert(found.build());
                 }
                 Err(refusal) => {
                     eprintln!("skipped {}: {refusal}", text::plain(&found.id));

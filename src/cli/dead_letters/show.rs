@@ -102,12 +102,10 @@ pub(super) fn whole(out: &mut impl Write, found: &Found) -> io::Result<()> {
     if let Some(until) = found.kept_until {
         field(out, "kept until", when(until))?;
     }
-    let culprit = match Culprit::of(letter.reason) {
-        Culprit::User => "user",
-        Culprit::Service => "service",
-    };
+    let culprit = Culprit::of(letter.reason);
+    let culprit = culprit.map_or(String::new(), |culprit| format!(" ({})", culprit.as_str()));
     let (reason, stage) = (letter.reason, letter.stage);
-    field(out, "reason", format!("{reason} ({culprit}) in the {stage}"))?;
+    field(out, "reason", format!("{reason}{culprit} in the {stage}"))?;
     field(out, "message", &letter.message)?;
     if !letter.holds_the_request() {
         field(out, "redrive", "not possible: the request was not kept")?;

@@ -1,10 +1,11 @@
 //! What the engine's errors mean, as faults with a reason.
 //!
 //! An engine reports its errors as text, and a stranger's Dockerfile decides much of that text. So
-//! nothing of it may make a *capacity* fault, which pauses the whole worker, except the two that no
-//! Dockerfile can write: no connection, and the engine's own full disk. That is also why a base
-//! registry that asks for patience (429) is `build_failed` and not `rate_limited`: the registry is
-//! the stranger's choice, and only that build shall wait for it.
+//! nothing of it makes a *capacity* fault, for which the whole worker may pause, except two: no
+//! connection, and a full disk. Neither is believed for its text alone: before anything pauses the
+//! worker looks itself (`Settlement`, and of the disk `disk::guarded`). That is also why a base registry
+//! that asks for patience (429) is `build_failed` and not `rate_limited`: the registry is the
+//! stranger's choice, and only that build shall wait for it.
 
 use std::fmt::Display;
 use std::sync::LazyLock;
@@ -251,7 +252,7 @@ pub(super) fn scrub(text: &str) -> String {
 }
 
 /// A step's name for a sentence: without its number, in one line, and not too long.
-fn shown_step(name: &str) -> String {
+pub(super) fn shown_step(name: &str) -> String {
     static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[[^\]]*\d+/\d+\] "));
     let name = NUMBER.replace(name, "");
     cut(name.split_whitespace().collect::<Vec<_>>().join(" "), SHOWN_BYTES)

@@ -5,11 +5,14 @@
 //! 20.10 on understands the older form.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::time::Duration;
 
-use bollard::ClientVersion;
 use bollard::errors::Error;
-use bollard::query_parameters::TagImageOptionsBuilder;
+use bollard::query_parameters::{CreateImageOptionsBuilder, TagImageOptionsBuilder};
+use bollard::{ClientVersion, body_stream};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, StatusCode};
 use image_builder_actors::model::fault::Fault;
@@ -25,6 +28,11 @@ use super::{ANSWER_TIMEOUT, DockerEngine, LOCAL_REGISTRY, faults, local_name, re
 const USAGE_TIMEOUT: Duration = Duration::from_secs(120);
 /// So may deleting them.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// What is stored to find out whether there is room, in blocks of bytes: more than a step's odds and ends.
+const STORED_BLOCKS: usize = 1024;
+const STORED_BLOCK: usize = 64 << 10;
+/// Longest time for that.
+const STORE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest answer, in bytes: some 300 bytes a cache record.
 const LONGEST_ANSWER: usize = 64 << 20;
 /// Engines up to 20.10 count for one client at a time and send the others away.
@@ -150,6 +158,40 @@ impl DockerEngine {
             .await?
             .map_err(|error| faults::of_client(&self.address, what, &error))?;
         Ok(info.docker_root_dir.filter(|path| !path.is_empty()))
+    }
+
+    /// Whether the engine stores a file of the worker's own, which goes again at once: so it is found out
+    /// whether there is room on a disk that is not seen from here. An engine that does not say takes it.
+    pub async fn takes_a_file(&self) -> bool {
+        let name = format!("{LOCAL_REGISTRY}/room:{}", uuid::Uuid::new_v4().simple());
+        let stored = tokio::time::timeout(STORE_TIMEOUT, self.store(&name)).await;
+        let stored = stored.ok().and_then(|stored| stored.err()).map(|error| error.to_string());
+        let _ = self.remove_image(&name).await;
+        stored.is_none_or(|error| !error.contains("no space left on device"))
+    }
+
+    /// Makes an image of one file.
+    async fn store(&self, name: &str) -> Result<(), Error> {
+        let mut header = tar::Header::new_gnu();
+        header.set_size((STORED_BLOCKS * STORED_BLOCK) as u64);
+        header.set_mode(0o600);
+        // The name is shorter than a header takes.
+        let _ = header.set_path("room");
+        header.set_cksum();
+        // What no file system makes smaller.
+        let seed: Vec<u8> =
+            (0..STORED_BLOCK / 16).flat_map(|_| uuid::Uuid::new_v4().into_bytes()).collect();
+        let blocks = std::iter::repeat_n(Bytes::from(seed), STORED_BLOCKS);
+        let all = std::iter::once(Bytes::copy_from_slice(header.as_bytes()))
+            .chain(blocks)
+            .chain([Bytes::from_static(&[0; 1024])]);
+        let options = CreateImageOptionsBuilder::new().from_src("-").repo(name).build();
+        let body = body_stream(stream::iter(all));
+        let mut answers = pin!(self.docker.create_image(Some(options), Some(body), None));
+        while let Some(answer) = answers.next().await {
+            answer?;
+        }
+        Ok(())
     }
 
     /// What the engine has.

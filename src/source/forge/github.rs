@@ -64,6 +64,10 @@ impl Forge for Github {
         &self.url
     }
 
+    fn api(&self) -> &Url {
+        &self.api
+    }
+
     fn git_user(&self) -> &'static str {
         "x-access-token"
     }
@@ -129,7 +133,8 @@ impl Releases<'_> {
 
     /// What is at an address, with the next page's address; `None` where nothing is.
     async fn page<T: DeserializeOwned>(&self, url: Url) -> Result<Option<(T, Option<Url>)>, Fault> {
-        let address = Address { url: url.clone(), is_trusted: true, label: self.label.clone() };
+        let (is_trusted, label) = (true, self.label.clone());
+        let address = Address { url: url.clone(), is_trusted, is_api: true, label };
         let mut request = Request::new(Method::GET, url);
         let headers = request.headers_mut();
         headers.insert(ACCEPT, MEDIA_TYPE);

@@ -20,6 +20,9 @@ pub(super) trait Forge: Send + Sync + 'static {
     /// Its address for people and for git. This origin is trusted with the request's token.
     fn url(&self) -> &Url;
 
+    /// The address of its API, which is asked for the tags of releases.
+    fn api(&self) -> &Url;
+
     /// The user that git names beside a token, which is the password.
     fn git_user(&self) -> &'static str;
 
@@ -42,6 +45,7 @@ pub(super) trait Forge: Send + Sync + 'static {
         Address {
             url: below(self.url(), [repo.owner.as_str(), &format!("{}.git", repo.name)]),
             is_trusted: true,
+            is_api: false,
             label: format!("repository `{repo}`"),
         }
     }

@@ -149,11 +149,16 @@ pub(super) fn fill_in(
     }
     let store = Store { connection, endpoint, scratch };
     let groups: Vec<_> = by_oid.into_values().collect();
-    session.runtime.block_on(async {
+    let filled_in: Result<(), Fault> = session.runtime.block_on(async {
         for groups in groups.chunks(BATCH) {
             store.fill_in(groups).await?;
         }
         Ok(())
+    });
+    // A store counts what is fetched of a repository, whoever fetches it.
+    filled_in.map_err(|fault| match fault.reason {
+        Reason::RateLimited => fault.concerning(session.concerns.repository.clone()),
+        _ => fault,
     })
 }
 
@@ -369,6 +374,7 @@ impl Store<'_> {
         let reason = match error.code {
             404 | 410 => return self.not_there(placeholder),
             401 | 403 => Reason::Unauthorized,
+            429 => Reason::RateLimited,
             _ => Reason::ForgeFailed,
         };
         fault(

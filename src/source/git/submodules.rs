@@ -137,8 +137,12 @@ fn address(home: &Home, parent: &Address, path: &str, declared: &str) -> Result<
             format!("Submodule `{path}` must not be fetched from its address: {problem}."),
         )
     })?;
-    let address =
-        Address { is_trusted: home.owns(&url), label: format!("submodule `{path}` ({url})"), url };
+    let address = Address {
+        is_trusted: home.owns(&url),
+        is_api: false,
+        label: format!("submodule `{path}` ({url})"),
+        url,
+    };
     check_address(&address, &address.url)?;
     Ok(address)
 }

@@ -30,7 +30,7 @@ pub fn judge(id: &str, asked: &Asked, told: &[&Notification]) -> Vec<Violation> 
         wrong(Finding::TwoDigests, format!("told with {digests:?}"));
     }
     for told in told {
-        if told.webhook_id != format!("{id}.{}", told.kind()) {
+        if told.webhook_id != told.own_id() {
             wrong(Finding::OtherWebhookId, format!("told under `{}`", told.webhook_id));
         }
         let manager = if told.kind() == "image.ready" { "/container" } else { "/connector" };

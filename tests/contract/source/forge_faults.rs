@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::{RepoName, Target};
+use image_builder_actors::model::scope::Scope;
 use tokio::net::TcpListener;
 
 use super::git::{at, connector, name};
@@ -58,6 +59,32 @@ async fn a_forge_that_asks_for_patience_is_given_it() {
         let reason = if status == 503 { Reason::ForgeFailed } else { Reason::RateLimited };
         let fault = refused_by(&forge, Some("a-token"), reason, "").await;
         assert_eq!(fault.retry_after, Some(Duration::from_secs(17)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patience_is_asked_of_the_token_that_was_shown_else_for_the_repository_or_of_all_without_one()
+ {
+    let none_left: &[(&str, &str)] = &[("x-ratelimit-remaining", "0")];
+    for (token, headers, concerned) in [
+        (Some("a-token"), &[][..], "token"),
+        (Some("a-token"), none_left, "token"),
+        (None, &[], "repository"),
+        (None, none_left, "anonymous"),
+    ] {
+        let answer = headers
+            .iter()
+            .fold(Answer::status(429), |answer, (name, value)| answer.with(name, value));
+        let answer = Mutex::new(Some(answer));
+        let again = move || Answer::status(429);
+        let forge = StandIn::start(move |_| {
+            answer.lock().expect("no answer panics").take().unwrap_or_else(again)
+        })
+        .await;
+        let connector = at(&forge.url());
+        let request = request(&somewhere(), Target::DefaultBranch, token);
+        let fault = refused(&connector, &request, Reason::RateLimited, "").await;
+        assert_eq!(fault.scope.kind(), concerned, "{token:?} {headers:?}");
     }
 }
 
@@ -120,7 +147,9 @@ async fn a_forge_that_is_not_there_is_down() {
         let connector = at(&url);
         for target in [Target::DefaultBranch, Target::Release("latest".to_owned())] {
             let request = request(&somewhere(), target, Some("a-token"));
-            refused(&connector, &request, Reason::ForgeDown, "cannot be reached").await;
+            let fault = refused(&connector, &request, Reason::ForgeDown, "cannot be reached").await;
+            let host = url.trim_start_matches("http://").to_owned();
+            assert_eq!(fault.scope, Scope::Host(host));
         }
     }
 }

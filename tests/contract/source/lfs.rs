@@ -9,13 +9,14 @@ use image_builder_actors::model::digest::hex;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::Target;
+use image_builder_actors::model::scope::Scope;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::git::{at, connector, name};
 use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use super::stand_in::{Answer, Asked, StandIn};
-use super::{fetched, list, refused, request};
+use super::{fetch, fetched, list, refused, request};
 
 fn oid(content: &str) -> String {
     hex(&Sha256::digest(content.as_bytes()))
@@ -166,7 +167,36 @@ async fn what_the_lfs_server_answers_has_its_reason() {
         })
         .await;
         let connector = at(&forge.url());
-        refused(&connector, &request, reason, naming).await;
+        let fault = refused(&connector, &request, reason, naming).await;
+        if reason == Reason::RateLimited {
+            assert_eq!(fault.scope, Scope::Repository(page(&forge, &repo)));
+        }
+    }
+}
+
+/// The address of a repository for people.
+fn page(forge: &StandIn, repo: &GitRepo) -> String {
+    format!("{}/{}", forge.url(), name(repo))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_store_of_lfs_objects_lacks_concerns_its_repository_alone() {
+    let repo = GitRepo::create(PRIVATE, "lfs-lacking");
+    let content = "some content";
+    repo.commit(&[("a.bin", &pointer(content))]);
+    let known = store(&[content]);
+    let closed = {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let address = listener.and_then(|listener| listener.local_addr());
+        format!("http://{}", address.expect("a local port is free"))
+    };
+    let limited = StandIn::start(|_| Answer::status(429).with("retry-after", "17")).await;
+    for storage in [closed, limited.url()] {
+        let forge = forge(known.clone(), storage).await;
+        let connector = at(&forge.url());
+        let request = request(&name(&repo), Target::DefaultBranch, Some(GOOD_TOKEN));
+        let Err(fault) = fetch(&connector, &request, None).await else { panic!("it is not there") };
+        assert_eq!(fault.scope, Scope::Repository(page(&forge, &repo)), "{fault}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::Target;
+use image_builder_actors::ports::SourceConnector;
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -156,5 +157,27 @@ async fn what_the_api_refuses_has_its_reason() {
             assert!((Duration::from_secs(590)..=Duration::from_secs(600)).contains(&wait));
         }
         assert_eq!(api.asked().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_the_api_concerns_those_that_it_counts_together() {
+    let repo = GitRepo::create("contract", "counted");
+    repo.commit(&[("a", "1")]);
+    let api = StandIn::start(|_| Answer::status(429)).await;
+    let connector = connector(&server_url(), &api.url(), Limits::default());
+    let scopes = |target: &Target, token, pinned| {
+        connector.scopes(&request(&name(&repo), target.clone(), token), pinned)
+    };
+    for (token, concerned) in [(None, "anonymous"), (Some("a-token"), "token")] {
+        let asked = request(&name(&repo), release("latest"), token);
+        let fault = refused(&connector, &asked, Reason::RateLimited, "").await;
+        assert_eq!(fault.scope.kind(), concerned);
+        if token.is_none() {
+            // Neither what shows a token, nor what does not ask the API.
+            assert!(!scopes(&release("latest"), Some("a-token"), None).contains(&fault.scope));
+            assert!(!scopes(&Target::DefaultBranch, None, None).contains(&fault.scope));
+            assert!(!scopes(&release("latest"), None, Some("c0ffee")).contains(&fault.scope));
+        }
     }
 }

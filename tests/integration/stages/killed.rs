@@ -292,7 +292,7 @@ impl Row {
             assert!(ids.contains(uuid), "{self:?}: {ids:?}");
         }
         for told in told {
-            assert_eq!(told.webhook_id, format!("{}.{}", told.build_id(), told.kind()));
+            assert_eq!(told.webhook_id, told.own_id());
         }
     }
 }

@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 
 use self::queues::Queues;
 use super::script::Script;
-use crate::ports::{Acknowledger, Broker, BrokerError, Message, Queue, Subscription};
+use crate::ports::{
+    Acknowledger, Backlog, Broker, BrokerError, Cancellation, Load, Message, Place, Queue,
+    Subscription, Taker, Turn,
+};
 
 /// A broker in memory.
 #[derive(Clone, Default)]
@@ -30,9 +34,11 @@ struct InMemory {
 #[derive(Default)]
 struct Node {
     queues: Queues,
-    listeners: Vec<mpsc::Sender<Vec<u8>>>,
+    listeners: Vec<mpsc::Sender<Cancellation>>,
+    cancellations: Vec<Cancellation>,
     down: bool,
     publishes: HashMap<Queue, Script<BrokerError>>,
+    enqueues: Script<BrokerError>,
     subscriptions: Script<BrokerError>,
     published: Vec<Published>,
 }
@@ -71,13 +77,15 @@ impl FakeBroker {
         self.change(|node| node.queues.delete(queue));
     }
 
-    /// Sends a cancellation to all who listen.
+    /// Sends a cancellation to all who listen, now or later.
     pub fn cancel(&self, body: &[u8]) {
         self.change(|node| {
+            let cancellation = Cancellation { body: body.to_vec(), at: OffsetDateTime::now_utc() };
+            node.cancellations.push(cancellation.clone());
             node.listeners.retain(|listener| !listener.is_closed());
             for listener in &node.listeners {
                 // One who does not read has missed it.
-                let _ = listener.try_send(body.to_vec());
+                let _ = listener.try_send(cancellation.clone());
             }
         });
     }
@@ -85,6 +93,11 @@ impl FakeBroker {
     /// What the next publishes to a queue do.
     pub fn publishes(&self, queue: Queue) -> Script<BrokerError> {
         self.lock().publishes.entry(queue).or_default().clone()
+    }
+
+    /// What the next requests that are put in the backlog do.
+    pub fn enqueues(&self) -> Script<BrokerError> {
+        self.lock().enqueues.clone()
     }
 
     /// What the next subscriptions do.
@@ -98,6 +111,16 @@ impl FakeBroker {
     /// them, nor what still waits out a delay.
     pub fn messages(&self, queue: Queue) -> Vec<Message> {
         self.lock().queues.waiting(queue)
+    }
+
+    /// The requests that wait in the backlog, by arrival.
+    pub fn backlog(&self) -> Vec<Message> {
+        self.lock().queues.backlog()
+    }
+
+    /// How many requests were taken out of the backlog and are not settled.
+    pub fn taken(&self) -> usize {
+        self.lock().queues.taken()
     }
 
     /// How many deliveries of a queue are not settled.
@@ -235,10 +258,69 @@ impl Broker for FakeBroker {
         })
     }
 
-    fn cancellations(&self) -> mpsc::Receiver<Vec<u8>> {
-        let (listener, bodies) = mpsc::channel(64);
-        self.change(|node| node.listeners.push(listener));
-        bodies
+    async fn enqueue(&self, message: Message, place: Place) -> Result<(), BrokerError> {
+        message.check()?;
+        self.enqueues().play().await?;
+        self.change(|node| {
+            node.check_up()?;
+            node.queues.enqueue(message, place);
+            Ok(())
+        })
+    }
+
+    async fn backlog(&self) -> Result<Backlog, BrokerError> {
+        self.change(|node| {
+            node.check_up()?;
+            let subscriber = node.queues.add_taker();
+            let acks = Arc::new(Acks { broker: self.clone(), subscriber });
+            let taker = InMemoryTaker { broker: self.clone(), subscriber, seen: 0 };
+            Ok(Backlog { taker: Box::new(taker), acks })
+        })
+    }
+
+    async fn waiting(&self) -> Result<u64, BrokerError> {
+        let node = self.lock();
+        node.check_up()?;
+        Ok((node.queues.waiting(Queue::Build).len() + node.queues.backlog().len()) as u64)
+    }
+
+    fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
+        let (listener, heard) = mpsc::channel(64);
+        self.change(|node| {
+            for cancellation in &node.cancellations {
+                // There are no more than a test sends.
+                let _ = listener.try_send(cancellation.clone());
+            }
+            node.listeners.push(listener);
+        });
+        heard
+    }
+}
+
+/// Takes requests for one worker.
+struct InMemoryTaker {
+    broker: FakeBroker,
+    subscriber: u64,
+    /// How many requests had been put in the backlog when it was last asked.
+    seen: u64,
+}
+
+#[async_trait]
+impl Taker for InMemoryTaker {
+    async fn take(&mut self, load: &Load) -> Result<Option<Turn>, BrokerError> {
+        self.broker.change(|node| {
+            self.seen = node.queues.enqueued;
+            node.queues.take(self.subscriber, load)
+        })
+    }
+
+    async fn arrived(&mut self) {
+        let (seen, subscriber) = (self.seen, self.subscriber);
+        let news = |broker: &FakeBroker| {
+            let queues = &broker.lock().queues;
+            queues.enqueued > seen || !queues.has(subscriber)
+        };
+        self.broker.wait_until(news).await;
     }
 }
 

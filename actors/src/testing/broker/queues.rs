@@ -4,11 +4,17 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::sync::mpsc;
 
-use crate::ports::{BrokerError, DELIVERY_LIMIT, Delivery, Message, Queue};
+use crate::ports::{BrokerError, DELIVERY_LIMIT, Delivery, Load, Message, Place, Queue, Turn};
 
 #[derive(Default)]
 pub(super) struct Queues {
     waiting: HashMap<Queue, VecDeque<Stored>>,
+    /// Requests, each with its place; by arrival.
+    backlog: VecDeque<(Place, Stored)>,
+    /// How many requests were ever put in the backlog.
+    pub(super) enqueued: u64,
+    /// When each user was last given a turn, counted in turns.
+    turns: HashMap<String, u64>,
     subscribers: BTreeMap<u64, Subscriber>,
     next_subscriber: u64,
     /// Queues that somebody has deleted.
@@ -24,13 +30,17 @@ struct Stored {
 }
 
 struct Subscriber {
-    queue: Queue,
+    /// `None` = it takes from the backlog.
+    queue: Option<Queue>,
     window: usize,
-    /// `None` = it wants no more.
+    /// `None` = it wants no more, or takes each one itself.
     deliveries: Option<mpsc::Sender<Delivery>>,
     next_tag: u64,
-    unsettled: BTreeMap<u64, Stored>,
+    unsettled: BTreeMap<u64, Unsettled>,
 }
+
+/// A message in a subscriber's hands, with its place if it was taken out of the backlog.
+type Unsettled = (Option<Place>, Stored);
 
 impl Queues {
     // ---- looking
@@ -44,12 +54,23 @@ impl Queues {
         self.of(queue).map(|subscriber| subscriber.unsettled.len()).sum()
     }
 
+    /// The messages that wait in the backlog, by arrival.
+    pub(super) fn backlog(&self) -> Vec<Message> {
+        self.backlog.iter().map(|(_, stored)| stored.message.clone()).collect()
+    }
+
+    /// How many requests were taken out of the backlog and are not settled.
+    pub(super) fn taken(&self) -> usize {
+        let takers = self.subscribers.values().filter(|taker| taker.queue.is_none());
+        takers.map(|taker| taker.unsettled.len()).sum()
+    }
+
     pub(super) fn consumed(&self, queue: Queue) -> bool {
         self.of(queue).any(|subscriber| subscriber.deliveries.is_some())
     }
 
     fn of(&self, queue: Queue) -> impl Iterator<Item = &Subscriber> {
-        self.subscribers.values().filter(move |subscriber| subscriber.queue == queue)
+        self.subscribers.values().filter(move |subscriber| subscriber.queue == Some(queue))
     }
 
     pub(super) fn holds(&self, subscriber: u64, tag: u64) -> bool {
@@ -67,12 +88,13 @@ impl Queues {
 
     // ---- publishing and consuming
 
-    pub(super) fn store(&mut self, queue: Queue, mut message: Message) {
-        // What real brokers keep of the time, and an empty id is none.
-        message.timestamp = message.timestamp.and_then(|time| time.replace_nanosecond(0).ok());
-        message.message_id = message.message_id.filter(|id| !id.is_empty());
-        let stored = Stored { message, redeliveries: 0, given_up: false };
-        self.waiting.entry(queue).or_default().push_back(stored);
+    pub(super) fn store(&mut self, queue: Queue, message: Message) {
+        self.waiting.entry(queue).or_default().push_back(Stored::new(message));
+    }
+
+    pub(super) fn enqueue(&mut self, message: Message, place: Place) {
+        self.backlog.push_back((place, Stored::new(message)));
+        self.enqueued += 1;
     }
 
     /// A new subscriber's name and deliveries. A queue that was deleted is there again.
@@ -83,45 +105,84 @@ impl Queues {
     ) -> (u64, mpsc::Receiver<Delivery>) {
         let window = usize::from(window.max(1));
         let (deliveries_in, deliveries) = mpsc::channel(window);
-        let name = self.next_subscriber;
-        self.next_subscriber += 1;
         self.gone.retain(|gone| *gone != queue);
-        let subscriber = Subscriber {
-            queue,
-            window,
-            deliveries: Some(deliveries_in),
-            next_tag: 1,
-            unsettled: BTreeMap::new(),
-        };
-        self.subscribers.insert(name, subscriber);
+        let name = self.add(Some(queue), window, Some(deliveries_in));
         (name, deliveries)
     }
 
+    /// The name of a new taker of the backlog.
+    pub(super) fn add_taker(&mut self) -> u64 {
+        self.add(None, usize::MAX, None)
+    }
+
+    fn add(
+        &mut self,
+        queue: Option<Queue>,
+        window: usize,
+        deliveries: Option<mpsc::Sender<Delivery>>,
+    ) -> u64 {
+        let name = self.next_subscriber;
+        self.next_subscriber += 1;
+        let subscriber =
+            Subscriber { queue, window, deliveries, next_tag: 1, unsettled: BTreeMap::new() };
+        self.subscribers.insert(name, subscriber);
+        name
+    }
+
+    /// Gives a taker the request of whoever has the fewest in hand; among equals of whoever was given a
+    /// turn longest ago; of one user what was worked on before, then the oldest.
+    pub(super) fn take(&mut self, taker: u64, load: &Load) -> Result<Option<Turn>, BrokerError> {
+        let taker = self.subscribers.get_mut(&taker).ok_or(BrokerError::Stale)?;
+        let turns = |user: &str| self.turns.get(user).copied().unwrap_or(0);
+        let next = (0..self.backlog.len())
+            .filter(|index| load.admits(&self.backlog[*index].0.user_id))
+            .min_by_key(|index| {
+                let Place { user_id, returned } = &self.backlog[*index].0;
+                (load.of(user_id), turns(user_id), !returned, *index)
+            });
+        let Some((place, stored)) = next.and_then(|index| self.backlog.remove(index)) else {
+            return Ok(None);
+        };
+        let user_id = place.user_id.clone();
+        let turn = self.turns.values().max().map_or(1, |last| last + 1);
+        self.turns.insert(user_id.clone(), turn);
+        let delivery = taker.hand_out(Some(place), stored);
+        Ok(Some(Turn { user_id, delivery }))
+    }
+
     pub(super) fn ack(&mut self, subscriber: u64, tag: u64) -> Result<(), BrokerError> {
-        self.take(subscriber, tag)?;
+        self.settle(subscriber, tag)?;
         self.acked += 1;
         Ok(())
     }
 
     pub(super) fn nack(&mut self, subscriber: u64, tag: u64) -> Result<(), BrokerError> {
-        let (queue, stored) = self.take(subscriber, tag)?;
-        self.give_back(queue, stored);
+        let (queue, unsettled) = self.settle(subscriber, tag)?;
+        self.give_back(queue, unsettled);
         Ok(())
     }
 
-    fn take(&mut self, subscriber: u64, tag: u64) -> Result<(Queue, Stored), BrokerError> {
+    fn settle(
+        &mut self,
+        subscriber: u64,
+        tag: u64,
+    ) -> Result<(Option<Queue>, Unsettled), BrokerError> {
         let subscriber = self.subscribers.get_mut(&subscriber).ok_or(BrokerError::Stale)?;
-        let stored = subscriber.unsettled.remove(&tag).ok_or(BrokerError::Stale)?;
-        Ok((subscriber.queue, stored))
+        let unsettled = subscriber.unsettled.remove(&tag).ok_or(BrokerError::Stale)?;
+        Ok((subscriber.queue, unsettled))
     }
 
     /// Puts a delivery back at the front of its queue, or moves it on where it came too often.
-    fn give_back(&mut self, queue: Queue, mut stored: Stored) {
+    fn give_back(&mut self, queue: Option<Queue>, (place, mut stored): Unsettled) {
         stored.redeliveries += 1;
-        if queue == Queue::Build && stored.redeliveries > DELIVERY_LIMIT {
+        let is_build = queue.is_none_or(|queue| queue == Queue::Build);
+        if is_build && stored.redeliveries > DELIVERY_LIMIT {
             (stored.redeliveries, stored.given_up) = (0, true);
             self.waiting.entry(Queue::Fail).or_default().push_back(stored);
-        } else {
+        } else if let Some(place) = place {
+            self.backlog.push_front((place, stored));
+            self.enqueued += 1;
+        } else if let Some(queue) = queue {
             self.waiting.entry(queue).or_default().push_front(stored);
         }
     }
@@ -148,7 +209,7 @@ impl Queues {
 
     pub(super) fn delete(&mut self, queue: Queue) {
         self.gone.push(queue);
-        self.end_where(|subscriber| subscriber.queue == queue);
+        self.end_where(|subscriber| subscriber.queue == Some(queue));
         self.waiting.remove(&queue);
     }
 
@@ -165,7 +226,8 @@ impl Queues {
         while delivered {
             delivered = false;
             for subscriber in self.subscribers.values_mut() {
-                if let Some(waiting) = self.waiting.get_mut(&subscriber.queue) {
+                let queue = subscriber.queue.and_then(|queue| self.waiting.get_mut(&queue));
+                if let Some(waiting) = queue {
                     delivered |= subscriber.take_one(waiting);
                 }
             }
@@ -176,23 +238,37 @@ impl Queues {
 impl Subscriber {
     /// Takes the queue's first message, if it has room; says whether it did.
     fn take_one(&mut self, waiting: &mut VecDeque<Stored>) -> bool {
-        let Some(deliveries) = &self.deliveries else { return false };
+        let Some(deliveries) = self.deliveries.clone() else { return false };
         if self.unsettled.len() >= self.window {
             return false;
         }
         // There is room: what waits in the channel is unsettled too. Without a receiver there is not.
         let Ok(room) = deliveries.try_reserve() else { return false };
         let Some(stored) = waiting.pop_front() else { return false };
+        room.send(self.hand_out(None, stored));
+        true
+    }
+
+    fn hand_out(&mut self, place: Option<Place>, stored: Stored) -> Delivery {
         let tag = self.next_tag;
         self.next_tag += 1;
-        room.send(Delivery {
+        let delivery = Delivery {
             message: stored.message.clone(),
             tag,
             redeliveries: stored.redeliveries,
             given_up: stored.given_up,
             publishing: 0,
-        });
-        self.unsettled.insert(tag, stored);
-        true
+        };
+        self.unsettled.insert(tag, (place, stored));
+        delivery
+    }
+}
+
+impl Stored {
+    fn new(mut message: Message) -> Self {
+        // What real brokers keep of the time, and an empty id is none.
+        message.timestamp = message.timestamp.and_then(|time| time.replace_nanosecond(0).ok());
+        message.message_id = message.message_id.filter(|id| !id.is_empty());
+        Self { message, redeliveries: 0, given_up: false }
     }
 }

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use crate::ports::{
-    Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE, LONGEST_ID, Message, Queue,
-    Subscription,
+    Backlog, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE, LONGEST_ID, Load,
+    Message, Place, Queue, Subscription, Turn,
 };
 
 /// A broker with queues that nobody else uses, and what a scenario needs to happen to it.
@@ -54,6 +54,17 @@ macro_rules! broker_conformance {
             only_builds_and_outcomes_are_delayed,
             results_are_taken_and_consumed_by_nobody,
             every_listener_hears_a_cancellation,
+            a_cancellation_is_kept_for_those_who_listen_later,
+            a_request_is_taken_from_the_backlog_as_it_was_put_in,
+            what_is_taken_by_one_is_not_taken_by_another,
+            what_a_lost_taker_had_is_taken_again_and_says_so,
+            a_single_request_comes_before_the_rest_of_a_flood,
+            more_users_than_anybody_has_lanes_do_not_hide_one_beside_them,
+            whoever_has_as_many_in_hand_as_is_allowed_gets_no_more,
+            what_is_returned_comes_before_what_its_user_asked_for_later,
+            a_taker_that_found_nothing_hears_of_what_is_put_in_later,
+            a_request_that_comes_back_too_often_moves_to_the_fail_queue,
+            what_waits_is_counted,
         }
     };
 }
@@ -399,7 +410,7 @@ pub async fn every_listener_hears_a_cancellation(world: &impl World) {
             }
         };
         let heard = timeout(PATIENCE, heard).await.expect("it is heard");
-        assert_eq!(heard.as_deref(), Some(&b"stop"[..]));
+        assert_eq!(heard.map(|heard| heard.body).as_deref(), Some(&b"stop"[..]));
     }
 }
 
@@ -414,4 +425,218 @@ pub async fn a_hundred_messages_at_once_all_arrive(world: &impl World) {
         ack(&deliveries, &delivery).await;
     }
     assert_eq!(seen.len(), 100);
+}
+
+pub async fn a_cancellation_is_kept_for_those_who_listen_later(world: &impl World) {
+    world.cancel(b"early").await;
+    let mut heard = world.broker().cancellations();
+    let early = async { while heard.recv().await.expect("it goes on").body != b"early" {} };
+    timeout(PATIENCE, early).await.expect("it is heard");
+}
+
+/// Opens the backlog.
+pub async fn backlog(broker: &dyn Broker) -> Backlog {
+    timeout(PATIENCE, broker.backlog()).await.expect("in time").expect("the backlog is opened")
+}
+
+/// Puts a request of this user in the backlog.
+pub async fn enqueue(broker: &dyn Broker, user: &str, body: &str) {
+    put_in(broker, user, body, false).await;
+}
+
+async fn put_in(broker: &dyn Broker, user: &str, body: &str, returned: bool) {
+    let place = Place { user_id: user.to_owned(), returned };
+    broker.enqueue(message(body), place).await.expect("the broker takes the request");
+}
+
+/// A worker's load: so many builds of these users, of any number that are allowed.
+pub fn load(builds: &[(&str, usize)]) -> Load {
+    let builds = builds.iter().map(|(user, count)| ((*user).to_owned(), *count)).collect();
+    Load { builds, most_per_user: usize::MAX }
+}
+
+/// Takes the request whose turn it is, once there is one.
+pub async fn take(backlog: &mut Backlog, load: &Load) -> Turn {
+    let turn = async {
+        loop {
+            match backlog.taker.take(load).await.expect("the backlog is open") {
+                Some(turn) => return turn,
+                None => backlog.taker.arrived().await,
+            }
+        }
+    };
+    timeout(PATIENCE, turn).await.expect("there is one in time")
+}
+
+async fn settle_turn(backlog: &Backlog, turn: &Turn) {
+    backlog.acks.ack(turn.delivery.tag).await.expect("what was taken can be acked");
+}
+
+pub async fn a_request_is_taken_from_the_backlog_as_it_was_put_in(world: &impl World) {
+    let sent = Message {
+        body: b"request".to_vec(),
+        message_id: Some("id-\u{fc}-1".to_owned()),
+        timestamp: Some(OffsetDateTime::from_unix_timestamp(1_700_000_000).expect("a time")),
+        traceparent: Some("00-abc-def-01".to_owned()),
+        envelope: Some("{\"a\":\"\u{e9}\"}".repeat(2_000)),
+    };
+    let user = "user \u{fc} ".repeat(200);
+    let place = Place { user_id: user.clone(), returned: false };
+    world.broker().enqueue(sent.clone(), place).await.expect("the broker takes it");
+    let mut backlog = backlog(world.broker()).await;
+    let turn = take(&mut backlog, &load(&[])).await;
+    assert_eq!(turn.delivery.message, sent);
+    let Delivery { redeliveries, given_up, publishing, .. } = turn.delivery;
+    assert_eq!((redeliveries, given_up, publishing), (0, false, 0));
+}
+
+pub async fn what_is_taken_by_one_is_not_taken_by_another(world: &impl World) {
+    let (mut one, mut other) = (backlog(world.broker()).await, backlog(world.broker()).await);
+    for number in 0..10 {
+        enqueue(world.broker(), "u", &number.to_string()).await;
+    }
+    let mut taken = BTreeSet::new();
+    for _ in 0..5 {
+        for backlog in [&mut one, &mut other] {
+            let turn = take(backlog, &load(&[])).await;
+            taken.insert(body(&turn.delivery).to_owned());
+            settle_turn(backlog, &turn).await;
+        }
+    }
+    assert_eq!(taken.len(), 10);
+    assert_eq!(one.taker.take(&load(&[])).await, Ok(None));
+}
+
+pub async fn what_a_lost_taker_had_is_taken_again_and_says_so(world: &impl World) {
+    let mut lost = backlog(world.broker()).await;
+    for number in ["0", "1"] {
+        enqueue(world.broker(), "u", number).await;
+    }
+    let turn = take(&mut lost, &load(&[])).await;
+    world.lose_consumer_connection().await;
+    timeout(PATIENCE, lost.acks.ended()).await.expect("its end is known");
+    assert!(!lost.acks.holds(turn.delivery.tag));
+    assert_eq!(lost.acks.ack(turn.delivery.tag).await, Err(BrokerError::Stale));
+    timeout(PATIENCE, lost.taker.arrived()).await.expect("whoever waits hears of the end");
+    assert!(lost.taker.take(&load(&[])).await.is_err());
+
+    let mut next = backlog(world.broker()).await;
+    let mut came = BTreeSet::new();
+    for _ in 0..2 {
+        let again = take(&mut next, &load(&[])).await;
+        came.insert((body(&again.delivery).to_owned(), again.delivery.redeliveries));
+    }
+    // What only waited is charged with nothing.
+    let other = if body(&turn.delivery) == "0" { "1" } else { "0" };
+    assert_eq!(came, BTreeSet::from([(body(&turn.delivery).to_owned(), 1), (other.to_owned(), 0)]));
+}
+
+pub async fn a_single_request_comes_before_the_rest_of_a_flood(world: &impl World) {
+    let mut backlog = backlog(world.broker()).await;
+    for number in 0..60 {
+        enqueue(world.broker(), "flood", &number.to_string()).await;
+    }
+    // Two builders work on the flood.
+    for _ in 0..2 {
+        let turn = take(&mut backlog, &load(&[("flood", 1)])).await;
+        assert_eq!(turn.user_id, "flood");
+    }
+    enqueue(world.broker(), "single", "s").await;
+    // One of them comes free.
+    let turn = take(&mut backlog, &load(&[("flood", 1)])).await;
+    assert_eq!((turn.user_id.as_str(), body(&turn.delivery)), ("single", "s"));
+}
+
+pub async fn more_users_than_anybody_has_lanes_do_not_hide_one_beside_them(world: &impl World) {
+    const FLOODS: usize = 24;
+    let mut backlog = backlog(world.broker()).await;
+    for number in 0..8 {
+        join_all((0..FLOODS).map(|flood| async move {
+            let user = format!("flood-{flood}");
+            enqueue(world.broker(), &user, &format!("{user}/{number}")).await;
+        }))
+        .await;
+    }
+    // All that have nothing else in hand have had their turn.
+    for _ in 0..FLOODS {
+        take(&mut backlog, &load(&[])).await;
+    }
+    enqueue(world.broker(), "single", "s").await;
+    let busy: Vec<String> = (0..FLOODS).map(|flood| format!("flood-{flood}")).collect();
+    let busy: Vec<(&str, usize)> = busy.iter().map(|user| (user.as_str(), 1)).collect();
+    let turn = take(&mut backlog, &load(&busy)).await;
+    assert_eq!(turn.user_id, "single");
+}
+
+pub async fn whoever_has_as_many_in_hand_as_is_allowed_gets_no_more(world: &impl World) {
+    let mut backlog = backlog(world.broker()).await;
+    for number in 0..20 {
+        enqueue(world.broker(), "capped", &number.to_string()).await;
+    }
+    let full = Load { most_per_user: 1, ..load(&[("capped", 1)]) };
+    assert_eq!(backlog.taker.take(&full).await, Ok(None));
+    enqueue(world.broker(), "other", "o").await;
+    assert_eq!(take(&mut backlog, &full).await.user_id, "other");
+    let mut came = BTreeSet::new();
+    for _ in 0..20 {
+        let turn = take(&mut backlog, &Load { most_per_user: 1, ..load(&[]) }).await;
+        assert_eq!((turn.user_id.as_str(), turn.delivery.redeliveries), ("capped", 0));
+        came.insert(body(&turn.delivery).to_owned());
+        settle_turn(&backlog, &turn).await;
+    }
+    assert_eq!(came.len(), 20, "each of them once");
+}
+
+pub async fn what_is_returned_comes_before_what_its_user_asked_for_later(world: &impl World) {
+    let mut backlog = backlog(world.broker()).await;
+    for number in 0..40 {
+        enqueue(world.broker(), "u", &number.to_string()).await;
+    }
+    for _ in 0..3 {
+        take(&mut backlog, &load(&[("u", 1)])).await;
+    }
+    put_in(world.broker(), "u", "returned", true).await;
+    let mut came = Vec::new();
+    for _ in 0..12 {
+        let turn = take(&mut backlog, &load(&[("u", 1)])).await;
+        came.push(body(&turn.delivery).to_owned());
+    }
+    assert!(came.contains(&"returned".to_owned()), "not behind 37 others: {came:?}");
+}
+
+pub async fn a_taker_that_found_nothing_hears_of_what_is_put_in_later(world: &impl World) {
+    let (mut one, mut other) = (backlog(world.broker()).await, backlog(world.broker()).await);
+    for backlog in [&mut one, &mut other] {
+        assert_eq!(backlog.taker.take(&load(&[])).await, Ok(None));
+    }
+    enqueue(world.broker(), "u", "1").await;
+    for backlog in [&mut one, &mut other] {
+        timeout(PATIENCE, backlog.taker.arrived()).await.expect("both hear of it");
+    }
+    assert_eq!(body(&take(&mut other, &load(&[])).await.delivery), "1");
+    assert_eq!(one.taker.take(&load(&[])).await, Ok(None));
+}
+
+pub async fn a_request_that_comes_back_too_often_moves_to_the_fail_queue(world: &impl World) {
+    let mut failures = consume(world.broker(), Queue::Fail, 1).await;
+    let mut backlog = backlog(world.broker()).await;
+    enqueue(world.broker(), "u", "killer").await;
+    for deliveries in 0..=DELIVERY_LIMIT {
+        let turn = take(&mut backlog, &load(&[])).await;
+        assert_eq!(turn.delivery.redeliveries, deliveries);
+        backlog.acks.nack(turn.delivery.tag).await.expect("what was taken can be nacked");
+    }
+    let failure = next(&mut failures).await;
+    assert_eq!((body(&failure), failure.given_up), ("killer", true));
+}
+
+pub async fn what_waits_is_counted(world: &impl World) {
+    publish_numbers(world, 3).await;
+    for number in 0..4 {
+        enqueue(world.broker(), &format!("u{number}"), "r").await;
+    }
+    assert_eq!(world.broker().waiting().await, Ok(7));
+    let mut backlog = backlog(world.broker()).await;
+    take(&mut backlog, &load(&[])).await;
+    assert_eq!(world.broker().waiting().await, Ok(6), "what is in hand waits no more");
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::model::identity::BuildIdentity;
 use crate::model::notification::{Notification, NotificationType, notification_id};
 use crate::ports::Notifier;
 
@@ -33,7 +34,10 @@ macro_rules! notifier_conformance {
 /// A notification that nobody else gets.
 pub fn notification(kind: NotificationType) -> Notification {
     Notification {
-        id: notification_id(&uuid::Uuid::new_v4().to_string(), kind),
+        id: notification_id(
+            &BuildIdentity::new(Some("u"), &uuid::Uuid::new_v4().to_string()),
+            kind,
+        ),
         kind,
         // Spaces, order and an escape that reading and writing it again would change.
         body: br#"{ "type":"x",  "data": {"b":1,"a":"\u00e4"} }"#.to_vec(),

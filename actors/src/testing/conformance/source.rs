@@ -8,8 +8,9 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use crate::model::build_log::BuildLog;
-use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::fault::{Fault, Kind, Reason, StageName};
 use crate::model::request::{BuildRequest, ForgeName, PlanRequest, RepoName, Target};
+use crate::model::scope::Scope;
 use crate::model::secret::Secret;
 use crate::model::workspace::Workspace;
 use crate::ports::{FetchedSource, SourceConnector};
@@ -128,6 +129,10 @@ pub async fn refused(
     };
     assert_eq!((fault.stage, fault.reason), (StageName::Connector, reason), "{fault}");
     assert!(fault.message.contains(naming), "{:?} does not name {naming:?}", fault.message);
+    if fault.kind() == Kind::Capacity && fault.scope != Scope::Service {
+        let scopes = connector.scopes(request, None);
+        assert!(scopes.contains(&fault.scope), "{:?} is none of {scopes:?}", fault.scope);
+    }
     fault
 }
 

@@ -12,6 +12,7 @@ use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 
 use super::DiskGuard;
+use crate::engine::docker::faults::shown_step;
 
 /// A build that fills the engine's disk this many times in a row, although there was room when it
 /// began, does not fit: it would go on to fail everybody else's builds.
@@ -28,7 +29,8 @@ impl ImageBuilder for DiskGuard {
             return Err(Fault::new(StageName::Builder, Reason::DiskLow, message));
         }
         let pin = inner.pins.pin(order.key.as_str());
-        match inner.engine.build(order, progress).await {
+        let (built, was_full) = self.watched(inner.engine.build(order, progress)).await;
+        match built {
             Ok(location) => {
                 inner.strikes.forget(&order.key);
                 Ok(match location {
@@ -38,10 +40,13 @@ impl ImageBuilder for DiskGuard {
                     elsewhere => elsewhere,
                 })
             }
-            Err(fault) if fault.reason == Reason::DiskLow => {
-                inner.reported_full.store(true, Ordering::Relaxed);
-                Err(inner.strikes.strike(&order.key).unwrap_or(fault))
-            }
+            Err(fault) if fault.reason == Reason::DiskLow => match was_full {
+                true => {
+                    inner.ran_full.store(true, Ordering::Relaxed);
+                    Err(inner.strikes.strike(&order.key).unwrap_or(fault))
+                }
+                false => Err(not_for_want_of_room(fault)),
+            },
             Err(fault) => {
                 inner.strikes.forget(&order.key);
                 Err(fault)
@@ -63,6 +68,20 @@ impl ImageBuilder for DiskGuard {
     ) -> Result<String, Fault> {
         self.inner.engine.push(image, reference, progress).await
     }
+}
+
+/// The engine had no space for something of this build, and room on its disk: a file system has limits
+/// of its own on what one file may have.
+fn not_for_want_of_room(fault: Fault) -> Fault {
+    let step = match &fault.step {
+        Some(step) => format!("Step `{}`", shown_step(step)),
+        None => "The build".to_owned(),
+    };
+    let message = format!(
+        "{step} failed: no space left on device, although the engine's disk has room. Most likely a \
+         file has more extended attributes than a file system takes."
+    );
+    Fault { reason: Reason::BuildFailed, message, ..fault }
 }
 
 /// How often in a row each build filled the engine's disk.

@@ -11,8 +11,10 @@
 //! same disk, so `DATA_DIR`'s is taken for it. Whatever is free, `CACHE_BUDGET` bounds what images
 //! made here and the engine's build cache may hold. What goes first is what was used the longest time
 //! ago ([`inventory`]); what goes never is what is in use, and what this service did not make
-//! ([`pruner`]). An engine that is full in the middle of a build says so itself, and is then pruned
-//! whatever the watermarks say: nobody but it sees the disk of a remote engine.
+//! ([`pruner`]). An engine that is full in the middle of a build says so itself. A stranger's build can
+//! make it say so, so it is only believed where the worker saw the disk run full meanwhile, or, of a
+//! disk that cannot be seen from here, where the engine does not take a file of the worker's own
+//! ([`DockerEngine::takes_a_file`]). Then it is pruned whatever the watermarks say.
 
 mod guarded;
 pub mod inventory;
@@ -23,6 +25,7 @@ pub mod space;
 
 use std::iter;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -44,6 +47,8 @@ use space::{Place, Room};
 
 /// How often the free space is looked at.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
+/// How often it is looked at while something is built: a disk that a build filled is emptied soon after.
+const WHILE_BUILDING: Duration = Duration::from_millis(100);
 /// How often the engine is pruned down to the budget.
 const BETWEEN_TIDYINGS: Duration = Duration::from_secs(5 * 60);
 const YOUNG: Young = Young { image: Duration::from_secs(5 * 60), cache: Duration::from_secs(60) };
@@ -105,8 +110,8 @@ struct Inner {
     strikes: Strikes,
     /// One pruning at a time.
     pruner: Mutex<Pruner>,
-    /// Whether the engine itself said that its disk is full, and was not pruned since.
-    reported_full: AtomicBool,
+    /// Whether the engine's disk was seen to be full in the middle of a build, and was not pruned since.
+    ran_full: AtomicBool,
     held: watch::Sender<HeldBytes>,
 }
 
@@ -125,7 +130,7 @@ impl DiskGuard {
             engine_disk: OnceCell::new(),
             strikes: Strikes::default(),
             pruner: Mutex::new(pruner),
-            reported_full: AtomicBool::new(false),
+            ran_full: AtomicBool::new(false),
             held: watch::Sender::new(HeldBytes::default()),
             settings,
             engine,
@@ -148,11 +153,15 @@ impl DiskGuard {
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
-    /// Whether every disk has more room than the low watermark.
+    /// Whether every disk has more room than the low watermark, and the engine's was not seen to be full
+    /// since it was pruned.
     ///
     /// # Errors
     /// Which one has not, as a sentence for an operator.
     pub async fn look(&self) -> Result<(), String> {
+        if self.inner.ran_full.load(Ordering::Relaxed) {
+            return Err("the engine's disk ran full in the middle of a build".to_owned());
+        }
         let low = &self.inner.settings.low;
         match self.rooms().await.iter().find(|room| room.lacks(low) > 0) {
             Some(room) => Err(room.complaint("DISK_LOW_WATERMARK", low)),
@@ -167,18 +176,45 @@ impl DiskGuard {
     pub async fn make_room(&self) -> Result<(), String> {
         let mut pruner = self.inner.pruner.lock().await;
         for _ in 0..MOST_ROUNDS {
-            let reported_full = self.inner.reported_full.swap(false, Ordering::Relaxed);
+            let ran_full = self.inner.ran_full.swap(false, Ordering::Relaxed);
             let missing = self.missing_on_engine().await;
-            if missing == 0 && !reported_full {
+            if missing == 0 && !ran_full {
                 break;
             }
-            match self.prune(&mut pruner, missing, reported_full).await {
+            match self.prune(&mut pruner, missing, ran_full).await {
                 Some(freed) if freed > 0 => {}
                 _ => break,
             }
         }
         drop(pruner);
         self.look().await
+    }
+
+    /// Waits for a build, and looks at the engine's disk meanwhile: whether it was full.
+    async fn watched<T>(
+        &self,
+        build: impl Future<Output = Result<T, Fault>>,
+    ) -> (Result<T, Fault>, bool) {
+        let disk = self.engine_disk().await.cloned();
+        let mut was_full = false;
+        let mut looks = interval(WHILE_BUILDING);
+        let mut build = pin!(build);
+        let built = loop {
+            tokio::select! {
+                built = &mut build => break built,
+                _ = looks.tick(), if disk.is_some() && !was_full => {
+                    was_full = is_full(disk.as_ref()).await;
+                }
+            }
+        };
+        if !built.as_ref().is_err_and(|fault| fault.reason == Reason::DiskLow) {
+            return (built, false);
+        }
+        let was_full = match disk {
+            Some(_) => was_full || is_full(disk.as_ref()).await,
+            None => !self.inner.engine.takes_a_file().await,
+        };
+        (built, was_full)
     }
 
     /// Prunes down to the budget, and clears what dead workers left.
@@ -224,11 +260,11 @@ impl DiskGuard {
 
     /// One pruning: down to the budget, to what frees `missing` bytes, and by half where the
     /// engine said that it is full. Returns the bytes freed; `None` = the engine failed.
-    async fn prune(&self, pruner: &mut Pruner, missing: u64, reported_full: bool) -> Option<u64> {
+    async fn prune(&self, pruner: &mut Pruner, missing: u64, ran_full: bool) -> Option<u64> {
         let Size(budget) = self.inner.settings.budget;
         let target = |held: HeldBytes| {
             let held = held.total();
-            let enough = if reported_full { held / 2 } else { held };
+            let enough = if ran_full { held / 2 } else { held };
             budget.min(held.saturating_sub(missing)).min(enough)
         };
         match pruner.prune(target).await {
@@ -264,6 +300,13 @@ impl DiskGuard {
         };
         self.inner.engine_disk.get_or_try_init(find).await.ok()
     }
+}
+
+/// Whether a disk that can be seen is full.
+async fn is_full(disk: Option<&Place>) -> bool {
+    let Some(disk) = disk.cloned() else { return false };
+    let look = move || disk.is_full().unwrap_or_default();
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
 }
 
 /// Ticks at once, and then with this pause at least.

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use super::size::{Size, Watermark};
 
+/// A file system with less than this part of it free is full.
+const SHARE: u64 = 50;
+
 /// A file system that builds need room on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -25,6 +28,18 @@ pub struct Room {
 }
 
 impl Place {
+    /// Whether there is no room worth the name: less is free, of bytes or of files, than any step may
+    /// need.
+    ///
+    /// # Errors
+    /// As [`Self::room`].
+    pub fn is_full(&self) -> io::Result<bool> {
+        let found = rustix::fs::statvfs(&self.path)?;
+        // File systems that make files as they need them count none.
+        let no_files = found.f_files > 0 && found.f_favail < found.f_files / SHARE;
+        Ok(no_files || found.f_bavail < found.f_blocks / SHARE)
+    }
+
     /// Asks the kernel. Blocks as long as the file system does.
     ///
     /// # Errors
@@ -66,6 +81,7 @@ mod tests {
         let here = Place { name: "here", path: ".".into() };
         let room = here.room().expect("the kernel answers");
         assert!(room.total > 0 && room.free <= room.total);
+        assert_eq!(here.is_full().expect("the kernel answers"), room.free < room.total / SHARE);
         assert!(Place { name: "x", path: "/nonexistent/x".into() }.room().is_err());
     }
 

@@ -64,7 +64,7 @@ const RANDOM_IN_ADDRESS: usize = 12;
 
 /// Whether a build argument or variable must not be kept: they are no place for credentials, but
 /// people put them there.
-pub(super) fn variable(name: &str, value: &str) -> bool {
+pub fn variable(name: &str, value: &str) -> bool {
     if value.is_empty() {
         return false;
     }
@@ -76,7 +76,7 @@ pub(super) fn variable(name: &str, value: &str) -> bool {
 }
 
 /// Whether a command must not be kept: one that is handed a credential in its line.
-pub(super) fn command(line: &str) -> bool {
+pub fn command(line: &str) -> bool {
     let lower = line.to_ascii_lowercase();
     let handed = |value: &str| !value.is_empty() && !value.starts_with(['$', '-']);
     let words: Vec<_> =
@@ -94,12 +94,12 @@ pub(super) fn command(line: &str) -> bool {
 }
 
 /// Whether any other text must not be kept.
-pub(super) fn text(text: &str) -> bool {
+pub fn text(text: &str) -> bool {
     without_userinfo(text) != text || text.contains("PRIVATE KEY") || has_known_beginning(text)
 }
 
 /// `text` with the user and password of every address in it replaced.
-pub(super) fn without_userinfo(text: &str) -> String {
+pub fn without_userinfo(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("://") {
@@ -140,7 +140,7 @@ fn has_known_beginning(text: &str) -> bool {
 }
 
 /// Whether a value can be told from a random one by no look at it.
-pub(super) fn looks_random(value: &str) -> bool {
+pub fn looks_random(value: &str) -> bool {
     has_random_run(value, RANDOM_IN_ADDRESS)
 }
 

@@ -1,0 +1,164 @@
+//! From the backlog to the listener: takes a request whenever a builder can have it, and gives its
+//! delivery a lease.
+//!
+//! Nothing is taken ahead: what this worker cannot begin waits in the backlog, where any other worker
+//! may take it, and where nobody's death is counted against it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::delivery::dedup::{Redeliveries, Turn as DedupTurn};
+use crate::delivery::lease::Settler;
+use crate::delivery::settlement::Settlement;
+use crate::model::shutdown::{Shutdown, ShutdownPhase};
+use crate::pipeline::consumer::{Delivered, Incoming, PAUSE, SUSPICIOUS, ack_again, deliver_later};
+use crate::ports::{Backlog, Broker};
+use crate::scheduling::admission::Admission;
+use crate::scheduling::capacity::Capacity;
+use crate::supervision::Mailbox;
+
+/// Takes requests from the backlog for the listener.
+pub(super) struct Dispatcher {
+    pub(super) broker: Arc<dyn Broker>,
+    /// Settles what a crash leaves behind.
+    pub(super) settlement: Settlement,
+    /// Knows whether there is room for one more job.
+    pub(super) admission: Admission,
+    /// Most jobs in hand at once, those included that are pushed.
+    pub(super) most_in_hand: u16,
+    pub(super) shutdown: Shutdown,
+    /// Nothing is taken while the worker lacks what every build needs.
+    pub(super) capacity: Capacity,
+    /// Longest time from taken to settled that is not taken for a hang.
+    pub(super) longest: Duration,
+    /// What this worker has, or has just had, of the backlog.
+    pub(super) redeliveries: Redeliveries,
+}
+
+/// Why no more is taken.
+enum Over {
+    Lost,
+    Draining,
+}
+
+impl Dispatcher {
+    /// Works until the worker drains and all that was taken is settled.
+    pub(super) async fn run(self, mailbox: Mailbox<Delivered>) {
+        let slots = Arc::new(Semaphore::new(self.most_in_hand.into()));
+        self.take_in(&slots, &mailbox).await;
+        // Every lease holds a slot until it is settled.
+        let _ = slots.acquire_many(self.most_in_hand.into()).await;
+    }
+
+    async fn take_in(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<Delivered>) {
+        loop {
+            let opened = tokio::select! {
+                () = self.draining() => return,
+                opened = self.broker.backlog() => opened,
+            };
+            match opened {
+                Ok(backlog) => match self.dispatch(backlog, slots, mailbox).await {
+                    Over::Draining => return,
+                    Over::Lost => {
+                        self.redeliveries.lost();
+                        tracing::warn!(
+                            "the backlog was closed by a lost connection: opening it again"
+                        );
+                    }
+                },
+                Err(error) => tracing::warn!(%error, "cannot open the backlog: trying again"),
+            }
+            tokio::select! {
+                () = self.draining() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    async fn draining(&self) {
+        self.shutdown.reached(ShutdownPhase::Draining).await;
+    }
+
+    /// Takes requests until the backlog is closed. Leases stay good.
+    async fn dispatch(
+        &self,
+        mut backlog: Backlog,
+        slots: &Arc<Semaphore>,
+        mailbox: &Mailbox<Delivered>,
+    ) -> Over {
+        let settler = Arc::new(self.settler(&backlog));
+        loop {
+            let room = async {
+                let slot = slots.clone().acquire_owned().await.ok()?;
+                self.admission.room().await;
+                self.capacity.found().await;
+                Some(slot)
+            };
+            let slot = tokio::select! {
+                () = self.draining() => return Over::Draining,
+                () = backlog.acks.ended() => return Over::Lost,
+                room = room => match room {
+                    Some(slot) => slot,
+                    None => return Over::Lost,
+                },
+            };
+            // Before the look, so that no job that ends during it is missed.
+            let changed = self.admission.changed();
+            let turn = match backlog.taker.take(&self.admission.load()).await {
+                Ok(Some(turn)) => turn,
+                Ok(None) => {
+                    tokio::select! {
+                        () = self.draining() => return Over::Draining,
+                        () = backlog.taker.arrived() => {}
+                        // Somebody who had as many in hand as is allowed may have fewer now.
+                        () = changed => {}
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot take a request from the backlog");
+                    return Over::Lost;
+                }
+            };
+            let ticket = self.admission.taken(&turn.user_id);
+            let incoming = Incoming::new(turn.delivery, slot, Some(ticket));
+            let redeliveries = incoming.redeliveries();
+            let dedup = match redeliveries {
+                0 => DedupTurn::Work(self.redeliveries.first(&incoming.delivery)),
+                _ => self.redeliveries.again(&incoming.delivery),
+            };
+            match dedup {
+                DedupTurn::Ack => ack_again(&*backlog.acks, &incoming).await,
+                DedupTurn::Wait => {
+                    let (settler, acks) = (settler.clone(), backlog.acks.clone());
+                    let (all, mailbox) = (self.redeliveries.clone(), mailbox.clone());
+                    tokio::spawn(deliver_later(incoming, all, settler, acks, mailbox));
+                }
+                DedupTurn::Work(hold) if redeliveries < SUSPICIOUS => {
+                    mailbox.deliver(incoming.leased(&settler, hold)).await;
+                }
+                // It may have killed its worker, which charges all that was in hand there.
+                DedupTurn::Work(hold) => {
+                    let _others = slots.acquire_many(u32::from(self.most_in_hand) - 1).await;
+                    tracing::warn!(
+                        redeliveries,
+                        "a request was begun again and again without an end: it runs alone"
+                    );
+                    mailbox.deliver(incoming.leased(&settler, hold)).await;
+                    let _settled = slots.acquire().await;
+                }
+            }
+        }
+    }
+
+    /// What becomes of leases that are dropped.
+    fn settler(&self, backlog: &Backlog) -> Settler {
+        let settlement = self.settlement.clone();
+        Settler::start(true, backlog.acks.clone(), self.longest, move |lease| {
+            let settlement = settlement.clone();
+            tokio::spawn(async move { settlement.crashed(lease).await });
+        })
+    }
+}
