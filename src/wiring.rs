@@ -19,6 +19,7 @@ use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
 use crate::broker::rabbitmq::dead_letters::DeadQueue;
+use crate::broker::rabbitmq::queues::Queues;
 use crate::broker::rabbitmq::{ConnectError, ConnectionState, RabbitMq, RabbitSettings};
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -243,6 +244,11 @@ pub fn dead_letters(config: &Config) -> impl DeadLetterStore + use<> {
     DeadQueue::new(broker(config))
 }
 
+/// The queues, for the commands.
+pub fn queues(config: &Config) -> Queues {
+    Queues::new(broker(config))
+}
+
 /// Waits until the broker is there.
 async fn connect(config: &Config) -> Result<RabbitMq, StartError> {
     let refused = |error: ConnectError| match &error {
@@ -265,7 +271,7 @@ fn pipeline_settings(
         rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
         workspaces: data_dir.workspaces(),
         registry_name,
-        prefetch: pipeline.prefetch,
+        most_in_hand: pipeline.prefetch,
         job_timeout: pipeline.job_timeout,
         connector: pipeline.connector,
         builder: pipeline.builder,
