@@ -19,6 +19,7 @@ use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
 use crate::broker::rabbitmq::dead_letters::DeadQueue;
+use crate::broker::rabbitmq::queues::Queues;
 use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -241,6 +242,11 @@ pub fn broker(config: &Config) -> RabbitSettings {
 /// The dead letters, for the commands.
 pub fn dead_letters(config: &Config) -> impl DeadLetterStore + use<> {
     DeadQueue::new(broker(config))
+}
+
+/// The queues, for the commands.
+pub fn queues(config: &Config) -> Queues {
+    Queues::new(broker(config))
 }
 
 /// Waits until the broker is there.

@@ -175,6 +175,7 @@ impl BrokerConfig {
             dead_queue: read.dead_queue(),
             result_queue: read.result_queue(),
             cancel_exchange: read.cancel_exchange(),
+            build_lanes: read.build_lanes(),
             build_rungs: retry.rungs(),
             outcome_rungs: retry.rungs(),
         };

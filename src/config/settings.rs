@@ -26,6 +26,9 @@ macro_rules! settings { ($of:ident) => { $of! {
         /// Build requests, first tries and redeliveries. The queues of its retry ladder are named
         /// `<BUILD_QUEUE>.retry.<delay>`.
         build_queue: String = QUEUE or "image-builder.build";
+        /// Queues beside it (`<BUILD_QUEUE>.lane.<number>`) over which users with many requests are spread, so
+        /// that one flood does not stand before the other. A single request waits apart from them anyhow.
+        build_lanes: u16 = COUNT or "4";
         /// Failed tries with their history, until it is decided whether they are tried again.
         fail_queue: String = QUEUE or "image-builder.fail";
         /// Finished builds, good or given up, waiting for their notification. It has a retry ladder

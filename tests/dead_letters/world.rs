@@ -45,6 +45,7 @@ impl World {
             dead_queue: name("dead"),
             result_queue: None,
             cancel_exchange: name("cancel"),
+            build_lanes: 1,
             build_rungs: vec![Duration::from_secs(1)],
             outcome_rungs: vec![Duration::from_secs(1)],
         };

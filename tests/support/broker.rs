@@ -42,9 +42,13 @@ impl BrokerAt {
 
     /// The names of all queues that begin with this.
     pub fn queues(&self, prefix: &str) -> Vec<String> {
-        let all = self.ask(Method::GET, "/api/queues/%2f?columns=name", None);
+        self.names("queues", prefix)
+    }
+
+    fn names(&self, what: &str, prefix: &str) -> Vec<String> {
+        let all = self.ask(Method::GET, &format!("/api/{what}/%2f?columns=name"), None);
         let names = all.as_array().into_iter().flatten();
-        let names = names.filter_map(|queue| queue["name"].as_str());
+        let names = names.filter_map(|one| one["name"].as_str());
         names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
     }
 
@@ -217,17 +221,20 @@ impl Broker {
         runtime().block_on(deleted).expect("the queue can be deleted");
     }
 
-    /// Deletes all queues whose names begin with this, their outcome ledger, and the exchange of
-    /// this name.
+    /// Deletes all queues and exchanges whose names begin with this, their outcome ledger, the exchange of
+    /// this name and the stream of what was cancelled there.
     pub fn delete(&self, prefix: &str, exchange: &str) {
         let channel = self.channel();
         let logs = self.at.queues(&format!("told.{prefix}"));
+        let logs = logs.into_iter().chain([format!("cancelled.{exchange}")]);
         for name in self.at.queues(prefix).into_iter().chain(logs) {
             let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
             let _ = runtime().block_on(deleted);
         }
-        let deleted = channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default());
-        let _ = runtime().block_on(deleted);
+        for name in self.at.names("exchanges", prefix).into_iter().chain([exchange.to_owned()]) {
+            let deleted = channel.exchange_delete(name.into(), ExchangeDeleteOptions::default());
+            let _ = runtime().block_on(deleted);
+        }
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn topology_settings() -> TopologySettings {
         dead_queue: format!("{name}.dead"),
         result_queue: Some(format!("{name}.result")),
         cancel_exchange: format!("{name}.cancel"),
+        build_lanes: 2,
         build_rungs: vec![Duration::from_millis(400), Duration::from_secs(1)],
         outcome_rungs: vec![Duration::from_millis(400)],
     }
@@ -114,13 +115,16 @@ impl Rabbit {
 /// Deletes the queues and the exchange of a topology.
 pub(crate) async fn delete_topology(topology: &Topology) {
     let (connection, channel) = plain_channel().await;
-    for queue in topology.queues().iter().chain([topology.ledger()]) {
+    let streams = [topology.ledger(), topology.cancellations()];
+    for queue in topology.queues().iter().chain(streams) {
         // Deleting what is not there is no error.
         let deleted = channel.queue_delete(queue.name.as_str().into(), Default::default()).await;
         deleted.expect("the queue can be deleted");
     }
-    let exchange = topology.cancel_exchange().into();
-    channel.exchange_delete(exchange, Default::default()).await.expect("it can be deleted");
+    for exchange in [topology.cancel_exchange(), topology.bell()] {
+        let deleted = channel.exchange_delete(exchange.into(), Default::default());
+        deleted.await.expect("it can be deleted");
+    }
     connection.close(200, "done".into()).await.expect("it can be closed");
 }
 

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use crate::ports;
 use crate::scheduling::admission::{Admission, Cancellation};
 
 #[derive(Deserialize)]
@@ -14,8 +15,8 @@ struct Body {
 }
 
 /// Hears cancellations for as long as the broker is there.
-pub(super) async fn hear(mut bodies: mpsc::Receiver<Vec<u8>>, admission: Admission) {
-    while let Some(body) = bodies.recv().await {
+pub(super) async fn hear(mut heard: mpsc::Receiver<ports::Cancellation>, admission: Admission) {
+    while let Some(ports::Cancellation { body, .. }) = heard.recv().await {
         match serde_json::from_slice::<Body>(&body) {
             Ok(Body { build_id, user_id }) => {
                 tracing::info!(build_id, user_id, "asked to cancel");

@@ -193,6 +193,15 @@ pub trait Taker: Send {
     async fn arrived(&mut self);
 }
 
+/// What somebody wants to be stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancellation {
+    pub body: Vec<u8>,
+    /// When it was sent, as far as is known: never earlier than it was, and later by seconds at most where a
+    /// worker was there to hear it; else it is the time when the next one came.
+    pub at: OffsetDateTime,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
     /// The broker cannot be reached, or did not confirm in time: it may or may not have the message.
@@ -233,7 +242,7 @@ pub trait Broker: Send + Sync + 'static {
     /// How many requests wait at the moment, in the build queue and in the backlog, for all workers.
     async fn waiting(&self) -> Result<u64, BrokerError>;
 
-    /// The bodies of all cancellations of the last day and from now on, until the receiver is dropped: also
+    /// All cancellations of the last day and from now on, until the receiver is dropped: also
     /// of those that were sent while no worker was there. One may come more than once.
-    fn cancellations(&self) -> mpsc::Receiver<Vec<u8>>;
+    fn cancellations(&self) -> mpsc::Receiver<Cancellation>;
 }

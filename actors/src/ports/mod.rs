@@ -12,8 +12,9 @@ mod registry;
 mod source;
 
 pub use self::broker::{
-    Acknowledger, Backlog, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE,
-    LONGEST_ID, LONGEST_TRACEPARENT, Load, Message, Place, Queue, Subscription, Taker, Turn,
+    Acknowledger, Backlog, Broker, BrokerError, Cancellation, DELIVERY_LIMIT, Delivery,
+    LONGEST_ENVELOPE, LONGEST_ID, LONGEST_TRACEPARENT, Load, Message, Place, Queue, Subscription,
+    Taker, Turn,
 };
 pub use self::builder::{BuildOrder, ImageBuilder};
 pub use self::dead_letters::{

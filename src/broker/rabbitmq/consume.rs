@@ -23,7 +23,7 @@ use super::properties;
 use super::readiness::ConnectionState;
 
 /// How long the broker is given to answer a cancel or a close before the answer no longer matters.
-const GOODBYE: Duration = Duration::from_secs(5);
+pub(super) const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Subscribes as soon as there is a connection; the caller sets the time limit.
 pub(super) async fn consume(
@@ -112,14 +112,14 @@ fn start(
 
 /// What the subscription's owner wants of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+pub(super) enum Wish {
     Deliver,
     NoMore,
 }
 
 /// What the subscription's owner may still expect of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Course {
+pub(super) enum Course {
     /// Further deliveries.
     Open,
     /// That what is in hand can be settled.
@@ -130,20 +130,20 @@ enum Course {
 
 /// The deliveries that are not settled, by tag.
 #[derive(Default)]
-struct InHand(Mutex<HashMap<u64, Acker>>);
+pub(super) struct InHand(Mutex<HashMap<u64, Acker>>);
 
 impl InHand {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Acker>> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Acker>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The owner's end. When the last clone is dropped, the channel closes and the broker takes back
 /// what is not settled.
-struct Acks {
-    in_hand: Arc<InHand>,
-    wish: watch::Sender<Wish>,
-    course: watch::Receiver<Course>,
+pub(super) struct Acks {
+    pub(super) in_hand: Arc<InHand>,
+    pub(super) wish: watch::Sender<Wish>,
+    pub(super) course: watch::Receiver<Course>,
 }
 
 #[async_trait]

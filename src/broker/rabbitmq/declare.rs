@@ -34,7 +34,9 @@ impl Declarer {
     /// can work with what is there.
     pub(super) async fn declare(&self, connection: &Connection) -> Result<(), Failure> {
         let _turn = self.turn.lock().await;
-        self.declare_exchange(connection).await?;
+        let cancel = self.topology.cancel_exchange();
+        declare_exchange(connection, cancel, "cancel exchange").await?;
+        declare_exchange(connection, self.topology.bell(), "exchange").await?;
         let mut channel = connection.create_channel().await?;
         for queue in self.topology.queues() {
             let Err(error) = declare_queue(&channel, queue, false).await else { continue };
@@ -75,31 +77,6 @@ impl Declarer {
         Ok(channel.close(200, "declared".into()).await?)
     }
 
-    /// The exchange of the cancellations: who has none can work all the same.
-    async fn declare_exchange(&self, connection: &Connection) -> Result<(), Failure> {
-        let name = self.topology.cancel_exchange();
-        let channel = connection.create_channel().await?;
-        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        let declared = channel
-            .exchange_declare(name.into(), ExchangeKind::Fanout, options, FieldTable::default())
-            .await;
-        match declared {
-            Ok(()) => Ok(channel.close(200, "declared".into()).await?),
-            Err(error) => match soft_error(&error) {
-                // Whether it is there is found out by whoever listens to it.
-                Some((AMQPSoftError::ACCESSREFUSED, text)) => {
-                    tracing::debug!(exchange = name, "not declared: {text}");
-                    Ok(())
-                }
-                Some((_, text)) => Err(Failure::Permanent(ConnectError::Topology {
-                    what: format!("the cancel exchange `{name}`"),
-                    reason: text.to_owned(),
-                })),
-                None => Err(error.into()),
-            },
-        }
-    }
-
     fn warn_of_difference(&self, queue: &QueueDeclaration, text: &str, loss: &str) {
         let name = &queue.name;
         if !self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
@@ -112,6 +89,30 @@ impl Declarer {
              {loss}. To mend it, stop the publishers, wait until the queue is empty and delete it \
              (the worker declares it anew), or set what is missing with a policy"
         );
+    }
+}
+
+/// Who has no such exchange can work all the same: what comes by it is only heard later, or not at all.
+async fn declare_exchange(connection: &Connection, name: &str, what: &str) -> Result<(), Failure> {
+    let channel = connection.create_channel().await?;
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    let declared = channel
+        .exchange_declare(name.into(), ExchangeKind::Fanout, options, FieldTable::default())
+        .await;
+    match declared {
+        Ok(()) => Ok(channel.close(200, "declared".into()).await?),
+        Err(error) => match soft_error(&error) {
+            // Whether it is there is found out by whoever listens to it.
+            Some((AMQPSoftError::ACCESSREFUSED, text)) => {
+                tracing::debug!(exchange = name, "not declared: {text}");
+                Ok(())
+            }
+            Some((_, text)) => Err(Failure::Permanent(ConnectError::Topology {
+                what: format!("the {what} `{name}`"),
+                reason: text.to_owned(),
+            })),
+            None => Err(error.into()),
+        },
     }
 }
 

@@ -15,14 +15,18 @@
 //! | `readiness.rs` | finds out whether the broker can be worked with |
 //! | `publish.rs` | publishes and waits for the broker's confirm |
 //! | `consume.rs` | a subscription and its settling |
+//! | `backlog/` | requests that wait for their turn |
+//! | `stream.rs` | a stream that is written and read as a whole |
 //! | `outcome_stream/` | the outcome ledger, in a stream |
 //! | `dead_letters.rs` | the dead queue, read without taking anything from it |
-//! | `cancellations.rs` | the bodies that the cancel exchange hands out |
+//! | `queues.rs` | what waits where, and lanes that are emptied, for the commands |
+//! | `cancellations.rs` | what the cancel exchange hands out |
 //! | `properties.rs` | messages to AMQP properties and back |
 //!
 //! A command that is over soon takes [`connect_once`] instead, and waits for nothing.
 
 mod address;
+mod backlog;
 mod cancellations;
 mod connection;
 mod consume;
@@ -33,7 +37,9 @@ mod handshake;
 mod outcome_stream;
 mod properties;
 mod publish;
+pub mod queues;
 mod readiness;
+mod stream;
 pub mod topology;
 mod transport;
 
@@ -44,22 +50,24 @@ use async_trait::async_trait;
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::{
-    Broker, BrokerError, DeadLetters, Message, OutcomeLedger, Queue, Subscription,
+    Backlog, Broker, BrokerError, Cancellation, DeadLetters, Message, OutcomeLedger, Place, Queue,
+    Subscription,
 };
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use self::address::Address;
+use self::backlog::Lanes;
 use self::connection::{ManagedConnection, ManagedConnectionSettings, Side};
 use self::declare::Declarer;
 use self::handshake::Failure;
-use self::outcome_stream::Stream;
 use self::properties::Outgoing;
 use self::publish::Publisher;
 pub use self::readiness::ConnectionState;
 use self::readiness::Look;
-use crate::broker::rabbitmq::topology::Topology;
+use self::stream::{From, Stream};
+use crate::broker::rabbitmq::topology::{QueueDeclaration, Topology};
 
 /// The log directive that has to hold whatever else a log filter says. Below `error` lapin writes
 /// whole messages (a returned one at `warn`, every frame at `trace`, the password's among them), and
@@ -124,7 +132,9 @@ pub struct RabbitMq {
     look: Look,
     publish_timeout: Duration,
     dead_ttl: Option<Duration>,
-    stream: Arc<Stream>,
+    lanes: Arc<Lanes>,
+    ledger: Arc<Stream>,
+    cancelled: Arc<Stream>,
 }
 
 impl RabbitMq {
@@ -156,20 +166,46 @@ impl RabbitMq {
         let publish_timeout = settings.publish_timeout;
         let look = Look::new(state.subscribe(), publisher.clone());
         let publisher = Arc::new(Publisher::new(publisher, declarer.clone(), publish_timeout));
-        let stream = Arc::new(Stream::new(
-            declarer.topology().ledger().clone(),
-            publisher.clone(),
-            address,
-            format!("{} ledger", settings.connection_name),
-            settings.connect_timeout,
-        ));
+        let stream = |declaration: &QueueDeclaration, purpose, from| Stream {
+            declaration: declaration.clone(),
+            bound_to: None,
+            from,
+            publisher: publisher.clone(),
+            address: address.clone(),
+            connection: format!("{} {purpose}", settings.connection_name),
+            limit: settings.connect_timeout,
+            stop: watch::Sender::new(false),
+        };
+        let topology = declarer.topology();
+        let ledger = Arc::new(stream(topology.ledger(), "ledger", From::Beginning));
+        let since = From::Ago(cancellations::MEMORY);
+        let cancelled = Arc::new(Stream {
+            bound_to: Some(topology.cancel_exchange().to_owned()),
+            ..stream(topology.cancellations(), "cancellations", since)
+        });
+        // From now on it keeps what is cancelled, whether a worker is there or not.
+        if let Err(error) = cancelled.declare().await {
+            cancellations::warn(&error.to_string());
+        }
+        let lanes = Lanes::new(publisher.clone(), declarer.clone());
         let dead_ttl = settings.dead_ttl;
-        Ok(Self { consumer, publisher, declarer, state, look, publish_timeout, dead_ttl, stream })
+        Ok(Self {
+            consumer,
+            publisher,
+            declarer,
+            state,
+            look,
+            publish_timeout,
+            dead_ttl,
+            lanes,
+            ledger,
+            cancelled,
+        })
     }
 
     /// The outcome ledger, which is read from now on.
     pub fn outcome_ledger(&self) -> Arc<dyn OutcomeLedger> {
-        outcome_stream::ledger(self.stream.clone())
+        outcome_stream::ledger(self.ledger.clone())
     }
 
     /// The state of the connections.
@@ -188,7 +224,8 @@ impl RabbitMq {
     /// Closes the connections; what is not settled goes back to its queue. To be called before the
     /// runtime ends. Everything that is asked of the broker afterwards fails.
     pub async fn close(&self) {
-        self.stream.close();
+        self.ledger.close();
+        self.cancelled.close();
         self.consumer.close().await;
         self.publisher.managed().close().await;
     }
@@ -230,10 +267,26 @@ impl Broker for RabbitMq {
         }
     }
 
-    /// From the cancel exchange, which keeps nothing: what is sent while this worker is not connected is
-    /// not heard by it.
-    fn cancellations(&self) -> mpsc::Receiver<Vec<u8>> {
-        cancellations::listen(self.consumer.clone(), self.declarer.clone())
+    async fn enqueue(&self, message: Message, place: Place) -> Result<(), BrokerError> {
+        message.check()?;
+        self.lanes.enqueue(message, place).await
+    }
+
+    async fn backlog(&self) -> Result<Backlog, BrokerError> {
+        timeout(self.publish_timeout, self.lanes.open(&self.consumer))
+            .await
+            .unwrap_or_else(|_| Err(too_slow("open", "the backlog", self.publish_timeout)))
+    }
+
+    async fn waiting(&self) -> Result<u64, BrokerError> {
+        timeout(self.publish_timeout, self.lanes.waiting())
+            .await
+            .unwrap_or_else(|_| Err(too_slow("count", "the backlog", self.publish_timeout)))
+    }
+
+    fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
+        let (consumer, declarer) = (self.consumer.clone(), self.declarer.clone());
+        cancellations::listen(consumer, declarer, self.cancelled.clone())
     }
 }
 
@@ -249,7 +302,7 @@ impl DeadLetters for RabbitMq {
             timestamp: Some(OffsetDateTime::now_utc()),
             ..Message::default()
         };
-        let outgoing = Outgoing { message, expires_after: self.dead_ttl, publishing: 0 };
+        let outgoing = Outgoing { message, expires_after: self.dead_ttl, ..Outgoing::default() };
         let queue = self.declarer.topology().dead_queue();
         self.publisher.publish(&queue.name, outgoing).await
     }

@@ -10,6 +10,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use time::OffsetDateTime;
 
 use super::frames::UNREADABLE;
+use crate::broker::rabbitmq::backlog::User;
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
 
 /// The header that holds a message's envelope.
@@ -18,6 +19,9 @@ const ENVELOPE: &str = "x-image-builder-envelope";
 /// The header of a message that is published once more, since the broker's answer to the first time was
 /// lost: the number of times before. All of them may be in the queue.
 const REPEATED: &str = "x-image-builder-repeated";
+
+/// The header that says whose turn a request in the backlog waits for.
+const USER: &str = "x-image-builder-user";
 
 /// What the version before wrote in place of an envelope: the history alone.
 const HISTORY: &str = "x-image-builder-history";
@@ -46,6 +50,8 @@ pub(super) struct Outgoing {
     pub(super) expires_after: Option<Duration>,
     /// How often it was published before.
     pub(super) publishing: u64,
+    /// Whose turn it waits for in the backlog.
+    pub(super) user: Option<User>,
 }
 
 impl From<Message> for Outgoing {
@@ -60,12 +66,13 @@ impl From<Message> for Outgoing {
 /// One sentence on what AMQP cannot carry. `frame_max` is the longest frame of the connection, in
 /// bytes: all properties travel in one, and a longer one would cost the connection.
 pub(super) fn of_message(outgoing: &Outgoing, frame_max: u32) -> Result<BasicProperties, String> {
-    let Outgoing { message, expires_after, publishing } = outgoing;
+    let Outgoing { message, expires_after, publishing, user } = outgoing;
     let repeated = (*publishing > 0).then(|| publishing.to_string());
     let headers = [
         (ENVELOPE, message.envelope.as_deref()),
         (TRACEPARENT, message.traceparent.as_deref()),
         (REPEATED, repeated.as_deref()),
+        (USER, user.as_ref().map(User::as_str)),
     ];
     let id = message.message_id.as_deref().unwrap_or_default();
     let size: usize =
@@ -96,6 +103,13 @@ pub(super) fn of_message(outgoing: &Outgoing, frame_max: u32) -> Result<BasicPro
         properties = properties.with_expiration(millis.to_string().into());
     }
     Ok(properties)
+}
+
+/// Whose turn a request in the backlog waits for; one that nobody wrote there is nobody's.
+pub(super) fn user_of(delivery: &AmqpDelivery) -> User {
+    let headers = delivery.properties.headers().as_ref();
+    let name = headers.and_then(|table| table.inner().get(USER)).and_then(as_text);
+    User::named(name.unwrap_or_default())
 }
 
 /// What was delivered, as the inside sees it.

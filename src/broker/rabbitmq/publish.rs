@@ -6,7 +6,7 @@ use std::time::Duration;
 use image_builder_actors::ports::BrokerError;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::AMQPSoftError;
-use lapin::{Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::Semaphore;
 
 use super::connection::{ManagedConnection, pause, pauses};
@@ -16,10 +16,7 @@ use super::properties::Outgoing;
 use super::{properties, too_slow};
 
 /// Publishes under way at once; further ones wait for a turn.
-const MOST_AT_ONCE: usize = 512;
-
-/// Open channels that are kept for the next publish.
-const MOST_IDLE: usize = 64;
+const MOST_AT_ONCE: usize = 256;
 
 /// Publishes over one connection, each message on a channel that it has to itself.
 ///
@@ -79,6 +76,33 @@ impl Publisher {
         outgoing: impl Into<Outgoing>,
     ) -> Result<(), BrokerError> {
         self.within_limit(queue, outgoing.into(), false).await
+    }
+
+    /// Tells all that listen to an exchange, however long that takes; returns once the broker has heard it, or
+    /// is not to be spoken to any more.
+    pub(super) async fn ring(&self, exchange: &str) {
+        let mut pauses = pauses();
+        loop {
+            let Some(connection) = self.managed.current().await else { return };
+            let rung = tokio::select! {
+                rung = self.ring_once(&connection, exchange) => rung,
+                () = self.managed.lost(&connection) => continue,
+            };
+            let Err(error) = rung else { return };
+            tracing::debug!(exchange, %error, "ringing again on a new channel");
+            if matches!(soft_error(&error), Some((AMQPSoftError::NOTFOUND, _))) {
+                let _ = self.declare_again(exchange).await;
+            }
+            pause(&mut pauses).await;
+        }
+    }
+
+    async fn ring_once(&self, connection: &Arc<Connection>, exchange: &str) -> lapin::Result<()> {
+        let channel = self.channel(connection).await?;
+        let (options, none) = (BasicPublishOptions::default(), BasicProperties::default());
+        channel.basic_publish(exchange.into(), "".into(), options, &[], none).await?.await?;
+        self.idle().push((connection.clone(), channel));
+        Ok(())
     }
 
     async fn within_limit(
@@ -164,10 +188,7 @@ impl Publisher {
         };
         // Only a channel without a message under way may be used again. A future that is dropped
         // before this drops its channel, which closes it.
-        let mut idle = self.idle();
-        if idle.len() < MOST_IDLE {
-            idle.push((connection.clone(), channel));
-        }
+        self.idle().push((connection.clone(), channel));
         Ok(answer)
     }
 

@@ -30,6 +30,8 @@ pub struct TopologySettings {
     /// `None` = no results over AMQP.
     pub result_queue: Option<String>,
     pub cancel_exchange: String,
+    /// How many lanes users who have many requests are spread over; at least one.
+    pub build_lanes: u16,
     /// The delays of the build queue's ladder, in whole milliseconds; at least one.
     pub build_rungs: Vec<Duration>,
     /// The delays of the outcome queue's ladder, in whole milliseconds; at least one.
@@ -46,6 +48,10 @@ pub enum Role {
     Result,
     /// The outcome ledger: a stream, which every worker reads as a whole.
     Ledger,
+    /// A part of the backlog: requests that were read and wait for their turn.
+    Lane,
+    /// What was cancelled of late: a stream, which every worker reads when it connects.
+    Cancellations,
     /// A rung of a ladder: holds what it is given for its delay, then hands it back.
     Rung,
 }
@@ -55,7 +61,7 @@ impl Role {
     /// a queue cannot be used at all.
     pub fn if_different(self) -> Option<&'static str> {
         match self {
-            Role::Build => Some(
+            Role::Build | Role::Lane => Some(
                 "a build that kills its worker again and again may be dropped or come back for ever \
                  instead of being given up, and a full queue may drop builds",
             ),
@@ -67,7 +73,31 @@ impl Role {
             }
             Role::Dead => Some("copies of builds that were given up may be lost"),
             Role::Result => Some("results may be lost"),
-            Role::Ledger | Role::Rung => None,
+            Role::Ledger | Role::Cancellations | Role::Rung => None,
+        }
+    }
+}
+
+/// A lane of the backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Requests that were worked on before.
+    Returned,
+    /// Requests of users of whom nothing else waits.
+    First,
+    /// The next few of each user.
+    Few,
+    /// What is beyond, spread over users. The first is 1.
+    Numbered(u16),
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lane::Returned => f.write_str("returned"),
+            Lane::First => f.write_str("first"),
+            Lane::Few => f.write_str("few"),
+            Lane::Numbered(number) => write!(f, "{number}"),
         }
     }
 }
@@ -112,6 +142,8 @@ pub enum TopologyError {
         other: String,
         other_setting: &'static str,
     },
+    #[error("BUILD_LANES: there has to be one")]
+    NoLanes,
     #[error("the delay ladder of the {queue} has no rung")]
     NoRungs { queue: &'static str },
     #[error(
@@ -128,6 +160,8 @@ pub struct Topology {
     settings: TopologySettings,
     queues: Vec<QueueDeclaration>,
     ledger: QueueDeclaration,
+    cancellations: QueueDeclaration,
+    bell: String,
 }
 
 impl Topology {
@@ -140,6 +174,9 @@ impl Topology {
         errors.extend(
             check_name("CANCEL_EXCHANGE", "cancel exchange", &settings.cancel_exchange).err(),
         );
+        if settings.build_lanes == 0 {
+            errors.push(TopologyError::NoLanes);
+        }
         errors.extend(check_rungs("build queue", &mut settings.build_rungs).err());
         errors.extend(check_rungs("outcome queue", &mut settings.outcome_rungs).err());
 
@@ -151,8 +188,11 @@ impl Topology {
             ("DEAD_QUEUE", plain_queue(Role::Dead, &settings.dead_queue)),
         ];
         queues.push(("OUTCOME_QUEUE", ledger(&settings.outcome_queue)));
+        queues.push(("CANCEL_EXCHANGE", cancellations(&settings.cancel_exchange)));
         let results = settings.result_queue.iter();
         queues.extend(results.map(|name| ("RESULT_QUEUE", plain_queue(Role::Result, name))));
+        let lanes = lanes(settings.build_lanes);
+        queues.extend(lanes.map(|lane| ("BUILD_QUEUE", lane_queue(lane, &settings))));
         let ladders = [
             ("BUILD_QUEUE", &settings.build_queue, &settings.build_rungs),
             ("OUTCOME_QUEUE", &settings.outcome_queue, &settings.outcome_rungs),
@@ -180,13 +220,25 @@ impl Topology {
                 }
             }
         }
+        let bell = format!("{}.bell", settings.build_queue);
+        if bell == settings.cancel_exchange {
+            errors.push(TopologyError::Twice {
+                setting: "CANCEL_EXCHANGE",
+                name: bell.clone(),
+                what: "cancel exchange".to_owned(),
+                other: "exchange of the bell".to_owned(),
+                other_setting: "BUILD_QUEUE",
+            });
+        }
         if !errors.is_empty() {
             return Err(errors);
         }
+        let is_stream = |role| matches!(role, Role::Ledger | Role::Cancellations);
         let queues = queues.into_iter().map(|(_, queue)| queue);
-        let queues = queues.filter(|queue| queue.role != Role::Ledger).collect();
+        let queues = queues.filter(|queue| !is_stream(queue.role)).collect();
         let ledger = ledger(&settings.outcome_queue);
-        Ok(Self { settings, queues, ledger })
+        let cancellations = cancellations(&settings.cancel_exchange);
+        Ok(Self { settings, queues, ledger, cancellations, bell })
     }
 
     /// Every queue, the ladders last.
@@ -197,6 +249,26 @@ impl Topology {
     /// The fanout exchange that tells every worker what was cancelled.
     pub fn cancel_exchange(&self) -> &str {
         &self.settings.cancel_exchange
+    }
+
+    /// The fanout exchange that tells every worker that something was put in the backlog.
+    pub fn bell(&self) -> &str {
+        &self.bell
+    }
+
+    /// The lanes that are filled.
+    pub fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
+        lanes(self.settings.build_lanes)
+    }
+
+    /// How many numbered lanes are filled.
+    pub fn build_lanes(&self) -> u16 {
+        self.settings.build_lanes
+    }
+
+    /// The queue of a lane, also of one that is not filled any more.
+    pub fn lane(&self, lane: Lane) -> QueueDeclaration {
+        lane_queue(lane, &self.settings)
     }
 
     /// The name of a queue; `None` for results where no result queue is set.
@@ -217,6 +289,11 @@ impl Topology {
     /// The stream of the outcome ledger. It is none of the queues: work can be done without.
     pub fn ledger(&self) -> &QueueDeclaration {
         &self.ledger
+    }
+
+    /// The stream of what was cancelled of late. It is none of the queues either.
+    pub fn cancellations(&self) -> &QueueDeclaration {
+        &self.cancellations
     }
 
     /// The routing key, on the default exchange, of what is to come to a queue after a delay; `None` for
@@ -244,6 +321,8 @@ impl fmt::Display for QueueDeclaration {
             Role::Dead => f.write_str("dead queue"),
             Role::Result => f.write_str("result queue"),
             Role::Ledger => f.write_str("outcome ledger"),
+            Role::Cancellations => f.write_str("stream of cancellations"),
+            Role::Lane => write!(f, "lane `{}`", self.name),
             Role::Rung => write!(f, "delay queue `{}`", self.name),
         }
     }
@@ -258,6 +337,16 @@ pub fn delay_name(delay: Duration) -> String {
         .iter()
         .find(|(size, _)| millis >= *size && millis.is_multiple_of(*size))
         .map_or_else(|| format!("{millis}ms"), |(size, unit)| format!("{}{unit}", millis / size))
+}
+
+fn lanes(numbered: u16) -> impl Iterator<Item = Lane> + use<> {
+    let numbered = (1..=numbered).map(Lane::Numbered);
+    [Lane::Returned, Lane::First, Lane::Few].into_iter().chain(numbered)
+}
+
+fn lane_queue(lane: Lane, settings: &TopologySettings) -> QueueDeclaration {
+    let name = format!("{}.lane.{lane}", settings.build_queue);
+    QueueDeclaration { role: Role::Lane, ..build_queue(&name, &settings.fail_queue) }
 }
 
 fn build_queue(name: &str, fail_queue: &str) -> QueueDeclaration {
@@ -282,6 +371,18 @@ fn ledger(outcome_queue: &str) -> QueueDeclaration {
         ("x-stream-max-segment-size-bytes", Argument::Number(1_000_000)),
     ];
     QueueDeclaration { name: format!("told.{outcome_queue}"), role: Role::Ledger, arguments }
+}
+
+/// What is older than a day is not read any more; whole segments are dropped.
+fn cancellations(cancel_exchange: &str) -> QueueDeclaration {
+    let arguments = vec![
+        ("x-queue-type", Argument::Text("stream".to_owned())),
+        ("x-max-age", Argument::Text("2D".to_owned())),
+        ("x-max-length-bytes", Argument::Number(16_000_000)),
+        ("x-stream-max-segment-size-bytes", Argument::Number(1_000_000)),
+    ];
+    let name = format!("cancelled.{cancel_exchange}");
+    QueueDeclaration { name, role: Role::Cancellations, arguments }
 }
 
 fn rung(queue: &str, delay: Duration) -> QueueDeclaration {
@@ -359,6 +460,7 @@ mod tests {
             dead_queue: "d".to_owned(),
             result_queue: None,
             cancel_exchange: "c".to_owned(),
+            build_lanes: 2,
             build_rungs: vec![90 * SECOND, 10 * SECOND, 10 * SECOND],
             outcome_rungs: vec![600 * SECOND],
         }
@@ -390,14 +492,34 @@ mod tests {
     }
 
     #[test]
-    fn a_ladder_has_one_queue_a_delay_and_dead_letters_back_to_its_queue() {
+    fn lanes_and_rungs_are_named_for_the_queues_that_they_belong_to() {
         let topology = Topology::new(settings()).expect("good settings");
         assert_eq!(
             names(&topology),
-            ["b", "f", "o", "d", "b.retry.10s", "b.retry.90s", "o.retry.10m"]
+            [
+                "b",
+                "f",
+                "o",
+                "d",
+                "b.lane.returned",
+                "b.lane.first",
+                "b.lane.few",
+                "b.lane.1",
+                "b.lane.2",
+                "b.retry.10s",
+                "b.retry.90s",
+                "o.retry.10m",
+            ]
         );
         assert_eq!(topology.ledger().name, "told.o");
-        let rung = &topology.queues()[5];
+        assert_eq!(topology.cancellations().name, "cancelled.c");
+        assert_eq!(topology.bell(), "b.bell");
+    }
+
+    #[test]
+    fn a_rung_keeps_a_message_for_its_delay_and_dead_letters_it_back() {
+        let topology = Topology::new(settings()).expect("good settings");
+        let rung = &topology.queues()[10];
         assert_eq!(argument(rung, "x-message-ttl"), Some(&Argument::Number(90_000)));
         assert_eq!(
             argument(rung, "x-dead-letter-routing-key"),
@@ -406,14 +528,15 @@ mod tests {
     }
 
     #[test]
-    fn only_the_build_queue_gives_up_and_it_gives_up_to_the_fail_queue() {
+    fn only_the_build_queue_and_its_lanes_give_up_and_they_give_up_to_the_fail_queue() {
         let topology =
             Topology::new(TopologySettings { result_queue: Some("r".to_owned()), ..settings() })
                 .expect("good settings");
-        for queue in &topology.queues()[..5] {
+        let queues = topology.queues().iter().filter(|queue| queue.role != Role::Rung);
+        for queue in queues {
             let limit = argument(queue, "x-delivery-limit");
             let target = argument(queue, "x-dead-letter-routing-key");
-            if queue.role == Role::Build {
+            if matches!(queue.role, Role::Build | Role::Lane) {
                 assert_eq!(limit, Some(&Argument::Number(DELIVERY_LIMIT as i64)));
                 assert_eq!(target, Some(&Argument::Text("f".to_owned())));
             } else {

@@ -1,5 +1,6 @@
 //! What the inside asks of a broker, kept by RabbitMQ: its queues, its outcome ledger, its dead letters.
 
+mod backlog;
 mod rabbitmq;
 mod unreadable;
 

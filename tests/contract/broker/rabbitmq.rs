@@ -434,7 +434,7 @@ async fn cancellations_are_heard_also_after_a_lost_connection() {
                         .expect("sent");
                     let wait = timeout(Duration::from_millis(100), heard.recv()).await;
                     match wait {
-                        Ok(Some(got)) if got == bytes => return,
+                        Ok(Some(got)) if got.body == bytes => return,
                         Ok(None) => panic!("it was to go on"),
                         _ => {}
                     }

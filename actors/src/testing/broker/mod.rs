@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 
 use self::queues::Queues;
 use super::script::Script;
 use crate::ports::{
-    Acknowledger, Backlog, Broker, BrokerError, Load, Message, Place, Queue, Subscription, Taker,
-    Turn,
+    Acknowledger, Backlog, Broker, BrokerError, Cancellation, Load, Message, Place, Queue,
+    Subscription, Taker, Turn,
 };
 
 /// A broker in memory.
@@ -33,8 +34,8 @@ struct InMemory {
 #[derive(Default)]
 struct Node {
     queues: Queues,
-    listeners: Vec<mpsc::Sender<Vec<u8>>>,
-    cancellations: Vec<Vec<u8>>,
+    listeners: Vec<mpsc::Sender<Cancellation>>,
+    cancellations: Vec<Cancellation>,
     down: bool,
     publishes: HashMap<Queue, Script<BrokerError>>,
     enqueues: Script<BrokerError>,
@@ -79,11 +80,12 @@ impl FakeBroker {
     /// Sends a cancellation to all who listen, now or later.
     pub fn cancel(&self, body: &[u8]) {
         self.change(|node| {
-            node.cancellations.push(body.to_vec());
+            let cancellation = Cancellation { body: body.to_vec(), at: OffsetDateTime::now_utc() };
+            node.cancellations.push(cancellation.clone());
             node.listeners.retain(|listener| !listener.is_closed());
             for listener in &node.listeners {
                 // One who does not read has missed it.
-                let _ = listener.try_send(body.to_vec());
+                let _ = listener.try_send(cancellation.clone());
             }
         });
     }
@@ -287,16 +289,16 @@ impl Broker for FakeBroker {
         Ok((node.queues.waiting(Queue::Build).len() + node.queues.backlog().len()) as u64)
     }
 
-    fn cancellations(&self) -> mpsc::Receiver<Vec<u8>> {
-        let (listener, bodies) = mpsc::channel(64);
+    fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
+        let (listener, heard) = mpsc::channel(64);
         self.change(|node| {
-            for body in &node.cancellations {
+            for cancellation in &node.cancellations {
                 // There are no more than a test sends.
-                let _ = listener.try_send(body.clone());
+                let _ = listener.try_send(cancellation.clone());
             }
             node.listeners.push(listener);
         });
-        bodies
+        heard
     }
 }
 

@@ -3,13 +3,11 @@
 //! | file | what it does |
 //! |---|---|
 //! | `record.rs` | what is written |
-//! | `stream.rs` | writes and reads the stream |
 //!
 //! Each worker reads it all, and knows from there what is claimed. Whether its own claim holds, it knows once
 //! it has read that back. The stream may lose its last lines with the broker's machine.
 
 mod record;
-mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +25,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use self::record::Record;
-pub(super) use self::stream::Stream;
+use super::stream::Stream;
 
 /// How long a record is to take until it is written and, where that matters, read back.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -58,6 +56,17 @@ trait Log: Send + Sync + 'static {
     /// # Errors
     /// [`BrokerError::Refused`]: there is no such log for now, though the broker answers.
     async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError>;
+}
+
+#[async_trait]
+impl Log for Stream {
+    async fn append(&self, line: Vec<u8>) -> Result<(), BrokerError> {
+        Stream::append(self, line).await
+    }
+
+    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
+        Stream::follow(self, |delivery| delivery.data).await
+    }
 }
 
 /// The ledger, as this worker has read it. Clones share it.

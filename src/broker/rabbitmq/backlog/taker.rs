@@ -1,0 +1,393 @@
+//! Takes requests out of the lanes, one at a time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use image_builder_actors::delivery::envelope::Envelope;
+use image_builder_actors::ports::{Acknowledger, Backlog, BrokerError, Load, Taker, Turn};
+use lapin::message::BasicGetMessage;
+use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::protocol::AMQPSoftError;
+use lapin::{Channel, Connection, Consumer};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{CLOSED, Lanes, lock};
+use crate::broker::rabbitmq::backlog::User;
+use crate::broker::rabbitmq::cancellations;
+use crate::broker::rabbitmq::connection::ManagedConnection;
+use crate::broker::rabbitmq::consume::{Acks, Course, GOODBYE, InHand, Wish};
+use crate::broker::rabbitmq::declare::soft_error;
+use crate::broker::rabbitmq::properties;
+use crate::broker::rabbitmq::topology::Lane;
+
+/// How often a taker that found nothing asks how long the lanes are: what a worker had that was killed comes
+/// back without a ring.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How many requests of users who have as many in hand as they may are moved to the end of their lane at
+/// once, and the pause before the next of them.
+const ROUND: u32 = 32;
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
+
+/// The pause after a lane in which all were of such users.
+const BETWEEN_LAPS: Duration = Duration::from_secs(10);
+
+/// Longest wait for one answer of the broker.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Opens the backlog as soon as there is a connection; the caller sets the time limit.
+pub(super) async fn open(
+    lanes: Arc<Lanes>,
+    managed: &Arc<ManagedConnection>,
+) -> Result<Backlog, BrokerError> {
+    let unavailable = |text: String| BrokerError::Unavailable(text);
+    let connection = managed.current().await.ok_or_else(|| unavailable(CLOSED.to_owned()))?;
+    let opening = async {
+        lanes.find_older(&connection).await?;
+        let channel = connection.create_channel().await?;
+        let bell = lanes.declarer.topology().bell();
+        let bell = cancellations::consumer(&connection, bell).await?;
+        Ok::<_, lapin::Error>((channel, bell))
+    };
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = managed.lost(&connection) => {
+            return Err(unavailable("the connection was lost".to_owned()));
+        }
+    };
+    let (channel, bell) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            if matches!(soft_error(&error), Some((AMQPSoftError::NOTFOUND, _))) {
+                // Whoever asks again finds out how that went.
+                let _ = lanes.declarer.declare(&connection).await;
+            }
+            return Err(unavailable(error.to_string()));
+        }
+    };
+    let (wish_in, wish) = watch::channel(Wish::Deliver);
+    let (course_in, course) = watch::channel(Course::Open);
+    let in_hand = Arc::new(InHand::default());
+    let watched = Watched {
+        managed: managed.clone(),
+        connection: connection.clone(),
+        channel: channel.clone(),
+        bell,
+        lanes: lanes.clone(),
+        in_hand: in_hand.clone(),
+    };
+    tokio::spawn(watched.run(wish, course_in));
+    let taker = LaneTaker {
+        rung: lanes.rung.subscribe(),
+        sources: lanes.all().into_iter().map(|lane| Source::new(lane, &lanes)).collect(),
+        lanes: lanes.clone(),
+        managed: managed.clone(),
+        connection,
+        channel,
+        course: course.clone(),
+        in_hand: in_hand.clone(),
+        turns: 0,
+    };
+    let acks = Acks { in_hand, wish: wish_in, course };
+    Ok(Backlog { taker: Box::new(taker), acks: Arc::new(LaneAcks { acks, lanes }) })
+}
+
+/// Settles what was taken. What goes back to its lane is told to all workers.
+struct LaneAcks {
+    acks: Acks,
+    lanes: Arc<Lanes>,
+}
+
+#[async_trait]
+impl Acknowledger for LaneAcks {
+    fn holds(&self, tag: u64) -> bool {
+        self.acks.holds(tag)
+    }
+
+    async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
+        self.acks.ack(tag).await
+    }
+
+    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
+        self.acks.nack(tag).await?;
+        self.lanes.ring.notify_one();
+        Ok(())
+    }
+
+    async fn cancel(&self) {
+        self.acks.cancel().await;
+    }
+
+    async fn ended(&self) {
+        self.acks.ended().await;
+    }
+}
+
+/// Hears the bell, and watches over the channel.
+struct Watched {
+    managed: Arc<ManagedConnection>,
+    connection: Arc<Connection>,
+    channel: Channel,
+    bell: Consumer,
+    lanes: Arc<Lanes>,
+    in_hand: Arc<InHand>,
+}
+
+impl Watched {
+    async fn run(mut self, mut wish: watch::Receiver<Wish>, course: watch::Sender<Course>) {
+        if self.owner_wants_no_more(&mut wish).await {
+            course.send_replace(Course::Quiet);
+            // What is in hand can be settled until the last owner lets go.
+            tokio::select! {
+                () = async { while wish.changed().await.is_ok() {} } => {}
+                () = self.managed.lost(&self.connection) => {}
+            }
+        }
+        self.in_hand.lock().clear();
+        course.send_replace(Course::Over);
+        let goodbye = self.channel.close(200, "the backlog is closed".into());
+        if !matches!(timeout(GOODBYE, goodbye).await, Ok(Ok(()))) {
+            tracing::debug!("the channel of the backlog was gone before it was closed");
+        }
+    }
+
+    /// Passes the bell on until the owner wants no more, or is gone; `false` = the channel or the connection
+    /// ended before.
+    async fn owner_wants_no_more(&mut self, wish: &mut watch::Receiver<Wish>) -> bool {
+        let mut look = tokio::time::interval(Duration::from_secs(1));
+        while self.channel.status().connected() {
+            tokio::select! {
+                // An error means that there is no owner.
+                _ = wish.wait_for(|wish| *wish == Wish::NoMore) => return true,
+                () = self.managed.lost(&self.connection) => return false,
+                rung = self.bell.next() => match rung {
+                    Some(Ok(_)) => self.lanes.rung.send_modify(|rings| *rings += 1),
+                    Some(Err(_)) | None => return false,
+                },
+                // A channel may be closed without a word.
+                _ = look.tick() => {}
+            }
+        }
+        false
+    }
+}
+
+/// A lane, as one taker knows it.
+struct Source {
+    lane: Lane,
+    queue: String,
+    /// Whose request was the last that was taken.
+    last: User,
+    /// The number of the turn that it was taken in.
+    turn: u64,
+    /// That it was full of requests of users who may have no more.
+    blocked: Option<Blocked>,
+}
+
+struct Blocked {
+    /// Whose request was at its head.
+    by: User,
+    /// When it is to be looked at again, whatever that one may have.
+    until: Instant,
+    /// How many are still to be looked at until all were.
+    left: u32,
+}
+
+impl Source {
+    fn new(lane: Lane, lanes: &Lanes) -> Self {
+        let queue = lanes.declarer.topology().lane(lane).name;
+        Self { lane, queue, last: User::default(), turn: 0, blocked: None }
+    }
+
+    /// How many builds whoever comes next is thought to have in hand.
+    fn expected(&self, load: &Load) -> usize {
+        match self.lane {
+            Lane::First => 0,
+            _ => self.last.in_hand(load),
+        }
+    }
+
+    fn is_blocked(&self, load: &Load) -> bool {
+        self.blocked
+            .as_ref()
+            .is_some_and(|blocked| !blocked.by.is_admitted(load) && Instant::now() < blocked.until)
+    }
+}
+
+struct LaneTaker {
+    lanes: Arc<Lanes>,
+    managed: Arc<ManagedConnection>,
+    connection: Arc<Connection>,
+    channel: Channel,
+    course: watch::Receiver<Course>,
+    in_hand: Arc<InHand>,
+    rung: watch::Receiver<u64>,
+    sources: Vec<Source>,
+    turns: u64,
+}
+
+#[async_trait]
+impl Taker for LaneTaker {
+    async fn take(&mut self, load: &Load) -> Result<Option<Turn>, BrokerError> {
+        if *self.course.borrow() != Course::Open {
+            return Err(BrokerError::Unavailable("the backlog is closed".to_owned()));
+        }
+        // What is put in from now on is told.
+        self.rung.borrow_and_update();
+        self.lanes.know(load);
+        let sources = self.sources.iter().enumerate();
+        let mut open: Vec<usize> = sources
+            .filter(|(_, source)| !source.is_blocked(load))
+            .map(|(index, _)| index)
+            .collect();
+        // Users who have little in hand first; among equals, the lane that was taken from longest ago.
+        open.sort_by_key(|index| {
+            let source = &self.sources[*index];
+            (source.expected(load), source.turn)
+        });
+        for (position, index) in open.iter().enumerate() {
+            let is_last = position + 1 == open.len();
+            if let Some(turn) = self.take_from(*index, load, is_last).await? {
+                return Ok(Some(turn));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn arrived(&mut self) {
+        loop {
+            let blocked = self.sources.iter().filter_map(|source| source.blocked.as_ref());
+            let again = blocked.map(|blocked| blocked.until).min();
+            let look = Instant::now() + LOOK;
+            let next = again.map_or(look, |again| again.min(look));
+            tokio::select! {
+                _ = self.rung.changed() => return,
+                _ = self.course.wait_for(|course| *course == Course::Over) => return,
+                () = tokio::time::sleep_until(next.into()) => {}
+            }
+            if again.is_some_and(|again| again <= Instant::now()) {
+                return;
+            }
+            // The broker's own record of the lengths is cheaper than to take from an empty lane.
+            let queues = self.lanes.queues();
+            let waits = timeout(ANSWER, self.lanes.ready(&queues)).await;
+            if !matches!(waits, Ok(Ok(ready)) if ready.iter().all(|ready| *ready == 0)) {
+                return;
+            }
+        }
+    }
+}
+
+impl LaneTaker {
+    /// Takes the next request of a lane that this worker may have.
+    async fn take_from(
+        &mut self,
+        index: usize,
+        load: &Load,
+        is_last: bool,
+    ) -> Result<Option<Turn>, BrokerError> {
+        let mut moved = 0;
+        loop {
+            let Some(got) = self.get(index).await? else {
+                self.sources[index].blocked = None;
+                return Ok(None);
+            };
+            let user = properties::user_of(&got.delivery);
+            let source = &mut self.sources[index];
+            if !user.is_admitted(load) {
+                let (lane, ready) = (source.lane, got.message_count);
+                let before = source.blocked.take();
+                let left =
+                    before.filter(|blocked| blocked.left > 0).map_or(ready + 1, |b| b.left) - 1;
+                self.move_to(lane, got, user.clone()).await?;
+                moved += 1;
+                let pause = match left {
+                    0 => BETWEEN_LAPS,
+                    _ => BETWEEN_ROUNDS,
+                };
+                let until = Instant::now() + pause;
+                self.sources[index].blocked = Some(Blocked { by: user, until, left });
+                if left == 0 || moved >= ROUND {
+                    return Ok(None);
+                }
+                continue;
+            }
+            if source.lane == Lane::First && user.in_hand(load) > 0 && !is_last {
+                // Another worker did not know of them.
+                self.move_to(Lane::Few, got, user).await?;
+                continue;
+            }
+            self.turns += 1;
+            source.last = user.clone();
+            source.turn = self.turns;
+            lock(&self.lanes.recent).leave(&user, Instant::now());
+            let (tag, acker) = (got.delivery.delivery_tag, got.delivery.acker.clone());
+            self.in_hand.lock().insert(tag, acker);
+            if *self.course.borrow() == Course::Over {
+                // Nobody clears it any more.
+                self.in_hand.lock().clear();
+                return Err(BrokerError::Unavailable("the backlog is closed".to_owned()));
+            }
+            let user_id = user.id(load).unwrap_or_default().to_owned();
+            return Ok(Some(Turn { user_id, delivery: properties::of_delivery(got.delivery) }));
+        }
+    }
+
+    async fn get(&self, index: usize) -> Result<Option<BasicGetMessage>, BrokerError> {
+        let queue = &self.sources[index].queue;
+        let getting = self.channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
+        let got = tokio::select! {
+            got = timeout(ANSWER, getting) => got,
+            () = self.managed.lost(&self.connection) => {
+                return Err(BrokerError::Unavailable("the connection was lost".to_owned()));
+            }
+        };
+        let Ok(got) = got else {
+            return Err(self
+                .give_up(format!("it did not answer for `{queue}` in {ANSWER:?}"))
+                .await);
+        };
+        match got {
+            Ok(got) => Ok(got),
+            Err(error) => {
+                if matches!(soft_error(&error), Some((AMQPSoftError::NOTFOUND, _))) {
+                    tracing::warn!(queue, "the queue is gone: declaring all queues again");
+                    // Whoever opens the backlog again finds out how that went.
+                    let _ = self.lanes.declarer.declare(&self.connection).await;
+                }
+                Err(self.give_up(error.to_string()).await)
+            }
+        }
+    }
+
+    /// Closes the channel: what it had goes back, and nobody else may wait for it.
+    async fn give_up(&self, why: String) -> BrokerError {
+        let goodbye = self.channel.close(200, "the backlog is given up".into());
+        let _ = timeout(GOODBYE, goodbye).await;
+        BrokerError::Unavailable(why)
+    }
+
+    /// Puts a request at the end of a lane, with what was counted of it until now.
+    async fn move_to(
+        &self,
+        lane: Lane,
+        got: BasicGetMessage,
+        user: User,
+    ) -> Result<(), BrokerError> {
+        let acker = got.delivery.acker.clone();
+        let delivery = properties::of_delivery(got.delivery);
+        let mut envelope = Envelope::decode(&delivery.message);
+        envelope.redeliveries = envelope.redeliveries_of(&delivery);
+        let message = envelope.pass_on(&delivery.message);
+        if let Err(error) = self.lanes.put(lane, message, user).await {
+            return Err(self.give_up(error.to_string()).await);
+        }
+        match acker.ack(BasicAckOptions::default()).await {
+            Ok(true) => Ok(()),
+            _ => Err(BrokerError::Stale),
+        }
+    }
+}
