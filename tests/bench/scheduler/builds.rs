@@ -102,7 +102,7 @@ fn by_hand(repo: &GitRepo, branches: &[String]) -> f64 {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let image = format!("{}/bench/{}", registry::open(), repo.name);
     let script = "git clone -q --depth 1 -b \"$1\" \"$URL\" \"$1\" 2>&1 && \
-                  docker build -q -t \"$IMAGE:$1\" \"$1\" && docker push -q \"$IMAGE:$1\"";
+                  /usr/bin/docker build -q -t \"$IMAGE:$1\" \"$1\" && /usr/bin/docker push -q \"$IMAGE:$1\"";
     let begun = Instant::now();
     let mut xargs = Command::new("xargs")
         .args(["-P2", "-I{}", "sh", "-c", script, "sh", "{}"])
