@@ -193,7 +193,7 @@ fn one_with_immutable_tags_serves_a_request_again_and_refuses_another_image_once
     let request = world.request(&source.repo);
     world.build(&request).ready().after(1);
     let again = world.build(&request).ready().after(1);
-    assert_eq!(again.body()["data"]["reused"], true, "{}", again.raw);
+    assert_eq!(again.data()["reused"], true, "{}", again.raw);
 
     // Another image of the same commit.
     let forced = with(request, json!({"force": true, "buildPlan": {"buildArgs": {"OTHER": "1"}}}));
