@@ -190,13 +190,16 @@ fn one_with_immutable_tags_serves_a_request_again_and_refuses_another_image_once
     });
     let worker = world.worker();
     let source = Marked::good();
-    let request = world.request(&source.repo);
-    world.build(&request).ready().after(1);
-    let again = world.build(&request).ready().after(1);
+    let first = world.build(&world.request(&source.repo)).ready().after(1);
+    let again = world.build(&world.request(&source.repo)).ready().after(1);
+    assert_eq!(again.data()["image"], first.data()["image"]);
     assert_eq!(again.data()["reused"], true, "{}", again.raw);
 
     // Another image of the same commit.
-    let forced = with(request, json!({"force": true, "buildPlan": {"buildArgs": {"OTHER": "1"}}}));
+    let forced = with(
+        world.request(&source.repo),
+        json!({"force": true, "buildPlan": {"buildArgs": {"OTHER": "1"}}}),
+    );
     let told = world.build(&forced).failed("registry_refused").after(1);
     assert_eq!((told.text("/fault"), told.text("/stage")), ("service", "pusher"), "{}", told.raw);
     for part in ["immutable", "the tag stands for sha256:"] {

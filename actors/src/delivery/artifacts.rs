@@ -169,8 +169,12 @@ impl Images {
         };
         match self.registry.find(reference).await {
             Ok(Some(standing)) if is_of(&standing, built) => Ok(standing.digest),
+            // The engine hands on the registry's words alone, which need not say why.
             Ok(Some(standing)) => {
-                let message = format!("{} (the tag stands for {})", fault.message, standing.digest);
+                let message = format!(
+                    "{}; the tag stands for {}, and is not moved where tags are immutable",
+                    fault.message, standing.digest,
+                );
                 Err(Fault { message, ..fault })
             }
             // What was refused says more than that it cannot be looked up.
