@@ -15,8 +15,9 @@ use super::handshake::Failure;
 use super::properties::Outgoing;
 use super::{properties, too_slow};
 
-/// Publishes under way at once; further ones wait for a turn.
-const MOST_AT_ONCE: usize = 256;
+/// Publishes under way at once, each on a channel of its own; further ones wait for a turn. More are no
+/// faster.
+const MOST_AT_ONCE: usize = 128;
 
 /// Publishes over one connection, each message on a channel that it has to itself.
 ///

@@ -65,10 +65,12 @@ async fn a_flood_fills_the_numbered_lanes_evenly_and_its_first_requests_wait_els
         }
         enqueue(&*rabbit.broker, "single", "s").await;
         assert_eq!(drain(&lane(rabbit, Lane::First)).await, ["0", "s"]);
-        assert_eq!(drain(&lane(rabbit, Lane::Few)).await.len(), 15);
+        // What is long ago counts less.
+        let few = drain(&lane(rabbit, Lane::Few)).await.len();
+        assert!((15..=25).contains(&few), "{few}");
         let one = drain(&lane(rabbit, Lane::Numbered(1))).await.len();
         let two = drain(&lane(rabbit, Lane::Numbered(2))).await.len();
-        assert_eq!(one + two, 44);
+        assert_eq!(one + two, 59 - few);
         assert!(one.abs_diff(two) <= 4, "{one} and {two}");
         assert_eq!(drain(&lane(rabbit, Lane::Returned)).await.len(), 0);
     })
@@ -334,7 +336,7 @@ async fn a_cancellation_that_was_heard_is_not_taken_for_a_newer_one_later() {
         let mut live = rabbit.broker.cancellations();
         let (connection, channel) = plain_channel().await;
         let exchange = rabbit.settings.topology.cancel_exchange();
-        let (options, none) = Default::default();
+        let (options, none): (BasicPublishOptions, BasicProperties) = Default::default();
         let told = async {
             loop {
                 let publish = channel.basic_publish(

@@ -19,9 +19,9 @@ use crate::broker::rabbitmq::backlog::User;
 use crate::broker::rabbitmq::cancellations;
 use crate::broker::rabbitmq::connection::ManagedConnection;
 use crate::broker::rabbitmq::consume::{Acks, Course, GOODBYE, InHand, Wish};
-use crate::broker::rabbitmq::declare::soft_error;
+use crate::broker::rabbitmq::declare::{declare_queue, soft_error};
 use crate::broker::rabbitmq::properties;
-use crate::broker::rabbitmq::topology::Lane;
+use crate::broker::rabbitmq::topology::{Lane, QueueDeclaration};
 
 /// How often a taker that found nothing asks how long the lanes are: what a worker had that was killed comes
 /// back without a ring.
@@ -178,7 +178,9 @@ impl Watched {
 /// A lane, as one taker knows it.
 struct Source {
     lane: Lane,
-    queue: String,
+    queue: QueueDeclaration,
+    /// How many it had when it was last taken from.
+    ready: u32,
     /// Whose request was the last that was taken.
     last: User,
     /// The number of the turn that it was taken in.
@@ -198,8 +200,8 @@ struct Blocked {
 
 impl Source {
     fn new(lane: Lane, lanes: &Lanes) -> Self {
-        let queue = lanes.declarer.topology().lane(lane).name;
-        Self { lane, queue, last: User::default(), turn: 0, blocked: None }
+        let queue = lanes.declarer.topology().lane(lane);
+        Self { lane, queue, ready: 0, last: User::default(), turn: 0, blocked: None }
     }
 
     /// How many builds whoever comes next is thought to have in hand.
@@ -271,7 +273,6 @@ impl Taker for LaneTaker {
             if again.is_some_and(|again| again <= Instant::now()) {
                 return;
             }
-            // The broker's own record of the lengths is cheaper than to take from an empty lane.
             let queues = self.lanes.queues();
             let waits = timeout(ANSWER, self.lanes.ready(&queues)).await;
             if !matches!(waits, Ok(Ok(ready)) if ready.iter().all(|ready| *ready == 0)) {
@@ -336,24 +337,36 @@ impl LaneTaker {
         }
     }
 
-    async fn get(&self, index: usize) -> Result<Option<BasicGetMessage>, BrokerError> {
-        let queue = &self.sources[index].queue;
-        let getting = self.channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
-        let got = tokio::select! {
-            got = timeout(ANSWER, getting) => got,
+    async fn get(&mut self, index: usize) -> Result<Option<BasicGetMessage>, BrokerError> {
+        let source = &self.sources[index];
+        let getting = async {
+            // To take from an empty queue costs the broker several times as much as to count it.
+            if source.ready == 0 && declare_queue(&self.channel, &source.queue, true).await? == 0 {
+                return Ok(None);
+            }
+            let name = source.queue.name.as_str();
+            self.channel.basic_get(name.into(), BasicGetOptions::default()).await
+        };
+        let got: lapin::Result<_> = tokio::select! {
+            got = timeout(ANSWER, getting) => match got {
+                Ok(got) => got,
+                Err(_) => {
+                    let why = format!("it did not answer for `{}` in {ANSWER:?}", source.queue.name);
+                    return Err(self.give_up(why).await);
+                }
+            },
             () = self.managed.lost(&self.connection) => {
                 return Err(BrokerError::Unavailable("the connection was lost".to_owned()));
             }
         };
-        let Ok(got) = got else {
-            return Err(self
-                .give_up(format!("it did not answer for `{queue}` in {ANSWER:?}"))
-                .await);
-        };
         match got {
-            Ok(got) => Ok(got),
+            Ok(got) => {
+                self.sources[index].ready = got.as_ref().map_or(0, |got| got.message_count);
+                Ok(got)
+            }
             Err(error) => {
                 if matches!(soft_error(&error), Some((AMQPSoftError::NOTFOUND, _))) {
+                    let queue = &source.queue.name;
                     tracing::warn!(queue, "the queue is gone: declaring all queues again");
                     // Whoever opens the backlog again finds out how that went.
                     let _ = self.lanes.declarer.declare(&self.connection).await;
