@@ -21,7 +21,7 @@ use crate::api::Observed;
 use crate::api::readiness::Readiness;
 use crate::broker::rabbitmq::dead_letters::DeadQueue;
 use crate::broker::rabbitmq::queues::Queues;
-use crate::broker::rabbitmq::{ConnectError, ConnectionState, RabbitMq, RabbitSettings};
+use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::engine::docker::disk::inventory::HeldBytes;
@@ -73,7 +73,7 @@ impl Worker {
         let adapters = Adapters::assemble(config, &data_dir)
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
         adapters.watch(&readiness);
-        let connected = watch_broker(&readiness);
+        let watched = watch_broker(&readiness);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             http,
@@ -81,7 +81,7 @@ impl Worker {
             "starting"
         );
         let broker = Arc::new(connect(config).await?);
-        let _ = connected.set(broker.connected());
+        let _ = watched.set(broker.clone());
 
         let shutdown = Shutdown::default();
         let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
@@ -276,7 +276,7 @@ fn pipeline_settings(
         rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
         workspaces: data_dir.workspaces(),
         registry_name,
-        most_in_hand: pipeline.prefetch,
+        most_in_hand: pipeline.most_in_hand,
         job_timeout: pipeline.job_timeout,
         connector: pipeline.connector,
         builder: pipeline.builder,
@@ -292,12 +292,17 @@ fn pipeline_settings(
 }
 
 /// Watches the broker from before there is one: until it is put into the cell, it is not ready.
-fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<watch::Receiver<ConnectionState>>> {
-    let cell: Arc<OnceLock<watch::Receiver<ConnectionState>>> = Arc::default();
-    let state = cell.clone();
+fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<Arc<RabbitMq>>> {
+    let cell: Arc<OnceLock<Arc<RabbitMq>>> = Arc::default();
+    let broker = cell.clone();
     readiness.watch("broker", move || {
-        let connected = state.get().is_some_and(|state| state.borrow().connected());
-        async move { if connected { Ok(()) } else { Err("not connected".to_owned()) } }
+        let broker = broker.get().cloned();
+        async move {
+            match broker {
+                Some(broker) => broker.look().await,
+                None => Err("not connected".to_owned()),
+            }
+        }
     });
     cell
 }

@@ -85,13 +85,13 @@ impl Config {
                 humantime::format_duration(stages)
             )
         });
-        let (places, per_user) = (usize::from(pipeline.prefetch), pipeline.builds_per_user);
-        let hidden = (places <= per_user).then(|| {
+        let (places, builders) = (pipeline.most_in_hand, pipeline.builder.concurrency);
+        let idle = (usize::from(places) < builders).then(|| {
             format!(
-                "LISTENER_CONCURRENCY: {places} is not more than BUILDER_PER_USER ({per_user}): the builds of one user can take every place and hide those of others; raise it, or lower BUILDER_PER_USER"
+                "LISTENER_CONCURRENCY: {places} is less than BUILDER_CONCURRENCY ({builders}): some builders never have anything to build; raise it, or lower BUILDER_CONCURRENCY"
             )
         });
-        cut_short.into_iter().chain(hidden).collect()
+        cut_short.into_iter().chain(idle).collect()
     }
 
     /// `None` only where there are errors.
@@ -289,8 +289,8 @@ pub struct ForgeConfig {
 
 #[derive(Debug, Clone)]
 pub struct PipelineConfig {
-    /// Deliveries in the worker at once.
-    pub prefetch: u16,
+    /// Builds in hand at once, those included that are fetched or pushed.
+    pub most_in_hand: u16,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
     pub connector: StageSettings,
@@ -320,16 +320,18 @@ impl PipelineConfig {
             );
         }
         let builders = read.builder_concurrency(cores);
+        let connectors = read.connector_concurrency(cores.max(2));
+        let pushers = read.pusher_concurrency(cores.max(2));
         let stage =
             |concurrency: u16, timeout| StageSettings { concurrency: concurrency.into(), timeout };
         Self {
-            // Enough to keep every builder busy while the next jobs are fetched and the last ones
-            // pushed, and no more: what is prefetched here waits for this worker.
-            prefetch: read.listener_concurrency(builders.saturating_add(2)),
+            // As many as all stages work on at once.
+            most_in_hand: read
+                .listener_concurrency(connectors.saturating_add(builders).saturating_add(pushers)),
             job_timeout,
-            connector: stage(read.connector_concurrency(cores.max(2)), read.connector_timeout()),
+            connector: stage(connectors, read.connector_timeout()),
             builder: stage(builders, read.builder_timeout()),
-            pusher: stage(read.pusher_concurrency(cores.max(2)), read.pusher_timeout()),
+            pusher: stage(pushers, read.pusher_timeout()),
             notifier: stage(read.notifier_concurrency(cores.max(4)), read.notifier_timeout()),
             builds_per_user: read.builder_per_user(builders).into(),
             supersede: read.listener_supersede(),

@@ -106,9 +106,9 @@ macro_rules! settings { ($of:ident) => { $of! {
     }
 
     "How much at once, and for how long" {
-        /// Deliveries in this worker at once (the prefetch). With no more than `BUILDER_PER_USER`, the
-        /// jobs of one user can keep all others out of sight.
-        listener_concurrency: u16 = COUNT otherwise "`BUILDER_CONCURRENCY` + 2";
+        /// Builds in hand at once, those included that are fetched or pushed. One is taken when a builder is
+        /// free for it, and waits in the broker until then.
+        listener_concurrency: u16 = COUNT otherwise "`CONNECTOR_CONCURRENCY` + `BUILDER_CONCURRENCY` + `PUSHER_CONCURRENCY`";
         /// Sources that are fetched at once.
         connector_concurrency: u16 = COUNT otherwise "the cores, at least 2";
         /// Builds at once. It should fit the engine's cores.

@@ -80,19 +80,15 @@ fn a_job_that_may_be_cut_short_by_its_time_is_warned_of_and_no_error() {
 }
 
 #[test]
-fn a_listener_in_which_one_user_can_hide_the_others_is_warned_of() {
-    let of = |listener: &str, per_user: &str| {
-        let builder = [("BUILDER_CONCURRENCY", "3"), ("BUILDER_PER_USER", per_user)];
-        let pairs = [&[URI, ("LISTENER_CONCURRENCY", listener)], &builder[..]].concat();
+fn a_worker_that_takes_fewer_builds_than_it_has_builders_is_warned_of() {
+    let of = |listener: &str| {
+        let pairs = [URI, ("LISTENER_CONCURRENCY", listener), ("BUILDER_CONCURRENCY", "3")];
         Config::read(vars(&pairs)).expect("good").warnings()
     };
-    assert_eq!(of("4", ""), [""; 0]);
-    assert_eq!(of("2", "1"), [""; 0]);
-    for (listener, per_user) in [("3", ""), ("1", "1")] {
-        let [warning] = &of(listener, per_user)[..] else { panic!("one warning") };
-        assert!(warning.starts_with("LISTENER_CONCURRENCY: "), "{warning}");
-        assert!(warning.contains("BUILDER_PER_USER"), "{warning}");
-    }
+    assert_eq!(of("3"), [""; 0]);
+    let [warning] = &of("2")[..] else { panic!("one warning") };
+    assert!(warning.starts_with("LISTENER_CONCURRENCY: "), "{warning}");
+    assert!(warning.contains("BUILDER_CONCURRENCY"), "{warning}");
 }
 
 #[test]
@@ -326,10 +322,10 @@ fn without_a_number_as_much_is_done_at_once_as_fits_the_cores() {
         let pipeline = Config::assemble(&mut read, cores).expect("good").pipeline;
         let stages = [&pipeline.connector, &pipeline.builder, &pipeline.pusher, &pipeline.notifier];
         let stages = stages.map(|stage| stage.concurrency);
-        (stages, pipeline.retry_concurrency, pipeline.builds_per_user)
+        (stages, pipeline.retry_concurrency, pipeline.builds_per_user, pipeline.most_in_hand)
     };
-    assert_eq!(on(1), ([2, 1, 2, 4], 4, 1));
-    assert_eq!(on(16), ([16, 16, 16, 16], 16, 16));
+    assert_eq!(on(1), ([2, 1, 2, 4], 4, 1, 5));
+    assert_eq!(on(16), ([16, 16, 16, 16], 16, 16, 48));
 }
 
 #[test]

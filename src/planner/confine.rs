@@ -50,6 +50,12 @@ pub(super) fn relative(wish: &str) -> Option<PathBuf> {
 /// # Errors
 /// `invalid_plan` when it is not a regular file or not UTF-8, `too_large` above `longest` bytes.
 pub(super) fn read_plan_file(path: &Path, shown: &str, longest: u64) -> Result<String, Fault> {
+    String::from_utf8(read_plan_bytes(path, shown, longest)?)
+        .map_err(|_| invalid(format!("`{shown}` is not UTF-8 text")))
+}
+
+/// Like [`read_plan_file`], in whatever encoding it is.
+pub(super) fn read_plan_bytes(path: &Path, shown: &str, longest: u64) -> Result<Vec<u8>, Fault> {
     let failed = |error: io::Error| disk_fault(&format!("read `{shown}`"), &error);
     // Checked before it is opened: opening a pipe would wait for somebody to write.
     if !path.metadata().map_err(failed)?.is_file() {
@@ -63,7 +69,7 @@ pub(super) fn read_plan_file(path: &Path, shown: &str, longest: u64) -> Result<S
         let message = format!("`{shown}` is longer than the {longest} bytes that are allowed");
         return Err(Fault::new(StageName::Builder, Reason::TooLarge, message));
     }
-    String::from_utf8(bytes).map_err(|_| invalid(format!("`{shown}` is not UTF-8 text")))
+    Ok(bytes)
 }
 
 #[cfg(test)]

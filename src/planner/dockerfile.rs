@@ -9,19 +9,26 @@ use super::confine::{self, Unusable};
 use super::fingerprint::Fingerprint;
 use super::{Context, invalid};
 
+mod stages;
+
 pub(super) const DEFAULT_NAME: &str = "Dockerfile";
+/// What a Dockerfile may be called, the one that is preferred first, as `docker build` has it.
+const DEFAULT_NAMES: [&str; 2] = [DEFAULT_NAME, "dockerfile"];
 
 /// Raised when the same Dockerfile and request come to mean another build than before.
 const PLANNER: &str = "dockerfile 1";
 
-/// Whether the context has a Dockerfile of the usual name, so that it is built by it.
-pub(super) fn exists_in(context: &Context) -> bool {
+/// The Dockerfile of a usual name that the context has, so that it is built by it.
+pub(super) fn default_in(context: &Context) -> Option<&'static str> {
     // A link counts wherever it leads, so that a bad one is an error and not passed over.
-    context.path.join(DEFAULT_NAME).symlink_metadata().is_ok_and(|found| !found.is_dir())
+    let exists =
+        |name: &&str| context.path.join(name).symlink_metadata().is_ok_and(|found| !found.is_dir());
+    DEFAULT_NAMES.into_iter().find(exists)
 }
 
 pub(super) fn plan(context: &Context, wish: &PlanRequest, limits: &Limits) -> Result<Plan, Fault> {
-    let shown = wish.dockerfile_path.as_deref().unwrap_or(DEFAULT_NAME);
+    let usual = || default_in(context).unwrap_or(DEFAULT_NAME);
+    let shown = wish.dockerfile_path.as_deref().unwrap_or_else(usual);
     let path = confine::resolve(&context.path, shown).map_err(|unusable| match unusable {
         Unusable::Missing => {
             let message = format!("there is no `{shown}` in {}", context.shown);
@@ -31,7 +38,12 @@ pub(super) fn plan(context: &Context, wish: &PlanRequest, limits: &Limits) -> Re
             invalid(format!("the Dockerfile `{shown}` leads out of {}", context.shown))
         }
     })?;
-    let text = confine::read_plan_file(&path, shown, limits.plan_file_bytes)?;
+    let bytes = confine::read_plan_bytes(&path, shown, limits.plan_file_bytes)?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(invalid(format!("the Dockerfile `{shown}` is UTF-16 text: save it as UTF-8")));
+    }
+    // Only what engines need not understand, such as a comment, may be in another encoding.
+    let text = String::from_utf8_lossy(&bytes);
     if text.trim().is_empty() {
         return Err(invalid(format!("the Dockerfile `{shown}` is empty")));
     }
@@ -45,9 +57,11 @@ pub(super) fn plan(context: &Context, wish: &PlanRequest, limits: &Limits) -> Re
 
     let mut build_args = wish.envs.clone();
     build_args.extend(wish.build_args.clone());
+    stages::check(&text, &build_args)
+        .map_err(|why| invalid(format!("the Dockerfile `{shown}` {why}")))?;
     let fingerprint = Fingerprint::new(PLANNER)
         .part("dockerfile", &dockerfile)
-        .part("text", &text)
+        .part("text", &bytes)
         .part("target", wish.target.as_deref().unwrap_or_default())
         .pairs("build arguments", &build_args)
         .names("secrets", wish.secrets.keys())

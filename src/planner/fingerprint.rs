@@ -14,14 +14,14 @@ impl Fingerprint {
         Self(Sha256::new()).part("planner", planner)
     }
 
-    pub(super) fn part(mut self, name: &str, value: &str) -> Self {
+    pub(super) fn part(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         add_part(&mut self.0, name);
         add_part(&mut self.0, value);
         self
     }
 
     pub(super) fn pairs(self, name: &str, pairs: &BTreeMap<String, String>) -> Self {
-        let counted = self.part(name, &pairs.len().to_string());
+        let counted = self.part(name, pairs.len().to_string());
         pairs.iter().fold(counted, |hash, (key, value)| hash.part(key, value))
     }
 
@@ -30,7 +30,7 @@ impl Fingerprint {
         name: &str,
         names: impl ExactSizeIterator<Item = &'a String>,
     ) -> Self {
-        let counted = self.part(name, &names.len().to_string());
+        let counted = self.part(name, names.len().to_string());
         names.fold(counted, |hash, value| hash.part("", value))
     }
 

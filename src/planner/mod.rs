@@ -127,16 +127,15 @@ fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<Step, 
     let context = find_context(tree, &wish.root_directory)?;
     check_names(wish)?;
 
-    let has_dockerfile = dockerfile::exists_in(&context);
-    let (builder, because) = match wish.builder {
-        Some(builder) => (builder, ""),
-        None if wish.dockerfile_path.is_some() => {
-            (BuilderKind::Dockerfile, ", because `dockerfilePath` is given")
+    let (builder, because) = match (wish.builder, dockerfile::default_in(&context)) {
+        (Some(builder), _) => (builder, String::new()),
+        (None, _) if wish.dockerfile_path.is_some() => {
+            (BuilderKind::Dockerfile, ", because `dockerfilePath` is given".to_owned())
         }
-        None if has_dockerfile => (BuilderKind::Dockerfile, ", because there is a `Dockerfile`"),
-        None => (BuilderKind::Nixpacks, ", because there is no `Dockerfile`"),
+        (None, Some(name)) => (BuilderKind::Dockerfile, format!(", because there is a `{name}`")),
+        (None, None) => (BuilderKind::Nixpacks, ", because there is no `Dockerfile`".to_owned()),
     };
-    refuse_foreign_fields(wish, builder, because)?;
+    refuse_foreign_fields(wish, builder, &because)?;
 
     match builder {
         BuilderKind::Dockerfile => {

@@ -261,7 +261,7 @@ fn finish(
     let tree = tree.canonicalize().map_err(written)?;
     let place = planned.app.strip_prefix(&tree).unwrap_or(&planned.app).to_string_lossy();
     let fingerprint = Fingerprint::new(&format!("nixpacks {VERSION}, 1"))
-        .part("directory", &place)
+        .part("directory", &*place)
         .pairs("files", &files)
         .pairs("build arguments", &planned.variables)
         .names("secrets", wish.secrets.keys())

@@ -12,8 +12,6 @@ use image_builder_actors::model::scope::{Fingerprint, Scope};
 use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
 
-use super::http::Address;
-
 /// What one fetch is known by at its forge.
 #[derive(Debug, Clone)]
 pub(super) struct Concerns {
@@ -38,20 +36,21 @@ impl Concerns {
         by_host.chain([self.repository.clone()]).collect()
     }
 
-    /// Whom it concerns that `url` takes no connection, which was led to from `address`.
-    pub(super) fn unreachable(&self, address: &Address, url: Option<&Url>) -> Scope {
-        let url = url.unwrap_or(&address.url);
-        match url.origin() == address.url.origin() {
+    /// Whom it concerns that `url` takes no connection, which was led to from `asked`.
+    pub(super) fn unreachable(&self, asked: &Url, url: Option<&Url>) -> Scope {
+        let url = url.unwrap_or(asked);
+        match url.origin() == asked.origin() {
             true => Scope::Host(host(url)),
             false => self.repository.clone(),
         }
     }
 
-    /// Whom it concerns that `address` asks for patience. `exhausted` = it says that no requests are left.
-    pub(super) fn limited(&self, address: &Address, with_token: bool, exhausted: bool) -> Scope {
+    /// Whom it concerns that `asked` wants patience. `counts_askers` = it counts all without a token
+    /// together.
+    pub(super) fn limited(&self, asked: &Url, with_token: bool, counts_askers: bool) -> Scope {
         match &self.token {
             Some(token) if with_token => token.clone(),
-            _ if address.is_api || exhausted => Scope::Anonymous(host(&address.url)),
+            _ if counts_askers => Scope::Anonymous(host(asked)),
             _ => self.repository.clone(),
         }
     }
@@ -67,28 +66,21 @@ fn host(url: &Url) -> String {
 mod tests {
     use super::*;
 
-    fn address(url: &str, is_api: bool) -> Address {
-        let url = Url::parse(url).expect("a valid address");
-        Address { url, is_trusted: true, is_api, label: "x".to_owned() }
-    }
-
     #[test]
     fn nothing_concerns_more_than_what_a_fetch_waits_for() {
-        let page = Url::parse("https://forge.test/a/b").expect("a valid address");
-        let (git, api) =
-            (address("https://forge.test/a/b.git", false), address("http://api.test:81/x", true));
-        let elsewhere = Url::parse("https://store.test/x").expect("a valid address");
+        let url = |text: &str| Url::parse(text).expect("a valid address");
+        let (git, api) = (url("https://forge.test/a/b.git"), url("http://api.test:81/x"));
         for token in [None, Some(Secret::new("hunter2"))] {
-            let concerns = Concerns::new(&page, token.as_ref());
-            let (all, of_git) =
-                (concerns.all(&git.url, Some(&api.url)), concerns.all(&git.url, None));
+            let concerns = Concerns::new(&url("https://forge.test/a/b"), token.as_ref());
+            let (all, of_git) = (concerns.all(&git, Some(&api)), concerns.all(&git, None));
+            let with_token = token.is_some();
             for exhausted in [false, true] {
-                let with_token = token.is_some();
                 assert!(of_git.contains(&concerns.limited(&git, with_token, exhausted)));
-                assert!(all.contains(&concerns.limited(&api, with_token, exhausted)));
-                assert!(!of_git.contains(&Scope::Anonymous("api.test:81".to_owned())));
             }
+            assert!(all.contains(&concerns.limited(&api, with_token, true)));
+            assert!(!of_git.contains(&Scope::Anonymous("api.test:81".to_owned())));
             assert_eq!(concerns.unreachable(&api, None), Scope::Host("api.test:81".to_owned()));
+            let elsewhere = url("https://store.test/x");
             assert_eq!(concerns.unreachable(&git, Some(&elsewhere)), concerns.repository);
         }
     }

@@ -173,8 +173,8 @@ impl Http {
     ) -> Result<Body, Fault> {
         let (status, headers) = (response.status(), response.headers());
         let refused = (!status.is_success()).then(|| {
-            let exhausted = self.rate_limit.is_exhausted(headers);
-            let scope = self.session.concerns.limited(address, with_token, exhausted);
+            let counts_askers = address.is_api || self.rate_limit.is_exhausted(headers);
+            let scope = self.session.concerns.limited(&address.url, with_token, counts_askers);
             refusal(address, status, headers, with_token, self.rate_limit).concerning(scope)
         });
         let body = Body { session: self.session.clone(), address: address.clone(), response };
@@ -293,7 +293,7 @@ fn broken(session: &Session, address: &Address, error: &reqwest::Error) -> Fault
         // Nobody waits for a server that a stranger names.
         let reason = if address.is_trusted { Reason::ForgeDown } else { Reason::ForgeFailed };
         return fault(reason, format!("The server of the {label} cannot be reached: {cause}."))
-            .concerning(session.concerns.unreachable(address, error.url()));
+            .concerning(session.concerns.unreachable(&address.url, error.url()));
     }
     fault(
         Reason::ForgeFailed,

@@ -174,9 +174,9 @@ fn text_line(
     )
 }
 
+/// Whether it reads the same without quotes: it has nothing that would have to be escaped in them.
 fn is_one_word(text: &str) -> bool {
-    let odd = |c: char| c.is_whitespace() || c.is_control() || c == '"';
-    !text.is_empty() && !text.contains(odd)
+    !text.is_empty() && !text.contains(char::is_whitespace) && text.escape_debug().eq(text.chars())
 }
 
 /// One line, in which nothing moves a terminal's cursor.

@@ -257,7 +257,7 @@ fn publish(world: &World, oracle: &mut Oracle, post: &mut Post, request: Request
     let body = request.body.to_string();
     let properties = request.properties();
     let (copies, cancelled) = (request.copies, request.sort == Sort::Cancelled);
-    let id = request.build_id.clone();
+    let cancellation = json!({"buildID": request.build_id, "userID": request.user});
     oracle.ask(request);
     let taken = (0..copies)
         .map(|_| post.publish("", &world.build_queue, body.as_bytes(), &properties))
@@ -266,7 +266,7 @@ fn publish(world: &World, oracle: &mut Oracle, post: &mut Post, request: Request
         asked.copies = taken;
     }
     if cancelled {
-        let body = json!({"buildID": id}).to_string();
+        let body = cancellation.to_string();
         post.publish(&world.cancel_exchange, "", body.as_bytes(), &BasicProperties::default());
     }
 }

@@ -82,15 +82,17 @@ impl Case {
             "buildID": id, "applicationID": format!("app-{id}"), "userID": "run-1-user0", "attempts": 1,
         }});
         body["data"].as_object_mut().expect("an object").extend(object(data));
-        Notification {
+        let mut told = Notification {
             to: format!("/worker1/{path}"),
-            webhook_id: format!("{id}.{kind}"),
+            webhook_id: String::new(),
             timestamp: String::new(),
             raw: body.to_string(),
             body,
             answered: 204,
             at: self.instant(61.0),
-        }
+        };
+        told.webhook_id = told.own_id();
+        told
     }
 
     fn ready(&self, id: &str) -> Notification {
@@ -342,7 +344,7 @@ fn a_request_without_an_id_that_got_two_is_counted() {
     for id in ["made-up-1", "made-up-2"] {
         let mut told = case.ready("d");
         told.body["data"]["buildID"] = id.into();
-        told.webhook_id = format!("{id}.image.ready");
+        told.webhook_id = told.own_id();
         case.evidence.notifications.push(told);
     }
     case.assert_clean();

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use image_builder_actors::model::fault::Reason;
 use serde_json::{Value, json};
 use support::broker::uri;
+use support::raw_amqp::Properties;
 use support::unique;
 use support::worker::{Settings, run};
 use world::{World, letter};
@@ -181,6 +182,18 @@ fn what_is_no_letter_is_listed_and_can_be_dropped() {
     assert_eq!(world.ready(), 1);
     world.good(&["drop", "strange"]);
     assert_eq!(world.ready(), 0);
+}
+
+#[test]
+fn a_message_whose_properties_cannot_be_read_is_listed_among_the_letters_and_can_be_dropped() {
+    let world = World::new();
+    world.put_many(&numbered(2), "It failed.");
+    world.put_raw(&Properties::default().text("app_id", b"caf\xe9"), b"who knows");
+    let stdout = world.good(&["list"]);
+    assert!(numbered(2).iter().all(|id| stdout.contains(id)), "{stdout}");
+    let line = stdout.lines().find(|line| line.starts_with("sha256-")).expect("it is listed");
+    world.good(&["drop", line.split_whitespace().next().expect("its name")]);
+    assert_eq!(world.take_dead(), numbered(2));
 }
 
 #[test]

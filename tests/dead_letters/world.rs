@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 
 use crate::support::broker::{self, Broker};
+use crate::support::raw_amqp::{Properties, RawPublisher};
 use crate::support::worker::{self, Ended, Settings};
 use crate::support::{PATIENCE, runtime, unique};
 
@@ -102,6 +103,11 @@ impl World {
         let ended = self.run(arguments);
         assert_eq!(ended.code, 0, "{ended:?}");
         ended.stdout
+    }
+
+    /// Puts a message on the dead queue that no library could send.
+    pub fn put_raw(&self, properties: &Properties, body: &[u8]) {
+        RawPublisher::connect(&broker::uri()).publish(&self.names.dead_queue, properties, body);
     }
 
     /// Puts a dead letter of a build on the queue, as the worker does.

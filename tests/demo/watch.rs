@@ -46,11 +46,7 @@ impl Line {
 
     /// The build that the line is about.
     pub(crate) fn build_id(&self) -> Option<&str> {
-        let of_webhook = || {
-            let id = self.text("webhook_id")?;
-            Some(id.split_once(".image.").or_else(|| id.split_once(".build."))?.0)
-        };
-        self.text("build_id").or_else(|| self.text("id")).or_else(of_webhook)
+        self.text("build_id").or_else(|| self.text("id"))
     }
 
     pub(crate) fn is_retry(&self) -> bool {

@@ -35,6 +35,7 @@ fn a_build_that_runs_is_gone_from_the_engine_and_its_slot_goes_to_the_next() {
     steps.turnstile.until("its process is gone", |count| !count.inside().contains(&cancelled));
     let told = world.outcome(&cancelled).cancelled("cancelled");
     assert_eq!(told.text("/stage"), "builder");
+    assert_eq!(told.data().get("fault"), None, "nobody is at fault: {}", told.raw);
     assert_eq!(told.data()["attempts"], 1);
 
     steps.turnstile.let_all_go();
@@ -52,23 +53,54 @@ fn builds_that_wait_in_the_worker_or_in_the_queue_are_never_begun() {
     let repo = held_repository(&steps);
     let worker = world.worker();
     // Of three users, so that none of them is throttled.
-    let publish = |n| world.publish(&world.held_request(&repo, &format!("{}-{n}", world.user)));
+    let user = |n| format!("{}-{n}", world.user);
+    let publish = |n| world.publish(&world.held_request(&repo, &user(n)));
     let running = publish(1);
     steps.turnstile.until("it runs", |count| count.inside().contains(&running));
     let [waiting, queued] = [2, 3].map(publish);
     until_waiting(&worker, 1);
 
-    world.cancel(&queued);
-    world.cancel(&waiting);
-    for build_id in [&waiting, &queued] {
-        world.outcome(build_id).cancelled("cancelled").after(1);
-    }
+    world.cancel_of(&user(3), &queued);
+    world.cancel_of(&user(2), &waiting);
+    // One was fetched, the other was not touched.
+    world.outcome(&waiting).cancelled("cancelled").after(1);
+    world.outcome(&queued).cancelled("cancelled").after(0);
     assert_eq!(steps.turnstile.count().inside(), [running.clone()].into());
     steps.turnstile.let_all_go();
     world.outcome(&running).ready();
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (3, 2));
     assert_eq!(steps.turnstile.count().came, [running]);
+}
+
+#[test]
+fn a_cancellation_leaves_the_build_alone_that_another_user_has_under_the_same_id() {
+    let world = world().with("BUILDER_CONCURRENCY", "2");
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let worker = world.worker();
+    let mut request = world.held_request(&repo, &world.user);
+    let id = world.publish(&request);
+    let other = format!("{}-other", world.user);
+    // Under the same id, and through the turnstile by another name.
+    let step = unique("step");
+    request["userID"] = json!(other);
+    request["buildPlan"]["buildArgs"]["STEP"] = json!(step);
+    world.publish(&request);
+    let both = [id.clone(), step].into();
+    steps.turnstile.until("both run", |count| count.inside() == both);
+
+    world.cancel_raw(&json!({"buildID": id}));
+    world.cancel_raw(&json!({"buildID": id, "userID": format!("{other}\n")}));
+    world.cancel_of(&other, &id);
+    let told = world.outcome(&id).cancelled("cancelled");
+    assert_eq!(told.text("/userID"), other);
+    steps.turnstile.until("it alone is gone", |count| count.inside() == [id.clone()].into());
+    steps.turnstile.let_all_go();
+    let told = world.outcome_where("the other", |told| told.text("/userID") == world.user).ready();
+    assert_eq!((told.build_id(), &told.webhook_id), (&*id, &told.own_id()));
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (2, 1));
 }
 
 #[test]

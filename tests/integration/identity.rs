@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lapin::BasicProperties;
+use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -11,7 +12,7 @@ use crate::support::managers::Notification;
 use crate::support::marked::Marked;
 use crate::support::stand_in::{Answer, StandIn};
 use crate::support::worker::Worker;
-use crate::support::world::{World, dockerfile, repository, shared};
+use crate::support::world::{World, dockerfile, full_name, repository, shared, with};
 use crate::support::{registry, runtime, unique, until};
 
 #[test]
@@ -42,6 +43,88 @@ fn a_request_without_an_id_is_given_one_and_told_once() {
     assert!(!told.build_id().is_empty());
     let (all, _) = world.finish(&[&worker]);
     assert_eq!(all.len(), 1);
+}
+
+#[test]
+fn two_users_who_chose_one_id_both_have_their_build() {
+    let world = World::new();
+    let worker = world.worker();
+    let repo = repository("one-id", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let users = ["a", "b"].map(|name| format!("{}-{name}", world.user));
+    let request = world.request(&repo);
+    for user in &users {
+        world.publish(&with(request.clone(), json!({"userID": user})));
+    }
+    let told = users.each_ref().map(|user| {
+        world.outcome_where("the build of a user", |told| told.text("/userID") == user).ready()
+    });
+    for (told, user) in told.iter().zip(&users) {
+        assert!(told.text("/image/repository").contains(user.as_str()), "{}", told.raw);
+        assert_eq!((told.build_id(), &told.webhook_id), (told.build_id(), &told.own_id()));
+        assert_eq!(told.data()["reused"], false);
+    }
+    assert_eq!(told[0].build_id(), told[1].build_id());
+    assert_ne!(told[0].webhook_id, told[1].webhook_id);
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (2, 0));
+}
+
+#[test]
+fn an_id_that_is_used_again_for_another_repository_is_told_how_that_one_ends() {
+    let world = World::new().with("RETRY_MAX_ATTEMPTS", "2");
+    let worker = world.worker();
+    let good = repository("first", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let bad = repository("second", &[("Dockerfile", &dockerfile("RUN exit 3"))]);
+    let of_one = json!({"applicationID": unique("app"), "uuid": unique("again")});
+    world.build(&with(world.request(&good), of_one.clone())).ready();
+    world.publish(&with(world.request(&bad), of_one));
+    // Retried, so that the image of the build is looked for before it is given up.
+    let told = world.outcome_where("the second", |told| told.kind() == "build.failed");
+    assert_eq!(told.failed("build_failed").after(2).text("/repo"), full_name(&bad));
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (2, 1));
+}
+
+#[test]
+fn a_request_that_may_be_read_in_two_ways_builds_nothing_for_anybody() {
+    let world = World::new();
+    let worker = world.worker();
+    let repo = repository("two-ways", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let (user, repo) = (&world.user, full_name(&repo));
+    // Nobody can tell whose these are.
+    for body in [
+        format!(r#"{{"userID":"{user}","userID":"{user}-2","repo":"{repo}"}}"#),
+        format!(r#"{{"userID":"{user}-2","\u0075serID":"{user}","repo":"{repo}"}}"#),
+        format!(r#"{{"userID":"{user}-2","pullInfo":{{"userID":"{user}","repo":"{repo}"}}}}"#),
+    ] {
+        world.publish_raw(body.as_bytes(), BasicProperties::default());
+    }
+    let whose = [
+        (user.clone(), format!(r#","repo":"{repo}","repo":"o/n""#)),
+        (
+            user.clone(),
+            format!(r#","repo":"{repo}","buildPlan":{{"buildArgs":{{"A":"1","A":"2"}}}}"#),
+        ),
+        (format!("{user}\n"), format!(r#","repo":"{repo}""#)),
+        (format!("\u{2003}{user}"), format!(r#","repo":"{repo}""#)),
+        (format!("{user} "), format!(r#","repo":"{repo}""#)),
+    ];
+    let published = whose.map(|(user, rest)| {
+        let id = unique("ambiguous");
+        let body = format!(r#"{{"uuid":"{id}","userID":{}{rest}}}"#, json!(user));
+        world.publish_raw(body.as_bytes(), BasicProperties::default());
+        (id, user)
+    });
+    for (id, user) in &published {
+        let told = world.outcome(id).failed("invalid_request").after(1);
+        assert_eq!(told.text("/userID"), user, "{}", told.raw);
+    }
+    until("all are given up", || {
+        let given_up = worker.lines().iter().filter(|line| line.contains("given up")).count();
+        (given_up == published.len() + 3).then_some(())
+    });
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (published.len(), published.len() + 3));
 }
 
 /// Published twice, so that these workers have both copies in hand before the image is there. Returns

@@ -116,3 +116,29 @@ fn an_image_goes_to_a_registry_that_wants_a_password() {
     assert_eq!(second.data()["reused"], true);
     world.finish(&[&worker]);
 }
+
+#[test]
+fn an_image_made_over_a_cache_mount_is_of_its_commit_though_that_is_older_than_what_is_cached() {
+    let world = shared();
+    // Decides as `make` does: what is newer than its source is not made again.
+    let steps = format!(
+        "COPY . /src\nRUN --mount=type=cache,id={},target=/out \
+         {{ [ /out/program -nt /src/main ] || cp /src/main /out/program; }} && cp /out/program /",
+        unique("out")
+    );
+    let repo = repository("cached", &[("Dockerfile", &dockerfile(&steps)), ("main", "one")]);
+    let one = repo.git(&["rev-parse", "HEAD"]);
+    // Both are there before anything is made.
+    let two = repo.commit(&[("main", "two")]);
+    for (commit, program) in [(&one, "one"), (&two, "two"), (&one, "one"), (&two, "two")] {
+        let wish = json!({"type": "commit", "commit": commit, "force": true});
+        let told = world.build(&with(world.request(&repo), wish)).ready();
+        let image = format!(
+            "{}/{}@{}",
+            registry::open(),
+            told.text("/image/repository").split_once('/').expect("a registry's name").1,
+            told.text("/image/digest")
+        );
+        assert_eq!(engine::file_in(&image, "/program"), program);
+    }
+}

@@ -15,6 +15,7 @@ mod identity;
 mod images;
 mod lifecycle;
 mod notifications;
+mod odd_properties;
 #[cfg(feature = "failpoints")]
 mod panics;
 mod redriving;

@@ -26,8 +26,12 @@ impl Shared {
         Self { world, steps, repo }
     }
 
+    fn user(&self, name: &str) -> String {
+        format!("{}-{name}", self.world.user)
+    }
+
     fn publish(&self, user: &str, builds: usize) -> Vec<String> {
-        let user = format!("{}-{user}", self.world.user);
+        let user = self.user(user);
         let publish = |_| self.world.publish(&self.world.held_request(&self.repo, &user));
         (0..builds).map(publish).collect()
     }
@@ -38,7 +42,7 @@ impl Shared {
         let built = self.steps.turnstile.count().came;
         let left: Vec<_> = flood.iter().filter(|id| !built.contains(id)).collect();
         for build_id in &left {
-            self.world.cancel(build_id);
+            self.world.cancel_of(&self.user("flood"), build_id);
         }
         for build_id in &left {
             self.world.outcome(build_id).cancelled("cancelled");

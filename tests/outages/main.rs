@@ -12,8 +12,10 @@ mod support;
 
 mod broker;
 mod engine;
+mod frames;
 mod killer;
 mod outcome_queue;
 mod replaced;
+mod rights;
 mod rule;
 mod subscriptions;

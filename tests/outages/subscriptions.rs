@@ -37,7 +37,8 @@ fn a_worker_whose_queue_is_deleted_makes_it_anew_and_goes_on() {
     let mut ids = vec![fresh_request_passes(&world)];
     let subscribed = lines_with(&worker, "\"subscribed\"");
     world.broker.delete_queue(&world.settings["BUILD_QUEUE"]);
-    worker.wait_for_line("the broker ended a subscription");
+    let told = worker.wait_for_line("the broker ended a subscription");
+    assert!(told.contains("RABBITMQ_CONSUMER_TIMEOUT"), "{told}");
     until("it subscribes again", || {
         (lines_with(&worker, "\"subscribed\"") > subscribed).then_some(())
     });

@@ -61,7 +61,12 @@ impl BrokerAt {
 
     /// From now on the user may declare what matches, and nothing else.
     pub fn permit(&self, user: &str, may_declare: &str) {
-        let permissions = json!({"configure": may_declare, "write": ".*", "read": ".*"});
+        self.permit_only(user, [may_declare, ".*", ".*"]);
+    }
+
+    /// From now on the user may configure (declare), write and read what matches, and nothing else.
+    pub fn permit_only(&self, user: &str, [configure, write, read]: [&str; 3]) {
+        let permissions = json!({"configure": configure, "write": write, "read": read});
         self.ask(Method::PUT, &format!("/api/permissions/%2f/{user}"), Some(permissions));
     }
 

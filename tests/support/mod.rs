@@ -13,6 +13,7 @@ pub mod marked;
 pub mod node;
 pub mod own_engine;
 pub mod proxy;
+pub mod raw_amqp;
 pub mod registry;
 pub mod request;
 pub mod slow;

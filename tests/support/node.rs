@@ -17,6 +17,7 @@ use super::{free_port, runtime, unique};
 /// How long one answer may take.
 const TO_ANSWER: Duration = Duration::from_secs(3);
 
+const CTL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 
 /// A node, with ports and data of its own. It is gone with this value.
@@ -116,6 +117,27 @@ impl Node {
             answer.ok()
         });
         asked.is_some_and(|answer| answer.status().is_success())
+    }
+
+    /// Runs `rabbitmqctl` on it.
+    #[track_caller]
+    pub fn ctl(&self, arguments: &[&str]) {
+        let ended = Command::new("setpriv")
+            .args(["--reuid=rabbitmq", "--regid=rabbitmq", "--init-groups", CTL])
+            .args(arguments)
+            .current_dir("/")
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C.UTF-8")
+            .env("HOME", self.path("data"))
+            .env("RABBITMQ_NODENAME", &self.name)
+            .output()
+            .expect("rabbitmqctl is there");
+        assert!(
+            ended.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&ended.stderr)
+        );
     }
 
     /// Where it is.

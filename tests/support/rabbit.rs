@@ -184,10 +184,16 @@ impl Management {
 
     /// Makes a user who may configure (declare) what matches, and read and write everything.
     pub(crate) async fn put_user(&self, name: &str, password: &str, configure: &str) {
+        self.put_user_with(name, password, [configure, ".*", ".*"]).await;
+    }
+
+    /// Makes a user who may configure, write and read what matches.
+    pub(crate) async fn put_user_with(&self, name: &str, password: &str, rights: [&str; 3]) {
+        let [configure, write, read] = rights;
         let user = json!({"password": password, "tags": ""});
         let (status, _) = self.call(Method::PUT, &format!("users/{name}"), Some(user)).await;
         assert!(status.is_success(), "a user can be made: {status}");
-        let permissions = json!({"configure": configure, "write": ".*", "read": ".*"});
+        let permissions = json!({"configure": configure, "write": write, "read": read});
         let path = format!("permissions/%2F/{name}");
         let (status, _) = self.call(Method::PUT, &path, Some(permissions)).await;
         assert!(status.is_success(), "permissions can be set: {status}");

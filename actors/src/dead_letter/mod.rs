@@ -35,7 +35,7 @@ pub struct DeadLetter {
     pub reason: Reason,
     pub message: String,
     pub history: History,
-    /// The request without its credentials; of a body that cannot be read only `bytes` and `sha256`,
+    /// The request without its credentials; of a message that cannot be read only `bytes` and `sha256`,
     /// of one that is longer than a request may be, or all credentials, its owner besides.
     pub request: Map<String, Value>,
     /// What the request held and this copy does not, and a build may need: `token`,
@@ -83,6 +83,21 @@ impl DeadLetter {
             history,
             request,
             removed: cleaner.into_removed(),
+        }
+    }
+
+    /// Makes the dead letter of a message whose properties could not be read: of such a message nothing is
+    /// relied on, and nothing but what identifies its body is kept.
+    pub fn of_unreadable(build_id: &str, body: &[u8], history: &History, fault: &Fault) -> Self {
+        Self {
+            build_id: build_id.to_owned(),
+            died_at: OffsetDateTime::now_utc(),
+            stage: fault.stage,
+            reason: fault.reason,
+            message: fault.message.clone(),
+            history: history.clone(),
+            request: identity(body).into_iter().collect(),
+            removed: Vec::new(),
         }
     }
 

@@ -194,7 +194,14 @@ mod tests {
     use crate::ports::Message;
 
     fn delivery(message: Message) -> Delivery {
-        Delivery { message, tag: 1, redeliveries: 0, given_up: false, publishing: 0 }
+        Delivery {
+            message,
+            tag: 1,
+            redeliveries: 0,
+            given_up: false,
+            is_unreadable: false,
+            publishing: 0,
+        }
     }
 
     fn message(id: &str) -> Delivery {

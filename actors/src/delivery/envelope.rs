@@ -42,17 +42,38 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// No worker writes a longer one, in bytes, and none is read: what is added to it still fits a message.
+    const LONGEST: usize = 100_000;
+
     /// The envelope of a message; the default where there is none, or none that can be read.
     pub fn decode(message: &Message) -> Self {
         let Some(text) = &message.envelope else { return Self::default() };
+        if text.len() > Self::LONGEST {
+            tracing::error!(bytes = text.len(), "a message's envelope is too long: it begins anew");
+            return Self::default();
+        }
         serde_json::from_str(text).unwrap_or_else(|error| {
             tracing::error!(%error, "a message's envelope cannot be read: it begins anew");
             Self::default()
         })
     }
 
-    /// The text that a broker carries.
+    /// The text that a broker carries. A history that is too long for it loses the words of older tries,
+    /// then the lines of the last build.
     pub fn encode(&self) -> String {
+        let mut text = self.to_json();
+        for shorten in [History::forget_words, History::forget_log] {
+            if text.len() <= Self::LONGEST {
+                break;
+            }
+            let mut shorter = self.clone();
+            shorter.history.as_mut().map(shorten);
+            text = shorter.to_json();
+        }
+        text
+    }
+
+    fn to_json(&self) -> String {
         serde_json::to_string(self).expect("an envelope has only string keys")
     }
 
@@ -132,7 +153,42 @@ mod tests {
     }
 
     fn delivery(message: Message) -> Delivery {
-        Delivery { message, tag: 1, redeliveries: 0, given_up: false, publishing: 0 }
+        Delivery {
+            message,
+            tag: 1,
+            redeliveries: 0,
+            given_up: false,
+            is_unreadable: false,
+            publishing: 0,
+        }
+    }
+
+    #[test]
+    fn an_envelope_stays_short_enough_to_be_read_whatever_is_in_it() {
+        let (mut history, words) = (History::new(at(5)), "\u{1}".repeat(500));
+        let mut fault = Fault::new(StageName::Builder, Reason::EngineFailed, words.clone());
+        fault.step = Some(words);
+        history.log = vec!["\"".repeat(1_000); 16];
+        let mut message = Message::default();
+        for tries in 1..=100 {
+            history.record(&fault, true);
+            message = Envelope::decode(&message).pass_on_with(&message, &history);
+            assert!(message.check().is_ok(), "{tries}");
+            let read = Envelope::decode(&message).history.expect("it is read");
+            assert_eq!((read.counted(), &read.log), (tries, &history.log));
+            assert_eq!(read.attempts.last(), history.attempts.last());
+        }
+        history.log = vec!["\u{1}".repeat(1_000); 20];
+        let message = Envelope::default().pass_on_with(&Message::default(), &history);
+        let read = Envelope::decode(&message).history.expect("it is read");
+        assert_eq!((read.counted(), read.log), (100, Vec::<String>::new()));
+    }
+
+    #[test]
+    fn an_envelope_that_is_longer_than_any_worker_writes_begins_anew() {
+        let long = format!(r#"{{"hops": 7, "x": "{}"}}"#, "x".repeat(100_000));
+        let message = Message { envelope: Some(long), ..Message::default() };
+        assert_eq!(Envelope::decode(&message), Envelope::default());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | [`Settlement::fail`], as [`RetryPolicy::dispose`] says | fail queue; build queue after a delay; or dead letter, outcome |
 //! | [`Settlement::end`], of a job that is handed back | build queue, unless it has waited for too long |
 //! | [`Settlement::wait`] | build queue after a delay, unless it has waited for too long |
+//! | [`Settlement::set_aside`] | dead letter |
 //! | [`Settlement::repeated`] | none: an outcome of the build is claimed |
 //!
 //! A delivery that the broker is known to have taken back is not decided on any more: its next holder
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::dead_letter::DeadLetter;
 use crate::delivery::artifacts::{Images, Ready};
@@ -340,8 +342,18 @@ impl Settlement {
         if !decides(&lease) {
             return false;
         }
-        let message = lease.envelope().clone().pass_on_with(lease.message(), history);
-        let published = self.broker.publish(queue, message, delay).await;
+        let pass_on = |history: &History| {
+            let message = lease.envelope().clone().pass_on_with(lease.message(), history);
+            self.broker.publish(queue, message, delay)
+        };
+        let mut published = pass_on(history).await;
+        if let Err(BrokerError::Refused(reason)) = &published {
+            // Perhaps for its length alone: how much a message may carry is for the broker to say.
+            tracing::warn!(reason, "refused: publishing with a shorter history");
+            let mut shorter = history.clone();
+            shorter.forget_log();
+            published = pass_on(&shorter).await;
+        }
         let is_published = published.is_ok();
         settle(lease, published).await;
         is_published
@@ -400,6 +412,25 @@ impl Settlement {
             self.outcome(&build, kind, &data, history, lease).await?;
         }
         Ok(())
+    }
+
+    /// The message's properties cannot be read, so nobody knows whose build it is or how it got here: a dead
+    /// letter is kept, and that is all.
+    pub async fn set_aside(&self, lease: Lease) {
+        let body = &lease.message().body;
+        let fault = Fault::new(
+            StageName::Listener,
+            Reason::InvalidRequest,
+            "The message's AMQP properties cannot be read: texts and names of headers have to be UTF-8.",
+        );
+        let mut history = History::new(OffsetDateTime::now_utc());
+        history.record(&fault, true);
+        // For an operator to call it by.
+        let id = Uuid::new_v4().to_string();
+        let letter = DeadLetter::of_unreadable(&id, body, &history, &fault);
+        tracing::error!(build_id = id, bytes = body.len(), "set aside: {}", fault.message);
+        let kept = self.dead_letters.keep(&letter).await;
+        settle(lease, kept).await;
     }
 
     /// The job goes back to the build queue with what is known of it, and no try is counted.

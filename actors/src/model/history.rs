@@ -106,6 +106,21 @@ impl History {
         since.and_then(|age| age.try_into().ok()).unwrap_or_default()
     }
 
+    /// Keeps of all tries but the last only what they ended in.
+    pub fn forget_words(&mut self) {
+        let last = self.attempts.len().saturating_sub(1);
+        for attempt in &mut self.attempts[..last] {
+            attempt.message.clear();
+            attempt.step = None;
+        }
+    }
+
+    /// The same, and the lines of the last failed build.
+    pub fn forget_log(&mut self) {
+        self.forget_words();
+        self.log.clear();
+    }
+
     /// Adds a failed try.
     pub fn record(&mut self, fault: &Fault, counted: bool) {
         if self.attempts.len() >= Self::LONGEST {

@@ -49,11 +49,11 @@ const SHOWN: [&str; 7] =
 /// A shorter token, in bytes, may be a word that stands elsewhere by chance.
 const TELLING_TOKEN: usize = 12;
 
-/// Longest build id, in bytes: it becomes part of a header and of log lines.
-const LONGEST_ID: usize = 200;
+/// Longest build id, in bytes: as long as a message's own id can be, which any of them may become.
+const LONGEST_ID: usize = 255;
 
 /// The build that a message asks for. Its id is the body's `uuid`, else the message's own id; `None` where
-/// it has neither, or none that can serve as one (visible ASCII, at most 200 bytes).
+/// it has neither, or none that can serve as one.
 pub fn identity(body: &[u8], message_id: Option<&str>) -> Option<BuildIdentity> {
     let body = Document::read(body).ok();
     let uuid = body.as_ref().and_then(|body| body.value.get("uuid")).and_then(Value::as_str);
@@ -73,7 +73,7 @@ fn owner(body: &Document) -> Option<&str> {
 }
 
 fn is_id(id: &str) -> bool {
-    !id.is_empty() && id.len() <= LONGEST_ID && id.bytes().all(|byte| byte.is_ascii_graphic())
+    !id.is_empty() && id.len() <= LONGEST_ID
 }
 
 /// Reads the request in `body`.
@@ -265,9 +265,7 @@ impl Reader<'_> {
                 && !id.is_empty()
                 && !is_id(id)
             {
-                self.invalid(format!(
-                    "`{name}` must be 1 to {LONGEST_ID} visible ASCII characters."
-                ));
+                self.invalid(format!("`{name}` must have at most {LONGEST_ID} bytes."));
             }
         }
         let plan = plan::read(self.map.get("buildPlan"), self.faults);

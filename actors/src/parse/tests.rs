@@ -110,7 +110,7 @@ fn a_redriven_request_names_the_build_that_was_given_up() {
     let redriven = read(&body(json!("old-1"))).expect("a good request");
     assert_eq!(redriven.redrive_of.as_deref(), Some("old-1"));
     assert_eq!(read(&body(Value::Null)).expect("a good request").redrive_of, None);
-    for bad in [json!("a b"), json!("x".repeat(201)), json!(7)] {
+    for bad in [json!("x".repeat(256)), json!(7)] {
         assert!(fault(&body(bad)).message.contains("`redriveOf`"));
     }
 }
@@ -181,7 +181,7 @@ fn a_build_is_known_by_its_user_and_by_its_uuid_or_else_its_message_id() {
     for (body, id, known) in [
         (r#"{"uuid":"a","userID":"u"}"#, Some("b"), Some((Some("u"), "a"))),
         (r#"{"uuid":"","userID":"u"}"#, Some("b"), Some((Some("u"), "b"))),
-        (r#"{"uuid":"a b","userID":"u"}"#, Some("b"), Some((Some("u"), "b"))),
+        (r#"{"uuid":"a b","userID":"u"}"#, Some("b"), Some((Some("u"), "a b"))),
         (r#"{"uuid":"a","uuid":"c"}"#, Some("b"), Some((None, "b"))),
         (r#"{"uuid":"a","pullInfo":{"userID":"u"}}"#, None, Some((Some("u"), "a"))),
         ("nonsense", Some("b"), Some((None, "b"))),
@@ -190,6 +190,13 @@ fn a_build_is_known_by_its_user_and_by_its_uuid_or_else_its_message_id() {
     ] {
         let known = known.map(|(user, id)| BuildIdentity::new(user, id));
         assert_eq!(identity(body.as_bytes(), id), known, "{body}");
+    }
+    let build_id = |body: &str, id| identity(body.as_bytes(), id).map(|build| build.build_id);
+    let long = "x".repeat(256);
+    assert_eq!(build_id(&json!({"uuid": long}).to_string(), Some("b")).as_deref(), Some("b"));
+    for odd in [" ", "a\nb", "ключ", "\u{202e}", &long[..255]] {
+        assert_eq!(build_id("{}", Some(odd)).as_deref(), Some(odd));
+        assert_eq!(build_id(&json!({"uuid": odd}).to_string(), None).as_deref(), Some(odd));
     }
 }
 

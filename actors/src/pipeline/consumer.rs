@@ -151,7 +151,7 @@ impl Consumer {
         let is_first = envelope::is_first(&delivery, &envelope);
         envelope.redeliveries = envelope.redeliveries_of(&delivery);
         let turn = match (self.queue, self.turn(&delivery, envelope.redeliveries)) {
-            (Queue::Build, Turn::Work(hold)) => {
+            (Queue::Build, Turn::Work(hold)) if !delivery.is_unreadable => {
                 let mut history = envelope.history(message);
                 envelope.fresh = is_first;
                 if is_first {
@@ -241,6 +241,12 @@ impl Consumer {
                     continue;
                 }
             };
+            if incoming.delivery.is_unreadable {
+                let (settlement, lease) =
+                    (self.settlement.clone(), incoming.leased(&settler, hold).lease);
+                tokio::spawn(async move { settlement.set_aside(lease).await });
+                continue;
+            }
             let suspicious = self.queue == Queue::Build && redeliveries >= SUSPICIOUS;
             if suspicious {
                 // Those that wait for their turn at the same message hold slots: they go first.

@@ -136,6 +136,11 @@ impl Dispatcher {
                     let (all, mailbox) = (self.redeliveries.clone(), mailbox.clone());
                     tokio::spawn(deliver_later(incoming, all, settler, acks, mailbox));
                 }
+                DedupTurn::Work(hold) if incoming.delivery.is_unreadable => {
+                    let settlement = self.settlement.clone();
+                    let lease = incoming.leased(&settler, hold).lease;
+                    tokio::spawn(async move { settlement.set_aside(lease).await });
+                }
                 DedupTurn::Work(hold) if redeliveries < SUSPICIOUS => {
                     mailbox.deliver(incoming.leased(&settler, hold)).await;
                 }

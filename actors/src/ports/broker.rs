@@ -3,7 +3,9 @@
 //! What every broker promises; each line is a behaviour of `testing::conformance::broker`:
 //!
 //! - A message arrives as it was published: body, id, time (to the second), trace context, envelope.
-//!   An envelope or an id that is too long for it is refused, and harms no other message.
+//!   An envelope, an id or a trace context that is too long for it is refused, and harms no other message.
+//! - Of a message that somebody else has published, what is longer than a worker's own may be is left out.
+//! - A message whose properties cannot be read is delivered with its body, and says so; it harms no other.
 //! - A publish returns once the message is durable. A queue that is gone never swallows a message.
 //! - Messages come in the order of their publishing; a delayed one not before its delay is over.
 //! - At most `window` deliveries of a subscription are unsettled at once.
@@ -36,6 +38,9 @@ pub const LONGEST_ID: usize = 255;
 
 /// The longest envelope of a message, in bytes.
 pub const LONGEST_ENVELOPE: usize = 130_000;
+
+/// The longest trace context of a message, in bytes; today's have 55.
+pub const LONGEST_TRACEPARENT: usize = 128;
 
 /// A queue of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +79,7 @@ impl Message {
         let parts = [
             ("message id", &self.message_id, LONGEST_ID),
             ("envelope", &self.envelope, LONGEST_ENVELOPE),
+            ("trace context", &self.traceparent, LONGEST_TRACEPARENT),
         ];
         for (name, part, longest) in parts {
             let length = part.as_ref().map_or(0, String::len);
@@ -96,6 +102,8 @@ pub struct Delivery {
     pub redeliveries: u64,
     /// Whether the broker itself moved it to this queue, since it was delivered too often.
     pub given_up: bool,
+    /// Whether what the message carries beside its body cannot be read; then the message has nothing of it.
+    pub is_unreadable: bool,
     /// Which publishing of the message this is: 0 = the first; others were made since the broker's answer to
     /// those before was lost, which may all be in the queue as well.
     pub publishing: u64,

@@ -13,7 +13,8 @@ mod source;
 
 pub use self::broker::{
     Acknowledger, Backlog, Broker, BrokerError, Cancellation, DELIVERY_LIMIT, Delivery,
-    LONGEST_ENVELOPE, LONGEST_ID, Load, Message, Place, Queue, Subscription, Taker, Turn,
+    LONGEST_ENVELOPE, LONGEST_ID, LONGEST_TRACEPARENT, Load, Message, Place, Queue, Subscription,
+    Taker, Turn,
 };
 pub use self::builder::{BuildOrder, ImageBuilder};
 pub use self::dead_letters::{

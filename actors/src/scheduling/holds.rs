@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use crate::model::fault::Reason;
 use crate::model::scope::Scope;
 
-/// Longest hold where the other side does not say how long; a multiple of it where it does.
+/// Longest hold where the other side does not say how long.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Longest hold where it does.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// How long the others wait at the most for the job that goes first.
 const GOES_FIRST: Duration = Duration::from_secs(15);
@@ -46,8 +47,8 @@ pub struct Held {
 }
 
 impl Holds {
-    /// Holds up all whom the scope names. Without an answer to how long, `backoff` says it for this many
-    /// times in a row.
+    /// Holds up all whom the scope names, for as long as was `asked`. Where nobody said how long, `backoff`
+    /// does, by how many times in a row the lack was found.
     pub fn hold(
         &self,
         scope: &Scope,

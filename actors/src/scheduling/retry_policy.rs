@@ -249,8 +249,8 @@ fn same_as_before(history: &History) -> bool {
 fn spoken(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
-        _ if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
-        _ if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        _ if seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
+        _ if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
         _ => format!("{seconds} s"),
     }
 }
@@ -422,7 +422,7 @@ mod tests {
                        registry, which cannot be reached.";
         assert_eq!(fault.message, message);
         // What is tried, and counted, has its own end.
-        let mut tried = old.clone();
+        let mut tried = old;
         tried.record(&Fault::new(StageName::Builder, Reason::EngineFailed, ""), true);
         let again = Disposition::TryAgain(secs(10));
         assert_eq!(policy().dispose(&tried, fail_queue), again);

@@ -25,6 +25,10 @@ impl World for InMemory {
         self.0.delete_queue(queue);
     }
 
+    async fn publish_unreadable(&self, queue: Queue, body: &[u8]) {
+        self.0.store_unreadable(queue, body);
+    }
+
     async fn cancel(&self, body: &[u8]) {
         self.0.cancel(body);
     }

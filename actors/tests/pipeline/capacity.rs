@@ -186,9 +186,11 @@ fn a_request_that_only_waits_for_its_turn_for_too_long_is_told() {
     let mut settings = impatient(Duration::from_millis(100));
     // It goes back to the queue after half of that.
     settings.job_timeout = Duration::from_secs(1);
-    settings.builder.concurrency = 1;
+    settings.connector.concurrency = 1;
     with_pipeline(settings, async |world| {
-        world.hold_build(&request("b1")).await;
+        let gate = world.forge.script.wait();
+        world.request(&request("b1")).await;
+        gate.reached().await;
         world.request(&request_with("b2", "userID", "bob")).await;
         told_too_old(&world, "its turn").await;
         assert_eq!(world.engine.built(), 0);

@@ -3,6 +3,7 @@
 mod capacity;
 mod deaths;
 mod faults;
+mod identity;
 mod notifying;
 mod outcomes;
 mod publishing;

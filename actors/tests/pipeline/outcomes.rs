@@ -168,3 +168,27 @@ fn a_manager_that_is_about_to_answer_when_the_worker_hands_back_is_not_notified_
         assert!(world.broker.messages(Queue::Outcome).is_empty(), "nobody is notified again");
     });
 }
+
+#[test]
+fn messages_whose_properties_cannot_be_read_are_set_aside_by_size_and_hash() {
+    with_pipeline(settings(), async |world| {
+        let body = request("b1").to_string();
+        for queue in [Queue::Build, Queue::Fail, Queue::Outcome] {
+            world.broker.store_unreadable(queue, body.as_bytes());
+        }
+        let letters = world.dead_letters.wait_for(3).await;
+        for letter in &letters {
+            let letter: serde_json::Value = serde_json::from_slice(letter).expect("JSON");
+            let id = letter["buildID"].as_str().expect("an id to call it by");
+            assert!(uuid::Uuid::parse_str(id).is_ok(), "{id}");
+            assert_eq!(letter["reason"], "invalid_request");
+            let sha256 = "sha256".to_owned();
+            let kept: Vec<_> = letter["request"].as_object().expect("one").keys().collect();
+            assert_eq!(kept, [&"bytes".to_owned(), &sha256]);
+            assert_eq!(letter["request"]["bytes"], body.len());
+        }
+        world.quiet().await;
+        assert_eq!(world.broker.published(), []);
+        world.outcome_of(&request("b2")).await;
+    });
+}

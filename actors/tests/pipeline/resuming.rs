@@ -7,6 +7,7 @@ use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::history::History;
 use image_builder_actors::pipeline::PipelineSettings;
 use image_builder_actors::ports::{Broker, Message, NotifyError, Queue};
+use image_builder_actors::scheduling::admission::Cancellation;
 use image_builder_actors::testing::world::{
     World, fault, request, request_with, settings, with_pipeline,
 };
@@ -115,6 +116,32 @@ fn a_build_whose_image_was_pushed_is_not_touched_again() {
         assert_eq!(world.engine.built(), 1);
         assert_eq!(world.registry.pushed.all().len(), 1);
     });
+}
+
+#[test]
+fn an_image_that_an_earlier_try_pushed_is_told_with_the_tries_that_were_begun() {
+    for failures in [0, 1, 2] {
+        with_pipeline(settings(), async |world| {
+            world.outcome_of(&request("b1")).await;
+            comes_back(&world, &request("b1"), Queue::Build, failures).await;
+            let notified = notified_again(&world).await;
+            assert_eq!(notified["data"]["attempts"], failures.max(1));
+        });
+    }
+}
+
+#[test]
+fn a_build_that_is_cancelled_after_some_tries_is_told_with_these() {
+    for tries in [0, 1, 2] {
+        with_pipeline(settings(), async |world| {
+            let user_id = Some("alice".to_owned());
+            world.pipeline.admission.cancel(Cancellation { build_id: "b1".to_owned(), user_id });
+            comes_back(&world, &request("b1"), Queue::Build, tries).await;
+            let (id, body) = world.notified_once().await;
+            assert_eq!(id, "b1.build.cancelled");
+            assert_eq!(body["data"]["attempts"], tries);
+        });
+    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::scheduling::admission::Cancellation;
-use image_builder_actors::telemetry::health::ActorName;
 use serde_json::{Value, json};
 
 use image_builder_actors::testing::world::{request, request_with, settings, with_pipeline};
@@ -27,6 +26,7 @@ fn a_user_who_floods_the_queue_does_not_hold_up_another() {
         }
         world.request(&of_user("other", 0)).await;
         world.broker.wait_until(|broker| broker.backlog().len() == 49).await;
+        world.engine.until_running("flood-1").await;
         assert_eq!(world.forge.calls.all().len(), 2, "nothing is taken ahead");
         // One build ends: its slot goes to the user who has none.
         world.pipeline.admission.cancel(cancellation("flood-0", Some("flood")));

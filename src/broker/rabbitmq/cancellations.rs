@@ -62,6 +62,7 @@ async fn hear(
     heard: mpsc::Sender<Cancellation>,
 ) {
     let mut pauses = pauses();
+    let mut told = String::new();
     loop {
         let connection = tokio::select! {
             () = heard.closed() => return,
@@ -70,10 +71,21 @@ async fn hear(
         let Some(connection) = connection else { return };
         match consumer(&connection, declarer.topology().cancel_exchange()).await {
             Ok(consumer) => {
+                told.clear();
                 pauses.reset();
                 forward(consumer, &unmarked, &heard).await;
             }
-            Err(error) => tracing::warn!(%error, "cannot listen for cancellations"),
+            Err(error) => {
+                // It may stay so for good: whoever may have no queue of his own works without.
+                let error = error.to_string();
+                if error != told {
+                    tracing::warn!(
+                        error,
+                        "cannot listen for cancellations: no build is cancelled here"
+                    );
+                    told = error;
+                }
+            }
         }
         drop(connection);
         tokio::select! {

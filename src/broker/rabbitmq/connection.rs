@@ -117,7 +117,7 @@ impl ManagedConnectionSettings {
         loop {
             let since = Instant::now();
             let stopped = tokio::select! {
-                reason = ended(&connection) => {
+                reason = self.ended(&connection) => {
                     let (name, broker) = (&self.name, &self.address);
                     tracing::warn!(connection = name, %broker, reason, "lost the broker");
                     false
@@ -203,37 +203,50 @@ impl ManagedConnectionSettings {
         self.state.send_modify(|state| {
             match self.side {
                 Side::Consumer => state.consuming = up,
-                Side::Publisher => state.publishing = up,
+                Side::Publisher => {
+                    state.publishing = up;
+                    state.blocked = None;
+                }
             }
             state.since = Instant::now();
         });
     }
-}
 
-/// Waits for a connection's end, and says why it came.
-async fn ended(connection: &Connection) -> String {
-    let mut events = std::pin::pin!(connection.events_listener());
-    let mut reason = None;
-    while connection.status().connected() {
-        if let Ok(event) = tokio::time::timeout(WATCH_INTERVAL, next_error(&mut events)).await {
-            // Channels report here as well: only the connection's state tells which it was.
-            reason = event;
+    /// Says why the broker takes no messages, or that it does.
+    fn tell_blocked(&self, reason: Option<String>) {
+        match &reason {
+            Some(reason) => tracing::warn!(reason, "the broker takes no messages for now"),
+            None => tracing::info!("the broker takes messages again"),
+        }
+        if self.side == Side::Publisher {
+            self.state.send_modify(|state| state.blocked = reason);
         }
     }
-    reason.unwrap_or_else(|| "the connection ended".to_owned())
-}
 
-async fn next_error(events: &mut (impl Stream<Item = Event> + Unpin)) -> Option<String> {
-    loop {
-        match events.next().await {
-            Some(Event::Error(error)) => return Some(error.to_string()),
-            Some(Event::ConnectionBlocked(reason)) => {
-                tracing::warn!(reason, "the broker takes no messages for now");
+    /// Waits for a connection's end, and says why it came.
+    async fn ended(&self, connection: &Connection) -> String {
+        let mut events = std::pin::pin!(connection.events_listener());
+        let mut reason = None;
+        while connection.status().connected() {
+            let next = tokio::time::timeout(WATCH_INTERVAL, self.next_error(&mut events));
+            if let Ok(event) = next.await {
+                // Channels report here as well: only the connection's state tells which it was.
+                reason = event;
             }
-            Some(Event::ConnectionUnblocked) => tracing::info!("the broker takes messages again"),
-            Some(_) => {}
-            // The stream ends with the connection; its state is the one to say so.
-            None => std::future::pending().await,
+        }
+        reason.unwrap_or_else(|| "the connection ended".to_owned())
+    }
+
+    async fn next_error(&self, events: &mut (impl Stream<Item = Event> + Unpin)) -> Option<String> {
+        loop {
+            match events.next().await {
+                Some(Event::Error(error)) => return Some(error.to_string()),
+                Some(Event::ConnectionBlocked(reason)) => self.tell_blocked(Some(reason)),
+                Some(Event::ConnectionUnblocked) => self.tell_blocked(None),
+                Some(_) => {}
+                // The stream ends with the connection; its state is the one to say so.
+                None => std::future::pending().await,
+            }
         }
     }
 }

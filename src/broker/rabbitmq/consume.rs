@@ -13,13 +13,14 @@ use lapin::options::{
 };
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
-use lapin::{Acker, Channel, Connection, Consumer, ErrorKind};
+use lapin::{Acker, Channel, Connection, Consumer};
 use tokio::sync::{mpsc, watch};
 
 use super::connection::{ManagedConnection, pause, pauses};
 use super::declare::{Declarer, soft_error};
 use super::handshake::Failure;
 use super::properties;
+use super::readiness::ConnectionState;
 
 /// How long the broker is given to answer a cancel or a close before the answer no longer matters.
 pub(super) const GOODBYE: Duration = Duration::from_secs(5);
@@ -27,6 +28,7 @@ pub(super) const GOODBYE: Duration = Duration::from_secs(5);
 /// Subscribes as soon as there is a connection; the caller sets the time limit.
 pub(super) async fn consume(
     managed: &Arc<ManagedConnection>,
+    state: &watch::Sender<ConnectionState>,
     declarer: &Declarer,
     queue: &str,
     window: u16,
@@ -44,7 +46,8 @@ pub(super) async fn consume(
         };
         let error = match opened {
             Ok((channel, consumer)) => {
-                return Ok(start(managed.clone(), connection, channel, consumer, window));
+                let state = state.subscribe();
+                return Ok(start(managed.clone(), state, connection, channel, consumer, window));
             }
             Err(error) => error,
         };
@@ -83,6 +86,7 @@ async fn open(
 
 fn start(
     managed: Arc<ManagedConnection>,
+    state: watch::Receiver<ConnectionState>,
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
@@ -95,6 +99,7 @@ fn start(
     let in_hand = Arc::new(InHand::default());
     let feed = Feed {
         managed,
+        state,
         connection,
         channel,
         consumer,
@@ -187,6 +192,7 @@ fn heard(result: lapin::Result<bool>) -> Result<(), BrokerError> {
 /// The task behind a subscription.
 struct Feed {
     managed: Arc<ManagedConnection>,
+    state: watch::Receiver<ConnectionState>,
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
@@ -202,7 +208,7 @@ impl Feed {
                 _ = wish.wait_for(|wish| *wish == Wish::NoMore) => break true,
                 () = self.deliveries.closed() => break true,
                 () = self.managed.lost(&self.connection) => break false,
-                step = deliver(&mut self.consumer, &self.deliveries, &self.in_hand) => {
+                step = deliver(&mut self.state, &mut self.consumer, &self.deliveries, &self.in_hand) => {
                     if step.is_break() {
                         break false;
                     }
@@ -215,7 +221,7 @@ impl Feed {
             // Before anybody is told of the end: none of it can be settled any more.
             self.in_hand.lock().clear();
         }
-        let Self { managed, connection, channel, consumer, deliveries, in_hand } = self;
+        let Self { managed, state: _, connection, channel, consumer, deliveries, in_hand } = self;
         drop(deliveries);
         if owner_stopped {
             course.send_replace(Course::Quiet);
@@ -259,10 +265,14 @@ impl Feed {
 /// Hands out the next delivery, once there is room for it. Safe to drop: it takes nothing off the
 /// stream before it can hand it out. `Break` = the broker or the connection has ended the stream.
 async fn deliver(
+    state: &mut watch::Receiver<ConnectionState>,
     consumer: &mut Consumer,
     deliveries: &mpsc::Sender<Delivery>,
     in_hand: &InHand,
 ) -> ControlFlow<()> {
+    // Nothing could come of it while the broker takes no messages, and giving it back would be counted.
+    // An error means that the worker is about to end.
+    let _ = state.wait_for(|state| state.blocked.is_none()).await;
     let Ok(room) = deliveries.reserve().await else { return ControlFlow::Break(()) };
     match consumer.next().await {
         Some(Ok(delivery)) => {
@@ -270,22 +280,17 @@ async fn deliver(
             room.send(properties::of_delivery(delivery));
             ControlFlow::Continue(())
         }
-        Some(Err(error)) if matches!(error.kind(), ErrorKind::ParsingError(_)) => {
-            // The library gives the whole connection up, and the message comes again.
-            tracing::error!(
-                %error,
-                "the broker sent a message that cannot be read, most likely with a message id or a \
-                 header's name that is not UTF-8: nothing is consumed until it is removed from the \
-                 head of its queue, for which the management console has `Get messages`"
-            );
-            ControlFlow::Break(())
-        }
         Some(Err(error)) => {
             tracing::warn!(%error, "a subscription ended");
             ControlFlow::Break(())
         }
         None => {
-            tracing::warn!("the broker ended a subscription");
+            // It gives no reason.
+            tracing::warn!(
+                "the broker ended a subscription: its queue was deleted, its node stopped, or, with \
+                 RabbitMQ 4.3 and later, a delivery was held for longer than the broker's \
+                 `consumer_timeout`, which RABBITMQ_CONSUMER_TIMEOUT has to say (JOB_TIMEOUT stays below it)"
+            );
             ControlFlow::Break(())
         }
     }

@@ -30,40 +30,57 @@ impl Declarer {
         &self.topology
     }
 
-    /// Declares everything; what exists already as it should be is left as it is.
+    /// Declares everything; what exists already as it should be is left as it is. Whoever may declare nothing
+    /// can work with what is there.
     pub(super) async fn declare(&self, connection: &Connection) -> Result<(), Failure> {
         let _turn = self.turn.lock().await;
+        for (name, what) in [
+            (self.topology.cancel_exchange(), "cancel exchange"),
+            (self.topology.bell(), "exchange"),
+        ] {
+            declare_exchange(connection, name, what).await?;
+        }
         let mut channel = connection.create_channel().await?;
-        let cancel = self.topology.cancel_exchange();
-        declare_exchange(&channel, cancel, "cancel exchange").await?;
-        declare_exchange(&channel, self.topology.bell(), "exchange").await?;
         for queue in self.topology.queues() {
             let Err(error) = declare_queue(&channel, queue, false).await else { continue };
-            let text = match soft_error(&error) {
-                Some((AMQPSoftError::PRECONDITIONFAILED, text)) => text,
-                Some((AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED, text)) => {
-                    return Err(unusable(queue, text));
-                }
+            let (refusal, text) = match soft_error(&error) {
+                Some((
+                    refusal @ (AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::ACCESSREFUSED),
+                    text,
+                )) => (refusal, text),
+                Some((AMQPSoftError::RESOURCELOCKED, text)) => return Err(unusable(queue, text)),
                 // A queue whose node is down is "not found": that passes.
                 _ => return Err(error.into()),
             };
-            let Some(loss) = queue.role.if_different() else {
+            let is_different = *refusal == AMQPSoftError::PRECONDITIONFAILED;
+            if is_different && queue.role.if_different().is_none() {
                 return Err(unusable(queue, text));
-            };
+            }
             // The refusal has closed the channel.
             channel = connection.create_channel().await?;
             if let Err(error) = declare_queue(&channel, queue, true).await {
                 return Err(match soft_error(&error) {
+                    // RabbitMQ 4.3 tells only whoever has some right on it. A publish finds out.
+                    Some((AMQPSoftError::ACCESSREFUSED, _)) => {
+                        channel = connection.create_channel().await?;
+                        continue;
+                    }
+                    Some((AMQPSoftError::NOTFOUND, missing)) if missing.contains("no queue") => {
+                        unusable(queue, &format!("{text}, and it is not there yet"))
+                    }
                     Some((_, text)) => unusable(queue, text),
                     None => error.into(),
                 });
             }
-            self.warn_once(queue, text, loss);
+            match queue.role.if_different().filter(|_| is_different) {
+                Some(loss) => self.warn_of_difference(queue, text, loss),
+                None => tracing::debug!(queue = queue.name, "used as it is: {text}"),
+            }
         }
         Ok(channel.close(200, "declared".into()).await?)
     }
 
-    fn warn_once(&self, queue: &QueueDeclaration, text: &str, loss: &str) {
+    fn warn_of_difference(&self, queue: &QueueDeclaration, text: &str, loss: &str) {
         let name = &queue.name;
         if !self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
             return;
@@ -78,18 +95,29 @@ impl Declarer {
     }
 }
 
-async fn declare_exchange(channel: &Channel, name: &str, what: &str) -> Result<(), Failure> {
+/// Who has no such exchange can work all the same: cancellations are not heard, and what is put in the
+/// backlog is found a little later.
+async fn declare_exchange(connection: &Connection, name: &str, what: &str) -> Result<(), Failure> {
+    let channel = connection.create_channel().await?;
     let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    channel
+    let declared = channel
         .exchange_declare(name.into(), ExchangeKind::Fanout, options, FieldTable::default())
-        .await
-        .map_err(|error| match soft_error(&error) {
-            Some((_, text)) => Failure::Permanent(ConnectError::Topology {
+        .await;
+    match declared {
+        Ok(()) => Ok(channel.close(200, "declared".into()).await?),
+        Err(error) => match soft_error(&error) {
+            // Whether it is there is found out by whoever listens to it.
+            Some((AMQPSoftError::ACCESSREFUSED, text)) => {
+                tracing::debug!(exchange = name, "not declared: {text}");
+                Ok(())
+            }
+            Some((_, text)) => Err(Failure::Permanent(ConnectError::Topology {
                 what: format!("the {what} `{name}`"),
                 reason: text.to_owned(),
-            }),
-            None => error.into(),
-        })
+            })),
+            None => Err(error.into()),
+        },
+    }
 }
 
 /// Declares a queue, or, if `passive`, only asks whether there is one of this name. Returns how many

@@ -14,6 +14,7 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 
 use super::ConnectError;
 use super::address::Address;
+use super::transport::{self, Transport};
 
 /// Why an attempt failed.
 pub(super) enum Failure {
@@ -39,22 +40,24 @@ pub(super) async fn connect(
     let socket = attempt.0.clone();
     let properties =
         ConnectionProperties::default().with_connection_name(LongString::from(name.to_owned()));
+    let (library, runtime) = transport::runtimes();
     let connecting = Connection::connector(
         address.uri().clone(),
-        lapin::runtime::default_runtime()?,
-        async move |uri, runtime| {
+        library,
+        async move |uri, _| {
             let target = (uri.authority.host.clone(), uri.authority.port);
             let stream = AsyncTcpStream::connect(&runtime, runtime.to_socket_addrs(target)).await?;
             if let AsyncTcpStream::Plain(plain) = &stream {
                 socket.lock().keep(plain.get_ref())?;
             }
-            match uri.scheme {
-                AMQPScheme::AMQP => Ok(stream),
+            let stream = match uri.scheme {
+                AMQPScheme::AMQP => stream,
                 AMQPScheme::AMQPS => {
                     let tls = OwnedTLSConfig::default();
-                    Ok(stream.into_tls(&uri.authority.host, tls.as_ref()).await?)
+                    stream.into_tls(&uri.authority.host, tls.as_ref()).await?
                 }
-            }
+            };
+            Ok(AsyncTcpStream::Plain(Transport::new(stream)))
         },
         properties,
     );

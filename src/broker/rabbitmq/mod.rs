@@ -10,7 +10,9 @@
 //! | `address.rs` | reads the URI, and prints it without the password |
 //! | `connection.rs` | one connection that is kept up |
 //! | `handshake.rs` | opens a connection, with a time limit that leaves nothing behind |
+//! | `transport.rs`, `frames/` | stand between the socket and lapin, and make readable what it cannot decode |
 //! | `declare.rs` | declares the topology, and lives with queues that exist already |
+//! | `readiness.rs` | finds out whether the broker can be worked with |
 //! | `publish.rs` | publishes and waits for the broker's confirm |
 //! | `consume.rs` | a subscription and its settling |
 //! | `backlog/` | requests that wait for their turn |
@@ -30,16 +32,19 @@ mod connection;
 mod consume;
 pub mod dead_letters;
 mod declare;
+mod frames;
 mod handshake;
 mod outcome_stream;
 mod properties;
 mod publish;
 pub mod queues;
+mod readiness;
 mod stream;
 pub mod topology;
+mod transport;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use image_builder_actors::dead_letter::DeadLetter;
@@ -59,6 +64,8 @@ use self::declare::Declarer;
 use self::handshake::Failure;
 use self::properties::Outgoing;
 use self::publish::Publisher;
+pub use self::readiness::ConnectionState;
+use self::readiness::Look;
 use self::stream::{From, Stream};
 use crate::broker::rabbitmq::topology::{QueueDeclaration, Topology};
 
@@ -116,28 +123,13 @@ pub enum ConnectError {
     Topology { what: String, reason: String },
 }
 
-/// Whether the broker can be worked with, and since when that is so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConnectionState {
-    pub consuming: bool,
-    pub publishing: bool,
-    /// When one of the two last changed.
-    pub since: Instant,
-}
-
-impl ConnectionState {
-    /// Whether both connections are up.
-    pub fn connected(&self) -> bool {
-        self.consuming && self.publishing
-    }
-}
-
 /// A RabbitMQ broker: the queues of one [`Topology`].
 pub struct RabbitMq {
     consumer: Arc<ManagedConnection>,
     publisher: Arc<Publisher>,
     declarer: Arc<Declarer>,
-    state: watch::Receiver<ConnectionState>,
+    state: watch::Sender<ConnectionState>,
+    look: Look,
     publish_timeout: Duration,
     dead_ttl: Option<Duration>,
     lanes: Arc<Lanes>,
@@ -155,15 +147,16 @@ impl RabbitMq {
     pub async fn connect(settings: RabbitSettings) -> Result<Self, ConnectError> {
         let address = Address::parse(settings.uri.expose(), settings.heartbeat)?;
         let declarer = Arc::new(Declarer::new(settings.topology));
-        let down = ConnectionState { consuming: false, publishing: false, since: Instant::now() };
-        let (state_in, state) = watch::channel(down);
+        let consumed = [Queue::Build, Queue::Fail, Queue::Outcome];
+        let consumed = consumed.into_iter().filter_map(|queue| declarer.topology().queue(queue));
+        let state = watch::Sender::new(ConnectionState::down(consumed));
         let connect = |side| {
             ManagedConnection::open(ManagedConnectionSettings {
                 address: address.clone(),
                 name: format!("{} {side}", settings.connection_name),
                 connect_timeout: settings.connect_timeout,
                 declarer: declarer.clone(),
-                state: state_in.clone(),
+                state: state.clone(),
                 side,
             })
         };
@@ -171,6 +164,7 @@ impl RabbitMq {
         let publisher = Arc::new(connect(Side::Publisher).await?);
         let consumer = Arc::new(connect(Side::Consumer).await?);
         let publish_timeout = settings.publish_timeout;
+        let look = Look::new(state.subscribe(), publisher.clone());
         let publisher = Arc::new(Publisher::new(publisher, declarer.clone(), publish_timeout));
         let stream = |declaration: &QueueDeclaration, purpose, from| Stream {
             declaration: declaration.clone(),
@@ -200,6 +194,7 @@ impl RabbitMq {
             publisher,
             declarer,
             state,
+            look,
             publish_timeout,
             dead_ttl,
             lanes,
@@ -213,9 +208,17 @@ impl RabbitMq {
         outcome_stream::ledger(self.ledger.clone())
     }
 
-    /// The state of the connections, for readiness.
+    /// The state of the connections.
     pub fn connected(&self) -> watch::Receiver<ConnectionState> {
-        self.state.clone()
+        self.state.subscribe()
+    }
+
+    /// Whether messages can be taken from the broker and given to it, for readiness.
+    ///
+    /// # Errors
+    /// Why not, in words for an operator.
+    pub async fn look(&self) -> Result<(), String> {
+        self.look.look().await
     }
 
     /// Closes the connections; what is not settled goes back to its queue. To be called before the
@@ -235,12 +238,19 @@ impl Broker for RabbitMq {
         let name = name.ok_or_else(|| {
             BrokerError::Refused("nobody consumes results in this program".to_owned())
         })?;
-        timeout(
+        let subscribed = timeout(
             self.publish_timeout,
-            consume::consume(&self.consumer, &self.declarer, name, window),
+            consume::consume(&self.consumer, &self.state, &self.declarer, name, window),
         )
         .await
-        .unwrap_or_else(|_| Err(too_slow("subscribe", name, self.publish_timeout)))
+        .unwrap_or_else(|_| Err(too_slow("subscribe", name, self.publish_timeout)));
+        self.state.send_modify(|state| {
+            match &subscribed {
+                Ok(_) => state.not_consumed.remove(name),
+                Err(error) => state.not_consumed.insert(name.to_owned(), error.to_string()),
+            };
+        });
+        subscribed
     }
 
     async fn publish(

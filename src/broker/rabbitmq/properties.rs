@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use image_builder_actors::ports::{Delivery, Message};
+use image_builder_actors::ports::{Delivery, LONGEST_ENVELOPE, LONGEST_TRACEPARENT, Message};
 use image_builder_actors::telemetry::trace::TRACEPARENT;
 use lapin::BasicProperties;
 use lapin::message::Delivery as AmqpDelivery;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use time::OffsetDateTime;
 
+use super::frames::UNREADABLE;
 use crate::broker::rabbitmq::backlog::User;
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
 
@@ -24,6 +25,16 @@ const USER: &str = "x-image-builder-user";
 
 /// What the version before wrote in place of an envelope: the history alone.
 const HISTORY: &str = "x-image-builder-history";
+
+/// How often the broker has delivered a message.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// Where a message was before, and why it is no longer there.
+const DEATHS: &str = "x-death";
+
+/// The headers that are read here.
+pub(super) const KNOWN_HEADERS: &[&str] =
+    &[ENVELOPE, REPEATED, HISTORY, TRACEPARENT, DELIVERY_COUNT, DEATHS, UNREADABLE];
 
 /// Survives a restart of the broker.
 const PERSISTENT: u8 = 2;
@@ -111,15 +122,18 @@ fn of_parts(tag: u64, redelivered: bool, properties: &BasicProperties, body: Vec
     let headers = properties.headers().as_ref();
     let header = |name: &str| headers.and_then(|table| table.inner().get(name));
     let text = |name: &str| header(name).and_then(as_text);
-    let from_before = || Some(format!(r#"{{"history":{}}}"#, text(HISTORY)?));
+    // What is republished has to fit.
+    let bounded = |name: &str, longest| text(name).filter(|text| text.len() <= longest);
+    let from_before = || Some(format!(r#"{{"history":{}}}"#, bounded(HISTORY, LONGEST_ENVELOPE)?));
     Delivery {
         tag,
         // Not every broker counts every redelivery.
-        redeliveries: header("x-delivery-count")
+        redeliveries: header(DELIVERY_COUNT)
             .and_then(number)
             .unwrap_or(0)
             .max(u64::from(redelivered)),
-        given_up: header("x-death").is_some_and(over_delivery_limit),
+        given_up: header(DEATHS).is_some_and(over_delivery_limit),
+        is_unreadable: header(UNREADABLE).is_some(),
         publishing: text(REPEATED).and_then(|times| times.parse().ok()).unwrap_or(0),
         message: Message {
             body,
@@ -129,8 +143,8 @@ fn of_parts(tag: u64, redelivered: bool, properties: &BasicProperties, body: Vec
                 .map(ToString::to_string)
                 .filter(|id| !id.is_empty()),
             timestamp: properties.timestamp().and_then(moment),
-            traceparent: text(TRACEPARENT),
-            envelope: text(ENVELOPE).or_else(from_before),
+            traceparent: bounded(TRACEPARENT, LONGEST_TRACEPARENT),
+            envelope: bounded(ENVELOPE, LONGEST_ENVELOPE).or_else(from_before),
         },
     }
 }

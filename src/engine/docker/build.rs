@@ -1,6 +1,5 @@
 //! One build: `POST /build` with the context as its body, under a session of its own.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use bollard::ClientVersion;
@@ -12,7 +11,6 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Response, StatusCode};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::model::image::CREATED_LABEL;
 use image_builder_actors::ports::BuildOrder;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -31,9 +29,6 @@ use crate::blocking::{blocking, joined};
 const LONGEST_LINE: usize = 32 << 20;
 /// Longest request line that is sent, in bytes: HTTP libraries refuse more than 64 KiB.
 const LONGEST_QUERY: usize = 60 * 1024;
-/// Modification time of a context whose commit's time is unknown: 1 January 2000. Not 1970, which
-/// archivers such as Python's `zipfile` refuse.
-const NO_TIME: i64 = 946_684_800;
 
 /// Builds an image and returns the engine's id of it.
 pub(super) async fn build(
@@ -44,11 +39,10 @@ pub(super) async fn build(
 ) -> Result<String, Fault> {
     let plan = order.plan.clone();
     let limits = engine.settings.limits.clone();
-    let modified = modification_time(&order.labels);
     let context = blocking(move || {
         #[cfg(feature = "failpoints")]
         fail::fail_point!("builder::opening");
-        Context::open(&plan, modified, &limits)
+        Context::open(&plan, &limits)
     })
     .await?;
 
@@ -66,7 +60,7 @@ pub(super) async fn build(
     let mut cancel = CancelOnDrop { address: &engine.address, version, build_id: Some(build_id) };
 
     progress.note("sending the build context to the engine");
-    let (chunks, sending) = context.send();
+    let (chunks, sending) = context.send(time_of(engine).await?);
     let request = wire::request(Method::POST, &engine.address, version, &target)
         .header(CONTENT_TYPE, "application/x-tar")
         .body(body(chunks))
@@ -169,13 +163,15 @@ fn body(chunks: mpsc::Receiver<io::Result<Bytes>>) -> Body {
     BodyExt::boxed_unsync(StreamBody::new(frames))
 }
 
-/// The commit's time, from the label that states it. Servers make a file's validator (`ETag`) of its
-/// size and modification time, so a changed file has to have a changed time.
-fn modification_time(labels: &BTreeMap<String, String>) -> u64 {
-    let created = labels.get(CREATED_LABEL);
-    let created = created.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    let seconds = created.map_or(NO_TIME, |time| time.unix_timestamp().max(NO_TIME));
-    seconds.unsigned_abs()
+/// What the engine's clock says: files that build steps make have its time, which need not be the
+/// worker's.
+async fn time_of(engine: &DockerEngine) -> Result<OffsetDateTime, Fault> {
+    let what = "asking for its time";
+    let info = faults::in_time(super::ANSWER_TIMEOUT, what, engine.docker().info())
+        .await?
+        .map_err(|error| faults::of_client(&engine.address, what, &error))?;
+    let told = info.system_time.and_then(|text| OffsetDateTime::parse(&text, &Rfc3339).ok());
+    Ok(told.unwrap_or_else(OffsetDateTime::now_utc))
 }
 
 /// Stops the build on the engine when its future is dropped. The closed connection alone would do,
@@ -234,17 +230,5 @@ mod tests {
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).await.expect("a request");
         assert_eq!(line.trim_end(), format!("POST /v{version}/build/cancel?id=the-id HTTP/1.1"));
-    }
-
-    #[test]
-    fn a_context_has_the_commits_time_and_never_one_that_archivers_refuse() {
-        let time = |text: &str| {
-            let label = (CREATED_LABEL.to_owned(), text.to_owned());
-            modification_time(&BTreeMap::from([label]))
-        };
-        assert_eq!(time("2024-02-29T12:00:00Z"), 1_709_208_000);
-        for text in ["1970-01-01T00:00:00Z", "yesterday", ""] {
-            assert_eq!(time(text), NO_TIME.unsigned_abs(), "{text}");
-        }
     }
 }

@@ -1,7 +1,11 @@
 //! The build context: a directory as a tar stream, made while it is sent.
 //!
-//! The stream depends on nothing but the tree and `modified`: entries are sorted, owned by root, and
-//! carry one of two modes, so that the layer cache hits on whatever worker the tree was cloned.
+//! Entries are sorted, owned by root, and carry one of two modes, so that the layer cache hits on
+//! whatever worker the tree was cloned. They all have one modification time, which the layer cache does
+//! not look at: the engine's own at the moment of sending. It is later than all that earlier builds have
+//! left in a cache mount, so `make` and its like take no object for newer than a source that they have
+//! not seen, whatever a commit says of its time. And it is never in the future, which `configure`
+//! scripts and `ninja` refuse.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -17,12 +21,15 @@ use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::ports::Plan;
 use tar::{EntryType, Header};
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::ignore::{IgnoreRules, Matched};
 
 /// Bytes that are handed to the network at once.
 const CHUNK: usize = 256 * 1024;
+/// The name of an entry that only tells of the next one.
+const PAX_NAME: &[u8] = b"././@PaxHeader";
 /// Chunks that wait for the network at the most.
 const CHUNKS_AHEAD: usize = 4;
 
@@ -53,8 +60,6 @@ pub(super) struct Context {
     /// it in what is uploaded. (So a `COPY .` has it, too. An ignored ignore file stays behind: it
     /// is applied here.)
     always: BTreeSet<String>,
-    /// Modification time of every entry, in seconds since 1970.
-    modified: u64,
 }
 
 impl Context {
@@ -62,7 +67,7 @@ impl Context {
     ///
     /// A Dockerfile or an ignore file that is missing, or is a link out of the context, is
     /// `invalid_plan`: what lies outside is never read.
-    pub(super) fn open(plan: &Plan, modified: u64, limits: &Limits) -> Result<Self, Fault> {
+    pub(super) fn open(plan: &Plan, limits: &Limits) -> Result<Self, Fault> {
         let root = fs::canonicalize(&plan.context)
             .map_err(|error| unreadable("the build context", &error))?;
         let dockerfile = relative(&plan.dockerfile)
@@ -73,18 +78,19 @@ impl Context {
         read_file(&root.join(&target), "the Dockerfile", limits.plan_file_bytes)?;
         let rules = read_rules(&root, &dockerfile, limits)?;
         let always = BTreeSet::from([dockerfile.clone(), target]);
-        Ok(Self { root, dockerfile, rules, always, modified })
+        Ok(Self { root, dockerfile, rules, always })
     }
 
-    /// Starts sending: the receiver gets the tar stream, the task its end. Dropping the receiver
-    /// ends the task at its next entry.
+    /// Starts sending, with `modified` as the time of every entry: the receiver gets the tar stream,
+    /// the task its end. Dropping the receiver ends the task at its next entry.
     pub(super) fn send(
         self,
+        modified: OffsetDateTime,
     ) -> (mpsc::Receiver<io::Result<Bytes>>, tokio::task::JoinHandle<Result<(), Unsent>>) {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let task = crate::blocking::begin(move || {
             let mut writer = ChunkWriter { sender, chunk: BytesMut::with_capacity(CHUNK) };
-            let result = catch_unwind(AssertUnwindSafe(|| self.write_to(&mut writer)));
+            let result = catch_unwind(AssertUnwindSafe(|| self.write_to(&mut writer, modified)));
             if !matches!(result, Ok(Ok(()))) {
                 // The engine must not take half a context for a whole one.
                 let cut_off = io::Error::from(io::ErrorKind::UnexpectedEof);
@@ -95,8 +101,9 @@ impl Context {
         (receiver, task)
     }
 
-    fn write_to(&self, writer: &mut ChunkWriter) -> Result<(), Unsent> {
-        let mut tar = TarWriter { out: writer, modified: self.modified };
+    fn write_to(&self, writer: &mut ChunkWriter, modified: OffsetDateTime) -> Result<(), Unsent> {
+        let mut tar = TarWriter { out: writer, modified };
+        tar.root()?;
         let mut stack = vec![Directory::read(&self.root, Vec::new(), Matched::default(), true)?];
         while let Some(directory) = stack.last_mut() {
             #[cfg(feature = "failpoints")]
@@ -187,10 +194,19 @@ fn send_directories(stack: &mut [Directory], tar: &mut TarWriter<'_>) -> Result<
 /// they are long.
 struct TarWriter<'a> {
     out: &'a mut ChunkWriter,
-    modified: u64,
+    modified: OffsetDateTime,
 }
 
 impl TarWriter<'_> {
+    /// The context itself. The engine looks at the first 1024 bytes to tell an archive from a
+    /// Dockerfile, so the archive must not begin with an entry that needs more than one block.
+    fn root(&mut self) -> Result<(), Unsent> {
+        let mut header = self.header(EntryType::Directory, 0o755, 0);
+        header.as_old_mut().name[..2].copy_from_slice(b"./");
+        header.set_cksum();
+        self.out.write_all(header.as_bytes()).map_err(hung_up)
+    }
+
     fn directory(&mut self, path: &[u8]) -> Result<(), Unsent> {
         let mut name = path.to_vec();
         name.push(b'/');
@@ -232,7 +248,7 @@ impl TarWriter<'_> {
         header.set_mode(mode);
         header.set_uid(0);
         header.set_gid(0);
-        header.set_mtime(self.modified);
+        header.set_mtime(self.modified.unix_timestamp().max(0).unsigned_abs());
         header.set_size(size);
         header
     }
@@ -246,6 +262,7 @@ impl TarWriter<'_> {
         let link_end = link.len().min(short.linkname.len());
         short.linkname[..link_end].copy_from_slice(&link[..link_end]);
         header.set_cksum();
+        self.put_time()?;
         if !name_fits {
             self.put_long(EntryType::GNULongName, name)?;
         }
@@ -253,6 +270,22 @@ impl TarWriter<'_> {
             self.put_long(EntryType::GNULongLink, link)?;
         }
         self.out.write_all(header.as_bytes())
+    }
+
+    /// The next entry's time with its fraction of a second, in an entry of its own (`pax`): a header has
+    /// whole seconds only, and an earlier build may have ended within this one.
+    fn put_time(&mut self) -> io::Result<()> {
+        let (seconds, fraction) = (self.modified.unix_timestamp(), self.modified.nanosecond());
+        let field = format!(" mtime={seconds}.{fraction:09}\n");
+        // A record begins with its length, which counts itself: two digits.
+        let record = format!("{}{field}", field.len() + 2);
+        let size = record.len() as u64;
+        let mut header = self.header(EntryType::XHeader, 0o644, size);
+        header.as_old_mut().name[..PAX_NAME.len()].copy_from_slice(PAX_NAME);
+        header.set_cksum();
+        self.out.write_all(header.as_bytes())?;
+        self.out.write_all(record.as_bytes())?;
+        self.pad(size)
     }
 
     /// GNU's way to a name of more than 100 bytes: an entry of its own whose content it is.

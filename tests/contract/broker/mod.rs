@@ -2,11 +2,14 @@
 
 mod backlog;
 mod rabbitmq;
+mod unreadable;
 
 #[path = "../../support/proxy.rs"]
 mod proxy;
 #[path = "../../support/rabbit.rs"]
 mod rabbit;
+#[path = "../../support/raw_amqp.rs"]
+mod raw_amqp;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -16,7 +19,8 @@ use image_builder::broker::rabbitmq::dead_letters::DeadQueue;
 use image_builder_actors::ports::{Broker, DeadLetterStore, DeadLetters, OutcomeLedger, Queue};
 use image_builder_actors::testing::conformance;
 
-use self::rabbit::{Rabbit, plain_channel};
+use self::rabbit::{Rabbit, plain_channel, uri};
+use self::raw_amqp::{Properties, RawPublisher};
 
 /// Runs a test on a broker with queues of its own.
 async fn on_rabbitmq(test: impl AsyncFnOnce(&Rabbit)) {
@@ -30,6 +34,10 @@ async fn on(rabbit: Rabbit, test: impl AsyncFnOnce(&Rabbit)) {
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
+}
+
+fn raw_publisher() -> RawPublisher {
+    tokio::task::block_in_place(|| RawPublisher::connect(&uri()))
 }
 
 /// A broker whose queues go with it.
@@ -63,6 +71,11 @@ impl conformance::broker::World for OnRabbitMq {
 
     async fn delete_queue(&self, queue: Queue) {
         self.rabbit.delete_queue(queue).await;
+    }
+
+    async fn publish_unreadable(&self, queue: Queue, body: &[u8]) {
+        let latin_1 = Properties::default().text("app_id", b"caf\xe9");
+        raw_publisher().publish(self.rabbit.name(queue), &latin_1, body);
     }
 
     async fn cancel(&self, body: &[u8]) {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use image_builder::broker::rabbitmq::topology::TopologySettings;
 use image_builder::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
@@ -473,4 +474,91 @@ async fn after_a_close_everything_fails_at_once_and_unsettled_work_is_back() {
         other.broker.close().await;
     })
     .await;
+}
+
+/// A user with these rights (configure, write, read), and settings to connect as that user.
+async fn as_user(
+    names: TopologySettings,
+    rights: [&str; 3],
+    test: impl AsyncFnOnce(RabbitSettings),
+) {
+    let (management, user) = (Management::new(), unique("user"));
+    management.put_user_with(&user, "builder", rights).await;
+    let mut address: AMQPUri = uri().parse().expect("RABBITMQ_URI is good");
+    address.authority.userinfo.username = user.clone();
+    address.authority.userinfo.password = "builder".to_owned();
+    test(settings(&address.to_string(), names)).await;
+    management.delete_user(&user).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_declare_nothing_works_with_the_queues_that_are_there() {
+    let names = topology_settings();
+    // Somebody else has declared them.
+    let owner = Rabbit::start_with(settings(&uri(), names.clone())).await;
+    owner.broker.outcome_ledger();
+    let told = names.outcome_queue.replace('.', "\\.");
+    let write = "^amq\\.default$";
+    let read = format!("^({}|{}|{told}|told\\.{told})$", names.build_queue, names.fail_queue);
+    as_user(names, ["^$", write, &read], async |settings: RabbitSettings| {
+        let worker = Rabbit::start_with(settings).await;
+        for queue in [Queue::Build, Queue::Fail, Queue::Outcome] {
+            publish(&*worker.broker, queue, message("job")).await;
+            let mut deliveries = consume(&*worker.broker, queue, 1).await;
+            let got = next(&mut deliveries).await;
+            assert_eq!(body(&got), "job");
+            deliveries.acks.ack(got.tag).await.expect("it is in hand");
+        }
+        assert_eq!(worker.broker.look().await, Ok(()));
+        worker.broker.close().await;
+    })
+    .await;
+    owner.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_missing_and_may_not_be_declared_is_an_error_that_says_both() {
+    as_user(topology_settings(), ["^$", ".*", ".*"], async |settings: RabbitSettings| {
+        let build = settings.topology.queue(Queue::Build).expect("a queue").to_owned();
+        let error = refused(settings).await.to_string();
+        for part in [&build, "refused", "it is not there"] {
+            assert!(error.contains(part), "{error}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_read_is_not_ready_and_the_queue_is_named() {
+    let names = topology_settings();
+    let owner = Rabbit::start_with(settings(&uri(), names.clone())).await;
+    as_user(names, [".*", ".*", "^amq\\.gen-.*$"], async |settings: RabbitSettings| {
+        let worker = Rabbit::start_with(settings).await;
+        let lack = worker.broker.look().await.expect_err("nobody has tried yet");
+        assert!(lack.contains("not subscribed to yet"), "{lack}");
+        let refused = worker.broker.consume(Queue::Build, 1).await.err();
+        assert!(matches!(refused, Some(BrokerError::Unavailable(_))), "{refused:?}");
+        let lack = worker.broker.look().await.expect_err("it cannot work");
+        assert!(lack.contains(worker.name(Queue::Build)) && lack.contains("refused"), "{lack}");
+        worker.broker.close().await;
+    })
+    .await;
+    owner.tear_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_write_is_not_ready() {
+    let names = topology_settings();
+    let owner = Rabbit::start_with(settings(&uri(), names.clone())).await;
+    as_user(names, [".*", "^amq\\.gen-.*$", ".*"], async |settings: RabbitSettings| {
+        let worker = Rabbit::start_with(settings).await;
+        for queue in [Queue::Build, Queue::Fail, Queue::Outcome] {
+            consume(&*worker.broker, queue, 1).await;
+        }
+        let lack = worker.broker.look().await.expect_err("it cannot work");
+        assert!(lack.contains("amq.default") || lack.contains("refused"), "{lack}");
+        worker.broker.close().await;
+    })
+    .await;
+    owner.tear_down().await;
 }

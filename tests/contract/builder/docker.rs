@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY, RegistryAuth};
+use image_builder::planner::{PlannerSettings, SourcePlanner};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::image::CREATED_LABEL;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::model::request::PlanRequest;
 use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::ImageBuilder;
 use image_builder_actors::testing::conformance::builder::World;
+use image_builder_actors::testing::conformance::planner::{Source, plan};
 
 use super::proxy::{Certificates, Proxy};
 use super::world::{BASE, RealWorld};
@@ -137,7 +140,7 @@ async fn the_context_arrives_as_it_is_but_for_what_is_ignored() {
     let order = world.order(&[
         (
             "Dockerfile",
-            &format!("FROM {BASE}\nCOPY . /c\nRUN cd /c && find . -type f -print0 | sort -z | sed -z 's/^/file /' | tr '\\n\\0' '!\\n'; readlink link; stat -c '%a %u %Y' 'a b'\n"),
+            &format!("FROM {BASE}\nCOPY . /c\nRUN cd /c && find . -type f -print0 | sort -z | sed -z 's/^/file /' | tr '\\n\\0' '!\\n'; readlink link; stat -c '%a %u' 'a b'\n"),
         ),
         (".dockerignore", "*.log\nnode_modules\n!keep.log\n.dockerignore"),
         ("a b", &unique()),
@@ -157,20 +160,69 @@ async fn the_context_arrives_as_it_is_but_for_what_is_ignored() {
     got.sort_unstable();
     assert_eq!(got, wanted);
     assert!(said(&output, "/etc/passwd"), "the link was followed: {output:?}");
-    // 1 January 2000: this order tells no commit's time.
-    assert!(said(&output, "644 0 946684800"), "{output:?}");
+    assert!(said(&output, "644 0"), "{output:?}");
+}
+
+/// The program in an image that this machine's `make` made over a cache mount.
+async fn made(world: &RealWorld, cache: &str, created: &str, files: &[(&str, &str)]) -> String {
+    let dockerfile = format!(
+        "FROM {BASE}\nCOPY . /src\nWORKDIR /src\n\
+         RUN --mount=type=cache,id={cache},target=/out ./make && cp /out/program /program\n"
+    );
+    let mut all = vec![
+        ("Dockerfile", dockerfile.as_str()),
+        ("Makefile", "/out/program: main.txt part.txt\n\tcat main.txt part.txt > /out/program\n"),
+    ];
+    all.extend(files);
+    let mut order = world.order(&all);
+    std::fs::copy("/usr/bin/make", order.plan.context.join("make")).expect("`make` is installed");
+    order.labels.insert(CREATED_LABEL.to_owned(), created.to_owned());
+    let (built, progress) = world.build(&order).await;
+    let image = built.unwrap_or_else(|fault| panic!("{fault}\n{}", progress.tail().join("\n")));
+    let complaint = progress.tail().into_iter().find(|line| line.contains("in the future"));
+    assert_eq!(complaint, None);
+    let run = ["run", "--rm", "--network", "none", &image.id, "cat", "/program"];
+    let ran = std::process::Command::new("/usr/bin/docker").args(run).output();
+    String::from_utf8(ran.expect("docker is installed").stdout).expect("text")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_have_the_commits_time() {
+async fn what_make_makes_over_a_cache_mount_is_of_its_commit_whatever_time_the_commit_tells() {
     let world = RealWorld::new().await;
-    let mut order = world.order(&[
-        ("Dockerfile", &format!("FROM {BASE}\nCOPY f /\nRUN stat -c %Y /f\n")),
-        ("f", &unique()),
+    let (cache, run) = (unique(), unique());
+    for (main, part, created) in [
+        ("1", "a", "2024-03-01T00:00:00Z"),
+        // Made before the first one was built, and says to be older still.
+        ("2", "a", "2024-02-01T00:00:00Z"),
+        ("1", "a", "2024-03-01T00:00:00Z"),
+        ("2", "a", "2024-02-01T00:00:00Z"),
+        // One file is what it once was, in a tree that never was.
+        ("1", "b", "2099-01-01T00:00:00Z"),
+        ("2", "b", "2098-01-01T00:00:00Z"),
+    ] {
+        let main = format!("{main} of {run}\n");
+        let files = [("main.txt", main.as_str()), ("part.txt", part)];
+        let program = made(&world, &cache, created, &files).await;
+        assert_eq!(program, format!("{main}{part}"), "{created}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_of_a_context_is_of_the_future_or_of_another_time_than_the_others() {
+    let world = RealWorld::new().await;
+    let order = world.order(&[
+        (
+            "Dockerfile",
+            &format!(
+                "FROM {BASE}\nCOPY d /d\nRUN touch /new && for f in /d/*; do test $f -ot /new && \
+             stat -c '%y' $f; done | sort -u | wc -l\n"
+            ),
+        ),
+        ("d/f", &unique()),
+        ("d/g", ""),
     ]);
-    order.labels.insert(CREATED_LABEL.to_owned(), "2024-02-29T12:00:00Z".to_owned());
     let output = world.output(&order).await;
-    assert!(said(&output, "1709208000"), "{output:?}");
+    assert!(said(&output, "1"), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,6 +244,31 @@ async fn a_dockerfile_that_leads_to_the_hosts_files_is_refused() {
     let fault = world.fault(&order).await;
     assert_eq!(fault.reason, Reason::InvalidPlan, "{fault}");
     assert!(!fault.message.contains("root"), "{}", fault.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_dockerfiles_that_the_engine_builds_are_planned_too() {
+    let world = RealWorld::new().await;
+    for text in [
+        "\u{feff}from scratch\r\nENV a=1\r\n".as_bytes(),
+        b"\n \t\n# comment\n   # another\n\tFROM scratch\nENV a=1",
+        b"ARG A=1 \\\n  # comment\n\n  B=2\nARG C\nFROM scratch\nENV a=1\n",
+        b"FR\\\nOM scratch\nENV a=1\n",
+        b"# escape=`\nARG A=C:\\\nFROM scratch\nENV a=1\n",
+        b"ARG A=\\\\\nFROM scratch\nENV a=1\n",
+        b"# caf\xe9\nFROM scratch\nLABEL place=\"caf\xe9\"\n",
+        b"ARG A=scratch\nFROM ${A} AS a\nCOPY Dockerfile /a\nFROM ${A}\nCOPY --from=0 /a /b\n",
+        b"FROM scratch AS a\nENV a=1\nFROM a AS a\nCOPY Dockerfile /a\n",
+    ] {
+        let shown = String::from_utf8_lossy(text);
+        let source = Source::empty();
+        source.write("Dockerfile", text);
+        let planner = SourcePlanner::new(PlannerSettings::new(Limits::default(), Secret::new("x")));
+        let mut order = world.order(&[]);
+        order.plan = plan(&planner, &source, PlanRequest::default()).await;
+        let (built, _) = world.build(&order).await;
+        built.unwrap_or_else(|fault| panic!("{shown}: {fault}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

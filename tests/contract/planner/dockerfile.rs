@@ -56,18 +56,66 @@ async fn a_dockerfile_outside_of_the_context_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dockerfile_that_cannot_be_one_is_refused() {
     let source = Source::of(&[("directory/a", ""), ("empty", " \n\t\n")]);
-    source.write("latin1", b"FROM scratch # caf\xe9\n");
+    source.write("utf16", b"\xff\xfeF\0R\0O\0M\0 \0x\0\n\0");
     source.write("huge", "#".repeat(1 << 20) + "\nFROM scratch\n");
     for (path, reason) in [
         ("directory", Reason::InvalidPlan),
         ("empty", Reason::InvalidPlan),
-        ("latin1", Reason::InvalidPlan),
+        ("utf16", Reason::InvalidPlan),
         ("huge", Reason::TooLarge),
     ] {
         let fault = refusal(&real(), &source, by(path)).await;
         assert_eq!(fault.reason, reason, "{fault}");
         assert!(fault.message.contains(path), "{fault}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_that_would_end_the_engine_is_refused() {
+    for (text, said) in [
+        ("ARG X=1\n", "no stage"),
+        ("ARG X=1\rFROM scratch\r", "carriage return"),
+        ("FROM scratch AS a\nCOPY --from=b / /\nFROM a AS b\nENV x=1\n", "circle"),
+    ] {
+        let source = Source::of(&[("Dockerfile", text)]);
+        let fault = refusal(&real(), &source, PlanRequest::default()).await;
+        assert_eq!(fault.reason, Reason::InvalidPlan, "{fault}");
+        assert!(fault.message.contains("`Dockerfile`"), "{fault}");
+        assert!(fault.message.contains(said), "{fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_utf8_text_do_not_matter_and_still_make_another_plan() {
+    let of_byte = async |byte: u8| {
+        let source = Source::empty();
+        source.write("Dockerfile", [b"# caf", &[byte][..], b"\nFROM scratch\n"].concat());
+        plan(&real(), &source, PlanRequest::default()).await.fingerprint
+    };
+    assert_ne!(of_byte(0xe9).await, of_byte(0xe8).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_in_lower_case_is_used_where_there_is_no_other() {
+    let source = Source::of(&[("dockerfile", "FROM scratch\n"), ("package.json", "{}")]);
+    let dockerfile = PlanRequest { builder: Some(BuilderKind::Dockerfile), ..Default::default() };
+    for wish in [PlanRequest::default(), dockerfile] {
+        let plan = plan(&real(), &source, wish).await;
+        assert_eq!(plan.builder, BuilderKind::Dockerfile);
+        assert_eq!(plan.dockerfile, "dockerfile");
+    }
+    source.write("Dockerfile", "FROM scratch\n");
+    let with_both = plan(&real(), &source, PlanRequest::default()).await;
+    assert_eq!(with_both.dockerfile, "Dockerfile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_containerfile_is_used_only_where_the_request_names_it() {
+    let source = Source::of(&[("Containerfile", "FROM scratch\n"), ("main.py", "print(1)\n")]);
+    let unnamed = plan(&real(), &source, PlanRequest::default()).await;
+    assert_eq!(unnamed.builder, BuilderKind::Nixpacks);
+    let named = plan(&real(), &source, by("Containerfile")).await;
+    assert_eq!(named.dockerfile, "Containerfile");
 }
 
 #[tokio::test(flavor = "multi_thread")]

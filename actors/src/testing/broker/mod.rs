@@ -90,6 +90,11 @@ impl FakeBroker {
         });
     }
 
+    /// Puts a message in a queue whose properties cannot be read.
+    pub fn store_unreadable(&self, queue: Queue, body: &[u8]) {
+        self.change(|node| node.queues.store_unreadable(queue, body.to_vec()));
+    }
+
     /// What the next publishes to a queue do.
     pub fn publishes(&self, queue: Queue) -> Script<BrokerError> {
         self.lock().publishes.entry(queue).or_default().clone()

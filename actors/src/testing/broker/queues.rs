@@ -27,6 +27,7 @@ struct Stored {
     message: Message,
     redeliveries: u64,
     given_up: bool,
+    is_unreadable: bool,
 }
 
 struct Subscriber {
@@ -90,6 +91,13 @@ impl Queues {
 
     pub(super) fn store(&mut self, queue: Queue, message: Message) {
         self.waiting.entry(queue).or_default().push_back(Stored::new(message));
+    }
+
+    /// Stores a message whose properties cannot be read.
+    pub(super) fn store_unreadable(&mut self, queue: Queue, body: Vec<u8>) {
+        let message = Message { body, ..Message::default() };
+        let stored = Stored { is_unreadable: true, ..Stored::new(message) };
+        self.waiting.entry(queue).or_default().push_back(stored);
     }
 
     pub(super) fn enqueue(&mut self, message: Message, place: Place) {
@@ -257,6 +265,7 @@ impl Subscriber {
             tag,
             redeliveries: stored.redeliveries,
             given_up: stored.given_up,
+            is_unreadable: stored.is_unreadable,
             publishing: 0,
         };
         self.unsettled.insert(tag, (place, stored));
@@ -269,6 +278,6 @@ impl Stored {
         // What real brokers keep of the time, and an empty id is none.
         message.timestamp = message.timestamp.and_then(|time| time.replace_nanosecond(0).ok());
         message.message_id = message.message_id.filter(|id| !id.is_empty());
-        Self { message, redeliveries: 0, given_up: false }
+        Self { message, redeliveries: 0, given_up: false, is_unreadable: false }
     }
 }

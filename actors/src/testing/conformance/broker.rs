@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use crate::ports::{
-    Backlog, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE, LONGEST_ID, Load,
-    Message, Place, Queue, Subscription, Turn,
+    Backlog, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE, LONGEST_ID,
+    LONGEST_TRACEPARENT, Load, Message, Place, Queue, Subscription, Turn,
 };
 
 /// A broker with queues that nobody else uses, and what a scenario needs to happen to it.
@@ -21,6 +21,9 @@ pub trait World: Sync {
 
     /// Deletes a queue behind the worker's back.
     fn delete_queue(&self, queue: Queue) -> impl Future<Output = ()> + Send;
+
+    /// Puts a message in a queue whose properties cannot be read.
+    fn publish_unreadable(&self, queue: Queue, body: &[u8]) -> impl Future<Output = ()> + Send;
 
     /// Asks all workers to cancel something.
     fn cancel(&self, body: &[u8]) -> impl Future<Output = ()> + Send;
@@ -34,6 +37,7 @@ macro_rules! broker_conformance {
             broker, $world,
             a_message_arrives_as_it_was_published,
             a_message_without_properties_arrives_without_them,
+            a_message_whose_properties_cannot_be_read_says_so_and_harms_no_other,
             messages_come_in_the_order_of_their_publishing,
             an_acked_message_does_not_come_again,
             a_nacked_message_comes_again_and_says_so,
@@ -49,7 +53,7 @@ macro_rules! broker_conformance {
             after_a_cancel_nothing_new_comes_and_what_is_in_hand_can_be_acked,
             what_was_not_handed_out_before_a_cancel_comes_to_the_next_subscription,
             a_hundred_messages_at_once_all_arrive,
-            an_envelope_or_an_id_that_is_too_long_is_refused_and_harms_nothing_else,
+            an_envelope_an_id_or_a_trace_context_that_is_too_long_is_refused_and_harms_nothing_else,
             a_delayed_message_lets_those_behind_it_pass,
             only_builds_and_outcomes_are_delayed,
             results_are_taken_and_consumed_by_nobody,
@@ -151,6 +155,23 @@ pub async fn a_message_without_properties_arrives_without_them(world: &impl Worl
     publish(world.broker(), Queue::Build, sent).await;
     let mut deliveries = consume(world.broker(), Queue::Build, 1).await;
     assert_eq!(next(&mut deliveries).await.message, Message::default());
+}
+
+pub async fn a_message_whose_properties_cannot_be_read_says_so_and_harms_no_other(
+    world: &impl World,
+) {
+    for queue in [Queue::Build, Queue::Fail, Queue::Outcome] {
+        let mut deliveries = consume(world.broker(), queue, 3).await;
+        publish(world.broker(), queue, message("before")).await;
+        world.publish_unreadable(queue, b"unreadable").await;
+        publish(world.broker(), queue, message("behind")).await;
+        for (text, is_unreadable) in [("before", false), ("unreadable", true), ("behind", false)] {
+            let got = next(&mut deliveries).await;
+            assert_eq!((got.message, got.is_unreadable), (message(text), is_unreadable));
+            assert_eq!(got.redeliveries, 0);
+            deliveries.acks.ack(got.tag).await.expect("it is in hand");
+        }
+    }
 }
 
 pub async fn messages_come_in_the_order_of_their_publishing(world: &impl World) {
@@ -350,15 +371,17 @@ pub async fn what_was_not_handed_out_before_a_cancel_comes_to_the_next_subscript
     ack(&cancelled, &in_hand).await;
 }
 
-pub async fn an_envelope_or_an_id_that_is_too_long_is_refused_and_harms_nothing_else(
+pub async fn an_envelope_an_id_or_a_trace_context_that_is_too_long_is_refused_and_harms_nothing_else(
     world: &impl World,
 ) {
     let mut deliveries = consume(world.broker(), Queue::Outcome, 1).await;
     let envelope = |length| Some("e".repeat(length));
     let id = |length| Some("i".repeat(length));
+    let trace = |length| Some("t".repeat(length));
     let too_long = [
         Message { envelope: envelope(LONGEST_ENVELOPE + 1), ..message("envelope") },
         Message { message_id: id(LONGEST_ID + 1), ..message("id") },
+        Message { traceparent: trace(LONGEST_TRACEPARENT + 1), ..message("trace context") },
     ];
     for message in too_long {
         let refused = world.broker().publish(Queue::Outcome, message, Duration::ZERO).await;
@@ -367,6 +390,7 @@ pub async fn an_envelope_or_an_id_that_is_too_long_is_refused_and_harms_nothing_
     let just_fits = Message {
         envelope: envelope(LONGEST_ENVELOPE),
         message_id: id(LONGEST_ID),
+        traceparent: trace(LONGEST_TRACEPARENT),
         ..message("fits")
     };
     publish(world.broker(), Queue::Outcome, just_fits.clone()).await;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::ports::{Acknowledger, Backlog, BrokerError, Load, Taker, Turn};
-use lapin::message::BasicGetMessage;
+use lapin::message::{BasicGetMessage, Delivery};
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::{Channel, Connection, Consumer};
@@ -26,6 +26,7 @@ use crate::broker::rabbitmq::topology::{Lane, QueueDeclaration};
 /// How often a taker that found nothing asks how long the lanes are: what a worker had that was killed comes
 /// back without a ring.
 const LOOK: Duration = Duration::from_secs(5);
+const LOOK_WITHOUT_BELL: Duration = Duration::from_secs(1);
 
 /// How many requests of users who have as many in hand as they may are moved to the end of their lane at
 /// once, and the pause before the next of them.
@@ -49,7 +50,15 @@ pub(super) async fn open(
         lanes.find_older(&connection).await?;
         let channel = connection.create_channel().await?;
         let bell = lanes.declarer.topology().bell();
-        let bell = cancellations::consumer(&connection, bell).await?;
+        let bell = match cancellations::consumer(&connection, bell).await {
+            Ok(consumer) => Some(consumer),
+            // Whoever may have no queue of his own looks by himself.
+            Err(error) if matches!(soft_error(&error), Some((AMQPSoftError::ACCESSREFUSED, _))) => {
+                tracing::debug!(%error, "cannot hear the bell");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         Ok::<_, lapin::Error>((channel, bell))
     };
     let opened = tokio::select! {
@@ -71,6 +80,7 @@ pub(super) async fn open(
     let (wish_in, wish) = watch::channel(Wish::Deliver);
     let (course_in, course) = watch::channel(Course::Open);
     let in_hand = Arc::new(InHand::default());
+    let look = if bell.is_some() { LOOK } else { LOOK_WITHOUT_BELL };
     let watched = Watched {
         managed: managed.clone(),
         connection: connection.clone(),
@@ -89,6 +99,7 @@ pub(super) async fn open(
         channel,
         course: course.clone(),
         in_hand: in_hand.clone(),
+        look,
         turns: 0,
     };
     let acks = Acks { in_hand, wish: wish_in, course };
@@ -131,7 +142,7 @@ struct Watched {
     managed: Arc<ManagedConnection>,
     connection: Arc<Connection>,
     channel: Channel,
-    bell: Consumer,
+    bell: Option<Consumer>,
     lanes: Arc<Lanes>,
     in_hand: Arc<InHand>,
 }
@@ -163,7 +174,7 @@ impl Watched {
                 // An error means that there is no owner.
                 _ = wish.wait_for(|wish| *wish == Wish::NoMore) => return true,
                 () = self.managed.lost(&self.connection) => return false,
-                rung = self.bell.next() => match rung {
+                rung = next_ring(&mut self.bell) => match rung {
                     Some(Ok(_)) => self.lanes.rung.send_modify(|rings| *rings += 1),
                     Some(Err(_)) | None => return false,
                 },
@@ -172,6 +183,13 @@ impl Watched {
             }
         }
         false
+    }
+}
+
+async fn next_ring(bell: &mut Option<Consumer>) -> Option<lapin::Result<Delivery>> {
+    match bell {
+        Some(bell) => bell.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -228,6 +246,8 @@ struct LaneTaker {
     in_hand: Arc<InHand>,
     rung: watch::Receiver<u64>,
     sources: Vec<Source>,
+    /// How often the lanes are looked at where nothing is heard.
+    look: Duration,
     turns: u64,
 }
 
@@ -263,7 +283,7 @@ impl Taker for LaneTaker {
         loop {
             let blocked = self.sources.iter().filter_map(|source| source.blocked.as_ref());
             let again = blocked.map(|blocked| blocked.until).min();
-            let look = Instant::now() + LOOK;
+            let look = Instant::now() + self.look;
             let next = again.map_or(look, |again| again.min(look));
             tokio::select! {
                 _ = self.rung.changed() => return,

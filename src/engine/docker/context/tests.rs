@@ -32,12 +32,17 @@ fn tree(files: &[(&str, &str)]) -> TempDir {
     root
 }
 
+/// The time of every entry here.
+fn now() -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(1_000_000_000_012_345_678).expect("a time")
+}
+
 fn open(root: &TempDir) -> Result<Context, Fault> {
-    Context::open(&plan(root.path(), "Dockerfile"), 1_000_000_000, &Limits::default())
+    Context::open(&plan(root.path(), "Dockerfile"), &Limits::default())
 }
 
 async fn bytes(context: Context) -> Result<Vec<u8>, Unsent> {
-    let (mut chunks, task) = context.send();
+    let (mut chunks, task) = context.send(now());
     let mut bytes = Vec::new();
     while let Some(Ok(chunk)) = chunks.recv().await {
         bytes.extend_from_slice(&chunk);
@@ -48,8 +53,23 @@ async fn bytes(context: Context) -> Result<Vec<u8>, Unsent> {
 async fn entries(context: Context) -> Vec<Entry> {
     let bytes = bytes(context).await.expect("the tree is good");
     let mut archive = tar::Archive::new(bytes.as_slice());
-    let entries = archive.entries().expect("an archive").map(|entry| {
+    let mut entries = archive.entries().expect("an archive");
+    let root = entries.next().expect("the context itself").expect("an entry");
+    assert_eq!(root.path_bytes().as_ref(), b"./");
+    let entries = entries.map(|entry| {
         let mut entry = entry.expect("an entry");
+        let extensions = entry.pax_extensions().expect("extensions").expect("it has some");
+        let extensions: Vec<_> = extensions
+            .map(|extension| {
+                let extension = extension.expect("one that can be read");
+                (
+                    extension.key().expect("text").to_owned(),
+                    extension.value().expect("text").to_owned(),
+                )
+            })
+            .collect();
+        let time = ("mtime".to_owned(), "1000000000.012345678".to_owned());
+        assert_eq!(extensions, [time]);
         assert_eq!(entry.header().mtime().ok(), Some(1_000_000_000));
         assert_eq!((entry.header().uid().ok(), entry.header().gid().ok()), (Some(0), Some(0)));
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
@@ -171,7 +191,7 @@ async fn a_dockerfile_in_an_ignored_directory_is_sent_and_its_own_ignore_file_wi
         ("extra", ""),
     ]);
     let plan = plan(root.path(), "./docker//prod/Dockerfile");
-    let context = Context::open(&plan, 1_000_000_000, &Limits::default()).expect("good");
+    let context = Context::open(&plan, &Limits::default()).expect("good");
     let got = entries(context).await;
     assert_eq!(
         names(&got),
@@ -186,7 +206,7 @@ async fn a_large_file_is_sent_whole_through_a_small_buffer() {
     fs::write(root.path().join("big"), &content).expect("a file");
     let bytes = bytes(open(&root).expect("good")).await.expect("good");
     let mut archive = tar::Archive::new(bytes.as_slice());
-    let mut big = archive.entries().expect("an archive").nth(1).expect("two").expect("an entry");
+    let mut big = archive.entries().expect("an archive").nth(2).expect("three").expect("an entry");
     let mut got = Vec::new();
     big.read_to_end(&mut got).expect("its content");
     assert!(got == content);
@@ -227,7 +247,7 @@ fn what_leads_out_of_the_context_is_refused() {
     let root = tree(&[("Dockerfile", ""), ("dir/x", "")]);
     symlink("/etc", root.path().join("out")).expect("a link");
     for path in ["../Dockerfile", "/etc/passwd", "dir/../../x", "out/passwd", "", "dir", "no"] {
-        let fault = Context::open(&plan(root.path(), path), 0, &Limits::default()).expect_err(path);
+        let fault = Context::open(&plan(root.path(), path), &Limits::default()).expect_err(path);
         assert_eq!(fault.reason, Reason::InvalidPlan, "{path}: {}", fault.message);
     }
 }
@@ -244,7 +264,7 @@ async fn a_dockerfile_may_be_a_link_inside_the_context() {
 fn plan_files_are_bounded() {
     let root = tree(&[("Dockerfile", "12345")]);
     let limits = Limits { plan_file_bytes: 4, ..Limits::default() };
-    let fault = Context::open(&plan(root.path(), "Dockerfile"), 0, &limits).expect_err("too long");
+    let fault = Context::open(&plan(root.path(), "Dockerfile"), &limits).expect_err("too long");
     assert_eq!(fault.reason, Reason::TooLarge);
     let root = tree(&[("Dockerfile", ""), (".dockerignore", "a\n[")]);
     let fault = open(&root).expect_err("a bad pattern");
@@ -256,7 +276,7 @@ fn plan_files_are_bounded() {
 async fn the_walk_ends_when_nobody_reads_any_more() {
     let root = tree(&[("Dockerfile", "")]);
     fs::write(root.path().join("big"), vec![0; 8 << 20]).expect("a file");
-    let (chunks, task) = open(&root).expect("good").send();
+    let (chunks, task) = open(&root).expect("good").send(now());
     drop(chunks);
     assert!(matches!(task.await.expect("no panic"), Err(Unsent::HungUp)));
 }
