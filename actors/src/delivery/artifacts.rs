@@ -20,7 +20,7 @@ use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Planned;
 use crate::model::image::{
     BUILDER_LABEL, BuildKey, BuiltImage, CREATED_LABEL, ImageLocation, KEY_LABEL, REVISION_LABEL,
-    RegistryImage,
+    RegistryImage, SOURCE_LABEL,
 };
 use crate::model::reference::ImageReference;
 use crate::model::request::{BuildRequest, BuilderKind};
@@ -192,7 +192,7 @@ fn build_tag(request: &BuildRequest) -> String {
 pub fn labels(source: &FetchedSource, plan: &Plan, key: &BuildKey) -> BTreeMap<String, String> {
     let created = source.committed_at.format(&Rfc3339).unwrap_or_default();
     [
-        ("org.opencontainers.image.source", source.url.as_str()),
+        (SOURCE_LABEL, source.url.as_str()),
         (REVISION_LABEL, source.commit.as_str()),
         (CREATED_LABEL, created.as_str()),
         ("org.opencontainers.image.version", source.version.as_str()),

@@ -12,6 +12,8 @@ use crate::model::request::{BuildRequest, BuilderKind};
 
 /// The label with the commit that an image was made of.
 pub const REVISION_LABEL: &str = "org.opencontainers.image.revision";
+/// The label with the repository's page.
+pub const SOURCE_LABEL: &str = "org.opencontainers.image.source";
 /// The label with the commit's time, in RFC 3339.
 pub const CREATED_LABEL: &str = "org.opencontainers.image.created";
 /// The label with the [build key](BuildKey).

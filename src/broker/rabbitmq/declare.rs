@@ -34,12 +34,9 @@ impl Declarer {
     /// can work with what is there.
     pub(super) async fn declare(&self, connection: &Connection) -> Result<(), Failure> {
         let _turn = self.turn.lock().await;
-        for (name, what) in [
-            (self.topology.cancel_exchange(), "cancel exchange"),
-            (self.topology.bell(), "exchange"),
-        ] {
-            declare_exchange(connection, name, what).await?;
-        }
+        let cancel = self.topology.cancel_exchange();
+        declare_exchange(connection, cancel, "cancel exchange").await?;
+        declare_exchange(connection, self.topology.bell(), "exchange").await?;
         let mut channel = connection.create_channel().await?;
         for queue in self.topology.queues() {
             let Err(error) = declare_queue(&channel, queue, false).await else { continue };
@@ -95,8 +92,7 @@ impl Declarer {
     }
 }
 
-/// Who has no such exchange can work all the same: cancellations are not heard, and what is put in the
-/// backlog is found a little later.
+/// Who has no such exchange can work all the same: what comes by it is only heard later, or not at all.
 async fn declare_exchange(connection: &Connection, name: &str, what: &str) -> Result<(), Failure> {
     let channel = connection.create_channel().await?;
     let options = ExchangeDeclareOptions { durable: true, ..Default::default() };

@@ -135,6 +135,10 @@ impl Stream {
                 {
                     channel = connection.create_channel().await?;
                 }
+                // Somebody else has declared it, or the subscription says that it is not there.
+                Some((AMQPSoftError::ACCESSREFUSED, _)) => {
+                    channel = connection.create_channel().await?;
+                }
                 _ => return Err(error),
             }
         }

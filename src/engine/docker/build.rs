@@ -11,6 +11,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Response, StatusCode};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::image::{REVISION_LABEL, SOURCE_LABEL};
 use image_builder_actors::ports::BuildOrder;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -55,7 +56,15 @@ pub(super) async fn build(
     .await?;
     let build_id = uuid::Uuid::new_v4().simple().to_string();
     let network = engine.settings.network.as_deref();
-    let target = target(order, &context.dockerfile, &session.id, &build_id, network)?;
+    let mut target = target(order, &context.dockerfile, &session.id, &build_id, network)?;
+    let source = source(order).filter(|_| context.mounts_caches);
+    if source.is_some_and(|(repository, commit)| engine.revisions.begin(repository, commit)) {
+        progress.note(
+            "another commit was built since this one was: no layers are taken from the cache, since \
+             they are older than what that build left in cache mounts",
+        );
+        target.push_str("&nocache=1");
+    }
     let mut connection = Connection::open(&engine.address).await?;
     let mut cancel = CancelOnDrop { address: &engine.address, version, build_id: Some(build_id) };
 
@@ -82,9 +91,19 @@ pub(super) async fn build(
     if let Some(error) = &follower.error {
         return Err(faults::of_build(error, follower.failed.as_ref()));
     }
-    follower
-        .image_id
-        .ok_or_else(|| faults::engine_broke("building", &"its answer ended before the build did"))
+    let image_id = follower.image_id.ok_or_else(|| {
+        faults::engine_broke("building", &"its answer ended before the build did")
+    })?;
+    if let Some((repository, commit)) = source {
+        engine.revisions.succeeded(repository, commit);
+    }
+    Ok(image_id)
+}
+
+/// The repository and the commit that are built.
+fn source(order: &BuildOrder) -> Option<(&str, &str)> {
+    let label = |name: &str| order.labels.get(name).map(String::as_str);
+    label(SOURCE_LABEL).zip(label(REVISION_LABEL))
 }
 
 /// Reads the engine's answer to its end.

@@ -55,6 +55,8 @@ pub(super) struct Context {
     root: PathBuf,
     /// The Dockerfile's path relative to the context, without detours.
     pub(super) dockerfile: String,
+    /// Whether the Dockerfile has a cache mount, as far as its text tells.
+    pub(super) mounts_caches: bool,
     rules: IgnoreRules,
     /// Paths that are sent even if they are ignored: the engine needs the Dockerfile, and looks for
     /// it in what is uploaded. (So a `COPY .` has it, too. An ignored ignore file stays behind: it
@@ -75,10 +77,11 @@ impl Context {
         let target = inside(&root, &dockerfile)?.ok_or_else(|| {
             invalid(format!("The Dockerfile `{dockerfile}` is not in the build context."))
         })?;
-        read_file(&root.join(&target), "the Dockerfile", limits.plan_file_bytes)?;
+        let text = read_file(&root.join(&target), "the Dockerfile", limits.plan_file_bytes)?;
+        let mounts_caches = String::from_utf8_lossy(&text).to_lowercase().contains("type=cache");
         let rules = read_rules(&root, &dockerfile, limits)?;
         let always = BTreeSet::from([dockerfile.clone(), target]);
-        Ok(Self { root, dockerfile, rules, always })
+        Ok(Self { root, dockerfile, mounts_caches, rules, always })
     }
 
     /// Starts sending, with `modified` as the time of every entry: the receiver gets the tar stream,

@@ -13,6 +13,7 @@ mod faults;
 mod housekeeping;
 mod ignore;
 mod push;
+mod revisions;
 mod session;
 mod wire;
 
@@ -38,6 +39,7 @@ use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 use address::Address;
 pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
 use push::EnginePush;
+use revisions::Revisions;
 
 /// What the names of all images that were built here begin with, on the engine alone.
 pub const LOCAL_REGISTRY: &str = "image-builder.local";
@@ -120,6 +122,7 @@ pub struct DockerEngine {
     /// Whether engine and client have agreed on an API version.
     negotiated: Arc<AtomicBool>,
     pushes: Arc<EnginePush>,
+    revisions: Arc<Revisions>,
 }
 
 impl DockerEngine {
@@ -140,6 +143,7 @@ impl DockerEngine {
             address,
             settings: Arc::new(settings),
             negotiated: Arc::new(AtomicBool::new(false)),
+            revisions: Arc::default(),
         })
     }
 

@@ -8,7 +8,7 @@ use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITO
 use image_builder::planner::{PlannerSettings, SourcePlanner};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::image::CREATED_LABEL;
+use image_builder_actors::model::image::{CREATED_LABEL, REVISION_LABEL, SOURCE_LABEL};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::PlanRequest;
@@ -164,9 +164,15 @@ async fn the_context_arrives_as_it_is_but_for_what_is_ignored() {
 }
 
 /// The program in an image that this machine's `make` made over a cache mount.
-async fn made(world: &RealWorld, cache: &str, created: &str, files: &[(&str, &str)]) -> String {
+async fn made(
+    world: &RealWorld,
+    cache: &str,
+    (commit, created): (&str, &str),
+    files: &[(&str, &str)],
+    argument: &str,
+) -> String {
     let dockerfile = format!(
-        "FROM {BASE}\nCOPY . /src\nWORKDIR /src\n\
+        "FROM {BASE}\nARG A\nWORKDIR /src\nCOPY Makefile make part.txt ./\nCOPY main.txt ./\n\
          RUN --mount=type=cache,id={cache},target=/out ./make && cp /out/program /program\n"
     );
     let mut all = vec![
@@ -176,7 +182,11 @@ async fn made(world: &RealWorld, cache: &str, created: &str, files: &[(&str, &st
     all.extend(files);
     let mut order = world.order(&all);
     std::fs::copy("/usr/bin/make", order.plan.context.join("make")).expect("`make` is installed");
-    order.labels.insert(CREATED_LABEL.to_owned(), created.to_owned());
+    for (label, text) in [(CREATED_LABEL, created), (SOURCE_LABEL, cache), (REVISION_LABEL, commit)]
+    {
+        order.labels.insert(label.to_owned(), text.to_owned());
+    }
+    order.plan.build_args.insert("A".to_owned(), argument.to_owned());
     let (built, progress) = world.build(&order).await;
     let image = built.unwrap_or_else(|fault| panic!("{fault}\n{}", progress.tail().join("\n")));
     let complaint = progress.tail().into_iter().find(|line| line.contains("in the future"));
@@ -190,20 +200,23 @@ async fn made(world: &RealWorld, cache: &str, created: &str, files: &[(&str, &st
 async fn what_make_makes_over_a_cache_mount_is_of_its_commit_whatever_time_the_commit_tells() {
     let world = RealWorld::new().await;
     let (cache, run) = (unique(), unique());
-    for (main, part, created) in [
-        ("1", "a", "2024-03-01T00:00:00Z"),
+    for (main, part, created, argument) in [
+        ("1", "a", "2024-03-01T00:00:00Z", ""),
         // Made before the first one was built, and says to be older still.
-        ("2", "a", "2024-02-01T00:00:00Z"),
-        ("1", "a", "2024-03-01T00:00:00Z"),
-        ("2", "a", "2024-02-01T00:00:00Z"),
-        // One file is what it once was, in a tree that never was.
-        ("1", "b", "2099-01-01T00:00:00Z"),
-        ("2", "b", "2098-01-01T00:00:00Z"),
+        ("2", "a", "2024-02-01T00:00:00Z", ""),
+        ("1", "a", "2024-03-01T00:00:00Z", ""),
+        ("2", "a", "2024-02-01T00:00:00Z", ""),
+        // Back again by a step that has to run anew, on layers that are there.
+        ("1", "a", "2024-03-01T00:00:00Z", "new"),
+        ("2", "a", "2024-02-01T00:00:00Z", "new"),
+        ("3", "b", "2099-01-01T00:00:00Z", ""),
+        ("1", "b", "2098-01-01T00:00:00Z", ""),
     ] {
+        let commit = format!("{main}{part}");
         let main = format!("{main} of {run}\n");
         let files = [("main.txt", main.as_str()), ("part.txt", part)];
-        let program = made(&world, &cache, created, &files).await;
-        assert_eq!(program, format!("{main}{part}"), "{created}");
+        let program = made(&world, &cache, (&commit, created), &files, argument).await;
+        assert_eq!(program, format!("{main}{part}"), "{commit}, {created}");
     }
 }
 
