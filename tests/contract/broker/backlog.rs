@@ -316,7 +316,7 @@ async fn what_is_cancelled_while_no_worker_is_there_is_heard_by_the_next() {
         let sent = OffsetDateTime::now_utc();
         let (connection, channel) = plain_channel().await;
         let exchange = rabbit.settings.topology.cancel_exchange();
-        let (options, none): (_, lapin::BasicProperties) = Default::default();
+        let (options, none): (_, BasicProperties) = Default::default();
         let publish = channel.basic_publish(exchange.into(), "".into(), options, b"stop", none);
         publish.await.expect("sent");
         connection.close(200, "done".into()).await.expect("it can be closed");
