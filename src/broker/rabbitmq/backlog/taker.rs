@@ -15,13 +15,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{CLOSED, Lanes, lock};
-use crate::broker::rabbitmq::backlog::User;
 use crate::broker::rabbitmq::cancellations;
 use crate::broker::rabbitmq::connection::ManagedConnection;
 use crate::broker::rabbitmq::consume::{Acks, Course, GOODBYE, InHand, Wish};
 use crate::broker::rabbitmq::declare::{declare_queue, soft_error};
 use crate::broker::rabbitmq::properties;
 use crate::broker::rabbitmq::topology::{Lane, QueueDeclaration};
+use crate::broker::rabbitmq::user::User;
 
 /// How often a taker that found nothing asks how long the lanes are: what a worker had that was killed comes
 /// back without a ring.
