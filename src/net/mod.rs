@@ -2,3 +2,4 @@
 
 pub mod http;
 pub(crate) mod public;
+pub(crate) mod refusal;
