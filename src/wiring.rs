@@ -1,15 +1,16 @@
 //! The worker, put together from the settings: the one place that knows them and every adapter.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::shutdown::Shutdown;
+use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
-use image_builder_actors::ports::{DeadLetterStore, Probe};
+use image_builder_actors::ports::{Broker, DeadLetterStore, Probe};
 use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::metrics::Metrics;
@@ -34,6 +35,9 @@ use crate::source::{GitConnector, GitSettings, GithubSettings};
 
 /// What `/readyz` tells of.
 const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
+
+/// How often it is counted what waits on the broker.
+const BETWEEN_COUNTS: Duration = Duration::from_secs(10);
 
 /// A worker at work.
 pub struct Worker {
@@ -83,6 +87,7 @@ impl Worker {
         let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
         let disk = adapters.disk();
         tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
+        tokio::spawn(count_waiting(broker.clone(), observer.metrics.clone(), shutdown.clone()));
         let ports = adapters.ports(broker.clone());
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
@@ -300,6 +305,22 @@ fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<Arc<RabbitMq>>> {
         }
     });
     cell
+}
+
+/// Counts again and again what waits on the broker, until the worker ends.
+async fn count_waiting(broker: Arc<RabbitMq>, metrics: Metrics, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(BETWEEN_COUNTS);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.reached(ShutdownPhase::Closing) => return,
+        }
+        match broker.waiting().await {
+            Ok(requests) => metrics.requests_waiting(requests),
+            // The last number stays; `/readyz` says that the broker is away.
+            Err(error) => tracing::debug!(%error, "cannot count what waits"),
+        }
+    }
 }
 
 /// Shows how much the caches hold, whenever that was counted.

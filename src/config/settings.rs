@@ -28,6 +28,7 @@ macro_rules! settings { ($of:ident) => { $of! {
         build_queue: String = QUEUE or "image-builder.build";
         /// Queues beside it (`<BUILD_QUEUE>.lane.<number>`) over which users with many requests are spread, so
         /// that one flood does not stand before the other. A single request waits apart from them anyhow.
+        /// At most 64.
         build_lanes: u16 = COUNT or "4";
         /// Failed tries with their history, until it is decided whether they are tried again.
         fail_queue: String = QUEUE or "image-builder.fail";

@@ -1,7 +1,8 @@
-//! `image-builder dead …` on a real RabbitMQ.
+//! `image-builder dead …` and `image-builder queue …` on a real RabbitMQ.
 
 #![allow(unreachable_pub, reason = "a test's modules are for the test")]
 
+mod queues;
 mod redriving;
 #[path = "../support/mod.rs"]
 mod support;
