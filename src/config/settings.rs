@@ -52,7 +52,7 @@ macro_rules! settings { ($of:ident) => { $of! {
 
     "Docker Engine" {
         /// The engine, in Docker's own form: `unix://`, `tcp://`, `http://` or `https://`.
-        docker_host: String = TEXT or "unix:///var/run/docker.sock";
+        docker_host: String = ENGINE or "unix:///var/run/docker.sock";
         /// Directory with `ca.pem`, `cert.pem` and `key.pem`, for an engine behind TLS.
         docker_cert_path: PathBuf = PATH unset "`~/.docker`";
         /// Any value, `0` as well: a `tcp://` address means TLS. Where TLS is spoken, the engine's

@@ -1,4 +1,5 @@
 //! What every client of somebody else's server needs.
 
+pub mod address;
 pub mod http;
 pub(crate) mod public;

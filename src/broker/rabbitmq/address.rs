@@ -1,4 +1,4 @@
-//! The broker's address: read from a URI, and printed without the password.
+//! The broker's address: read from a URI, and printed without user and password.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use lapin::uri::AMQPUri;
 
 use super::ConnectError;
+use crate::net::address::{MISREAD, is_misread};
 
 /// Where the broker is and who we are there.
 #[derive(Clone)]
@@ -25,6 +26,9 @@ impl Address {
         }
         if parsed.authority.host.is_empty() {
             return Err(ConnectError::Address { reason: "it names no host" });
+        }
+        if is_misread(uri) {
+            return Err(ConnectError::Address { reason: MISREAD });
         }
         let seconds = heartbeat.as_secs().clamp(1, u16::MAX.into()) as u16;
         parsed.query.heartbeat.get_or_insert(seconds);
@@ -49,9 +53,9 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AMQPUri { scheme, authority, vhost, .. } = &self.uri;
-        let user = &authority.userinfo.username;
+        // Not the user either: a token may stand in its place.
         let vhost = if vhost == "/" { "%2f" } else { vhost };
-        write!(f, "{scheme}://{user}@{}:{}/{vhost}", authority.host, authority.port)
+        write!(f, "{scheme}://{}:{}/{vhost}", authority.host, authority.port)
     }
 }
 
@@ -80,9 +84,9 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_printed_without_its_password() {
+    fn an_address_is_printed_without_its_login() {
         let address = read("amqp://user:hunter2@broker.example:5673/%2f");
-        assert_eq!(address.to_string(), "amqp://user@broker.example:5673/%2f");
+        assert_eq!(address.to_string(), "amqp://broker.example:5673/%2f");
         assert_eq!(format!("{address:?}"), address.to_string());
         assert_eq!(address.uri().authority.userinfo.password, "hunter2");
     }
@@ -93,6 +97,21 @@ mod tests {
             ["", "broker", "amqp:user:hunter2@h", "http://user:hunter2@h/", "amqp://u:hunter2@h:x"]
         {
             let error = Address::parse(uri, BEAT).expect_err(uri).to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_that_is_not_percent_encoded_is_named_as_that_and_not_quoted() {
+        for uri in [
+            "amqp://joe:7/hunter2@host/%2f",
+            "amqp://joe:7#hunter2@host/%2f",
+            "amqp://joe:7?hunter2@host/%2f",
+            "amqp://joe:a@7/hunter2@host/%2f",
+            "amqp://joe%3Ahunter2%40host/%2f",
+        ] {
+            let error = Address::parse(uri, BEAT).expect_err(uri).to_string();
+            assert!(error.contains("percent-encoded"), "{uri}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
