@@ -53,7 +53,9 @@ fn public_part(text: &str) -> Option<String> {
     if !SCHEMES.contains(&scheme.as_str()) || is_misread(text) {
         return None;
     }
-    let mut url = Url::parse(text).ok().filter(Url::has_host)?;
+    // An encoded `@` in a path may belong to a login of which only a part is encoded.
+    let good = |url: &Url| url.has_host() && !url.path().contains("%40");
+    let mut url = Url::parse(text).ok().filter(good)?;
     url.set_username("").ok()?;
     url.set_password(None).ok()?;
     url.set_query(None);
@@ -124,7 +126,9 @@ mod tests {
         for (text, shown) in [
             ("amqp://broker:5672/%2f", "amqp://broker:5672/%2f"),
             ("amqp://me:hunter2@broker/%2f?auth=hunter2", "amqp://broker/%2f"),
-            ("amqp://me:hun@ter2@broker/team%40prod", "amqp://broker/team%40prod"),
+            ("amqp://me:hun@ter2@broker/team", "amqp://broker/team"),
+            ("amqp://me:hun%40ter2@broker/team", "amqp://broker/team"),
+            ("amqp://broker/team%40prod", HIDDEN),
             ("tcp://10.0.0.7:2375", "tcp://10.0.0.7:2375"),
             ("unix:///run/user@1000/docker.sock", "unix:///run/user@1000/docker.sock"),
             ("https://[2001:db8::1]:4318/v1", "https://[2001:db8::1]:4318/v1"),

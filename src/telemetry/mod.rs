@@ -6,6 +6,7 @@
 
 mod fields;
 mod lines;
+pub mod stream;
 pub mod traces;
 
 use std::io::IsTerminal;
@@ -16,6 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use self::lines::{Form, Lines};
+use self::stream::LogStream;
 use crate::broker::rabbitmq::LOG_DIRECTIVE;
 
 /// A filter, for errors.
@@ -82,8 +84,8 @@ fn level_meant(word: &str) -> &'static str {
     }
 }
 
-/// Starts logging to the standard error stream.
-pub fn start(format: LogFormat, filter: EnvFilter) {
+/// Starts logging to the standard error stream, for as long as what is returned is kept.
+pub fn start(format: LogFormat, filter: EnvFilter) -> LogStream {
     let form = match format {
         LogFormat::Json => Form::Json,
         LogFormat::Text => {
@@ -91,9 +93,11 @@ pub fn start(format: LogFormat, filter: EnvFilter) {
             Form::Text { colours: std::io::stderr().is_terminal() && !no_color }
         }
     };
-    let lines = Lines::new(form, std::io::stderr).with_filter(filter);
+    let stream = LogStream::open();
+    let lines = Lines::new(form, stream.writer()).with_filter(filter);
     tracing_subscriber::registry().with(lines).init();
     log_panics();
+    stream
 }
 
 /// Panics are log lines like all others, in the form of all others.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lapin::uri::AMQPUri;
 
 use super::ConnectError;
-use crate::net::address::{MISREAD, is_misread};
+use crate::net::address::{HIDDEN, MISREAD, is_misread};
 
 /// Where the broker is and who we are there.
 #[derive(Clone)]
@@ -53,6 +53,10 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AMQPUri { scheme, authority, vhost, .. } = &self.uri;
+        // Perhaps the rest of a login that a parser took for something else.
+        if vhost.contains('@') {
+            return f.write_str(HIDDEN);
+        }
         // Not the user either: a token may stand in its place.
         let vhost = if vhost == "/" { "%2f" } else { vhost };
         write!(f, "{scheme}://{}:{}/{vhost}", authority.host, authority.port)

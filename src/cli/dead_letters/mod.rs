@@ -23,7 +23,7 @@ use image_builder_actors::ports::{DeadLetterReading, DeadLetterStore, DeadLetter
 use time::OffsetDateTime;
 
 pub use arguments::Command;
-use arguments::{Filter, List, Redrive};
+use arguments::{Choice, List, Redrive};
 use given::Given;
 use letter::{Found, Letters};
 
@@ -66,7 +66,7 @@ pub async fn run(command: Command, store: &dyn DeadLetterStore) -> Exit {
         Command::List(list) => self::list(list, store, &mut out).await,
         Command::Show { id, json } => show(&id, json, store, &mut out).await,
         Command::Redrive(redrive) => self::redrive(redrive, store, &mut out).await,
-        Command::Drop { id } => drop_letter(&id, store, &mut out).await,
+        Command::Drop(choice) => drop_letters(choice, store, &mut out).await,
     };
     match done.and_then(|exit| Ok(out.flush().map(|()| exit)?)) {
         Ok(exit) => exit,
@@ -136,18 +136,39 @@ async fn show(
     Ok(Exit::Ok)
 }
 
-async fn drop_letter(
-    id: &str,
+async fn drop_letters(
+    choice: Choice,
     store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
     let mut reading = open(store).await?;
+    let Some(id) = &choice.id else {
+        let mut builds = BTreeSet::new();
+        while let Some(batch) = reading.next().await? {
+            for found in batch.into_iter().map(Found::of).filter(|it| choice.filter.takes(it)) {
+                if !choice.dry_run {
+                    reading.remove(&[found.tag]).await?;
+                }
+                if builds.insert(found.id.clone()) {
+                    // Who does not listen any more does not end what was begun.
+                    let _ = writeln!(out, "{}", show::dropped(&found.id, &choice));
+                }
+            }
+            let _ = out.flush();
+        }
+        reading.close().await?;
+        let done = if choice.dry_run { "would be dropped" } else { "dropped" };
+        eprintln!("{} {done}", builds.len());
+        return Ok(Exit::Ok);
+    };
     let letters = Letters::find(&mut *reading, id).await?;
-    if let Ok(letters) = &letters {
+    if let Ok(letters) = &letters
+        && !choice.dry_run
+    {
         reading.remove(&letters.tags()).await?;
     }
     reading.close().await?;
-    writeln!(out, "dropped {}", text::plain(letters?.id()))?;
+    writeln!(out, "{}", show::dropped(letters?.id(), &choice))?;
     Ok(Exit::Ok)
 }
 
@@ -157,14 +178,15 @@ async fn redrive(
     out: &mut Out,
 ) -> Result<Exit, Failure> {
     let given = Given::read(&arguments.credentials)?;
-    match &arguments.id {
-        Some(id) => redrive_one(id, &given, store, out).await,
-        None => redrive_all(&arguments.filter, &given, store, out).await,
+    match &arguments.choice.id {
+        Some(id) => redrive_one(id, &arguments.choice, &given, store, out).await,
+        None => redrive_all(&arguments.choice, &given, store, out).await,
     }
 }
 
 async fn redrive_one(
     id: &str,
+    choice: &Choice,
     given: &Given,
     store: &dyn DeadLetterStore,
     out: &mut Out,
@@ -188,15 +210,17 @@ async fn redrive_one(
             return Err(Failure::Refused { id: text::plain(letters.id()), refusal });
         }
     };
-    // All letters of one build are copies of one request.
-    reading.redrive(message(body, &new_id), &letters.tags()).await?;
+    if !choice.dry_run {
+        // All letters of one build are copies of one request.
+        reading.redrive(message(body, &new_id), &letters.tags()).await?;
+    }
     reading.close().await?;
-    writeln!(out, "{} -> {new_id}", text::plain(letters.id()))?;
+    writeln!(out, "{}", show::redriven(letters.id(), &new_id, choice))?;
     Ok(Exit::Ok)
 }
 
 async fn redrive_all(
-    filter: &Filter,
+    choice: &Choice,
     given: &Given,
     store: &dyn DeadLetterStore,
     out: &mut Out,
@@ -205,18 +229,22 @@ async fn redrive_all(
     let mut redriven = BTreeSet::new();
     let mut skipped = 0_usize;
     while let Some(batch) = reading.next().await? {
-        for found in batch.into_iter().map(Found::of).filter(|found| filter.takes(found)) {
+        for found in batch.into_iter().map(Found::of).filter(|it| choice.filter.takes(it)) {
             if redriven.contains(&found.id) {
                 // Another copy of the same request.
-                reading.remove(&[found.tag]).await?;
+                if !choice.dry_run {
+                    reading.remove(&[found.tag]).await?;
+                }
                 continue;
             }
             let new_id = redrive::new_id(&found);
             match redrive::request(&found, given, redrive::Token::WhereNeeded, &new_id) {
                 Ok(body) => {
-                    reading.redrive(message(body, &new_id), &[found.tag]).await?;
+                    if !choice.dry_run {
+                        reading.redrive(message(body, &new_id), &[found.tag]).await?;
+                    }
                     // Who does not listen any more does not end what was begun.
-                    let _ = writeln!(out, "{} -> {new_id}", text::plain(&found.id));
+                    let _ = writeln!(out, "{}", show::redriven(&found.id, &new_id, choice));
                     redriven.insert(found.id);
                 }
                 Err(refusal) => {
@@ -228,7 +256,8 @@ async fn redrive_all(
         let _ = out.flush();
     }
     reading.close().await?;
-    eprintln!("{} redriven, {skipped} skipped", redriven.len());
+    let done = if choice.dry_run { "would be redriven" } else { "redriven" };
+    eprintln!("{} {done}, {skipped} skipped", redriven.len());
     Ok(if skipped == 0 { Exit::Ok } else { Exit::Failed })
 }
 
