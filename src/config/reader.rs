@@ -177,10 +177,12 @@ impl Name {
             (None, Some(file)) => file,
             (None, None) => return Ok(None),
         };
-        match std::fs::read_to_string(path) {
-            Ok(text) if !text.trim().is_empty() => {
-                let (text, file) = (text.trim().to_owned(), Some(path.to_owned()));
-                Ok(Some(Found { variable, text, file }))
+        // Editors put a mark in front of a text, and a line end behind it.
+        let text = std::fs::read_to_string(path)
+            .map(|text| text.trim_start_matches('\u{feff}').trim().to_owned());
+        match text {
+            Ok(text) if !text.is_empty() => {
+                Ok(Some(Found { variable, text, file: Some(path.to_owned()) }))
             }
             Ok(_) => Err(format!("{variable}: {path} is empty")),
             Err(error) => Err(format!("{variable}: cannot read {path}: {error}")),

@@ -159,7 +159,7 @@ macro_rules! settings { ($of:ident) => { $of! {
 
     "Logs and traces" {
         /// What is logged, as in tracing's `EnvFilter`; `info,image_builder::output=off` hides what builds
-        /// write.
+        /// write. A word that is no level and a filter that logs nothing of image-builder are refused.
         rust_log: EnvFilter = LOG_FILTER or "info";
         /// The form of log lines, which go to the standard error stream.
         log_format: LogFormat = LOG_FORMAT unset "text on a terminal, json elsewhere";

@@ -113,7 +113,7 @@ fn the_low_watermark_is_below_the_high_one() {
 #[test]
 fn a_secret_may_stand_in_a_file_and_only_there() {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), "hunter2\n").expect("written");
+    std::fs::write(file.path(), "\u{feff}hunter2\r\n").expect("written");
     let path = file.path().to_string_lossy().into_owned();
     let config =
         Config::read(vars(&[URI, ("REGISTRY_USERNAME", "me"), ("REGISTRY_PASSWORD_FILE", &path)]))

@@ -170,8 +170,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         Ok(_) => Err("must be more than zero".into()),
         Err(_) => {
-            let second = format!("{text}s");
-            let guesses = [text.to_lowercase(), second.clone()];
+            let guesses = [text.to_lowercase(), format!("{text}s")];
             let good = |guess: &&String| humantime::parse_duration(guess).is_ok();
             let perhaps =
                 guesses.iter().find(good).map(|guess| format!("; perhaps {guess} is meant"));

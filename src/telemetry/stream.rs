@@ -72,13 +72,15 @@ pub fn dropped_lines() -> u64 {
 
 /// Says how many lines were dropped, once lines are written again.
 pub async fn tell_of_dropped_lines() {
-    let mut told = 0;
+    let (mut told, mut before) = (0, 0);
     let mut written = WRITTEN.load(Ordering::Relaxed);
     loop {
         tokio::time::sleep(LOOK).await;
         let dropped = dropped_lines();
-        let flows = WRITTEN.load(Ordering::Relaxed) > written;
-        written = WRITTEN.load(Ordering::Relaxed);
+        let now_written = WRITTEN.load(Ordering::Relaxed);
+        // A line that is written while others are still dropped would not be the last one.
+        let flows = now_written > written && dropped == before;
+        (written, before) = (now_written, dropped);
         if flows && dropped > told {
             let lines = dropped - told;
             tracing::warn!(lines, "log lines were dropped: nobody read the standard error stream");

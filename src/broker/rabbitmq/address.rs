@@ -1,4 +1,4 @@
-//! The broker's address: read from a URI, and printed without user and password.
+//! The broker's address: read from a URI, and printed without the password.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use crate::net::address::{HIDDEN, MISREAD, is_misread};
 #[derive(Clone)]
 pub(super) struct Address {
     uri: AMQPUri,
+    /// The user, as far as it may be shown.
+    user: Option<String>,
 }
 
 impl Address {
@@ -32,7 +34,7 @@ impl Address {
         }
         let seconds = heartbeat.as_secs().clamp(1, u16::MAX.into()) as u16;
         parsed.query.heartbeat.get_or_insert(seconds);
-        Ok(Self { uri: parsed })
+        Ok(Self { uri: parsed, user: user(uri).map(str::to_owned) })
     }
 
     pub(super) fn uri(&self) -> &AMQPUri {
@@ -57,9 +59,12 @@ impl fmt::Display for Address {
         if vhost.contains('@') {
             return f.write_str(HIDDEN);
         }
-        // Not the user either: a token may stand in its place.
         let vhost = if vhost == "/" { "%2f" } else { vhost };
-        write!(f, "{scheme}://{}:{}/{vhost}", authority.host, authority.port)
+        write!(f, "{scheme}://")?;
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        write!(f, "{}:{}/{vhost}", authority.host, authority.port)
     }
 }
 
@@ -67,6 +72,15 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// The user, where a password stands beside it: without one it may be a token.
+fn user(uri: &str) -> Option<&str> {
+    let (_, rest) = uri.split_once("://")?;
+    let (login, _) = rest.split(['/', '?', '#']).next()?.rsplit_once('@')?;
+    let (user, password) = login.split_once(':')?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    (!user.is_empty() && !password.is_empty() && user.chars().all(plain)).then_some(user)
 }
 
 /// The address between brackets, where the URI's host is one.
@@ -88,11 +102,20 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_printed_without_its_login() {
+    fn an_address_is_printed_without_its_password() {
         let address = read("amqp://user:hunter2@broker.example:5673/%2f");
-        assert_eq!(address.to_string(), "amqp://broker.example:5673/%2f");
+        assert_eq!(address.to_string(), "amqp://user@broker.example:5673/%2f");
         assert_eq!(format!("{address:?}"), address.to_string());
         assert_eq!(address.uri().authority.userinfo.password, "hunter2");
+        for uri in [
+            "amqp://hunter2@h:1/v",
+            "amqp://hunter2:@h:1/v",
+            "amqp://:hunter2@h:1/v",
+            "amqp://h:1/v",
+        ] {
+            let shown = read(uri).to_string();
+            assert!(!shown.contains("hunter2") && shown.ends_with("h:1/v"), "{shown}");
+        }
     }
 
     #[test]

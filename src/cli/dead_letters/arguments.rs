@@ -63,7 +63,7 @@ pub enum Command {
     /// machine could read it.
     #[command(after_long_help = help!(
         "image-builder dead redrive 7f3a --token-stdin < token",
-        "image-builder dead redrive --fault registry_refused --dry-run",
+        "image-builder dead redrive --all --fault registry_refused --dry-run",
     ))]
     Redrive(Redrive),
     /// Remove letters for good
@@ -71,6 +71,7 @@ pub enum Command {
         "image-builder dead drop 7f3a",
         "image-builder dead drop --fault user --user u1 --dry-run",
     ))]
+    #[command(mut_arg("id", |id| id.required_unless_present_any(["fault", "user"])))]
     Drop(Choice),
 }
 
@@ -97,7 +98,7 @@ pub struct Choice {
     /// The build's id, or the beginning of it
     #[arg(
         value_parser = id,
-        required_unless_present_any = ["all", "fault", "user"],
+        required_unless_present = "all",
         conflicts_with_all = ["all", "fault", "user"],
     )]
     pub(super) id: Option<String>,
