@@ -13,6 +13,7 @@ use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
 use image_builder_actors::ports::{Broker, DeadLetterStore, Probe};
 use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
+use image_builder_actors::telemetry::health::Health;
 use image_builder_actors::telemetry::metrics::Metrics;
 use tokio::sync::watch;
 
@@ -43,6 +44,8 @@ const BETWEEN_COUNTS: Duration = Duration::from_secs(10);
 pub struct Worker {
     pub pipeline: Pipeline,
     pub broker: Arc<RabbitMq>,
+    /// What each actor is doing.
+    pub health: Arc<[Arc<Health>]>,
     /// Tells everything in the worker when it is to end.
     pub shutdown: Shutdown,
     /// Its own for as long as it works.
@@ -60,6 +63,7 @@ impl Worker {
         let data_dir = DataDir::open(&config.data_dir)?;
         let readiness = Readiness::of(&NEEDS);
         let health = pipeline::health();
+        let shutdown = Shutdown::default();
         let listener = api::listen(&config.api.address).await?;
         // Not always what was asked for: port 0 means any that is free.
         let http = listener.local_addr().map_or(config.api.address.clone(), |at| at.to_string());
@@ -67,6 +71,7 @@ impl Worker {
             readiness: readiness.clone(),
             actors: health.clone(),
             metrics: observer.metrics.clone(),
+            shutdown: shutdown.clone(),
         };
         tokio::spawn(api::serve(listener, observed));
 
@@ -83,7 +88,6 @@ impl Worker {
         let broker = Arc::new(connect(config).await?);
         let _ = watched.set(broker.clone());
 
-        let shutdown = Shutdown::default();
         let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
         let disk = adapters.disk();
         tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
@@ -91,7 +95,7 @@ impl Worker {
         let ports = adapters.ports(broker.clone());
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
-        Ok(Self { pipeline, broker, shutdown, _data_dir: data_dir })
+        Ok(Self { pipeline, broker, health, shutdown, _data_dir: data_dir })
     }
 }
 

@@ -174,6 +174,29 @@ fn dropping_a_letter_leaves_all_others_in_their_order() {
 }
 
 #[test]
+fn letters_are_dropped_by_the_filters_of_a_list() {
+    let world = World::new();
+    world.dead_letter("b1", Reason::RegistryRefused, &plain());
+    world.dead_letter("b2", Reason::BuildFailed, &json!({"userID": "u2", "repo": "o/n"}));
+    world.dead_letter("b3", Reason::Crashed, &json!({"userID": "u2", "repo": "o/n"}));
+    let dry = world.run(&["drop", "--user", "u2", "--dry-run"]);
+    assert_eq!((dry.code, dry.stdout.as_str()), (0, "would drop b2\nwould drop b3\n"), "{dry:?}");
+    assert!(dry.stderr.contains("2 would be dropped"), "{dry:?}");
+    assert_eq!(world.good(&["drop", "b1", "--dry-run"]), "would drop b1\n");
+    assert_eq!(world.ready(), 3);
+
+    let json = world.good(&["drop", "--user", "u2", "--fault", "service", "--json"]);
+    let line: Value = serde_json::from_str(&json).expect("one line of JSON");
+    assert_eq!(line, json!({"buildID": "b3", "dropped": true}));
+    assert_eq!(world.ready(), 2);
+    assert_eq!(world.run(&["drop"]).code, 64);
+    assert_eq!(world.run(&["drop", "b1", "--all"]).code, 64);
+    assert_eq!(world.ready(), 2);
+    assert_eq!(world.good(&["drop", "--all"]), "dropped b1\ndropped b2\n");
+    assert!(world.take_dead().is_empty());
+}
+
+#[test]
 fn what_is_no_letter_is_listed_and_can_be_dropped() {
     let world = World::new();
     world.put("strange", b"\x1b[2Jwhat".to_vec(), Duration::from_secs(3600));

@@ -31,6 +31,8 @@ const FAMILIES: [(&str, &str); 21] = [
     ("image_builder_capacity_holds", "gauge"),
     ("image_builder_capacity_paused", "gauge"),
     ("image_builder_crashes_total", "counter"),
+    ("image_builder_draining", "gauge"),
+    ("image_builder_log_lines_dropped_total", "counter"),
     ("image_builder_need_ready", "gauge"),
     ("image_builder_notifications_total", "counter"),
     ("image_builder_queue_wait_seconds", "histogram"),
