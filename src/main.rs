@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use image_builder::cli::{self, config, dead_letters, health, serve};
+use image_builder::cli::{self, config, dead_letters, health, read_log, serve};
 use image_builder::exit::Exit;
 use image_builder::planner;
 
@@ -21,6 +21,7 @@ enum Command {
     Serve(serve::Arguments),
     Config(config::Arguments),
     Health(health::Arguments),
+    ReadLog(read_log::Arguments),
     #[command(subcommand)]
     Dead(dead_letters::Command),
 }
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Serve(_) => serve::run(),
         Command::Config(arguments) => config::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::ReadLog(_) => Ok(read_log::run()),
         Command::Dead(command) => cli::dead(command),
     })
 }

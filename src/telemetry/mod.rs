@@ -2,10 +2,13 @@
 //!
 //! A log is JSON lines with stable names, or text that a person likes to read on a terminal. Both
 //! forms are flat: a line has the fields of its event and those of the job that it is about
-//! (`build_id`, `stage`, `attempt`), wherever in the program it was written.
+//! (`build_id`, `application_id`, `stage`, `attempt`), wherever in the program it was written.
 
 mod fields;
 mod lines;
+pub mod read;
+mod terminal;
+mod text;
 pub mod traces;
 
 use std::io::IsTerminal;
@@ -15,6 +18,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use self::lines::{Form, Lines};
+use self::terminal::Terminal;
+use self::text::TextLines;
 use crate::broker::rabbitmq::LOG_DIRECTIVE;
 
 /// The form of log lines (`LOG_FORMAT`).
@@ -47,10 +52,7 @@ pub fn filter(text: &str) -> Result<EnvFilter, String> {
 pub fn start(format: LogFormat, filter: EnvFilter) {
     let form = match format {
         LogFormat::Json => Form::Json,
-        LogFormat::Text => {
-            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            Form::Text { colours: std::io::stderr().is_terminal() && !no_color }
-        }
+        LogFormat::Text => Form::Text(TextLines::new(Terminal::of_stderr())),
     };
     let lines = Lines::new(form, std::io::stderr).with_filter(filter);
     tracing_subscriber::registry().with(lines).init();

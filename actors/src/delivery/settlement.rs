@@ -287,6 +287,7 @@ impl Settlement {
         };
         tracing::warn!(
             build_id = subject.build_id,
+            application_id = subject.application_id,
             user_id = subject.user_id,
             stage = fault.stage.as_str(),
             reason = fault.reason.as_str(),

@@ -111,7 +111,7 @@ impl Consumer {
             };
             let pause = match subscribed {
                 Ok(subscription) => {
-                    tracing::info!(queue = ?self.queue, "subscribed");
+                    tracing::debug!(queue = ?self.queue, "subscribed");
                     match self.forward(subscription, slots, mailbox).await {
                         Over::Draining => return,
                         Over::Paused => Duration::ZERO,

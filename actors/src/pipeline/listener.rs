@@ -112,7 +112,8 @@ impl Listener {
         };
         delivery.lease.observe(span_of());
         let redeliveries = delivery.lease.envelope().redeliveries_of(delivery.lease.delivery());
-        let progress = BuildLog::new(&build_id, request.redactor());
+        let progress =
+            BuildLog::new(&build_id, request.redactor()).of_application(&request.application_id);
         let mut job = Job {
             ticket,
             received: delivery.received,
