@@ -117,7 +117,7 @@ fn json_line(Entry { at, level, target, message, fields }: &Entry) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
@@ -144,8 +144,8 @@ mod tests {
         }
     }
 
-    /// The lines that `work` writes.
-    fn lines(form: Form, filter: &str, work: impl FnOnce()) -> Vec<String> {
+    /// The lines of this form that `work` writes.
+    pub(in super::super) fn lines(form: Form, filter: &str, work: impl FnOnce()) -> Vec<String> {
         let kept = Kept::default();
         let out = kept.clone();
         let layer = Lines::new(form, move || out.clone()).with_filter(EnvFilter::new(filter));

@@ -43,7 +43,8 @@ impl LogFormat {
 /// What is wrong with the text.
 pub fn filter(text: &str) -> Result<EnvFilter, String> {
     let filter = EnvFilter::try_new(text).map_err(|error| format!("`{text}`: {error}"))?;
-    // Whatever is asked for: below that, this library logs messages and passwords.
+    // Whatever is asked for: this library logs its own structures, messages and passwords. What goes wrong
+    // is said by whoever called it.
     let quiet = LOG_DIRECTIVE.parse().map_err(|error| format!("{error}"))?;
     Ok(filter.add_directive(quiet))
 }

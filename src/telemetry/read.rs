@@ -69,3 +69,46 @@ fn entry(mut line: Map<String, Value>) -> Option<Entry> {
     }
     Some(Entry { at, level, target, message, fields })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(log: &str) -> String {
+        let mut shown = Vec::new();
+        let reader = LogReader(TextLines::new(Terminal::plain(None)));
+        reader.read(log.as_bytes(), &mut shown).expect("a vector takes all");
+        String::from_utf8(shown).expect("lines are UTF-8")
+    }
+
+    fn health(actor: &str) -> String {
+        format!(
+            r#"{{"timestamp":"2026-03-04T05:06:08.1Z","level":"INFO","message":"health","target":"h","actor":"{actor}","state":"running","in_hand":0,"waiting":0,"done":0,"failed":0,"restarts":0}}"#
+        )
+    }
+
+    #[test]
+    fn json_is_shown_as_text_and_all_else_as_it_is() {
+        let log = concat!(
+            r#"{"timestamp":"2026-03-04T05:06:07.891Z","level":"INFO","message":"image built","target":"t","#,
+            r#""build_id":"b-1","stage":"builder","attempt":1,"application_id":"shop","seconds":4.64}"#,
+            "\r\nno JSON | at all\n{\"level\":7}\n{\"timestamp\":",
+        );
+        let shown = "05:06:07 INFO  b-1      shop         built in 4.6 s\n\
+                     no JSON | at all\n{\"level\":7}\n{\"timestamp\":\n";
+        assert_eq!(read(log), shown);
+    }
+
+    #[test]
+    fn workers_of_one_log_are_told_apart_and_each_is_idle_once() {
+        let actors = ["listener", "connector", "builder", "pusher", "notifier", "retry"];
+        let mut log = String::new();
+        for _ in 0..3 {
+            for actor in actors {
+                log += &format!("worker-1  | {}\nworker-2  | {}\n", health(actor), health(actor));
+            }
+        }
+        let idle = "05:06:08 INFO  worker                idle";
+        assert_eq!(read(&log), format!("worker-1  | {idle}\nworker-2  | {idle}\n"));
+    }
+}

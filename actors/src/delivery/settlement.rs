@@ -164,14 +164,17 @@ impl Settlement {
         }
         history.record(&fault, retry_policy::counts(fault.kind()));
         history.log = progress.tail();
-        tracing::warn!(
-            stage = fault.stage.as_str(),
-            reason = fault.reason.as_str(),
-            step = fault.step,
-            "{}",
-            fault.message
-        );
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: true };
+        // What is given up at once is told of once.
+        if !matches!(self.policy.dispose(&history, failed_in), Disposition::GiveUp) {
+            tracing::warn!(
+                stage = fault.stage.as_str(),
+                reason = fault.reason.as_str(),
+                step = fault.step,
+                "{}",
+                fault.message
+            );
+        }
         self.fail(lease, FailedTry { request: Ok(request), history, fault }, failed_in).await;
     }
 
@@ -291,6 +294,7 @@ impl Settlement {
             user_id = subject.user_id,
             stage = fault.stage.as_str(),
             reason = fault.reason.as_str(),
+            step = fault.step,
             attempts = history.counted(),
             "given up: {}",
             fault.message

@@ -117,7 +117,7 @@ impl Consumer {
                         Over::Paused => Duration::ZERO,
                         Over::Lost => {
                             self.redeliveries.lost();
-                            tracing::warn!(queue = ?self.queue, "the subscription ended: subscribing again");
+                            tracing::debug!(queue = ?self.queue, "subscribing again");
                             PAUSE
                         }
                     }

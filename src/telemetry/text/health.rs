@@ -100,9 +100,12 @@ fn summary(actors: &BTreeMap<String, Figures>) -> String {
     }
     let ready = actors.iter().find(|(name, _)| *name == ActorName::Pusher.as_str());
     let ready = ready.map_or(0, |(_, now)| now.done);
-    let failed: u64 = actors.iter().map(|(_, now)| now.failed).sum();
+    // What managers do not take is no failed try.
+    let builds = actors.iter().filter(|(name, _)| *name != ActorName::Notifier.as_str());
+    let failed: u64 = builds.map(|(_, now)| now.failed).sum();
     if ready + failed > 0 {
-        parts.push(format!("so far {ready} ready, {failed} failed"));
+        let tries = if failed == 1 { "try" } else { "tries" };
+        parts.push(format!("so far {ready} ready, {failed} failed {tries}"));
     }
     for (name, now) in &actors {
         if now.state != "running" {

@@ -25,7 +25,7 @@ use tracing::Level;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use self::health::Health;
-use self::plain::{plain, short_id, shorten_hashes};
+use self::plain::{plain, short_id, shorten_hashes, without_error_numbers};
 use self::wording::{Weight, Wording, duration, say};
 use super::fields::Fields;
 use super::terminal::Terminal;
@@ -105,10 +105,12 @@ impl TextLines {
             Level::TRACE => ("TRACE", "35"),
         };
         let subject = subject(&mut entry.fields);
-        let cuttable = entry.level == Level::INFO && !wording.verbatim;
-        let clean = |text: &str| match cuttable {
-            true => shorten_hashes(&plain(text)),
-            false => plain(text),
+        // Of a warning somebody may need all of it.
+        let cuttable = entry.level == Level::INFO;
+        let clean = |text: &str| match (wording.verbatim, cuttable) {
+            (true, _) => plain(text),
+            (false, true) => shorten_hashes(&without_error_numbers(&plain(text))),
+            (false, false) => without_error_numbers(&plain(text)),
         };
         let mut text = clean(&wording.text);
         let mut rest = wording.rest.map(|rest| format!("  {}", plain(&rest))).unwrap_or_default();

@@ -44,6 +44,19 @@ pub(super) fn short_id(id: &str) -> String {
     plain(&ends.collect::<String>())
 }
 
+/// Leaves out the numbers that the operating system gives its errors: their names stand before them.
+pub(super) fn without_error_numbers(text: &str) -> String {
+    let mut short = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        let Some((_, behind)) = after.split_once(')') else { break };
+        short.push_str(before);
+        rest = behind;
+    }
+    short.push_str(rest);
+    short
+}
+
 /// Cuts hashes, which nobody reads to their end.
 pub(super) fn shorten_hashes(text: &str) -> String {
     let mut short = String::with_capacity(text.len());

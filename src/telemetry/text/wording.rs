@@ -78,6 +78,17 @@ pub(super) fn say(message: &str, fields: &mut Fields) -> Option<Wording> {
             let rest = if cached == "true" { Some("cached".to_owned()) } else { time };
             Wording { rest, one_line: true, ..Wording::of(step) }
         }
+        "cannot reach the broker yet" | "lost the broker" => {
+            let [broker, reason, connection] = take(fields, ["broker", "reason", "connection"]);
+            let side = connection.rsplit(' ').next().unwrap_or_default().to_owned();
+            let text = format!("{message}, {broker}: {reason}");
+            Wording { rest: Some(side), ..Wording::of(text) }
+        }
+        "cannot notify: trying again later" => {
+            let [error, delay, _id] = take(fields, ["error", "delay_seconds", "webhook_id"]);
+            let delay = duration(delay.parse().unwrap_or_default());
+            Wording::of(format!("not notified, again in {delay}: {error}"))
+        }
         "image built" => Wording::of(format!("built in {}", seconds(fields))),
         "image is ready" => {
             let [reference, digest, reused] = take(fields, ["reference", "digest", "reused"]);
@@ -88,7 +99,9 @@ pub(super) fn say(message: &str, fields: &mut Fields) -> Option<Wording> {
         "to be tried again" => {
             let [delay, tries] = take(fields, ["delay_seconds", "attempts"]);
             let delay = duration(delay.parse().unwrap_or_default());
-            Wording::of(format!("tried again in {delay}, after {}", counted(&tries)))
+            let after =
+                if tries == "0" { String::new() } else { format!(", after {}", counted(&tries)) };
+            Wording::of(format!("tried again in {delay}{after}"))
         }
         "notified" => {
             let [receiver, _id] = take(fields, ["receiver", "webhook_id"]);
@@ -148,6 +161,10 @@ fn other(message: &str, fields: &mut Fields) -> Wording {
     fields.take("need");
     for name in ["detail", "error", "fault", "reason"] {
         let Some(why) = fields.take_text(name) else { continue };
+        // An error that the message has in it already.
+        if text.contains(&why) {
+            continue;
+        }
         let is_word = why.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
         text = if is_word { format!("{text} ({why})") } else { format!("{text}: {why}") };
     }
@@ -171,7 +188,7 @@ fn counted(tries: &str) -> String {
 pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match whole {
-        0..10 => format!("{seconds:.1} s"),
+        0..10 => format!("{} s", (seconds * 10.0).round() / 10.0),
         10..120 => format!("{whole} s"),
         120..7200 => format!("{} min", (whole + 30) / 60),
         _ => format!("{} h", (whole + 1800) / 3600),
