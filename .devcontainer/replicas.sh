@@ -122,7 +122,7 @@ existing_replicas() {
 
 logs() {
     if compose_runs; then
-        compose logs -f --no-color --tail 50 worker-1 worker-2 worker-3 | read_log
+        compose logs -f --no-color --tail 200 worker-1 worker-2 worker-3 | read_log
         return
     fi
     local name
@@ -133,7 +133,7 @@ logs() {
     trap 'exit 0' INT TERM
     exec > >(read_log)
     for name in "${names[@]}"; do
-        engine_cli logs -f --tail 50 "$name" 2>&1 | sed -u "s/^/${name##*-} | /" &
+        engine_cli logs -f --tail 200 "$name" 2>&1 | sed -u "s/^/${name##*-} | /" &
     done
     wait
 }

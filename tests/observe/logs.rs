@@ -114,8 +114,8 @@ fn as_text(lines: &[String]) -> Vec<String> {
 fn of_build(lines: &[String], id: &str, application: &str) -> Vec<String> {
     let front = |level| format!("{level} {id} {application:<12} ");
     let fronts = [front("INFO "), front("WARN ")];
-    let of_build = |line: &String| fronts.iter().find_map(|front| line.strip_prefix(front));
-    lines.iter().filter_map(|line| of_build(line).map(str::to_owned)).collect()
+    let said = lines.iter().filter_map(|line| fronts.iter().find_map(|at| line.strip_prefix(at)));
+    said.map(str::to_owned).collect()
 }
 
 #[test]

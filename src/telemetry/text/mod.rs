@@ -127,7 +127,7 @@ impl TextLines {
             text = cut(&text, width - INDENT - rest.width().min(width - INDENT - 1));
         }
         let (text, rest) = match room.filter(|room| *room >= NARROWEST) {
-            Some(room) => wrap(&text, &rest, room - INDENT),
+            Some(room) => wrap(&text, &rest, room - INDENT, worker.width() + INDENT),
             None => (text, rest),
         };
         let text = match (entry.level, wording.weight) {
@@ -209,16 +209,16 @@ fn cut(text: &str, columns: usize) -> String {
     cut
 }
 
-/// `text` and what follows it on lines of at most so many columns, the later ones below the first. A
+/// `text` and what follows it on lines of at most so many columns, the later ones that far indented. A
 /// word that is longer than a line is left for the terminal to wrap.
-fn wrap(text: &str, rest: &str, columns: usize) -> (String, String) {
+fn wrap(text: &str, rest: &str, columns: usize, indent: usize) -> (String, String) {
     let mut column = 0;
     let mut wrapped = |text: &str| {
         let mut lines = String::with_capacity(text.len());
         for word in text.split_inclusive(' ') {
             if column > 0 && column + word.trim_end().width() > columns {
                 lines.truncate(lines.trim_end().len());
-                let _ = write!(lines, "\n{:INDENT$}", "");
+                let _ = write!(lines, "\n{:indent$}", "");
                 column = 0;
             }
             // What stood between two lines is not needed at the beginning of one.

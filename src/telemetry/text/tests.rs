@@ -92,7 +92,6 @@ fn a_builds_lines_are_short_and_aligned_and_say_whom_they_are_about() {
         lines,
         [
             "INFO  7b0c86d2 payments-se… accepted acme/payments, branch `main` for u-1042, try 2",
-            "                                     7b0c86d2-5f2e-4f0e-9c6b-3b1d5d5b5a01",
             "INFO  7b0c86d2 payments-se… fetched main at 2d6079ac7b1d… in 0.1 s",
             "INFO  7b0c86d2 payments-se… sending the build context to the engine",
             "INFO  7b0c86d2 payments-se… [1/2] COPY . .  cached",

@@ -131,12 +131,13 @@ fn accepted(fields: &mut Fields) -> Wording {
         revision => format!(", {revision}"),
     };
     let attempt = fields.get("attempt").and_then(Value::as_u64).unwrap_or(1);
-    let attempt = if attempt > 1 { format!(", try {attempt}") } else { String::new() };
     // Once in full, for whoever looks elsewhere for the short one.
-    let id = fields.text("build_id").unwrap_or_default().to_owned();
+    let id = fields.text("build_id").filter(|id| attempt == 1 && id.chars().count() > 8);
+    let id = id.map(str::to_owned);
+    let attempt = if attempt > 1 { format!(", try {attempt}") } else { String::new() };
     let user = if user.chars().count() > 20 { short_id(&user) } else { user };
     let wording = Wording::of(format!("accepted {repo}{revision} for {user}{attempt}"));
-    Wording { rest: (id.chars().count() > 8).then_some(id), ..wording }
+    Wording { rest: id, ..wording }
 }
 
 /// An outcome that is only logged; the summary of the build says the rest.
