@@ -122,6 +122,8 @@ fn a_failure_reads_as_a_sentence_and_an_error_of_the_system_has_no_number() {
                 "given up: Step `RUN make` failed."
             );
         });
+        let detail = "the registry is not ready: Connection refused";
+        tracing::warn!(need = "registry", detail, "registry is not ready");
         tracing::warn!(
             error = "Connection refused (os error 111)",
             limit_seconds = 60.0,
@@ -139,6 +141,7 @@ fn a_failure_reads_as_a_sentence_and_an_error_of_the_system_has_no_number() {
             "WARN  7b0c86d2 payments-se… Step `RUN make` failed with exit code 2. (build_failed)",
             "INFO  7b0c86d2 payments-se… tried again in 10 s, after 1 try",
             "WARN  7b0c86d2 payments-se… given up after 2 tries: Step `RUN make` failed. (build_failed)",
+            "WARN  worker                registry is not ready: Connection refused",
             "WARN  worker                cannot prune: Connection refused  limit=60 s",
             "ERROR builder               an actor died: it is restarted  cause=\"panic: at the disco\"",
         ]

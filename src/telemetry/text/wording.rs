@@ -162,6 +162,8 @@ fn other(message: &str, fields: &mut Fields) -> Wording {
     fields.take("need");
     for name in ["detail", "error", "fault", "reason"] {
         let Some(why) = fields.take_text(name) else { continue };
+        let said = format!("the {text}: ");
+        let why = why.strip_prefix(&said).map(str::to_owned).unwrap_or(why);
         // An error that the message has in it already.
         if text.contains(&why) {
             continue;
