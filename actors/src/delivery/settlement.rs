@@ -471,9 +471,9 @@ impl Settlement {
     }
 
     /// Makes known when the request was first in hand: records it if nobody had it before, and looks it up
-    /// where nothing says so.
+    /// where nothing says so. Of a request of nobody it is not needed: nobody is notified of its outcome.
     pub async fn remember(&self, lease: &Lease, build: &BuildIdentity, history: &mut History) {
-        if history.since.is_some() {
+        if history.since.is_some() || build.user_id.is_none() {
             return;
         }
         let request = request_name(build, &lease.message().body);
