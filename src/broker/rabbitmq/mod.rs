@@ -273,7 +273,7 @@ impl Broker for RabbitMq {
     }
 
     async fn backlog(&self) -> Result<Backlog, BrokerError> {
-        timeout(self.publish_timeout, self.lanes.open(&self.consumer))
+        timeout(self.publish_timeout, self.lanes.open(&self.consumer, self.state.subscribe()))
             .await
             .unwrap_or_else(|_| Err(too_slow("open", "the backlog", self.publish_timeout)))
     }

@@ -30,6 +30,7 @@ use super::connection::ManagedConnection;
 use super::declare::{Declarer, declare_queue, soft_error};
 use super::properties::Outgoing;
 use super::publish::Publisher;
+use super::readiness::ConnectionState;
 use super::topology::{Lane, QueueDeclaration};
 
 /// How old the lengths of the lanes may be that requests are spread by.
@@ -189,8 +190,9 @@ impl Lanes {
     pub(super) async fn open(
         self: &Arc<Self>,
         managed: &Arc<ManagedConnection>,
+        state: watch::Receiver<ConnectionState>,
     ) -> Result<Backlog, BrokerError> {
-        taker::open(self.clone(), managed).await
+        taker::open(self.clone(), managed, state).await
     }
 
     /// Remembers what this worker has in hand.
