@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::world::{World, dockerfile, repository};
+use crate::support::turnstile::Steps;
+use crate::support::worker::Worker;
+use crate::support::world::{World, dockerfile, held_repository, repository};
 
 #[test]
 fn three_replicas_share_one_queue_and_each_build_is_done_once() {
-    let world = World::new().with("LISTENER_CONCURRENCY", "2").with("BUILDER_CONCURRENCY", "1");
+    let world = World::new().with("BUILDER_CONCURRENCY", "1");
     let repo = repository("shared-work", &[("Dockerfile", &dockerfile("COPY . /src"))]);
     let settings = [world.settings(), world.settings(), world.settings()];
-    let workers = settings.map(|settings| crate::support::worker::Worker::spawn(&settings));
+    let workers = settings.map(|settings| Worker::spawn(&settings));
     for worker in &workers {
         worker.wait_for_line("at work");
     }
@@ -32,4 +34,38 @@ fn three_replicas_share_one_queue_and_each_build_is_done_once() {
         30,
         "none was built twice"
     );
+}
+
+#[test]
+fn one_of_three_replicas_is_killed_in_the_middle_of_an_uneven_flood_and_nothing_is_lost() {
+    let world = World::new().with("BUILDER_NETWORK", "host").with("BUILDER_CONCURRENCY", "1");
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let [killed, one, other] = [(); 3].map(|()| world.worker());
+    let mut published = Vec::new();
+    for (user, builds) in [("flood", 20), ("some", 4), ("single", 1)] {
+        let user = format!("{}-{user}", world.user);
+        published.extend((0..builds).map(|_| world.publish(&world.held_request(&repo, &user))));
+    }
+    let count = steps.turnstile.until("each builds one", |count| count.inside().len() == 3);
+    world.until_in_lanes(published.len() - 3);
+    killed.kill();
+    assert_eq!(killed.wait(), -1);
+    steps.turnstile.let_all_go();
+    for build_id in &published {
+        world.outcome(build_id).ready();
+    }
+    let (told, letters) = world.finish(&[&one, &other]);
+    let ids: BTreeSet<&str> = told.iter().map(|told| told.build_id()).collect();
+    assert_eq!((ids.len(), told.len(), letters.len()), (25, 25, 0));
+    let rebuilt = count.inside().into_iter().filter(|build_id| {
+        let begun = |worker: &Worker| {
+            worker
+                .lines()
+                .iter()
+                .any(|line| line.contains("job accepted") && line.contains(build_id))
+        };
+        begun(&killed) && (begun(&one) || begun(&other))
+    });
+    assert_eq!(rebuilt.count(), 1, "what the killed one had is done by another");
 }

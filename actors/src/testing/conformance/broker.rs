@@ -577,9 +577,7 @@ pub async fn a_single_request_comes_before_the_rest_of_a_flood(world: &impl Worl
     assert_eq!((turn.user_id.as_str(), body(&turn.delivery)), ("single", "s"));
 }
 
-pub async fn a_single_request_comes_next_though_the_flood_has_nothing_in_hand(
-    world: &impl World,
-) {
+pub async fn a_single_request_comes_next_though_the_flood_has_nothing_in_hand(world: &impl World) {
     let mut backlog = backlog(world.broker()).await;
     for number in 0..60 {
         enqueue(world.broker(), "flood", &number.to_string()).await;
