@@ -135,6 +135,8 @@ pub struct RabbitMq {
     lanes: Arc<Lanes>,
     ledger: Arc<Stream>,
     cancelled: Arc<Stream>,
+    /// Whether those who listen have what was cancelled before.
+    cancelled_read: watch::Sender<bool>,
 }
 
 impl RabbitMq {
@@ -200,6 +202,7 @@ impl RabbitMq {
             lanes,
             ledger,
             cancelled,
+            cancelled_read: watch::Sender::new(false),
         })
     }
 
@@ -284,9 +287,18 @@ impl Broker for RabbitMq {
             .unwrap_or_else(|_| Err(too_slow("count", "the backlog", self.publish_timeout)))
     }
 
+    async fn cancellations_read(&self) {
+        cancellations::until_read(&self.cancelled_read).await;
+    }
+
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
         let (consumer, declarer) = (self.consumer.clone(), self.declarer.clone());
-        cancellations::listen(consumer, declarer, self.cancelled.clone())
+        cancellations::listen(
+            consumer,
+            declarer,
+            self.cancelled.clone(),
+            self.cancelled_read.clone(),
+        )
     }
 }
 

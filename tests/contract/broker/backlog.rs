@@ -91,6 +91,23 @@ async fn a_busy_user_whom_another_worker_took_for_a_new_one_is_not_served_first(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_beside_a_stream_of_single_requests_has_a_turn() {
+    on_rabbitmq(async |rabbit: &Rabbit| {
+        let mut backlog = backlog(&*rabbit.broker).await;
+        for number in 0..3 {
+            enqueue(&*rabbit.broker, "few", &number.to_string()).await;
+        }
+        let mut left = 3;
+        for number in 0..100 {
+            enqueue(&*rabbit.broker, &format!("single-{number}"), "s").await;
+            left -= usize::from(take(&mut backlog, &load(&[])).await.user_id == "few");
+        }
+        assert_eq!(left, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_workers_never_get_the_same_request() {
     const REQUESTS: usize = 200;
     on_rabbitmq(async |rabbit: &Rabbit| {
@@ -314,7 +331,7 @@ async fn what_is_cancelled_while_no_worker_is_there_is_heard_by_the_next() {
         let sent = OffsetDateTime::now_utc();
         let (connection, channel) = plain_channel().await;
         let exchange = rabbit.settings.topology.cancel_exchange();
-        let (options, none): (_, lapin::BasicProperties) = Default::default();
+        let (options, none): (_, BasicProperties) = Default::default();
         let publish = channel.basic_publish(exchange.into(), "".into(), options, b"stop", none);
         publish.await.expect("sent");
         connection.close(200, "done".into()).await.expect("it can be closed");
@@ -334,7 +351,7 @@ async fn a_cancellation_that_was_heard_is_not_taken_for_a_newer_one_later() {
         let mut live = rabbit.broker.cancellations();
         let (connection, channel) = plain_channel().await;
         let exchange = rabbit.settings.topology.cancel_exchange();
-        let (options, none): (_, lapin::BasicProperties) = Default::default();
+        let (options, none): (_, BasicProperties) = Default::default();
         let told = async {
             loop {
                 let publish = channel.basic_publish(

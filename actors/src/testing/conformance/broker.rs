@@ -64,7 +64,6 @@ macro_rules! broker_conformance {
             what_a_lost_taker_had_is_taken_again_and_says_so,
             a_single_request_comes_before_the_rest_of_a_flood,
             a_single_request_comes_next_though_the_flood_has_nothing_in_hand,
-            whoever_waits_beside_a_stream_of_single_requests_has_a_turn,
             more_users_than_anybody_has_lanes_do_not_hide_one_beside_them,
             whoever_has_as_many_in_hand_as_is_allowed_gets_no_more,
             a_request_behind_those_of_a_user_who_may_have_no_more_is_found_at_once,
@@ -589,19 +588,6 @@ pub async fn a_single_request_comes_next_though_the_flood_has_nothing_in_hand(wo
         enqueue(world.broker(), &single, "s").await;
         assert_eq!(take(&mut backlog, &load(&[])).await.user_id, single);
     }
-}
-
-pub async fn whoever_waits_beside_a_stream_of_single_requests_has_a_turn(world: &impl World) {
-    let mut backlog = backlog(world.broker()).await;
-    for number in 0..3 {
-        enqueue(world.broker(), "few", &number.to_string()).await;
-    }
-    let mut left = 3;
-    for number in 0..100 {
-        enqueue(world.broker(), &format!("single-{number}"), "s").await;
-        left -= usize::from(take(&mut backlog, &load(&[])).await.user_id == "few");
-    }
-    assert_eq!(left, 0);
 }
 
 pub async fn more_users_than_anybody_has_lanes_do_not_hide_one_beside_them(world: &impl World) {
