@@ -62,9 +62,10 @@ build_worker_image() {
     engine_cli build -q --network host --build-arg BINARY=prebuilt -t "$WORKER_IMAGE" . >/dev/null
 }
 
-# config/.env in the form that `docker run` reads: it knows no quotes.
+# config/.env in the form that `docker run` reads: values stand as they are there as well, but names have
+# nothing around them. Quotes around a value are the worker's to take off.
 replica_environment() {
-    sed -nE "s/^(export +)?([A-Za-z_]+)=(['\"]?)(.*)\3[[:space:]]*$/\2=\4/p" config/.env
+    sed -nE '1s/^\xEF\xBB\xBF//; s/^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=[[:space:]]*(.*)$/\2=\3/p' config/.env
 }
 
 start_replica() { # NUMBER

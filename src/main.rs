@@ -10,7 +10,24 @@ use image_builder::planner;
 /// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
 /// builds on a container engine, pushes to a registry, and tells the platform.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_long_help = "\
+Exit codes:
+  0   done
+  1   not done, or not all of it
+  64  usage
+  69  something needed is not available
+  75  temporary failure: try it again
+  78  bad settings, one line each
+
+Example:
+  RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve
+
+`image-builder config --example` lists the settings, and docs/settings.md explains them. Each command's --help
+has its own exit codes and examples."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

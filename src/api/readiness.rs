@@ -62,11 +62,11 @@ impl Readiness {
         });
     }
 
-    /// Whether all needs are met, and the report as JSON.
-    pub fn report(&self) -> (bool, String) {
+    /// Whether the worker takes work and all needs are met, and the report as JSON.
+    pub fn report(&self, draining: bool) -> (bool, String) {
         let needs = self.lock().clone();
-        let ready = !needs.is_empty() && needs.iter().all(|need| need.ready);
-        let report = serde_json::json!({"ready": ready, "needs": needs});
+        let ready = !draining && !needs.is_empty() && needs.iter().all(|need| need.ready);
+        let report = serde_json::json!({"ready": ready, "draining": draining, "needs": needs});
         (ready, format!("{report}\n"))
     }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn report(readiness: &Readiness) -> (bool, Value) {
-        let (ready, report) = readiness.report();
+        let (ready, report) = readiness.report(false);
         (ready, serde_json::from_str(&report).expect("the report is JSON"))
     }
 
@@ -121,6 +121,8 @@ mod tests {
         assert_eq!(half["needs"][1]["detail"], "not looked at yet");
         readiness.note("disk", Ok(()));
         assert!(report(&readiness).0);
+        let (ready, report) = readiness.report(true);
+        assert!(!ready && report.contains("\"draining\":true"), "{report}");
     }
 
     #[test]

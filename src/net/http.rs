@@ -13,22 +13,26 @@ use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 
 /// No server is given more patience than this, whatever it asks for.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// No server that asks for patience is given less.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How this program names itself to servers.
 pub const USER_AGENT: &str = concat!("image-builder/", env!("CARGO_PKG_VERSION"));
 
 /// How long a server asks to be left alone: `Retry-After`, in seconds or as a date in any of HTTP's
-/// three notations. At most a day.
+/// three notations. At least a second, since a date that is over is told by a server that was just asked;
+/// at most a day.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let delay = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = httpdate::parse_http_date(text).ok()?;
-            until.duration_since(SystemTime::now()).unwrap_or_default()
-        }
+    let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let delay = if is_number {
+        // One with too many digits is longer than any patience.
+        text.parse().map_or(LONGEST_PATIENCE, Duration::from_secs)
+    } else {
+        let until = httpdate::parse_http_date(text).ok()?;
+        until.duration_since(SystemTime::now()).unwrap_or_default()
     };
-    Some(delay.min(LONGEST_PATIENCE))
+    Some(delay.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE))
 }
 
 /// The first `longest` bytes of a response's body, and whether that is all of it.
@@ -116,12 +120,15 @@ mod tests {
     #[test]
     fn patience_is_asked_for_in_seconds_or_until_a_date_and_is_bounded() {
         assert_eq!(asked("7"), Some(Duration::from_secs(7)));
-        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(SHORTEST_PATIENCE));
         assert_eq!(asked("Fri, 06 Nov 2893 08:49:37 GMT"), Some(LONGEST_PATIENCE));
-        assert_eq!(asked("Sunday, 06-Nov-94 08:49:37 GMT"), Some(Duration::ZERO));
-        assert_eq!(asked("Sun Nov  6 08:49:37 1994"), Some(Duration::ZERO));
+        assert_eq!(asked("Sunday, 06-Nov-94 08:49:37 GMT"), Some(SHORTEST_PATIENCE));
+        assert_eq!(asked("Sun Nov  6 08:49:37 1994"), Some(SHORTEST_PATIENCE));
         assert_eq!(asked("Fri Nov  6 08:49:37 2893"), Some(LONGEST_PATIENCE));
         assert_eq!(asked("18446744073709551615"), Some(LONGEST_PATIENCE));
+        assert_eq!(asked("99999999999999999999999"), Some(LONGEST_PATIENCE));
+        assert_eq!(asked("0"), Some(SHORTEST_PATIENCE));
+        assert_eq!(asked("+7"), None);
         assert_eq!(asked("soon"), None);
         assert_eq!(asked("-3"), None);
         assert_eq!(retry_after(&HeaderMap::new()), None);

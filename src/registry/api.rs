@@ -14,7 +14,8 @@ use serde::Deserialize;
 use super::auth::{Authenticator, RegistryCredentials, Scope};
 use super::faults::{fault, of_status, of_transport};
 use super::manifest::{MEDIA_TYPES, Manifest, read_labels};
-use crate::net::http::{USER_AGENT, read_at_most, retry_after, was_hung_up};
+use crate::net::http::{USER_AGENT, excerpt, read_at_most, retry_after, was_hung_up};
+use crate::net::refusal::says_immutable;
 
 /// Longest manifest that is read, in bytes: the specification asks registries to take as much.
 const LONGEST_MANIFEST: usize = 4 * 1024 * 1024;
@@ -26,6 +27,14 @@ const LONGEST_ERROR: usize = 16 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MOST_REDIRECTS: usize = 5;
 const CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// Why a registry does not take a tag.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) fault: Fault,
+    /// Whether it says that the tag is taken for good.
+    pub(super) immutable: bool,
+}
 
 /// A client of one registry's API.
 #[derive(Debug)]
@@ -86,6 +95,9 @@ impl Api {
         let content_type = text(CONTENT_TYPE.as_str());
         let declared = text(CONTENT_DIGEST).filter(|digest| is_digest(digest));
         let bytes = self.body(&what, response, LONGEST_MANIFEST).await?;
+        if is_page(content_type.as_deref(), &bytes) {
+            return Err(of_status(&what, StatusCode::OK, None, "a web page"));
+        }
         let failed = |why| failed(&what, why);
         let manifest = Manifest::read(bytes, content_type.as_deref()).map_err(failed)?;
         let asked = is_digest(reference).then(|| reference.to_owned());
@@ -104,7 +116,10 @@ impl Api {
         repository: &str,
         config: &str,
     ) -> Result<BTreeMap<String, String>, Fault> {
-        let what = format!("cannot read the configuration {config} of `{repository}`");
+        let what = format!("cannot read the configuration `{}` of `{repository}`", excerpt(config));
+        if !is_digest(config) {
+            return Err(failed(&what, "that is no digest".to_owned()));
+        }
         let url = format!("{}v2/{repository}/blobs/{config}", self.base);
         let response = self.send(&what, || self.http.get(&url), &Scope::pull(repository)).await?;
         let failed = |why| failed(&what, why);
@@ -115,16 +130,17 @@ impl Api {
         if digest_of(&bytes) != config {
             return Err(failed(format!("the registry sent {}", digest_of(&bytes))));
         }
-        read_labels(&bytes).map_err(|error| failed(error.to_string()))
+        read_labels(&bytes).map_err(|error| failed(excerpt(&error.to_string())))
     }
 
-    /// Stores a manifest under one more tag. `Ok(false)`: the registry does not take it this way.
+    /// Stores a manifest under one more tag. `Ok(Some(_))`: the registry does not take it this way, and
+    /// this is why.
     pub(super) async fn put_manifest(
         &self,
         repository: &str,
         tag: &str,
         manifest: &StoredManifest,
-    ) -> Result<bool, Fault> {
+    ) -> Result<Option<Refusal>, Fault> {
         let what = format!("cannot tag `{repository}` as `{tag}` in the registry");
         let request = || {
             self.http
@@ -132,19 +148,16 @@ impl Api {
                 .header(CONTENT_TYPE, &manifest.media_type)
                 .body(manifest.bytes.clone())
         };
-        let response = self.send(&what, request, &Scope::push(repository)).await?;
-        match response.status() {
-            status if status.is_success() => Ok(true),
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                Err(self.refusal(&what, response).await)
-            }
-            status if status.is_client_error() => {
-                let fault = self.refusal(&what, response).await;
-                tracing::debug!(message = fault.message, "the registry does not take the tag");
-                Ok(false)
-            }
-            _ => Err(self.refusal(&what, response).await),
+        let mut response = self.send(&what, request, &Scope::push(repository)).await?;
+        if response.status().is_success() {
+            return Ok(None);
         }
+        let (status, detail) = (response.status(), self.detail(&mut response).await);
+        let fault = of_status(&what, status, retry_after(response.headers()), &detail);
+        if fault.reason != Reason::RegistryRefused {
+            return Err(fault);
+        }
+        Ok(Some(Refusal { immutable: says_immutable(Some(status.as_u16()), &detail), fault }))
     }
 
     /// Sends a request as the registry wants it: once more, with what it asks for, after a 401. Whatever
@@ -196,19 +209,28 @@ impl Api {
     }
 
     async fn refusal(&self, what: &str, mut response: Response) -> Fault {
-        let patience = retry_after(response.headers());
-        let status = response.status();
-        let body = match read_at_most(&mut response, LONGEST_ERROR).await {
-            Ok((body, _)) => body,
+        let detail = self.detail(&mut response).await;
+        of_status(what, response.status(), retry_after(response.headers()), &detail)
+    }
+
+    /// What the body of an error says, without any credential.
+    async fn detail(&self, response: &mut Response) -> String {
+        match read_at_most(response, LONGEST_ERROR).await {
+            Ok((body, _)) => self.redactor.redact(&error_text(&body)),
             // The status says enough.
-            Err(_) => Vec::new(),
-        };
-        of_status(what, status, patience, &self.redactor.redact(&error_text(&body)))
+            Err(_) => String::new(),
+        }
     }
 
     fn manifest_url(&self, repository: &str, reference: &str) -> String {
         format!("{}v2/{repository}/manifests/{reference}", self.base)
     }
+}
+
+/// Whether an answer is HTML: something else than a registry's API gave it.
+fn is_page(content_type: Option<&str>, body: &[u8]) -> bool {
+    content_type.is_some_and(|it| it.to_ascii_lowercase().starts_with("text/html"))
+        || body.trim_ascii_start().starts_with(b"<")
 }
 
 /// The registry's answer cannot be used.

@@ -14,7 +14,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
 use super::faults::{fault, of_status, of_transport};
-use crate::net::http::{basic, bearer, read_at_most, retry_after};
+use crate::net::http::{basic, bearer, excerpt, read_at_most, retry_after};
 
 /// Longest answer of a token server that is read, in bytes.
 const LONGEST_TOKEN: usize = 256 * 1024;
@@ -161,6 +161,7 @@ impl Authenticator {
     /// in on the way to, or the host that the operator has named for plain HTTP.
     fn checked_realm(&self, realm: &str) -> Result<Url, Fault> {
         let refused = |why: &str| {
+            let realm = excerpt(realm);
             let message = format!("the registry sends the worker to `{realm}` for a token: {why}");
             fault(Reason::RegistryRefused, message)
         };

@@ -8,6 +8,7 @@ use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use reqwest::StatusCode;
 
 use crate::net::http::{causes, excerpt};
+use crate::net::refusal::{advice, reason_of};
 
 /// A pusher's fault.
 pub(super) fn fault(reason: Reason, message: impl Into<String>) -> Fault {
@@ -25,19 +26,11 @@ pub(super) fn of_status(
     if !detail.is_empty() {
         message = format!("{message} ({})", excerpt(detail));
     }
-    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        message.push_str("; check REGISTRY_USERNAME, REGISTRY_PASSWORD and what they may do");
+    let status = status.as_u16();
+    if let Some(advice) = advice(Some(status), detail) {
+        message = format!("{message}; {advice}");
     }
     fault(reason_of(status), message).retry_after(retry_after)
-}
-
-fn reason_of(status: StatusCode) -> Reason {
-    match status.as_u16() {
-        408 => Reason::Timeout,
-        429 => Reason::RateLimited,
-        400..500 => Reason::RegistryRefused,
-        _ => Reason::RegistryFailed,
-    }
 }
 
 /// What a request to the registry's API that got no answer means.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use image_builder_actors::model::image::{RegistryImage, StoredManifest, digest_of};
 use serde::Deserialize;
 
+use crate::net::http::excerpt;
+
 /// Every kind of manifest that is understood here, for `Accept`.
 pub(super) const MEDIA_TYPES: &str = "application/vnd.oci.image.manifest.v1+json, \
      application/vnd.oci.image.index.v1+json, \
@@ -72,8 +74,8 @@ impl Platform {
 struct Document {
     media_type: Option<String>,
     config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
+    /// Some engines write `null` for the layers of an image that has none.
+    layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
 }
 
@@ -92,10 +94,10 @@ impl Manifest {
     /// A clause that says why it cannot be read.
     pub(super) fn read(bytes: Vec<u8>, content_type: Option<&str>) -> Result<Self, String> {
         let document: Document = serde_json::from_slice(&bytes)
-            .map_err(|error| format!("the manifest cannot be read: {error}"))?;
+            .map_err(|error| excerpt(&format!("the manifest cannot be read: {error}")))?;
         let content = match (document.config, document.manifests) {
             (Some(config), None) => {
-                let sizes = document.layers.iter().map(|layer| layer.size);
+                let sizes = document.layers.iter().flatten().map(|layer| layer.size);
                 let size_bytes = sizes.fold(config.size, u64::saturating_add);
                 Content::Image(Image { config: config.digest, size_bytes })
             }
@@ -179,6 +181,23 @@ mod tests {
         assert_eq!(image.digest, digest_of(bytes));
         assert_eq!(manifest.stored.media_type, "application/x");
         assert_eq!(image.manifest, manifest.stored);
+    }
+
+    #[test]
+    fn an_image_without_layers_is_read_however_they_are_left_out() {
+        for layers in ["", r#","layers":[]"#, r#","layers":null"#] {
+            let text = format!(r#"{{"config":{{"digest":"sha256:c","size":3}}{layers}}}"#);
+            let manifest = Manifest::read(text.into_bytes(), Some("t")).expect("a manifest");
+            let Content::Image(image) = manifest.content else { panic!("one image") };
+            assert_eq!(image.size_bytes, 3, "{layers}");
+        }
+    }
+
+    #[test]
+    fn what_a_manifest_holds_does_not_make_its_error_long() {
+        let text = format!(r#"{{"config":"{}"}}"#, "x".repeat(1 << 20));
+        let error = Manifest::read(text.into_bytes(), Some("t")).expect_err("no manifest");
+        assert!(error.len() < 400, "{}", error.len());
     }
 
     #[test]

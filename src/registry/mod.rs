@@ -15,17 +15,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use image_builder_actors::model::fault::{Fault, Reason};
-use image_builder_actors::model::image::RegistryImage;
+use image_builder_actors::model::image::{RegistryImage, is_digest};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Redactor;
-use image_builder_actors::ports::Registry;
+use image_builder_actors::ports::{RefusedTag, Registry};
 
-use self::api::Api;
+use self::api::{Api, Refusal};
 pub use self::auth::RegistryCredentials;
 use self::faults::fault;
 pub use self::manifest::Platform;
 use self::manifest::{Content, Manifest, choose};
 pub use self::url::{RegistryUrl, RegistryUrlError};
+use crate::net::http::excerpt;
 
 /// Which registry, and how long it may take.
 #[derive(Debug, Clone)]
@@ -85,6 +86,23 @@ impl RegistryClient {
         Ok(self.url.api_repository(&reference.repository))
     }
 
+    /// Puts a tag on an image. `Ok(Some(_))`: the registry does not take it this way.
+    async fn put_tag(
+        &self,
+        repository: &str,
+        image: &RegistryImage,
+        tag: &str,
+    ) -> Result<Option<Fault>, Fault> {
+        let refusal = self.api.put_manifest(repository, tag, &image.manifest).await?;
+        let Some(Refusal { fault, immutable }) = refusal else { return Ok(None) };
+        // Where tags are immutable, a tag that is there already may be refused as well.
+        match self.api.manifest(repository, tag).await? {
+            Some(standing) if standing.digest == image.digest => Ok(None),
+            Some(_) if immutable => Err(fault),
+            _ => Ok(Some(fault)),
+        }
+    }
+
     /// The image that a manifest stands for: its own, or the one of an index for the platform.
     async fn image_of(
         &self,
@@ -99,6 +117,9 @@ impl RegistryClient {
         let failed = |why: String| fault(Reason::RegistryFailed, format!("{digest} {why}"));
         let entry = choose(entries, &self.platform)
             .ok_or_else(|| failed(format!("has no image for {}", self.platform)))?;
+        if !is_digest(&entry.digest) {
+            return Err(failed(format!("names `{}`, which is no digest", excerpt(&entry.digest))));
+        }
         let inner = self.api.manifest(repository, &entry.digest).await?.ok_or_else(|| {
             failed(format!("names {}, which the registry does not have", entry.digest))
         })?;
@@ -124,12 +145,12 @@ impl Registry for RegistryClient {
         image: &RegistryImage,
         reference: &ImageReference,
         tags: &[String],
-    ) -> Result<Vec<String>, Fault> {
+    ) -> Result<Vec<RefusedTag>, Fault> {
         let repository = self.repository(reference)?;
         let mut refused = Vec::new();
         for tag in tags {
-            if !self.api.put_manifest(&repository, tag, &image.manifest).await? {
-                refused.push(tag.clone());
+            if let Some(fault) = self.put_tag(&repository, image, tag).await? {
+                refused.push(RefusedTag { tag: tag.clone(), fault });
             }
         }
         Ok(refused)

@@ -165,12 +165,17 @@ async fn a_refusal_is_told_with_its_status_and_the_beginning_of_its_body_on_one_
 
 #[tokio::test]
 async fn too_many_requests_until_a_date_is_patience_until_then() {
-    let date = "Wed, 21 Oct 2099 07:28:00 GMT";
-    let server = HttpServer::with_answers([answer(429, &[("retry-after", date)], "")]).await;
-    let told = notification(NotificationType::ImageReady);
-    let error = notifier(&server, settings()).notify(&told).await.expect_err("it is refused");
-    assert_eq!(error.retry_after, Some(Duration::from_secs(24 * 60 * 60)), "a day at the most");
-    assert_eq!(error.message, "the container manager answered 429 Too Many Requests");
+    for date in [
+        "Wed, 21 Oct 2099 07:28:00 GMT",
+        "Wednesday, 21-Oct-65 07:28:00 GMT",
+        "Wed Oct 21 07:28:00 2099",
+    ] {
+        let server = HttpServer::with_answers([answer(429, &[("retry-after", date)], "")]).await;
+        let told = notification(NotificationType::ImageReady);
+        let error = notifier(&server, settings()).notify(&told).await.expect_err("it is refused");
+        assert_eq!(error.retry_after, Some(Duration::from_secs(24 * 60 * 60)), "{date}: a day");
+        assert_eq!(error.message, "the container manager answered 429 Too Many Requests");
+    }
 }
 
 #[tokio::test]

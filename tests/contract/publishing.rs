@@ -1,6 +1,7 @@
 //! From an image on a real engine to a real registry: who sends what, and what is believed of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::Method;
@@ -20,11 +21,12 @@ use image_builder_actors::ports::Registry;
 use image_builder_actors::testing::conformance::planner;
 
 use crate::engine::{Engine, docker_engine, key};
-use crate::http_server::{Request, answer};
+use crate::http_server::{HttpServer, Request, answer};
 use crate::registry::server::{PASSWORD, is_manifest, registry_that, token_flow};
 use crate::registry::{
     CLOSED, CLOSED_PASSWORD, OPEN, client, reference_in, settings, with_password,
 };
+use crate::stand_in::with_immutable_tags;
 
 /// What a worker pushes and looks with.
 struct Worker {
@@ -98,6 +100,20 @@ impl Push {
 
     async fn find(&self) -> Result<Option<RegistryImage>, Fault> {
         self.worker.registry.find(&self.reference).await
+    }
+
+    /// Has the registry tag what it holds already, for another build.
+    async fn publish_by_tagging(&self, image: &RegistryImage) -> Result<RegistryImage, Fault> {
+        let request = BuildRequest { build_id: "another".to_owned(), ..request(&self.reference) };
+        let progress = BuildLog::new(&request.build_id, Redactor::default());
+        let artifact = Artifact {
+            commit: self.reference.tag.clone(),
+            planned: Planned { key: self.image.key.clone(), builder: self.image.builder },
+            location: ImageLocation::InRegistry(image.clone()),
+            reused: true,
+        };
+        let ready = self.worker.images.publish(&request, artifact, &progress).await?;
+        Ok(ready.image)
     }
 
     /// What the registry has under the tag of the image's key.
@@ -181,6 +197,105 @@ async fn a_registry_that_answers_with_an_error_has_failed() {
     for fault in [found, pushed] {
         assert_eq!(fault.reason, Reason::RegistryFailed, "{fault}");
         assert!(fault.message.contains("500"), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_refuses_is_told_by_its_status_and_what_to_do_whoever_was_refused() {
+    const PAGE: &str = "<html><head><title>timeout, denied</title></head></html>";
+    for (status, parts) in [
+        (400, ["400 Bad Request", "400"]),
+        (403, ["403 Forbidden", "REGISTRY_PASSWORD"]),
+        (404, ["404 Not Found", "REGISTRY_URL"]),
+        (405, ["405 Method Not Allowed", "takes no pushes"]),
+        (412, ["412 Precondition Failed", "immutable"]),
+        (413, ["413 Payload Too Large", "client_max_body_size"]),
+    ] {
+        let refusing = Arc::new(AtomicBool::new(false));
+        let refuses = refusing.clone();
+        let server = registry_that(move |request| {
+            let refused = refuses.load(Ordering::SeqCst) && is_manifest(request, Method::PUT);
+            refused.then(|| answer(status, &[("content-type", "text/html")], PAGE))
+        })
+        .await;
+        let push = Push::to(settings(&server.host())).await;
+        let published = push.publish().await.expect("it succeeds");
+        refusing.store(true, Ordering::SeqCst);
+
+        let by_the_worker = push.publish_by_tagging(&published).await;
+        // Another repository, so that no tag of it stands for the image already.
+        let elsewhere = reference_in(&server.host());
+        let by_the_engine = push.worker.publish(&push.image, &elsewhere).await;
+        for fault in [by_the_worker, by_the_engine].map(|it| it.expect_err("it is refused")) {
+            assert_eq!(fault.reason, Reason::RegistryRefused, "{status}: {fault}");
+            for part in parts {
+                assert!(fault.message.contains(part), "{status}: {fault}");
+            }
+            for noise in ["invalid character", "<html>"] {
+                assert!(!fault.message.contains(noise), "{status}: {fault}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_sends_a_web_page_is_told_as_such() {
+    let page = "\n<!DOCTYPE html><html>welcome</html>";
+    let server =
+        registry_that(move |request| (request.path != "/v2/").then(|| answer(200, &[], page)))
+            .await;
+    let push = Push::to(settings(&server.host())).await;
+    let found = push.find().await.expect_err("it is no manifest");
+    assert_eq!(found.reason, Reason::RegistryFailed, "{found}");
+    assert!(found.message.contains("200 OK (a web page); check that REGISTRY_URL"), "{found}");
+}
+
+/// Ways in which registries say that a tag is taken for good: status and body.
+const IMMUTABLE: &[(u16, &str)] = &[
+    (
+        400,
+        r#"{"errors":[{"code":"ImageTagAlreadyExistsException","message":"The image tag 'v1' already exists in the 'a' repository and cannot be overwritten because the tag is immutable."}]}"#,
+    ),
+    (
+        412,
+        r#"{"errors":[{"code":"PRECONDITION","message":"Failed to process request due to 'v1' configured as immutable."}]}"#,
+    ),
+    (412, ""),
+    (409, r#"{"errors":[{"code":"TAG_IMMUTABLE","message":"tag is immutable"}]}"#),
+    (403, r#"{"errors":[{"code":"DENIED","message":"Cannot overwrite an immutable tag"}]}"#),
+    (
+        405,
+        r#"{"errors":[{"code":"UNSUPPORTED","message":"The operation is disallowed on this registry, repository or image."}]}"#,
+    ),
+    (
+        400,
+        r#"{"errors":[{"code":"UNKNOWN","message":"Repository does not allow updating assets: docker"}]}"#,
+    ),
+];
+
+#[tokio::test]
+async fn an_immutable_tag_that_stands_for_the_image_is_fine_and_any_other_is_refused_for_good() {
+    let mut engine = Engine::connect().await;
+    for (status, body) in IMMUTABLE {
+        let real = format!("http://{OPEN}");
+        let server = HttpServer::answering(move |request| {
+            with_immutable_tags(request, &real, || answer(*status, &[], *body))
+        })
+        .await;
+        let (worker, reference) =
+            (Worker::new(settings(&server.host())), reference_in(&server.host()));
+        let image = engine.image().await;
+        let first = worker.publish(&image, &reference).await.expect("no tag is there");
+        let again = worker.publish(&image, &reference).await;
+        assert_eq!(again, Ok(first.clone()), "{status} {body}");
+
+        let other = engine.image().await;
+        let fault = worker.publish(&other, &reference).await.expect_err("the tag is taken");
+        assert_eq!(fault.reason, Reason::RegistryRefused, "{status} {body}: {fault}");
+        for part in ["immutable", &first.digest] {
+            assert!(fault.message.contains(part), "{status} {body}: {fault}");
+        }
+        assert_eq!(worker.registry.find(&reference).await, Ok(Some(first)));
     }
 }
 

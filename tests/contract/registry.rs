@@ -6,15 +6,19 @@ mod upload;
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use image_builder::registry::{RegistryClient, RegistryCredentials, RegistrySettings, RegistryUrl};
+use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::RegistryImage;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::Registry;
+use image_builder_actors::ports::{RefusedTag, Registry};
 use image_builder_actors::testing::conformance::registry::World;
 
 use self::server::USER;
 use self::upload::upload;
+use crate::http_server::{HttpServer, answer};
+use crate::stand_in::with_immutable_tags;
 
 /// A registry that lets everybody in.
 pub(crate) const OPEN: &str = "localhost:5000";
@@ -82,9 +86,55 @@ impl World for Real {
         upload(&self.settings, reference, &labels).await
     }
 
+    async fn with_immutable_tags(&self) -> (Box<dyn Registry>, String) {
+        // The registry of this machine has no such setting.
+        let front = immutable_tags_before(self.settings.url.api_base()).await;
+        let settings = RegistrySettings { url: url(&front.host()), ..self.settings.clone() };
+        let host = front.host();
+        (Box::new(Fronted { client: client(settings), _front: front }), host)
+    }
+
     fn out_of_reach(&self) -> (Box<dyn Registry>, ImageReference) {
         let settings = RegistrySettings { url: url(NOWHERE), ..self.settings.clone() };
         (Box::new(client(settings)), reference_in(NOWHERE))
+    }
+}
+
+/// A real registry behind a front that refuses tags that are there.
+async fn immutable_tags_before(real: String) -> HttpServer {
+    HttpServer::answering(move |request| {
+        with_immutable_tags(request, &real, || answer(412, &[], ""))
+    })
+    .await
+}
+
+/// A client, and the front that it speaks to.
+struct Fronted {
+    client: RegistryClient,
+    _front: HttpServer,
+}
+
+#[async_trait]
+impl Registry for Fronted {
+    async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
+        self.client.find(reference).await
+    }
+
+    async fn tag(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        tags: &[String],
+    ) -> Result<Vec<RefusedTag>, Fault> {
+        self.client.tag(image, reference, tags).await
+    }
+
+    async fn labels(
+        &self,
+        reference: &ImageReference,
+        image: &RegistryImage,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        self.client.labels(reference, image).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::marked::Marked;
-use crate::support::stand_in::{Answer, Asked, StandIn};
+use crate::support::stand_in::{Answer, Asked, StandIn, with_immutable_tags};
 use crate::support::worker::Worker;
 use crate::support::world::{World, with};
 use crate::support::{Door, registry, runtime, until};
@@ -180,4 +180,32 @@ fn one_that_fails_is_tried_again_with_backoff_and_the_image_is_only_pushed() {
     assert_eq!(source.builds(&[&worker]), 1);
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (1, 0));
+}
+
+#[test]
+fn one_with_immutable_tags_serves_a_request_again_and_refuses_another_image_once() {
+    let refusal = || error(412, "PRECONDITION");
+    let (world, _registry) = world_with(move |asked| {
+        with_immutable_tags(asked, &format!("http://{}", registry::open()), refusal)
+    });
+    let worker = world.worker();
+    let source = Marked::good();
+    let first = world.build(&world.request(&source.repo)).ready().after(1);
+    let again = world.build(&world.request(&source.repo)).ready().after(1);
+    assert_eq!(again.data()["image"], first.data()["image"]);
+    assert_eq!(again.data()["reused"], true, "{}", again.raw);
+
+    // Another image of the same commit.
+    let forced = with(
+        world.request(&source.repo),
+        json!({"force": true, "buildPlan": {"buildArgs": {"OTHER": "1"}}}),
+    );
+    let told = world.build(&forced).failed("registry_refused").after(1);
+    assert_eq!((told.text("/fault"), told.text("/stage")), ("service", "pusher"), "{}", told.raw);
+    for part in ["immutable", "the tag stands for sha256:"] {
+        assert!(told.text("/message").contains(part), "{}", told.raw);
+    }
+    assert_eq!(delays(&worker), [0.0; 0], "an operator has to act");
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (3, 1));
 }

@@ -152,6 +152,34 @@ impl Drop for StandIn {
     }
 }
 
+/// Every kind of manifest that the tests push.
+const MANIFESTS: &str = "application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
+
+/// What a registry with immutable tags answers, with the real one behind it: `refusal` where a tag that is
+/// there is stored again, be it for the same image.
+pub fn with_immutable_tags(
+    asked: &Asked,
+    real: &str,
+    refusal: impl FnOnce() -> Answer + Send + 'static,
+) -> Answer {
+    let real = real.to_owned();
+    let stores_a_tag = asked.method == Method::PUT
+        && asked.path.contains("/manifests/")
+        && !asked.path.contains("/manifests/sha256:");
+    if !stores_a_tag {
+        return Answer::From(real);
+    }
+    let look = reqwest::Client::new()
+        .head(format!("{real}{}", asked.path))
+        .header("accept", MANIFESTS)
+        .header("authorization", asked.header("authorization"));
+    Answer::Later(Box::pin(async move {
+        let found = look.send().await.expect("the server behind is up");
+        if found.status().is_success() { refusal() } else { Answer::From(real) }
+    }))
+}
+
 type Body = BoxBody<Bytes, Infallible>;
 
 async fn respond(answer: Answer, asked: Asked) -> io::Result<Response<Body>> {

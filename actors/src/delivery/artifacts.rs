@@ -24,7 +24,7 @@ use crate::model::image::{
 };
 use crate::model::reference::ImageReference;
 use crate::model::request::{BuildRequest, BuilderKind};
-use crate::ports::{FetchedSource, ImageBuilder, Plan, Registry};
+use crate::ports::{FetchedSource, ImageBuilder, Plan, RefusedTag, Registry};
 
 /// The images of requests, wherever they are. Cheap to clone.
 #[derive(Clone)]
@@ -130,25 +130,51 @@ impl Images {
         further_tags: &[String],
         progress: &BuildLog,
     ) -> Result<RegistryImage, Fault> {
-        let digest = self.engine.push(built, reference, progress).await?;
+        let digest = self.push_once(built, reference, progress).await?;
         let failed = |why| failed(format!("cannot trust the push of `{reference}`: {why}"));
         let Some(pushed) = self.registry.find(&reference.with_tag(&digest)).await? else {
             return Err(failed(format!("the registry does not have {digest}, which it took")));
         };
-        // Engines that keep their images as manifests know them by the manifest's digest.
-        if ![&pushed.image_id, &pushed.digest].contains(&&built.id) {
+        if !is_of(&pushed, built) {
             return Err(failed(format!(
                 "{digest} is not the image {}; somebody else pushed under the same name",
                 built.id,
             )));
         }
-        for tag in self.registry.tag(&pushed, reference, further_tags).await? {
-            let same = self.engine.push(built, &reference.with_tag(&tag), progress).await?;
+        for RefusedTag { tag, .. } in self.registry.tag(&pushed, reference, further_tags).await? {
+            let same = self.push_once(built, &reference.with_tag(&tag), progress).await?;
             if same != digest {
                 return Err(failed(format!("under the tag `{tag}` it became {same}")));
             }
         }
         Ok(pushed)
+    }
+
+    /// Pushes under one tag. A registry that lets no tag be moved may refuse one that stands for this very
+    /// image, such as after a crash between the push and its outcome: then there is nothing to push.
+    async fn push_once(
+        &self,
+        built: &BuiltImage,
+        reference: &ImageReference,
+        progress: &BuildLog,
+    ) -> Result<String, Fault> {
+        let fault = match self.engine.push(built, reference, progress).await {
+            Err(fault) if fault.reason == Reason::RegistryRefused => fault,
+            result => return result,
+        };
+        match self.registry.find(reference).await {
+            Ok(Some(standing)) if is_of(&standing, built) => Ok(standing.digest),
+            // The engine hands on the registry's words alone, which need not say why.
+            Ok(Some(standing)) => {
+                let message = format!(
+                    "{}; the tag stands for {}, and is not moved where tags are immutable",
+                    fault.message, standing.digest,
+                );
+                Err(Fault { message, ..fault })
+            }
+            // What was refused says more than that it cannot be looked up.
+            Ok(None) | Err(_) => Err(fault),
+        }
     }
 
     /// Tags an image that no engine here needs to have.
@@ -158,13 +184,15 @@ impl Images {
         reference: &ImageReference,
         tags: &[String],
     ) -> Result<(), Fault> {
-        if self.registry.tag(image, reference, tags).await?.is_empty() {
-            return Ok(());
-        }
+        let refused = self.registry.tag(image, reference, tags).await?;
+        let Some(RefusedTag { fault, .. }) = refused.into_iter().next() else { return Ok(()) };
         let digest = &image.digest;
-        Err(failed(format!(
-            "cannot tag `{reference}`: the registry no longer has {digest}, or takes no second tag for it"
-        )))
+        match self.registry.find(&reference.with_tag(digest)).await? {
+            Some(_) => Err(fault),
+            None => Err(failed(format!(
+                "cannot tag `{reference}`: the registry no longer has {digest}"
+            ))),
+        }
     }
 
     fn reference(&self, request: &BuildRequest, tag: &str) -> ImageReference {
@@ -175,6 +203,12 @@ impl Images {
             tag,
         )
     }
+}
+
+/// Whether the registry's image is the engine's. Engines that keep their images as manifests know them by
+/// the manifest's digest.
+fn is_of(stored: &RegistryImage, built: &BuiltImage) -> bool {
+    [&stored.image_id, &stored.digest].contains(&&built.id)
 }
 
 fn failed(message: String) -> Fault {

@@ -144,7 +144,7 @@ impl Listener {
     ) {
         let has_id = envelope::identity(lease.message()).is_some();
         let given_id = lease.envelope().given_id || !has_id;
-        if self.admission.is_cancelled(&request.identity(), given_id) {
+        if self.admission.is_cancelled(&request.identity(), given_id, history.requested_at) {
             let fault = withdrawn(StageName::Listener, Reason::Cancelled);
             let (request, build_id) = (request.clone(), request.build_id.clone());
             return self.fail(lease, Ok(request), &build_id, history.clone(), fault).await;

@@ -26,5 +26,5 @@ pub use self::outcome_ledger::{
 };
 pub use self::planner::{Plan, Planner};
 pub use self::probe::Probe;
-pub use self::registry::Registry;
+pub use self::registry::{RefusedTag, Registry};
 pub use self::source::{FetchedSource, SourceConnector};

@@ -8,20 +8,31 @@ use crate::model::fault::Fault;
 use crate::model::image::RegistryImage;
 use crate::model::reference::ImageReference;
 
+/// A tag that a registry does not take, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RefusedTag {
+    pub tag: String,
+    pub fault: Fault,
+}
+
 /// Finds images in a registry, and tags them.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
     /// The image that the registry has under a tag or digest.
     async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault>;
 
-    /// Puts these tags on an image that was found in the reference's repository. Returns those that the
-    /// registry does not take this way, be it that the image is gone: pushing it under them may do.
+    /// Puts these tags on an image that was found in the reference's repository. A tag that stands for it
+    /// already is put. Returns those that the registry does not take this way, be it that the image is
+    /// gone: pushing it under them may do.
+    ///
+    /// # Errors
+    /// `registry_refused` where a tag stands for another image, and the registry lets no tag be moved.
     async fn tag(
         &self,
         image: &RegistryImage,
         reference: &ImageReference,
         tags: &[String],
-    ) -> Result<Vec<String>, Fault>;
+    ) -> Result<Vec<RefusedTag>, Fault>;
 
     /// The labels of an image that the reference's repository has.
     async fn labels(

@@ -23,6 +23,9 @@ use crate::ports::Load;
 
 /// How long a cancellation is remembered, and what was put in the backlog.
 const MEMORY: Duration = Duration::from_secs(24 * 3600);
+/// A request of the same id that was made so long after a cancellation is another one. Until then the clocks of
+/// publishers and workers may differ.
+const LATER: Duration = Duration::from_secs(5 * 60);
 /// How many of each are remembered.
 const MOST_REMEMBERED: usize = 10_000;
 /// A source that takes longer to fetch than this keeps no builder waiting for it.
@@ -74,11 +77,16 @@ pub struct Cancellation {
     /// Whose build it is; `None` = not said, which is enough where a worker gave the build its id: of those
     /// there are no two. An id that a client chose may be that of several users' builds.
     pub user_id: Option<String>,
+    /// When it was sent, at the latest.
+    pub at: OffsetDateTime,
 }
 
 impl Cancellation {
-    fn means(&self, build: &BuildIdentity, given_id: bool) -> bool {
+    fn means(&self, build: &BuildIdentity, given_id: bool, requested_at: OffsetDateTime) -> bool {
+        // Nobody has requested it in the future, whatever the publisher's clock says.
+        let requested_at = requested_at.min(OffsetDateTime::now_utc());
         self.build_id == build.build_id
+            && requested_at <= self.at + LATER
             && match &self.user_id {
                 Some(_) => self.user_id == build.user_id,
                 None => given_id,
@@ -169,10 +177,15 @@ impl Admission {
     }
 
     /// Whether nobody wants a build any more.
-    pub fn is_cancelled(&self, build: &BuildIdentity, given_id: bool) -> bool {
+    pub fn is_cancelled(
+        &self,
+        build: &BuildIdentity,
+        given_id: bool,
+        requested_at: OffsetDateTime,
+    ) -> bool {
         let mut jobs = self.lock();
         jobs.forget_old();
-        jobs.is_cancelled(build, given_id)
+        jobs.is_cancelled(build, given_id, requested_at)
     }
 
     /// Says that a request is put in the backlog: what was requested before it is out of date.
@@ -201,8 +214,10 @@ impl Admission {
             jobs.cancelled.pop_front();
         }
         for entry in jobs.entries.values() {
-            let read = entry.read.as_ref();
-            if read.is_some_and(|read| cancellation.means(&read.build, read.given_id)) {
+            let means = |read: &ReadEntry| {
+                cancellation.means(&read.build, read.given_id, read.requested_at)
+            };
+            if entry.read.as_ref().is_some_and(means) {
                 entry.withdraw(Reason::Cancelled);
             }
         }
@@ -234,8 +249,8 @@ impl Jobs {
             .filter_map(|entry| Some((entry, entry.read.as_ref()?)))
             .filter(|(_, read)| read.subject == new.subject && read.build != new.build);
         let expected = self.expected.get(&new.subject).is_some_and(|known| {
-            known.requested_at > new.requested_at
-                && !self.is_cancelled(&known.build, known.given_id)
+            let Expected { requested_at, build, given_id } = known;
+            *requested_at > new.requested_at && !self.is_cancelled(build, *given_id, *requested_at)
         });
         let mut newest = !expected;
         for (entry, read) in others {
@@ -248,8 +263,13 @@ impl Jobs {
         (!newest).then_some(Reason::Superseded)
     }
 
-    fn is_cancelled(&self, build: &BuildIdentity, given_id: bool) -> bool {
-        self.cancelled.iter().any(|(_, cancelled)| cancelled.means(build, given_id))
+    fn is_cancelled(
+        &self,
+        build: &BuildIdentity,
+        given_id: bool,
+        requested_at: OffsetDateTime,
+    ) -> bool {
+        self.cancelled.iter().any(|(_, cancelled)| cancelled.means(build, given_id, requested_at))
     }
 
     fn forget_old(&mut self) {
@@ -300,7 +320,7 @@ impl Ticket {
         let build = request.identity();
         let mut jobs = self.admission.lock();
         jobs.forget_old();
-        if jobs.is_cancelled(&build, given_id) {
+        if jobs.is_cancelled(&build, given_id, requested_at) {
             return Err(Reason::Cancelled);
         }
         let read =

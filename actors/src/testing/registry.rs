@@ -11,7 +11,7 @@ use crate::model::image::{
     BUILDER_LABEL, BuiltImage, REVISION_LABEL, RegistryImage, StoredManifest, digest_of, is_digest,
 };
 use crate::model::reference::ImageReference;
-use crate::ports::Registry;
+use crate::ports::{RefusedTag, Registry};
 
 /// What every image weighs here, in bytes.
 const SIZE: u64 = 1_000;
@@ -37,6 +37,8 @@ struct Contents {
     /// The labels of each image, by its digest.
     labels: HashMap<String, BTreeMap<String, String>>,
     refuses_tags: bool,
+    /// Whether a tag stands for one image for ever.
+    immutable: bool,
     down: Option<Fault>,
     finds: usize,
 }
@@ -50,6 +52,11 @@ impl FakeRegistry {
     /// From now on no tag is put on what is there already.
     pub fn refuse_tags(&self) {
         self.lock().refuses_tags = true;
+    }
+
+    /// From now on no tag is moved, and none that is there is taken again.
+    pub fn make_tags_immutable(&self) {
+        self.lock().immutable = true;
     }
 
     /// The tags that stand for the same image as the reference, itself among them, sorted.
@@ -74,6 +81,11 @@ impl FakeRegistry {
         reference: &ImageReference,
     ) -> Result<String, Fault> {
         self.pushes.play().await?;
+        let contents = self.lock();
+        if contents.immutable && contents.images.contains_key(&reference.to_string()) {
+            return Err(taken(reference));
+        }
+        drop(contents);
         let digest = digest_of(image.id.as_bytes());
         let labels = [(REVISION_LABEL, &*reference.tag), (BUILDER_LABEL, image.builder.as_str())];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
@@ -125,6 +137,11 @@ impl FakeRegistry {
     }
 }
 
+fn taken(reference: &ImageReference) -> Fault {
+    let message = format!("`{reference}` is taken, and tags are immutable");
+    Fault::new(StageName::Pusher, Reason::RegistryRefused, message)
+}
+
 #[async_trait]
 impl Registry for FakeRegistry {
     async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
@@ -137,15 +154,23 @@ impl Registry for FakeRegistry {
         image: &RegistryImage,
         reference: &ImageReference,
         tags: &[String],
-    ) -> Result<Vec<String>, Fault> {
+    ) -> Result<Vec<RefusedTag>, Fault> {
         let mut contents = self.up()?;
         let by_digest = reference.with_tag(&image.digest).to_string();
         let known = contents.images.get(&by_digest).cloned();
         let Some(stored) = known.filter(|_| !contents.refuses_tags) else {
-            return Ok(tags.to_vec());
+            let message = format!("`{by_digest}` takes no tag");
+            let fault = Fault::new(StageName::Pusher, Reason::RegistryRefused, message);
+            let refused = |tag: &String| RefusedTag { tag: tag.clone(), fault: fault.clone() };
+            return Ok(tags.iter().map(refused).collect());
         };
         for tag in tags {
-            contents.images.insert(reference.with_tag(tag).to_string(), stored.clone());
+            let name = reference.with_tag(tag);
+            let standing = contents.images.get(&name.to_string());
+            if contents.immutable && standing.is_some_and(|it| it.digest != stored.digest) {
+                return Err(taken(&name));
+            }
+            contents.images.insert(name.to_string(), stored.clone());
         }
         Ok(Vec::new())
     }

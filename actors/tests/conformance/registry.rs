@@ -32,6 +32,11 @@ impl World for InMemory {
         image
     }
 
+    async fn with_immutable_tags(&self) -> (Box<dyn Registry>, String) {
+        self.0.make_tags_immutable();
+        (Box::new(self.0.clone()), self.reference().registry)
+    }
+
     fn out_of_reach(&self) -> (Box<dyn Registry>, ImageReference) {
         let fault = Fault::new(StageName::Pusher, Reason::RegistryDown, "it is down");
         self.0.set_down(Some(fault));

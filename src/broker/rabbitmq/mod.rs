@@ -21,6 +21,7 @@
 //! | `dead_letters.rs` | the dead queue, read without taking anything from it |
 //! | `queues.rs` | what waits where, and lanes that are emptied, for the commands |
 //! | `cancellations.rs` | what the cancel exchange hands out |
+//! | `user.rs` | whose request it is, as a header carries it |
 //! | `properties.rs` | messages to AMQP properties and back |
 //!
 //! A command that is over soon takes [`connect_once`] instead, and waits for nothing.
@@ -42,6 +43,7 @@ mod readiness;
 mod stream;
 pub mod topology;
 mod transport;
+mod user;
 
 use std::sync::Arc;
 use std::time::Duration;

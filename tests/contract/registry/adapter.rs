@@ -169,3 +169,25 @@ async fn a_registry_is_ready_when_it_answers_even_if_it_wants_a_password() {
     let failing = client(settings(&server.host())).ping().await.expect_err("it fails");
     assert_eq!(failing.reason, Reason::RegistryFailed);
 }
+
+#[tokio::test]
+async fn a_registry_that_asks_for_patience_in_any_notation_is_heard() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    for (value, patience) in [
+        ("7", Duration::from_secs(7)),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", day),
+        ("Wednesday, 21-Oct-65 07:28:00 GMT", day),
+        ("Wed Oct 21 07:28:00 2099", day),
+        ("Sun Nov  6 08:49:37 1994", Duration::from_secs(1)),
+        ("99999999999999999999999", day),
+    ] {
+        let server = HttpServer::with_answers([answer(429, &[("retry-after", value)], "")]).await;
+        let registry = client(settings(&server.host()));
+        let fault = registry.find(&reference_in(&server.host())).await.expect_err("it refuses");
+        assert_eq!(
+            (fault.reason, fault.retry_after),
+            (Reason::RateLimited, Some(patience)),
+            "{value}"
+        );
+    }
+}

@@ -18,6 +18,8 @@ pub trait World {
         reference: &ImageReference,
         labels: BTreeMap<String, String>,
     ) -> impl Future<Output = RegistryImage> + Send;
+    /// The same registry where it moves no tag, and its name there.
+    fn with_immutable_tags(&self) -> impl Future<Output = (Box<dyn Registry>, String)> + Send;
     /// A registry out of reach, and a reference in it.
     fn out_of_reach(&self) -> (Box<dyn Registry>, ImageReference);
 }
@@ -34,6 +36,7 @@ macro_rules! registry_conformance {
             the_labels_of_an_image_are_told,
             an_image_of_one_repository_is_not_found_in_another,
             a_tag_follows_the_last_image_and_the_digest_stays,
+            an_immutable_tag_is_put_where_it_stands_and_moved_nowhere,
             a_registry_out_of_reach_is_down,
         }
     };
@@ -74,7 +77,8 @@ pub async fn a_further_tag_is_put_on_an_image_that_is_there_and_on_no_other(worl
 
     let elsewhere = world.reference();
     let refused = world.registry().tag(&stored, &elsewhere, &tags).await;
-    assert_eq!(refused, Ok(tags.to_vec()));
+    let refused = refused.expect("it can be asked").into_iter().map(|refused| refused.tag);
+    assert_eq!(refused.collect::<Vec<_>>(), tags);
     assert_eq!(world.registry().find(&elsewhere.with_tag(&tags[0])).await, Ok(None));
 }
 
@@ -106,6 +110,20 @@ pub async fn a_tag_follows_the_last_image_and_the_digest_stays(world: &impl Worl
     assert_eq!(world.registry().find(&reference).await, Ok(Some(new)));
     let by_digest = reference.with_tag(&old.digest);
     assert_eq!(world.registry().find(&by_digest).await, Ok(Some(old)));
+}
+
+pub async fn an_immutable_tag_is_put_where_it_stands_and_moved_nowhere(world: &impl World) {
+    let reference = world.reference();
+    let old = world.store(&reference, no_labels()).await;
+    let new = world.store(&reference.with_tag("other"), no_labels()).await;
+    let (registry, name) = world.with_immutable_tags().await;
+    let there = ImageReference { registry: name, ..reference.clone() };
+    let tag = [reference.tag.clone()];
+    assert_eq!(registry.tag(&old, &there, &tag).await, Ok(Vec::new()));
+    let fault = registry.tag(&new, &there, &tag).await.expect_err("it stands for another");
+    assert_eq!(fault.reason, Reason::RegistryRefused, "{fault}");
+    assert!(fault.message.contains("immutable"), "{fault}");
+    assert_eq!(world.registry().find(&reference).await, Ok(Some(old)));
 }
 
 pub async fn a_registry_out_of_reach_is_down(world: &impl World) {

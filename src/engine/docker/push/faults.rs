@@ -4,11 +4,13 @@ use std::io;
 use std::sync::LazyLock;
 
 use bollard::errors::Error as EngineError;
+use hyper::StatusCode;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::secret::Redactor;
 use regex::Regex;
 
 use crate::net::http::excerpt;
+use crate::net::refusal::{advice, reason_of, says_immutable};
 
 /// A pusher's fault.
 pub(super) fn fault(reason: Reason, message: impl Into<String>) -> Fault {
@@ -17,25 +19,77 @@ pub(super) fn fault(reason: Reason, message: impl Into<String>) -> Fault {
 
 /// What an error of the engine means, its own or one that it hands on from the registry.
 pub(super) fn of_push(what: &str, error: EngineError, redactor: &Redactor) -> Fault {
-    let (reason, text) = match &error {
+    let (by_default, text) = match &error {
         // In the stream of a push: mostly what the registry said to the engine.
-        EngineError::DockerStreamError { error } => {
-            (reason_of_push_error(error).unwrap_or(Reason::RegistryFailed), error.clone())
-        }
-        EngineError::DockerResponseServerError { message, .. } => {
-            (reason_of_push_error(message).unwrap_or(Reason::EngineFailed), message.clone())
-        }
+        EngineError::DockerStreamError { error } => (Reason::RegistryFailed, error),
+        EngineError::DockerResponseServerError { message, .. } => (Reason::EngineFailed, message),
+        // The engine did not speak of the registry.
         EngineError::IOError { err } if is_out_of_reach(err.kind()) => {
-            (Reason::EngineDown, err.to_string())
+            return fault(Reason::EngineDown, told(what, &err.to_string(), redactor));
         }
         EngineError::RequestTimeoutError => {
-            (Reason::Timeout, "the engine did not answer in time".to_owned())
+            return fault(
+                Reason::Timeout,
+                told(what, "the engine did not answer in time", redactor),
+            );
         }
         // A connection that broke in the middle, or an answer that makes no sense. Should the engine
         // be gone for good, the next try cannot even connect to it.
-        _ => (Reason::EngineFailed, error.to_string()),
+        _ => return fault(Reason::EngineFailed, told(what, &error.to_string(), redactor)),
     };
-    fault(reason, format!("{what}: {}", presentable(&text, redactor)))
+    let Some(answer) = Answer::read(text) else {
+        let reason = reason_of_words(text).unwrap_or(by_default);
+        let advice = (reason == Reason::RegistryRefused).then(|| advice(None, text)).flatten();
+        return fault(reason, with_advice(told(what, text, redactor), advice));
+    };
+    let status = answer.status.as_u16();
+    let mut message = format!("{what}: the registry answered {}", answer.status);
+    if let Some(detail) = answer.detail {
+        message = format!("{message} ({})", presentable(detail, redactor));
+    }
+    fault(reason_of(status), with_advice(message, advice(Some(status), text)))
+}
+
+fn told(what: &str, text: &str, redactor: &Redactor) -> String {
+    format!("{what}: {}", presentable(text, redactor))
+}
+
+fn with_advice(message: String, advice: Option<&str>) -> String {
+    match advice {
+        Some(advice) => format!("{message}; {advice}"),
+        None => message,
+    }
+}
+
+/// An answer of the registry that the engine could make nothing of, in its words.
+struct Answer<'a> {
+    status: StatusCode,
+    /// Its body, unless that is a web page.
+    detail: Option<&'a str>,
+}
+
+impl<'a> Answer<'a> {
+    /// Reads `error parsing HTTP 413 response body: <why>: "<body>"`, `received unexpected HTTP status:
+    /// 502 Bad Gateway` and `unexpected status from PUT request to <address>: 413 <words>: <body>`.
+    fn read(text: &'a str) -> Option<Self> {
+        static ANSWER: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(
+                r#"(?x) error\ parsing\ HTTP\ (?<parsed>\d{3})\ response\ body: [^"]* (?<quoted>(?s:.*))
+                | unexpected\ (?:HTTP\ )?status(?:\ code|\ from)?[^"<{]*?[:\ ]\ (?<plain>\d{3})\b
+                  [^:]* :? (?<rest>(?s:.*))"#,
+            )
+            .expect("valid")
+        });
+        let found = ANSWER.captures(text)?;
+        let status = found.name("parsed").or(found.name("plain"))?;
+        let body = found.name("quoted").or(found.name("rest"))?.as_str();
+        let body = body.trim_matches(|c: char| c == '"' || c.is_whitespace());
+        let says_something = !body.is_empty() && !body.starts_with('<');
+        Some(Self {
+            status: StatusCode::from_bytes(status.as_str().as_bytes()).ok()?,
+            detail: says_something.then_some(body),
+        })
+    }
 }
 
 fn is_out_of_reach(kind: io::ErrorKind) -> bool {
@@ -50,27 +104,22 @@ fn presentable(text: &str, redactor: &Redactor) -> String {
     excerpt(&QUERY.replace_all(&redactor.redact(text), "?…"))
 }
 
-/// What the engine says of a push comes as text alone: its own words, the registry's error codes, or
-/// a status line.
-fn reason_of_push_error(text: &str) -> Option<Reason> {
-    let text = text.to_ascii_lowercase();
-    for (reason, phrases) in PHRASES {
-        if phrases.iter().any(|phrase| text.contains(phrase)) {
-            return Some(*reason);
-        }
+/// What the engine says of a push without a status: its own words, or the registry's error codes.
+fn reason_of_words(text: &str) -> Option<Reason> {
+    let lower = text.to_ascii_lowercase();
+    // The surest of all: the registry says it in words of its own.
+    if says_immutable(None, text) {
+        return Some(Reason::RegistryRefused);
     }
-    static STATUS: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(?:http|status|code|:):? ([45]\d\d)\b").expect("valid"));
-    let status = STATUS.captures(&text)?[1].parse().ok()?;
-    Some(reason_of_status(status))
-}
-
-fn reason_of_status(status: u16) -> Reason {
-    match status {
-        408 => Reason::Timeout,
-        429 => Reason::RateLimited,
-        400..500 => Reason::RegistryRefused,
-        _ => Reason::RegistryFailed,
+    let phrase = PHRASES.iter().find(|(_, all)| all.iter().any(|phrase| lower.contains(phrase)));
+    match phrase {
+        Some((reason, _)) => Some(*reason),
+        // The engine reads errors out of answers from 400 to 499 alone, and says this of a code that it
+        // does not know.
+        None if lower.lines().any(|line| line.starts_with("unknown: ")) => {
+            Some(Reason::RegistryRefused)
+        }
+        None => None,
     }
 }
 
@@ -178,6 +227,57 @@ mod tests {
         ] {
             let error = EngineError::DockerStreamError { error: text.to_owned() };
             assert_eq!(of_push("", error, &Redactor::default()).reason, reason, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_registry_answered_is_told_with_what_to_do_and_never_as_the_engines_parser_puts_it()
+    {
+        let page = "<html><head><title>timeout denied</title></head></html>\r\n";
+        let parsing = |status: u16| {
+            format!(
+                "error parsing HTTP {status} response body: invalid character '<' looking for \
+                 beginning of value: {page:?}"
+            )
+        };
+        let from = "unexpected status from PUT request to https://x:5000/v2/a/manifests/b:";
+        for (text, reason, parts) in [
+            (parsing(413), Reason::RegistryRefused, ["413 Payload Too Large", "client_max_body_size"]),
+            (parsing(405), Reason::RegistryRefused, ["405 Method Not Allowed", "takes no pushes"]),
+            (parsing(403), Reason::RegistryRefused, ["403 Forbidden", "REGISTRY_PASSWORD"]),
+            (parsing(412), Reason::RegistryRefused, ["412 Precondition Failed", "immutable"]),
+            (
+                "error parsing HTTP 400 response body: no error details found: \"{\\\"a\\\":1}\""
+                    .to_owned(),
+                Reason::RegistryRefused,
+                ["400 Bad Request", "a"],
+            ),
+            (format!("{from} 413 Request Entity Too Large"), Reason::RegistryRefused, ["413", "limit"]),
+            (format!("{from} 503 Service Unavailable: {page}"), Reason::RegistryFailed, ["503", "503"]),
+            (
+                "received unexpected HTTP status: 200 OK".to_owned(),
+                Reason::RegistryFailed,
+                ["200 OK", "REGISTRY_URL"],
+            ),
+            (
+                "unknown: The image tag 'v1' already exists and cannot be overwritten because the tag \
+                 is immutable."
+                    .to_owned(),
+                Reason::RegistryRefused,
+                ["'v1'", "tags are immutable"],
+            ),
+            ("unknown: unknown error".to_owned(), Reason::RegistryRefused, ["unknown", "unknown"]),
+        ] {
+            let error = EngineError::DockerStreamError { error: text.clone() };
+            let fault = of_push("cannot push `x`", error, &Redactor::default());
+            assert_eq!(fault.reason, reason, "{text}: {fault}");
+            for part in parts {
+                assert!(fault.message.contains(part), "{text}: {fault}");
+            }
+            for noise in ["invalid character", "<html>"] {
+                assert!(!fault.message.contains(noise), "{fault}");
+            }
+            assert!(fault.message.len() < 700, "{fault}");
         }
     }
 
