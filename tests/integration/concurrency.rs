@@ -89,7 +89,11 @@ fn three_builds_at_once_where_there_are_three_builders() {
 }
 
 /// A server before another one, where what has a name is held.
-fn before(server: String, turnstile: &Turnstile, name: fn(&Asked) -> Option<&str>) -> StandIn {
+pub(crate) fn before(
+    server: String,
+    turnstile: &Turnstile,
+    name: fn(&Asked) -> Option<&str>,
+) -> StandIn {
     let turnstile = turnstile.clone();
     runtime().block_on(StandIn::start(move |asked| {
         let passed_on = Answer::From(server.clone());

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::turnstile::Steps;
+use crate::concurrency::before;
+use crate::support::git_server;
+use crate::support::turnstile::{Steps, Turnstile};
+use crate::support::until;
 use crate::support::worker::Worker;
 use crate::support::world::{World, dockerfile, held_repository, repository};
 
@@ -68,4 +71,36 @@ fn one_of_three_replicas_is_killed_in_the_middle_of_an_uneven_flood_and_nothing_
         begun(&killed) && (begun(&one) || begun(&other))
     });
     assert_eq!(rebuilt.count(), 1, "what the killed one had is done by another");
+}
+
+#[test]
+fn a_build_that_waits_in_one_replica_is_done_by_another_that_has_nothing_to_do() {
+    let forge = Turnstile::new();
+    let server = before(git_server::server_url(), &forge, |asked| asked.path.split('/').nth(2));
+    let world = World::new()
+        .with("BUILDER_NETWORK", "host")
+        .with("BUILDER_CONCURRENCY", "1")
+        .with("GITHUB_URL", &server.url());
+    let steps = Steps::start();
+    let busy = world.worker();
+    // While a source takes long to fetch, its builder is another one's.
+    let published = [(); 2].map(|()| {
+        let build_id = world.publish(&world.held_request(&held_repository(&steps), &world.user));
+        busy.wait_for_line_where("it is taken", |line| {
+            line.contains("job accepted") && line.contains(&build_id)
+        });
+        build_id
+    });
+    forge.let_all_go();
+    steps.turnstile.until("one is built", |count| count.inside().len() == 1);
+    until("the other waits", || (busy.waiting("builder") == 1).then_some(()));
+
+    let idle = world.worker();
+    steps.turnstile.until("both are built", |count| count.inside().len() == 2);
+    steps.turnstile.let_all_go();
+    for build_id in &published {
+        world.outcome(build_id).ready().after(1);
+    }
+    let (told, letters) = world.finish(&[&busy, &idle]);
+    assert_eq!((told.len(), letters.len()), (2, 0));
 }

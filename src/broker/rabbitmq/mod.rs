@@ -289,6 +289,12 @@ impl Broker for RabbitMq {
             .unwrap_or_else(|_| Err(too_slow("count", "the backlog", self.publish_timeout)))
     }
 
+    async fn workers(&self) -> Result<u64, BrokerError> {
+        timeout(self.publish_timeout, self.lanes.workers())
+            .await
+            .unwrap_or_else(|_| Err(too_slow("count", "the workers", self.publish_timeout)))
+    }
+
     async fn cancellations_read(&self) {
         cancellations::until_read(&self.cancelled_read).await;
     }

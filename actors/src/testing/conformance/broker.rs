@@ -71,6 +71,7 @@ macro_rules! broker_conformance {
             a_taker_that_found_nothing_hears_of_what_is_put_in_later,
             a_request_that_comes_back_too_often_moves_to_the_fail_queue,
             what_waits_is_counted,
+            workers_are_counted,
         }
     };
 }
@@ -702,4 +703,15 @@ pub async fn what_waits_is_counted(world: &impl World) {
     let mut backlog = backlog(world.broker()).await;
     take(&mut backlog, &load(&[])).await;
     assert_eq!(world.broker().waiting().await, Ok(6), "what is in hand waits no more");
+}
+
+pub async fn workers_are_counted(world: &impl World) {
+    assert_eq!(world.broker().workers().await, Ok(0));
+    let mut one = consume(world.broker(), Queue::Build, 1).await;
+    let _other = consume(world.broker(), Queue::Build, 1).await;
+    let _none = consume(world.broker(), Queue::Fail, 1).await;
+    assert_eq!(world.broker().workers().await, Ok(2));
+    one.acks.cancel().await;
+    assert_ends(&mut one).await;
+    assert_eq!(world.broker().workers().await, Ok(1), "whoever drains takes no more");
 }

@@ -1,5 +1,6 @@
 //! Takes requests out of the lanes, one at a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
 const BETWEEN_LAPS: Duration = Duration::from_secs(10);
 
 /// How many turns other users may have, whose next one is as good, before one of those of whom only a single
-/// request waits no longer goes first.
+/// request waits no longer goes first; and for so many turns whoever had one lets others of them pass.
 const FIRST_AHEAD: u64 = 16;
 
 /// Longest wait for one answer of the broker.
@@ -106,6 +107,7 @@ pub(super) async fn open(
         channel,
         course: course.clone(),
         in_hand: in_hand.clone(),
+        served: VecDeque::new(),
         look,
         turns: 0,
     };
@@ -265,6 +267,8 @@ struct LaneTaker {
     /// Whether the broker takes messages.
     state: watch::Receiver<ConnectionState>,
     sources: Vec<Source>,
+    /// Whose turns the last ones were.
+    served: VecDeque<User>,
     /// How often the lanes are looked at where nothing is heard.
     look: Duration,
     turns: u64,
@@ -363,6 +367,8 @@ impl LaneTaker {
         is_last: bool,
     ) -> Result<Option<Turn>, BrokerError> {
         let mut moved = 0;
+        // How many in the lane were not looked at yet.
+        let mut others = None;
         loop {
             let Some(got) = self.get(index).await? else {
                 self.sources[index].blocked = None;
@@ -394,7 +400,18 @@ impl LaneTaker {
                 self.move_to(Lane::Few, got, user).await?;
                 continue;
             }
+            let left: &mut u32 = others.get_or_insert(got.message_count);
+            if source.lane == Lane::First && *left > 0 && self.served.contains(&user) {
+                // Several workers have each put what they took for the first one of a flood there.
+                *left -= 1;
+                self.move_to(Lane::First, got, user).await?;
+                continue;
+            }
             self.turns += 1;
+            self.served.push_back(user.clone());
+            if self.served.len() as u64 > FIRST_AHEAD {
+                self.served.pop_front();
+            }
             source.last = user.clone();
             source.turn = self.turns;
             lock(&self.lanes.recent).leave(&user, Instant::now());
@@ -414,7 +431,9 @@ impl LaneTaker {
         let source = &self.sources[index];
         let getting = async {
             // To take from an empty queue costs the broker several times as much as to count it.
-            if source.ready == 0 && declare_queue(&self.channel, &source.queue, true).await? == 0 {
+            if source.ready == 0
+                && declare_queue(&self.channel, &source.queue, true).await?.ready == 0
+            {
                 return Ok(None);
             }
             let name = source.queue.name.as_str();
