@@ -9,7 +9,10 @@ use crate::support::world::{World, dockerfile, held_repository, repository, with
 
 /// A world with one builder a worker, whose builds may come to the turnstile.
 fn world() -> World {
-    World::new().with("BUILDER_NETWORK", "host").with("BUILDER_CONCURRENCY", "1")
+    World::new()
+        .with("BUILDER_NETWORK", "host")
+        .with("BUILDER_CONCURRENCY", "1")
+        .with("LISTENER_CONCURRENCY", "1")
 }
 
 #[test]
@@ -142,7 +145,7 @@ fn a_build_on_the_ladder_is_cancelled_when_its_delay_is_over() {
 
 #[test]
 fn a_cancellation_leaves_the_build_alone_that_another_user_has_under_the_same_id() {
-    let world = world().with("BUILDER_CONCURRENCY", "2");
+    let world = world().with("BUILDER_CONCURRENCY", "2").with("LISTENER_CONCURRENCY", "2");
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let worker = world.worker();
@@ -172,7 +175,7 @@ fn a_cancellation_leaves_the_build_alone_that_another_user_has_under_the_same_id
 
 #[test]
 fn every_replica_hears_of_a_cancellation_and_the_one_that_builds_stops() {
-    let world = world().with("LISTENER_CONCURRENCY", "1");
+    let world = world();
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let workers = [(); 3].map(|()| world.worker());

@@ -63,7 +63,7 @@ fn all_end_well(world: &World, worker: &Worker, published: &BTreeSet<String>) {
 #[track_caller]
 fn builders(n: usize) {
     let jobs = 2 * n + 2;
-    let world = world("BUILDER", n, jobs);
+    let world = world("BUILDER", n, n);
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let worker = world.worker();

@@ -41,7 +41,10 @@ fn three_replicas_share_one_queue_and_each_build_is_done_once() {
 
 #[test]
 fn one_of_three_replicas_is_killed_in_the_middle_of_an_uneven_flood_and_nothing_is_lost() {
-    let world = World::new().with("BUILDER_NETWORK", "host").with("BUILDER_CONCURRENCY", "1");
+    let world = World::new()
+        .with("BUILDER_NETWORK", "host")
+        .with("BUILDER_CONCURRENCY", "1")
+        .with("LISTENER_CONCURRENCY", "1");
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let [killed, one, other] = [(); 3].map(|()| world.worker());
@@ -84,8 +87,10 @@ fn a_build_that_waits_in_one_replica_is_done_by_another_that_has_nothing_to_do()
     let steps = Steps::start();
     let busy = world.worker();
     // While a source takes long to fetch, its builder is another one's.
-    let published = [(); 2].map(|()| {
-        let build_id = world.publish(&world.held_request(&held_repository(&steps), &world.user));
+    let repos = [(); 2].map(|()| held_repository(&steps));
+    let published = [0, 1].map(|n| {
+        let user = format!("{}-{n}", world.user);
+        let build_id = world.publish(&world.held_request(&repos[n], &user));
         busy.wait_for_line_where("it is taken", |line| {
             line.contains("job accepted") && line.contains(&build_id)
         });

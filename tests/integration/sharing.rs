@@ -22,7 +22,9 @@ impl Shared {
     fn new(builders: usize) -> Self {
         let world = World::new()
             .with("BUILDER_NETWORK", "host")
-            .with("BUILDER_CONCURRENCY", &builders.to_string());
+            .with("BUILDER_CONCURRENCY", &builders.to_string())
+            // On a slow machine none is taken for the builder of one whose source takes long to fetch.
+            .with("LISTENER_CONCURRENCY", &builders.to_string());
         let steps = Steps::start();
         let repo = held_repository(&steps);
         Self { world, steps, repo }
