@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use image_builder::cli::{self, config, dead_letters, health, queue, serve};
+use image_builder::cli::{self, config, dead_letters, health, queue, read_log, serve};
 use image_builder::exit::Exit;
 use image_builder::planner;
 
@@ -39,6 +39,7 @@ enum Command {
     Config(config::Arguments),
     Health(health::Arguments),
     Queue(queue::Arguments),
+    ReadLog(read_log::Arguments),
     #[command(subcommand)]
     Dead(dead_letters::Command),
 }
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Config(arguments) => config::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),
+        Command::ReadLog(_) => Ok(read_log::run()),
         Command::Dead(command) => cli::dead(command),
     })
 }

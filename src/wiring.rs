@@ -77,14 +77,14 @@ impl Worker {
 
         let adapters = Adapters::assemble(config, &data_dir)
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
-        adapters.watch(&readiness);
-        let watched = watch_broker(&readiness);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             http,
             data_dir = %data_dir.path().display(),
             "starting"
         );
+        adapters.watch(&readiness);
+        let watched = watch_broker(&readiness);
         let broker = Arc::new(connect(config).await?);
         let _ = watched.set(broker.clone());
 

@@ -2,11 +2,14 @@
 //!
 //! A log is JSON lines with stable names, or text that a person likes to read on a terminal. Both
 //! forms are flat: a line has the fields of its event and those of the job that it is about
-//! (`build_id`, `stage`, `attempt`), wherever in the program it was written.
+//! (`build_id`, `application_id`, `stage`, `attempt`), wherever in the program it was written.
 
 mod fields;
 mod lines;
+pub mod read;
 pub mod stream;
+mod terminal;
+mod text;
 pub mod traces;
 
 use std::io::IsTerminal;
@@ -18,6 +21,8 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use self::lines::{Form, Lines};
 use self::stream::LogStream;
+use self::terminal::Terminal;
+use self::text::TextLines;
 use crate::broker::rabbitmq::LOG_DIRECTIVE;
 
 /// A filter, for errors.
@@ -63,7 +68,8 @@ pub fn filter(text: &str) -> Result<EnvFilter, String> {
             "`{text}` logs nothing of image-builder; perhaps info,{text} is meant"
         ));
     }
-    // Whatever is asked for: below that, this library logs messages and passwords.
+    // Whatever is asked for: this library logs its own structures, messages and passwords. What goes wrong
+    // is said by whoever called it.
     let quiet = LOG_DIRECTIVE.parse().map_err(|error| format!("{error}"))?;
     Ok(filter.add_directive(quiet))
 }
@@ -88,10 +94,7 @@ fn level_meant(word: &str) -> &'static str {
 pub fn start(format: LogFormat, filter: EnvFilter) -> LogStream {
     let form = match format {
         LogFormat::Json => Form::Json,
-        LogFormat::Text => {
-            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            Form::Text { colours: std::io::stderr().is_terminal() && !no_color }
-        }
+        LogFormat::Text => Form::Text(TextLines::new(Terminal::of_stderr())),
     };
     let stream = LogStream::open();
     let lines = Lines::new(form, stream.writer()).with_filter(filter);

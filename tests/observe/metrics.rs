@@ -15,7 +15,7 @@ use crate::support::{runtime, unique, until};
 use crate::{Idle, hopeless};
 
 /// Every family, with its type.
-const FAMILIES: [(&str, &str); 21] = [
+const FAMILIES: [(&str, &str); 23] = [
     ("image_builder_actor_deaths_total", "counter"),
     ("image_builder_actor_done_total", "counter"),
     ("image_builder_actor_failed_total", "counter"),

@@ -208,7 +208,8 @@ impl Listener {
             return self.settlement.wait(lease, request, history, Duration::ZERO).await;
         }
         let redeliveries = lease.envelope().redeliveries_of(lease.delivery());
-        let progress = BuildLog::new(&request.build_id, request.redactor());
+        let progress = BuildLog::new(&request.build_id, request.redactor())
+            .of_application(&request.application_id);
         let mut job = Job {
             ticket,
             received,

@@ -74,7 +74,7 @@ use crate::broker::rabbitmq::topology::{QueueDeclaration, Topology};
 /// The log directive that has to hold whatever else a log filter says. Below `error` lapin writes
 /// whole messages (a returned one at `warn`, every frame at `trace`, the password's among them), and
 /// builds carry credentials.
-pub const LOG_DIRECTIVE: &str = "lapin=error";
+pub const LOG_DIRECTIVE: &str = "lapin=off";
 
 /// What the adapter needs to know.
 #[derive(Debug, Clone)]

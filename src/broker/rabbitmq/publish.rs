@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::{ManagedConnection, pause, pauses};
 use super::declare::{Declarer, soft_error};
-use super::handshake::Failure;
+use super::handshake::{Failure, in_words};
 use super::properties::Outgoing;
 use super::{properties, too_slow};
 
@@ -242,7 +242,7 @@ impl From<lapin::Error> for Attempt {
             Some((AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::ACCESSREFUSED, text)) => {
                 Attempt::Final(BrokerError::Refused(text.to_owned()))
             }
-            _ => Attempt::Again(error.to_string()),
+            _ => Attempt::Again(in_words(&error)),
         }
     }
 }
