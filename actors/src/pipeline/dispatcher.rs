@@ -54,9 +54,14 @@ impl Dispatcher {
 
     async fn take_in(&self, slots: &Arc<Semaphore>, mailbox: &Mailbox<Delivered>) {
         loop {
+            let open = async {
+                // What was cancelled while nobody listened is not begun.
+                self.broker.cancellations_read().await;
+                self.broker.backlog().await
+            };
             let opened = tokio::select! {
                 () = self.draining() => return,
-                opened = self.broker.backlog() => opened,
+                opened = open => opened,
             };
             match opened {
                 Ok(backlog) => match self.dispatch(backlog, slots, mailbox).await {

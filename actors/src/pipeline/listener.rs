@@ -163,7 +163,7 @@ impl Listener {
         }
         message.timestamp.get_or_insert(history.requested_at);
         let place = Place { user_id: request.user_id.clone(), returned };
-        self.admission.expect(request, history.requested_at);
+        self.admission.expect(request, given_id, history.requested_at);
         let published = self.settlement.broker.enqueue(message, place).await;
         settle(lease, published).await;
         in_hand.done();
