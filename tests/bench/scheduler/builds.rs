@@ -24,11 +24,32 @@ enum Side {
     ByHand,
 }
 
+/// How long one side took for all, and its builds in the middle, stage by stage. Seconds.
+#[derive(Clone, Copy, Default)]
+struct Times {
+    all: f64,
+    fetch: f64,
+    build: f64,
+    push: f64,
+}
+
+impl Times {
+    fn median(all: &[Times]) -> Self {
+        let median = |of: fn(&Times) -> f64| median(&all.iter().map(of).collect::<Vec<_>>());
+        Self {
+            all: median(|times| times.all),
+            fetch: median(|times| times.fetch),
+            build: median(|times| times.build),
+            push: median(|times| times.push),
+        }
+    }
+}
+
 pub(crate) fn run() {
     let rounds = number("ROUNDS", "7");
     let (world, repo) = (world(), one_file());
     let worker = world.worker();
-    let mut seconds = [Vec::new(), Vec::new(), Vec::new()];
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for round in 0..=rounds {
         let mut sides = [Side::ManyUsers, Side::OneUser, Side::ByHand];
         sides.rotate_left(round % 3);
@@ -37,25 +58,34 @@ pub(crate) fn run() {
             let took = match side {
                 Side::ManyUsers => requests(&world, &repo, &branches, BUILDS),
                 Side::OneUser => requests(&world, &repo, &branches, 1),
-                Side::ByHand => by_hand(&repo, &branches),
+                Side::ByHand => Times { all: by_hand(&repo, &branches), ..Times::default() },
             };
             // The first round fetches what all later ones have.
             if round > 0 {
-                seconds[side as usize].push(took);
+                times[side as usize].push(took);
             }
         }
     }
-    let [many, one, by_hand] = seconds.map(|seconds| median(&seconds));
-    println!("{BUILDS} small builds, BUILDER_CONCURRENCY=2, {rounds} rounds; medians\n");
-    println!("{:<40} {:>8} {:>10} {:>10}", "", "seconds", "a second", "by hand=1");
-    for (name, seconds) in [
+    let [many, one, by_hand] = times.map(|times| Times::median(&times));
+    println!(
+        "{BUILDS} small builds, BUILDER_CONCURRENCY=2, {rounds} rounds; medians, in seconds\n"
+    );
+    println!(
+        "{:<42} {:>7} {:>9} {:>9} {:>7} {:>7} {:>7}",
+        "", "in all", "a second", "by hand=1", "fetch", "build", "push"
+    );
+    for (name, times) in [
         ("of 40 users", many),
         ("of one user", one),
         ("git, docker build, docker push, xargs -P2", by_hand),
     ] {
-        let rate = BUILDS as f64 / seconds;
-        println!("{name:<41} {seconds:>7.2} {rate:>10.2} {:>10.2}", by_hand / seconds);
+        let Times { all, fetch, build, push } = times;
+        let (rate, relative) = (BUILDS as f64 / all, by_hand.all / all);
+        println!(
+            "{name:<42} {all:>7.2} {rate:>9.2} {relative:>9.2} {fetch:>7.2} {build:>7.2} {push:>7.2}"
+        );
     }
+    let (one, many) = (one.all, many.all);
     println!("one user's take {:.2} of the time of 40 users' (at most 1.10)", one / many);
     world.finish(&[&worker]);
 }
@@ -78,8 +108,8 @@ fn commits(repo: &GitRepo, count: usize) -> Vec<String> {
     branches
 }
 
-/// Seconds from the first publish to the last notification.
-fn requests(world: &World, repo: &GitRepo, branches: &[String], users: usize) -> f64 {
+/// From the first publish to the last notification.
+fn requests(world: &World, repo: &GitRepo, branches: &[String], users: usize) -> Times {
     let users: Vec<String> = (0..users).map(|_| unique("user")).collect();
     let bodies: Vec<String> = branches
         .iter()
@@ -91,10 +121,18 @@ fn requests(world: &World, repo: &GitRepo, branches: &[String], users: usize) ->
         .collect();
     let begun = Instant::now();
     world.broker.publish_all(&world.settings["BUILD_QUEUE"], &bodies);
+    let mut builds = Vec::new();
     let ended = world.managers.wait_for_many("all images", branches.len(), PATIENCE, |told| {
-        branches.iter().any(|branch| branch == told.build_id()) && told.kind() == "image.ready"
+        let ours = branches.iter().any(|branch| branch == told.build_id());
+        if !ours || told.kind() != "image.ready" {
+            return false;
+        }
+        let [fetch, build, push] = ["connector", "builder", "pusher"]
+            .map(|stage| told.data()["seconds"][stage].as_f64().unwrap_or_default());
+        builds.push(Times { fetch, build, push, ..Times::default() });
+        true
     });
-    (ended - begun).as_secs_f64()
+    Times { all: (ended - begun).as_secs_f64(), ..Times::median(&builds) }
 }
 
 /// What a person would type, two at a time.

@@ -16,8 +16,8 @@ use crate::{median, number};
 /// Looks into the empty backlog.
 const LOOKS: usize = 20;
 
-/// The broker renews its figures every five seconds.
-const FIGURES: Duration = Duration::from_secs(6);
+/// The broker renews its figures every five seconds, and has none of a new queue before.
+const FIGURES: Duration = Duration::from_secs(11);
 
 pub(crate) fn run() {
     let count = number("FLOOD", "10000").div_ceil(5);
