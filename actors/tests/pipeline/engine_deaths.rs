@@ -3,9 +3,7 @@
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::ports::{ImageBuilder, Queue};
 use image_builder_actors::testing::builder::End;
-use image_builder_actors::testing::world::{
-    World, request, request_with, settings, with_pipeline,
-};
+use image_builder_actors::testing::world::{World, request, request_with, settings, with_pipeline};
 use serde_json::{Value, json};
 
 /// Publishes two requests of two users, and waits until the engine has both in hand.
