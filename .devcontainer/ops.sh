@@ -41,13 +41,20 @@ heading() { printf '\n==> %s\n' "$*" >&2; }
 # True where the compose file can be used: the plugin is there, its images can be had, and
 # nothing else has the broker's or the registry's port.
 compose_ready() {
-    engine_answers && docker compose version >/dev/null 2>&1 || return 1
+    engine_answers && compose_is_new || return 1
     # The workers' settings: some versions of Compose start no other service either where they lack.
     settings_file
     ! compose_runs || return 0
     mkdir -p "$STATE" 2>/dev/null || true
     can_pull "$(compose_image rabbitmq)" || return 1
     ! port_taken "$AMQP_PORT" && ! port_taken "$REGISTRY_PORT"
+}
+
+# Compose reads config/.env as it stands (`format: raw`) from 2.30 on.
+compose_is_new() {
+    local version
+    version=$(docker compose version --short 2>/dev/null) || return 1
+    [[ $(printf '%s\n' 2.30.0 "${version#v}" | sort -V | head -n 1) == 2.30.0 ]]
 }
 
 compose_runs() { [[ $(compose ps -q rabbitmq 2>/dev/null) ]]; }

@@ -62,9 +62,10 @@ build_worker_image() {
     engine_cli build -q --network host --build-arg BINARY=prebuilt -t "$WORKER_IMAGE" . >/dev/null
 }
 
-# config/.env in the form that `docker run` reads: it knows no quotes.
+# config/.env in the form that `docker run` reads: values stand as they are there as well, but names have
+# nothing around them. Quotes around a value are the worker's to take off.
 replica_environment() {
-    sed -nE "s/^(export +)?([A-Za-z_]+)=(['\"]?)(.*)\3[[:space:]]*$/\2=\4/p" config/.env
+    sed -nE '1s/^\xEF\xBB\xBF//; s/^[[:space:]]*(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=[[:space:]]*(.*)$/\2=\3/p' config/.env
 }
 
 start_replica() { # NUMBER
@@ -122,7 +123,7 @@ existing_replicas() {
 
 logs() {
     if compose_runs; then
-        compose logs -f --tail 50 worker-1 worker-2 worker-3
+        compose logs -f --no-color --tail 200 worker-1 worker-2 worker-3 | read_log
         return
     fi
     local name
@@ -131,10 +132,23 @@ logs() {
     ((${#names[@]})) || die "no replica runs; 'make up' starts them"
     trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
     trap 'exit 0' INT TERM
+    exec > >(read_log)
     for name in "${names[@]}"; do
-        engine_cli logs -f --tail 50 "$name" 2>&1 | sed -u "s/^/${name##*-} | /" &
+        engine_cli logs -f --tail 200 "$name" 2>&1 | sed -u "s/^/${name##*-} | /" &
     done
     wait
+}
+
+# JSON is for whoever collects the logs; on a terminal people read them.
+read_log() {
+    if [[ ! -t 1 ]]; then
+        cat
+        return
+    fi
+    local columns
+    columns=$(tput cols 2>/dev/null) || columns=
+    engine_cli run --rm -i --network none --env CLICOLOR_FORCE=1 --env COLUMNS="$columns" \
+        ${NO_COLOR:+--env NO_COLOR="$NO_COLOR"} "$WORKER_IMAGE" read-log
 }
 
 down() {

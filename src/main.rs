@@ -3,14 +3,31 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use image_builder::cli::{self, config, dead_letters, health, queue, serve};
+use image_builder::cli::{self, config, dead_letters, health, queue, read_log, serve};
 use image_builder::exit::Exit;
 use image_builder::planner;
 
 /// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
 /// builds on a container engine, pushes to a registry, and tells the platform.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_long_help = "\
+Exit codes:
+  0   done
+  1   not done, or not all of it
+  64  usage
+  69  something needed is not available
+  75  temporary failure: try it again
+  78  bad settings, one line each
+
+Example:
+  RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve
+
+`image-builder config --example` lists the settings, and docs/settings.md explains them. Each command's --help
+has its own exit codes and examples."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -22,6 +39,7 @@ enum Command {
     Config(config::Arguments),
     Health(health::Arguments),
     Queue(queue::Arguments),
+    ReadLog(read_log::Arguments),
     #[command(subcommand)]
     Dead(dead_letters::Command),
 }
@@ -44,6 +62,7 @@ fn main() -> ExitCode {
         Command::Config(arguments) => config::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),
+        Command::ReadLog(_) => Ok(read_log::run()),
         Command::Dead(command) => cli::dead(command),
     })
 }

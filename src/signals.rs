@@ -1,14 +1,21 @@
 //! What the operating system asks of the program.
 
+use std::io::IsTerminal;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{Exit, StartError};
 
 /// SIGTERM and SIGINT, which mean the same: the first one asks for an orderly end, the second one
 /// for an end at once.
+///
+/// So does SIGHUP where the log went to a terminal: the terminal is gone. Elsewhere it asks a daemon to read
+/// its settings anew, which this one does when it is started: nothing happens.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    at_a_terminal: bool,
 }
 
 impl Signals {
@@ -25,14 +32,24 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            at_a_terminal: std::io::stderr().is_terminal(),
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next one that asks for an end.
     pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    if self.at_a_terminal {
+                        return;
+                    }
+                    tracing::info!("SIGHUP changes nothing: settings are read when the worker starts");
+                }
+            }
         }
     }
 }

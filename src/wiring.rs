@@ -1,17 +1,19 @@
 //! The worker, put together from the settings: the one place that knows them and every adapter.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::shutdown::Shutdown;
+use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
-use image_builder_actors::ports::{DeadLetterStore, Probe};
+use image_builder_actors::ports::{Broker, DeadLetterStore, Probe};
 use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
+use image_builder_actors::telemetry::health::Health;
 use image_builder_actors::telemetry::metrics::Metrics;
 use tokio::sync::watch;
 
@@ -35,10 +37,15 @@ use crate::source::{GitConnector, GitSettings, GithubSettings};
 /// What `/readyz` tells of.
 const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
 
+/// How often it is counted what waits on the broker.
+const BETWEEN_COUNTS: Duration = Duration::from_secs(10);
+
 /// A worker at work.
 pub struct Worker {
     pub pipeline: Pipeline,
     pub broker: Arc<RabbitMq>,
+    /// What each actor is doing.
+    pub health: Arc<[Arc<Health>]>,
     /// Tells everything in the worker when it is to end.
     pub shutdown: Shutdown,
     /// Its own for as long as it works.
@@ -56,6 +63,7 @@ impl Worker {
         let data_dir = DataDir::open(&config.data_dir)?;
         let readiness = Readiness::of(&NEEDS);
         let health = pipeline::health();
+        let shutdown = Shutdown::default();
         let listener = api::listen(&config.api.address).await?;
         // Not always what was asked for: port 0 means any that is free.
         let http = listener.local_addr().map_or(config.api.address.clone(), |at| at.to_string());
@@ -63,30 +71,31 @@ impl Worker {
             readiness: readiness.clone(),
             actors: health.clone(),
             metrics: observer.metrics.clone(),
+            shutdown: shutdown.clone(),
         };
         tokio::spawn(api::serve(listener, observed));
 
         let adapters = Adapters::assemble(config, &data_dir)
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
-        adapters.watch(&readiness);
-        let watched = watch_broker(&readiness);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             http,
             data_dir = %data_dir.path().display(),
             "starting"
         );
+        adapters.watch(&readiness);
+        let watched = watch_broker(&readiness);
         let broker = Arc::new(connect(config).await?);
         let _ = watched.set(broker.clone());
 
-        let shutdown = Shutdown::default();
         let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
         let disk = adapters.disk();
         tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
+        tokio::spawn(count_waiting(broker.clone(), observer.metrics.clone(), shutdown.clone()));
         let ports = adapters.ports(broker.clone());
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
-        Ok(Self { pipeline, broker, shutdown, _data_dir: data_dir })
+        Ok(Self { pipeline, broker, health, shutdown, _data_dir: data_dir })
     }
 }
 
@@ -300,6 +309,22 @@ fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<Arc<RabbitMq>>> {
         }
     });
     cell
+}
+
+/// Counts again and again what waits on the broker, until the worker ends.
+async fn count_waiting(broker: Arc<RabbitMq>, metrics: Metrics, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(BETWEEN_COUNTS);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.reached(ShutdownPhase::Closing) => return,
+        }
+        match broker.waiting().await {
+            Ok(requests) => metrics.requests_waiting(requests),
+            // The last number stays; `/readyz` says that the broker is away.
+            Err(error) => tracing::debug!(%error, "cannot count what waits"),
+        }
+    }
 }
 
 /// Shows how much the caches hold, whenever that was counted.

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::telemetry::health::{ActorState, Death, Health};
-use image_builder_actors::telemetry::metrics::{Metrics, options, register};
-use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry, TextEncoder};
+use image_builder_actors::telemetry::metrics::{options, register};
+use prometheus::{
+    GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+};
 
-use crate::api::readiness::Readiness;
+use super::Observed;
+use crate::telemetry::stream::dropped_lines;
 
 /// The page's `Content-Type`.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -17,15 +20,11 @@ pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// # Errors
 ///
 /// A family cannot be written down.
-pub(super) fn page(
-    metrics: &Metrics,
-    actors: &[Arc<Health>],
-    readiness: &Readiness,
-) -> prometheus::Result<String> {
-    let mut families = metrics.gather();
+pub(super) fn page(observed: &Observed) -> prometheus::Result<String> {
+    let mut families = observed.metrics.gather();
     let registry = Registry::new();
-    of_actors(&registry, actors);
-    of_worker(&registry, readiness);
+    of_actors(&registry, &observed.actors);
+    of_worker(&registry, observed);
     families.extend(registry.gather());
     families.sort_by(|a, b| a.name().cmp(b.name()));
     TextEncoder::new().encode_to_string(&families)
@@ -70,12 +69,16 @@ fn of_actors(registry: &Registry, actors: &[Arc<Health>]) {
     }
 }
 
-fn of_worker(registry: &Registry, readiness: &Readiness) {
+fn of_worker(registry: &Registry, observed: &Observed) {
     let ready = options("need_ready", "Whether something that the worker needs is there.");
     let ready = register(registry, IntGaugeVec::new(ready, &["need"]));
-    for (need, is_ready) in readiness.states() {
+    for (need, is_ready) in observed.readiness.states() {
         ready.with_label_values(&[need]).set(is_ready.into());
     }
+    let draining = options("draining", "Whether the worker takes no new work any more.");
+    register(registry, IntGauge::with_opts(draining)).set(observed.draining().into());
+    let dropped = options("log_lines_dropped_total", "Log lines that nobody read in time.");
+    register(registry, IntCounter::with_opts(dropped)).inc_by(dropped_lines());
     let info = options("build_info", "Always 1; the labels say what runs.");
     let info = register(registry, IntGaugeVec::new(info, &["version"]));
     info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

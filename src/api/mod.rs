@@ -19,6 +19,7 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::telemetry::health::Health;
 use image_builder_actors::telemetry::metrics::Metrics;
 use tokio::net::{TcpListener, TcpStream};
@@ -43,6 +44,13 @@ pub struct Observed {
     pub readiness: Readiness,
     pub actors: Arc<[Arc<Health>]>,
     pub metrics: Metrics,
+    pub shutdown: Shutdown,
+}
+
+impl Observed {
+    fn draining(&self) -> bool {
+        self.shutdown.phase() > ShutdownPhase::Working
+    }
 }
 
 /// Every route that there is.
@@ -57,13 +65,13 @@ fn router(observed: Observed) -> Router {
 }
 
 async fn readyz(State(observed): State<Observed>) -> impl IntoResponse {
-    let (ready, report) = observed.readiness.report();
+    let (ready, report) = observed.readiness.report(observed.draining());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(CONTENT_TYPE, "application/json")], report)
 }
 
 async fn metrics(State(observed): State<Observed>) -> impl IntoResponse {
-    let page = metrics::page(&observed.metrics, &observed.actors, &observed.readiness);
+    let page = metrics::page(&observed);
     page.map(|page| ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], page)).map_err(|error| {
         tracing::error!(%error, "cannot show the metrics");
         (StatusCode::INTERNAL_SERVER_ERROR, "see the log\n")

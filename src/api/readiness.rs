@@ -11,6 +11,9 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Pause between looks at a need that is not met.
 const SOON: Duration = Duration::from_millis(500);
 
+/// How long a worker that starts may lack something before the log says so.
+const START: Duration = Duration::from_secs(3);
+
 /// What the worker needs, and how it stands. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Readiness {
@@ -25,8 +28,9 @@ struct Need {
     since: OffsetDateTime,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+    /// What the log last said of it.
     #[serde(skip)]
-    looked_at: bool,
+    said: Option<bool>,
 }
 
 impl Readiness {
@@ -39,7 +43,7 @@ impl Readiness {
             ready: false,
             since,
             detail: Some("not looked at yet".to_owned()),
-            looked_at: false,
+            said: None,
         };
         Self { needs: Arc::new(Mutex::new(needs.iter().map(need).collect())) }
     }
@@ -62,11 +66,11 @@ impl Readiness {
         });
     }
 
-    /// Whether all needs are met, and the report as JSON.
-    pub fn report(&self) -> (bool, String) {
+    /// Whether the worker takes work and all needs are met, and the report as JSON.
+    pub fn report(&self, draining: bool) -> (bool, String) {
         let needs = self.lock().clone();
-        let ready = !needs.is_empty() && needs.iter().all(|need| need.ready);
-        let report = serde_json::json!({"ready": ready, "needs": needs});
+        let ready = !draining && !needs.is_empty() && needs.iter().all(|need| need.ready);
+        let report = serde_json::json!({"ready": ready, "draining": draining, "needs": needs});
         (ready, format!("{report}\n"))
     }
 
@@ -80,11 +84,13 @@ impl Readiness {
         let Some(need) = needs.iter_mut().find(|need| need.name == name) else { return };
         let ready = found.is_ok();
         let detail = found.err();
-        let changed = ready != need.ready;
-        if changed {
-            need.since = OffsetDateTime::now_utc();
+        let now = OffsetDateTime::now_utc();
+        if ready != need.ready {
+            need.since = now;
         }
-        if changed || !need.looked_at {
+        let is_news = need.said.map_or(ready || need.since <= now - START, |said| said != ready);
+        if is_news {
+            need.said = Some(ready);
             match &detail {
                 None => tracing::info!(need = name, "{name} is ready"),
                 Some(detail) => tracing::warn!(need = name, detail, "{name} is not ready"),
@@ -92,7 +98,6 @@ impl Readiness {
         }
         need.ready = ready;
         need.detail = detail;
-        need.looked_at = true;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Need>> {
@@ -107,7 +112,7 @@ mod tests {
     use super::*;
 
     fn report(readiness: &Readiness) -> (bool, Value) {
-        let (ready, report) = readiness.report();
+        let (ready, report) = readiness.report(false);
         (ready, serde_json::from_str(&report).expect("the report is JSON"))
     }
 
@@ -121,6 +126,8 @@ mod tests {
         assert_eq!(half["needs"][1]["detail"], "not looked at yet");
         readiness.note("disk", Ok(()));
         assert!(report(&readiness).0);
+        let (ready, report) = readiness.report(true);
+        assert!(!ready && report.contains("\"draining\":true"), "{report}");
     }
 
     #[test]

@@ -78,7 +78,8 @@ async fn ask(address: &str, path: &str) -> Result<(), String> {
     }
     let (body, _) = read_at_most(&mut response, LONGEST_ANSWER).await.map_err(failed)?;
     match serde_json::from_slice(&body) {
-        Ok(Report { needs }) => Err(format!("is not ready: {}", unmet(&needs))),
+        Ok(Report { draining: true, .. }) => Err("is not ready: it drains and ends".to_owned()),
+        Ok(Report { needs, .. }) => Err(format!("is not ready: {}", unmet(&needs))),
         Err(_) => Err(format!("answers {status}")),
     }
 }
@@ -86,6 +87,8 @@ async fn ask(address: &str, path: &str) -> Result<(), String> {
 /// What `/readyz` tells.
 #[derive(Deserialize)]
 struct Report {
+    #[serde(default)]
+    draining: bool,
     needs: Vec<Need>,
 }
 

@@ -4,6 +4,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod health;
 pub mod queue;
+pub mod read_log;
 pub mod serve;
 
 use std::io::{self, Write};

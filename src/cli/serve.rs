@@ -1,11 +1,13 @@
 //! `image-builder serve`: the worker's life, from its settings to its exit code.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::System;
 use clap::Args;
 use image_builder_actors::model::shutdown::ShutdownPhase;
 use image_builder_actors::telemetry::delivery_span::Observer;
+use image_builder_actors::telemetry::health::Health;
 use image_builder_actors::telemetry::metrics::Metrics;
 
 use super::{choose_tls, environment};
@@ -14,6 +16,7 @@ use crate::exit::{Exit, StartError};
 use crate::memory;
 use crate::signals::Signals;
 use crate::telemetry;
+use crate::telemetry::stream::{LogStream, tell_of_dropped_lines};
 use crate::telemetry::traces::Traces;
 use crate::wiring::Worker;
 
@@ -26,7 +29,8 @@ const HAND_BACK: Duration = Duration::from_secs(20);
 /// docs/settings.md list them all.
 ///
 /// The first SIGTERM or SIGINT drains: no new work is taken, what is in hand is finished until
-/// DRAIN_TIMEOUT, and the rest goes back to the queue. A second one leaves at once.
+/// DRAIN_TIMEOUT, and the rest goes back to the queue. A second one leaves at once. SIGHUP counts as one
+/// where the log goes to a terminal, which is gone then; elsewhere it is ignored.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Exit codes:
@@ -38,7 +42,9 @@ Exit codes:
   78  bad settings, one line each
 
 Example:
-  RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve")]
+  RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve
+
+`image-builder config --example` lists the settings, and docs/settings.md explains them.")]
 pub struct Arguments {}
 
 /// # Errors
@@ -53,7 +59,7 @@ pub fn run() -> Result<Exit, ConfigErrors> {
     crate::kill_points::prepare();
 
     let config = environment()?.config()?;
-    telemetry::start(config.telemetry.format, config.telemetry.filter.clone());
+    let log = telemetry::start(config.telemetry.format, config.telemetry.filter.clone());
     choose_tls();
     let system = System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_multi_thread()
@@ -61,17 +67,17 @@ pub fn run() -> Result<Exit, ConfigErrors> {
             .build()
             .expect("the system gives threads to a program that starts")
     });
-    Ok(system.block_on(serve(&config)))
+    Ok(system.block_on(serve(&config, &log)))
 }
 
 /// Works until a signal or an escalation ends it, and says why where it could not.
-async fn serve(config: &Config) -> Exit {
+async fn serve(config: &Config, log: &LogStream) -> Exit {
     traced(config).await.unwrap_or_else(|error| {
         // Whatever RUST_LOG silences, the reason of the exit code is told.
         if tracing::enabled!(tracing::Level::ERROR) {
             tracing::error!("cannot start: {error}");
         } else {
-            eprintln!("image-builder: {error}");
+            log.line(&format!("image-builder: {error}"));
         }
         error.exit
     })
@@ -92,6 +98,7 @@ async fn traced(config: &Config) -> Result<Exit, StartError> {
 async fn live(config: &Config, observer: Observer) -> Result<Exit, StartError> {
     let mut signals = Signals::listen()?;
     tokio::spawn(memory::give_back());
+    tokio::spawn(tell_of_dropped_lines());
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
@@ -113,7 +120,11 @@ async fn live(config: &Config, observer: Observer) -> Result<Exit, StartError> {
     };
 
     let limit = config.pipeline.drain_timeout;
-    tracing::info!(limit_seconds = limit.as_secs_f64(), "draining: no new work is taken");
+    tracing::info!(
+        limit_seconds = limit.as_secs_f64(),
+        in_hand = in_hand(&worker.health),
+        "draining: no new work is taken, and what is in hand is finished; a second signal leaves at once"
+    );
     tokio::select! {
         () = drain(&mut worker, limit) => {}
         () = signals.next() => {
@@ -124,6 +135,18 @@ async fn live(config: &Config, observer: Observer) -> Result<Exit, StartError> {
     worker.broker.close().await;
     tracing::info!("ended");
     Ok(exit)
+}
+
+/// What each actor works on, and what waits for it, in words.
+fn in_hand(actors: &[Arc<Health>]) -> String {
+    let busy = actors.iter().map(|actor| (actor.name(), actor.snapshot()));
+    let busy = busy.filter(|(_, now)| now.in_hand + now.waiting > 0).map(|(name, now)| {
+        let waiting =
+            if now.waiting == 0 { String::new() } else { format!(" (+{} waiting)", now.waiting) };
+        format!("{name} {}{waiting}", now.in_hand)
+    });
+    let busy = busy.collect::<Vec<_>>().join(", ");
+    if busy.is_empty() { "nothing".to_owned() } else { busy }
 }
 
 /// Finishes what is in hand while there is time, and hands back the rest.

@@ -17,7 +17,9 @@ Settings of image-builder. `make prep` copies this file to config/.env, which th
 real environment: a variable that is set there wins. Lines that are commented out show the defaults. \
 Durations are written like 500ms, 30s, 5m, 2h, 7d, and sizes like 500MB, 20GB, 20GiB. Every secret can \
 stand in a file of its own instead, which the variable of the same name with _FILE names; not both can be \
-set. Where the real environment has one of a setting's variables, none of them is read here.";
+set. Where the real environment has one of a setting's variables, none of them is read here. \
+A line is NAME=value, and the value is literal to the end of the line: $, \\ and # mean nothing in it. A pair of \
+quotes around the whole value is left out. A comment has a line of its own.";
 
 /// `config/.env.example`.
 pub fn example() -> String {
@@ -74,11 +76,25 @@ directory; [`config/.env.example`](../config/.env.example) is one to begin with.
 where it has any variable of a setting (an older name or `_FILE` is one too), the file is not asked for that \
 setting. An empty value counts as unset.
 
+A line of the file is `NAME=value`. The value is literal to the end of the line: `$`, `\\` and `#` mean nothing in \
+it, and a comment has a line of its own that begins with `#`. That is also how `docker run --env-file` and Compose \
+(`format: raw`, from 2.30 on) read it, so a worker has the same values however it is started. A pair of quotes around \
+a whole value is left out, wherever the value comes from. The file is UTF-8, with or without a byte order mark. It is \
+no shell script: do not `source` it.
+
 - **Secrets** can stand in a file of their own, which `<NAME>_FILE` names; not both can be set. They are never \
 shown.
 - **Durations** are a number and a unit: `500ms`, `30s`, `5m`, `2h`, `7d`, or several: `1h 30m`.
+- Of durations, `M` (months) is refused, and so is what is shorter than 50 ms or longer than 31 days, where the \
+table does not say otherwise.
 - **Sizes** are a number and a unit, decimal or binary: `500MB`, `20GB`, `20GiB`. **Shares** of a disk are like \
-`5%`; both together (`5%,2GB`) mean the smaller one.
+`5%`; both together (`5%,2GB`) mean the smaller one. A size below 1 MB is refused, but for `0`; a share above 80% as well: it is of free space.
+- **Addresses** are never shown with user, password, query or fragment. Characters of a password that mean something \
+in an address are percent-encoded: `/` is `%2F`, `?` is `%3F`, `#` is `%23`, `@` is `%40`, `%` is `%25`.
+- **Names**: a variable that is a slip of a setting's name is refused in the file, and in the real environment where \
+the setting itself is not set. With a misspelt name the worker would go on with a default in silence; a name of \
+somebody else's does no harm once the setting is set. Other names in the file are warned of, and in the real \
+environment they do not matter.
 - **Numbers** are whole, from 1 to 10000; `RETRY_MULTIPLIER` may have a fraction, and ends at 100.
 
 Bad and missing values are reported all at once, a line each that begins with the variable to mend, before anything \

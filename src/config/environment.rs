@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::ConfigErrors;
+use super::file::EnvFile;
+use super::names::meant;
 use super::table::{Setting, Variables};
 
 /// The file that is read beside the environment, relative to the working directory.
@@ -18,8 +20,10 @@ pub struct Environment {
     pub(super) places: [Place; 2],
     /// The directory of the user that the worker runs as.
     pub(super) home: Option<PathBuf>,
-    /// One line for each variable of ours that is no text.
+    /// One line for each variable that cannot be read, or is a slip.
     pub(super) errors: Vec<String>,
+    /// One line for each that may not be meant so.
+    pub(super) warnings: Vec<String>,
 }
 
 /// One place that variables come from.
@@ -53,14 +57,11 @@ impl Environment {
     ///
     /// The file is there but cannot be read.
     pub fn read(file: &Path) -> Result<Self, ConfigErrors> {
-        Ok(Self::of(std::env::vars_os(), read_file(file)?))
+        Ok(Self::of(std::env::vars_os(), EnvFile::read(file)?))
     }
 
-    pub(super) fn of(
-        real: impl IntoIterator<Item = (OsString, OsString)>,
-        file: HashMap<String, String>,
-    ) -> Self {
-        let mut errors = Vec::new();
+    pub(super) fn of(real: impl IntoIterator<Item = (OsString, OsString)>, file: EnvFile) -> Self {
+        let EnvFile { variables, lines, mut errors, mut warnings } = file;
         let mut texts = HashMap::new();
         // A name that is no text is not ours.
         for (name, value) in
@@ -75,8 +76,33 @@ impl Environment {
             texts.insert(name, value);
         }
         let home = texts.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-        let places = [Place::of(Source::Environment, texts), Place::of(Source::EnvFile, file)];
-        Self { places, home, errors }
+        let mut unknown: Vec<_> = texts.keys().filter(|name| !is_ours(name)).cloned().collect();
+        unknown.sort();
+        let places = [Place::of(Source::Environment, texts), Place::of(Source::EnvFile, variables)];
+        for name in unknown.iter().filter(|name| !name.contains(|c: char| c.is_ascii_lowercase())) {
+            // An environment is shared with others. A name of theirs that looks like one of ours does no
+            // harm where ours is set; where it is not, the worker would go on with a default in silence.
+            if let Some((setting, variable)) = meant(name)
+                && !places.iter().any(|place| setting.is_in(&place.variables))
+            {
+                errors.push(format!(
+                    "{name}: is no setting; perhaps {variable} is meant (if it is somebody else's, set {variable} as well)"
+                ));
+            }
+        }
+        let mut foreign: Vec<_> = lines.into_iter().filter(|(name, _)| !is_ours(name)).collect();
+        foreign.sort_by_key(|(_, line)| *line);
+        for (name, line) in foreign {
+            match meant(&name) {
+                Some((_, variable)) => errors.push(format!(
+                    "{name}: is no setting ({ENV_FILE} line {line}); perhaps {variable} is meant"
+                )),
+                None => warnings.push(format!(
+                    "{ENV_FILE} line {line}: {name} is no setting, and the worker does not read it"
+                )),
+            }
+        }
+        Self { places, home, errors, warnings }
     }
 }
 
@@ -86,7 +112,7 @@ impl Place {
         let texts = variables
             .into_iter()
             .filter(|(name, _)| is_ours(name))
-            .map(|(name, value)| (name, value.trim().to_owned()))
+            .map(|(name, value)| (name, unquoted(value.trim()).trim().to_owned()))
             .filter(|(_, value)| !value.is_empty());
         let variables = envy::from_iter(texts);
         Self { source, variables: variables.expect("every field takes any text, or none") }
@@ -98,24 +124,9 @@ fn is_ours(name: &str) -> bool {
     Setting::all().flat_map(Setting::variables).any(|variable| variable.name() == name)
 }
 
-fn read_file(file: &Path) -> Result<HashMap<String, String>, ConfigErrors> {
-    let mut vars = HashMap::new();
-    match dotenvy::from_filename_iter(file) {
-        Ok(lines) => {
-            for line in lines {
-                // The error quotes the line, which may hold a credential: it is not repeated.
-                let (name, value) = line.map_err(|_| {
-                    ConfigErrors(vec![format!(
-                        "{}: a line after {} good ones cannot be read; write NAME=value, with quotes around a value with spaces",
-                        file.display(),
-                        vars.len()
-                    )])
-                })?;
-                vars.insert(name, value);
-            }
-        }
-        Err(dotenvy::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(_) => return Err(ConfigErrors(vec![format!("{}: cannot be read", file.display())])),
-    }
-    Ok(vars)
+/// A value without the pair of quotes around it, if there is one: some who read `config/.env` leave them in
+/// place.
+fn unquoted(value: &str) -> &str {
+    let inside = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
+    inside('"').or_else(|| inside('\'')).unwrap_or(value)
 }

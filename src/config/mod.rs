@@ -6,6 +6,8 @@
 //! | `values.rs` | the kinds of values |
 //! | `table.rs` | the table as data, and its variables |
 //! | `environment.rs` | where the texts come from |
+//! | `file.rs` | `config/.env` |
+//! | `names.rs` | what was meant by a name that is none |
 //! | `reader.rs` | from a text to a value, or to a line on what is wrong with it; a method a setting |
 //! | `documents.rs` | the table as `config/.env.example` and as `docs/settings.md` |
 //!
@@ -13,6 +15,8 @@
 
 mod documents;
 mod environment;
+mod file;
+mod names;
 mod reader;
 mod settings;
 mod table;
@@ -34,6 +38,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use self::documents::example;
 pub use self::environment::{ENV_FILE, Environment, Source};
+use self::file::EnvFile;
 pub use self::reader::Effective;
 use self::reader::Reader;
 pub use self::table::{Fallback, GROUPS, Group, Setting};
@@ -59,6 +64,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     pub data_dir: PathBuf,
     pub limits: Limits,
+    /// What may not be meant so in `config/.env`, one line each.
+    pub remarks: Vec<String>,
 }
 
 impl Config {
@@ -69,7 +76,7 @@ impl Config {
     /// All bad and missing values.
     pub fn read(vars: HashMap<String, String>) -> Result<Self, ConfigErrors> {
         let vars = vars.into_iter().map(|(name, value)| (name.into(), value.into()));
-        Environment::of(vars, HashMap::new()).config()
+        Environment::of(vars, EnvFile::default()).config()
     }
 
     /// What can be set so and is hardly meant so, one line each.
@@ -91,7 +98,7 @@ impl Config {
                 "LISTENER_CONCURRENCY: {places} is less than BUILDER_CONCURRENCY ({builders}): some builders never have anything to build; raise it, or lower BUILDER_CONCURRENCY"
             )
         });
-        cut_short.into_iter().chain(idle).collect()
+        self.remarks.iter().cloned().chain(cut_short).chain(idle).collect()
     }
 
     /// `None` only where there are errors.
@@ -111,6 +118,7 @@ impl Config {
             telemetry: TelemetryConfig::read(read),
             data_dir: read.data_dir(),
             limits,
+            remarks: read.environment.warnings.clone(),
             broker: broker?,
         })
     }

@@ -15,6 +15,7 @@ use super::settings::settings;
 use super::table::{Fallback, Name, Setting, Variables};
 use super::values::*;
 use crate::engine::docker::disk::size::{Size, Watermark};
+use crate::net::address::without_credentials;
 use crate::notify::SigningKeys;
 use crate::registry::RegistryUrl;
 use crate::telemetry::LogFormat;
@@ -33,7 +34,7 @@ pub struct Effective {
 
 /// Reads settings, each with the method of its name.
 pub(super) struct Reader<'a> {
-    environment: &'a Environment,
+    pub environment: &'a Environment,
     pub errors: Vec<String>,
     effective: Vec<Effective>,
 }
@@ -176,31 +177,15 @@ impl Name {
             (None, Some(file)) => file,
             (None, None) => return Ok(None),
         };
-        match std::fs::read_to_string(path) {
-            Ok(text) if !text.trim().is_empty() => {
-                let (text, file) = (text.trim().to_owned(), Some(path.to_owned()));
-                Ok(Some(Found { variable, text, file }))
+        // Editors put a mark in front of a text, and a line end behind it.
+        let text = std::fs::read_to_string(path)
+            .map(|text| text.trim_start_matches('\u{feff}').trim().to_owned());
+        match text {
+            Ok(text) if !text.is_empty() => {
+                Ok(Some(Found { variable, text, file: Some(path.to_owned()) }))
             }
             Ok(_) => Err(format!("{variable}: {path} is empty")),
             Err(error) => Err(format!("{variable}: cannot read {path}: {error}")),
         }
     }
-}
-
-/// An address without user, password, query and fragment. Where it cannot be told what in it may be a
-/// credential, nothing of it.
-fn without_credentials(text: &str) -> String {
-    let hidden = || "[secret]".to_owned();
-    let Ok(mut url) = Url::parse(text) else { return hidden() };
-    let has_user = !url.username().is_empty() || url.password().is_some();
-    if text.contains('@') && !has_user {
-        // A password that was not percent-encoded, taken for a port and a path.
-        return hidden();
-    }
-    if url.set_username("").is_err() || url.set_password(None).is_err() {
-        return hidden();
-    }
-    url.set_query(None);
-    url.set_fragment(None);
-    url.to_string()
 }

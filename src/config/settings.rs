@@ -28,6 +28,7 @@ macro_rules! settings { ($of:ident) => { $of! {
         build_queue: String = QUEUE or "image-builder.build";
         /// Queues beside it (`<BUILD_QUEUE>.lane.<number>`) over which users with many requests are spread, so
         /// that one flood does not stand before the other. A single request waits apart from them anyhow.
+        /// At most 64.
         build_lanes: u16 = COUNT or "4";
         /// Failed tries with their history, until it is decided whether they are tried again.
         fail_queue: String = QUEUE or "image-builder.fail";
@@ -55,7 +56,7 @@ macro_rules! settings { ($of:ident) => { $of! {
 
     "Docker Engine" {
         /// The engine, in Docker's own form: `unix://`, `tcp://`, `http://` or `https://`.
-        docker_host: String = TEXT or "unix:///var/run/docker.sock";
+        docker_host: String = ENGINE or "unix:///var/run/docker.sock";
         /// Directory with `ca.pem`, `cert.pem` and `key.pem`, for an engine behind TLS.
         docker_cert_path: PathBuf = PATH unset "`~/.docker`";
         /// Any value, `0` as well: a `tcp://` address means TLS. Where TLS is spoken, the engine's
@@ -166,7 +167,7 @@ macro_rules! settings { ($of:ident) => { $of! {
 
     "Logs and traces" {
         /// What is logged, as in tracing's `EnvFilter`; `info,image_builder::output=off` hides what builds
-        /// write.
+        /// write. A word that is no level and a filter that logs nothing of image-builder are refused.
         rust_log: EnvFilter = LOG_FILTER or "info";
         /// The form of log lines, which go to the standard error stream.
         log_format: LogFormat = LOG_FORMAT unset "text on a terminal, json elsewhere";

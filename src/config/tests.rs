@@ -109,7 +109,7 @@ fn the_low_watermark_is_below_the_high_one() {
 #[test]
 fn a_secret_may_stand_in_a_file_and_only_there() {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), "hunter2\n").expect("written");
+    std::fs::write(file.path(), "\u{feff}hunter2\r\n").expect("written");
     let path = file.path().to_string_lossy().into_owned();
     let config =
         Config::read(vars(&[URI, ("REGISTRY_USERNAME", "me"), ("REGISTRY_PASSWORD_FILE", &path)]))
@@ -138,7 +138,9 @@ fn an_empty_value_counts_as_unset() {
 /// What the worker finds with these variables in its file and in the real environment.
 fn found(file: &[(&str, &str)], real: &[(&str, &str)]) -> Environment {
     let real = real.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    Environment::of(real, vars(file))
+    let lines = file.iter().enumerate().map(|(at, (name, _))| ((*name).to_owned(), at + 1));
+    let file = EnvFile { variables: vars(file), lines: lines.collect(), ..EnvFile::default() };
+    Environment::of(real, file)
 }
 
 #[test]
@@ -197,12 +199,14 @@ fn a_variable_of_ours_that_is_no_text_is_named_and_others_do_not_matter() {
     let bad = || OsString::from_vec(b"caf\xe9".to_vec());
     let foreign =
         [(OsString::from("LS_COLORS"), bad()), (bad(), bad()), ("data_dir".into(), bad())];
-    let good = Environment::of(foreign, vars(&[URI])).config().expect("good");
+    let good = Environment::of(foreign, EnvFile { variables: vars(&[URI]), ..EnvFile::default() })
+        .config()
+        .expect("good");
     assert_eq!(good.data_dir, Path::new("./data"));
 
     let names = ["AMQP_URL", "BUILDER_TIMEOUT", "RUST_LOG", "NOTIFIER_SECRET_FILE", "DATA_DIR"];
     let real = names.iter().map(|name| (OsString::from(name), bad()));
-    let errors = Environment::of(real, HashMap::new()).config().expect_err("five bad ones");
+    let errors = Environment::of(real, EnvFile::default()).config().expect_err("five bad ones");
     let mut lines = errors.0;
     lines.sort();
     let mut expected: Vec<_> = names.iter().map(|n| format!("{n}: is not UTF-8 text")).collect();
@@ -286,7 +290,7 @@ fn a_line_names_the_variable_that_is_to_be_mended() {
         (&[("REGISTRY_URL", "registry")], "REGISTRY_URL: Docker takes `registry`"),
         (&[("REGISTRY_USERNAME", "me")], "REGISTRY_PASSWORD: is missing beside"),
         (&[("RABBITMQ_CONSUMER_TIMEOUT", "soon")], "RABBITMQ_CONSUMER_TIMEOUT: `soon`"),
-        (&[("DOCKER_HOST", "nowhere")], "DOCKER_HOST: `nowhere` is not"),
+        (&[("DOCKER_HOST", "nowhere")], "DOCKER_HOST: [secret] is not"),
         (&[("DOCKER_HOST", "https://x")], "DOCKER_CERT_PATH: needed"),
     ] {
         let line = line(pairs);
@@ -344,9 +348,6 @@ fn of_an_address_nothing_is_shown_that_may_be_a_credential() {
         ("amqp://broker:5672/%2f", "amqp://broker:5672/%2f"),
         ("amqp://me:hunter2@broker/%2f?auth=hunter2", "amqp://broker/%2f"),
         ("amqps://hunter2@broker", "amqps://broker"),
-        // To a parser of addresses: a port, and a path that holds the rest.
-        ("amqp://me:12/hunter2@broker", "[secret]"),
-        ("amqp://me:12#hunter2@broker", "[secret]"),
     ] {
         let (_, effective) = found(&[("RABBITMQ_URI", uri)], &[]).effective().expect("good");
         assert_eq!(effective[0].value.as_deref(), Some(shown), "{uri}");
@@ -454,4 +455,152 @@ fn what_is_wrong_with_the_settings_of_traces_is_named_without_their_secrets() {
         ]
     );
     assert!(!errors.to_string().contains("hunter2"));
+}
+
+#[test]
+fn a_value_that_is_hardly_meant_is_named_with_what_was_perhaps_meant() {
+    for (name, value, perhaps) in [
+        ("CACHE_BUDGET", "20", "20 bytes; perhaps 20GB"),
+        ("CACHE_BUDGET", "20KB", "perhaps 20GB"),
+        ("CACHE_BUDGET", "20G", "perhaps 20GB"),
+        ("DISK_LOW_WATERMARK", "5", "perhaps 5%"),
+        ("DISK_LOW_WATERMARK", "5%,2", "perhaps 2% or 2GB"),
+        ("DISK_LOW_WATERMARK", "500", "perhaps 500GB"),
+        ("DISK_HIGH_WATERMARK", "90%", "perhaps 10%"),
+        ("SUPERVISOR_WINDOW", "5M", "perhaps 5m"),
+        ("JOB_TIMEOUT", "1h 5M", "perhaps 1h 5m"),
+        ("RETRY_MAX_DELAY", "1M", "perhaps 1m"),
+        ("DEAD_QUEUE_TTL", "1M", "perhaps 1m"),
+        ("BUILDER_TIMEOUT", "15ms", "perhaps 15s or 15m"),
+        ("BUILDER_TIMEOUT", "15", "perhaps 15s"),
+        ("BUILDER_TIMEOUT", "15S", "perhaps 15s"),
+        ("SUPERVISOR_WINDOW", "1y", "longer than 31 days"),
+        ("RUST_LOG", "verbose", "perhaps debug"),
+        ("RUST_LOG", "warning", "perhaps warn"),
+        ("RUST_LOG", "INFOO", "perhaps info"),
+        ("RUST_LOG", "info,lapin", "`lapin` is none of"),
+        ("RUST_LOG", "imagebuilder=debug", "perhaps info,imagebuilder=debug"),
+        ("RUST_LOG", "image_builder=loud", "is no filter"),
+        ("BULIDER_TIMEOUT", "1m", "perhaps BUILDER_TIMEOUT"),
+    ] {
+        let line = line(&[(name, value)]);
+        assert!(line.starts_with(&format!("{name}: ")), "{line}");
+        assert!(line.contains(perhaps), "{name}={value}: {line}");
+    }
+    for (name, value) in [
+        ("CACHE_BUDGET", "0"),
+        ("CACHE_BUDGET", "20000000000"),
+        ("DISK_LOW_WATERMARK", "0"),
+        ("DISK_LOW_WATERMARK", "1MB"),
+        ("DISK_LOW_WATERMARK", "0.5%"),
+        ("DRAIN_TIMEOUT", "500ms"),
+        ("RABBITMQ_CONSUMER_TIMEOUT", "7d"),
+        ("RUST_LOG", "off"),
+        ("RUST_LOG", "WARN"),
+        ("RUST_LOG", "info,image_builder::output=off,lapin=debug"),
+        ("RUST_LOG", "image_builder=debug"),
+        ("RUST_LOG", "[job{stage=builder}]=trace"),
+    ] {
+        let read = Config::read(vars(&[URI, (name, value)]));
+        assert!(read.is_ok(), "{name}={value}: {}", read.expect_err("it is bad"));
+    }
+}
+
+#[test]
+fn a_name_that_looks_like_ours_does_no_harm_where_ours_is_set_and_is_refused_in_the_file() {
+    let slip = ("RABBITMQ_URL", "amqp://other/%2f");
+    assert!(found(&[], &[URI, slip]).config().is_ok());
+    assert!(found(&[URI], &[slip]).config().is_ok());
+    let ours = ("AMQP_URL", "amqp://other/%2f");
+    assert!(found(&[], &[ours, slip]).config().is_ok());
+    let errors = found(&[], &[slip]).config().expect_err("nothing is set");
+    assert!(
+        errors.0[0].starts_with("RABBITMQ_URL: is no setting; perhaps RABBITMQ_UR"),
+        "{errors}"
+    );
+    let errors = found(&[URI, slip], &[]).config().expect_err("a slip");
+    let line = "RABBITMQ_URL: is no setting (config/.env line 2); perhaps RABBITMQ_URI is meant";
+    assert_eq!(errors.0, [line]);
+    let warnings = found(&[URI, ("TZ", "UTC")], &[]).config().expect("good").warnings();
+    assert_eq!(warnings, ["config/.env line 2: TZ is no setting, and the worker does not read it"]);
+}
+
+#[test]
+fn a_pair_of_quotes_around_a_value_is_no_part_of_it_wherever_it_comes_from() {
+    for (written, value) in [
+        ("\"a b\"", "a b"),
+        ("'pa$word'", "pa$word"),
+        ("\"it's\"", "it's"),
+        ("'\"x\"'", "\"x\""),
+        ("a\"b", "a\"b"),
+        ("\"", "\""),
+    ] {
+        let pair = [URI, ("OTEL_SERVICE_NAME", written)];
+        for environment in [found(&pair, &[]), found(&[], &pair)] {
+            let (_, effective) = environment.effective().expect("good");
+            let name = |it: &&Effective| it.setting.name() == "OTEL_SERVICE_NAME";
+            let shown = effective.iter().find(name).and_then(|it| it.value.as_deref());
+            assert_eq!(shown, Some(value), "{written}");
+        }
+    }
+}
+
+/// What a person may write into an address, with a password that is not percent-encoded or stands where
+/// none belongs.
+#[test]
+fn nothing_secret_in_an_address_is_ever_told() {
+    let logins = [
+        "joe:hunter2",
+        "joe:7/hunter2",
+        "joe:7#hunter2",
+        "joe:7?hunter2",
+        "joe:a@7/hunter2",
+        "hunter2",
+    ];
+    let rests = [
+        "@host",
+        "@host:80/path",
+        "@host/%2f",
+        "%40host/",
+        "@",
+        "@[::1]/",
+        "@host/?token=hunter2#hunter2",
+    ];
+    let names = [
+        "RABBITMQ_URI",
+        "AMQP_URL",
+        "REGISTRY_URL",
+        "GITHUB_URL",
+        "GITHUB_API_URL",
+        "CONTAINER_MANAGER_URL",
+        "CONNECTOR_MANAGER_URL",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "DOCKER_HOST",
+        "HTTP_ADDR",
+    ];
+    for name in names {
+        for scheme in ["amqp://", "https://", "http:", "tcp://", ""] {
+            for text in
+                logins.iter().flat_map(|login| rests.map(|rest| format!("{scheme}{login}{rest}")))
+            {
+                // A name alone is a host, and nothing tells that it is not.
+                if matches!(
+                    text.split_once("://").map_or(&*text, |(_, rest)| rest),
+                    "hunter2" | "hunter2@"
+                ) {
+                    continue;
+                }
+                let uri = if name.contains("AMQP") { &[][..] } else { &[URI] };
+                let environment = found(&[], &[uri, &[(name, text.as_str())]].concat());
+                let told = match environment.effective() {
+                    Err(errors) => errors.to_string(),
+                    Ok((config, effective)) => {
+                        let shown = effective.into_iter().filter_map(|it| it.value);
+                        shown.chain(config.warnings()).collect::<Vec<_>>().join("\n")
+                    }
+                };
+                assert!(!told.contains("hunter2"), "{name}={text} is told as {told}");
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
 use crate::engine::docker::disk::size::{Size, Watermark};
+use crate::net::address::{MISREAD, is_misread};
 use crate::notify::SigningKeys;
 use crate::registry::RegistryUrl;
 use crate::telemetry;
@@ -50,15 +51,25 @@ pub(super) const TEXT: Kind<String> = Kind::new("text", |text| Ok(text.to_owned(
 pub(super) const SECRET: Kind<Secret> = Kind::new("text", |text| Ok(Secret::new(text)));
 pub(super) const PATH: Kind<PathBuf> = Kind::new("path", |text| Ok(text.into()));
 
-pub(super) const DURATION: Kind<Duration> = Kind::new("duration", duration);
+/// How long something takes or is waited for, from 50 ms to 31 days: what is less or more is a slip.
+pub(super) const DURATION: Kind<Duration> = Kind::new("duration", |text| match duration(text)? {
+    short if short < Duration::from_millis(50) => {
+        let number = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+        Err(format!("`{text}` is hardly any time; perhaps {number}s or {number}m is meant"))
+    }
+    long if long > Duration::from_secs(31 * 24 * 60 * 60) => {
+        Err(format!("`{text}` is longer than 31 days; write it like 30s, 5m or 2h"))
+    }
+    duration => Ok(duration),
+});
 pub(super) const TTL: Kind<Duration> = Kind::new("duration", ttl);
 /// None of it, however it is written, is `None`.
 pub(super) const TTL_OR_NONE: Kind<Option<Duration>> = Kind::new("duration", |text| {
     let none = text == "0" || humantime::parse_duration(text).is_ok_and(|ttl| ttl.is_zero());
     if none { Ok(None) } else { ttl(text).map(Some) }
 });
-pub(super) const SIZE: Kind<Size> = Kind::new("size", parsed);
-pub(super) const WATERMARK: Kind<Watermark> = Kind::new("share, size or both", parsed);
+pub(super) const SIZE: Kind<Size> = Kind::new("size", size);
+pub(super) const WATERMARK: Kind<Watermark> = Kind::new("share, size or both", watermark);
 
 pub(super) const COUNT: Kind<u16> = Kind::new("number", |text| match text.parse() {
     Ok(count @ 1..=10_000) => Ok(count),
@@ -86,9 +97,12 @@ pub(super) const QUEUE: Kind<String> = Kind::new("name", |name| {
 });
 pub(super) const AMQP_URI: Kind<Secret> =
     Kind::address("`amqp://` or `amqps://` URI", |text| match text.parse::<AMQPUri>() {
+        Ok(_) if is_misread(text) => Err(MISREAD.into()),
         Ok(uri) if !uri.authority.host.is_empty() => Ok(Secret::new(text)),
         _ => Err("must look like amqp://user:password@host:5672/%2f".into()),
     });
+/// An engine; the adapter says what is wrong with one.
+pub(super) const ENGINE: Kind<String> = Kind::address("address", |text| Ok(text.to_owned()));
 pub(super) const NETWORK: Kind<String> =
     Kind::new("`host` or `none`", |text| one_of(text, &["host", "none"]));
 pub(super) const PROTOCOL: Kind<String> =
@@ -101,17 +115,23 @@ pub(super) const SIGNING_KEYS: Kind<SigningKeys> = Kind::new("`whsec_…`", |tex
 });
 pub(super) const ADDRESS: Kind<String> =
     Kind::new("`address:port`", |text| match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+        Some((host, port))
+            if !host.is_empty()
+                && !host.contains(['@', '/', '?'])
+                && port.parse::<u16>().is_ok() =>
+        {
             Ok(text.to_owned())
         }
-        _ => Err(format!(
-            "`{text}` must be an address and a port, like 127.0.0.1:8080 or 0.0.0.0:8080"
-        )),
+        // Not quoted: somebody may have put the address of something else here, with its login.
+        _ => Err("must be an address and a port, like 127.0.0.1:8080 or 0.0.0.0:8080".to_owned()),
     });
 pub(super) const HTTP_URL: Kind<Url> = Kind::address("URL", http_url);
 /// Without a trailing slash.
 pub(super) const FORGE_URL: Kind<String> = Kind::address("URL", |text| {
     let url = http_url(text)?;
+    if is_misread(text) {
+        return Err(MISREAD.into());
+    }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("must hold no credential; each request brings its own token".into());
     }
@@ -141,10 +161,22 @@ pub(super) const HEADERS: Kind<HeaderMap> = Kind::new("`name=value,…`", |text|
 });
 
 fn duration(text: &str) -> Result<Duration, String> {
+    // The library's months; who writes them in settings means minutes.
+    if text.contains('M') && humantime::parse_duration(text).is_ok() {
+        let minutes = text.replace('M', "m");
+        return Err(format!("the M in `{text}` is months; perhaps {minutes} is meant, minutes"));
+    }
     match humantime::parse_duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         Ok(_) => Err("must be more than zero".into()),
-        Err(_) => Err(format!("`{text}` is no duration; write it like 500ms, 30s, 5m, 2h or 7d")),
+        Err(_) => {
+            let guesses = [text.to_lowercase(), format!("{text}s")];
+            let good = |guess: &&String| humantime::parse_duration(guess).is_ok();
+            let perhaps =
+                guesses.iter().find(good).map(|guess| format!("; perhaps {guess} is meant"));
+            let perhaps = perhaps.unwrap_or_default();
+            Err(format!("`{text}` is no duration; write it like 500ms, 30s, 5m, 2h or 7d{perhaps}"))
+        }
     }
 }
 
@@ -158,6 +190,46 @@ fn ttl(text: &str) -> Result<Duration, String> {
         return Err("must be whole milliseconds".into());
     }
     Ok(ttl)
+}
+
+/// Sizes of disks and of what is on them below this are slips, in bytes.
+const SMALLEST: u64 = 1_000_000;
+
+fn size(text: &str) -> Result<Size, String> {
+    let number = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    match parsed::<Size>(text) {
+        Ok(Size(bytes @ 1..SMALLEST)) => {
+            Err(format!("`{text}` is {bytes} bytes; perhaps {number}GB is meant"))
+        }
+        Err(what) if format!("{text}B").parse::<Size>().is_ok() => {
+            Err(format!("{what}; perhaps {text}B is meant"))
+        }
+        size => size,
+    }
+}
+
+fn watermark(text: &str) -> Result<Watermark, String> {
+    for part in text.split(',').map(str::trim) {
+        match part.strip_suffix('%').map(|percent| percent.trim().parse::<f64>()) {
+            Some(Ok(percent)) if percent > 80.0 && percent < 100.0 => {
+                let used = 100.0 - percent;
+                return Err(format!(
+                    "`{part}` of the disk would have to be free, not used; perhaps {used}% is meant"
+                ));
+            }
+            None if part.parse::<f64>().is_ok_and(|number| number > 0.0 && number < 100.0) => {
+                return Err(format!(
+                    "`{part}` is {part} bytes; perhaps {part}% or {part}GB is meant"
+                ));
+            }
+            None => drop(size(part).map_err(|what| {
+                let form = "a share of a disk is written like 5%";
+                format!("{what}; {form}")
+            })?),
+            Some(_) => {}
+        }
+    }
+    parsed(text)
 }
 
 /// A value of a type that can tell what is wrong with a text.

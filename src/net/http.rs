@@ -95,17 +95,44 @@ pub fn was_hung_up(error: &reqwest::Error) -> bool {
     hung_up.unwrap_or(false)
 }
 
+/// What the layers of the HTTP library call an error of those below.
+const LAYERS: [&str; 7] = [
+    "error sending request",
+    "client error (Connect)",
+    "client error (SendRequest)",
+    "tcp connect error",
+    "connection error",
+    "dns error",
+    "error resolving DNS",
+];
+
 /// The causes of an error, outermost first, without the address that it was about: an address may
 /// hold a credential.
 pub fn causes(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let mut text = error.to_string();
-    for cause in chain(&error).skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
+    let mut text = String::new();
+    for cause in chain(&error) {
+        let cause = match cause.downcast_ref() {
+            Some(error) => in_short(error),
+            None => cause.to_string(),
+        };
+        // What the library was doing when it happened is no cause, unless nothing else is known.
+        if text.is_empty() || LAYERS.contains(&&*text) {
+            text = cause;
+        } else if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
     }
     excerpt(&text)
+}
+
+/// An error of the operating system, without its number.
+pub(crate) fn in_short(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((text, _)) => text.to_owned(),
+        None => text,
+    }
 }
 
 #[cfg(test)]

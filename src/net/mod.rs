@@ -1,5 +1,6 @@
 //! What every client of somebody else's server needs.
 
+pub mod address;
 pub mod http;
 pub(crate) mod public;
 pub(crate) mod refusal;

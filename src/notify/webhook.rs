@@ -9,6 +9,7 @@ use image_builder_actors::ports::{Notifier, NotifyError};
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Response, Url};
+use serde_json::Value;
 
 use super::signature::SigningKeys;
 use crate::net::http::{USER_AGENT, causes, excerpt, read_at_most, retry_after};
@@ -122,8 +123,7 @@ impl Notifier for WebhookNotifier {
         let (receiver, url) = self.receiver(notification.kind);
         let id = &notification.id;
         let Some(url) = url else {
-            let body = String::from_utf8_lossy(&notification.body);
-            tracing::info!(notification = id, %body, "no address is set for {receiver}: only logged");
+            log_only(receiver, notification);
             return Ok(());
         };
         let request = self.request(url, notification)?;
@@ -131,11 +131,36 @@ impl Notifier for WebhookNotifier {
             refused(format!("{receiver} could not be notified: {}", causes(error)))
         })?;
         if response.status().is_success() {
-            tracing::debug!(notification = id, status = %response.status(), "notified {receiver}");
+            let status = response.status().as_u16();
+            tracing::info!(webhook_id = id, receiver, status, "notified");
             return Ok(());
         }
         Err(refusal(receiver, response).await)
     }
+}
+
+/// Logs what nobody is set to hear, in fields: the build's own log has the rest.
+fn log_only(receiver: &str, notification: &Notification) {
+    let body: Value = serde_json::from_slice(&notification.body).unwrap_or_default();
+    let (data, image) = (&body["data"], &body["data"]["image"]);
+    tracing::info!(
+        webhook_id = notification.id,
+        r#type = notification.kind.as_str(),
+        user_id = data["userID"].as_str(),
+        repo = data["repo"].as_str(),
+        commit = data["commit"].as_str(),
+        attempts = data["attempts"].as_u64(),
+        fault = data["fault"].as_str(),
+        failed_stage = data["stage"].as_str(),
+        reason = data["reason"].as_str(),
+        outcome = data["message"].as_str(),
+        reference = image["reference"].as_str(),
+        digest = image["digest"].as_str(),
+        size_bytes = image["sizeBytes"].as_u64(),
+        reused = data["reused"].as_bool(),
+        seconds = data["seconds"]["total"].as_f64(),
+        "no address is set for {receiver}: only logged"
+    );
 }
 
 fn refused(message: String) -> NotifyError {

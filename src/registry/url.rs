@@ -30,15 +30,17 @@ pub enum RegistryUrlError {
     #[error("it is empty; write host[:port][/prefix], such as localhost:5000")]
     Empty,
     #[error(
-        "it holds a credential; take it out and set REGISTRY_USERNAME and REGISTRY_PASSWORD instead"
+        "it holds a credential, or an `@`, `?`, `#` or `%`; take that out, and set REGISTRY_USERNAME and \
+         REGISTRY_PASSWORD instead"
     )]
     Credential,
     #[error("`{0}://` is not a registry's scheme; write http://, https:// or none")]
     Scheme(String),
     #[error("`{0}` is not a host; write host[:port][/prefix], such as localhost:5000")]
     Host(String),
-    #[error("`{0}` is not a port; a port is a number from 1 to 65535")]
-    Port(String),
+    // Not quoted: it is a password where somebody left out what follows it.
+    #[error("what stands behind the host's `:` is not a port; a port is a number from 1 to 65535")]
+    Port,
     #[error(
         "Docker takes `{0}` for an account on Docker Hub, since it has neither a dot nor a port; \
          write it with its port, such as {0}:5000"
@@ -58,7 +60,7 @@ impl RegistryUrl {
     pub fn parse(text: &str) -> Result<Self, RegistryUrlError> {
         let text = text.trim();
         // First, so that no later error can repeat it.
-        if text.contains('@') {
+        if text.contains(['@', '?', '#', '%']) {
             return Err(RegistryUrlError::Credential);
         }
         let (scheme, rest) = match text.split_once("://") {
@@ -151,7 +153,7 @@ fn split_port(address: &str) -> Result<(&str, Option<u16>), RegistryUrlError> {
         Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => {
             Ok((host, Some(number)))
         }
-        _ => Err(RegistryUrlError::Port(port.to_owned())),
+        _ => Err(RegistryUrlError::Port),
     }
 }
 
@@ -223,13 +225,13 @@ mod tests {
             ("ftp://x.io", "`ftp://`"),
             ("a b.io", "not a host"),
             ("my_registry:5000", "not a host"),
-            ("x.io?a=b", "not a host"),
+            ("x.io?a=b", "REGISTRY_PASSWORD"),
             ("[::1", "not a host"),
             ("[nonsense]:1", "not a host"),
-            ("localhost:0", "`0` is not a port"),
-            ("localhost:+80", "`+80` is not a port"),
-            ("localhost:99999", "`99999` is not a port"),
-            ("localhost:", "`` is not a port"),
+            ("localhost:0", "is not a port"),
+            ("localhost:+80", "is not a port"),
+            ("localhost:99999", "is not a port"),
+            ("localhost:", "is not a port"),
             ("registry", "write it with its port, such as registry:5000"),
             ("localhost:5000/Team", "`Team` is not a path"),
             ("localhost:5000/a//b", "`a//b` is not a path"),
@@ -241,8 +243,17 @@ mod tests {
 
     #[test]
     fn a_credential_in_the_address_is_refused_and_not_repeated() {
-        let error = RegistryUrl::parse("https://joe:hunter2@ghcr.io").expect_err("a credential");
-        assert!(error.to_string().contains("REGISTRY_PASSWORD"));
-        assert!(!format!("{error} {error:?}").contains("hunter2"));
+        for text in [
+            "https://joe:hunter2@ghcr.io",
+            "joe:7/hunter2@ghcr.io",
+            "ghcr.io/acme?token=hunter2",
+            "ghcr.io#hunter2",
+        ] {
+            let error = RegistryUrl::parse(text).expect_err("a credential");
+            assert!(error.to_string().contains("REGISTRY_PASSWORD"), "{error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+        let error = RegistryUrl::parse("joe:hunter2").expect_err("no port");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
     }
 }

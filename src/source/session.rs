@@ -75,10 +75,10 @@ impl Session {
     }
 
     /// Notes what the source tree holds.
-    pub(super) fn note_total(&self, commit: &str) {
+    pub(super) fn note_total(&self) {
         let (bytes, transferred) = (size(self.bytes.spent()), size(self.transferred.spent()));
         self.progress.note(format!(
-            "commit {commit}: {} files and directories, {bytes}, of a transfer of {transferred}",
+            "{} files and directories, {bytes}, of a transfer of {transferred}",
             self.entries.spent()
         ));
     }

@@ -1,7 +1,8 @@
-//! `image-builder dead …` on a real RabbitMQ.
+//! `image-builder dead …` and `image-builder queue …` on a real RabbitMQ.
 
 #![allow(unreachable_pub, reason = "a test's modules are for the test")]
 
+mod queues;
 mod redriving;
 #[path = "../support/mod.rs"]
 mod support;
@@ -170,6 +171,29 @@ fn dropping_a_letter_leaves_all_others_in_their_order() {
     assert_eq!(world.good(&["drop", "build-0060"]), "dropped build-0060\n");
     ids.remove(60);
     assert_eq!(world.take_dead(), ids);
+}
+
+#[test]
+fn letters_are_dropped_by_the_filters_of_a_list() {
+    let world = World::new();
+    world.dead_letter("b1", Reason::RegistryRefused, &plain());
+    world.dead_letter("b2", Reason::BuildFailed, &json!({"userID": "u2", "repo": "o/n"}));
+    world.dead_letter("b3", Reason::Crashed, &json!({"userID": "u2", "repo": "o/n"}));
+    let dry = world.run(&["drop", "--user", "u2", "--dry-run"]);
+    assert_eq!((dry.code, dry.stdout.as_str()), (0, "would drop b2\nwould drop b3\n"), "{dry:?}");
+    assert!(dry.stderr.contains("2 would be dropped"), "{dry:?}");
+    assert_eq!(world.good(&["drop", "b1", "--dry-run"]), "would drop b1\n");
+    assert_eq!(world.ready(), 3);
+
+    let json = world.good(&["drop", "--user", "u2", "--fault", "service", "--json"]);
+    let line: Value = serde_json::from_str(&json).expect("one line of JSON");
+    assert_eq!(line, json!({"buildID": "b3", "dropped": true}));
+    assert_eq!(world.ready(), 2);
+    assert_eq!(world.run(&["drop"]).code, 64);
+    assert_eq!(world.run(&["drop", "b1", "--all"]).code, 64);
+    assert_eq!(world.ready(), 2);
+    assert_eq!(world.good(&["drop", "--all"]), "dropped b1\ndropped b2\n");
+    assert!(world.take_dead().is_empty());
 }
 
 #[test]

@@ -211,6 +211,28 @@ fn all_builds_of_a_fault_are_redriven_and_what_lacks_something_is_left() {
 }
 
 #[test]
+fn a_dry_run_says_what_would_be_asked_for_and_asks_for_nothing() {
+    let world = World::new();
+    world.dead_letter("b1", Reason::RegistryRefused, &plain());
+    world.dead_letter("b2", Reason::RegistryRefused, &with_credentials());
+    let one = world.good(&["redrive", "b1", "--dry-run"]);
+    assert!(one.starts_with("would redrive b1 -> "), "{one}");
+    let all = world.run(&["redrive", "--all", "--fault", "service", "--dry-run", "--json"]);
+    assert_eq!(all.code, 1, "{all:?}");
+    assert!(all.stderr.contains("skipped b2: it lacks"), "{all:?}");
+    assert!(all.stderr.ends_with("1 would be redriven, 1 skipped\n"), "{all:?}");
+    let line: Value = serde_json::from_str(&all.stdout).expect("one line of JSON");
+    assert_eq!((&line["buildID"], &line["redriven"]), (&json!("b1"), &json!(false)));
+    assert!(world.take_requests().is_empty());
+    assert_eq!(world.ready(), 2);
+
+    // The id is the one that it then gets.
+    let done = world.good(&["redrive", "b1"]);
+    assert_eq!(format!("would redrive {done}"), one);
+    assert_eq!(world.take_requests().len(), 1);
+}
+
+#[test]
 fn with_all_only_builds_that_had_a_token_get_the_new_one() {
     let world = World::new();
     world.dead_letter(

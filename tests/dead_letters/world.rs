@@ -71,6 +71,7 @@ impl World {
             ("OUTCOME_QUEUE", &self.names.outcome_queue),
             ("DEAD_QUEUE", &self.names.dead_queue),
             ("CANCEL_EXCHANGE", &self.names.cancel_exchange),
+            ("BUILD_LANES", &self.names.build_lanes.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value.clone()))
         .into()
@@ -95,6 +96,30 @@ impl World {
     pub fn spawn(&self, arguments: &[&str]) -> Child {
         let mut command = worker::command(&dead(arguments), &self.settings(), &self.directory);
         command.spawn().expect("the program starts")
+    }
+
+    /// Runs `image-builder queue` to its end.
+    pub fn run_queue(&self, arguments: &[&str]) -> Ended {
+        worker::run(&[&["queue"], arguments].concat(), &self.settings())
+    }
+
+    /// Starts `image-builder queue`.
+    pub fn spawn_queue(&self, arguments: &[&str]) -> Child {
+        let arguments = [&["queue"], arguments].concat();
+        let mut command = worker::command(&arguments, &self.settings(), &self.directory);
+        command.spawn().expect("the program starts")
+    }
+
+    /// Puts a request in a lane.
+    pub fn put_in_lane(&self, lane: &str, id: &str) {
+        let properties = BasicProperties::default().with_message_id(id.into());
+        let queue = format!("{}.lane.{lane}", self.names.build_queue);
+        self.broker.publish(&queue, b"{}", properties);
+    }
+
+    /// Requests that are in the build queue and in nobody's hand.
+    pub fn waiting_in_build(&self) -> usize {
+        self.broker.ready(&self.names.build_queue)
     }
 
     /// Runs it, and expects that it goes well.

@@ -1,9 +1,16 @@
 //! The worker's life: it starts before its broker, serves its endpoints, drains, and hands back.
 
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
 use crate::support::slow::Slow;
-use crate::support::worker::Worker;
+use crate::support::worker::{BINARY, Settings, Worker, command, run};
 use crate::support::world::{World, dockerfile, repository};
-use crate::support::{Door, broker, until};
+use crate::support::{Door, broker, runtime, unique, until};
 
 #[test]
 fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
@@ -149,4 +156,183 @@ fn the_endpoints_tell_an_operator_how_the_worker_is() {
         assert_eq!(worker.metric(&done) as u64, 1, "{actor}");
     }
     world.finish(&[&worker]);
+}
+
+#[test]
+fn a_worker_that_drains_is_not_ready_and_says_what_is_in_hand() {
+    let world = World::new();
+    let worker = world.worker();
+    until("it is ready", || (worker.get("/readyz").0 == 200).then_some(()));
+    assert_eq!(worker.metric("image_builder_draining") as u64, 0);
+    let slow = Slow::begin(8, &world, &worker);
+
+    worker.terminate();
+    let line = worker.wait_for_line("draining");
+    assert!(
+        line.contains("builder 1") && line.contains("a second signal leaves at once"),
+        "{line}"
+    );
+    let report = until("it is not ready", || {
+        let (status, report) = worker.get("/readyz");
+        (status == 503).then_some(report)
+    });
+    assert!(report.contains("\"draining\":true") && report.contains("\"ready\":false"), "{report}");
+    assert_eq!(worker.metric("image_builder_draining") as u64, 1);
+    let address = Settings::from([("HTTP_ADDR".to_owned(), worker.http())]);
+    let asked = run(&["health", "--ready"], &address);
+    assert_eq!(asked.code, 69);
+    assert!(asked.stderr.contains("is not ready: it drains"), "{}", asked.stderr);
+    assert_eq!(worker.wait(), 0);
+    let (told, _) = world.finish(&[]);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].clone().ready().build_id(), slow.build_id);
+}
+
+#[test]
+fn a_hangup_ends_no_worker_that_has_no_terminal() {
+    let world = World::new();
+    let worker = world.worker();
+    let slow = Slow::begin(2, &world, &worker);
+    worker.hang_up();
+    worker.wait_for_line("SIGHUP changes nothing");
+    world.outcome(&slow.build_id).ready();
+    world.finish(&[&worker]);
+}
+
+/// A worker whose log is not read unless a test does so.
+struct Unread {
+    child: Child,
+    address: String,
+    _directory: TempDir,
+}
+
+fn free_address() -> String {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    free.local_addr().expect("it has an address").to_string()
+}
+
+impl Unread {
+    fn start(world: &World) -> (Self, BufReader<ChildStderr>) {
+        let address = free_address();
+        let mut settings = world.settings();
+        settings.insert("HTTP_ADDR".to_owned(), address.clone());
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut child =
+            command(&["serve"], &settings, &directory).spawn().expect("the program starts");
+        let log = BufReader::new(child.stderr.take().expect("it is a pipe"));
+        let worker = Self { child, address, _directory: directory };
+        until("it is ready", || worker.get("/readyz").is_some_and(|at| at.0).then_some(()));
+        (worker, log)
+    }
+
+    /// Whether it answered 200, and what.
+    fn get(&self, path: &str) -> Option<(bool, String)> {
+        let url = format!("http://{}{path}", self.address);
+        runtime().block_on(async {
+            let answer = reqwest::get(url).await.ok()?;
+            Some((answer.status().is_success(), answer.text().await.ok()?))
+        })
+    }
+
+    fn dropped_lines(&self) -> u64 {
+        let (_, page) = self.get("/metrics").expect("the worker answers");
+        let value = page
+            .lines()
+            .find_map(|line| line.strip_prefix("image_builder_log_lines_dropped_total "));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("a count: {page}"))
+    }
+
+    /// Asks it to end, which it must do well.
+    fn stop(mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a child has a pid"), Signal::TERM).expect("the worker is alive");
+        let status =
+            until("the worker ends", || self.child.try_wait().expect("a child can be waited for"));
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn build_that_says_much(world: &World) {
+    // A step that no other build has: one that the engine knows says nothing.
+    let dockerfile = dockerfile(&format!("RUN echo {}; seq 1 14000", unique("loud")));
+    let repo = repository("loud", &[("Dockerfile", &dockerfile)]);
+    world.build(&world.request(&repo)).ready();
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up_and_what_is_lost_is_counted() {
+    let world = World::new();
+    let (worker, mut log) = Unread::start(&world);
+    build_that_says_much(&world);
+    let dropped = until("lines were dropped", || Some(worker.dropped_lines()).filter(|n| *n > 0));
+
+    let mut told = 0;
+    while told < dropped {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).expect("it is text") > 0, "the worker has ended");
+        if line.contains("log lines were dropped") {
+            let line: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+            told += line["lines"].as_u64().expect("it says how many");
+        }
+    }
+
+    // Again nobody reads: the worker works, and ends when it is asked to.
+    build_that_says_much(&world);
+    until("more lines were dropped", || (worker.dropped_lines() > dropped).then_some(()));
+    worker.stop();
+    drop(log);
+    world.finish(&[]);
+}
+
+#[test]
+fn a_log_whose_reader_is_gone_ends_nothing() {
+    let world = World::new();
+    let (worker, log) = Unread::start(&world);
+    drop(log);
+    build_that_says_much(&world);
+    assert!(worker.dropped_lines() > 1000);
+    worker.stop();
+    world.finish(&[]);
+}
+
+#[test]
+fn a_worker_whose_terminal_goes_away_finishes_what_is_in_hand() {
+    let world = World::new();
+    let address = free_address();
+    let mut settings = world.settings();
+    settings.insert("HTTP_ADDR".to_owned(), address.clone());
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let worker = command(&["serve"], &settings, &directory);
+    let mut terminal = Command::new("script");
+    terminal.args(["-qfc", &format!("exec {BINARY} serve"), "/dev/null"]);
+    terminal
+        .current_dir(directory.path())
+        .env_clear()
+        .envs(worker.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut terminal = terminal.spawn().expect("there is a program that makes terminals");
+    let mut screen = BufReader::new(terminal.stdout.take().expect("it is a pipe"));
+    let mut see = |text: &str| loop {
+        let mut line = String::new();
+        assert!(screen.read_line(&mut line).expect("it is text") > 0, "`{text}` is not seen");
+        if line.contains(text) {
+            break;
+        }
+    };
+    see("at work");
+    let repo = repository("left", &[("Dockerfile", &dockerfile("RUN sleep 4"))]);
+    let build_id = world.publish(&world.request(&repo));
+    see("build planned");
+    terminal.kill().and_then(|()| terminal.wait()).expect("it can be ended");
+
+    assert_eq!(world.outcome(&build_id).ready().data()["attempts"], 1);
+    until("the worker ends", || TcpStream::connect(&address).err());
+    world.finish(&[]);
 }

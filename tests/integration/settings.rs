@@ -266,8 +266,18 @@ fn the_command_line_is_explained_and_its_mistakes_are_usage() {
     assert_eq!(help.code, 0);
     assert!(help.stdout.contains("SIGTERM"), "{}", help.stdout);
     assert!(help.stdout.contains("the environment and from config/.env;"), "{}", help.stdout);
-    for (command, exit_codes) in [("serve", 6), ("config", 3), ("health", 4)] {
-        let help = run(&[command, "--help"], &Settings::new()).stdout;
+    for (command, exit_codes) in [
+        (&[][..], 6),
+        (&["serve"], 6),
+        (&["config"], 3),
+        (&["health"], 4),
+        (&["dead"], 6),
+        (&["dead", "list"], 6),
+        (&["dead", "show"], 6),
+        (&["dead", "redrive"], 6),
+        (&["dead", "drop"], 6),
+    ] {
+        let help = run(&[command, &["--help"]].concat(), &Settings::new()).stdout;
         let codes = help.split_once("Exit codes:\n").expect("they are listed").1;
         let codes = codes.lines().take_while(|line| !line.is_empty()).count();
         assert_eq!(codes, exit_codes, "{help}");
@@ -334,4 +344,65 @@ fn settings_come_from_files_too_and_the_real_environment_wins() {
     let repo = repository("from-files", &[("Dockerfile", &dockerfile("RUN true"))]);
     world.build(&world.request(&repo)).ready();
     world.finish(&[&worker]);
+}
+
+#[test]
+fn the_file_is_read_as_it_stands_and_its_bad_lines_are_named_by_their_numbers() {
+    let file = "\u{feff}RABBITMQ_URI=amqp://localhost/%2f\r\nREGISTRY_USERNAME=pa$word${HOME}#x\r\n\
+                REGISTRY_PASSWORD='hun$ter2 \"x'\nOTEL_SERVICE_NAME=\"a b\"\n";
+    let read = shown(&Settings::new(), file);
+    assert_eq!(read["REGISTRY_USERNAME"]["value"], "pa$word${HOME}#x");
+    assert_eq!(read["RABBITMQ_URI"]["value"], "amqp://localhost/%2f");
+    assert_eq!(read["OTEL_SERVICE_NAME"]["value"], "a b");
+
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    std::fs::create_dir(directory.path().join("config")).expect("it is empty");
+    let bad = format!("{file}hunter2\n\nBULIDER_TIMEOUT=1m\nDRAIN_TIMEOUT=soon\n");
+    std::fs::write(directory.path().join("config/.env"), bad).expect("a file can be written");
+    let output = command(&["serve"], &Settings::new(), &directory).output().expect("it starts");
+    let lines = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(78), "{lines}");
+    for line in [
+        "image-builder: config/.env line 5: is not NAME=value\n",
+        "image-builder: BULIDER_TIMEOUT: is no setting (config/.env line 7); perhaps BUILDER_TIMEOUT is meant\n",
+        "image-builder: DRAIN_TIMEOUT: `soon` is no duration",
+    ] {
+        assert!(lines.contains(line), "{line} is missing in:\n{lines}");
+    }
+    assert!(lines.lines().count() == 3 && !lines.contains("hunter2"), "{lines}");
+}
+
+#[test]
+fn a_value_or_a_name_that_is_hardly_meant_is_named_with_what_was_perhaps_meant() {
+    let slips = [
+        ("CACHE_BUDGET", "20", "20GB"),
+        ("DISK_LOW_WATERMARK", "5", "5%"),
+        ("SUPERVISOR_WINDOW", "5M", "5m"),
+        ("RUST_LOG", "verbose", "debug"),
+        ("BULIDER_TIMEOUT", "1m", "BUILDER_TIMEOUT"),
+    ];
+    let pairs: Vec<_> = slips.iter().map(|(name, value, _)| (*name, *value)).collect();
+    let uri = [("RABBITMQ_URI", "amqp://localhost/%2f")];
+    let ended = run(&["serve"], &settings(&[&uri, &pairs[..]].concat()));
+    assert_eq!(ended.code, 78, "{}", ended.stderr);
+    for (name, _, meant) in slips {
+        let line = ended.stderr.lines().find(|line| line.contains(&format!(": {name}: ")));
+        let line = line.unwrap_or_else(|| panic!("{name}: {}", ended.stderr));
+        assert!(line.contains(&format!("perhaps {meant}")), "{line}");
+    }
+    assert_eq!(ended.stderr.lines().count(), slips.len(), "{}", ended.stderr);
+}
+
+#[test]
+fn a_password_that_is_not_percent_encoded_is_never_told() {
+    for uri in ["amqp://joe:7/hunter2@host/%2f", "amqp://joe:7#hunter2@host", "amqp://joe:hunter2"]
+    {
+        for arguments in [&["serve"][..], &["config"], &["dead", "list"]] {
+            let ended = run(arguments, &settings(&[("RABBITMQ_URI", uri)]));
+            assert_eq!(ended.code, 78, "{uri}: {}", ended.stderr);
+            assert!(ended.stderr.contains("RABBITMQ_URI: "), "{}", ended.stderr);
+            let told = ended.stdout + &ended.stderr;
+            assert!(!told.contains("hunter2"), "{uri}: {told}");
+        }
+    }
 }

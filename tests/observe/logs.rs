@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::unique;
-use crate::support::worker::Worker;
-use crate::support::world::{World, dockerfile, repository};
+use crate::support::worker::{Settings, Worker, run_with_input};
+use crate::support::world::{World, dockerfile, full_name, repository, with};
+use crate::support::{unique, until};
 use crate::{Idle, hopeless};
 
 fn lines(worker: &Worker) -> Vec<Value> {
@@ -102,12 +102,129 @@ fn a_log_of_warnings_only_still_names_the_build() {
     assert_eq!(failed["attempt"], 1);
 }
 
+/// What `image-builder read-log` makes of these lines, without the time of day.
+fn as_text(lines: &[String]) -> Vec<String> {
+    let read = run_with_input(&["read-log"], &Settings::new(), &(lines.join("\n") + "\n"));
+    assert_eq!((read.code, read.stderr.as_str()), (0, ""));
+    let untimed = |line: &str| line.split_once(' ').map(|(_, rest)| rest.to_owned());
+    read.stdout.lines().filter_map(untimed).collect()
+}
+
+/// The lines of a build, without what stands in front of what happened.
+fn of_build(lines: &[String], id: &str, application: &str) -> Vec<String> {
+    let front = |level| format!("{level} {id} {application:<12} ");
+    let fronts = [front("INFO "), front("WARN ")];
+    let said = lines.iter().filter_map(|line| fronts.iter().find_map(|at| line.strip_prefix(at)));
+    said.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_builds_lines_read_as_documented() {
+    let world = World::new().with("CONTAINER_MANAGER_URL", "");
+    let worker = world.worker();
+    let text = unique("hello");
+    let repo = repository("says", &[("Dockerfile", &dockerfile(&format!("RUN echo {text}")))]);
+    let request = with(world.request(&repo), json!({"uuid": "order-17", "applicationID": "shop"}));
+    world.publish(&request);
+    worker.wait_for_line("only logged");
+    world.finish(&[&worker]);
+
+    let lines = as_text(&worker.lines());
+    let all = lines.join("\n");
+    for noise in ["WARN", "ERROR", "step started", "actor is", "health", "build_id", "attempt"] {
+        assert!(!all.contains(noise), "{noise}:\n{all}");
+    }
+    let said = of_build(&lines, "order-17", "shop");
+    // In their order; others may stand between them, such as how far a transfer is.
+    let mut rest = said.iter();
+    for start in [
+        format!("accepted {} for ", full_name(&repo)),
+        "fetched main at ".to_owned(),
+        "building by the Dockerfile `Dockerfile`".to_owned(),
+        format!("| {text}"),
+        format!("[2/2] RUN echo {text}  "),
+        "built in ".to_owned(),
+        "ready in ".to_owned(),
+        "image.ready goes to nobody: CONTAINER_MANAGER_URL is not set".to_owned(),
+    ] {
+        assert!(rest.any(|line| line.starts_with(&start)), "{start}:\n{all}");
+    }
+}
+
+#[test]
+fn an_outcome_that_nobody_is_told_has_its_fields_in_the_log() {
+    let world = World::new().with("CONNECTOR_MANAGER_URL", "");
+    let worker = world.worker();
+    let build_id = world.publish(&hopeless(&world));
+    worker.wait_for_line("only logged");
+    world.finish(&[&worker]);
+    let lines = lines(&worker);
+    let outcome = lines.iter().find(|line| line["type"] == "build.failed").expect("it is logged");
+    assert_eq!(outcome["build_id"], build_id.as_str());
+    assert_eq!(outcome["reason"], "repository_not_found");
+    assert_eq!(outcome["failed_stage"], "connector");
+    assert_eq!(outcome["fault"], "user");
+    assert!(outcome["outcome"].as_str().is_some_and(|text| text.contains("does not exist")));
+    assert!(!outcome.to_string().contains("\\\""), "no JSON inside of JSON: {outcome}");
+}
+
+#[test]
+fn an_idle_worker_says_so_once_to_people_and_each_interval_to_collectors() {
+    let world = World::new().with("SUPERVISOR_HEALTH_INTERVAL", "100ms");
+    let worker = world.worker();
+    let is_health = |line: &&String| line.contains(r#""message":"health""#);
+    until("three rounds of health lines are written", || {
+        (worker.lines().iter().filter(is_health).count() >= 18).then_some(())
+    });
+    world.finish(&[&worker]);
+    let lines = as_text(&worker.lines());
+    let idle = lines.iter().filter(|line| line.ends_with(" idle")).count();
+    assert_eq!(idle, 1, "{lines:#?}");
+}
+
+#[test]
+fn a_normal_start_and_stop_warn_of_nothing() {
+    let world = World::new();
+    let worker = world.worker();
+    until("all that it needs is there", || (worker.get("/readyz").0 == 200).then_some(()));
+    world.finish(&[&worker]);
+    let lines = lines(&worker);
+    assert!(lines.iter().all(|line| line["level"] == "INFO"), "{lines:#?}");
+}
+
+#[test]
+fn a_broker_that_refuses_is_one_error_in_our_words() {
+    let world = World::new();
+    let bad = world.settings["RABBITMQ_URI"].replacen("guest:guest", "guest:wr0ng", 1);
+    assert!(bad.contains("wr0ng"), "the broker of the tests has its usual user");
+    let worker = Worker::spawn(&world.with("RABBITMQ_URI", &bad).settings());
+    assert_eq!(worker.wait(), 78);
+    let lines = lines(&worker);
+    let errors: Vec<_> = lines.iter().filter(|line| line["level"] == "ERROR").collect();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    let text = errors[0]["message"].as_str().unwrap_or_default();
+    assert!(text.starts_with("cannot start: RABBITMQ_URI: "), "{text}");
+}
+
+#[test]
+fn what_cannot_be_reached_is_said_once_and_in_our_words() {
+    let idle = Idle::start_with(&[("LOG_FORMAT", "text")]);
+    let line = idle.worker.wait_for_line("cannot reach the broker yet");
+    let said = "cannot reach the broker yet, amqp://guest@127.0.0.1:1/%2f: Connection refused";
+    assert!(line.contains(said), "{line}");
+    // The worker has tried again by then.
+    idle.worker.wait_for_line("WARN  worker                broker is not ready: not connected");
+    let lines = idle.worker.lines();
+    let said = lines.iter().filter(|line| line.contains("cannot reach the broker yet")).count();
+    assert_eq!(said, 1, "{lines:#?}");
+}
+
 #[test]
 fn text_is_for_people_and_has_no_colours_where_there_is_no_terminal() {
     let idle = Idle::start_with(&[("LOG_FORMAT", "text")]);
     let line = idle.worker.wait_for_line(" starting ");
-    assert!(line.contains(" INFO "), "{line}");
-    assert!(line.contains(" http=127.0.0.1:"), "{line}");
+    assert!(line.contains(" INFO  worker                starting image-builder "), "{line}");
+    assert!(line.contains(" on http://127.0.0.1:"), "{line}");
     assert!(!line.contains(char::is_control), "{line}");
     assert!(!line.contains('{'), "{line}");
 }

@@ -172,6 +172,11 @@ impl Worker {
         self.signal(Signal::TERM);
     }
 
+    /// Tells it that its terminal is gone, or that it shall read its settings anew.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Ends it as a crash of the machine would.
     pub fn kill(&self) {
         self.signal(Signal::KILL);

@@ -108,9 +108,7 @@ impl Images {
         let image = match location {
             ImageLocation::OnEngine(built) => {
                 progress.note(format!("pushing {reference}"));
-                let pushed = self.push(&built, &reference, &tags, progress).await?;
-                progress.note(format!("pushed {}@{}", reference.name(), pushed.digest));
-                pushed
+                self.push(&built, &reference, &tags, progress).await?
             }
             ImageLocation::InRegistry(image) => {
                 tags.push(reference.tag.clone());

@@ -179,14 +179,17 @@ impl Settlement {
         lease.span(|span| span.about(&request).fail(&fault).leave());
         history.record(&fault, begun && retry_policy::counts(fault.kind()));
         history.log = progress.tail();
-        tracing::warn!(
-            stage = fault.stage.as_str(),
-            reason = fault.reason.as_str(),
-            step = fault.step,
-            "{}",
-            fault.message
-        );
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: true };
+        // What is given up at once is told of once.
+        if !matches!(self.policy.dispose(&history, failed_in), Disposition::GiveUp) {
+            tracing::warn!(
+                stage = fault.stage.as_str(),
+                reason = fault.reason.as_str(),
+                step = fault.step,
+                "{}",
+                fault.message
+            );
+        }
         self.fail(lease, FailedTry { request: Ok(request), history, fault }, failed_in).await;
     }
 
@@ -396,9 +399,11 @@ impl Settlement {
         };
         tracing::warn!(
             build_id = subject.build_id,
+            application_id = subject.application_id,
             user_id = subject.user_id,
             stage = fault.stage.as_str(),
             reason = fault.reason.as_str(),
+            step = fault.step,
             attempts = history.counted(),
             "given up: {}",
             fault.message

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::model::fault::StageName;
 use crate::model::secret::Redactor;
@@ -14,14 +15,17 @@ pub enum BuildEvent {
     Note(String),
     /// A step of the build began.
     StepStarted { name: String },
-    /// A step of the build ended.
-    StepFinished { name: String, cached: bool },
+    /// A step of the build ended, after so long.
+    StepFinished { name: String, cached: bool, took: Duration },
     /// A line that the build wrote.
     Output(String),
 }
 
 /// The log target of what builds write, so that it can be filtered by itself.
 pub const OUTPUT_TARGET: &str = "image_builder::output";
+
+/// The log target of notes, and of the steps' beginnings and ends.
+pub const NOTE_TARGET: &str = module_path!();
 
 /// Hears what a build has to say, as it happens: cut to a bounded length, and free of the request's
 /// secrets and of control characters.
@@ -35,17 +39,19 @@ pub trait BuildLogListener: fmt::Debug + Send + Sync {
 #[derive(Debug, Clone)]
 pub struct BuildLog {
     build_id: Arc<str>,
-    /// Build id, stage and attempt.
+    application_id: Option<Arc<str>>,
+    /// Build id, application, stage and attempt.
     span: tracing::Span,
     redactor: Redactor,
     tail: Arc<Tail>,
     listeners: Vec<Arc<dyn BuildLogListener>>,
 }
 
-/// The span that a job's log lines stand in. Its level is the highest one, so that the lines that a
+/// The span that a job's log lines stand in; `application_id` is recorded where it is known. Its level is the highest one, so that the lines that a
 /// filter lets through never lose it.
 pub fn span(build_id: &str, stage: &str, attempt: u32) -> tracing::Span {
-    tracing::error_span!(parent: None, "job", build_id, stage, attempt)
+    let application_id = tracing::field::Empty;
+    tracing::error_span!(parent: None, "job", build_id, stage, attempt, application_id)
 }
 
 impl BuildLog {
@@ -61,7 +67,14 @@ impl BuildLog {
         let span = span(build_id, StageName::Listener.as_str(), 1);
         let tail = Arc::<Tail>::default();
         let listeners: Vec<Arc<dyn BuildLogListener>> = vec![Arc::new(LogLines), tail.clone()];
-        Self { build_id: build_id.into(), span, redactor, tail, listeners }
+        Self { build_id: build_id.into(), application_id: None, span, redactor, tail, listeners }
+    }
+
+    /// The same job, of this application.
+    pub fn of_application(mut self, application_id: &str) -> Self {
+        self.application_id = Some(application_id.into());
+        self.span.record("application_id", application_id);
+        self
     }
 
     /// The same job, heard by one more.
@@ -73,6 +86,7 @@ impl BuildLog {
     /// The same job, in this stage and at this try (from 1).
     pub fn enter(&mut self, stage: StageName, attempt: u32) {
         self.span = span(&self.build_id, stage.as_str(), attempt);
+        self.span.record("application_id", self.application_id.as_deref());
     }
 
     /// The span that all of the job's log lines stand in.
@@ -85,8 +99,8 @@ impl BuildLog {
         let event = match event {
             BuildEvent::Note(text) => BuildEvent::Note(self.clean(&text)),
             BuildEvent::StepStarted { name } => BuildEvent::StepStarted { name: self.clean(&name) },
-            BuildEvent::StepFinished { name, cached } => {
-                BuildEvent::StepFinished { name: self.clean(&name), cached }
+            BuildEvent::StepFinished { name, cached, took } => {
+                BuildEvent::StepFinished { name: self.clean(&name), cached, took }
             }
             BuildEvent::Output(line) => BuildEvent::Output(self.clean(&line)),
         };
@@ -126,8 +140,9 @@ impl BuildLogListener for LogLines {
         match event {
             BuildEvent::Note(text) => tracing::info!("{text}"),
             BuildEvent::StepStarted { name } => tracing::info!(step = name, "step started"),
-            BuildEvent::StepFinished { name, cached } => {
-                tracing::info!(step = name, cached, "step finished");
+            BuildEvent::StepFinished { name, cached, took } => {
+                let seconds = took.as_millis() as f64 / 1000.0;
+                tracing::info!(step = name, cached, seconds, "step finished");
             }
             BuildEvent::Output(line) => tracing::info!(target: OUTPUT_TARGET, "{line}"),
         }
@@ -218,7 +233,11 @@ mod tests {
         progress.tell(BuildEvent::StepStarted { name: step("RUN echo s3cr3t") });
         progress.tell(BuildEvent::Output("\u{1b}[31ms3cr3t\t!\r\n".to_owned()));
         later.tell(BuildEvent::Output("x".repeat(BuildLog::LINE_BYTES + 1)));
-        progress.tell(BuildEvent::StepFinished { name: step("RUN echo s3cr3t"), cached: true });
+        progress.tell(BuildEvent::StepFinished {
+            name: step("RUN echo s3cr3t"),
+            cached: true,
+            took: Duration::ZERO,
+        });
 
         let long = cut("x".repeat(BuildLog::LINE_BYTES + 1), BuildLog::LINE_BYTES);
         let heard = third.0.lock().expect("no test panics with it");
@@ -229,7 +248,11 @@ mod tests {
                 BuildEvent::StepStarted { name: step("RUN echo [secret]") },
                 BuildEvent::Output("[31m[secret]\t!".to_owned()),
                 BuildEvent::Output(long.clone()),
-                BuildEvent::StepFinished { name: step("RUN echo [secret]"), cached: true },
+                BuildEvent::StepFinished {
+                    name: step("RUN echo [secret]"),
+                    cached: true,
+                    took: Duration::ZERO,
+                },
             ]
         );
         assert_eq!(progress.tail(), ["=> RUN echo [secret]", "[31m[secret]\t!", &long]);

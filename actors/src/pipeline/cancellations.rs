@@ -16,12 +16,12 @@ struct Body {
 
 /// Hears cancellations for as long as the broker is there.
 pub(super) async fn hear(mut heard: mpsc::Receiver<ports::Cancellation>, admission: Admission) {
-    while let Some(ports::Cancellation { body, .. }) = heard.recv().await {
+    while let Some(ports::Cancellation { body, at }) = heard.recv().await {
         match serde_json::from_slice::<Body>(&body) {
             Ok(Body { build_id, user_id }) => {
                 tracing::info!(build_id, user_id, "asked to cancel");
                 let user_id = user_id.filter(|id| !id.is_empty());
-                admission.cancel(Cancellation { build_id, user_id });
+                admission.cancel(Cancellation { build_id, user_id, at });
             }
             Err(error) => tracing::warn!(%error, "a cancellation cannot be read"),
         }

@@ -108,13 +108,13 @@ impl Consumer {
             };
             let pause = match subscribed {
                 Ok(subscription) => {
-                    tracing::info!(queue = ?self.queue, "subscribed");
+                    tracing::debug!(queue = ?self.queue, "subscribed");
                     match self.forward(subscription, slots, mailbox).await {
                         Over::Draining => return,
                         Over::RanAlone => Duration::ZERO,
                         Over::Lost => {
                             self.redeliveries.lost();
-                            tracing::warn!(queue = ?self.queue, "the subscription ended: subscribing again");
+                            tracing::debug!(queue = ?self.queue, "subscribing again");
                             PAUSE
                         }
                     }

@@ -144,7 +144,7 @@ impl Listener {
     ) {
         let has_id = envelope::identity(lease.message()).is_some();
         let given_id = lease.envelope().given_id || !has_id;
-        if self.admission.is_cancelled(&request.identity(), given_id) {
+        if self.admission.is_cancelled(&request.identity(), given_id, history.requested_at) {
             let fault = withdrawn(StageName::Listener, Reason::Cancelled);
             let (request, build_id) = (request.clone(), request.build_id.clone());
             return self.fail(lease, Ok(request), &build_id, history.clone(), fault).await;
@@ -208,7 +208,8 @@ impl Listener {
             return self.settlement.wait(lease, request, history, Duration::ZERO).await;
         }
         let redeliveries = lease.envelope().redeliveries_of(lease.delivery());
-        let progress = BuildLog::new(&request.build_id, request.redactor());
+        let progress = BuildLog::new(&request.build_id, request.redactor())
+            .of_application(&request.application_id);
         let mut job = Job {
             ticket,
             received,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler};
+use serde::Deserialize;
 use time::OffsetDateTime;
 use tracing::Instrument;
 
@@ -104,6 +105,7 @@ impl Notifier {
         let Some(notification) = notification(&lease) else {
             return self.leave_unread(lease, Some(claim), slot).await;
         };
+        tracing::Span::current().record("application_id", application(&notification));
         if let Some(wait) = remaining(lease.envelope()) {
             slot.done();
             let delay = self.policy.delay(1, Some(wait));
@@ -185,7 +187,6 @@ impl Notifier {
             Ok(()) => {
                 fail::fail_point!("notifier::told");
                 self.settlement.observer.metrics.notification(notification.kind, true);
-                tracing::info!(webhook_id = notification.id, "notified");
                 if let Claim { copy, claimed: true } = claim
                     && let Err(error) =
                         self.settlement.ledger.record(copy, Recorded::Notified).await
@@ -237,6 +238,20 @@ fn notification(lease: &Lease) -> Option<Notification> {
         body: message.body.clone(),
         traceparent: lease.traceparent(),
     })
+}
+
+fn application(notification: &Notification) -> Option<String> {
+    #[derive(Deserialize)]
+    struct About {
+        data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        #[serde(rename = "applicationID")]
+        application_id: Option<String>,
+    }
+    let About { data } = serde_json::from_slice(&notification.body).ok()?;
+    data.application_id
 }
 
 /// How long the receiver still wants to be left alone.

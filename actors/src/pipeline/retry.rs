@@ -82,6 +82,9 @@ impl Retry {
         );
         let request = parse::parse(&message.body, &build.build_id, &self.rules);
         let failed_in = FailedIn::FailQueue { given_up, readable: request.is_ok() };
+        if let Ok(request) = &request {
+            span.record("application_id", &request.application_id);
+        }
         let request = request.map_err(|rejected| rejected.subject);
         let failed = FailedTry { request, history, fault };
         self.settlement.fail(lease, failed, failed_in).instrument(span).await;

@@ -23,6 +23,9 @@ use crate::ports::Load;
 
 /// How long a cancellation is remembered, and what was put in the backlog.
 const MEMORY: Duration = Duration::from_secs(24 * 3600);
+/// A request of the same id that was made so long after a cancellation is another one. Until then the clocks of
+/// publishers and workers may differ.
+const LATER: Duration = Duration::from_secs(5 * 60);
 /// How many of each are remembered.
 const MOST_REMEMBERED: usize = 10_000;
 /// A source that takes longer to fetch than this keeps no builder waiting for it.
@@ -67,11 +70,16 @@ pub struct Cancellation {
     /// Whose build it is; `None` = not said, which is enough where a worker gave the build its id: of those
     /// there are no two. An id that a client chose may be that of several users' builds.
     pub user_id: Option<String>,
+    /// When it was sent, at the latest.
+    pub at: OffsetDateTime,
 }
 
 impl Cancellation {
-    fn means(&self, build: &BuildIdentity, given_id: bool) -> bool {
+    fn means(&self, build: &BuildIdentity, given_id: bool, requested_at: OffsetDateTime) -> bool {
+        // Nobody has requested it in the future, whatever the publisher's clock says.
+        let requested_at = requested_at.min(OffsetDateTime::now_utc());
         self.build_id == build.build_id
+            && requested_at <= self.at + LATER
             && match &self.user_id {
                 Some(_) => self.user_id == build.user_id,
                 None => given_id,
@@ -162,10 +170,15 @@ impl Admission {
     }
 
     /// Whether nobody wants a build any more.
-    pub fn is_cancelled(&self, build: &BuildIdentity, given_id: bool) -> bool {
+    pub fn is_cancelled(
+        &self,
+        build: &BuildIdentity,
+        given_id: bool,
+        requested_at: OffsetDateTime,
+    ) -> bool {
         let mut jobs = self.lock();
         jobs.forget_old();
-        jobs.cancelled.iter().any(|(_, cancelled)| cancelled.means(build, given_id))
+        jobs.cancelled.iter().any(|(_, cancelled)| cancelled.means(build, given_id, requested_at))
     }
 
     /// Says that a request is put in the backlog: what was requested before it is out of date.
@@ -192,8 +205,10 @@ impl Admission {
             jobs.cancelled.pop_front();
         }
         for entry in jobs.entries.values() {
-            let read = entry.read.as_ref();
-            if read.is_some_and(|read| cancellation.means(&read.build, read.given_id)) {
+            let means = |read: &ReadEntry| {
+                cancellation.means(&read.build, read.given_id, read.requested_at)
+            };
+            if entry.read.as_ref().is_some_and(means) {
                 entry.withdraw(Reason::Cancelled);
             }
         }
@@ -225,7 +240,7 @@ impl Jobs {
             .filter_map(|entry| Some((entry, entry.read.as_ref()?)))
             .filter(|(_, read)| read.subject == new.subject && read.build != new.build);
         let expected = self.expected.get(&new.subject).is_some_and(|(at, build)| {
-            let cancelled = |(_, cancelled): &(_, Cancellation)| cancelled.means(build, false);
+            let cancelled = |(_, cancelled): &(_, Cancellation)| cancelled.means(build, false, *at);
             *at > new.requested_at && !self.cancelled.iter().any(cancelled)
         });
         let mut newest = !expected;
@@ -285,7 +300,7 @@ impl Ticket {
         requested_at: OffsetDateTime,
     ) -> Result<(), Reason> {
         let build = request.identity();
-        if self.admission.is_cancelled(&build, given_id) {
+        if self.admission.is_cancelled(&build, given_id, requested_at) {
             return Err(Reason::Cancelled);
         }
         let read =

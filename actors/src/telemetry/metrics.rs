@@ -99,6 +99,7 @@ struct Figures {
     capacity_paused: IntGaugeVec,
     capacity_holds: IntGaugeVec,
     cache_bytes: IntGauge,
+    requests_waiting: IntGauge,
     /// Asked at each scrape; empty until the pipeline works.
     capacity: OnceLock<(Capacity, Holds)>,
 }
@@ -173,6 +174,13 @@ impl Metrics {
                     &["scope"],
                 ),
             ),
+            requests_waiting: register(
+                &registry,
+                IntGauge::with_opts(options(
+                    "requests_waiting",
+                    "Requests that no worker has in hand. All workers report the same number.",
+                )),
+            ),
             cache_bytes: register(
                 &registry,
                 IntGauge::with_opts(options(
@@ -218,6 +226,11 @@ impl Metrics {
     pub fn notification(&self, kind: NotificationType, delivered: bool) {
         let result = if delivered { DELIVERED } else { FAILED };
         self.0.notifications.with_label_values(&[kind.as_str(), result]).inc();
+    }
+
+    /// How many requests wait on the broker now.
+    pub fn requests_waiting(&self, requests: u64) {
+        self.0.requests_waiting.set(i64::try_from(requests).unwrap_or(i64::MAX));
     }
 
     /// How much the caches hold on disk now.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -213,7 +214,11 @@ impl ImageBuilder for FakeBuilder {
         };
         running.ended = true;
         ends.map_err(|fault| Fault { message: progress.redact(&fault.message), ..fault })?;
-        progress.tell(BuildEvent::StepFinished { name: STEP.to_owned(), cached: false });
+        progress.tell(BuildEvent::StepFinished {
+            name: STEP.to_owned(),
+            cached: false,
+            took: Duration::ZERO,
+        });
         let id = digest_of(order.key.as_str().as_bytes());
         let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
         self.change(|work| work.built += 1);

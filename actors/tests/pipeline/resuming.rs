@@ -135,7 +135,12 @@ fn a_build_that_is_cancelled_after_some_tries_is_told_with_these() {
     for tries in [0, 1, 2] {
         with_pipeline(settings(), async |world| {
             let user_id = Some("alice".to_owned());
-            world.pipeline.admission.cancel(Cancellation { build_id: "b1".to_owned(), user_id });
+            let at = OffsetDateTime::now_utc();
+            world.pipeline.admission.cancel(Cancellation {
+                build_id: "b1".to_owned(),
+                user_id,
+                at,
+            });
             comes_back(&world, &request("b1"), Queue::Build, tries).await;
             let (id, body) = world.notified_once().await;
             assert_eq!(id, "b1.build.cancelled");

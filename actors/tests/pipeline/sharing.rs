@@ -3,12 +3,13 @@
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::scheduling::admission::Cancellation;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use image_builder_actors::testing::world::{request, request_with, settings, with_pipeline};
 
 fn cancellation(build_id: &str, user_id: Option<&str>) -> Cancellation {
     let user_id = user_id.map(str::to_owned);
-    Cancellation { build_id: build_id.to_owned(), user_id }
+    Cancellation { build_id: build_id.to_owned(), user_id, at: OffsetDateTime::now_utc() }
 }
 
 fn of_user(user: &str, number: usize) -> Value {
@@ -116,6 +117,20 @@ fn a_cancellation_that_the_broker_hands_out_is_heard() {
             world.broker.cancel(body.as_bytes());
         }
         assert_eq!(world.notified_once().await.0, "b1.build.cancelled");
+    });
+}
+
+#[test]
+fn a_cancellation_of_long_ago_does_not_stop_a_new_request_of_the_same_id() {
+    with_pipeline(settings(), async |world| {
+        let long_ago = OffsetDateTime::now_utc() - time::Duration::hours(1);
+        let old = Cancellation { at: long_ago, ..cancellation("b1", Some("alice")) };
+        world.pipeline.admission.cancel(old.clone());
+        world.hold_build(&request("b1")).await;
+        // It is read back from the broker after every lost connection.
+        world.pipeline.admission.cancel(old);
+        world.engine.release();
+        assert_eq!(world.notified_once().await.0, "b1.image.ready");
     });
 }
 

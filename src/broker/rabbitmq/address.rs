@@ -6,11 +6,14 @@ use std::time::Duration;
 use lapin::uri::AMQPUri;
 
 use super::ConnectError;
+use crate::net::address::{HIDDEN, MISREAD, is_misread};
 
 /// Where the broker is and who we are there.
 #[derive(Clone)]
 pub(super) struct Address {
     uri: AMQPUri,
+    /// The user, as far as it may be shown.
+    user: Option<String>,
 }
 
 impl Address {
@@ -26,9 +29,12 @@ impl Address {
         if parsed.authority.host.is_empty() {
             return Err(ConnectError::Address { reason: "it names no host" });
         }
+        if is_misread(uri) {
+            return Err(ConnectError::Address { reason: MISREAD });
+        }
         let seconds = heartbeat.as_secs().clamp(1, u16::MAX.into()) as u16;
         parsed.query.heartbeat.get_or_insert(seconds);
-        Ok(Self { uri: parsed })
+        Ok(Self { uri: parsed, user: user(uri).map(str::to_owned) })
     }
 
     pub(super) fn uri(&self) -> &AMQPUri {
@@ -49,9 +55,16 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AMQPUri { scheme, authority, vhost, .. } = &self.uri;
-        let user = &authority.userinfo.username;
+        // Perhaps the rest of a login that a parser took for something else.
+        if vhost.contains('@') {
+            return f.write_str(HIDDEN);
+        }
         let vhost = if vhost == "/" { "%2f" } else { vhost };
-        write!(f, "{scheme}://{user}@{}:{}/{vhost}", authority.host, authority.port)
+        write!(f, "{scheme}://")?;
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        write!(f, "{}:{}/{vhost}", authority.host, authority.port)
     }
 }
 
@@ -59,6 +72,15 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// The user, where a password stands beside it: without one it may be a token.
+fn user(uri: &str) -> Option<&str> {
+    let (_, rest) = uri.split_once("://")?;
+    let (login, _) = rest.split(['/', '?', '#']).next()?.rsplit_once('@')?;
+    let (user, password) = login.split_once(':')?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    (!user.is_empty() && !password.is_empty() && user.chars().all(plain)).then_some(user)
 }
 
 /// The address between brackets, where the URI's host is one.
@@ -85,6 +107,15 @@ mod tests {
         assert_eq!(address.to_string(), "amqp://user@broker.example:5673/%2f");
         assert_eq!(format!("{address:?}"), address.to_string());
         assert_eq!(address.uri().authority.userinfo.password, "hunter2");
+        for uri in [
+            "amqp://hunter2@h:1/v",
+            "amqp://hunter2:@h:1/v",
+            "amqp://:hunter2@h:1/v",
+            "amqp://h:1/v",
+        ] {
+            let shown = read(uri).to_string();
+            assert!(!shown.contains("hunter2") && shown.ends_with("h:1/v"), "{shown}");
+        }
     }
 
     #[test]
@@ -93,6 +124,21 @@ mod tests {
             ["", "broker", "amqp:user:hunter2@h", "http://user:hunter2@h/", "amqp://u:hunter2@h:x"]
         {
             let error = Address::parse(uri, BEAT).expect_err(uri).to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_that_is_not_percent_encoded_is_named_as_that_and_not_quoted() {
+        for uri in [
+            "amqp://joe:7/hunter2@host/%2f",
+            "amqp://joe:7#hunter2@host/%2f",
+            "amqp://joe:7?hunter2@host/%2f",
+            "amqp://joe:a@7/hunter2@host/%2f",
+            "amqp://joe%3Ahunter2%40host/%2f",
+        ] {
+            let error = Address::parse(uri, BEAT).expect_err(uri).to_string();
+            assert!(error.contains("percent-encoded"), "{uri}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }

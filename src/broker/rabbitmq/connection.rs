@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::address::Address;
 use super::declare::Declarer;
-use super::handshake::{self, Failure};
+use super::handshake::{self, Failure, in_words};
 use super::{ConnectError, ConnectionState};
 
 /// How often a connection is looked at besides: a safeguard, for an end that nobody told us of.
@@ -165,13 +165,17 @@ impl ManagedConnectionSettings {
         pauses: &mut ExponentialBackoff,
         on_permanent: impl Fn(ConnectError) -> Result<(), E>,
     ) -> Result<Connection, E> {
+        let mut said = None;
         loop {
             match self.try_connect().await {
                 Ok(connection) => return Ok(connection),
                 Err(Failure::Permanent(error)) => on_permanent(error)?,
+                // The same again is worth no line.
+                Err(Failure::Temporary(reason)) if said.as_ref() == Some(&reason) => {}
                 Err(Failure::Temporary(reason)) => {
                     let (name, broker) = (&self.name, &self.address);
                     tracing::warn!(connection = name, %broker, reason, "cannot reach the broker yet");
+                    said = Some(reason);
                 }
             }
             pause(pauses).await;
@@ -240,7 +244,7 @@ impl ManagedConnectionSettings {
     async fn next_error(&self, events: &mut (impl Stream<Item = Event> + Unpin)) -> Option<String> {
         loop {
             match events.next().await {
-                Some(Event::Error(error)) => return Some(error.to_string()),
+                Some(Event::Error(error)) => return Some(in_words(&error)),
                 Some(Event::ConnectionBlocked(reason)) => self.tell_blocked(Some(reason)),
                 Some(Event::ConnectionUnblocked) => self.tell_blocked(None),
                 Some(_) => {}

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::connection::{ManagedConnection, pause, pauses};
 use super::declare::{Declarer, soft_error};
-use super::handshake::Failure;
+use super::handshake::{Failure, in_words};
 use super::properties;
 use super::readiness::ConnectionState;
 
@@ -281,7 +281,7 @@ async fn deliver(
             ControlFlow::Continue(())
         }
         Some(Err(error)) => {
-            tracing::warn!(%error, "a subscription ended");
+            tracing::warn!(error = in_words(&error), "a subscription ended");
             ControlFlow::Break(())
         }
         None => {

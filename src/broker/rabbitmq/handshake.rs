@@ -15,6 +15,7 @@ use lapin::{Connection, ConnectionProperties, ErrorKind};
 use super::ConnectError;
 use super::address::Address;
 use super::transport::{self, Transport};
+use crate::net::http::in_short;
 
 /// Why an attempt failed.
 pub(super) enum Failure {
@@ -26,7 +27,7 @@ pub(super) enum Failure {
 
 impl From<lapin::Error> for Failure {
     fn from(error: lapin::Error) -> Self {
-        Failure::Temporary(error.to_string())
+        Failure::Temporary(in_words(&error))
     }
 }
 
@@ -117,6 +118,15 @@ impl Socket {
         }
         *self = Socket::Open(TcpStream::from(stream.as_fd().try_clone_to_owned()?));
         Ok(())
+    }
+}
+
+/// What went wrong, without the library's own names for it.
+pub(super) fn in_words(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => error.get_message().to_string(),
+        ErrorKind::IOError(error) => in_short(error),
+        _ => error.to_string(),
     }
 }
 

@@ -21,6 +21,7 @@
 //! | `dead_letters.rs` | the dead queue, read without taking anything from it |
 //! | `queues.rs` | what waits where, and lanes that are emptied, for the commands |
 //! | `cancellations.rs` | what the cancel exchange hands out |
+//! | `user.rs` | whose request it is, as a header carries it |
 //! | `properties.rs` | messages to AMQP properties and back |
 //!
 //! A command that is over soon takes [`connect_once`] instead, and waits for nothing.
@@ -42,6 +43,7 @@ mod readiness;
 mod stream;
 pub mod topology;
 mod transport;
+mod user;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +74,7 @@ use crate::broker::rabbitmq::topology::{QueueDeclaration, Topology};
 /// The log directive that has to hold whatever else a log filter says. Below `error` lapin writes
 /// whole messages (a returned one at `warn`, every frame at `trace`, the password's among them), and
 /// builds carry credentials.
-pub const LOG_DIRECTIVE: &str = "lapin=error";
+pub const LOG_DIRECTIVE: &str = "lapin=off";
 
 /// What the adapter needs to know.
 #[derive(Debug, Clone)]

@@ -10,8 +10,8 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use time::OffsetDateTime;
 
 use super::frames::UNREADABLE;
-use crate::broker::rabbitmq::backlog::User;
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
+use crate::broker::rabbitmq::user::User;
 
 /// The header that holds a message's envelope.
 const ENVELOPE: &str = "x-image-builder-envelope";

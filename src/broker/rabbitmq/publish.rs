@@ -11,12 +11,13 @@ use tokio::sync::Semaphore;
 
 use super::connection::{ManagedConnection, pause, pauses};
 use super::declare::{Declarer, soft_error};
-use super::handshake::Failure;
+use super::handshake::{Failure, in_words};
 use super::properties::Outgoing;
 use super::{properties, too_slow};
 
-/// Publishes under way at once; further ones wait for a turn.
-const MOST_AT_ONCE: usize = 256;
+/// Publishes under way at once, each on a channel of its own; further ones wait for a turn. More are no
+/// faster.
+const MOST_AT_ONCE: usize = 128;
 
 /// Publishes over one connection, each message on a channel that it has to itself.
 ///
@@ -81,7 +82,7 @@ impl Publisher {
     /// Tells all that listen to an exchange, however long that takes; returns once the broker has heard it, or
     /// is not to be spoken to any more.
     pub(super) async fn ring(&self, exchange: &str) {
-        let mut pauses = pauses();
+        let (mut pauses, mut declares) = (pauses(), true);
         loop {
             let Some(connection) = self.managed.current().await else { return };
             let rung = tokio::select! {
@@ -89,9 +90,15 @@ impl Publisher {
                 () = self.managed.lost(&connection) => continue,
             };
             let Err(error) = rung else { return };
-            tracing::debug!(exchange, %error, "ringing again on a new channel");
-            if matches!(soft_error(&error), Some((AMQPSoftError::NOTFOUND, _))) {
-                let _ = self.declare_again(exchange).await;
+            tracing::debug!(exchange, %error, "cannot ring");
+            match soft_error(&error) {
+                Some((AMQPSoftError::NOTFOUND, _)) if declares => {
+                    let _ = self.declare_again(exchange).await;
+                    declares = false;
+                }
+                // There is no bell for this worker: others look by themselves, a little later.
+                Some(_) => return,
+                None => {}
             }
             pause(&mut pauses).await;
         }
@@ -235,7 +242,7 @@ impl From<lapin::Error> for Attempt {
             Some((AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::ACCESSREFUSED, text)) => {
                 Attempt::Final(BrokerError::Refused(text.to_owned()))
             }
-            _ => Attempt::Again(error.to_string()),
+            _ => Attempt::Again(in_words(&error)),
         }
     }
 }

@@ -20,6 +20,9 @@ pub const LONGEST_TTL: Duration = Duration::from_millis(u32::MAX as u64);
 /// Longest name of a queue or an exchange in AMQP, in bytes.
 const LONGEST_NAME: usize = 255;
 
+/// The most numbered lanes: each is a quorum queue, and is looked into whenever a request is taken.
+pub const MOST_LANES: u16 = 64;
+
 /// The names and delays that a deployment chooses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopologySettings {
@@ -30,7 +33,7 @@ pub struct TopologySettings {
     /// `None` = no results over AMQP.
     pub result_queue: Option<String>,
     pub cancel_exchange: String,
-    /// How many lanes users who have many requests are spread over; at least one.
+    /// How many lanes users who have many requests are spread over; from 1 to [`MOST_LANES`].
     pub build_lanes: u16,
     /// The delays of the build queue's ladder, in whole milliseconds; at least one.
     pub build_rungs: Vec<Duration>,
@@ -142,8 +145,8 @@ pub enum TopologyError {
         other: String,
         other_setting: &'static str,
     },
-    #[error("BUILD_LANES: there has to be one")]
-    NoLanes,
+    #[error("BUILD_LANES: {0} lanes cannot be had: at least 1 and at most {MOST_LANES}")]
+    Lanes(u16),
     #[error("the delay ladder of the {queue} has no rung")]
     NoRungs { queue: &'static str },
     #[error(
@@ -174,8 +177,8 @@ impl Topology {
         errors.extend(
             check_name("CANCEL_EXCHANGE", "cancel exchange", &settings.cancel_exchange).err(),
         );
-        if settings.build_lanes == 0 {
-            errors.push(TopologyError::NoLanes);
+        if !(1..=MOST_LANES).contains(&settings.build_lanes) {
+            errors.push(TopologyError::Lanes(settings.build_lanes));
         }
         errors.extend(check_rungs("build queue", &mut settings.build_rungs).err());
         errors.extend(check_rungs("outcome queue", &mut settings.outcome_rungs).err());
@@ -191,7 +194,7 @@ impl Topology {
         queues.push(("CANCEL_EXCHANGE", cancellations(&settings.cancel_exchange)));
         let results = settings.result_queue.iter();
         queues.extend(results.map(|name| ("RESULT_QUEUE", plain_queue(Role::Result, name))));
-        let lanes = lanes(settings.build_lanes);
+        let lanes = lanes(settings.build_lanes.min(MOST_LANES));
         queues.extend(lanes.map(|lane| ("BUILD_QUEUE", lane_queue(lane, &settings))));
         let ladders = [
             ("BUILD_QUEUE", &settings.build_queue, &settings.build_rungs),
@@ -578,6 +581,16 @@ mod tests {
         assert!(refused(|s| s.build_queue = "b".repeat(250)).contains("260 bytes"));
         let reserved = refused(|s| s.cancel_exchange = "amq.c".to_owned());
         assert!(reserved.starts_with("CANCEL_EXCHANGE: the name `amq.c`"), "{reserved}");
+    }
+
+    #[test]
+    fn no_lanes_and_too_many_are_refused() {
+        for build_lanes in [0, MOST_LANES + 1, u16::MAX] {
+            let errors = Topology::new(TopologySettings { build_lanes, ..settings() });
+            let errors = errors.expect_err("no such number can be had");
+            assert!(errors[0].to_string().starts_with("BUILD_LANES: "), "{errors:?}");
+        }
+        assert!(Topology::new(TopologySettings { build_lanes: MOST_LANES, ..settings() }).is_ok());
     }
 
     #[test]

@@ -6,7 +6,25 @@ use clap::{Args, Subcommand};
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::notification::Culprit;
 
-use super::letter::Found;
+use super::letter::{Found, Wanted};
+
+/// What `--help` of each command ends with.
+macro_rules! help {
+    ($($example:literal),+ $(,)?) => {
+        concat!(
+            "Exit codes:\n",
+            "  0   done\n",
+            "  1   no such letter, or some were left\n",
+            "  64  usage\n",
+            "  69  the broker or a queue is not available\n",
+            "  75  another command is at work\n",
+            "  78  bad settings\n",
+            "\nExamples:\n",
+            $("  ", $example, "\n",)+
+            "\n`image-builder config --example` lists the settings, and docs/settings.md explains them.",
+        )
+    };
+}
 
 /// Look at builds that were given up, try them again, or forget them.
 ///
@@ -14,15 +32,20 @@ use super::letter::Found;
 /// any credential. These commands need RABBITMQ_URI and the queues' names, from the environment or
 /// config/.env like the worker's own settings. Only one of them is at work at a time; a second one waits
 /// for some seconds. A command that is killed loses nothing.
-///
-/// Exit codes: 0 done; 1 no such letter, or some were left; 64 usage; 69 the broker or a queue is not
-/// available; 75 another command is at work; 78 bad settings.
 #[derive(Debug, Subcommand)]
-#[command(arg_required_else_help = true)]
+#[command(arg_required_else_help = true, after_long_help = help!(
+    "image-builder dead list --fault service",
+    "image-builder dead show 7f3a",
+))]
 pub enum Command {
     /// List the letters, one line each, newest last
+    #[command(after_long_help = help!(
+        "image-builder dead list --user u1 --fault registry_refused",
+        "image-builder dead list --json | jq -r .buildID",
+    ))]
     List(List),
     /// Show one letter: what was asked for, what happened at each try, and the end of the build's log
+    #[command(after_long_help = help!("image-builder dead show 7f3a"))]
     Show {
         /// The build's id, or the beginning of it
         #[arg(value_parser = id)]
@@ -41,16 +64,18 @@ pub enum Command {
     /// given again: the forge's token, build secrets, and variables that look like credentials. `dead show`
     /// says what that is. Nothing of it is taken from the command line itself, where every user of the
     /// machine could read it.
+    #[command(after_long_help = help!(
+        "image-builder dead redrive 7f3a --token-stdin < token",
+        "image-builder dead redrive --all --fault registry_refused --dry-run",
+    ))]
     Redrive(Redrive),
-    /// Remove one letter for good
-    Drop {
-        /// The build's id, or the beginning of it
-        #[arg(value_parser = id)]
-        id: String,
-        /// Only the build of this user
-        #[arg(long, value_name = "USER")]
-        user: Option<String>,
-    },
+    /// Remove letters for good
+    #[command(after_long_help = help!(
+        "image-builder dead drop 7f3a",
+        "image-builder dead drop --fault user --user u1 --dry-run",
+    ))]
+    #[command(mut_arg("id", |id| id.required_unless_present_any(["fault", "user"])))]
+    Drop(Choice),
 }
 
 #[derive(Debug, Args)]
@@ -64,16 +89,35 @@ pub struct List {
 
 #[derive(Debug, Args)]
 pub struct Redrive {
-    /// The build's id, or the beginning of it
-    #[arg(value_parser = id, required_unless_present = "all", conflicts_with_all = ["all", "fault"])]
-    pub(super) id: Option<String>,
-    /// Redrive every letter; those that lack something which is not given are skipped
-    #[arg(long)]
-    pub(super) all: bool,
     #[command(flatten)]
-    pub(super) filter: Filter,
+    pub(super) choice: Choice,
     #[command(flatten)]
     pub(super) credentials: Credentials,
+}
+
+/// Which letters are worked on: those of one build, or all that the filters take.
+#[derive(Debug, Args)]
+pub struct Choice {
+    /// The build's id, or the beginning of it
+    #[arg(
+        value_parser = id,
+        required_unless_present = "all",
+        conflicts_with_all = ["all", "fault"],
+    )]
+    pub(super) id: Option<String>,
+    /// Every letter, or every one that --fault and --user take
+    ///
+    /// Letters to redrive that lack something which is not given are skipped.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    pub(super) filter: Filter,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Print one line of JSON for each build
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Which letters are meant.
@@ -83,9 +127,16 @@ pub(super) struct Filter {
     /// the `user` or of a `service`; may be given more than once
     #[arg(long, value_name = "REASON|user|service", value_parser = fault)]
     fault: Vec<FaultName>,
-    /// Only builds of this user
+    /// Only builds of this user; beside an id, the build of this user
     #[arg(long, value_name = "USER")]
     pub(super) user: Option<String>,
+}
+
+impl Choice {
+    /// Which one build is meant, if one is.
+    pub(super) fn wanted(&self) -> Option<Wanted> {
+        Some(Wanted { id: self.id.clone()?, user: self.filter.user.clone() })
+    }
 }
 
 impl Filter {

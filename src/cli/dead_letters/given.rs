@@ -108,6 +108,8 @@ fn bounded(what: &str, file: &str, source: impl Read) -> Result<String, GivenErr
         return Err(GivenError::Bad { what, problem });
     }
     String::from_utf8(bytes)
+        // What Windows' editors put in front of a text.
+        .map(|text| text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
         .map_err(|_| GivenError::Bad { what, problem: format!("{file} is not text in UTF-8") })
 }
 

@@ -23,7 +23,7 @@ use image_builder_actors::ports::{DeadLetterReading, DeadLetterStore, DeadLetter
 use time::OffsetDateTime;
 
 pub use arguments::Command;
-use arguments::{Filter, List, Redrive};
+use arguments::{Choice, List, Redrive};
 use given::Given;
 use letter::{Found, Letters, Wanted};
 
@@ -66,7 +66,7 @@ pub async fn run(command: Command, store: &dyn DeadLetterStore) -> Exit {
         Command::List(list) => self::list(list, store, &mut out).await,
         Command::Show { id, user, json } => show(&Wanted { id, user }, json, store, &mut out).await,
         Command::Redrive(redrive) => self::redrive(redrive, store, &mut out).await,
-        Command::Drop { id, user } => drop_letter(&Wanted { id, user }, store, &mut out).await,
+        Command::Drop(choice) => drop_letters(choice, store, &mut out).await,
     };
     match done.and_then(|exit| Ok(out.flush().map(|()| exit)?)) {
         Ok(exit) => exit,
@@ -136,19 +136,40 @@ async fn show(
     Ok(Exit::Ok)
 }
 
-async fn drop_letter(
-    wanted: &Wanted,
+async fn drop_letters(
+    choice: Choice,
     store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
     let mut reading = open(store).await?;
-    let letters = Letters::find(&mut *reading, wanted).await?;
+    let Some(wanted) = choice.wanted() else {
+        let mut builds = BTreeSet::new();
+        while let Some(batch) = reading.next().await? {
+            for found in batch.into_iter().map(Found::of).filter(|it| choice.filter.takes(it)) {
+                if !choice.dry_run {
+                    reading.remove(&[found.tag]).await?;
+                }
+                if builds.insert(found.build()) {
+                    // Who does not listen any more does not end what was begun.
+                    let _ = writeln!(out, "{}", show::dropped(&found.id, &choice));
+                }
+            }
+            let _ = out.flush();
+        }
+        reading.close().await?;
+        let done = if choice.dry_run { "would be dropped" } else { "dropped" };
+        eprintln!("{} {done}", builds.len());
+        return Ok(Exit::Ok);
+    };
+    let letters = Letters::find(&mut *reading, &wanted).await?;
     let letters = letters.and_then(Letters::of_one_user);
-    if let Ok(letters) = &letters {
+    if let Ok(letters) = &letters
+        && !choice.dry_run
+    {
         reading.remove(&letters.tags()).await?;
     }
     reading.close().await?;
-    writeln!(out, "dropped {}", text::plain(letters?.id()))?;
+    writeln!(out, "{}", show::dropped(letters?.id(), &choice))?;
     Ok(Exit::Ok)
 }
 
@@ -158,17 +179,15 @@ async fn redrive(
     out: &mut Out,
 ) -> Result<Exit, Failure> {
     let given = Given::read(&arguments.credentials)?;
-    match &arguments.id {
-        Some(id) => {
-            let user = arguments.filter.user.clone();
-            redrive_one(&Wanted { id: id.clone(), user }, &given, store, out).await
-        }
-        None => redrive_all(&arguments.filter, &given, store, out).await,
+    match arguments.choice.wanted() {
+        Some(wanted) => redrive_one(&wanted, &arguments.choice, &given, store, out).await,
+        None => redrive_all(&arguments.choice, &given, store, out).await,
     }
 }
 
 async fn redrive_one(
     wanted: &Wanted,
+    choice: &Choice,
     given: &Given,
     store: &dyn DeadLetterStore,
     out: &mut Out,
@@ -193,15 +212,17 @@ async fn redrive_one(
             return Err(Failure::Refused { id: text::plain(letters.id()), refusal });
         }
     };
-    // All letters of one build are copies of one request.
-    reading.redrive(message(body, &new_id), &letters.tags()).await?;
+    if !choice.dry_run {
+        // All letters of one build are copies of one request.
+        reading.redrive(message(body, &new_id), &letters.tags()).await?;
+    }
     reading.close().await?;
-    writeln!(out, "{} -> {new_id}", text::plain(letters.id()))?;
+    writeln!(out, "{}", show::redriven(letters.id(), &new_id, choice))?;
     Ok(Exit::Ok)
 }
 
 async fn redrive_all(
-    filter: &Filter,
+    choice: &Choice,
     given: &Given,
     store: &dyn DeadLetterStore,
     out: &mut Out,
@@ -210,18 +231,22 @@ async fn redrive_all(
     let mut redriven = BTreeSet::new();
     let mut skipped = 0_usize;
     while let Some(batch) = reading.next().await? {
-        for found in batch.into_iter().map(Found::of).filter(|found| filter.takes(found)) {
+        for found in batch.into_iter().map(Found::of).filter(|it| choice.filter.takes(it)) {
             if redriven.contains(&found.build()) {
                 // Another copy of the same user's request.
-                reading.remove(&[found.tag]).await?;
+                if !choice.dry_run {
+                    reading.remove(&[found.tag]).await?;
+                }
                 continue;
             }
             let new_id = redrive::new_id(&found);
             match redrive::request(&found, given, redrive::Token::WhereNeeded, &new_id) {
                 Ok(body) => {
-                    reading.redrive(message(body, &new_id), &[found.tag]).await?;
+                    if !choice.dry_run {
+                        reading.redrive(message(body, &new_id), &[found.tag]).await?;
+                    }
                     // Who does not listen any more does not end what was begun.
-                    let _ = writeln!(out, "{} -> {new_id}", text::plain(&found.id));
+                    let _ = writeln!(out, "{}", show::redriven(&found.id, &new_id, choice));
                     redriven.insert(found.build());
                 }
                 Err(refusal) => {
@@ -233,7 +258,8 @@ async fn redrive_all(
         let _ = out.flush();
     }
     reading.close().await?;
-    eprintln!("{} redriven, {skipped} skipped", redriven.len());
+    let done = if choice.dry_run { "would be redriven" } else { "redriven" };
+    eprintln!("{} {done}, {skipped} skipped", redriven.len());
     Ok(if skipped == 0 { Exit::Ok } else { Exit::Failed })
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use super::arguments::Choice;
 use super::letter::Found;
 use super::text::{is_unsafe, plain, shorten};
 
@@ -20,6 +21,7 @@ pub(super) fn heading() -> String {
     columns([
         "ID",
         "DIED",
+        "AGO",
         "USER",
         "APPLICATION (REPOSITORY)",
         "STAGE",
@@ -29,10 +31,10 @@ pub(super) fn heading() -> String {
     ])
 }
 
-fn columns(texts: [&str; 8]) -> String {
-    let [id, died, user, subject, stage, reason, tries, message] = texts;
+fn columns(texts: [&str; 9]) -> String {
+    let [id, died, ago, user, subject, stage, reason, tries, message] = texts;
     let line = format!(
-        "{id:<36}  {died:<20}  {user:<16}  {subject:<32}  {stage:<9}  {reason:<20}  {tries:>5}  {message}"
+        "{id:<36}  {died:<20}  {ago:>4}  {user:<16}  {subject:<32}  {stage:<9}  {reason:<20}  {tries:>5}  {message}"
     );
     line.trim_end().to_owned()
 }
@@ -47,6 +49,7 @@ pub(super) fn line(found: &Found) -> String {
     columns([
         &plain(&letter.build_id),
         &when(letter.died_at),
+        &distance(letter.died_at - OffsetDateTime::now_utc()),
         &shorten(&user, 40),
         &shorten(&subject(found), 64),
         letter.stage.as_str(),
@@ -62,6 +65,11 @@ pub(super) fn json(found: &Found) -> String {
         Ok(value @ Value::Object(_)) => value,
         _ => json!({"buildID": found.id, "bytes": found.body.len()}),
     };
+    ascii(&value)
+}
+
+/// JSON in which nothing is left that a terminal acts upon.
+fn ascii(value: &Value) -> String {
     let mut safe = String::new();
     for c in value.to_string().chars() {
         if is_unsafe(c) {
@@ -74,6 +82,24 @@ pub(super) fn json(found: &Found) -> String {
         }
     }
     safe
+}
+
+/// What was dropped, or would be.
+pub(super) fn dropped(id: &str, choice: &Choice) -> String {
+    if choice.json {
+        return ascii(&json!({"buildID": id, "dropped": !choice.dry_run}));
+    }
+    let would = if choice.dry_run { "would drop" } else { "dropped" };
+    format!("{would} {}", plain(id))
+}
+
+/// What was asked for again, or would be.
+pub(super) fn redriven(id: &str, new_id: &str, choice: &Choice) -> String {
+    if choice.json {
+        return ascii(&json!({"buildID": id, "newBuildID": new_id, "redriven": !choice.dry_run}));
+    }
+    let would = if choice.dry_run { "would redrive " } else { "" };
+    format!("{would}{} -> {new_id}", plain(id))
 }
 
 /// One letter in full.
@@ -97,10 +123,10 @@ pub(super) fn whole(out: &mut impl Write, found: &Found) -> io::Result<()> {
     if let Some(commit) = &letter.history.checkpoint.commit {
         field(out, "commit", commit)?;
     }
-    field(out, "requested", when(letter.history.requested_at))?;
-    field(out, "died", when(letter.died_at))?;
+    field(out, "requested", relative(letter.history.requested_at))?;
+    field(out, "died", relative(letter.died_at))?;
     if let Some(until) = found.kept_until {
-        field(out, "kept until", when(until))?;
+        field(out, "kept until", relative(until))?;
     }
     let culprit = Culprit::of(letter.reason);
     let culprit = culprit.map_or(String::new(), |culprit| format!(" ({})", culprit.as_str()));
@@ -174,6 +200,25 @@ fn subject(found: &Found) -> String {
     }
 }
 
+/// A moment, and how far away it is.
+fn relative(moment: OffsetDateTime) -> String {
+    let away = moment - OffsetDateTime::now_utc();
+    let distance = distance(away);
+    let distance =
+        if away.is_positive() { format!("in {distance}") } else { format!("{distance} ago") };
+    format!("{} ({distance})", when(moment))
+}
+
+/// How long something is, in its largest unit.
+fn distance(length: time::Duration) -> String {
+    let length = length.abs();
+    let units =
+        [(length.whole_days(), 'd'), (length.whole_hours(), 'h'), (length.whole_minutes(), 'm')];
+    let (count, unit) =
+        units.into_iter().find(|(count, _)| *count > 0).unwrap_or((length.whole_seconds(), 's'));
+    format!("{count}{unit}")
+}
+
 fn when(moment: OffsetDateTime) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
     moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| "-".to_owned())
@@ -216,6 +261,23 @@ mod tests {
         let whole = String::from_utf8(whole).expect("text");
         assert!(!has_controls(&whole), "{whole:?}");
         assert!(whole.contains("needs token") && whole.contains("at step RUN"), "{whole}");
+        assert!(whole.contains("a\\u{1b}[31m\\nb\\u{202e}c\\u{9b}d"), "{whole}");
+        assert!(whole.contains("2026-01-02T03:04:05Z ("), "{whole}");
+    }
+
+    #[test]
+    fn a_moment_is_told_with_how_far_away_it_is() {
+        use time::Duration;
+        let now = OffsetDateTime::now_utc();
+        for (away, told) in [
+            (Duration::seconds(-5), "(5s ago)"),
+            (Duration::minutes(-61), "(1h ago)"),
+            (Duration::hours(-49), "(2d ago)"),
+            (Duration::minutes(10) + Duration::seconds(30), "(in 10m)"),
+        ] {
+            let text = relative(now + away);
+            assert!(text.ends_with(told) && text.starts_with(&when(now + away)), "{text}");
+        }
     }
 
     #[test]
@@ -239,11 +301,12 @@ mod tests {
             .expect("an object");
         let line = line(&found);
         let words: Vec<_> = line.split_whitespace().collect();
+        assert!(words[2].ends_with(['s', 'm', 'h', 'd']), "{line}");
         assert_eq!(
-            words[..8],
+            [&words[..2], &words[3..9]].concat(),
             ["id", "2026-01-02T03:04:05Z", "u", "a", "(o/n)", "builder", "build_failed", "1"]
         );
-        assert_eq!(words[8].chars().count(), MESSAGE);
+        assert_eq!(words[9].chars().count(), MESSAGE);
     }
 
     #[test]

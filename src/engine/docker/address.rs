@@ -49,7 +49,7 @@ impl Address {
         let (scheme, rest) =
             host.split_once("://").ok_or_else(|| DockerSettingsError::Host(host.to_owned()))?;
         let authority = rest.trim_end_matches('/');
-        if authority.is_empty() || authority.contains('/') || authority.contains('@') {
+        if authority.is_empty() || authority.contains(['/', '\\', '@', '?', '#', '%']) {
             return Err(DockerSettingsError::Host(host.to_owned()));
         }
         let tls = match scheme {

@@ -1,8 +1,10 @@
 //! What the engine writes while it builds: one JSON object a line, most of them BuildKit's trace.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard::models::BuildInfoAux;
+use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
 use image_builder_actors::model::build_log::{BuildEvent, BuildLog};
 use serde::Deserialize;
@@ -142,8 +144,8 @@ impl<'a> Follower<'a> {
             self.output.line(&rest);
         }
         if is_shown(&step.name) && vertex.error.is_empty() {
-            let name = step.name.clone();
-            self.progress.tell(BuildEvent::StepFinished { name, cached: vertex.cached });
+            let (name, cached, took) = (step.name.clone(), vertex.cached, duration(vertex));
+            self.progress.tell(BuildEvent::StepFinished { name, cached, took });
         }
     }
 
@@ -159,6 +161,16 @@ impl<'a> Follower<'a> {
         }
         extend(partial, rest);
     }
+}
+
+/// How long the engine worked on a step.
+fn duration(vertex: &Vertex) -> Duration {
+    let moment = |at: &Timestamp| i128::from(at.seconds) * 1_000_000_000 + i128::from(at.nanos);
+    let (Some(started), Some(completed)) = (&vertex.started, &vertex.completed) else {
+        return Duration::ZERO;
+    };
+    let nanos = moment(completed) - moment(started);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or_default())
 }
 
 /// Whether a step is the Dockerfile's own, and not the engine's housekeeping.
@@ -210,7 +222,6 @@ fn visible(line: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bollard_buildkit_proto::google::protobuf::Timestamp;
     use image_builder_actors::model::secret::{Redactor, Secret};
 
     fn vertex(name: &str) -> Vertex {

@@ -43,6 +43,8 @@ use push::EnginePush;
 use revisions::Revisions;
 use session::Session;
 
+use crate::net::address::without_credentials;
+
 /// What the names of all images that were built here begin with, on the engine alone.
 pub const LOCAL_REGISTRY: &str = "image-builder.local";
 /// The repository of every image that was built here, on the engine alone: no registry has this name.
@@ -103,7 +105,7 @@ pub struct RegistryAuth {
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerSettingsError {
-    #[error("DOCKER_HOST: `{0}` is not unix://PATH, tcp://HOST:PORT or https://HOST:PORT")]
+    #[error("DOCKER_HOST: {} is not unix://PATH, tcp://HOST:PORT or https://HOST:PORT", without_credentials(.0))]
     Host(String),
     #[error("DOCKER_CERT_PATH: needed for a DOCKER_HOST with TLS")]
     NoCertPath,

@@ -82,7 +82,7 @@ impl Fetch {
         repository::remove(&bare)?;
 
         let commit = commit.to_string();
-        session.note_total(&commit);
+        session.note_total();
         let version = resolved.version.unwrap_or_else(|| commit[..12].to_owned());
         Ok(FetchedSource { commit, committed_at, version, url: page.into(), tree, workspace })
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream;
 use image_builder::broker::rabbitmq::queues::Queues;
-use image_builder::broker::rabbitmq::topology::{Lane, Role, Topology, TopologySettings};
+use image_builder::broker::rabbitmq::topology::{Lane, Role, TopologySettings};
 use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::ports::{Broker, Load, Message, Place, Queue};
 use image_builder_actors::testing::conformance::broker::{
@@ -65,10 +65,12 @@ async fn a_flood_fills_the_numbered_lanes_evenly_and_its_first_requests_wait_els
         }
         enqueue(&*rabbit.broker, "single", "s").await;
         assert_eq!(drain(&lane(rabbit, Lane::First)).await, ["0", "s"]);
-        assert_eq!(drain(&lane(rabbit, Lane::Few)).await.len(), 15);
+        // What is long ago counts less.
+        let few = drain(&lane(rabbit, Lane::Few)).await.len();
+        assert!((15..=25).contains(&few), "{few}");
         let one = drain(&lane(rabbit, Lane::Numbered(1))).await.len();
         let two = drain(&lane(rabbit, Lane::Numbered(2))).await.len();
-        assert_eq!(one + two, 44);
+        assert_eq!(one + two, 59 - few);
         assert!(one.abs_diff(two) <= 4, "{one} and {two}");
         assert_eq!(drain(&lane(rabbit, Lane::Returned)).await.len(), 0);
     })
@@ -314,7 +316,7 @@ async fn what_is_cancelled_while_no_worker_is_there_is_heard_by_the_next() {
         let sent = OffsetDateTime::now_utc();
         let (connection, channel) = plain_channel().await;
         let exchange = rabbit.settings.topology.cancel_exchange();
-        let (options, none): (_, lapin::BasicProperties) = Default::default();
+        let (options, none): (_, BasicProperties) = Default::default();
         let publish = channel.basic_publish(exchange.into(), "".into(), options, b"stop", none);
         publish.await.expect("sent");
         connection.close(200, "done".into()).await.expect("it can be closed");
@@ -334,7 +336,7 @@ async fn a_cancellation_that_was_heard_is_not_taken_for_a_newer_one_later() {
         let mut live = rabbit.broker.cancellations();
         let (connection, channel) = plain_channel().await;
         let exchange = rabbit.settings.topology.cancel_exchange();
-        let (options, none): (_, lapin::BasicProperties) = Default::default();
+        let (options, none): (BasicPublishOptions, BasicProperties) = Default::default();
         let told = async {
             loop {
                 let publish = channel.basic_publish(
@@ -371,8 +373,7 @@ async fn a_cancellation_that_was_heard_is_not_taken_for_a_newer_one_later() {
     .await;
 }
 
-/// How fast a burst enters the lanes. Printed for whoever asks; the bound only tells a mistake from a slow
-/// machine.
+/// One after another they enter at some hundred a second at most. The bound tells that from a slow machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_enters_the_lanes_side_by_side() {
     const BURST: usize = 4_000;
@@ -384,15 +385,7 @@ async fn a_burst_enters_the_lanes_side_by_side() {
             })
             .await;
         let rate = BURST as f64 / begun.elapsed().as_secs_f64();
-        println!("{rate:.0} requests a second entered the lanes");
-        assert!(rate > 200.0, "{rate}");
+        assert!(rate > 600.0, "{rate:.0} requests a second");
     })
     .await;
-}
-
-#[test]
-fn the_number_of_lanes_has_to_be_one_at_least() {
-    let none = TopologySettings { build_lanes: 0, ..topology_settings() };
-    let errors = Topology::new(none).expect_err("no lanes");
-    assert_eq!(errors[0].to_string(), "BUILD_LANES: there has to be one");
 }

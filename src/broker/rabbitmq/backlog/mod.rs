@@ -8,13 +8,11 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `user.rs` | whose request it is, as a header carries it |
 //! | `recent.rs` | which lane a request belongs in, by what this worker knows of who waits |
 //! | `taker.rs` | takes requests out of the lanes |
 
 mod recent;
 mod taker;
-mod user;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,12 +23,12 @@ use lapin::{Channel, Connection};
 use tokio::sync::{Notify, watch};
 
 use self::recent::{Choice, Recent, two_lanes};
-pub(super) use self::user::User;
 use super::connection::ManagedConnection;
 use super::declare::{Declarer, declare_queue, soft_error};
 use super::properties::Outgoing;
 use super::publish::Publisher;
 use super::topology::{Lane, QueueDeclaration};
+use super::user::User;
 
 /// How old the lengths of the lanes may be that requests are spread by.
 const OLD: Duration = Duration::from_millis(100);

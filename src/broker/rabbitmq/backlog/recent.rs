@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use image_builder_actors::ports::Load;
 
-use super::user::User;
 use crate::broker::rabbitmq::topology::Lane;
+use crate::broker::rabbitmq::user::User;
 
 /// After this time half of what was put in is taken to be gone.
 const HALF_LIFE: Duration = Duration::from_secs(15);

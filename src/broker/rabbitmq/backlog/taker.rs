@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::ports::{Acknowledger, Backlog, BrokerError, Load, Taker, Turn};
-use lapin::message::BasicGetMessage;
+use lapin::message::{BasicGetMessage, Delivery};
 use lapin::options::{BasicAckOptions, BasicGetOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::{Channel, Connection, Consumer};
@@ -15,17 +15,18 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{CLOSED, Lanes, lock};
-use crate::broker::rabbitmq::backlog::User;
 use crate::broker::rabbitmq::cancellations;
 use crate::broker::rabbitmq::connection::ManagedConnection;
 use crate::broker::rabbitmq::consume::{Acks, Course, GOODBYE, InHand, Wish};
-use crate::broker::rabbitmq::declare::soft_error;
+use crate::broker::rabbitmq::declare::{declare_queue, soft_error};
 use crate::broker::rabbitmq::properties;
-use crate::broker::rabbitmq::topology::Lane;
+use crate::broker::rabbitmq::topology::{Lane, QueueDeclaration};
+use crate::broker::rabbitmq::user::User;
 
 /// How often a taker that found nothing asks how long the lanes are: what a worker had that was killed comes
 /// back without a ring.
 const LOOK: Duration = Duration::from_secs(5);
+const LOOK_WITHOUT_BELL: Duration = Duration::from_secs(1);
 
 /// How many requests of users who have as many in hand as they may are moved to the end of their lane at
 /// once, and the pause before the next of them.
@@ -49,7 +50,15 @@ pub(super) async fn open(
         lanes.find_older(&connection).await?;
         let channel = connection.create_channel().await?;
         let bell = lanes.declarer.topology().bell();
-        let bell = cancellations::consumer(&connection, bell).await?;
+        let bell = match cancellations::consumer(&connection, bell).await {
+            Ok(consumer) => Some(consumer),
+            // Whoever may have no queue of his own looks by himself.
+            Err(error) if matches!(soft_error(&error), Some((AMQPSoftError::ACCESSREFUSED, _))) => {
+                tracing::debug!(%error, "cannot hear the bell");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         Ok::<_, lapin::Error>((channel, bell))
     };
     let opened = tokio::select! {
@@ -71,6 +80,7 @@ pub(super) async fn open(
     let (wish_in, wish) = watch::channel(Wish::Deliver);
     let (course_in, course) = watch::channel(Course::Open);
     let in_hand = Arc::new(InHand::default());
+    let look = if bell.is_some() { LOOK } else { LOOK_WITHOUT_BELL };
     let watched = Watched {
         managed: managed.clone(),
         connection: connection.clone(),
@@ -89,6 +99,7 @@ pub(super) async fn open(
         channel,
         course: course.clone(),
         in_hand: in_hand.clone(),
+        look,
         turns: 0,
     };
     let acks = Acks { in_hand, wish: wish_in, course };
@@ -131,7 +142,7 @@ struct Watched {
     managed: Arc<ManagedConnection>,
     connection: Arc<Connection>,
     channel: Channel,
-    bell: Consumer,
+    bell: Option<Consumer>,
     lanes: Arc<Lanes>,
     in_hand: Arc<InHand>,
 }
@@ -163,7 +174,7 @@ impl Watched {
                 // An error means that there is no owner.
                 _ = wish.wait_for(|wish| *wish == Wish::NoMore) => return true,
                 () = self.managed.lost(&self.connection) => return false,
-                rung = self.bell.next() => match rung {
+                rung = next_ring(&mut self.bell) => match rung {
                     Some(Ok(_)) => self.lanes.rung.send_modify(|rings| *rings += 1),
                     Some(Err(_)) | None => return false,
                 },
@@ -175,10 +186,19 @@ impl Watched {
     }
 }
 
+async fn next_ring(bell: &mut Option<Consumer>) -> Option<lapin::Result<Delivery>> {
+    match bell {
+        Some(bell) => bell.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A lane, as one taker knows it.
 struct Source {
     lane: Lane,
-    queue: String,
+    queue: QueueDeclaration,
+    /// How many it had when it was last taken from.
+    ready: u32,
     /// Whose request was the last that was taken.
     last: User,
     /// The number of the turn that it was taken in.
@@ -198,8 +218,8 @@ struct Blocked {
 
 impl Source {
     fn new(lane: Lane, lanes: &Lanes) -> Self {
-        let queue = lanes.declarer.topology().lane(lane).name;
-        Self { lane, queue, last: User::default(), turn: 0, blocked: None }
+        let queue = lanes.declarer.topology().lane(lane);
+        Self { lane, queue, ready: 0, last: User::default(), turn: 0, blocked: None }
     }
 
     /// How many builds whoever comes next is thought to have in hand.
@@ -226,6 +246,8 @@ struct LaneTaker {
     in_hand: Arc<InHand>,
     rung: watch::Receiver<u64>,
     sources: Vec<Source>,
+    /// How often the lanes are looked at where nothing is heard.
+    look: Duration,
     turns: u64,
 }
 
@@ -261,7 +283,7 @@ impl Taker for LaneTaker {
         loop {
             let blocked = self.sources.iter().filter_map(|source| source.blocked.as_ref());
             let again = blocked.map(|blocked| blocked.until).min();
-            let look = Instant::now() + LOOK;
+            let look = Instant::now() + self.look;
             let next = again.map_or(look, |again| again.min(look));
             tokio::select! {
                 _ = self.rung.changed() => return,
@@ -271,7 +293,6 @@ impl Taker for LaneTaker {
             if again.is_some_and(|again| again <= Instant::now()) {
                 return;
             }
-            // The broker's own record of the lengths is cheaper than to take from an empty lane.
             let queues = self.lanes.queues();
             let waits = timeout(ANSWER, self.lanes.ready(&queues)).await;
             if !matches!(waits, Ok(Ok(ready)) if ready.iter().all(|ready| *ready == 0)) {
@@ -336,24 +357,36 @@ impl LaneTaker {
         }
     }
 
-    async fn get(&self, index: usize) -> Result<Option<BasicGetMessage>, BrokerError> {
-        let queue = &self.sources[index].queue;
-        let getting = self.channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
-        let got = tokio::select! {
-            got = timeout(ANSWER, getting) => got,
+    async fn get(&mut self, index: usize) -> Result<Option<BasicGetMessage>, BrokerError> {
+        let source = &self.sources[index];
+        let getting = async {
+            // To take from an empty queue costs the broker several times as much as to count it.
+            if source.ready == 0 && declare_queue(&self.channel, &source.queue, true).await? == 0 {
+                return Ok(None);
+            }
+            let name = source.queue.name.as_str();
+            self.channel.basic_get(name.into(), BasicGetOptions::default()).await
+        };
+        let got: lapin::Result<_> = tokio::select! {
+            got = timeout(ANSWER, getting) => match got {
+                Ok(got) => got,
+                Err(_) => {
+                    let why = format!("it did not answer for `{}` in {ANSWER:?}", source.queue.name);
+                    return Err(self.give_up(why).await);
+                }
+            },
             () = self.managed.lost(&self.connection) => {
                 return Err(BrokerError::Unavailable("the connection was lost".to_owned()));
             }
         };
-        let Ok(got) = got else {
-            return Err(self
-                .give_up(format!("it did not answer for `{queue}` in {ANSWER:?}"))
-                .await);
-        };
         match got {
-            Ok(got) => Ok(got),
+            Ok(got) => {
+                self.sources[index].ready = got.as_ref().map_or(0, |got| got.message_count);
+                Ok(got)
+            }
             Err(error) => {
                 if matches!(soft_error(&error), Some((AMQPSoftError::NOTFOUND, _))) {
+                    let queue = &source.queue.name;
                     tracing::warn!(queue, "the queue is gone: declaring all queues again");
                     // Whoever opens the backlog again finds out how that went.
                     let _ = self.lanes.declarer.declare(&self.connection).await;

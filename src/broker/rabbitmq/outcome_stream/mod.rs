@@ -337,7 +337,7 @@ async fn read_all(mut lines: mpsc::Receiver<Vec<u8>>, read: &Weak<Read>) {
         };
         let Some(ledger) = read.upgrade().map(StreamLedger) else { return };
         let Some(line) = line else {
-            return tracing::info!("the outcome ledger ended, or is not heard any more");
+            return tracing::debug!("the outcome ledger ended, or is not heard any more");
         };
         if std::mem::take(&mut begins) {
             ledger.lock().claims = Claims::default();

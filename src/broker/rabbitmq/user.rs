@@ -12,10 +12,10 @@ const HASHED: &str = "sha256:";
 
 /// A user, by an id that is not too long for a header.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(in crate::broker::rabbitmq) struct User(String);
+pub(super) struct User(String);
 
 impl User {
-    pub(in crate::broker::rabbitmq) fn of(user_id: &str) -> Self {
+    pub(super) fn of(user_id: &str) -> Self {
         if user_id.len() <= LONGEST && !user_id.starts_with(HASHED) {
             return Self(user_id.to_owned());
         }
@@ -23,11 +23,11 @@ impl User {
     }
 
     /// The one that a header names.
-    pub(in crate::broker::rabbitmq) fn named(name: String) -> Self {
+    pub(super) fn named(name: String) -> Self {
         Self(name)
     }
 
-    pub(in crate::broker::rabbitmq) fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 
