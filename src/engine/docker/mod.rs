@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod housekeeping;
 mod ignore;
+mod loss;
 mod push;
 mod revisions;
 mod session;
@@ -34,12 +35,13 @@ use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{BuildOrder, ImageBuilder};
+use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder};
 
 use address::Address;
 pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
 use push::EnginePush;
 use revisions::Revisions;
+use session::Session;
 
 use crate::net::address::without_credentials;
 
@@ -209,19 +211,36 @@ impl DockerEngine {
 impl ImageBuilder for DockerEngine {
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let version = self.negotiated().await?.client_version();
-        self.rename_predecessor(&order.key).await?;
-        let id = build::build(self, version, order, progress).await.map_err(|fault| Fault {
-            // Both hold what others wrote.
-            message: progress.redact(&fault.message),
-            step: fault.step.as_deref().map(|step| progress.redact(step)),
-            ..fault
-        })?;
-        let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
-        Ok(ImageLocation::OnEngine(image))
+        let life = self.life().await?;
+        let built = async {
+            self.rename_predecessor(&order.key).await?;
+            build::build(self, version, order, progress).await
+        };
+        match built.await {
+            Ok(id) => {
+                let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
+                Ok(ImageLocation::OnEngine(image))
+            }
+            Err(fault) => {
+                let fault = self.outlived(&life, fault).await;
+                Err(Fault {
+                    // Both hold what others wrote.
+                    message: progress.redact(&fault.message),
+                    step: fault.step.as_deref().map(|step| progress.redact(step)),
+                    ..fault
+                })
+            }
+        }
     }
 
     async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
         self.find_by_key(key).await
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, Fault> {
+        let version = self.negotiated().await?.client_version();
+        let session = Session::claim(&self.address, version).await?;
+        Ok(session.map(Claim::held_by))
     }
 
     async fn push(
@@ -232,7 +251,11 @@ impl ImageBuilder for DockerEngine {
     ) -> Result<String, Fault> {
         let of_a_push = |fault| Fault { stage: StageName::Pusher, ..fault };
         self.negotiated().await.map_err(of_a_push)?;
-        self.pushes.push(&image.id, reference, progress).await
+        let life = self.life().await.map_err(of_a_push)?;
+        match self.pushes.push(&image.id, reference, progress).await {
+            Ok(digest) => Ok(digest),
+            Err(fault) => Err(self.outlived(&life, fault).await),
+        }
     }
 }
 

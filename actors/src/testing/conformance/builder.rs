@@ -60,6 +60,7 @@ macro_rules! builder_conformance {
             a_plan_that_can_never_work_is_the_users_fault,
             an_engine_that_is_out_of_reach_is_a_capacity_fault,
             dropping_a_build_stops_it,
+            an_engine_is_claimed_by_one_at_a_time,
             a_failing_build_does_not_disturb_another,
             a_pushed_image_is_in_the_registry_under_the_digest_that_is_told,
             an_image_that_is_pushed_twice_keeps_its_digest,
@@ -136,6 +137,27 @@ pub async fn an_engine_that_is_out_of_reach_is_a_capacity_fault(world: &impl Wor
     let order = world.good();
     let fault = world.downed().build(&order, &progress(&order)).await.expect_err("it is down");
     assert_eq!((fault.stage, fault.reason), (StageName::Builder, Reason::EngineDown));
+}
+
+pub async fn an_engine_is_claimed_by_one_at_a_time(world: &impl World) {
+    let claimed = async || world.builder().claim().await.expect("the engine is up");
+    // Other tests of the same engine may have it.
+    let claim = async || {
+        loop {
+            match claimed().await {
+                Some(claim) => return claim,
+                // Nothing tells when it is given up.
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let first = tokio::time::timeout(PATIENCE, claim()).await.expect("it is free in time");
+    assert!(claimed().await.is_none());
+    drop(first);
+    tokio::time::timeout(PATIENCE, claim()).await.expect("it is free again in time");
+    let order = world.good();
+    let _claim = tokio::time::timeout(PATIENCE, claim()).await.expect("it is free in time");
+    built(world, &order).await;
 }
 
 pub async fn dropping_a_build_stops_it(world: &impl World) {
