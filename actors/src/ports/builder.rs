@@ -17,6 +17,8 @@ pub struct BuildOrder {
     pub key: BuildKey,
     pub plan: Plan,
     pub labels: BTreeMap<String, String>,
+    /// What the registry is to call the image.
+    pub reference: ImageReference,
 }
 
 /// Builds images, and pushes them.
@@ -25,8 +27,13 @@ pub trait ImageBuilder: Send + Sync + 'static {
     /// Builds the image, and returns where it is. Dropping the future stops the build on the engine.
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault>;
 
-    /// The image of this key that the engine has from an earlier build.
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault>;
+    /// The image of this key that the engine has from an earlier build in the repository of `reference`. The
+    /// key alone does not do: a build has its say in the labels of its image.
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault>;
 
     /// Pushes an image that the engine has, and returns the digest under which the registry took it,
     /// as the engine reports it. Dropping the future ends the push.
