@@ -45,8 +45,12 @@ impl ImageBuilder for PushesInMemory {
         self.builder.build(order, progress).await
     }
 
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
-        self.builder.find(key).await
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault> {
+        self.builder.find(key, reference).await
     }
 
     async fn claim(&self) -> Result<Option<Claim>, Fault> {

@@ -18,6 +18,8 @@ pub struct BuildOrder {
     pub key: BuildKey,
     pub plan: Plan,
     pub labels: BTreeMap<String, String>,
+    /// What the registry is to call the image.
+    pub reference: ImageReference,
 }
 
 /// The right to have the engine work on a job that it may die of, until it is dropped.
@@ -37,8 +39,13 @@ pub trait ImageBuilder: Send + Sync + 'static {
     /// Builds the image, and returns where it is. Dropping the future stops the build on the engine.
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault>;
 
-    /// The image of this key that the engine has from an earlier build.
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault>;
+    /// The image of this key that the engine has from an earlier build in the repository of `reference`. The
+    /// key alone does not do: a build has its say in the labels of its image.
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault>;
 
     /// Claims the engine for a job that it may die of, so that of all such jobs of all workers one at a time
     /// is at work there. `None` = another one is. The claim ends when it is dropped, and with its worker.

@@ -43,8 +43,8 @@ struct Work {
     dropped: usize,
     /// Which builds ran at each death of the engine.
     deaths: Vec<Vec<String>>,
-    /// What the engine has, by key.
-    images: HashMap<BuildKey, BuiltImage>,
+    /// What the engine has, by key and repository.
+    images: HashMap<(BuildKey, String), BuiltImage>,
 }
 
 /// How a scripted build ends.
@@ -228,12 +228,18 @@ impl ImageBuilder for FakeBuilder {
             let pushed = registry.find(&reference.with_tag(&digest)).await?;
             return Ok(ImageLocation::InRegistry(pushed.expect("it was just stored")));
         }
-        self.change(|work| drop(work.images.insert(order.key.clone(), image.clone())));
+        let place = (order.key.clone(), order.reference.repository.clone());
+        self.change(|work| drop(work.images.insert(place, image.clone())));
         Ok(ImageLocation::OnEngine(image))
     }
 
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
-        Ok(self.lock().images.get(key).cloned())
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault> {
+        let place = (key.clone(), reference.repository.clone());
+        Ok(self.lock().images.get(&place).cloned())
     }
 
     async fn claim(&self) -> Result<Option<Claim>, Fault> {

@@ -54,6 +54,7 @@ macro_rules! builder_conformance {
             a_build_gives_an_image_of_the_orders_key_and_builder,
             the_same_order_twice_gives_the_same_image,
             an_image_is_found_by_its_key_once_it_is_built,
+            an_image_of_somebody_else_is_not_found,
             what_a_build_writes_is_told_without_its_secrets,
             a_failing_step_is_a_build_fault_that_names_it,
             the_same_failure_has_the_same_step_and_message_each_time,
@@ -94,9 +95,18 @@ pub async fn the_same_order_twice_gives_the_same_image(world: &impl World) {
 
 pub async fn an_image_is_found_by_its_key_once_it_is_built(world: &impl World) {
     let order = world.good();
-    assert_eq!(world.builder().find(&order.key).await, Ok(None));
+    let find = || world.builder().find(&order.key, &order.reference);
+    assert_eq!(find().await, Ok(None));
     let image = built(world, &order).await;
-    assert_eq!(world.builder().find(&order.key).await, Ok(Some(image)));
+    assert_eq!(find().await, Ok(Some(image)));
+}
+
+pub async fn an_image_of_somebody_else_is_not_found(world: &impl World) {
+    let order = world.good();
+    built(world, &order).await;
+    let repository = format!("{}-and-more", order.reference.repository);
+    let elsewhere = ImageReference { repository, ..order.reference };
+    assert_eq!(world.builder().find(&order.key, &elsewhere).await, Ok(None));
 }
 
 pub async fn what_a_build_writes_is_told_without_its_secrets(world: &impl World) {

@@ -54,10 +54,15 @@ impl ImageBuilder for DiskGuard {
         }
     }
 
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault> {
         // Before the look: what is found must not be pruned in between.
         let pin = self.inner.pins.pin(key.as_str());
-        Ok(self.inner.engine.find(key).await?.map(|image| BuiltImage { pin, ..image }))
+        let found = self.inner.engine.find(key, reference).await?;
+        Ok(found.map(|image| BuiltImage { pin, ..image }))
     }
 
     async fn claim(&self) -> Result<Option<Claim>, Fault> {
