@@ -1,20 +1,18 @@
 //! Builds that nobody wants any more: cancelled, or superseded by a newer request.
 
+use lapin::BasicProperties;
 use serde_json::json;
 
 use crate::support::turnstile::Steps;
-use crate::support::worker::Worker;
-use crate::support::world::{World, held_repository, with};
-use crate::support::{unique, until};
+use crate::support::unique;
+use crate::support::world::{World, dockerfile, held_repository, repository, with};
 
 /// A world with one builder a worker, whose builds may come to the turnstile.
 fn world() -> World {
-    World::new().with("BUILDER_NETWORK", "host").with("BUILDER_CONCURRENCY", "1")
-}
-
-#[track_caller]
-fn until_waiting(worker: &Worker, jobs: usize) {
-    until("jobs wait for the builder", || (worker.waiting("builder") == jobs).then_some(()));
+    World::new()
+        .with("BUILDER_NETWORK", "host")
+        .with("BUILDER_CONCURRENCY", "1")
+        .with("LISTENER_CONCURRENCY", "1")
 }
 
 #[test]
@@ -26,7 +24,7 @@ fn a_build_that_runs_is_gone_from_the_engine_and_its_slot_goes_to_the_next() {
     let cancelled = world.publish(&world.held_request(&repo, &world.user));
     steps.turnstile.until("it runs", |count| count.inside().contains(&cancelled));
     let next = world.publish(&world.held_request(&repo, &world.user));
-    until_waiting(&worker, 1);
+    world.until_in_lanes(1);
 
     world.cancel(&cancelled);
     // The connection of its step ends with its process.
@@ -47,35 +45,107 @@ fn a_build_that_runs_is_gone_from_the_engine_and_its_slot_goes_to_the_next() {
 }
 
 #[test]
-fn builds_that_wait_in_the_worker_or_in_the_queue_are_never_begun() {
-    let world = world().with("LISTENER_CONCURRENCY", "2");
+fn builds_that_wait_in_a_lane_are_never_begun() {
+    let world = world();
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let worker = world.worker();
-    // Of three users, so that none of them is throttled.
     let user = |n| format!("{}-{n}", world.user);
     let publish = |n| world.publish(&world.held_request(&repo, &user(n)));
     let running = publish(1);
     steps.turnstile.until("it runs", |count| count.inside().contains(&running));
-    let [waiting, queued] = [2, 3].map(publish);
-    until_waiting(&worker, 1);
+    // A first one, and one of the next few of its user.
+    let waiting = [publish(2), publish(3), publish(3)];
+    world.until_in_lanes(3);
 
-    world.cancel_of(&user(3), &queued);
-    world.cancel_of(&user(2), &waiting);
-    // One was fetched, the other was not touched.
-    world.outcome(&waiting).cancelled("cancelled").after(1);
-    world.outcome(&queued).cancelled("cancelled").after(0);
+    for (user_number, build_id) in [2, 3, 3].into_iter().zip(&waiting) {
+        world.cancel_of(&user(user_number), build_id);
+    }
+    worker.wait_for_line_where("it hears of the last one", |line| {
+        line.contains("asked to cancel") && line.contains(&waiting[2])
+    });
     assert_eq!(steps.turnstile.count().inside(), [running.clone()].into());
     steps.turnstile.let_all_go();
+    for build_id in &waiting {
+        world.outcome(build_id).cancelled("cancelled").after(0);
+    }
     world.outcome(&running).ready();
     let (told, letters) = world.finish(&[&worker]);
-    assert_eq!((told.len(), letters.len()), (3, 2));
+    assert_eq!((told.len(), letters.len()), (4, 3));
     assert_eq!(steps.turnstile.count().came, [running]);
+}
+
+/// Builds nothing, and has been cancelled before it is told of this build.
+#[track_caller]
+fn is_cancelled_by_the_next_worker(world: &World, build_id: &str, attempts: u64) {
+    let worker = world.worker();
+    world.outcome(build_id).cancelled("cancelled").after(attempts);
+    assert!(!worker.lines().iter().any(|line| line.contains("\"image built\"")));
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (1, 1));
+}
+
+/// A world that a worker has been in.
+fn without_a_worker() -> World {
+    let world = world();
+    world.worker().stop();
+    world
+}
+
+#[test]
+fn a_build_that_is_cancelled_while_no_worker_is_there_is_never_begun() {
+    let world = without_a_worker();
+    let repo = repository("cancelled", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let build_id = world.publish(&world.request(&repo));
+    world.cancel(&build_id);
+    is_cancelled_by_the_next_worker(&world, &build_id, 0);
+}
+
+#[test]
+fn a_cancellation_that_nobody_hears_comes_before_its_request() {
+    let world = without_a_worker();
+    let repo = repository("cancelled", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let request = world.request(&repo);
+    world.cancel(request["uuid"].as_str().expect("it has an id"));
+    let build_id = world.publish(&request);
+    is_cancelled_by_the_next_worker(&world, &build_id, 0);
+}
+
+#[test]
+fn a_build_in_the_fail_queue_is_cancelled() {
+    let world = without_a_worker();
+    let repo = repository("cancelled", &[("Dockerfile", &dockerfile("RUN true"))]);
+    let request = world.request(&repo);
+    let build_id = request["uuid"].as_str().expect("it has an id");
+    let failed = request.to_string();
+    world.broker.publish(
+        &world.settings["FAIL_QUEUE"],
+        failed.as_bytes(),
+        BasicProperties::default(),
+    );
+    world.cancel(build_id);
+    // What is there without a history had its worker killed.
+    is_cancelled_by_the_next_worker(&world, build_id, 1);
+}
+
+#[test]
+fn a_build_on_the_ladder_is_cancelled_when_its_delay_is_over() {
+    let world = world().with("RETRY_INITIAL_DELAY", "3s").with("RETRY_MAX_DELAY", "3s");
+    let worker = world.worker();
+    let mark = unique("fails");
+    let repo =
+        repository("failing", &[("Dockerfile", &dockerfile(&format!("RUN echo {mark}; false")))]);
+    let build_id = world.publish(&world.request(&repo));
+    worker.wait_for_line("to be tried again");
+    world.cancel(&build_id);
+    world.outcome(&build_id).cancelled("cancelled").after(1);
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (1, 1));
 }
 
 #[test]
 fn a_cancellation_leaves_the_build_alone_that_another_user_has_under_the_same_id() {
-    let world = world().with("BUILDER_CONCURRENCY", "2");
+    let world = world().with("BUILDER_CONCURRENCY", "2").with("LISTENER_CONCURRENCY", "2");
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let worker = world.worker();
@@ -105,7 +175,7 @@ fn a_cancellation_leaves_the_build_alone_that_another_user_has_under_the_same_id
 
 #[test]
 fn every_replica_hears_of_a_cancellation_and_the_one_that_builds_stops() {
-    let world = world().with("LISTENER_CONCURRENCY", "1");
+    let world = world();
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let workers = [(); 3].map(|()| world.worker());
@@ -144,15 +214,45 @@ fn a_newer_request_supersedes_the_older_one_that_waits_and_only_that() {
     steps.turnstile.until("it runs", |count| count.inside().contains(&building));
     let elsewhere = world.publish(&world.held_request(&repo, &world.user));
     let older = of_one();
-    until_waiting(&worker, 2);
+    world.until_in_lanes(2);
     let newer = of_one();
-    world.outcome(&older).cancelled("superseded").after(1);
+    world.until_in_lanes(3);
 
     steps.turnstile.let_all_go();
+    world.outcome(&older).cancelled("superseded").after(0);
     for build_id in [&building, &elsewhere, &newer] {
         world.outcome(build_id).ready();
     }
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (4, 1));
+    assert!(!steps.turnstile.count().came.contains(&older));
+}
+
+#[test]
+fn the_newer_request_is_the_one_that_was_made_later_and_not_the_one_that_came_later() {
+    let world = world().with("LISTENER_SUPERSEDE", "true");
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let worker = world.worker();
+    let application = unique("app");
+    let first = world.publish(&world.held_request(&repo, &world.user));
+    steps.turnstile.until("it runs", |count| count.inside().contains(&first));
+    let made_at = |second| {
+        let request = world.held_request(&repo, &world.user);
+        let request = with(request, json!({"applicationID": application}));
+        let properties = BasicProperties::default().with_timestamp(second);
+        world.publish_raw(request.to_string().as_bytes(), properties);
+        request["uuid"].as_str().expect("it has an id").to_owned()
+    };
+    let newer = made_at(1_700_000_020);
+    world.until_in_lanes(1);
+    let older = made_at(1_700_000_010);
+    world.until_in_lanes(2);
+
+    steps.turnstile.let_all_go();
+    world.outcome(&older).cancelled("superseded").after(0);
+    world.outcome(&newer).ready();
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (3, 1));
     assert!(!steps.turnstile.count().came.contains(&older));
 }

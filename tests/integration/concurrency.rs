@@ -10,7 +10,6 @@ use crate::support::until;
 use crate::support::worker::Worker;
 use crate::support::world::{World, held_repository, repository, with};
 use crate::support::{registry, runtime};
-use lapin::BasicProperties;
 use serde_json::{Value, json};
 
 /// Waits until exactly so many jobs wait for a slot of this actor.
@@ -19,17 +18,17 @@ fn until_waiting(worker: &Worker, actor: &str, jobs: usize) {
     until("the others wait", || (worker.waiting(actor) == jobs).then_some(()));
 }
 
-/// Lets jobs go one by one that an actor has `most` of at once and that are all in the worker: it is
+/// Lets jobs go one by one that an actor has `most` of at once, while all others wait as `wait` sees it: it is
 /// never more, and as many as that for as long as there are as many left.
 #[track_caller]
-fn never_more_than(most: usize, turnstile: &Turnstile, worker: &Worker, actor: &str, jobs: usize) {
+fn never_more_than(most: usize, turnstile: &Turnstile, jobs: usize, wait: impl Fn(usize)) {
     for gone in 0..jobs {
         let left = jobs - gone;
         let wanted = most.min(left);
         let now = turnstile.until("all slots are taken", |count| {
             count.came.len() == gone + wanted && count.inside().len() == wanted
         });
-        until_waiting(worker, actor, left - wanted);
+        wait(left - wanted);
         assert_eq!(turnstile.count().inside(), now.inside(), "those who wait do wait");
         let next = now.inside().pop_first().expect("somebody is inside");
         turnstile.let_go(&next);
@@ -64,12 +63,13 @@ fn all_end_well(world: &World, worker: &Worker, published: &BTreeSet<String>) {
 #[track_caller]
 fn builders(n: usize) {
     let jobs = 2 * n + 2;
-    let world = world("BUILDER", n, jobs);
+    let world = world("BUILDER", n, n);
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let worker = world.worker();
     let published = publish(&world, jobs, |user| world.held_request(&repo, user));
-    never_more_than(n, &steps.turnstile, &worker, "builder", jobs);
+    // Nothing is taken ahead: others have no builder, and are in no worker.
+    never_more_than(n, &steps.turnstile, jobs, |others| world.until_in_lanes(others));
     all_end_well(&world, &worker, &published);
 }
 
@@ -89,7 +89,11 @@ fn three_builds_at_once_where_there_are_three_builders() {
 }
 
 /// A server before another one, where what has a name is held.
-fn before(server: String, turnstile: &Turnstile, name: fn(&Asked) -> Option<&str>) -> StandIn {
+pub(crate) fn before(
+    server: String,
+    turnstile: &Turnstile,
+    name: fn(&Asked) -> Option<&str>,
+) -> StandIn {
     let turnstile = turnstile.clone();
     runtime().block_on(StandIn::start(move |asked| {
         let passed_on = Answer::From(server.clone());
@@ -120,7 +124,7 @@ fn no_more_repositories_are_cloned_at_once_than_there_are_connectors() {
             world.publish(&with(world.request(repo), user))
         })
         .collect();
-    never_more_than(2, &turnstile, &worker, "connector", JOBS);
+    never_more_than(2, &turnstile, JOBS, |others| until_waiting(&worker, "connector", others));
     all_end_well(&world, &worker, &published);
 }
 
@@ -142,33 +146,29 @@ fn no_more_images_are_pushed_at_once_than_there_are_pushers() {
     let worker = world.worker();
     let repo = repository("pushed", &[("Dockerfile", FROM_NOTHING)]);
     let published = publish(&world, JOBS, |user| world.held_request(&repo, user));
-    never_more_than(2, &turnstile, &worker, "pusher", JOBS);
+    never_more_than(2, &turnstile, JOBS, |others| until_waiting(&worker, "pusher", others));
     all_end_well(&world, &worker, &published);
 }
 
 #[test]
-fn no_more_deliveries_are_unsettled_than_the_listener_has_room_for() {
-    const JOBS: usize = 8;
+fn no_more_builds_are_in_hand_than_the_worker_has_room_for_though_a_builder_is_free() {
+    const JOBS: usize = 6;
     const ROOM: usize = 3;
-    let world = world("BUILDER", 1, ROOM);
-    let steps = Steps::start();
-    let repo = held_repository(&steps);
+    let turnstile = Turnstile::new();
+    let registry = before(format!("http://{}", registry::open()), &turnstile, |asked| {
+        let writes = ["POST", "PATCH", "PUT"].contains(&asked.method.as_str());
+        asked.path.split('/').nth(3).filter(|_| writes)
+    });
+    let world = world("PUSHER", 1, ROOM).with("REGISTRY_URL", &registry.address.to_string());
     let worker = world.worker();
+    let repo = repository("roomy", &[("Dockerfile", FROM_NOTHING)]);
     let published = publish(&world, JOBS, |user| world.held_request(&repo, user));
-    let queue = &world.settings["BUILD_QUEUE"];
     for gone in 0..=JOBS - ROOM {
-        let now = steps.turnstile.until("the next one builds", |count| {
-            count.came.len() == gone + 1 && count.inside().len() == 1
-        });
-        until_waiting(&worker, "builder", ROOM - 1);
-        // What is in the queue and can be had is not with the worker.
-        let left = world.broker.drain(queue);
-        assert_eq!(left.len(), JOBS - gone - ROOM);
-        for message in &left {
-            world.broker.publish(queue, &message.body, BasicProperties::default());
-        }
-        steps.turnstile.let_go(now.came.last().expect("one builds"));
+        until_waiting(&worker, "pusher", ROOM - 1);
+        let now = turnstile.until("one is pushed", |count| count.came.len() == gone + 1);
+        world.until_in_lanes(JOBS - gone - ROOM);
+        turnstile.let_go(now.came.last().expect("one is pushed"));
     }
-    steps.turnstile.let_all_go();
+    turnstile.let_all_go();
     all_end_well(&world, &worker, &published);
 }

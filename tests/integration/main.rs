@@ -28,3 +28,4 @@ mod sharing;
 #[cfg(feature = "failpoints")]
 mod stages;
 mod strange_input;
+mod upgrading;

@@ -1,14 +1,16 @@
-//! Users share the engine: what one of them floods the queue with does not hold up another.
+//! Users share the builders of all workers: nothing waits while one is free, and what one user floods the
+//! queue with does not hold up another.
+
+use std::collections::BTreeSet;
 
 use crate::support::git_server::GitRepo;
 use crate::support::turnstile::Steps;
-use crate::support::until;
 use crate::support::worker::Worker;
 use crate::support::world::{World, held_repository};
 
 const FLOOD: usize = 50;
 
-/// A world of builds that are held on the engine, with a user who floods it and another one.
+/// A world of builds that are held on the engine.
 struct Shared {
     world: World,
     steps: Steps,
@@ -16,11 +18,13 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(builders: usize, listener: usize) -> Self {
+    /// Of workers that have so many builders each.
+    fn new(builders: usize) -> Self {
         let world = World::new()
             .with("BUILDER_NETWORK", "host")
             .with("BUILDER_CONCURRENCY", &builders.to_string())
-            .with("LISTENER_CONCURRENCY", &listener.to_string());
+            // On a slow machine none is taken for the builder of one whose source takes long to fetch.
+            .with("LISTENER_CONCURRENCY", &builders.to_string());
         let steps = Steps::start();
         let repo = held_repository(&steps);
         Self { world, steps, repo }
@@ -36,107 +40,171 @@ impl Shared {
         (0..builds).map(publish).collect()
     }
 
-    /// Cancels what is left of the flood, and checks that every build of both users had its one end.
     #[track_caller]
-    fn end(&self, workers: &[&Worker], flood: &[String], other: &str) {
+    fn until_inside(&self, builds: usize) {
+        self.steps.turnstile.until("all builders have one", |count| count.inside().len() == builds);
+    }
+
+    /// Lets one of those go that are built; returns the one that is begun in its place.
+    #[track_caller]
+    fn next(&self) -> String {
+        let before = self.steps.turnstile.count();
+        let gone = before.inside().pop_first().expect("one is built");
+        self.steps.turnstile.let_go(&gone);
+        let next = |came: &[String]| came.len() > before.came.len();
+        let after = self.steps.turnstile.until("the next one builds", |count| next(&count.came));
+        after.came[before.came.len()].clone()
+    }
+
+    /// Cancels what is left of a user's flood, and checks that each of these builds had its one end.
+    #[track_caller]
+    fn end(&self, workers: &[&Worker], all: &[String], flood: (&str, &[String])) {
         let built = self.steps.turnstile.count().came;
-        let left: Vec<_> = flood.iter().filter(|id| !built.contains(id)).collect();
+        let left: Vec<_> = flood.1.iter().filter(|id| !built.contains(id)).collect();
         for build_id in &left {
-            self.world.cancel_of(&self.user("flood"), build_id);
+            self.world.cancel_of(&self.user(flood.0), build_id);
         }
-        for build_id in &left {
-            self.world.outcome(build_id).cancelled("cancelled");
+        let last = left.last().expect("some of the flood are left");
+        for worker in workers {
+            worker.wait_for_line_where("it hears of the last one", |line| {
+                line.contains("asked to cancel") && line.contains(last.as_str())
+            });
         }
         self.steps.turnstile.let_all_go();
-        for build_id in &built {
-            self.world.outcome(build_id).ready().after(1);
+        for build_id in all.iter().chain(flood.1) {
+            let told = self.world.outcome(build_id);
+            match left.contains(&build_id) {
+                true => told.cancelled("cancelled").after(0),
+                false => told.ready().after(1),
+            };
         }
-        assert!(built.iter().any(|id| id == other));
         let (told, letters) = self.world.finish(workers);
-        assert_eq!((told.len(), letters.len()), (flood.len() + 1, left.len()));
+        assert_eq!((told.len(), letters.len()), (all.len() + flood.1.len(), left.len()));
     }
 }
 
-/// Whether this worker has fetched the source of this build.
-fn has_fetched(worker: &Worker, build_id: &str) -> bool {
-    let fetched = |line: &String| line.contains("\"source fetched\"") && line.contains(build_id);
-    worker.lines().iter().any(fetched)
-}
-
-/// A user floods a worker; of another one's build no more is needed than that it waits, and the next
-/// builder that is free is theirs, however many of the flood's have waited for longer.
+/// A user floods the workers; of another one's build no more is needed than that it waits, and the next
+/// builder that comes free is theirs, however many of the flood's have waited for longer.
 #[track_caller]
-fn anothers_first_build_is_the_next(builders: usize, listener: usize) {
-    let shared = Shared::new(builders, listener);
-    let worker = shared.world.worker();
-    let turnstile = &shared.steps.turnstile;
-    let until_waiting = |jobs| {
-        until("the others wait", || (worker.waiting("builder") == jobs).then_some(()));
-    };
+fn anothers_first_build_is_the_next(builders: usize, workers: usize) {
+    let shared = Shared::new(builders);
+    let all = builders * workers;
+    let workers: Vec<Worker> = (0..workers).map(|_| shared.world.worker()).collect();
     let flood = shared.publish("flood", FLOOD);
-    turnstile.until("the flood has all builders", |count| count.inside().len() == builders);
-    // One place stays in sight of others.
-    until_waiting(listener - 1 - builders);
+    shared.until_inside(all);
+    shared.world.until_in_lanes(FLOOD - all);
 
-    let other = shared.publish("other", 1).remove(0);
-    until("the other one is in sight", || has_fetched(&worker, &other).then_some(()));
-    until_waiting(listener - builders);
-    let before = turnstile.count();
-    assert_eq!(before.came.len(), builders, "nothing has begun meanwhile");
-    turnstile.let_go(&before.came[0]);
-    let after = turnstile.until("the next one builds", |count| count.came.len() > builders);
-    assert_eq!(after.came[builders], other);
-    shared.end(&[&worker], &flood, &other);
+    let others = ["other", "another"].map(|other| {
+        let build_id = shared.publish(other, 1).remove(0);
+        shared.world.until_in_lanes(shared.world.in_lanes().max(FLOOD - all + 1));
+        assert_eq!(shared.next(), build_id);
+        // The flood goes on behind it.
+        shared.world.until_in_lanes(FLOOD - all);
+        build_id
+    });
+    let workers: Vec<&Worker> = workers.iter().collect();
+    shared.end(&workers, &others, ("flood", &flood));
 }
 
 #[test]
 fn a_flood_starts_no_further_build_before_anothers_first_on_two_builders() {
-    anothers_first_build_is_the_next(2, 4);
+    anothers_first_build_is_the_next(2, 1);
 }
 
 #[test]
-fn a_flood_starts_no_further_build_before_anothers_first_on_one_builder_with_a_deep_mailbox() {
-    anothers_first_build_is_the_next(1, 8);
+fn a_flood_starts_no_further_build_before_anothers_first_on_one_builder() {
+    anothers_first_build_is_the_next(1, 1);
 }
 
 #[test]
-fn on_three_replicas_a_flood_starts_one_further_build_a_builder_at_the_most() {
-    let shared = Shared::new(1, 3);
+fn a_flood_starts_no_further_build_before_anothers_first_on_three_replicas() {
+    anothers_first_build_is_the_next(1, 3);
+}
+
+#[test]
+fn nothing_waits_in_one_replica_while_another_has_a_free_builder() {
+    let shared = Shared::new(2);
     let workers = [(); 3].map(|()| shared.world.worker());
-    let turnstile = &shared.steps.turnstile;
-    let flood = shared.publish("flood", FLOOD);
-    turnstile.until("the flood has all builders", |count| count.inside().len() == 3);
-    let waiting = || workers.each_ref().map(|worker| worker.waiting("builder"));
-    until("more of it waits everywhere", || (waiting() == [1; 3]).then_some(()));
+    let mut published = Vec::new();
+    for builds in [1, 3, 2] {
+        published.extend(shared.publish("few", builds));
+        shared.until_inside(published.len());
+    }
+    // All are taken: what comes now waits on the broker, and goes to whichever comes free first.
+    let late = shared.publish("few", 1).remove(0);
+    shared.world.until_in_lanes(1);
+    assert_eq!(shared.next(), late);
+    shared.steps.turnstile.let_all_go();
+    for build_id in published.iter().chain([&late]) {
+        shared.world.outcome(build_id).ready().after(1);
+    }
+    let (told, letters) = shared.world.finish(&workers.each_ref());
+    assert_eq!((told.len(), letters.len()), (7, 0));
+}
+
+#[test]
+fn more_users_than_lanes_flood_the_workers_and_one_beside_them_is_the_next() {
+    const USERS: usize = 5;
+    const BUILDS: usize = 25;
+    let mut shared = Shared::new(USERS);
+    shared.world = shared.world.with("BUILD_LANES", "2");
+    let worker = shared.world.worker();
+    let name = |user: usize| format!("flood{user}");
+    let mut floods = vec![Vec::new(); USERS];
+    for _ in 0..BUILDS {
+        for (user, flood) in floods.iter_mut().enumerate() {
+            flood.extend(shared.publish(&name(user), 1));
+        }
+    }
+    shared.until_inside(USERS);
+    shared.world.until_in_lanes(USERS * (BUILDS - 1));
+    let users: BTreeSet<usize> = shared
+        .steps
+        .turnstile
+        .count()
+        .inside()
+        .iter()
+        .filter_map(|build_id| floods.iter().position(|flood| flood.contains(build_id)))
+        .collect();
+    assert_eq!(users.len(), USERS, "each of them has a builder");
 
     let other = shared.publish("other", 1).remove(0);
-    until("the other one waits as well", || {
-        let there = workers.iter().find(|worker| has_fetched(worker, &other));
-        there.filter(|worker| worker.waiting("builder") == 2)
-    });
-    let before = turnstile.count();
-    assert_eq!(before.came.len(), 3);
-    before.came.iter().for_each(|build_id| turnstile.let_go(build_id));
-    // One each: what has begun is held.
-    let after = turnstile.until("the next ones build", |count| count.came.len() == 6);
-    assert!(after.came[3..].contains(&other), "{after:?}");
-    shared.end(&workers.each_ref(), &flood, &other);
+    shared.world.until_in_lanes(USERS * (BUILDS - 1) + 1);
+    assert_eq!(shared.next(), other);
+    let mut all = vec![other];
+    for flood in &floods[1..] {
+        all.extend(flood.iter().cloned());
+    }
+    shared.steps.turnstile.let_all_go();
+    for build_id in all.iter().chain(&floods[0]) {
+        shared.world.outcome(build_id).ready().after(1);
+    }
+    let (told, _) = shared.world.finish(&[&worker]);
+    assert_eq!(told.len(), USERS * BUILDS + 1);
 }
 
 #[test]
 fn one_user_never_has_more_builders_than_their_share_though_one_is_free() {
-    let mut shared = Shared::new(2, 8);
+    let mut shared = Shared::new(2);
     shared.world = shared.world.with("BUILDER_PER_USER", "1");
     let worker = shared.world.worker();
     let turnstile = &shared.steps.turnstile;
-    let alices = shared.publish("alice", 3);
-    turnstile.until("one of them builds", |count| count.inside().len() == 1);
-    until("the others wait", || (worker.waiting("builder") == 2).then_some(()));
+    let alices = shared.publish("alice", 20);
+    shared.until_inside(1);
+    shared.world.until_in_lanes(19);
     assert_eq!(turnstile.count().inside().len(), 1);
 
+    // All that wait before them may not be had: they have the builder that is free, one after the other.
     let bobs = shared.publish("bob", 3);
-    turnstile.until("one each builds", |count| count.inside().len() == 2);
-    until("the others wait", || (worker.waiting("builder") == 4).then_some(()));
+    shared.until_inside(2);
+    shared.world.until_in_lanes(21);
+    let alice = turnstile.count().came.remove(0);
+    for built in 1..=3 {
+        let now = turnstile.until("one each builds", |count| count.came.len() == 1 + built);
+        assert!(bobs.contains(&now.came[built]), "{now:?}");
+        assert!(now.inside().contains(&alice));
+        turnstile.let_go(&now.came[built]);
+    }
     turnstile.let_all_go();
     for build_id in alices.iter().chain(&bobs) {
         shared.world.outcome(build_id).ready();
@@ -148,5 +216,5 @@ fn one_user_never_has_more_builders_than_their_share_though_one_is_free() {
         }
     }
     let (told, _) = shared.world.finish(&[&worker]);
-    assert_eq!(told.len(), 6);
+    assert_eq!(told.len(), 23);
 }

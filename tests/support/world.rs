@@ -15,7 +15,7 @@ use super::managers::{Managers, Notification};
 use super::stand_in::{Answer, StandIn};
 use super::turnstile::Steps;
 use super::worker::{Settings, Worker};
-use super::{PATIENCE, engine, registry, runtime, unique};
+use super::{PATIENCE, engine, registry, runtime, unique, until};
 
 /// A deployment. Dropping it removes its queues from the shared broker; its workers must be dropped
 /// before.
@@ -151,6 +151,28 @@ impl World {
         self.broker.broadcast(&self.settings["CANCEL_EXCHANGE"], body.as_bytes());
     }
 
+    /// The lanes of the backlog.
+    fn lanes(&self) -> impl Iterator<Item = String> {
+        let numbered = self
+            .settings
+            .get("BUILD_LANES")
+            .map_or(4, |lanes| lanes.parse::<u16>().expect("a number of lanes"));
+        let named = ["returned", "first", "few"].map(str::to_owned).into_iter();
+        let lanes = named.chain((1..=numbered).map(|number| number.to_string()));
+        lanes.map(|lane| format!("{}.lane.{lane}", self.settings["BUILD_QUEUE"]))
+    }
+
+    /// How many requests are in the lanes and in nobody's hand.
+    pub fn in_lanes(&self) -> usize {
+        self.lanes().map(|lane| self.broker.ready(&lane)).sum()
+    }
+
+    /// Waits until so many requests are in the lanes and in nobody's hand.
+    #[track_caller]
+    pub fn until_in_lanes(&self, requests: usize) {
+        until("requests wait in the lanes", || (self.in_lanes() == requests).then_some(()));
+    }
+
     /// How a build ends.
     #[track_caller]
     pub fn outcome(&self, build_id: &str) -> Notification {
@@ -207,6 +229,7 @@ impl World {
             let left = self.broker.drain(&self.settings[queue]);
             assert!(left.is_empty(), "{queue}: {left:?}");
         }
+        assert_eq!(self.in_lanes(), 0, "no request is left in a lane");
         assert_eq!(self.managers.faults(), [""; 0], "notifications are signed JSON");
         let letters = self.dead_letters();
         self.assert_no_secret_in("a dead letter", letters.iter().map(|letter| &letter.text));

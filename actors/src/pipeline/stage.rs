@@ -17,6 +17,9 @@ use crate::model::fault::{Fault, StageName};
 use crate::pipeline::pool::{Pool, Slot};
 use crate::scheduling::admission::withdrawn;
 
+/// How often a job that waits for a builder looks whether another worker may have one.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// What is done with a job in one stage. Clones are the same stage.
 pub trait Stage: Clone + Send + Sync + Unpin + 'static {
     const NAME: StageName;
@@ -121,6 +124,23 @@ impl<S: Stage> StageActor<S> {
             slot = self.pool.slot_for(&job.request.user_id) => slot,
             () = tokio::time::sleep_until(job.patience(self.timeout).into()) => {
                 Err(StageError::HandBack)
+            }
+            () = self.others_are_idle(), if S::NAME == StageName::Builder => {
+                Err(StageError::HandBack)
+            }
+        }
+    }
+
+    /// Waits until other workers may have nothing to do: it is they who have the builder then that the job
+    /// waits for. One too many was taken here while the source of another took long to fetch.
+    async fn others_are_idle(&self) {
+        let broker = &self.settlement.broker;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if matches!(broker.waiting().await, Ok(0))
+                && matches!(broker.workers().await, Ok(workers) if workers > 1)
+            {
+                return;
             }
         }
     }

@@ -242,7 +242,14 @@ pub trait Broker: Send + Sync + 'static {
     /// How many requests wait at the moment, in the build queue and in the backlog, for all workers.
     async fn waiting(&self) -> Result<u64, BrokerError>;
 
+    /// How many workers take requests at the moment, this one included.
+    async fn workers(&self) -> Result<u64, BrokerError>;
+
     /// All cancellations of the last day and from now on, until the receiver is dropped: also
     /// of those that were sent while no worker was there. One may come more than once.
     fn cancellations(&self) -> mpsc::Receiver<Cancellation>;
+
+    /// Waits until those who listen for cancellations have what was sent before they listened, or before the
+    /// connection was made anew; not for long, where that cannot be had.
+    async fn cancellations_read(&self) {}
 }

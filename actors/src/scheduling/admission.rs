@@ -58,9 +58,16 @@ struct Jobs {
     next: u64,
     cancelled: VecDeque<(Instant, Cancellation)>,
     /// Of each subject the newest request that was put in the backlog, and when it was requested.
-    expected: HashMap<String, (OffsetDateTime, BuildIdentity)>,
+    expected: HashMap<String, Expected>,
     /// The subjects of those, by when they were put in first.
     subjects: VecDeque<(Instant, String)>,
+}
+
+/// A request that was put in the backlog.
+struct Expected {
+    requested_at: OffsetDateTime,
+    build: BuildIdentity,
+    given_id: bool,
 }
 
 /// Which build somebody wants to stop.
@@ -178,21 +185,23 @@ impl Admission {
     ) -> bool {
         let mut jobs = self.lock();
         jobs.forget_old();
-        jobs.cancelled.iter().any(|(_, cancelled)| cancelled.means(build, given_id, requested_at))
+        jobs.is_cancelled(build, given_id, requested_at)
     }
 
     /// Says that a request is put in the backlog: what was requested before it is out of date.
-    pub fn expect(&self, request: &BuildRequest, requested_at: OffsetDateTime) {
+    pub fn expect(&self, request: &BuildRequest, given_id: bool, requested_at: OffsetDateTime) {
         if !self.rules.supersede {
             return;
         }
         let subject = subject(request);
         let mut jobs = self.lock();
         jobs.forget_old();
-        let newest = jobs.expected.get(&subject).is_none_or(|(at, _)| *at <= requested_at);
-        if newest
-            && jobs.expected.insert(subject.clone(), (requested_at, request.identity())).is_none()
-        {
+        let known = jobs.expected.get(&subject);
+        if known.is_some_and(|known| known.requested_at > requested_at) {
+            return;
+        }
+        let expected = Expected { requested_at, build: request.identity(), given_id };
+        if jobs.expected.insert(subject.clone(), expected).is_none() {
             jobs.subjects.push_back((Instant::now(), subject));
         }
     }
@@ -239,9 +248,9 @@ impl Jobs {
             .filter(|entry| entry.withdrawn.borrow().is_none())
             .filter_map(|entry| Some((entry, entry.read.as_ref()?)))
             .filter(|(_, read)| read.subject == new.subject && read.build != new.build);
-        let expected = self.expected.get(&new.subject).is_some_and(|(at, build)| {
-            let cancelled = |(_, cancelled): &(_, Cancellation)| cancelled.means(build, false, *at);
-            *at > new.requested_at && !self.cancelled.iter().any(cancelled)
+        let expected = self.expected.get(&new.subject).is_some_and(|known| {
+            let Expected { requested_at, build, given_id } = known;
+            *requested_at > new.requested_at && !self.is_cancelled(build, *given_id, *requested_at)
         });
         let mut newest = !expected;
         for (entry, read) in others {
@@ -252,6 +261,15 @@ impl Jobs {
             }
         }
         (!newest).then_some(Reason::Superseded)
+    }
+
+    fn is_cancelled(
+        &self,
+        build: &BuildIdentity,
+        given_id: bool,
+        requested_at: OffsetDateTime,
+    ) -> bool {
+        self.cancelled.iter().any(|(_, cancelled)| cancelled.means(build, given_id, requested_at))
     }
 
     fn forget_old(&mut self) {
@@ -300,12 +318,13 @@ impl Ticket {
         requested_at: OffsetDateTime,
     ) -> Result<(), Reason> {
         let build = request.identity();
-        if self.admission.is_cancelled(&build, given_id, requested_at) {
+        let mut jobs = self.admission.lock();
+        jobs.forget_old();
+        if jobs.is_cancelled(&build, given_id, requested_at) {
             return Err(Reason::Cancelled);
         }
         let read =
             ReadEntry { build, given_id, subject: subject(request), requested_at, building: false };
-        let mut jobs = self.admission.lock();
         // Whoever redrives an old request wants it, whatever came after it.
         if self.admission.rules.supersede
             && request.redrive_of.is_none()

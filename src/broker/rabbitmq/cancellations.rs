@@ -15,7 +15,7 @@ use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions}
 use lapin::types::FieldTable;
 use lapin::{Connection, Consumer};
 use time::OffsetDateTime;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
 use super::connection::{ManagedConnection, pause, pauses};
@@ -34,6 +34,9 @@ const COLLECT: Duration = Duration::from_secs(1);
 /// How long a mark behind a cancellation is waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+/// Longest wait for what was sent before.
+const LONGEST_READING: Duration = Duration::from_secs(10);
+
 /// Pause before a stream that cannot be had is asked for again.
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -45,10 +48,11 @@ pub(super) fn listen(
     managed: Arc<ManagedConnection>,
     declarer: Arc<Declarer>,
     stream: Arc<Stream>,
+    read: watch::Sender<bool>,
 ) -> mpsc::Receiver<Cancellation> {
     let (heard_in, heard) = mpsc::channel(WAITING);
     let unmarked = Arc::new(Notify::new());
-    tokio::spawn(read_back(stream.clone(), heard_in.clone()));
+    tokio::spawn(read_back(stream.clone(), heard_in.clone(), read));
     tokio::spawn(mark(stream, unmarked.clone(), heard_in.clone()));
     tokio::spawn(hear(managed, declarer, unmarked, heard_in));
     heard
@@ -133,12 +137,17 @@ async fn mark(stream: Arc<Stream>, unmarked: Arc<Notify>, heard: mpsc::Sender<Ca
             () = unmarked.notified() => {}
         }
         tokio::time::sleep(COLLECT).await;
-        write_mark(&stream).await;
+        write_mark(&stream, now()).await;
     }
 }
 
-async fn write_mark(stream: &Stream) {
-    let millis = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+/// The time, as a mark has it.
+fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc().truncate_to_millisecond()
+}
+
+async fn write_mark(stream: &Stream, at: OffsetDateTime) {
+    let millis = at.unix_timestamp_nanos() / 1_000_000;
     if let Err(error) = stream.append(millis.to_string().into_bytes()).await {
         // The cancellations before it then seem to be newer than they are.
         tracing::debug!(%error, "cannot write the time into the stream of cancellations");
@@ -162,10 +171,25 @@ fn line(delivery: lapin::message::Delivery) -> Line {
     mark.map_or_else(|| Line::Body(delivery.data.clone()), Line::Mark)
 }
 
+/// Waits until what was sent before is read, as far as that can be had.
+pub(super) async fn until_read(read: &watch::Sender<bool>) {
+    if timeout(LONGEST_READING, read.subscribe().wait_for(|read| *read)).await.is_err() {
+        tracing::warn!(
+            "what was cancelled while this worker was not connected was not read within \
+             {LONGEST_READING:?}: it is heard later"
+        );
+    }
+}
+
 /// Reads what was sent in the last day, anew after every loss of the connection.
-async fn read_back(stream: Arc<Stream>, heard: mpsc::Sender<Cancellation>) {
+async fn read_back(
+    stream: Arc<Stream>,
+    heard: mpsc::Sender<Cancellation>,
+    read: watch::Sender<bool>,
+) {
     let mut warned = false;
     loop {
+        read.send_replace(false);
         let lines = tokio::select! {
             () = heard.closed() => return,
             lines = stream.follow(line) => lines,
@@ -173,12 +197,16 @@ async fn read_back(stream: Arc<Stream>, heard: mpsc::Sender<Cancellation>) {
         let wait = match lines {
             Ok(lines) => {
                 warned = false;
-                let mut lines = Unmarked { lines, bodies: Vec::new() };
+                // What stands before it was sent before.
+                let own = now();
+                let mut lines = Unmarked { lines, bodies: Vec::new(), own, read: &read };
                 let reading = async { while lines.pass_on(&heard).await {} };
-                tokio::join!(reading, write_mark(&stream));
+                tokio::join!(reading, write_mark(&stream, own));
                 COLLECT
             }
             Err(BrokerError::Refused(error)) => {
+                // There is nothing to be read.
+                read.send_replace(true);
                 if !std::mem::replace(&mut warned, true) {
                     warn(&error);
                 }
@@ -206,12 +234,16 @@ pub(super) fn warn(error: &str) {
 }
 
 /// A reading of the stream, and what it has had since the last mark.
-struct Unmarked {
+struct Unmarked<'a> {
     lines: mpsc::Receiver<Line>,
     bodies: Vec<Vec<u8>>,
+    /// The mark that was written when the reading began.
+    own: OffsetDateTime,
+    /// Whether that was read.
+    read: &'a watch::Sender<bool>,
 }
 
-impl Unmarked {
+impl Unmarked<'_> {
     /// Reads a line, and hands on what is known to be sent by some time. Says whether there may be more.
     async fn pass_on(&mut self, heard: &mpsc::Sender<Cancellation>) -> bool {
         let next = if self.bodies.is_empty() {
@@ -224,6 +256,7 @@ impl Unmarked {
             let now = || Line::Mark(OffsetDateTime::now_utc());
             timeout(LONGEST_WAIT, self.lines.recv()).await.unwrap_or_else(|_| Some(now()))
         };
+        let is_own = matches!(&next, Some(Line::Mark(at)) if *at == self.own);
         let (at, more) = match next {
             Some(Line::Body(body)) if self.bodies.len() < MOST_UNMARKED => {
                 self.bodies.push(body);
@@ -243,6 +276,9 @@ impl Unmarked {
             if heard.send(Cancellation { body, at }).await.is_err() {
                 return false;
             }
+        }
+        if is_own {
+            self.read.send_replace(true);
         }
         more
     }

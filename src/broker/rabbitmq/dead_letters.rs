@@ -335,7 +335,7 @@ async fn check_arguments(
 
 /// Letters that are ready, as the queue itself counts them.
 async fn count(channel: &Channel, queue: &QueueDeclaration) -> Result<u32, QueueError> {
-    answer(declare_queue(channel, queue, true)).await
+    Ok(answer(declare_queue(channel, queue, true)).await?.ready)
 }
 
 fn is(error: &lapin::Error, refusal: &AMQPSoftError) -> bool {

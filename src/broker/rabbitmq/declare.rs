@@ -116,13 +116,19 @@ async fn declare_exchange(connection: &Connection, name: &str, what: &str) -> Re
     }
 }
 
-/// Declares a queue, or, if `passive`, only asks whether there is one of this name. Returns how many
-/// messages it has ready.
+/// What the broker has counted of a queue.
+pub(super) struct Counts {
+    /// Messages that are ready.
+    pub(super) ready: u32,
+    pub(super) consumers: u32,
+}
+
+/// Declares a queue, or, if `passive`, only asks whether there is one of this name.
 pub(super) async fn declare_queue(
     channel: &Channel,
     queue: &QueueDeclaration,
     passive: bool,
-) -> lapin::Result<u32> {
+) -> lapin::Result<Counts> {
     let options = QueueDeclareOptions { passive, durable: true, ..Default::default() };
     let mut arguments = FieldTable::default();
     for (key, value) in &queue.arguments {
@@ -133,7 +139,7 @@ pub(super) async fn declare_queue(
         arguments.insert((*key).into(), value);
     }
     let queue = channel.queue_declare(queue.name.as_str().into(), options, arguments).await?;
-    Ok(queue.message_count())
+    Ok(Counts { ready: queue.message_count(), consumers: queue.consumer_count() })
 }
 
 fn unusable(queue: &QueueDeclaration, reason: &str) -> Failure {

@@ -137,6 +137,8 @@ pub struct RabbitMq {
     lanes: Arc<Lanes>,
     ledger: Arc<Stream>,
     cancelled: Arc<Stream>,
+    /// Whether those who listen have what was cancelled before.
+    cancelled_read: watch::Sender<bool>,
 }
 
 impl RabbitMq {
@@ -202,6 +204,7 @@ impl RabbitMq {
             lanes,
             ledger,
             cancelled,
+            cancelled_read: watch::Sender::new(false),
         })
     }
 
@@ -275,7 +278,7 @@ impl Broker for RabbitMq {
     }
 
     async fn backlog(&self) -> Result<Backlog, BrokerError> {
-        timeout(self.publish_timeout, self.lanes.open(&self.consumer))
+        timeout(self.publish_timeout, self.lanes.open(&self.consumer, self.state.subscribe()))
             .await
             .unwrap_or_else(|_| Err(too_slow("open", "the backlog", self.publish_timeout)))
     }
@@ -286,9 +289,24 @@ impl Broker for RabbitMq {
             .unwrap_or_else(|_| Err(too_slow("count", "the backlog", self.publish_timeout)))
     }
 
+    async fn workers(&self) -> Result<u64, BrokerError> {
+        timeout(self.publish_timeout, self.lanes.workers())
+            .await
+            .unwrap_or_else(|_| Err(too_slow("count", "the workers", self.publish_timeout)))
+    }
+
+    async fn cancellations_read(&self) {
+        cancellations::until_read(&self.cancelled_read).await;
+    }
+
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
         let (consumer, declarer) = (self.consumer.clone(), self.declarer.clone());
-        cancellations::listen(consumer, declarer, self.cancelled.clone())
+        cancellations::listen(
+            consumer,
+            declarer,
+            self.cancelled.clone(),
+            self.cancelled_read.clone(),
+        )
     }
 }
 

@@ -93,6 +93,41 @@ async fn a_busy_user_whom_another_worker_took_for_a_new_one_is_not_served_first(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_several_workers_took_for_the_first_one_of_a_flood_lets_a_single_request_pass() {
+    on_rabbitmq(async |rabbit: &Rabbit| {
+        let other = another(rabbit).await;
+        for number in 0..30 {
+            enqueue(&*rabbit.broker, "flood", &number.to_string()).await;
+            enqueue(&*other.broker, "flood", &number.to_string()).await;
+        }
+        let mut backlog = backlog(&*rabbit.broker).await;
+        assert_eq!(take(&mut backlog, &load(&[])).await.user_id, "flood");
+        enqueue(&*other.broker, "single", "s").await;
+        assert_eq!(take(&mut backlog, &load(&[])).await.user_id, "single");
+        assert_eq!(take(&mut backlog, &load(&[])).await.user_id, "flood");
+        other.broker.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_beside_a_stream_of_single_requests_has_a_turn() {
+    on_rabbitmq(async |rabbit: &Rabbit| {
+        let mut backlog = backlog(&*rabbit.broker).await;
+        for number in 0..3 {
+            enqueue(&*rabbit.broker, "few", &number.to_string()).await;
+        }
+        let mut left = 3;
+        for number in 0..100 {
+            enqueue(&*rabbit.broker, &format!("single-{number}"), "s").await;
+            left -= usize::from(take(&mut backlog, &load(&[])).await.user_id == "few");
+        }
+        assert_eq!(left, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_workers_never_get_the_same_request() {
     const REQUESTS: usize = 200;
     on_rabbitmq(async |rabbit: &Rabbit| {

@@ -289,6 +289,12 @@ impl Broker for FakeBroker {
         Ok((node.queues.waiting(Queue::Build).len() + node.queues.backlog().len()) as u64)
     }
 
+    async fn workers(&self) -> Result<u64, BrokerError> {
+        let node = self.lock();
+        node.check_up()?;
+        Ok(node.queues.consumers(Queue::Build) as u64)
+    }
+
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
         let (listener, heard) = mpsc::channel(64);
         self.change(|node| {

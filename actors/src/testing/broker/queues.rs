@@ -67,7 +67,11 @@ impl Queues {
     }
 
     pub(super) fn consumed(&self, queue: Queue) -> bool {
-        self.of(queue).any(|subscriber| subscriber.deliveries.is_some())
+        self.consumers(queue) > 0
+    }
+
+    pub(super) fn consumers(&self, queue: Queue) -> usize {
+        self.of(queue).filter(|subscriber| subscriber.deliveries.is_some()).count()
     }
 
     fn of(&self, queue: Queue) -> impl Iterator<Item = &Subscriber> {

@@ -63,12 +63,15 @@ macro_rules! broker_conformance {
             what_is_taken_by_one_is_not_taken_by_another,
             what_a_lost_taker_had_is_taken_again_and_says_so,
             a_single_request_comes_before_the_rest_of_a_flood,
+            a_single_request_comes_next_though_the_flood_has_nothing_in_hand,
             more_users_than_anybody_has_lanes_do_not_hide_one_beside_them,
             whoever_has_as_many_in_hand_as_is_allowed_gets_no_more,
+            a_request_behind_those_of_a_user_who_may_have_no_more_is_found_at_once,
             what_is_returned_comes_before_what_its_user_asked_for_later,
             a_taker_that_found_nothing_hears_of_what_is_put_in_later,
             a_request_that_comes_back_too_often_moves_to_the_fail_queue,
             what_waits_is_counted,
+            workers_are_counted,
         }
     };
 }
@@ -78,6 +81,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Long enough for what must not come to have come.
 const QUIET: Duration = Duration::from_millis(250);
+
+/// How long it may take until a worker that looks finds what is there.
+const SOON: Duration = Duration::from_secs(3);
 
 /// The shortest delay that a world's broker has to keep exactly.
 const DELAY: Duration = Duration::from_millis(400);
@@ -571,6 +577,20 @@ pub async fn a_single_request_comes_before_the_rest_of_a_flood(world: &impl Worl
     assert_eq!((turn.user_id.as_str(), body(&turn.delivery)), ("single", "s"));
 }
 
+pub async fn a_single_request_comes_next_though_the_flood_has_nothing_in_hand(world: &impl World) {
+    let mut backlog = backlog(world.broker()).await;
+    for number in 0..60 {
+        enqueue(world.broker(), "flood", &number.to_string()).await;
+    }
+    // The one builder comes free after every build.
+    for number in 0..3 {
+        assert_eq!(take(&mut backlog, &load(&[])).await.user_id, "flood");
+        let single = format!("single-{number}");
+        enqueue(world.broker(), &single, "s").await;
+        assert_eq!(take(&mut backlog, &load(&[])).await.user_id, single);
+    }
+}
+
 pub async fn more_users_than_anybody_has_lanes_do_not_hide_one_beside_them(world: &impl World) {
     const FLOODS: usize = 24;
     let mut backlog = backlog(world.broker()).await;
@@ -609,6 +629,26 @@ pub async fn whoever_has_as_many_in_hand_as_is_allowed_gets_no_more(world: &impl
         settle_turn(&backlog, &turn).await;
     }
     assert_eq!(came.len(), 20, "each of them once");
+}
+
+pub async fn a_request_behind_those_of_a_user_who_may_have_no_more_is_found_at_once(
+    world: &impl World,
+) {
+    let mut backlog = backlog(world.broker()).await;
+    for number in 0..4 {
+        enqueue(world.broker(), "capped", &number.to_string()).await;
+    }
+    let full = Load { most_per_user: 1, ..load(&[("capped", 1)]) };
+    assert_eq!(backlog.taker.take(&full).await, Ok(None));
+    // Both, so that the second one stands where the capped user's stand.
+    for number in 0..2 {
+        enqueue(world.broker(), "other", &number.to_string()).await;
+    }
+    let began = Instant::now();
+    for _ in 0..2 {
+        assert_eq!(take(&mut backlog, &full).await.user_id, "other");
+    }
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 pub async fn what_is_returned_comes_before_what_its_user_asked_for_later(world: &impl World) {
@@ -663,4 +703,15 @@ pub async fn what_waits_is_counted(world: &impl World) {
     let mut backlog = backlog(world.broker()).await;
     take(&mut backlog, &load(&[])).await;
     assert_eq!(world.broker().waiting().await, Ok(6), "what is in hand waits no more");
+}
+
+pub async fn workers_are_counted(world: &impl World) {
+    assert_eq!(world.broker().workers().await, Ok(0));
+    let mut one = consume(world.broker(), Queue::Build, 1).await;
+    let _other = consume(world.broker(), Queue::Build, 1).await;
+    let _none = consume(world.broker(), Queue::Fail, 1).await;
+    assert_eq!(world.broker().workers().await, Ok(2));
+    one.acks.cancel().await;
+    assert_ends(&mut one).await;
+    assert_eq!(world.broker().workers().await, Ok(1), "whoever drains takes no more");
 }

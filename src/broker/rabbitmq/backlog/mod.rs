@@ -24,9 +24,10 @@ use tokio::sync::{Notify, watch};
 
 use self::recent::{Choice, Recent, two_lanes};
 use super::connection::ManagedConnection;
-use super::declare::{Declarer, declare_queue, soft_error};
+use super::declare::{Counts, Declarer, declare_queue, soft_error};
 use super::properties::Outgoing;
 use super::publish::Publisher;
+use super::readiness::ConnectionState;
 use super::topology::{Lane, QueueDeclaration};
 use super::user::User;
 
@@ -128,31 +129,44 @@ impl Lanes {
 
     /// How many requests wait in the build queue and in all lanes.
     pub(super) async fn waiting(&self) -> Result<u64, BrokerError> {
-        let topology = self.declarer.topology();
-        let build = topology
-            .queues()
-            .iter()
-            .find(|queue| Some(queue.name.as_str()) == topology.queue(Queue::Build));
-        let queues: Vec<_> = build.cloned().into_iter().chain(self.queues()).collect();
+        let queues: Vec<_> = self.build_queue().into_iter().chain(self.queues()).collect();
         Ok(self.ready(&queues).await?.iter().sum())
+    }
+
+    /// How many workers consume the build queue.
+    pub(super) async fn workers(&self) -> Result<u64, BrokerError> {
+        let queues: Vec<_> = self.build_queue().into_iter().collect();
+        Ok(self.counts(&queues).await?.iter().map(|counts| u64::from(counts.consumers)).sum())
+    }
+
+    fn build_queue(&self) -> Option<QueueDeclaration> {
+        let topology = self.declarer.topology();
+        let name = topology.queue(Queue::Build);
+        topology.queues().iter().find(|queue| Some(queue.name.as_str()) == name).cloned()
     }
 
     /// How many messages each of these queues has ready.
     async fn ready(&self, queues: &[QueueDeclaration]) -> Result<Vec<u64>, BrokerError> {
+        let counts = self.counts(queues).await?;
+        Ok(counts.into_iter().map(|counts| u64::from(counts.ready)).collect())
+    }
+
+    /// What the broker has counted of each of these queues.
+    async fn counts(&self, queues: &[QueueDeclaration]) -> Result<Vec<Counts>, BrokerError> {
         let unavailable = |text: String| BrokerError::Unavailable(text);
         let managed = self.publisher.managed();
         let connection = managed.current().await.ok_or_else(|| unavailable(CLOSED.to_owned()))?;
         let asking = async {
             let channel = connection.create_channel().await?;
-            let mut ready = Vec::new();
+            let mut counts = Vec::new();
             for queue in queues {
-                ready.push(u64::from(declare_queue(&channel, queue, true).await?));
+                counts.push(declare_queue(&channel, queue, true).await?);
             }
             channel.close(200, "asked".into()).await?;
-            Ok::<_, lapin::Error>(ready)
+            Ok::<_, lapin::Error>(counts)
         };
         tokio::select! {
-            ready = asking => ready.map_err(|error| unavailable(error.to_string())),
+            counts = asking => counts.map_err(|error| unavailable(error.to_string())),
             () = managed.lost(&connection) => Err(unavailable("the connection was lost".to_owned())),
         }
     }
@@ -187,8 +201,9 @@ impl Lanes {
     pub(super) async fn open(
         self: &Arc<Self>,
         managed: &Arc<ManagedConnection>,
+        state: watch::Receiver<ConnectionState>,
     ) -> Result<Backlog, BrokerError> {
-        taker::open(self.clone(), managed).await
+        taker::open(self.clone(), managed, state).await
     }
 
     /// Remembers what this worker has in hand.

@@ -1,5 +1,6 @@
 //! Takes requests out of the lanes, one at a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use crate::broker::rabbitmq::connection::ManagedConnection;
 use crate::broker::rabbitmq::consume::{Acks, Course, GOODBYE, InHand, Wish};
 use crate::broker::rabbitmq::declare::{declare_queue, soft_error};
 use crate::broker::rabbitmq::properties;
+use crate::broker::rabbitmq::readiness::ConnectionState;
 use crate::broker::rabbitmq::topology::{Lane, QueueDeclaration};
 use crate::broker::rabbitmq::user::User;
 
@@ -36,6 +38,10 @@ const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
 /// The pause after a lane in which all were of such users.
 const BETWEEN_LAPS: Duration = Duration::from_secs(10);
 
+/// How many turns other users may have, whose next one is as good, before one of those of whom only a single
+/// request waits no longer goes first; and for so many turns whoever had one lets others of them pass.
+const FIRST_AHEAD: u64 = 16;
+
 /// Longest wait for one answer of the broker.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -43,6 +49,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub(super) async fn open(
     lanes: Arc<Lanes>,
     managed: &Arc<ManagedConnection>,
+    state: watch::Receiver<ConnectionState>,
 ) -> Result<Backlog, BrokerError> {
     let unavailable = |text: String| BrokerError::Unavailable(text);
     let connection = managed.current().await.ok_or_else(|| unavailable(CLOSED.to_owned()))?;
@@ -92,6 +99,7 @@ pub(super) async fn open(
     tokio::spawn(watched.run(wish, course_in));
     let taker = LaneTaker {
         rung: lanes.rung.subscribe(),
+        state,
         sources: lanes.all().into_iter().map(|lane| Source::new(lane, &lanes)).collect(),
         lanes: lanes.clone(),
         managed: managed.clone(),
@@ -99,6 +107,7 @@ pub(super) async fn open(
         channel,
         course: course.clone(),
         in_hand: in_hand.clone(),
+        served: VecDeque::new(),
         look,
         turns: 0,
     };
@@ -214,6 +223,8 @@ struct Blocked {
     until: Instant,
     /// How many are still to be looked at until all were.
     left: u32,
+    /// How many it had then.
+    length: u32,
 }
 
 impl Source {
@@ -227,6 +238,14 @@ impl Source {
         match self.lane {
             Lane::First => 0,
             _ => self.last.in_hand(load),
+        }
+    }
+
+    /// Whose turn it is among those who have as much in hand: the least goes first.
+    fn rank(&self) -> (u64, bool) {
+        match self.lane {
+            Lane::First => (self.turn.saturating_sub(FIRST_AHEAD), false),
+            _ => (self.turn, true),
         }
     }
 
@@ -245,7 +264,11 @@ struct LaneTaker {
     course: watch::Receiver<Course>,
     in_hand: Arc<InHand>,
     rung: watch::Receiver<u64>,
+    /// Whether the broker takes messages.
+    state: watch::Receiver<ConnectionState>,
     sources: Vec<Source>,
+    /// Whose turns the last ones were.
+    served: VecDeque<User>,
     /// How often the lanes are looked at where nothing is heard.
     look: Duration,
     turns: u64,
@@ -257,18 +280,24 @@ impl Taker for LaneTaker {
         if *self.course.borrow() != Course::Open {
             return Err(BrokerError::Unavailable("the backlog is closed".to_owned()));
         }
+        if self.state.borrow().blocked.is_some() {
+            // Nothing could come of it while the broker takes no messages, and giving it back would be counted.
+            return Ok(None);
+        }
         // What is put in from now on is told.
         self.rung.borrow_and_update();
         self.lanes.know(load);
+        self.lift_blocks().await;
         let sources = self.sources.iter().enumerate();
         let mut open: Vec<usize> = sources
             .filter(|(_, source)| !source.is_blocked(load))
             .map(|(index, _)| index)
             .collect();
-        // Users who have little in hand first; among equals, the lane that was taken from longest ago.
+        // Users who have little in hand first; among equals those of whom nothing else waits, then the lane
+        // that was taken from longest ago.
         open.sort_by_key(|index| {
             let source = &self.sources[*index];
-            (source.expected(load), source.turn)
+            (source.expected(load), source.rank())
         });
         for (position, index) in open.iter().enumerate() {
             let is_last = position + 1 == open.len();
@@ -280,6 +309,14 @@ impl Taker for LaneTaker {
     }
 
     async fn arrived(&mut self) {
+        if self.state.borrow().blocked.is_some() {
+            tokio::select! {
+                // An error means that the worker is about to end.
+                _ = self.state.wait_for(|state| state.blocked.is_none()) => {}
+                _ = self.course.wait_for(|course| *course == Course::Over) => {}
+            }
+            return;
+        }
         loop {
             let blocked = self.sources.iter().filter_map(|source| source.blocked.as_ref());
             let again = blocked.map(|blocked| blocked.until).min();
@@ -303,6 +340,25 @@ impl Taker for LaneTaker {
 }
 
 impl LaneTaker {
+    /// A lane in which all were of users who may have no more is looked at again once it is longer.
+    async fn lift_blocks(&mut self) {
+        let of_such_users = |blocked: &Blocked| blocked.left == 0;
+        let full: Vec<usize> = (0..self.sources.len())
+            .filter(|index| self.sources[*index].blocked.as_ref().is_some_and(of_such_users))
+            .collect();
+        if full.is_empty() {
+            return;
+        }
+        let lane = |index: &usize| self.lanes.declarer.topology().lane(self.sources[*index].lane);
+        let queues: Vec<_> = full.iter().map(lane).collect();
+        let asked = timeout(ANSWER, self.lanes.ready(&queues)).await;
+        let Ok(Ok(ready)) = asked else { return };
+        for (index, ready) in full.into_iter().zip(ready) {
+            let source = &mut self.sources[index];
+            source.blocked.take_if(|blocked| ready > u64::from(blocked.length));
+        }
+    }
+
     /// Takes the next request of a lane that this worker may have.
     async fn take_from(
         &mut self,
@@ -311,6 +367,8 @@ impl LaneTaker {
         is_last: bool,
     ) -> Result<Option<Turn>, BrokerError> {
         let mut moved = 0;
+        // How many in the lane were not looked at yet.
+        let mut others = None;
         loop {
             let Some(got) = self.get(index).await? else {
                 self.sources[index].blocked = None;
@@ -330,7 +388,8 @@ impl LaneTaker {
                     _ => BETWEEN_ROUNDS,
                 };
                 let until = Instant::now() + pause;
-                self.sources[index].blocked = Some(Blocked { by: user, until, left });
+                self.sources[index].blocked =
+                    Some(Blocked { by: user, until, left, length: ready + 1 });
                 if left == 0 || moved >= ROUND {
                     return Ok(None);
                 }
@@ -341,7 +400,18 @@ impl LaneTaker {
                 self.move_to(Lane::Few, got, user).await?;
                 continue;
             }
+            let left: &mut u32 = others.get_or_insert(got.message_count);
+            if source.lane == Lane::First && *left > 0 && self.served.contains(&user) {
+                // Several workers have each put what they took for the first one of a flood there.
+                *left -= 1;
+                self.move_to(Lane::First, got, user).await?;
+                continue;
+            }
             self.turns += 1;
+            self.served.push_back(user.clone());
+            if self.served.len() as u64 > FIRST_AHEAD {
+                self.served.pop_front();
+            }
             source.last = user.clone();
             source.turn = self.turns;
             lock(&self.lanes.recent).leave(&user, Instant::now());
@@ -361,7 +431,9 @@ impl LaneTaker {
         let source = &self.sources[index];
         let getting = async {
             // To take from an empty queue costs the broker several times as much as to count it.
-            if source.ready == 0 && declare_queue(&self.channel, &source.queue, true).await? == 0 {
+            if source.ready == 0
+                && declare_queue(&self.channel, &source.queue, true).await?.ready == 0
+            {
                 return Ok(None);
             }
             let name = source.queue.name.as_str();
