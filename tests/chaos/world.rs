@@ -146,14 +146,14 @@ impl World {
         gate.ports().iter().filter(closed).count()
     }
 
-    /// Messages that are anywhere in the queues, unacked ones included, by queue; the dead letters and the
-    /// outcome ledger are not counted. The broker's figures lag.
+    /// Messages that are anywhere in the queues, unacked ones included, by queue; the dead letters and
+    /// the streams are not counted. The broker's figures lag.
     pub fn waiting(&self) -> Result<Vec<(String, u64)>, String> {
         let all = self.management(reqwest::Method::GET, "/api/queues/%2f?columns=name,messages")?;
         let queues = all.as_array().into_iter().flatten();
         let queues = queues
             .filter_map(|queue| Some((queue["name"].as_str()?, queue["messages"].as_u64()?)))
-            .filter(|(name, _)| *name != self.dead_queue && !name.starts_with("told."));
+            .filter(|(name, _)| *name != self.dead_queue && !is_stream(name));
         let queues: Vec<_> = queues.map(|(name, count)| (name.to_owned(), count)).collect();
         match queues.iter().any(|(name, _)| *name == self.build_queue) {
             true => Ok(queues),
@@ -215,4 +215,9 @@ fn host(url: &str) -> String {
 
 fn uri_through(gate: &str) -> String {
     format!("amqp://guest:guest@{gate}/%2f?heartbeat={HEARTBEAT}")
+}
+
+/// Whether a queue is one that keeps what it has: the outcome ledger, or what was cancelled.
+fn is_stream(queue: &str) -> bool {
+    ["told.", "cancelled."].iter().any(|prefix| queue.starts_with(prefix))
 }

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use image_builder::engine::docker::DockerEngine;
 use image_builder::engine::docker::disk::size::Size;
 use image_builder::engine::docker::disk::{DiskGuard, DiskSettings, Young};
-use image_builder::engine::docker::{DockerEngine, LOCAL_REPOSITORY};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, KEY_LABEL};
+use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Redactor;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
@@ -60,6 +61,7 @@ impl Order {
                 fingerprint: String::new(),
             },
             labels: BTreeMap::from([label(BUILDER_LABEL, "dockerfile"), label(KEY_LABEL, &key)]),
+            reference: ImageReference::for_build("localhost:5000", "tests", &unique(), "c0ffee00"),
         };
         Self { order, _context: context }
     }
@@ -68,9 +70,15 @@ impl Order {
         &self.order.key
     }
 
-    /// What the engine calls the image.
-    pub(crate) fn name(&self) -> String {
-        format!("{LOCAL_REPOSITORY}:{}", self.key().as_str())
+    /// What the engine calls the image; `None` = it does not have it.
+    pub(crate) async fn name(&self, engine: &DockerEngine) -> Option<String> {
+        let found = engine.local_image(self.key(), &self.order.reference).await;
+        found.expect("the engine answers").map(|image| image.name)
+    }
+
+    /// Looks for the image as a job does, which uses it.
+    pub(crate) async fn find(&self, builder: &dyn ImageBuilder) -> Option<BuiltImage> {
+        builder.find(self.key(), &self.order.reference).await.expect("an answer")
     }
 
     pub(crate) async fn build(&self, builder: &dyn ImageBuilder) -> Result<BuiltImage, Fault> {
@@ -130,5 +138,5 @@ impl Guarded {
 
 /// Whether the engine has the image of an order.
 pub(crate) async fn has(small: &SmallEngine, order: &Order) -> bool {
-    small.engine.image_detail(&order.name()).await.expect("the engine answers").is_some()
+    order.name(&small.engine).await.is_some()
 }

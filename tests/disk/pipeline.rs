@@ -15,7 +15,7 @@ use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
 use image_builder_actors::ports::{
-    Broker, BuildOrder, FetchedSource, ImageBuilder, Message, Plan, Planner, Queue,
+    Broker, BuildOrder, Claim, FetchedSource, ImageBuilder, Message, Plan, Planner, Queue,
 };
 use image_builder_actors::scheduling::capacity::FIRST_LOOK;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;
@@ -45,8 +45,16 @@ impl ImageBuilder for PushesInMemory {
         self.builder.build(order, progress).await
     }
 
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
-        self.builder.find(key).await
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault> {
+        self.builder.find(key, reference).await
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, Fault> {
+        self.builder.claim().await
     }
 
     async fn push(

@@ -19,7 +19,7 @@ async fn the_oldest_use_goes_first_and_only_down_to_the_budget() {
     for order in &orders {
         order.build(&*small.engine).await.expect("the build is good");
     }
-    small.engine.find_by_key(orders[0].key()).await.expect("an answer").expect("it is there");
+    orders[0].find(&*small.engine).await.expect("it is there");
     let before = small.room().free;
 
     worker.guard.tidy().await;
@@ -49,11 +49,12 @@ async fn nothing_goes_that_is_in_use_or_that_somebody_else_made_or_named() {
     for order in [contained, named, replaced, inherited, old] {
         order.build(&*small.engine).await.expect("the build is good");
     }
-    small.own.docker(&["create", "--name", "it", &contained.name(), "/data"]);
-    small.own.docker(&["tag", &named.name(), "somebody/elses:1"]);
+    let name = async |order: &Order| order.name(&small.engine).await.expect("it is there");
+    small.own.docker(&["create", "--name", "it", &name(contained).await, "/data"]);
+    small.own.docker(&["tag", &name(named).await, "somebody/elses:1"]);
     // Somebody's own image, on top of one that was made here.
     let theirs = tempfile::tempdir().expect("a directory");
-    let dockerfile = format!("FROM {}\nCOPY Dockerfile /mine\n", inherited.name());
+    let dockerfile = format!("FROM {}\nCOPY Dockerfile /mine\n", name(inherited).await);
     std::fs::write(theirs.path().join("Dockerfile"), dockerfile).expect("written");
     small.own.docker(&[
         "build",
@@ -61,15 +62,15 @@ async fn nothing_goes_that_is_in_use_or_that_somebody_else_made_or_named() {
         "somebody/derived:1",
         theirs.path().to_str().expect("text"),
     ]);
-    // A forced build takes the name away from an earlier image.
-    let first = small.engine.image_detail(&replaced.name()).await.expect("an answer");
-    let first_id = small.own.docker(&["inspect", "--format", "{{.Id}}", &replaced.name()]);
+    // A forced build leaves an earlier image, which nobody finds any more.
+    let first = replaced.find(&*small.engine).await.expect("it is there");
     let mut forced = Order::of_bytes(5 * MB);
     forced.order.key = replaced.key().clone();
-    forced.build(&*small.engine).await.expect("the build is good");
-    assert!(
-        first.is_some() && small.own.docker(&["images", "-q", "--no-trunc"]).contains(&first_id)
-    );
+    forced.order.labels = replaced.order.labels.clone();
+    forced.order.reference = replaced.order.reference.clone();
+    let second = forced.build(&*small.engine).await.expect("the build is good");
+    assert_eq!(replaced.find(&*small.engine).await, Some(second));
+    assert!(small.own.docker(&["images", "-q", "--no-trunc"]).contains(&first.id));
 
     worker.guard.tidy().await;
     for order in [in_hand, contained, named] {
@@ -80,10 +81,10 @@ async fn nothing_goes_that_is_in_use_or_that_somebody_else_made_or_named() {
     for order in [replaced, inherited, old] {
         assert!(!has(&small, order).await, "{names}");
     }
-    assert!(!small.own.docker(&["images", "-q", "--no-trunc"]).contains(&first_id), "{names}");
+    assert!(!small.own.docker(&["images", "-q", "--no-trunc"]).contains(&first.id), "{names}");
 
     // One that was found again is in hand as well.
-    let found = worker.builder.find(in_hand.key()).await.expect("an answer").expect("there");
+    let found = in_hand.find(&*worker.builder).await.expect("there");
     drop(image);
     worker.guard.tidy().await;
     assert!(has(&small, in_hand).await);

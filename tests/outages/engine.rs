@@ -1,7 +1,10 @@
 //! The engine goes away in the middle of a build, and comes back.
 
+use serde_json::json;
+
 use crate::rule::{all_ended_in_their_image, fresh_request_passes};
 use crate::support::engine::BASE;
+use crate::support::managers::Notification;
 use crate::support::own_engine::OwnEngine;
 use crate::support::slow::Slow;
 use crate::support::until;
@@ -21,9 +24,9 @@ fn goes_away(end: impl FnOnce(&OwnEngine)) {
     engine.start();
     worker.wait_for_line("there is room to work again: the listener resumes");
 
-    // The try that was cut off counts, since the build itself may be what ends its engine; waiting for
-    // the engine does not.
-    world.outcome(&ids[0]).ready().after(2);
+    // Neither the try that was cut off counts, since it need not have been of this build, nor waiting for
+    // the engine.
+    world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     until("it is ready", || (worker.get("/readyz").0 == 200).then_some(()));
     assert_eq!(worker.restarts(), [0; 6]);
@@ -41,6 +44,38 @@ fn a_restart_of_the_engine_costs_a_build_nothing_but_time() {
 #[test]
 fn an_engine_that_is_killed_costs_a_build_nothing_but_time() {
     goes_away(OwnEngine::kill);
+}
+
+#[test]
+fn what_an_engine_dies_of_twice_is_given_up_and_nobody_elses_build_is_charged() {
+    let engine = OwnEngine::new();
+    engine.load(BASE);
+    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "none");
+    let worker = world.worker();
+    let victim = Slow::begin(4, &world, &worker);
+    // Whenever this one runs, the engine dies.
+    let killer = Slow::begin_with(600, &world, &worker, json!({"userID": "mallory"}));
+    engine.kill();
+    engine.start();
+    until("it runs again", || (killer.times_begun(&worker) == 2).then_some(()));
+    engine.kill();
+    engine.start();
+
+    let told = world.outcome(&killer.build_id).failed("engine_failed").after(2);
+    assert_eq!((told.text("/fault"), told.text("/stage")), ("service", "builder"), "{}", told.raw);
+    assert!(told.text("/message").contains("crashed twice"), "{}", told.raw);
+    world.outcome(&victim.build_id).ready().after(1);
+    let fresh = fresh_request_passes(&world);
+    assert_eq!((killer.times_begun(&worker), victim.times_begun(&worker)), (2, 2));
+    assert_eq!(worker.restarts(), [0; 6]);
+
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let mut ids: Vec<_> = told.iter().map(Notification::build_id).collect();
+    ids.sort_unstable();
+    let mut expected = [&killer.build_id, &victim.build_id, &fresh].map(String::as_str);
+    expected.sort_unstable();
+    assert_eq!(ids, expected);
 }
 
 #[test]

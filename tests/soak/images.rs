@@ -70,14 +70,17 @@ mod tests {
     #[test]
     fn an_image_is_named_by_an_outcome_and_by_nothing_but_the_worker() {
         let (told, nobody) = (["sha256:1"].into(), BTreeSet::new());
-        let good = image(&["image-builder.local/built:k"]);
+        let good = image(&["image-builder.local/u/a:c0ffee-0123456789ab"]);
         assert_eq!(leaks(&[good], &told, &nobody), [""; 0]);
-        let withdrawn = image(&["image-builder.local/built:k"]);
+        let withdrawn = image(&["image-builder.local/u/a:c0ffee-0123456789ab"]);
         assert_eq!(leaks(&[withdrawn], &nobody, &["k"].into()), [""; 0]);
         for (image, told) in [
-            (image(&["image-builder.local/built:k"]), &nobody),
+            (image(&["image-builder.local/u/a:c0ffee-0123456789ab"]), &nobody),
             (image(&[]), &told),
-            (image(&["image-builder.local/built:k", "localhost:5000/u/a:1"]), &told),
+            (
+                image(&["image-builder.local/u/a:c0ffee-0123456789ab", "localhost:5000/u/a:1"]),
+                &told,
+            ),
         ] {
             assert_eq!(leaks(&[image], told, &nobody).len(), 1);
         }
@@ -85,8 +88,11 @@ mod tests {
 
     #[test]
     fn what_the_engine_tells_is_read() {
-        let names = ["image-builder.local/built:k", "b:1"];
-        assert_eq!(read("sha256:1 k image-builder.local/built:k b:1"), Some(image(&names)));
+        let names = ["image-builder.local/u/a:c0ffee-0123456789ab", "b:1"];
+        assert_eq!(
+            read("sha256:1 k image-builder.local/u/a:c0ffee-0123456789ab b:1"),
+            Some(image(&names))
+        );
         assert_eq!(read("sha256:1 k"), Some(image(&[])));
     }
 }

@@ -45,6 +45,14 @@ impl BrokerAt {
         self.names("queues", prefix)
     }
 
+    /// The memory of all queues that begin with this, in bytes. The figures are up to five seconds old.
+    pub fn memory_of_queues(&self, prefix: &str) -> u64 {
+        let all = self.ask(Method::GET, "/api/queues/%2f?columns=name,memory", None);
+        let own = all.as_array().into_iter().flatten();
+        let own = own.filter(|one| one["name"].as_str().is_some_and(|it| it.starts_with(prefix)));
+        own.filter_map(|one| one["memory"].as_u64()).sum()
+    }
+
     fn names(&self, what: &str, prefix: &str) -> Vec<String> {
         let all = self.ask(Method::GET, &format!("/api/{what}/%2f?columns=name"), None);
         let names = all.as_array().into_iter().flatten();
@@ -151,6 +159,28 @@ impl Broker {
     /// Publishes to a queue, and waits until the broker has it.
     pub fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
         self.publish_to("", queue, body, properties);
+    }
+
+    /// Publishes all of these to a queue, none waiting for the one before, and waits until the broker has them.
+    pub fn publish_all(&self, queue: &str, bodies: &[String]) {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let channel = self.channel();
+        runtime().block_on(async {
+            let mut confirms = Vec::with_capacity(bodies.len());
+            for body in bodies {
+                let (body, properties) = (body.as_bytes(), BasicProperties::default());
+                let confirm =
+                    channel.basic_publish("".into(), queue.into(), options, body, properties).await;
+                confirms.push(confirm.expect("the broker takes the message"));
+            }
+            for confirm in confirms {
+                let confirmed = confirm.await.expect("the broker confirms");
+                assert!(
+                    matches!(confirmed, Confirmation::Ack(None)),
+                    "`{queue}` takes messages: {confirmed:?}"
+                );
+            }
+        });
     }
 
     /// Publishes to a fanout exchange that somebody listens to, and waits until the broker has it.

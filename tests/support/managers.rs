@@ -166,6 +166,33 @@ impl Managers {
         }
     }
 
+    /// Waits until so many of the accepted notifications are ones that `wanted` says yes to; returns when the
+    /// last of them came.
+    #[track_caller]
+    pub fn wait_for_many(
+        &self,
+        what: &str,
+        count: usize,
+        within: Duration,
+        mut wanted: impl FnMut(&Notification) -> bool,
+    ) -> Instant {
+        let deadline = Instant::now() + within;
+        let (mut looked_at, mut found) = (0, 0);
+        let mut kept = self.book.kept.lock().expect("no manager panics");
+        loop {
+            for told in &kept.notifications[looked_at..] {
+                found += usize::from(told.answered < 300 && wanted(told));
+                if found == count {
+                    return told.at;
+                }
+            }
+            looked_at = kept.notifications.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{what}: {found} of {count} were told within {within:?}");
+            (kept, _) = self.book.news.wait_timeout(kept, left).expect("no manager panics");
+        }
+    }
+
     /// All notifications so far, refused ones included, in their order.
     pub fn all(&self) -> Vec<Notification> {
         self.book.kept.lock().expect("no manager panics").notifications.clone()

@@ -1,9 +1,11 @@
 //! Builds that take a while.
 
+use serde_json::{Value, json};
+
 use super::git_server::GitRepo;
 use super::unique;
 use super::worker::Worker;
-use super::world::{World, dockerfile, repository};
+use super::world::{World, dockerfile, repository, with};
 
 /// A build whose step takes a while, which is seen by the text that it writes first.
 pub struct Slow {
@@ -16,10 +18,16 @@ impl Slow {
     /// Publishes a request for it, and waits until this worker is at its step.
     #[track_caller]
     pub fn begin(seconds: u32, world: &World, worker: &Worker) -> Self {
+        Self::begin_with(seconds, world, worker, json!({}))
+    }
+
+    /// The same, with these fields in the request.
+    #[track_caller]
+    pub fn begin_with(seconds: u32, world: &World, worker: &Worker, fields: Value) -> Self {
         let mark = unique("slow");
         let dockerfile = dockerfile(&format!("RUN echo begun {mark}; sleep {seconds}"));
         let repo = repository("slow", &[("Dockerfile", &dockerfile)]);
-        let build_id = world.publish(&world.request(&repo));
+        let build_id = world.publish(&with(world.request(&repo), fields));
         let slow = Self { repo, build_id, mark: format!("begun {mark}") };
         slow.wait_until_begun(worker);
         slow

@@ -193,7 +193,8 @@ impl Images {
         }
     }
 
-    fn reference(&self, request: &BuildRequest, tag: &str) -> ImageReference {
+    /// What the registry calls the application's image with this tag, such as the commit.
+    pub(crate) fn reference(&self, request: &BuildRequest, tag: &str) -> ImageReference {
         ImageReference::for_build(
             &self.registry_name,
             &request.user_id,

@@ -40,20 +40,56 @@ struct Remembered {
 struct RememberedDeliveries {
     in_hand: HashMap<Print, usize>,
     /// Settled in this subscription. Their acks have arrived, or the subscription is about to end.
-    settled: VecDeque<(Instant, Print)>,
+    settled: Settled,
     /// Settled just before a subscription ended: their acks may have got lost.
-    doubtful: VecDeque<(Instant, Print)>,
+    doubtful: Settled,
 }
 
 impl RememberedDeliveries {
     fn forget_old(&mut self) {
-        let forget = |all: &mut VecDeque<(Instant, Print)>, after| {
-            while all.front().is_some_and(|(at, _)| at.elapsed() > after) {
-                all.pop_front();
-            }
-        };
-        forget(&mut self.settled, LOST);
-        forget(&mut self.doubtful, REMEMBERED);
+        self.settled.forget(LOST);
+        self.doubtful.forget(REMEMBERED);
+    }
+}
+
+/// Messages and when they were last settled. Each look is as fast for many as for few: there is one a
+/// delivery.
+#[derive(Default)]
+struct Settled {
+    at: HashMap<Print, Instant>,
+    /// Oldest first, those included that were taken out or settled once more since.
+    order: VecDeque<(Instant, Print)>,
+}
+
+impl Settled {
+    fn put(&mut self, at: Instant, print: Print) {
+        if self.order.len() >= MOST_REMEMBERED {
+            self.forget_first();
+        }
+        self.at.insert(print, at);
+        self.order.push_back((at, print));
+    }
+
+    fn has(&self, print: &Print) -> bool {
+        self.at.contains_key(print)
+    }
+
+    fn take_out(&mut self, print: &Print) {
+        self.at.remove(print);
+    }
+
+    fn forget(&mut self, after: Duration) {
+        while self.order.front().is_some_and(|(at, _)| at.elapsed() > after) {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((at, print)) = self.order.pop_front()
+            && self.at.get(&print) == Some(&at)
+        {
+            self.at.remove(&print);
+        }
     }
 }
 
@@ -83,19 +119,21 @@ impl Redeliveries {
         let mut state = self.lock();
         state.forget_old();
         let settled = std::mem::take(&mut state.settled);
-        state.doubtful.extend(settled);
-        while state.doubtful.len() > MOST_REMEMBERED {
-            state.doubtful.pop_front();
+        for (at, print) in settled.order {
+            if settled.at.get(&print) == Some(&at) {
+                state.doubtful.put(at, print);
+            }
         }
     }
 
     /// A message that was never delivered before. What was settled and reads the same was another one.
     pub fn first(&self, delivery: &Delivery) -> Hold {
         let print = print(delivery);
-        let mut state = self.lock();
-        state.settled.retain(|(_, settled)| Some(*settled) != print);
-        state.doubtful.retain(|(_, settled)| Some(*settled) != print);
-        drop(state);
+        if let Some(print) = &print {
+            let mut state = self.lock();
+            state.settled.take_out(print);
+            state.doubtful.take_out(print);
+        }
         self.hold(print)
     }
 
@@ -108,7 +146,7 @@ impl Redeliveries {
         let Some(print) = print else { return Turn::Work(self.hold(None)) };
         let mut state = self.lock();
         state.forget_old();
-        if state.doubtful.iter().any(|(_, settled)| *settled == print) {
+        if state.doubtful.has(&print) {
             Turn::Ack
         } else if state.in_hand.contains_key(&print) {
             Turn::Wait
@@ -154,10 +192,7 @@ impl Hold {
         let mut state = self.all.lock();
         state.forget_old();
         let remembered = if acked { &mut state.settled } else { &mut state.doubtful };
-        if remembered.len() >= MOST_REMEMBERED {
-            remembered.pop_front();
-        }
-        remembered.push_back((Instant::now(), print));
+        remembered.put(Instant::now(), print);
     }
 }
 
@@ -291,6 +326,18 @@ mod tests {
         all.lost();
         assert!(matches!(all.again(&message("0")), Turn::Work(_)));
         assert!(matches!(all.again(&message("1")), Turn::Ack));
-        assert_eq!(all.lock().doubtful.len(), MOST_REMEMBERED);
+        assert_eq!(all.lock().doubtful.order.len(), MOST_REMEMBERED);
+    }
+
+    #[test]
+    fn what_is_settled_once_more_is_remembered_from_then_on() {
+        let all = Redeliveries::default();
+        all.first(&message("a")).settled(true);
+        all.first(&message("a")).settled(true);
+        for number in 0..MOST_REMEMBERED - 1 {
+            all.first(&message(&number.to_string())).settled(true);
+        }
+        all.lost();
+        assert!(matches!(all.again(&message("a")), Turn::Ack));
     }
 }

@@ -327,21 +327,29 @@ impl Settler {
     }
 }
 
-/// Revokes the leases that stand for too long. They come in the order in which they were given; only
-/// those that still stand are remembered.
+/// Of fewer leases than this those that have ended are not forgotten.
+const MANY: usize = 64;
+
+/// Revokes the leases that stand for too long. They come in the order in which they were given; at least
+/// half of those that are remembered still stand, once there are many.
 async fn revoke_overdue(
     mut leases: mpsc::UnboundedReceiver<(Instant, Revocable)>,
     longest: Duration,
 ) {
     let mut standing: VecDeque<(Instant, Revocable)> = VecDeque::new();
+    // How many there are when those that have ended are next forgotten: not with each delivery.
+    let mut many = MANY;
     let mut more = true;
     while more || !standing.is_empty() {
         let overdue = standing.front().map(|(given, _)| *given + longest);
         tokio::select! {
             next = leases.recv(), if more => {
-                standing.retain(|(_, lease)| lease.phase().is_some());
                 more = next.is_some();
                 standing.extend(next);
+                if standing.len() >= many || !more {
+                    standing.retain(|(_, lease)| lease.phase().is_some());
+                    many = MANY.max(2 * standing.len());
+                }
             }
             () = tokio::time::sleep_until(overdue.unwrap_or_else(Instant::now).into()), if overdue.is_some() => {
                 let Some((_, lease)) = standing.pop_front() else { continue };

@@ -205,6 +205,13 @@ impl Settlement {
             self.holds.hold(&fault.scope, fault.reason, fault.retry_after, backoff);
             return fault;
         }
+        if fault.engine_died {
+            // What it died of is known by who had it in hand, and not by whether it is back already.
+            if self.sees(fault.reason).await {
+                self.capacity.lacks(fault.reason, fault.retry_after);
+            }
+            return retry_policy::of_engine_death(fault, history);
+        }
         // Patience that was asked for with a time is all that there is to see of it.
         let asked_for = fault.reason == Reason::RateLimited && fault.retry_after.is_some();
         if asked_for || self.sees(fault.reason).await {
@@ -283,6 +290,13 @@ impl Settlement {
         if self.policy.is_too_old(&history) {
             return self.too_old(lease, Ok(request), history).await;
         }
+        self.publish(lease, Queue::Build, &history, delay).await;
+    }
+
+    /// The same, of a request that nobody has read: it is back before long.
+    pub async fn wait_unread(&self, lease: Lease) {
+        let history = lease.envelope().history(lease.message());
+        let delay = self.policy.wait(&history, 1, None);
         self.publish(lease, Queue::Build, &history, delay).await;
     }
 
@@ -471,9 +485,9 @@ impl Settlement {
     }
 
     /// Makes known when the request was first in hand: records it if nobody had it before, and looks it up
-    /// where nothing says so.
+    /// where nothing says so. Of a request of nobody it is not needed: nobody is notified of its outcome.
     pub async fn remember(&self, lease: &Lease, build: &BuildIdentity, history: &mut History) {
-        if history.since.is_some() {
+        if history.since.is_some() || build.user_id.is_none() {
             return;
         }
         let request = request_name(build, &lease.message().body);

@@ -175,12 +175,21 @@ pub struct Fault {
     pub retry_after: Option<Duration>,
     /// Of a capacity fault: whom it concerns.
     pub scope: Scope,
+    /// Whether the container engine died with the job in hand, perhaps of it.
+    pub engine_died: bool,
 }
 
 impl Fault {
     pub fn new(stage: StageName, reason: Reason, message: impl Into<String>) -> Self {
         let (step, retry_after, scope) = (None, None, Scope::Service);
-        Self { stage, reason, message: message.into(), step, retry_after, scope }
+        let message = message.into();
+        Self { stage, reason, message, step, retry_after, scope, engine_died: false }
+    }
+
+    /// The container engine died with the job in hand. That is the fault of one of those that it had in
+    /// hand, or of none: so it is a lack of capacity at first.
+    pub fn of_dead_engine(stage: StageName, message: impl Into<String>) -> Self {
+        Self { engine_died: true, ..Self::new(stage, Reason::EngineDown, message) }
     }
 
     /// Names the build step that failed.

@@ -49,6 +49,9 @@ pub struct Attempt {
     /// How long the failing service asked to be left alone, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
+    /// Whether the container engine died with the job in hand.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub engine_died: bool,
 }
 
 /// What earlier tries left behind: travels in the request's envelope.
@@ -78,7 +81,8 @@ pub struct History {
 }
 
 impl History {
-    /// The history keeps this many tries at the most: the oldest uncounted ones go first.
+    /// The history keeps this many tries at the most: the oldest uncounted ones go first, but never one in
+    /// which the engine died.
     const LONGEST: usize = 40;
     /// And this many bytes of a message or a step: an envelope has its limit.
     const LONGEST_TEXT: usize = 500;
@@ -98,6 +102,11 @@ impl History {
     pub fn counted(&self) -> u32 {
         let kept = self.attempts.iter().filter(|attempt| attempt.counted).count() as u32;
         self.forgotten.saturating_add(kept)
+    }
+
+    /// How many tries the container engine died in.
+    pub fn engine_deaths(&self) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.engine_died).count()
     }
 
     /// How long ago a worker first had the request in hand, as far as that is known.
@@ -124,8 +133,17 @@ impl History {
     /// Adds a failed try.
     pub fn record(&mut self, fault: &Fault, counted: bool) {
         if self.attempts.len() >= Self::LONGEST {
-            let oldest = self.attempts.iter().position(|attempt| !attempt.counted).unwrap_or(0);
+            let uncounted = |attempt: &Attempt| !attempt.counted && !attempt.engine_died;
+            let counted = |attempt: &Attempt| !attempt.engine_died;
+            let oldest = self.attempts.iter().position(uncounted);
+            let oldest = oldest.or_else(|| self.attempts.iter().position(counted)).unwrap_or(0);
             self.forgotten += u32::from(self.attempts.remove(oldest).counted);
+        }
+        if fault.engine_died && counted {
+            // So it was of this job that the engine died before.
+            for attempt in self.attempts.iter_mut().filter(|attempt| attempt.engine_died) {
+                attempt.counted = true;
+            }
         }
         self.attempts.push(Attempt {
             at: OffsetDateTime::now_utc(),
@@ -135,6 +153,7 @@ impl History {
             step: fault.step.clone().map(|step| cut(step, Self::LONGEST_TEXT)),
             counted,
             retry_after: fault.retry_after.map(|delay| delay.as_secs()),
+            engine_died: fault.engine_died,
         });
     }
 }
@@ -159,6 +178,22 @@ mod tests {
             history = serde_json::from_str(&json).expect("it reads what it wrote");
             assert_eq!(history.counted(), tries);
         }
+        assert_eq!(history.attempts.len(), History::LONGEST);
+    }
+
+    #[test]
+    fn an_engine_that_died_is_remembered_and_counted_once_it_died_of_the_job() {
+        let mut history = History::new(OffsetDateTime::UNIX_EPOCH);
+        let died = Fault::of_dead_engine(StageName::Builder, "");
+        history.record(&died, false);
+        for _ in 0..100 {
+            history.record(&Fault::new(StageName::Builder, Reason::EngineDown, ""), false);
+        }
+        let json = serde_json::to_string(&history).expect("a history has only string keys");
+        history = serde_json::from_str(&json).expect("it reads what it wrote");
+        assert_eq!((history.engine_deaths(), history.counted()), (1, 0));
+        history.record(&Fault { reason: Reason::EngineFailed, ..died }, true);
+        assert_eq!((history.engine_deaths(), history.counted()), (2, 2));
         assert_eq!(history.attempts.len(), History::LONGEST);
     }
 }

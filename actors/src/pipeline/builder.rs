@@ -67,7 +67,8 @@ impl Builder {
         tracing::info!(builder = plan.builder.as_str(), key = key.as_str(), "build planned");
         let planned = Planned { key: key.clone(), builder: plan.builder };
         let (build_id, labels) = (job.request.build_id.clone(), labels(source, &plan, &key));
-        Ok((planned, BuildOrder { build_id, labels, plan, key }))
+        let reference = self.images.reference(&job.request, &source.commit);
+        Ok((planned, BuildOrder { build_id, labels, plan, key, reference }))
     }
 
     /// Builds what is not there yet: where the image is, and whether it stands in for a build.
@@ -80,7 +81,7 @@ impl Builder {
             job.progress.note("the registry has an image of the same inputs: it is reused");
             return Ok((ImageLocation::InRegistry(image), true));
         }
-        if let Some(image) = self.engine.find(&order.key).await? {
+        if let Some(image) = self.engine.find(&order.key, &order.reference).await? {
             job.progress.note("the engine has an image of the same inputs: it is pushed");
             return Ok((ImageLocation::OnEngine(image), false));
         }

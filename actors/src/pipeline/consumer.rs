@@ -13,6 +13,7 @@ use crate::delivery::envelope;
 use crate::delivery::envelope::Envelope;
 use crate::delivery::lease::{Lease, Leased, Settler};
 use crate::delivery::settlement::Settlement;
+use crate::model::history::History;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::ports::{Acknowledger, Broker, Delivery, Queue, Subscription};
 use crate::scheduling::admission::Ticket;
@@ -294,6 +295,16 @@ impl Incoming {
 
     pub(super) fn redeliveries(&self) -> u64 {
         self.envelope.redeliveries_of(&self.delivery)
+    }
+
+    /// How often its engine died while it was built.
+    pub(super) fn engine_deaths(&self) -> usize {
+        self.envelope.history.as_ref().map_or(0, History::engine_deaths)
+    }
+
+    /// Whether it may have taken down its worker or its engine, which charges all that was in hand there.
+    pub(super) fn is_suspicious(&self) -> bool {
+        self.redeliveries() >= SUSPICIOUS || self.engine_deaths() > 0
     }
 
     pub(super) fn leased(self, settler: &Settler, hold: Hold) -> Delivered {

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::delivery::dedup::{Redeliveries, Turn as DedupTurn};
+use crate::delivery::dedup::{Hold, Redeliveries, Turn as DedupTurn};
 use crate::delivery::lease::Settler;
 use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
-use crate::pipeline::consumer::{Delivered, Incoming, PAUSE, SUSPICIOUS, ack_again, deliver_later};
-use crate::ports::{Backlog, Broker};
+use crate::pipeline::consumer::{Delivered, Incoming, PAUSE, ack_again, deliver_later};
+use crate::ports::{Backlog, Broker, ImageBuilder};
 use crate::scheduling::admission::Admission;
 use crate::scheduling::capacity::Capacity;
 use crate::supervision::Mailbox;
@@ -24,6 +24,8 @@ pub(super) struct Dispatcher {
     pub(super) broker: Arc<dyn Broker>,
     /// Settles what a crash leaves behind.
     pub(super) settlement: Settlement,
+    /// Claimed for what may take it down.
+    pub(super) engine: Arc<dyn ImageBuilder>,
     /// Knows whether there is room for one more job.
     pub(super) admission: Admission,
     /// Most jobs in hand at once, those included that are pushed.
@@ -146,21 +148,49 @@ impl Dispatcher {
                     let lease = incoming.leased(&settler, hold).lease;
                     tokio::spawn(async move { settlement.set_aside(lease).await });
                 }
-                DedupTurn::Work(hold) if redeliveries < SUSPICIOUS => {
-                    mailbox.deliver(incoming.leased(&settler, hold)).await;
+                DedupTurn::Work(hold) if incoming.is_suspicious() => {
+                    self.run_alone(incoming, hold, &settler, slots, mailbox).await;
                 }
-                // It may have killed its worker, which charges all that was in hand there.
-                DedupTurn::Work(hold) => {
-                    let _others = slots.acquire_many(u32::from(self.most_in_hand) - 1).await;
-                    tracing::warn!(
-                        redeliveries,
-                        "a request was begun again and again without an end: it runs alone"
-                    );
-                    mailbox.deliver(incoming.leased(&settler, hold)).await;
-                    let _settled = slots.acquire().await;
+                DedupTurn::Work(hold) => mailbox.deliver(incoming.leased(&settler, hold)).await,
+            }
+        }
+    }
+
+    /// Runs a request while nothing else is in hand here. Of those that may take down their engine one at a
+    /// time is at work there, whichever worker has it: one that comes second waits in the queue.
+    async fn run_alone(
+        &self,
+        incoming: Incoming,
+        hold: Hold,
+        settler: &Settler,
+        slots: &Semaphore,
+        mailbox: &Mailbox<Delivered>,
+    ) {
+        let (redeliveries, engine_deaths) = (incoming.redeliveries(), incoming.engine_deaths());
+        let delivered = incoming.leased(settler, hold);
+        let mut claim = None;
+        if engine_deaths > 0 {
+            match self.engine.claim().await {
+                Ok(Some(claimed)) => claim = Some(claimed),
+                Ok(None) => {
+                    tracing::info!("another worker runs such a build alone: this one waits");
+                    return self.settlement.wait_unread(delivered.lease).await;
+                }
+                // Whoever builds there finds out whether the engine is there at all.
+                Err(fault) => {
+                    tracing::warn!(%fault, "cannot keep other workers from running such a build");
                 }
             }
         }
+        let _others = slots.acquire_many(u32::from(self.most_in_hand) - 1).await;
+        tracing::warn!(
+            redeliveries,
+            engine_deaths,
+            "a request may have taken down its worker or its engine: it runs alone"
+        );
+        mailbox.deliver(delivered).await;
+        let _settled = slots.acquire().await;
+        drop(claim);
     }
 
     /// What becomes of leases that are dropped.

@@ -293,7 +293,8 @@ impl Listener {
     async fn built_earlier(&self, job: &Job) -> Option<Artifact> {
         let checkpoint = &job.history.checkpoint;
         let (commit, image) = (checkpoint.commit.clone()?, checkpoint.image.as_ref()?);
-        match self.engine.find(&image.key).await {
+        let reference = self.images.reference(&job.request, &commit);
+        match self.engine.find(&image.key, &reference).await {
             Ok(Some(found)) if found.id == image.id => {
                 tracing::info!(image = image.id, "built by an earlier try: only to be pushed");
                 let planned = Planned { key: found.key.clone(), builder: found.builder };

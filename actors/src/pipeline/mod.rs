@@ -201,7 +201,7 @@ impl Pipeline {
             job_timeout: settings.job_timeout,
             images,
             forge: ports.forge,
-            engine: ports.engine,
+            engine: ports.engine.clone(),
             next: connector,
             shortcut: pusher,
         });
@@ -240,6 +240,7 @@ impl Pipeline {
         let dispatcher = Dispatcher {
             broker: ports.broker.clone(),
             settlement: settlement.clone(),
+            engine: ports.engine,
             admission: admission.clone(),
             most_in_hand: settings.most_in_hand,
             shutdown: shutdown.clone(),

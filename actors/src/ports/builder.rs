@@ -1,5 +1,6 @@
 //! The builder port: makes images on an engine, and pushes them from there.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
@@ -17,16 +18,38 @@ pub struct BuildOrder {
     pub key: BuildKey,
     pub plan: Plan,
     pub labels: BTreeMap<String, String>,
+    /// What the registry is to call the image.
+    pub reference: ImageReference,
 }
 
-/// Builds images, and pushes them.
+/// The right to have the engine work on a job that it may die of, until it is dropped.
+pub struct Claim(#[expect(dead_code, reason = "kept to be dropped")] Box<dyn Any + Send>);
+
+impl Claim {
+    /// A claim that lasts as long as what an adapter holds it by.
+    pub fn held_by(hold: impl Any + Send) -> Self {
+        Self(Box::new(hold))
+    }
+}
+
+/// Builds images, and pushes them. A fault says whether the engine died with the job in hand
+/// ([`Fault::of_dead_engine`]), which is more than that one connection to it was lost.
 #[async_trait]
 pub trait ImageBuilder: Send + Sync + 'static {
     /// Builds the image, and returns where it is. Dropping the future stops the build on the engine.
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault>;
 
-    /// The image of this key that the engine has from an earlier build.
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault>;
+    /// The image of this key that the engine has from an earlier build in the repository of `reference`. The
+    /// key alone does not do: a build has its say in the labels of its image.
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault>;
+
+    /// Claims the engine for a job that it may die of, so that of all such jobs of all workers one at a time
+    /// is at work there. `None` = another one is. The claim ends when it is dropped, and with its worker.
+    async fn claim(&self) -> Result<Option<Claim>, Fault>;
 
     /// Pushes an image that the engine has, and returns the digest under which the registry took it,
     /// as the engine reports it. Dropping the future ends the push.

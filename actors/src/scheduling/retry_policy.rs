@@ -21,7 +21,7 @@
 //! |---|---|
 //! | user, refused, withdrawn | give up |
 //! | build | give up where the try before failed for the same reason at the same step, or where the tries are used up; else retry with backoff |
-//! | service | give up where the tries are used up; else retry with backoff |
+//! | service | give up where the tries are used up, or where the engine died of the job; else retry with backoff |
 //! | crash | counted: as service; not counted (the job only waited): wait |
 //! | capacity | wait: no try is counted |
 //!
@@ -30,6 +30,10 @@
 //! ([`Scope`](crate::model::scope::Scope)) pauses nobody; one of the whole service does where the worker
 //! itself sees the lack. Where it sees none twice in a row, the fault is the build's own and counts, as
 //! [`as_service`] says.
+//!
+//! An engine that dies is one of these lacks for all that it had in hand, and no try is counted. Whatever may
+//! have killed it runs alone from then on; one that it dies of again while it runs alone is given up, and
+//! both tries count ([`of_engine_death`]).
 //!
 //! | reason | kind | fault | counted | first failure | the same again | pauses |
 //! |---|---|---|---|---|---|---|
@@ -93,6 +97,9 @@ pub enum FailedIn {
         readable: bool,
     },
 }
+
+/// An engine that died this often with a job in hand died of it: all tries but the first ran alone.
+const MOST_ENGINE_DEATHS: usize = 2;
 
 /// Whether a request is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,6 +205,7 @@ impl RetryPolicy {
         let floor = last.retry_after.map(Duration::from_secs);
         match last.reason.kind() {
             Kind::User | Kind::Refused | Kind::Withdrawn => Decision::GiveUp,
+            _ if last.counted && history.engine_deaths() >= MOST_ENGINE_DEATHS => Decision::GiveUp,
             _ if !last.counted => {
                 Decision::Wait(self.wait(history, uncounted_in_a_row(history), floor))
             }
@@ -206,6 +214,18 @@ impl RetryPolicy {
             _ => Decision::Retry(self.delay(history.counted(), floor)),
         }
     }
+}
+
+/// What the death of the engine with the job in hand is: nobody's fault the first time. The next try ran alone,
+/// so what the engine died of then is this job.
+pub fn of_engine_death(fault: Fault, history: &History) -> Fault {
+    if history.engine_deaths() + 1 < MOST_ENGINE_DEATHS {
+        return fault;
+    }
+    let message = "The container engine crashed twice while it worked on this build, the second time while \
+                   the worker had nothing else in hand: the build is not tried again. Look at what it did \
+                   last; if that is nothing unusual, ask those who run the build service.";
+    Fault { reason: Reason::EngineFailed, message: message.to_owned(), ..fault }
 }
 
 /// Whether a failure of this kind counts against the total of tries.
@@ -409,6 +429,27 @@ mod tests {
         let mut past = history(&[(Reason::RegistryDown, ""); 100]);
         past.since = Some(OffsetDateTime::now_utc() - age);
         past
+    }
+
+    #[test]
+    fn what_an_engine_dies_of_twice_is_given_up_and_any_other_death_of_it_is_waited_out() {
+        let mut past = history(&[]);
+        let first = of_engine_death(Fault::of_dead_engine(StageName::Builder, "gone"), &past);
+        assert_eq!((first.reason, first.message.as_str()), (Reason::EngineDown, "gone"));
+        past.record(&first, counts(first.kind()));
+        assert_eq!(policy().decide(&past), Decision::Wait(secs(10)));
+        assert_eq!(past.counted(), 0);
+
+        // What the job fails with by itself has its tries as ever.
+        let mut other = past.clone();
+        other.record(&Fault::new(StageName::Pusher, Reason::RegistryFailed, ""), true);
+        assert_eq!(policy().decide(&other), Decision::Retry(secs(10)));
+
+        let second = of_engine_death(Fault::of_dead_engine(StageName::Builder, "gone"), &past);
+        assert_eq!((second.reason, second.kind()), (Reason::EngineFailed, Kind::Service));
+        past.record(&second, counts(second.kind()));
+        assert_eq!(policy().decide(&past), Decision::GiveUp);
+        assert_eq!(past.counted(), 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::model::build_log::{BuildEvent, BuildLog};
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::image::{BuildKey, BuiltImage, ImageLocation, digest_of};
 use crate::model::reference::ImageReference;
-use crate::ports::{BuildOrder, ImageBuilder, Registry};
+use crate::ports::{BuildOrder, Claim, ImageBuilder, Registry};
 use crate::testing::registry::FakeRegistry;
 use crate::testing::script::Script;
 
@@ -28,6 +28,8 @@ struct FakeEngine {
     changed: watch::Sender<()>,
     /// Where images are pushed to, whatever their reference says.
     registry: FakeRegistry,
+    /// What the holder of the claim holds.
+    claim: Arc<()>,
 }
 
 /// What the engine does and has.
@@ -39,8 +41,10 @@ struct Work {
     running: BTreeSet<String>,
     built: usize,
     dropped: usize,
-    /// What the engine has, by key.
-    images: HashMap<BuildKey, BuiltImage>,
+    /// Which builds ran at each death of the engine.
+    deaths: Vec<Vec<String>>,
+    /// What the engine has, by key and repository.
+    images: HashMap<(BuildKey, String), BuiltImage>,
 }
 
 /// How a scripted build ends.
@@ -51,6 +55,8 @@ pub enum End {
     /// The builder pushes the image by itself, under this reference.
     Pushed(ImageReference),
     Fault(Fault),
+    /// The engine dies of it.
+    EngineDies,
     /// It panics.
     Panic,
     /// It runs until it is dropped.
@@ -89,6 +95,19 @@ impl FakeBuilder {
 
     pub fn release(&self) {
         self.change(|work| work.held = false);
+    }
+
+    /// The engine dies, with all builds that run; the next ones find it back.
+    pub fn die(&self) {
+        self.change(|work| {
+            let ran = work.running.iter().cloned().collect();
+            work.deaths.push(ran);
+        });
+    }
+
+    /// Which builds ran at each death of the engine.
+    pub fn deaths(&self) -> Vec<Vec<String>> {
+        self.lock().deaths.clone()
     }
 
     /// How many builds made an image.
@@ -163,9 +182,10 @@ impl Drop for Running<'_> {
 impl ImageBuilder for FakeBuilder {
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let next = self.0.next.play();
-        let (output, end) = self.change(|work| {
+        let ((output, end), deaths) = self.change(|work| {
             work.running.insert(order.build_id.clone());
-            work.scripts.get(&order.build_id).cloned().unwrap_or_default()
+            let script = work.scripts.get(&order.build_id).cloned().unwrap_or_default();
+            (script, work.deaths.len())
         });
         let mut running = Running { builder: self, build_id: &order.build_id, ended: false };
 
@@ -174,11 +194,21 @@ impl ImageBuilder for FakeBuilder {
         for line in output.lines() {
             progress.tell(BuildEvent::Output(line.to_owned()));
         }
-        self.until(|work| !work.held).await;
+        self.until(|work| !work.held || work.deaths.len() > deaths).await;
+        if let End::EngineDies = end
+            && self.lock().deaths.len() == deaths
+        {
+            self.die();
+        }
+        if self.lock().deaths.len() > deaths {
+            running.ended = true;
+            return Err(Fault::of_dead_engine(StageName::Builder, "the engine died"));
+        }
         let ends = match (next.await, &end) {
             (Err(fault), _) => Err(fault),
             (Ok(()), End::Image | End::Pushed(_)) => Ok(()),
             (Ok(()), End::Fault(fault)) => Err(fault.clone()),
+            (Ok(()), End::EngineDies) => unreachable!("it has died"),
             (Ok(()), End::Panic) => panic!("the test asked for a panic"),
             (Ok(()), End::Never) => std::future::pending().await,
         };
@@ -198,12 +228,23 @@ impl ImageBuilder for FakeBuilder {
             let pushed = registry.find(&reference.with_tag(&digest)).await?;
             return Ok(ImageLocation::InRegistry(pushed.expect("it was just stored")));
         }
-        self.change(|work| drop(work.images.insert(order.key.clone(), image.clone())));
+        let place = (order.key.clone(), order.reference.repository.clone());
+        self.change(|work| drop(work.images.insert(place, image.clone())));
         Ok(ImageLocation::OnEngine(image))
     }
 
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
-        Ok(self.lock().images.get(key).cloned())
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault> {
+        let place = (key.clone(), reference.repository.clone());
+        Ok(self.lock().images.get(&place).cloned())
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, Fault> {
+        let free = Arc::strong_count(&self.0.claim) == 1;
+        Ok(free.then(|| Claim::held_by(self.0.claim.clone())))
     }
 
     async fn push(

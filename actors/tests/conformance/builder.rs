@@ -40,6 +40,7 @@ impl InMemory {
                 fingerprint: String::new(),
             },
             labels: BTreeMap::new(),
+            reference: ImageReference::for_build("registry", "user", "application", "c0ffee"),
         };
         self.builder.script(&order.build_id, output, end);
         order

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod deaths;
+mod engine_deaths;
 mod faults;
 mod identity;
 mod notifying;

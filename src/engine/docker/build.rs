@@ -23,7 +23,7 @@ use super::context::{Context, Unsent};
 use super::events::Follower;
 use super::session::Session;
 use super::wire::{self, Body, Connection};
-use super::{DockerEngine, faults, local_name};
+use super::{DockerEngine, faults, local};
 use crate::blocking::{blocking, joined};
 
 /// Longest line of the engine's progress that is read, in bytes.
@@ -94,6 +94,7 @@ pub(super) async fn build(
     let image_id = follower.image_id.ok_or_else(|| {
         faults::engine_broke("building", &"its answer ended before the build did")
     })?;
+    engine.keep_one_name(&image_id, &order.reference).await;
     if let Some((repository, commit)) = source {
         engine.revisions.succeeded(repository, commit);
     }
@@ -149,7 +150,7 @@ fn target(
     let plan = &order.plan;
     let build_args = json!(plan.build_args).to_string();
     let labels = json!(order.labels).to_string();
-    let name = local_name(&order.key);
+    let name = local::new_name(&order.reference);
     let mut parameters = vec![
         ("version", "2"),
         ("session", session),

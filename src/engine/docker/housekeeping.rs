@@ -9,20 +9,21 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bollard::errors::Error;
-use bollard::query_parameters::{CreateImageOptionsBuilder, TagImageOptionsBuilder};
+use bollard::query_parameters::CreateImageOptionsBuilder;
 use bollard::{ClientVersion, body_stream};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, StatusCode};
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::BuildKey;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::address::Address;
 use super::wire::{self, Body, Connection};
-use super::{ANSWER_TIMEOUT, DockerEngine, LOCAL_REGISTRY, faults, local_name, remove_image};
+use super::{ANSWER_TIMEOUT, DockerEngine, LOCAL_REGISTRY, faults, remove_image};
 
 /// Counting what every image and cache record holds may take an engine with many of them a while.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -45,10 +46,31 @@ const LAST_VERSION: (usize, usize) = (1, 44);
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct EngineUsage {
-    #[serde(deserialize_with = "list", default)]
+    #[serde(deserialize_with = "readable", default)]
     pub images: Vec<ImageUsage>,
-    #[serde(deserialize_with = "list", default)]
+    #[serde(deserialize_with = "readable", default)]
     pub build_cache: Vec<CacheRecord>,
+}
+
+/// Some of the engine's images.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Images(#[serde(deserialize_with = "readable")] Vec<ImageUsage>);
+
+/// A list without the entries that cannot be read: one of them must not keep the others from being pruned.
+fn readable<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: DeserializeOwned,
+    D: Deserializer<'de>,
+{
+    let entries: Vec<Value> = list(deserializer)?;
+    let read = entries.into_iter().map(serde_json::from_value);
+    let reported = read.inspect(|entry: &Result<T, _>| {
+        if let Err(error) = entry {
+            tracing::debug!(%error, "the engine lists something that cannot be read");
+        }
+    });
+    Ok(reported.flatten().collect())
 }
 
 /// The engine writes an empty list as `null`.
@@ -130,6 +152,20 @@ impl CacheRecord {
     pub fn last_use(&self) -> OffsetDateTime {
         self.last_used_at.or(self.created_at).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
+}
+
+/// A step in the history of an image, with the bytes of the layer that it made.
+#[derive(Deserialize)]
+struct HistoryEntry {
+    #[serde(rename = "Size")]
+    size: Option<i64>,
+}
+
+/// The bytes of all layers that have any, from the engine's answer, which begins with the highest. An image
+/// without any history has `null`.
+fn sizes(history: Option<Vec<HistoryEntry>>) -> Vec<u64> {
+    let sizes = history.into_iter().flatten().rev().filter_map(|entry| entry.size);
+    sizes.filter_map(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0).collect()
 }
 
 /// What distinguishes the layers of one image from those of another, and its age.
@@ -222,6 +258,21 @@ impl DockerEngine {
         faults::in_time(USAGE_TIMEOUT, what, count).await?
     }
 
+    /// The images whose label of this name has this value.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub(super) async fn images_with(
+        &self,
+        label: &str,
+        value: &str,
+    ) -> Result<Vec<ImageUsage>, Fault> {
+        let filters = json!({"label": [format!("{label}={value}")]}).to_string();
+        let target = format!("/images/json{}", wire::query(&[("filters", &filters)]));
+        let Images(images) = self.answer(&target, "looking for an image").await?;
+        Ok(images)
+    }
+
     /// Details of an image; `None` where the engine does not have it.
     ///
     /// # Errors
@@ -243,10 +294,7 @@ impl DockerEngine {
     /// `engine_down`, `engine_failed` or `timeout`.
     pub async fn layer_bytes(&self, id: &str) -> Result<Vec<u64>, Fault> {
         let what = "looking at an image's layers";
-        let history = self.negotiated().await?.image_history(id).await;
-        let history = history.map_err(|error| faults::of_client(&self.address, what, &error))?;
-        let bytes = history.iter().rev().map(|entry| u64::try_from(entry.size).unwrap_or(0));
-        Ok(bytes.filter(|bytes| *bytes > 0).collect())
+        self.answer(&format!("/images/{id}/history"), what).await.map(sizes)
     }
 
     /// Removes a name from an image, which goes with its last one. Answers whether it did: the
@@ -283,30 +331,19 @@ impl DockerEngine {
         answer.map(drop).map_err(|refusal| faults::engine_broke(what, &refusal))
     }
 
-    /// Notes that the image of `key` is used now, for whoever looks for the oldest: the engine keeps
-    /// the time at which an image was last given a name, be it one that it has.
-    pub(super) async fn touch(&self, key: &BuildKey) {
-        let (repository, tag) = (super::LOCAL_REPOSITORY, key.as_str());
-        let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
-        if let Err(error) = self.docker.tag_image(&local_name(key), Some(options)).await {
-            tracing::debug!(%error, "cannot note that an image is used");
-        }
-    }
-
-    /// Gives the image that has the name of `key` another name, before a build takes that one away:
-    /// an image without any name could not be distinguished from those of others.
-    pub(super) async fn rename_predecessor(&self, key: &BuildKey) -> Result<(), Fault> {
-        let what = "naming the image of an earlier build";
-        let earlier = self.inspect(&local_name(key), what).await?;
-        let Some(id) = earlier.and_then(|image| image.id) else { return Ok(()) };
-        let tag = id.trim_start_matches("sha256:");
-        let repository = format!("{LOCAL_REGISTRY}/replaced");
-        let options = TagImageOptionsBuilder::new().repo(&repository).tag(tag).build();
-        match self.docker.tag_image(&id, Some(options)).await {
-            // Pruned in the meantime.
-            Ok(()) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
-            Err(error) => Err(faults::of_client(&self.address, what, &error)),
-        }
+    /// Asks the engine a short question, and reads the answer.
+    pub(super) async fn answer<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        what: &str,
+    ) -> Result<T, Fault> {
+        let version = self.spoken_version().await?;
+        let request = wire::request(Method::GET, &self.address, version, target)
+            .body(wire::no_body())
+            .map_err(|error| faults::engine_broke(what, &error))?;
+        let answer = faults::in_time(ANSWER_TIMEOUT, what, self.ask(request)).await??;
+        let answer = answer.map_err(|refusal| faults::engine_broke(what, &refusal))?;
+        serde_json::from_slice(&answer).map_err(|error| faults::engine_broke(what, &error))
     }
 
     /// Sends a request on a connection of its own: the answer, or what the engine says against it.
@@ -358,5 +395,30 @@ mod tests {
         let answer = r#"{"LayersSize":0,"Images":null,"BuildCache":null}"#;
         let usage: EngineUsage = serde_json::from_str(answer).expect("readable");
         assert!(usage.images.is_empty() && usage.build_cache.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_hides_nothing_else() {
+        let answer = r#"{"Images":[{"Id":7},null,{"Id":"sha256:aa","Labels":[]},
+            {"Id":"sha256:bb","RepoTags":null,"RepoDigests":null,"Labels":null}],
+            "BuildCache":[{"Size":-1},{"Size":null},{"Size":26,"LastUsedAt":"soon"},{"Size":27}]}"#;
+        let usage: EngineUsage = serde_json::from_str(answer).expect("readable");
+        let ids: Vec<_> = usage.images.iter().map(|image| image.id.as_str()).collect();
+        assert_eq!(ids, ["sha256:bb"]);
+        let bytes: Vec<_> = usage.build_cache.iter().map(|record| record.bytes).collect();
+        assert_eq!(bytes, [27]);
+    }
+
+    #[test]
+    fn layers_are_read_from_every_form_of_a_history() {
+        for (history, expected) in [
+            ("null", &[][..]),
+            ("[]", &[]),
+            (r#"[{"Size":3,"Tags":null,"Comment":null},{"Size":0},{"Size":1}]"#, &[1, 3]),
+            (r#"[{"Size":-1},{"Size":null},{},{"Size":2}]"#, &[2]),
+        ] {
+            let history = serde_json::from_str(history).expect("readable");
+            assert_eq!(sizes(history), expected);
+        }
     }
 }

@@ -12,6 +12,8 @@ mod events;
 mod faults;
 mod housekeeping;
 mod ignore;
+mod local;
+mod loss;
 mod push;
 mod revisions;
 mod session;
@@ -29,25 +31,20 @@ use bollard::models::ImageInspect;
 use bollard::query_parameters::RemoveImageOptionsBuilder;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, StageName};
-use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, ImageLocation};
+use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{BuildOrder, ImageBuilder};
+use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder};
 
 use address::Address;
 pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
+pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
 use revisions::Revisions;
+use session::Session;
 
 use crate::net::address::without_credentials;
-
-/// What the names of all images that were built here begin with, on the engine alone.
-pub const LOCAL_REGISTRY: &str = "image-builder.local";
-/// The repository of every image that was built here, on the engine alone: no registry has this name.
-/// The tag is the build key.
-pub const LOCAL_REPOSITORY: &str = "image-builder.local/built";
 
 /// A short question to the engine is answered within this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -184,20 +181,6 @@ impl DockerEngine {
         self.pushes.clear_left_names().await;
     }
 
-    /// The image of `key` that this engine has built earlier, if it still has it.
-    ///
-    /// # Errors
-    /// `engine_down`, `engine_failed` or `timeout`.
-    pub async fn find_by_key(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
-        let image = self.inspect(&local_name(key), "looking for an image").await?;
-        let Some(image) = image else { return Ok(None) };
-        let labels = image.config.and_then(|config| config.labels).unwrap_or_default();
-        let builder = labels.get(BUILDER_LABEL).and_then(|name| BuilderKind::from_name(name));
-        let Some((id, builder)) = image.id.zip(builder) else { return Ok(None) };
-        self.touch(key).await;
-        Ok(Some(BuiltImage::new(id, builder, key.clone())))
-    }
-
     async fn inspect(&self, name_or_id: &str, what: &str) -> Result<Option<ImageInspect>, Fault> {
         inspect_image(self.negotiated().await?, name_or_id)
             .await
@@ -209,19 +192,39 @@ impl DockerEngine {
 impl ImageBuilder for DockerEngine {
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let version = self.negotiated().await?.client_version();
-        self.rename_predecessor(&order.key).await?;
-        let id = build::build(self, version, order, progress).await.map_err(|fault| Fault {
-            // Both hold what others wrote.
-            message: progress.redact(&fault.message),
-            step: fault.step.as_deref().map(|step| progress.redact(step)),
-            ..fault
-        })?;
-        let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
-        Ok(ImageLocation::OnEngine(image))
+        let life = self.life().await?;
+        match build::build(self, version, order, progress).await {
+            Ok(id) => {
+                let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
+                Ok(ImageLocation::OnEngine(image))
+            }
+            Err(fault) => {
+                let fault = self.outlived(&life, fault).await;
+                Err(Fault {
+                    // Both hold what others wrote.
+                    message: progress.redact(&fault.message),
+                    step: fault.step.as_deref().map(|step| progress.redact(step)),
+                    ..fault
+                })
+            }
+        }
     }
 
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
-        self.find_by_key(key).await
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault> {
+        let Some(image) = self.local_image(key, reference).await? else { return Ok(None) };
+        let Some(builder) = image.builder else { return Ok(None) };
+        self.touch(&image.name).await;
+        Ok(Some(BuiltImage::new(image.id, builder, key.clone())))
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, Fault> {
+        let version = self.negotiated().await?.client_version();
+        let session = Session::claim(&self.address, version).await?;
+        Ok(session.map(Claim::held_by))
     }
 
     async fn push(
@@ -232,7 +235,11 @@ impl ImageBuilder for DockerEngine {
     ) -> Result<String, Fault> {
         let of_a_push = |fault| Fault { stage: StageName::Pusher, ..fault };
         self.negotiated().await.map_err(of_a_push)?;
-        self.pushes.push(&image.id, reference, progress).await
+        let life = self.life().await.map_err(of_a_push)?;
+        match self.pushes.push(&image.id, reference, progress).await {
+            Ok(digest) => Ok(digest),
+            Err(fault) => Err(self.outlived(&life, fault).await),
+        }
     }
 }
 
@@ -254,10 +261,4 @@ async fn remove_image(docker: &Docker, name_or_id: &str) -> Result<bool, Error> 
         Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// What an image of `key` is called on the engine, so that it can be found again, and kept apart
-/// from the images of others when room is made.
-fn local_name(key: &BuildKey) -> String {
-    format!("{LOCAL_REPOSITORY}:{}", key.as_str())
 }

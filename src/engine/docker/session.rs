@@ -48,6 +48,9 @@ const METHODS: [&str; 5] = [
     "/moby.filesync.v1.Auth/GetTokenAuthority",
 ];
 
+/// The id of the session that stands for the engine as a whole.
+const CLAIM: &str = "image-builder-runs-alone";
+
 /// An open session: dropping it closes it, and with it goes the engine's access to the secrets.
 pub(super) struct Session {
     pub(super) id: String,
@@ -66,6 +69,35 @@ impl Session {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let mut connection = Connection::open(address).await?;
         let response = shake_hands(&mut connection, address, version, &id).await?;
+        Self::serve(id, connection, response, secrets, registry_auth).await
+    }
+
+    /// Opens the session of which each engine has one at a time; `None` = somebody has it. It gives the
+    /// engine nothing.
+    pub(super) async fn claim(
+        address: &Address,
+        version: ClientVersion,
+    ) -> Result<Option<Self>, Fault> {
+        let mut connection = Connection::open(address).await?;
+        match shake_hands(&mut connection, address, version, CLAIM).await {
+            Ok(response) => {
+                let (id, nothing) = (CLAIM.to_owned(), BTreeMap::new());
+                Self::serve(id, connection, response, nothing, None).await.map(Some)
+            }
+            Err(fault) if fault.message.contains(&format!("session {CLAIM} already exists")) => {
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    async fn serve(
+        id: String,
+        connection: Connection,
+        response: Response<Incoming>,
+        secrets: BTreeMap<String, Secret>,
+        registry_auth: Option<Arc<RegistryAuth>>,
+    ) -> Result<Self, Fault> {
         let upgraded = hyper::upgrade::on(response)
             .await
             .map_err(|error| faults::engine_broke("opening a build session", &error))?;

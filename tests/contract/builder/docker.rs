@@ -4,11 +4,11 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY, RegistryAuth};
+use image_builder::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
 use image_builder::planner::{PlannerSettings, SourcePlanner};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::image::{CREATED_LABEL, REVISION_LABEL, SOURCE_LABEL};
+use image_builder_actors::model::image::{CREATED_LABEL, KEY_LABEL, REVISION_LABEL, SOURCE_LABEL};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::PlanRequest;
@@ -18,7 +18,7 @@ use image_builder_actors::testing::conformance::builder::World;
 use image_builder_actors::testing::conformance::planner::{Source, plan};
 
 use super::proxy::{Certificates, Proxy};
-use super::world::{BASE, RealWorld};
+use super::world::{BASE, RealWorld, names_of};
 use crate::engine::Engine;
 use crate::registry::server::USER;
 use crate::registry::{CLOSED, CLOSED_PASSWORD, reference_in, unique};
@@ -406,12 +406,61 @@ async fn private_base(world: &RealWorld) -> ImageReference {
 async fn a_built_image_is_found_again_by_its_key() {
     let world = RealWorld::new().await;
     let order = world.dockerfile(&format!("RUN echo {}", unique()));
-    assert_eq!(world.engine.find_by_key(&order.key).await, Ok(None));
+    let find = || world.engine.find(&order.key, &order.reference);
+    assert_eq!(find().await, Ok(None));
     let image = world.build(&order).await.0.expect("the build is good");
-    assert_eq!(world.engine.find_by_key(&order.key).await, Ok(Some(image.clone())));
-    let inspected = world.engine.docker().inspect_image(&image.id).await.expect("it is there");
-    let name = format!("{LOCAL_REPOSITORY}:{}", order.key.as_str());
-    assert_eq!(inspected.repo_tags, Some(vec![name]));
+    assert_eq!(find().await, Ok(Some(image)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_has_one_name_that_people_read_and_nobody_guesses() {
+    let world = RealWorld::new().await;
+    let order = world.dockerfile(&format!("RUN echo {}", unique()));
+    let image = world.build(&order).await.0.expect("the build is good");
+    let names = names_of(&world.engine, &image.id).await;
+    let repository = format!("image-builder.local/{}", order.reference.repository);
+    let commit = &order.reference.tag[..7];
+    let random = names[0].strip_prefix(&format!("{repository}:{commit}-")).expect("the name");
+    assert!(names.len() == 1 && random.len() == 12, "{names:?}");
+    for guessable in [order.key.as_str(), &image.id, &order.build_id] {
+        assert!(!guessable.contains(random), "{names:?} {guessable}");
+    }
+
+    // Built once more all from the cache, it is the same image.
+    let again = world.build(&order).await.0.expect("the build is good");
+    assert_eq!(again.id, image.id);
+    let names = names_of(&world.engine, &image.id).await;
+    assert!(names.len() == 1 && names[0].starts_with(&repository), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_images_of_a_key_the_last_one_is_found_and_each_has_its_name() {
+    let world = RealWorld::new().await;
+    let order = world.dockerfile(&format!("RUN echo {}", unique()));
+    let first = world.build(&order).await.0.expect("the build is good");
+    std::fs::write(
+        order.plan.context.join("Dockerfile"),
+        format!("FROM {BASE}\nRUN echo {}\n", unique()),
+    )
+    .expect("a file");
+    let second = world.build(&order).await.0.expect("the build is good");
+    assert_ne!(first.id, second.id);
+    let found = world.engine.find(&order.key, &order.reference).await;
+    assert_eq!(found, Ok(Some(second.clone())));
+    for image in [first, second] {
+        assert_eq!(names_of(&world.engine, &image.id).await.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_alone_passes_no_image_off_as_one_of_somebody_else() {
+    let world = RealWorld::new().await;
+    let theirs = world.dockerfile(&format!("RUN echo {}", unique()));
+    // What a front end of a stranger's could write into the image.
+    let mut forged = world.dockerfile(&format!("RUN echo {}", unique()));
+    forged.labels.insert(KEY_LABEL.to_owned(), theirs.key.as_str().to_owned());
+    world.build(&forged).await.0.expect("the build is good");
+    assert_eq!(world.engine.find(&theirs.key, &theirs.reference).await, Ok(None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -441,7 +490,7 @@ async fn a_build_that_is_dropped_while_it_uploads_leaves_no_walk_and_no_image() 
     tokio::time::timeout(std::time::Duration::from_secs(10), closed)
         .await
         .expect("the tree is no longer read");
-    assert_eq!(world.engine.find_by_key(&order.key).await, Ok(None));
+    assert_eq!(world.engine.find(&order.key, &order.reference).await, Ok(None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,14 +1,15 @@
 //! What the suite's scenarios are made of on the real engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REPOSITORY};
+use bollard::query_parameters::ListImagesOptionsBuilder;
+use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REGISTRY};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, RegistryImage};
+use image_builder_actors::model::image::{BUILDER_LABEL, BuiltImage, KEY_LABEL, RegistryImage};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::{Redactor, Secret};
@@ -25,10 +26,11 @@ pub(super) const BASE: &str = "debian:bookworm-slim";
 
 fn order(context: &Path) -> BuildOrder {
     // As long as a real key.
-    let key = serde_json::Value::String(unique() + &unique());
+    let key = unique() + &unique();
+    let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     BuildOrder {
         build_id: unique(),
-        key: serde_json::from_value::<BuildKey>(key).expect("a key is a string"),
+        key: serde_json::from_value(key.as_str().into()).expect("a key is a string"),
         plan: Plan {
             builder: BuilderKind::Dockerfile,
             context: context.to_owned(),
@@ -38,10 +40,11 @@ fn order(context: &Path) -> BuildOrder {
             secrets: BTreeMap::new(),
             fingerprint: String::new(),
         },
-        labels: BTreeMap::from([(
-            BUILDER_LABEL.to_owned(),
-            BuilderKind::Dockerfile.as_str().to_owned(),
-        )]),
+        labels: BTreeMap::from([
+            label(BUILDER_LABEL, BuilderKind::Dockerfile.as_str()),
+            label(KEY_LABEL, &key),
+        ]),
+        reference: reference_in(OPEN),
     }
 }
 
@@ -49,7 +52,8 @@ pub(super) struct RealWorld {
     pub(super) engine: DockerEngine,
     downed: DockerEngine,
     contexts: Mutex<Vec<TempDir>>,
-    built: Mutex<Vec<BuildKey>>,
+    /// What the engine calls the images that were built here: `user/application`.
+    built: Mutex<Vec<String>>,
 }
 
 impl RealWorld {
@@ -83,7 +87,7 @@ impl RealWorld {
         }
         let order = order(context.path());
         self.contexts.lock().expect("no test panics with it").push(context);
-        self.built.lock().expect("no test panics with it").push(order.key.clone());
+        self.built.lock().expect("no test panics with it").push(order.reference.repository.clone());
         order
     }
 
@@ -121,13 +125,12 @@ impl RealWorld {
 impl Drop for RealWorld {
     /// Removes the images that were built here.
     fn drop(&mut self) {
-        let docker = self.engine.docker().clone();
-        let keys = std::mem::take(&mut *self.built.lock().expect("no test panics with it"));
+        let engine = self.engine.clone();
+        let repositories = std::mem::take(&mut *self.built.lock().expect("no test panics with it"));
         let remove = async move {
-            for key in keys {
-                let name = format!("{LOCAL_REPOSITORY}:{}", key.as_str());
-                // Most of these builds were meant to fail.
-                let _ = docker.remove_image(&name, None::<NoOptions>, None).await;
+            // Most of these builds were meant to fail.
+            for name in names_in(&engine, &repositories).await {
+                let _ = engine.remove_image(&name).await;
             }
         };
         let runtime = tokio::runtime::Handle::current();
@@ -135,7 +138,20 @@ impl Drop for RealWorld {
     }
 }
 
-type NoOptions = bollard::query_parameters::RemoveImageOptions;
+/// What the engine calls an image.
+pub(super) async fn names_of(engine: &DockerEngine, id: &str) -> Vec<String> {
+    let image = engine.docker().inspect_image(id).await.expect("it is there");
+    image.repo_tags.unwrap_or_default()
+}
+
+/// The names on the engine of all images that were built of these repositories.
+pub(super) async fn names_in(engine: &DockerEngine, repositories: &[String]) -> Vec<String> {
+    let all = repositories.iter().map(|repository| format!("{LOCAL_REGISTRY}/{repository}"));
+    let filters = HashMap::from([("reference".to_owned(), all.collect::<Vec<_>>())]);
+    let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+    let images = engine.docker().list_images(Some(options)).await.unwrap_or_default();
+    images.into_iter().flat_map(|image| image.repo_tags).collect()
+}
 
 impl World for RealWorld {
     fn builder(&self) -> &dyn ImageBuilder {
@@ -187,8 +203,9 @@ impl World for RealWorld {
     }
 
     async fn lose(&self, image: &BuiltImage) {
-        let name = format!("{LOCAL_REPOSITORY}:{}", image.key.as_str());
-        assert_eq!(self.engine.remove_image(&name).await, Ok(true));
+        for name in names_of(&self.engine, &image.id).await {
+            assert_eq!(self.engine.remove_image(&name).await, Ok(true));
+        }
     }
 
     fn reference(&self) -> ImageReference {

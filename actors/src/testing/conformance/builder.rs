@@ -54,12 +54,14 @@ macro_rules! builder_conformance {
             a_build_gives_an_image_of_the_orders_key_and_builder,
             the_same_order_twice_gives_the_same_image,
             an_image_is_found_by_its_key_once_it_is_built,
+            an_image_of_somebody_else_is_not_found,
             what_a_build_writes_is_told_without_its_secrets,
             a_failing_step_is_a_build_fault_that_names_it,
             the_same_failure_has_the_same_step_and_message_each_time,
             a_plan_that_can_never_work_is_the_users_fault,
             an_engine_that_is_out_of_reach_is_a_capacity_fault,
             dropping_a_build_stops_it,
+            an_engine_is_claimed_by_one_at_a_time,
             a_failing_build_does_not_disturb_another,
             a_pushed_image_is_in_the_registry_under_the_digest_that_is_told,
             an_image_that_is_pushed_twice_keeps_its_digest,
@@ -93,9 +95,18 @@ pub async fn the_same_order_twice_gives_the_same_image(world: &impl World) {
 
 pub async fn an_image_is_found_by_its_key_once_it_is_built(world: &impl World) {
     let order = world.good();
-    assert_eq!(world.builder().find(&order.key).await, Ok(None));
+    let find = || world.builder().find(&order.key, &order.reference);
+    assert_eq!(find().await, Ok(None));
     let image = built(world, &order).await;
-    assert_eq!(world.builder().find(&order.key).await, Ok(Some(image)));
+    assert_eq!(find().await, Ok(Some(image)));
+}
+
+pub async fn an_image_of_somebody_else_is_not_found(world: &impl World) {
+    let order = world.good();
+    built(world, &order).await;
+    let repository = format!("{}-and-more", order.reference.repository);
+    let elsewhere = ImageReference { repository, ..order.reference };
+    assert_eq!(world.builder().find(&order.key, &elsewhere).await, Ok(None));
 }
 
 pub async fn what_a_build_writes_is_told_without_its_secrets(world: &impl World) {
@@ -136,6 +147,27 @@ pub async fn an_engine_that_is_out_of_reach_is_a_capacity_fault(world: &impl Wor
     let order = world.good();
     let fault = world.downed().build(&order, &progress(&order)).await.expect_err("it is down");
     assert_eq!((fault.stage, fault.reason), (StageName::Builder, Reason::EngineDown));
+}
+
+pub async fn an_engine_is_claimed_by_one_at_a_time(world: &impl World) {
+    let claimed = async || world.builder().claim().await.expect("the engine is up");
+    // Other tests of the same engine may have it.
+    let claim = async || {
+        loop {
+            match claimed().await {
+                Some(claim) => return claim,
+                // Nothing tells when it is given up.
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let first = tokio::time::timeout(PATIENCE, claim()).await.expect("it is free in time");
+    assert!(claimed().await.is_none());
+    drop(first);
+    tokio::time::timeout(PATIENCE, claim()).await.expect("it is free again in time");
+    let order = world.good();
+    let _claim = tokio::time::timeout(PATIENCE, claim()).await.expect("it is free in time");
+    built(world, &order).await;
 }
 
 pub async fn dropping_a_build_stops_it(world: &impl World) {

@@ -9,7 +9,7 @@ use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::ports::{BuildOrder, ImageBuilder};
+use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder};
 
 use super::DiskGuard;
 use crate::engine::docker::faults::shown_step;
@@ -54,10 +54,19 @@ impl ImageBuilder for DiskGuard {
         }
     }
 
-    async fn find(&self, key: &BuildKey) -> Result<Option<BuiltImage>, Fault> {
+    async fn find(
+        &self,
+        key: &BuildKey,
+        reference: &ImageReference,
+    ) -> Result<Option<BuiltImage>, Fault> {
         // Before the look: what is found must not be pruned in between.
         let pin = self.inner.pins.pin(key.as_str());
-        Ok(self.inner.engine.find(key).await?.map(|image| BuiltImage { pin, ..image }))
+        let found = self.inner.engine.find(key, reference).await?;
+        Ok(found.map(|image| BuiltImage { pin, ..image }))
+    }
+
+    async fn claim(&self) -> Result<Option<Claim>, Fault> {
+        self.inner.engine.claim().await
     }
 
     async fn push(

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::image::{KEY_LABEL, REVISION_LABEL};
 use time::OffsetDateTime;
 
 use super::inventory::{HeldBytes, Image, Inventory, Layer, Whose, layers};
 use super::pins::Pins;
 use super::size::Size;
-use crate::engine::docker::{CacheRecord, DockerEngine, ImageDetail, ImageUsage, LOCAL_REGISTRY};
+use crate::engine::docker::local::is_local;
+use crate::engine::docker::{CacheRecord, DockerEngine, ImageDetail, ImageUsage};
 
 /// A name in the registry that an image has had for so long was left there by a push that was killed:
 /// no job lasts that long.
@@ -76,7 +77,7 @@ impl Pruner {
         let mut removed = 0;
         for at in choice.images {
             let image = &inventory.images[at];
-            if self.remove(image).await? {
+            if unless_failed(&image.id, self.remove(image).await)? == Some(true) {
                 removed += 1;
                 tracing::debug!(image = image.id, last_use = %image.last_use, "image removed");
             }
@@ -104,14 +105,15 @@ impl Pruner {
         let now = OffsetDateTime::now_utc();
         let mut images = Vec::with_capacity(usage.images.len());
         for image in usage.images {
+            let detail = unless_failed(&image.id, self.engine.image_detail(&image.id).await)?;
             // Gone since the engine counted.
-            let Some(detail) = self.engine.image_detail(&image.id).await? else { continue };
-            let layers = self.layers(&image.id, &detail).await?;
+            let Some(detail) = detail.flatten() else { continue };
+            let layers = unless_failed(&image.id, self.layers(&image.id, &detail).await)?;
             images.push(Image {
                 whose: self.whose(&image, detail.last_use, now),
                 names: image.names(),
                 last_use: detail.last_use,
-                layers,
+                layers: layers.unwrap_or_default(),
                 id: image.id,
             });
         }
@@ -162,6 +164,17 @@ impl Pruner {
     }
 }
 
+/// What the engine did with one image; `None` = it failed. That must not keep the others from being pruned.
+fn unless_failed<T>(image: &str, done: Result<T, Fault>) -> Result<Option<T>, Fault> {
+    match done {
+        Err(fault) if fault.reason == Reason::EngineFailed => {
+            tracing::warn!(image, %fault, "the engine fails with an image while others are pruned");
+            Ok(None)
+        }
+        done => done.map(Some),
+    }
+}
+
 /// Who may do away with an image, as far as its names and labels show. `old` = nobody has named it
 /// for longer than any job lasts.
 fn whose(image: &ImageUsage, registry: &str, old: bool) -> Whose {
@@ -183,10 +196,6 @@ fn whose(image: &ImageUsage, registry: &str, old: bool) -> Whose {
     } else {
         Whose::Others
     }
-}
-
-fn is_local(name: &str) -> bool {
-    name.strip_prefix(LOCAL_REGISTRY).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Whether `name` is what the worker pushes this image under: in its registry, tagged with the commit
@@ -216,18 +225,20 @@ mod tests {
 
     #[test]
     fn only_what_this_service_made_and_nobody_else_named_is_its_own() {
-        let local = "image-builder.local/built:k";
+        let local = "image-builder.local/u/a:c0ffee-0123456789ab";
         let pushed = "registry:5000/u/a:c0ffee";
         for (tags, digests, key, old, expected) in [
             (&[local][..], &[][..], Some("k"), false, Whose::Ours),
+            // As earlier versions named them.
+            (&["image-builder.local/built:k"], &[], Some("k"), false, Whose::Ours),
             (&[local, "image-builder.local/replaced:0"], &[], Some("k"), false, Whose::Ours),
             (&[], &[], Some("k"), false, Whose::Left),
             (&["<none>:<none>"], &["<none>@<none>"], Some("k"), false, Whose::Left),
             (&[], &[], None, true, Whose::Others),
-            (&["image-builder.localhost/built:k"], &[], None, true, Whose::Others),
+            (&["image-builder.localhost/u/a:c0ffee"], &[], None, true, Whose::Others),
             (&["debian:12"], &[], None, true, Whose::Others),
             (&["mine:1"], &[], Some("k"), true, Whose::Others),
-            (&[local], &["image-builder.local/built@sha256:1"], Some("k"), false, Whose::Ours),
+            (&[local], &["image-builder.local/u/a@sha256:1"], Some("k"), false, Whose::Ours),
             // Pulled, by tag or by digest.
             (&[pushed], &["registry:5000/u/a@sha256:1"], Some("k"), true, Whose::Others),
             (&[], &["registry:5000/u/a@sha256:1"], Some("k"), true, Whose::Others),
