@@ -6,11 +6,12 @@ use image_builder_actors::model::history::History;
 use image_builder_actors::ports::Message;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use serde_json::Value;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::support::broker;
-use crate::support::world::{World, dockerfile, repository};
+use crate::support::unique;
+use crate::support::world::{World, dockerfile, repository, with};
 
 /// The properties of a request that failed once.
 fn failed_once(request: &Value) -> BasicProperties {
@@ -34,7 +35,9 @@ fn requests_on_the_build_queue_and_on_its_ladder_are_built() {
     }
     let repo = repository("older", &[("Dockerfile", &dockerfile("COPY . /src"))]);
     let publish = |queue: &str, attempts: u64| {
-        let request = world.request(&repo);
+        // Each with an image of its own: none is reused.
+        let application = json!({"applicationID": unique("app")});
+        let request = with(world.request(&repo), application);
         let properties = match attempts {
             1 => BasicProperties::default(),
             _ => failed_once(&request),

@@ -17,10 +17,12 @@
 //! - The backlog gives each request to one taker, and never one of a user who has as many in hand as is
 //!   allowed. Whoever has few in hand comes before whoever has many, however many of the latter's wait: a
 //!   single request behind a flood is given to the next taker.
+//! - Nobody waits for long behind those of a user who may have no more.
 //! - A taker that found nothing hears of what is put in the backlog afterwards, by whichever worker.
 //! - What only waits in the backlog is in nobody's hands: no worker's death is counted against it.
 //! - After a cancel nothing new comes. What had come is received and what is in hand can be settled.
 //! - Every listener hears a cancellation.
+//! - Workers that take requests are counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
