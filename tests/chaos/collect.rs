@@ -47,7 +47,9 @@ impl Evidence {
                 let body = String::from_utf8_lossy(&body).into_owned();
                 if queue == world.dead_queue {
                     let letter: Value = serde_json::from_str(&body).unwrap_or_default();
-                    self.letters.push(letter["buildID"].as_str().unwrap_or(&body).to_owned());
+                    let user = letter["userID"].as_str().unwrap_or_default().to_owned();
+                    let id = letter["buildID"].as_str().unwrap_or(&body).to_owned();
+                    self.letters.push((user, id));
                 } else {
                     self.messages.push((queue.clone(), body));
                 }

@@ -21,8 +21,8 @@ pub struct Evidence {
     pub digests: BTreeSet<(String, String)>,
     /// Repository and tag of all images that the registry has of the run's users, with their digests.
     pub tags: BTreeMap<(String, String), String>,
-    /// The build ids of the dead letters.
-    pub letters: Vec<String>,
+    /// The users and build ids of the dead letters.
+    pub letters: Vec<(String, String)>,
     /// Queues and how many messages they had when all was told, unacked ones included.
     pub waiting: Vec<(String, u64)>,
     /// Queues and bodies that were in them when the workers had ended.

@@ -58,7 +58,7 @@ use self::support::{setting, unique, until};
 use self::world::{PATIENCE, World, lock};
 
 /// Requests that may be under way at once.
-const UNDER_WAY: usize = 24;
+const UNDER_WAY: usize = 60;
 /// Faults that go on at once.
 const LANES: usize = 2;
 /// Requests without an outcome count as lost when nothing was told for so long.
@@ -256,17 +256,19 @@ impl Run {
 fn publish(world: &World, oracle: &mut Oracle, post: &mut Post, request: Request) {
     let body = request.body.to_string();
     let properties = request.properties();
-    let (copies, cancelled) = (request.copies, request.sort == Sort::Cancelled);
-    let cancellation = json!({"buildID": request.build_id, "userID": request.user});
+    let (copies, sort) = (request.copies, request.sort);
+    let cancellation = json!({"buildID": request.build_id, "userID": request.user}).to_string();
     oracle.ask(request);
+    // The workers are back when this is dropped.
+    let _alone = (sort == Sort::CancelledUnheard).then(|| world.cut_off());
     let taken = (0..copies)
         .map(|_| post.publish("", &world.build_queue, body.as_bytes(), &properties))
         .sum();
     if let Some(asked) = oracle.asked.last_mut() {
         asked.copies = taken;
     }
-    if cancelled {
-        let body = cancellation.to_string();
-        post.publish(&world.cancel_exchange, "", body.as_bytes(), &BasicProperties::default());
+    if sort.is_cancelled() {
+        let properties = BasicProperties::default();
+        post.publish(&world.cancel_exchange, "", cancellation.as_bytes(), &properties);
     }
 }

@@ -45,7 +45,7 @@ impl Case {
         }
         case.evidence.notifications =
             vec![case.ready("a"), case.failed("b", "build_failed"), case.ready("c")];
-        case.evidence.letters = vec!["b".to_owned()];
+        case.evidence.letters = vec![letter("b")];
         for id in ["a", "c"] {
             case.store(id, &digest(id));
         }
@@ -55,12 +55,16 @@ impl Case {
     }
 
     fn ask(&mut self, sort: Sort, id: &str) {
+        self.ask_of("run-1-user0", sort, id);
+    }
+
+    fn ask_of(&mut self, user: &str, sort: Sort, id: &str) {
         self.oracle.ask(Request {
             sort,
             build_id: (sort != Sort::NoId).then(|| id.to_owned()),
             message_id: None,
             application: format!("app-{id}"),
-            user: "run-1-user0".to_owned(),
+            user: user.to_owned(),
             commit: COMMIT.to_owned(),
             body: json!({}),
             copies: if sort == Sort::Twice { 2 } else { 1 },
@@ -173,6 +177,11 @@ impl Case {
     }
 }
 
+/// The dead letter of a build of the run's user.
+fn letter(id: &str) -> (String, String) {
+    ("run-1-user0".to_owned(), id.to_owned())
+}
+
 fn digest(id: &str) -> String {
     format!("sha256:{id}")
 }
@@ -216,7 +225,7 @@ fn a_build_that_ends_in_two_ways_is_contradictory() {
     let mut case = Case::clean();
     let failed = case.failed("a", "registry_failed");
     case.evidence.notifications.push(failed);
-    case.evidence.letters.push("a".to_owned());
+    case.evidence.letters.push(letter("a"));
     case.happens(61.5, "worker1", What::Ended);
     case.assert_found(Contradictory, "a");
 }
@@ -227,7 +236,7 @@ fn a_contradiction_that_no_manager_has_accepted_is_one_all_the_same() {
     let mut failed = case.failed("a", "registry_failed");
     failed.answered = 500;
     case.evidence.notifications.push(failed);
-    case.evidence.letters.push("a".to_owned());
+    case.evidence.letters.push(letter("a"));
     case.assert_found(Contradictory, "a");
 }
 
@@ -308,12 +317,12 @@ fn a_fault_of_the_service_is_an_ending_of_any_request_but_a_fresh_one() {
     case.ask(Sort::Step, "d");
     let failed = case.failed("d", "registry_failed");
     case.evidence.notifications.push(failed);
-    case.evidence.letters.push("d".to_owned());
+    case.evidence.letters.push(letter("d"));
     case.assert_clean();
 
     let mut case = Case::clean();
     case.evidence.notifications[2] = case.failed("c", "registry_failed");
-    case.evidence.letters.push("c".to_owned());
+    case.evidence.letters.push(letter("c"));
     case.evidence.tags.retain(|(repository, _), _| !repository.ends_with("app-c"));
     case.assert_found(FreshNotPassed, "c");
 }
@@ -383,9 +392,34 @@ fn the_image_of_a_build_that_was_cancelled_may_be_there() {
     case.ask(Sort::Cancelled, "d");
     let cancelled = case.notification("d", "build.cancelled", json!({"reason": "cancelled"}));
     case.evidence.notifications.push(cancelled);
-    case.evidence.letters.push("d".to_owned());
+    case.evidence.letters.push(letter("d"));
     case.store("d", &digest("d"));
     case.assert_clean();
+}
+
+#[test]
+fn a_build_that_was_cancelled_by_another_user_is_found() {
+    let mut case = Case::clean();
+    case.ask(Sort::Cancelled, "d");
+    case.ask_of("run-1-user1", Sort::SameId, "d");
+    let cancelled = case.notification("d", "build.cancelled", json!({"reason": "cancelled"}));
+    let mut of_other = cancelled.clone();
+    of_other.body["data"]["userID"] = "run-1-user1".into();
+    of_other.webhook_id = of_other.own_id();
+    case.evidence.notifications.extend([cancelled, of_other]);
+    let letters = ["run-1-user0", "run-1-user1"].map(|user| (user.to_owned(), "d".to_owned()));
+    case.evidence.letters.extend(letters);
+    case.assert_found(CancelledUnasked, "d");
+}
+
+#[test]
+fn what_was_cancelled_before_a_worker_came_is_not_built() {
+    let mut case = Case::clean();
+    case.ask(Sort::CancelledUnheard, "d");
+    let told = case.ready("d");
+    case.evidence.notifications.push(told);
+    case.store("d", &digest("d"));
+    case.assert_found(OtherEnding, "d");
 }
 
 #[test]
@@ -395,7 +429,7 @@ fn a_build_that_was_given_up_has_a_dead_letter_and_no_other_has() {
     case.assert_found(NoLetter, "b");
 
     let mut case = Case::clean();
-    case.evidence.letters.push("a".to_owned());
+    case.evidence.letters.push(letter("a"));
     case.assert_found(OddLetter, "a");
 }
 
@@ -491,6 +525,18 @@ fn an_outcome_that_is_made_again_and_told_is_found() {
     let made_again = rfc3339(case.at(65.0));
     case.notify_again(0, json!({})).body["timestamp"] = made_again.into();
     case.happens(61.5, "worker1", What::Ended);
+    case.assert_found(MadeAgain, "a");
+}
+
+#[test]
+fn a_request_of_which_a_crash_made_two_is_told_once() {
+    let mut case = Case::clean();
+    // Another worker had the other one.
+    let made_again = rfc3339(case.at(65.0));
+    let again = case.notify_again(0, json!({"reused": true}));
+    again.body["timestamp"] = made_again.into();
+    again.to = "/worker2/container".to_owned();
+    case.happens(40.0, "worker3", What::Ended);
     case.assert_found(MadeAgain, "a");
 }
 

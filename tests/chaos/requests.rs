@@ -8,7 +8,7 @@ use crate::support::git_server::GitRepo;
 pub use crate::support::request::{Request, Sort};
 use crate::support::world::full_name;
 
-const SORTS: [(usize, Sort); 12] = [
+const SORTS: [(usize, Sort); 14] = [
     (30, Sort::Files),
     (14, Sort::Step),
     (12, Sort::Shared),
@@ -20,7 +20,9 @@ const SORTS: [(usize, Sort); 12] = [
     (6, Sort::Failing),
     (4, Sort::Missing),
     (3, Sort::Malformed),
-    (3, Sort::Cancelled),
+    (4, Sort::Cancelled),
+    (2, Sort::CancelledUnheard),
+    (3, Sort::SameId),
 ];
 
 /// The repositories that requests are made of.
@@ -30,7 +32,9 @@ pub struct Repositories {
     failing: (GitRepo, String),
 }
 
-const USERS: usize = 5;
+const USERS: usize = 12;
+/// So many of a hundred requests are one user's.
+const FLOOD: usize = 45;
 const SHARED: usize = 3;
 
 impl Repositories {
@@ -64,7 +68,20 @@ impl Repositories {
     /// So many requests, in the order in which they are published.
     pub fn requests(&self, run: &str, seed: u64, count: usize) -> Vec<Request> {
         let mut dice = Dice::new(seed, "requests");
-        (0..count).map(|number| self.request(run, number, &mut dice)).collect()
+        let mut requests: Vec<Request> = Vec::with_capacity(count);
+        for number in 0..count {
+            let drawn = dice.weighted(&SORTS);
+            let request = match requests.last() {
+                // What one user cancels is another one's build as well.
+                Some(last) if last.sort.is_cancelled() || drawn == Sort::SameId => {
+                    let request = self.request_of(Sort::SameId, run, number, &mut dice);
+                    of_another_user(request, run, last)
+                }
+                _ => self.request_of(drawn, run, number, &mut dice),
+            };
+            requests.push(request);
+        }
+        requests
     }
 
     /// One that has to end well, with an image that was not there before.
@@ -72,22 +89,18 @@ impl Repositories {
         self.request_of(Sort::Fresh, run, 1_000_000 + number, &mut Dice::new(0, "fresh"))
     }
 
-    fn request(&self, run: &str, number: usize, dice: &mut Dice) -> Request {
-        let sort = dice.weighted(&SORTS);
-        self.request_of(sort, run, number, dice)
-    }
-
     fn request_of(&self, sort: Sort, run: &str, number: usize, dice: &mut Dice) -> Request {
-        let user = format!("{run}-user{}", dice.below(USERS));
+        let flooding = dice.below(100) < FLOOD;
+        let user = user(run, if flooding { 0 } else { 1 + dice.below(USERS - 1) });
         let of_files = dice.below(self.files.len());
-        let seconds = if sort == Sort::Cancelled { 2 + dice.below(3) } else { 1 };
+        let seconds = if sort.is_cancelled() { 2 + dice.below(3) } else { 1 };
         let application = match sort {
             // One repository an application: the commit is part of what may be reused.
             Sort::Shared | Sort::Forced => format!("shared{}", of_files % SHARED),
             _ => format!("app{number}"),
         };
         let (repo, commit) = match sort {
-            Sort::Step | Sort::Cancelled => &self.steps,
+            Sort::Step | Sort::Cancelled | Sort::CancelledUnheard | Sort::SameId => &self.steps,
             Sort::Failing => &self.failing,
             Sort::Shared | Sort::Forced => &self.files[of_files % SHARED],
             _ => &self.files[of_files],
@@ -96,7 +109,11 @@ impl Repositories {
         let arguments = json!({"MARK": id, "SECONDS": seconds.to_string()});
         let mut request = Request::new(sort, id, user, application, &full_name(repo), commit);
         match sort {
-            Sort::Step | Sort::Cancelled | Sort::Failing => {
+            Sort::Step
+            | Sort::Cancelled
+            | Sort::CancelledUnheard
+            | Sort::SameId
+            | Sort::Failing => {
                 request.body["buildPlan"] = json!({"buildArgs": arguments});
             }
             Sort::Nested => {
@@ -107,4 +124,22 @@ impl Repositories {
         }
         request
     }
+}
+
+fn user(run: &str, number: usize) -> String {
+    format!("{run}-user{number}")
+}
+
+/// The request, under the id that another user's has, if that one has a `uuid`.
+fn of_another_user(mut request: Request, run: &str, other: &Request) -> Request {
+    if request.user == other.user {
+        // The flood's user and another one.
+        request.user = user(run, usize::from(other.user == user(run, 0)));
+        request.body["userID"] = request.user.as_str().into();
+    }
+    if let Some(id) = other.body["uuid"].as_str() {
+        request.body["uuid"] = id.into();
+        request.build_id = Some(id.to_owned());
+    }
+    request
 }

@@ -2,19 +2,19 @@
 //! service that the workers use.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::disk;
-use crate::gate::{Cutting, Gate};
+use crate::gate::{Cutting, Gate, Way};
 use crate::support::broker::BrokerAt;
 use crate::support::managers::Managers;
 use crate::support::node::Node;
 use crate::support::own_engine::OwnEngine;
 use crate::support::worker::Settings;
-use crate::support::{engine, git_server, registry, runtime};
+use crate::support::{engine, git_server, registry, runtime, until};
 use crate::workers::Worker;
 
 pub const WORKERS: usize = 3;
@@ -81,6 +81,8 @@ impl World {
             ("NOTIFIER_SECRET", managers.secret()),
             ("LISTENER_CONCURRENCY", "6".to_owned()),
             ("BUILDER_CONCURRENCY", "2".to_owned()),
+            ("BUILDER_PER_USER", "1".to_owned()),
+            ("BUILD_LANES", "4".to_owned()),
             ("CONNECTOR_TIMEOUT", "20s".to_owned()),
             ("BUILDER_TIMEOUT", "60s".to_owned()),
             ("PUSHER_TIMEOUT", "30s".to_owned()),
@@ -146,6 +148,16 @@ impl World {
         gate.ports().iter().filter(closed).count()
     }
 
+    /// Cuts all workers off from the broker until what is returned is dropped.
+    pub fn cut_off(&self) -> CutOff<'_> {
+        let gates: Vec<_> = self.workers.iter().map(|site| lock(&site.broker)).collect();
+        gates.iter().for_each(|gate| gate.set(Way::Refused));
+        until("no worker is connected", || {
+            gates.iter().all(|gate| gate.ports().is_empty()).then_some(())
+        });
+        CutOff(gates)
+    }
+
     /// Messages that are anywhere in the queues, unacked ones included, by queue; the dead letters and
     /// the streams are not counted. The broker's figures lag.
     pub fn waiting(&self) -> Result<Vec<(String, u64)>, String> {
@@ -193,6 +205,15 @@ impl World {
                 engine.start();
             }
         }
+    }
+}
+
+/// All workers' ways to the broker, barred.
+pub struct CutOff<'a>(Vec<MutexGuard<'a, Gate>>);
+
+impl Drop for CutOff<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|gate| gate.set(Way::Open));
     }
 }
 

@@ -38,6 +38,10 @@ pub enum Sort {
     Malformed,
     /// Taken back soon after.
     Cancelled,
+    /// Asked for and taken back while no worker is connected.
+    CancelledUnheard,
+    /// Under the id of another user's build.
+    SameId,
     /// Like `Files`, when nothing is wrong any longer: its first try has to give an image.
     Fresh,
 }
@@ -49,9 +53,15 @@ pub enum Ending {
     /// `build.failed` for this reason.
     Failed(&'static str),
     ImageOrCancelled,
+    Cancelled,
 }
 
 impl Sort {
+    /// Whether its user takes it back.
+    pub fn is_cancelled(self) -> bool {
+        matches!(self, Self::Cancelled | Self::CancelledUnheard)
+    }
+
     pub fn ending(self) -> Ending {
         match self {
             Self::Failing => Ending::Failed("build_failed"),
@@ -60,6 +70,7 @@ impl Sort {
             Self::NoPlan => Ending::Failed("no_build_plan"),
             Self::Malformed => Ending::Failed("invalid_request"),
             Self::Cancelled => Ending::ImageOrCancelled,
+            Self::CancelledUnheard => Ending::Cancelled,
             _ => Ending::Image,
         }
     }

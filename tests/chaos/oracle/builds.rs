@@ -67,7 +67,11 @@ fn judge_one(request: &Request, told: &Notification) -> Judgement {
     }
     match (request.sort.ending(), told.kind()) {
         (Ending::Image | Ending::ImageOrCancelled, "image.ready") => judge_image(request, told),
-        (Ending::ImageOrCancelled, "build.cancelled") => Ok(()),
+        (Ending::ImageOrCancelled | Ending::Cancelled, "build.cancelled") => Ok(()),
+        (_, "build.cancelled") => {
+            let text = "its user has not cancelled it".to_owned();
+            Err((Finding::CancelledUnasked, text))
+        }
         (Ending::Failed(reason), "build.failed") if told.text("/reason") == reason => Ok(()),
         (ending, _) => {
             other(format!("a request of the sort {:?} has to end in {ending:?}", request.sort))

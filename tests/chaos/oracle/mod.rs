@@ -40,6 +40,8 @@ pub enum Finding {
     OtherManager,
     /// The request may not end so.
     OtherEnding,
+    /// A build was cancelled by somebody other than its user.
+    CancelledUnasked,
     /// A build that was asked for when all was well again did not pass at once.
     FreshNotPassed,
     /// The registry does not have a digest that was told.
@@ -119,6 +121,8 @@ pub struct Asked {
 #[derive(Default)]
 pub struct Oracle {
     pub asked: Vec<Asked>,
+    /// By user and id: users may have builds of one id.
+    by_build: HashMap<(String, String), usize>,
     by_id: HashMap<String, usize>,
     by_application: HashMap<String, usize>,
 }
@@ -128,7 +132,10 @@ impl Oracle {
     pub fn ask(&mut self, request: Request) {
         let index = self.asked.len();
         match &request.build_id {
-            Some(id) => drop(self.by_id.insert(id.clone(), index)),
+            Some(id) => {
+                self.by_build.insert((request.user.clone(), id.clone()), index);
+                self.by_id.insert(id.clone(), index);
+            }
             None => drop(self.by_application.insert(request.application.clone(), index)),
         }
         let copies = request.copies;
@@ -137,8 +144,11 @@ impl Oracle {
 
     /// The request that a notification is about.
     fn request_of(&self, told: &Notification) -> Option<usize> {
-        let by_id = self.by_id.get(told.build_id());
-        by_id.or_else(|| self.by_application.get(told.text("/applicationID"))).copied()
+        let by_build = self.by_build.get(&build(told));
+        by_build
+            .or_else(|| self.by_id.get(told.build_id()))
+            .or_else(|| self.by_application.get(told.text("/applicationID")))
+            .copied()
     }
 
     /// The requests of which no manager has accepted a word.
@@ -151,12 +161,12 @@ impl Oracle {
     /// Judges a whole run by what is there after it.
     pub fn judge(&self, evidence: &Evidence) -> Count {
         let mut count = Count::default();
-        let mut builds: BTreeMap<&str, Vec<&Notification>> = BTreeMap::new();
+        let mut builds: BTreeMap<_, Vec<&Notification>> = BTreeMap::new();
         for told in &evidence.notifications {
-            builds.entry(told.build_id()).or_default().push(told);
+            builds.entry(build(told)).or_default().push(told);
         }
         let mut ids_of: BTreeMap<usize, usize> = BTreeMap::new();
-        for (id, told) in &builds {
+        for ((_, id), told) in &builds {
             let Some(index) = self.request_of(told[0]) else {
                 let text = format!("nobody asked for this build: {}", told[0].raw);
                 count.violations.push(Violation::of(Finding::NotAskedFor, id, text));
@@ -186,4 +196,9 @@ impl Oracle {
         count.violations.extend(rest::judge(evidence));
         count
     }
+}
+
+/// The user and the id of the build that a notification is about.
+fn build(told: &Notification) -> (String, String) {
+    (told.text("/userID").to_owned(), told.build_id().to_owned())
 }

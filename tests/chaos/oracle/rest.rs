@@ -67,14 +67,14 @@ fn judge_registry(evidence: &Evidence) -> Vec<Violation> {
 /// Every build that was given up has a dead letter, and no other has.
 fn judge_letters(evidence: &Evidence) -> Vec<Violation> {
     let failed = evidence.notifications.iter().filter(|told| told.kind() != "image.ready");
-    let failed: BTreeSet<&str> = failed.map(|told| told.build_id()).collect();
-    let dead: BTreeSet<&str> = evidence.letters.iter().map(String::as_str).collect();
+    let failed: BTreeSet<_> = failed.map(super::build).collect();
+    let dead: BTreeSet<_> = evidence.letters.iter().cloned().collect();
     let missing = failed
         .difference(&dead)
-        .map(|id| Violation::of(Finding::NoLetter, id, "given up without a dead letter"));
+        .map(|(_, id)| Violation::of(Finding::NoLetter, id, "given up without a dead letter"));
     let odd = dead
         .difference(&failed)
-        .map(|id| Violation::of(Finding::OddLetter, id, "has a dead letter and was not given up"));
+        .map(|(_, id)| Violation::of(Finding::OddLetter, id, "has a dead letter and was not given up"));
     missing.chain(odd).collect()
 }
 

@@ -110,6 +110,8 @@ rows! {
 
     with_a_uuid_on_its_way_to_the_listener: Named "listener::handle" ""           => 1 1 0;
     with_a_uuid_in_the_listener:     Named "listener::work"     ""                => 1 1 0;
+    // It is in a lane, and in the build queue as well: one of the two is told.
+    with_a_uuid_when_it_is_in_a_lane: Named "listener::enqueued" ""               => 1 1 0;
     with_a_uuid_when_it_is_an_outcome: Named "settlement::settle"     "notifier::handle" => 1 1 0;
 
     on_its_way_to_the_notifier:    Refused "notifier::handle 2" ""                => 1 1 0;
