@@ -47,7 +47,10 @@ impl Evidence {
                 let body = String::from_utf8_lossy(&body).into_owned();
                 if queue == world.dead_queue {
                     let letter: Value = serde_json::from_str(&body).unwrap_or_default();
-                    let user = letter["userID"].as_str().unwrap_or_default().to_owned();
+                    let request = &letter["request"];
+                    let user =
+                        request["userID"].as_str().or(request["pullInfo"]["userID"].as_str());
+                    let user = user.unwrap_or_default().to_owned();
                     let id = letter["buildID"].as_str().unwrap_or(&body).to_owned();
                     self.letters.push((user, id));
                 } else {

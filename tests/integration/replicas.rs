@@ -64,6 +64,15 @@ fn one_of_three_replicas_is_killed_in_the_middle_of_an_uneven_flood_and_nothing_
     let (told, letters) = world.finish(&[&one, &other]);
     let ids: BTreeSet<&str> = told.iter().map(|told| told.build_id()).collect();
     assert_eq!((ids.len(), told.len(), letters.len()), (25, 25, 0));
+    // Only what was begun is charged.
+    let charged: BTreeSet<String> = [&one, &other]
+        .into_iter()
+        .flat_map(Worker::lines)
+        .filter(|line| line.contains("\"job accepted\"") && !line.contains("\"redeliveries\":0"))
+        .collect();
+    let inside = count.inside();
+    assert_eq!(charged.len(), 1, "{charged:?}");
+    assert!(charged.iter().all(|line| inside.iter().any(|id| line.contains(id))), "{charged:?}");
     let rebuilt = count.inside().into_iter().filter(|build_id| {
         let begun = |worker: &Worker| {
             worker

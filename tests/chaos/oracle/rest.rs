@@ -72,9 +72,9 @@ fn judge_letters(evidence: &Evidence) -> Vec<Violation> {
     let missing = failed
         .difference(&dead)
         .map(|(_, id)| Violation::of(Finding::NoLetter, id, "given up without a dead letter"));
-    let odd = dead
-        .difference(&failed)
-        .map(|(_, id)| Violation::of(Finding::OddLetter, id, "has a dead letter and was not given up"));
+    let odd = dead.difference(&failed).map(|(_, id)| {
+        Violation::of(Finding::OddLetter, id, "has a dead letter and was not given up")
+    });
     missing.chain(odd).collect()
 }
 

@@ -2,6 +2,7 @@
 //!
 //! | the stage | where there is time | where there is none |
 //! |---|---|---|
+//! | listener, with a request that was read | it is put in its lane, for the next worker | the same |
 //! | listener, connector, pusher | the job is finished and told | it is handed back, and the next worker tells of it as of a first try |
 //! | builder | see [`crate::lifecycle`] | see there |
 //! | notifier | the outcome is told | it stays in its queue, and the next worker tells it |
@@ -11,8 +12,9 @@ use serde_json::json;
 
 use super::finish;
 use crate::support::marked::Marked;
+use crate::support::turnstile::Steps;
 use crate::support::worker::Worker;
-use crate::support::world::{World, with};
+use crate::support::world::{World, held_repository, with};
 use crate::support::{Door, git_server, registry, until};
 
 /// What keeps a job at a stage.
@@ -54,18 +56,25 @@ fn held_at(stage: &str, drain_timeout: &str) -> Held {
             set("CONTAINER_MANAGER_URL", format!("{url}/container"));
             Keeper::Silence(door, server(&world.managers.container_url()))
         }
+        // The request is in a lane and not acked, and it is begun: the listener has it twice.
+        "listener" => {
+            let held = "listener::work=1*off->1*sleep(2000);listener::enqueued=1*sleep(1000)";
+            set("FAILPOINTS", held.to_owned());
+            Keeper::Failpoint
+        }
         _ => {
             set("FAILPOINTS", format!("{stage}::work=1*sleep(2000)"));
             Keeper::Failpoint
         }
     };
+    let wanted = if stage == "listener" { 2 } else { 1 };
     let worker = Worker::start(&settings);
     let source = if stage == "retry" { Marked::failing() } else { Marked::good() };
     // Nothing is looked up in the registry before it is pushed.
     let request = with(world.request(&source.repo), json!({"force": true}));
     let build_id = world.publish(&request);
     let in_hand = format!("image_builder_actor_in_hand{{actor=\"{stage}\"}}");
-    until("the job is at its stage", || (worker.metric(&in_hand) as u64 == 1).then_some(()));
+    until("the job is at its stage", || (worker.metric(&in_hand) as u64 == wanted).then_some(()));
     Held { world, source, build_id, worker, keeper }
 }
 
@@ -120,6 +129,62 @@ fn is_handed_back(stage: &str, known: &Known) {
     let (told, _) = finish(&world, &[&second]);
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(source.builds(&[&first, &second]), 1);
+}
+
+#[test]
+fn the_listener_puts_in_a_lane_what_it_has_read() {
+    for drain_timeout in ["60s", "300ms"] {
+        let world = World::new()
+            .with("DRAIN_TIMEOUT", drain_timeout)
+            .with("FAILPOINTS", "listener::work=1*sleep(2000)");
+        let first = world.worker();
+        let source = Marked::good();
+        let build_id = world.publish(&world.request(&source.repo));
+        let in_hand = "image_builder_actor_in_hand{actor=\"listener\"}";
+        until("it is read", || (first.metric(in_hand) as u64 == 1).then_some(()));
+        first.terminate();
+        assert_eq!(first.wait(), 0);
+        assert!(world.managers.all().is_empty(), "nobody is told of it");
+        let second = world.worker();
+        world.outcome(&build_id).ready().after(1);
+        let (told, _) = finish(&world, &[&second]);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(source.builds(&[&first, &second]), 1);
+    }
+}
+
+/// Whoever is handed back has waited already, and does not wait once more behind all others.
+#[test]
+fn what_is_handed_back_does_not_go_to_the_end_of_a_flood() {
+    let world = World::new()
+        .with("BUILDER_NETWORK", "host")
+        .with("BUILDER_CONCURRENCY", "1")
+        .with("LISTENER_CONCURRENCY", "1")
+        .with("DRAIN_TIMEOUT", "300ms");
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let first = world.worker();
+    let user = format!("{}-flood", world.user);
+    let returned = world.publish(&world.held_request(&repo, &user));
+    steps.turnstile.until("it is built", |count| count.came == [returned.clone()]);
+    let others: Vec<_> =
+        (0..30).map(|_| world.publish(&world.held_request(&repo, &user))).collect();
+    world.until_in_lanes(others.len());
+    first.terminate();
+    assert_eq!(first.wait(), 0);
+
+    let second = world.worker();
+    steps.turnstile.let_all_go();
+    for build_id in others.iter().chain([&returned]) {
+        world.outcome(build_id).ready().after(1);
+    }
+    let begun: Vec<String> =
+        second.lines().into_iter().filter(|line| line.contains("\"job accepted\"")).collect();
+    let place = begun.iter().position(|line| line.contains(&returned));
+    // Each lane may have had its turn before, and one more while it was read.
+    assert!(place.is_some_and(|place| place <= 8), "{place:?}: {begun:?}");
+    let (told, _) = finish(&world, &[&second]);
+    assert_eq!(told.len(), others.len() + 1);
 }
 
 #[test]

@@ -23,8 +23,9 @@ use super::finish;
 use crate::support::managers::Notification;
 use crate::support::marked::Marked;
 use crate::support::stand_in::{Answer, StandIn};
+use crate::support::turnstile::Steps;
 use crate::support::worker::Worker;
-use crate::support::world::World;
+use crate::support::world::{World, held_repository};
 use crate::support::{registry, runtime, until};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +179,37 @@ fn when_its_last_failure_is_published_and_it_goes_well_after_all_one_of_the_two_
     world.outcome(&id);
     let (told, _) = finish(&world, &[&second]);
     assert_eq!(told.len(), 1, "{told:?}");
+}
+
+/// The hop into the backlog was done, and not acked: there are two of the request, which are built at once,
+/// each on a worker of its own.
+#[test]
+fn when_it_is_in_two_lanes_and_on_two_workers_one_of_the_two_is_told() {
+    let home = tempfile::tempdir().expect("a temporary directory can be made");
+    let kill_at = home.path().join("kill");
+    std::fs::write(&kill_at, "listener::enqueued").expect("the file can be written");
+    let world = World::new()
+        .with("BUILDER_NETWORK", "host")
+        .with("BUILDER_CONCURRENCY", "1")
+        .with("LISTENER_CONCURRENCY", "1")
+        .with("KILL_AT", &kill_at.display().to_string());
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let first = world.worker();
+    let id = world.publish(&world.held_request(&repo, &world.user));
+    assert_eq!(first.wait(), -1);
+    assert!(!kill_at.exists(), "it died somewhere else");
+
+    let workers = [(); 2].map(|()| world.worker());
+    for worker in &workers {
+        worker.wait_for_line_where("it has one of the two", |line| {
+            line.contains("\"job accepted\"") && line.contains(&id)
+        });
+    }
+    steps.turnstile.let_all_go();
+    world.outcome(&id).ready();
+    let (told, dead) = finish(&world, &workers.each_ref());
+    assert_eq!((told.len(), dead), (1, 0), "{told:?}");
 }
 
 /// A build id may be used again: the new request is no repetition of the one that was told, though the
