@@ -54,6 +54,11 @@ fn held_at(stage: &str, drain_timeout: &str) -> Held {
             set("CONTAINER_MANAGER_URL", format!("{url}/container"));
             Keeper::Silence(door, server(&world.managers.container_url()))
         }
+        // The first time it puts the request in the backlog.
+        "listener" => {
+            set("FAILPOINTS", "listener::work=1*off->1*sleep(2000)".to_owned());
+            Keeper::Failpoint
+        }
         _ => {
             set("FAILPOINTS", format!("{stage}::work=1*sleep(2000)"));
             Keeper::Failpoint
@@ -65,9 +70,15 @@ fn held_at(stage: &str, drain_timeout: &str) -> Held {
     let request = with(world.request(&source.repo), json!({"force": true}));
     let build_id = world.publish(&request);
     let in_hand = format!("image_builder_actor_in_hand{{actor=\"{stage}\"}}");
-    until("the job is at its stage", || (worker.metric(&in_hand) as u64 == 1).then_some(()));
+    let taken = || stage != "listener" || worker.metric(LISTENED) as u64 == 1;
+    until("the job is at its stage", || {
+        (taken() && worker.metric(&in_hand) as u64 == 1).then_some(())
+    });
     Held { world, source, build_id, worker, keeper }
 }
+
+/// How often the listener was done with a request.
+const LISTENED: &str = "image_builder_actor_done_total{actor=\"listener\"}";
 
 /// Host and port of an address.
 fn server(url: &str) -> String {
