@@ -15,7 +15,7 @@ use crate::wiring;
 /// Show how many messages wait in which queue.
 ///
 /// Lists the build queue, the lanes that requests wait in for their turn, the queues that delay retries, and
-/// those of failed tries, outcomes and dead letters. Messages that somebody has in hand are not counted. This
+/// those of failed attempts, outcomes and dead letters. Messages that somebody has in hand are not counted. This
 /// needs RABBITMQ_URI and the queues' names, from the environment or config/.env like the worker's own
 /// settings; nothing is touched.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ Exit codes:
   0   done
   64  usage
   69  the broker or a queue is not available
-  78  bad settings
+  78  bad settings, or the broker refuses them
 
 Examples:
   image-builder queue
@@ -49,6 +49,15 @@ enum Command {
     /// run read the build queue and fill the lanes again. Each request is in the build queue before it is
     /// removed from its lane, with its id, its time and what is known of it; a command that is killed loses
     /// nothing, and can be run again. Lanes that are left empty may be deleted.
+    #[command(after_long_help = "\
+Exit codes:
+  0   done
+  64  usage
+  69  the broker or a queue is not available
+  78  bad settings, or the broker refuses them
+
+Example:
+  image-builder queue move")]
     Move {
         /// Print one line of JSON: how many were moved
         #[arg(long)]
