@@ -71,7 +71,7 @@ impl Dispatcher {
                     Over::Lost => {
                         self.redeliveries.lost();
                         tracing::warn!(
-                            "the backlog was closed by a lost connection: opening it again"
+                            "the backlog was closed by the broker, or its connection was lost: opening it again"
                         );
                     }
                 },
