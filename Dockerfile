@@ -45,7 +45,7 @@ VOLUME /data
 # everybody who reaches the machine.
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["image-builder", "health"]
-# The first SIGTERM drains; give it DRAIN_TIMEOUT and 30 s more.
+# The first SIGTERM drains; give it DRAIN_TIMEOUT and at least 20 s more.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["image-builder"]
 CMD ["serve"]

@@ -1,7 +1,7 @@
 //! image-builder: builds container images from Git repositories.
 //!
 //! This crate is the outside: one room an adapter, plus configuration and wiring. The inside, which
-//! decides what happens to a job, is [`image_builder_actors`]. Adapters know the inside and [`net`],
+//! decides what happens to a job, is [`image_builder_actors`]. Adapters know the inside, [`net`] and `blocking`,
 //! and never each other: only [`wiring`] knows them all.
 //!
 //! | room | what is in it |

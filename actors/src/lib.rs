@@ -5,9 +5,10 @@
 //! A job's way, and who has it in hand:
 //!
 //! ```text
-//! build queue ─ consumer ─▶ listener ─▶ connector ─▶ builder ─▶ pusher ─▶ outcome queue ─▶ notifier
-//!      ▲                       └───────────┴────────────┴─────────┤
-//!      └── delay ladder ◀──── retry ◀──── fail queue ◀────────────┘
+//! build queue ─ consumer ─▶ listener ─▶ backlog ─ dispatcher ─▶ listener ─▶ connector ─▶ builder ─▶ pusher
+//!      ▲                                                           └───────────┴────────────┴─────────┤
+//!      └── retry ladder ◀──── retry ◀──── fail queue ◀───────────────────────────────────────────────┤
+//!                                                     notifier ◀─── outcome queue ◀───────────────────┘
 //! ```
 //!
 //! The rooms, each of which knows only those above it:
@@ -18,11 +19,11 @@
 //! | [`parse`] | from JSON to the model, one clear message a rule |
 //! | [`dead_letter`] | the copy of what was given up, without any credential |
 //! | [`ports`] | what the inside asks of the outside, with the promises |
-//! | [`scheduling`] | who waits for whom, who was withdrawn, when a failure is tried again |
+//! | [`scheduling`] | how much is in hand, who waits for what, who was withdrawn, when a failure is tried again |
 //! | [`telemetry`] | what an operator sees |
 //! | [`delivery`] | who settles a delivery, and when |
 //! | [`supervision`] | who keeps the actors alive |
-//! | [`pipeline`] | the six actors, put together |
+//! | [`pipeline`] | the six actors and those who bring them their work, put together |
 //!
 //! `testing` has the ports in memory.
 

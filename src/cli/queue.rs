@@ -12,26 +12,33 @@ use crate::config::ConfigErrors;
 use crate::exit::Exit;
 use crate::wiring;
 
+/// The exit codes, as `--help` tells them.
+macro_rules! exit_codes {
+    () => {
+        "\
+Exit codes:
+  0   done
+  64  usage
+  69  the broker or a queue is not available
+  78  bad settings, or the broker refuses them
+"
+    };
+}
+
 /// Show how many messages wait in which queue.
 ///
 /// Lists the build queue, the lanes that requests wait in for their turn, the queues that delay retries, and
-/// those of failed tries, outcomes and dead letters. Messages that somebody has in hand are not counted. This
+/// those of failed attempts, outcomes and dead letters. Messages that somebody has in hand are not counted. This
 /// needs RABBITMQ_URI and the queues' names, from the environment or config/.env like the worker's own
 /// settings; nothing is touched.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_long_help = "\
-Exit codes:
-  0   done
-  64  usage
-  69  the broker or a queue is not available
-  78  bad settings
-
+    after_long_help = concat!(exit_codes!(), "
 Examples:
   image-builder queue
   image-builder queue --json | jq -r 'select(.role == \"lane\") | .ready'
-  image-builder queue move"
+  image-builder queue move")
 )]
 pub struct Arguments {
     /// Print one line of JSON for each queue; `ready` and `consumers` are null where there is no such queue
@@ -49,6 +56,7 @@ enum Command {
     /// run read the build queue and fill the lanes again. Each request is in the build queue before it is
     /// removed from its lane, with its id, its time and what is known of it; a command that is killed loses
     /// nothing, and can be run again. Lanes that are left empty may be deleted.
+    #[command(after_long_help = concat!(exit_codes!(), "\nExample:\n  image-builder queue move"))]
     Move {
         /// Print one line of JSON: how many were moved
         #[arg(long)]

@@ -309,7 +309,7 @@ pub struct PipelineConfig {
     pub builds_per_user: usize,
     /// Whether newer requests supersede older ones that do not build yet.
     pub supersede: bool,
-    /// Failed tries that are decided on at once.
+    /// Failed attempts that are decided on at once.
     pub retry_concurrency: usize,
     pub retry: RetryPolicy,
     pub supervisor: RestartIntensity,

@@ -23,14 +23,15 @@ macro_rules! settings { ($of:ident) => { $of! {
             Secret = AMQP_URI required "amqp://guest:guest@localhost:5672/%2f";
         /// The broker's own `consumer_timeout`, which AMQP does not tell. `JOB_TIMEOUT` must be below it.
         rabbitmq_consumer_timeout: Duration = DURATION or "30m";
-        /// Build requests, first tries and redeliveries. The queues of its retry ladder are named
+        /// Where build requests are published, and come back to be tried again. Its lanes, its bell and its retry
+        /// ladder are named after it: `<BUILD_QUEUE>.lane.<lane>`, `<BUILD_QUEUE>.bell`,
         /// `<BUILD_QUEUE>.retry.<delay>`.
         build_queue: String = QUEUE or "image-builder.build";
-        /// Queues beside it (`<BUILD_QUEUE>.lane.<number>`) over which users with many requests are spread, so
+        /// Lanes (`<BUILD_QUEUE>.lane.<number>`) over which users with many requests are spread, so
         /// that one flood does not stand before the other. A single request waits apart from them anyhow.
         /// At most 64.
         build_lanes: u16 = COUNT or "4";
-        /// Failed tries with their history, until it is decided whether they are tried again.
+        /// Failed attempts with their history, until it is decided whether they are tried again.
         fail_queue: String = QUEUE or "image-builder.fail";
         /// Finished builds, good or given up, waiting for their notification. It has a retry ladder
         /// as well, and beside it the outcome ledger, `told.<OUTCOME_QUEUE>`.
@@ -42,7 +43,8 @@ macro_rules! settings { ($of:ident) => { $of! {
         /// Gets the body of every notification too, for consumers that prefer AMQP. It grows until
         /// somebody consumes it.
         result_queue: String = QUEUE unset "off";
-        /// Fanout exchange on which every worker hears `{"buildID": …}` of builds to cancel.
+        /// Fanout exchange on which every worker hears `{"buildID": …, "userID": …}` of builds to cancel. Beside
+        /// it is the stream `cancelled.<CANCEL_EXCHANGE>`, which keeps them for those who connect later.
         cancel_exchange: String = QUEUE or "image-builder.cancel";
     }
 
@@ -107,8 +109,8 @@ macro_rules! settings { ($of:ident) => { $of! {
     }
 
     "How much at once, and for how long" {
-        /// Builds in hand at once, those included that are fetched or pushed. One is taken when a builder is
-        /// free for it, and waits in the broker until then.
+        /// Builds in hand at once, those included that are fetched or pushed. A request is taken when a builder
+        /// is free for it, and waits on the broker until then.
         listener_concurrency: u16 = COUNT otherwise "`CONNECTOR_CONCURRENCY` + `BUILDER_CONCURRENCY` + `PUSHER_CONCURRENCY`";
         /// Sources that are fetched at once.
         connector_concurrency: u16 = COUNT otherwise "the cores, at least 2";
@@ -118,9 +120,9 @@ macro_rules! settings { ($of:ident) => { $of! {
         pusher_concurrency: u16 = COUNT otherwise "the cores, at least 2";
         /// Notifications that are sent at once.
         notifier_concurrency: u16 = COUNT otherwise "the cores, at least 4";
-        /// Failed tries that are decided on at once.
+        /// Failed attempts that are decided on at once.
         retry_concurrency: u16 = COUNT otherwise "the cores, at least 4";
-        /// Builds that one user can have at work at once.
+        /// Builds that one user can have in this worker at once.
         builder_per_user: u16 = COUNT otherwise "`BUILDER_CONCURRENCY`";
         /// A newer request for the same application and ref cancels an older one that does not build yet.
         listener_supersede: bool = FLAG or "false";
@@ -136,16 +138,16 @@ macro_rules! settings { ($of:ident) => { $of! {
         /// half of that stage's time is left goes back to the queue, uncounted. Where it is less than
         /// the three stages' times together, a job whose stages take their time is cut short.
         job_timeout: Duration = DURATION or "25m";
-        /// Longest that a request waits without a try that counts, from when a worker first had it in
+        /// Longest that a request waits without an attempt that counts, from when a worker first had it in
         /// hand: for a service that is out of reach or asks for patience, or for its turn. Then its
         /// user is notified, with the reason `timeout`.
         job_max_age: Duration = DURATION or "24h";
     }
 
     "Retries" {
-        /// Total of tries of one request.
+        /// Total of attempts of one request.
         retry_max_attempts: u16 = COUNT or "5";
-        /// Wait before the second try. Notifications that were not taken are sent again at the same
+        /// Wait before the second attempt. Notifications that were not taken are sent again at the same
         /// intervals.
         retry_initial_delay: Duration = TTL or "10s";
         /// What each later wait is multiplied by.

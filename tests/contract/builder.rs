@@ -2,6 +2,7 @@
 
 mod docker;
 mod proxy;
+mod pruning;
 mod pushing;
 pub(crate) mod world;
 

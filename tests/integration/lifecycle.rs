@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::mpsc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use crate::support::slow::Slow;
 use crate::support::worker::{BINARY, Settings, Worker, command, run};
 use crate::support::world::{World, dockerfile, repository};
-use crate::support::{Door, broker, runtime, unique, until};
+use crate::support::{Door, PATIENCE, broker, runtime, unique, until};
 
 #[test]
 fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
@@ -319,18 +320,24 @@ fn a_worker_whose_terminal_goes_away_finishes_what_is_in_hand() {
         .envs(worker.get_envs().filter_map(|(name, value)| Some((name, value?))));
     terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut terminal = terminal.spawn().expect("there is a program that makes terminals");
-    let mut screen = BufReader::new(terminal.stdout.take().expect("it is a pipe"));
-    let mut see = |text: &str| loop {
-        let mut line = String::new();
-        assert!(screen.read_line(&mut line).expect("it is text") > 0, "`{text}` is not seen");
-        if line.contains(text) {
-            break;
+    let screen = BufReader::new(terminal.stdout.take().expect("it is a pipe"));
+    let (seen_in, seen) = mpsc::channel();
+    // A thread of its own, since reading has no time limit.
+    std::thread::spawn(move || {
+        screen.lines().map_while(Result::ok).try_for_each(|line| seen_in.send(line))
+    });
+    let mut lines = Vec::new();
+    let mut see = |text: &str| {
+        while !lines.last().is_some_and(|line: &String| line.contains(text)) {
+            let line = seen.recv_timeout(PATIENCE);
+            lines.push(line.unwrap_or_else(|_| panic!("`{text}` is not seen: {lines:#?}")));
         }
     };
     see("at work");
-    let repo = repository("left", &[("Dockerfile", &dockerfile("RUN sleep 4"))]);
+    let step = format!("RUN sleep 4; echo {}", unique("left"));
+    let repo = repository("left", &[("Dockerfile", &dockerfile(&step))]);
     let build_id = world.publish(&world.request(&repo));
-    see("build planned");
+    see("RUN sleep 4");
     terminal.kill().and_then(|()| terminal.wait()).expect("it can be ended");
 
     assert_eq!(world.outcome(&build_id).ready().data()["attempts"], 1);

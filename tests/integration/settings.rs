@@ -167,6 +167,8 @@ fn what_is_in_force_is_shown_with_where_it_came_from_and_without_credentials() {
         ("NOTIFIER_SECRET", "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg=="),
         ("CONTAINER_MANAGER_URL", "https://me:hunter2@manager.example/hook?key=hunter2"),
         ("BUILDER_CONCURRENCY", "3"),
+        ("CONNECTOR_CONCURRENCY", "2"),
+        ("PUSHER_CONCURRENCY", "2"),
     ]);
     let file = "DRAIN_TIMEOUT=90s\nRABBITMQ_URI=amqp://not-this-one.example/%2f\n";
     let shown = shown(&real, file);
@@ -177,7 +179,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from_and_without_credentials() {
         ("NOTIFIER_SECRET", json!("[secret]"), "environment"),
         ("CONTAINER_MANAGER_URL", json!("https://manager.example/hook"), "environment"),
         ("BUILDER_CONCURRENCY", json!("3"), "environment"),
-        ("LISTENER_CONCURRENCY", json!("5"), "default"),
+        ("LISTENER_CONCURRENCY", json!("7"), "default"),
         ("BUILDER_PER_USER", json!("3"), "default"),
         ("DRAIN_TIMEOUT", json!("90s"), "config/.env"),
         ("JOB_TIMEOUT", json!("25m"), "default"),

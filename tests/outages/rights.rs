@@ -73,7 +73,7 @@ fn a_user_without_the_right_to_declare_works_with_queues_that_are_there() {
     let at = node.at();
     at.put_user("worker", "^$");
     let name = &world.user;
-    let read = format!(r"^({name}\.(build|fail|outcome)|told\.{name}\.outcome)$");
+    let read = format!(r"^({name}\.(build(\.lane\..+)?|fail|outcome)|told\.{name}\.outcome)$");
     at.permit_only("worker", ["^$", r"^amq\.default$", &read]);
     world
         .settings

@@ -81,7 +81,7 @@ fn worker(world: &World) -> Worker {
     let worker = world.worker();
     until("the broker lists the worker's connections", || {
         let (connections, channels) = broker::connections_and_channels_of(worker.pid());
-        (connections == 3 && channels > 0).then_some(())
+        (connections == 4 && channels > 0).then_some(())
     });
     worker
 }

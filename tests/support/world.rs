@@ -222,6 +222,10 @@ impl World {
     /// accepted notifications and the dead letters.
     #[track_caller]
     pub fn finish(&self, workers: &[&Worker]) -> (Vec<Notification>, Vec<Fetched>) {
+        if !workers.is_empty() {
+            // What a worker had that was killed comes back for somebody to find that it is done.
+            until("no request waits in a lane", || (self.in_lanes() == 0).then_some(()));
+        }
         for worker in workers {
             worker.stop();
         }

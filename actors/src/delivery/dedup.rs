@@ -137,6 +137,14 @@ impl Redeliveries {
         self.hold(print)
     }
 
+    /// What is to be done with a delivery that has just come, of a message that was delivered so often before.
+    pub(crate) fn turn_of(&self, delivery: &Delivery, redeliveries: u64) -> Turn {
+        match redeliveries {
+            0 => Turn::Work(self.first(delivery)),
+            _ => self.again(delivery),
+        }
+    }
+
     /// A message that was delivered before, here or elsewhere.
     pub(crate) fn again(&self, delivery: &Delivery) -> Turn {
         self.turn(print(delivery))
@@ -226,18 +234,8 @@ fn print(delivery: &Delivery) -> Option<Print> {
 mod tests {
     use super::*;
     use crate::delivery::envelope::Envelope;
+    use crate::delivery::envelope::tests::delivery;
     use crate::ports::Message;
-
-    fn delivery(message: Message) -> Delivery {
-        Delivery {
-            message,
-            tag: 1,
-            redeliveries: 0,
-            given_up: false,
-            is_unreadable: false,
-            publishing: 0,
-        }
-    }
 
     fn message(id: &str) -> Delivery {
         delivery(Message { message_id: Some(id.to_owned()), ..Message::default() })

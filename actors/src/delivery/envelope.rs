@@ -144,7 +144,7 @@ pub fn is_first(delivery: &Delivery, envelope: &Envelope) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::fault::{Fault, Reason, StageName};
 
@@ -152,7 +152,8 @@ mod tests {
         OffsetDateTime::from_unix_timestamp(second).expect("a time")
     }
 
-    fn delivery(message: Message) -> Delivery {
+    /// The first delivery of a message.
+    pub(in crate::delivery) fn delivery(message: Message) -> Delivery {
         Delivery {
             message,
             tag: 1,

@@ -46,7 +46,7 @@ const LAST_ONES: Duration = Duration::from_millis(300);
 /// A message that was delivered more often than this without being settled runs alone: it may have
 /// killed its worker, and a killed worker charges all that was delivered to it. One redelivery is
 /// what any reconnect does.
-pub(super) const SUSPICIOUS: u64 = 2;
+const SUSPICIOUS: u64 = 2;
 
 /// Takes deliveries from one queue and hands them to one actor.
 pub struct Consumer {
@@ -151,7 +151,8 @@ impl Consumer {
         let mut envelope = Envelope::decode(message);
         let is_first = envelope::is_first(&delivery, &envelope);
         envelope.redeliveries = envelope.redeliveries_of(&delivery);
-        let turn = match (self.queue, self.turn(&delivery, envelope.redeliveries)) {
+        let turn = self.redeliveries.turn_of(&delivery, envelope.redeliveries);
+        let turn = match (self.queue, turn) {
             (Queue::Build, Turn::Work(hold)) if !delivery.is_unreadable => {
                 let mut history = envelope.history(message);
                 envelope.fresh = is_first;
@@ -175,14 +176,6 @@ impl Consumer {
         let acked = subscription.acks.ack(*tag).await.is_ok();
         if let Some(hold) = hold {
             hold.settled(acked);
-        }
-    }
-
-    /// What is to be done with a delivery that has just come.
-    fn turn(&self, delivery: &Delivery, redeliveries: u64) -> Turn {
-        match redeliveries {
-            0 => Turn::Work(self.redeliveries.first(delivery)),
-            _ => self.redeliveries.again(delivery),
         }
     }
 
@@ -214,7 +207,13 @@ impl Consumer {
         slots: &Arc<Semaphore>,
         mailbox: &Mailbox<Delivered>,
     ) -> Over {
-        let settler = Arc::new(self.settler(&subscription));
+        let reception = Reception {
+            redeliveries: self.redeliveries.clone(),
+            settlement: self.settlement.clone(),
+            settler: Arc::new(self.settler(&subscription)),
+            acks: subscription.acks.clone(),
+            mailbox: mailbox.clone(),
+        };
         loop {
             let slot = slots.clone().acquire_owned();
             let next = async { Some((slot.await.ok()?, subscription.deliveries.recv().await?)) };
@@ -228,26 +227,8 @@ impl Consumer {
                     None => return Over::Lost,
                 },
             };
+            let Some((incoming, hold)) = reception.take_up(incoming).await else { continue };
             let redeliveries = incoming.redeliveries();
-            let hold = match self.turn(&incoming.delivery, redeliveries) {
-                Turn::Work(hold) => hold,
-                Turn::Ack => {
-                    ack_again(&*subscription.acks, &incoming).await;
-                    continue;
-                }
-                Turn::Wait => {
-                    let (settler, acks) = (settler.clone(), subscription.acks.clone());
-                    let (all, mailbox) = (self.redeliveries.clone(), mailbox.clone());
-                    tokio::spawn(deliver_later(incoming, all, settler, acks, mailbox));
-                    continue;
-                }
-            };
-            if incoming.delivery.is_unreadable {
-                let (settlement, lease) =
-                    (self.settlement.clone(), incoming.leased(&settler, hold).lease);
-                tokio::spawn(async move { settlement.set_aside(lease).await });
-                continue;
-            }
             let suspicious = self.queue == Queue::Build && redeliveries >= SUSPICIOUS;
             if suspicious {
                 // Those that wait for their turn at the same message hold slots: they go first.
@@ -259,16 +240,13 @@ impl Consumer {
                     "a message was delivered again and again: it runs alone"
                 );
                 match self.redeliveries.after(&incoming.delivery).await {
-                    Some(hold) => mailbox.deliver(incoming.leased(&settler, hold)).await,
-                    None => {
-                        ack_again(&*subscription.acks, &incoming).await;
-                        drop(incoming);
-                    }
+                    Some(hold) => reception.deliver(incoming, hold).await,
+                    None => reception.ack_again(incoming).await,
                 }
                 let _settled = slots.acquire().await;
                 return Over::RanAlone;
             }
-            mailbox.deliver(incoming.leased(&settler, hold)).await;
+            reception.deliver(incoming, hold).await;
         }
     }
 }
@@ -313,30 +291,61 @@ impl Incoming {
     }
 }
 
-/// Hands a redelivery on once this worker no longer has its message in hand.
-pub(super) async fn deliver_later(
-    incoming: Incoming,
-    all: Redeliveries,
-    settler: Arc<Settler>,
-    acks: Arc<dyn Acknowledger>,
-    mailbox: Mailbox<Delivered>,
-) {
-    tracing::info!("a delivery came again while its message is in hand: it waits");
-    let turn = tokio::select! {
-        turn = all.after(&incoming.delivery) => turn,
-        // The broker has taken it back: it comes once more.
-        () = acks.ended() => return,
-    };
-    match turn {
-        Some(_) if !acks.holds(incoming.delivery.tag) => {}
-        Some(hold) => mailbox.deliver(incoming.leased(&settler, hold)).await,
-        None => ack_again(&*acks, &incoming).await,
-    }
+/// What receives the deliveries of one subscription, or of the backlog while it is open: each becomes a lease
+/// that goes to the actor, unless there is nothing to work on.
+#[derive(Clone)]
+pub(super) struct Reception {
+    /// What this worker has, or has just had.
+    pub(super) redeliveries: Redeliveries,
+    pub(super) settlement: Settlement,
+    pub(super) settler: Arc<Settler>,
+    pub(super) acks: Arc<dyn Acknowledger>,
+    pub(super) mailbox: Mailbox<Delivered>,
 }
 
-/// Acks what was settled before its ack got lost.
-pub(super) async fn ack_again(acks: &dyn Acknowledger, incoming: &Incoming) {
-    tracing::info!("a delivery came again after it was settled: it is only acked");
-    // An error means that the channel is gone: it comes once more.
-    let _ = acks.ack(incoming.delivery.tag).await;
+impl Reception {
+    /// Sees to what is only to be acked, has to wait for its own message, or cannot be read; the answer is
+    /// what is to be worked on.
+    pub(super) async fn take_up(&self, incoming: Incoming) -> Option<(Incoming, Hold)> {
+        match self.redeliveries.turn_of(&incoming.delivery, incoming.redeliveries()) {
+            Turn::Ack => self.ack_again(incoming).await,
+            Turn::Wait => {
+                tokio::spawn(self.clone().deliver_later(incoming));
+            }
+            Turn::Work(hold) if incoming.delivery.is_unreadable => {
+                let lease = incoming.leased(&self.settler, hold).lease;
+                let settlement = self.settlement.clone();
+                tokio::spawn(async move { settlement.set_aside(lease).await });
+            }
+            Turn::Work(hold) => return Some((incoming, hold)),
+        }
+        None
+    }
+
+    /// Hands a delivery to the actor.
+    pub(super) async fn deliver(&self, incoming: Incoming, hold: Hold) {
+        self.mailbox.deliver(incoming.leased(&self.settler, hold)).await;
+    }
+
+    /// Hands a redelivery on once this worker no longer has its message in hand.
+    async fn deliver_later(self, incoming: Incoming) {
+        tracing::info!("a delivery came again while its message is in hand: it waits");
+        let turn = tokio::select! {
+            turn = self.redeliveries.after(&incoming.delivery) => turn,
+            // The broker has taken it back: it comes once more.
+            () = self.acks.ended() => return,
+        };
+        match turn {
+            Some(_) if !self.acks.holds(incoming.delivery.tag) => {}
+            Some(hold) => self.deliver(incoming, hold).await,
+            None => self.ack_again(incoming).await,
+        }
+    }
+
+    /// Acks what was settled before its ack got lost.
+    async fn ack_again(&self, incoming: Incoming) {
+        tracing::info!("a delivery came again after it was settled: it is only acked");
+        // An error means that the channel is gone: it comes once more.
+        let _ = self.acks.ack(incoming.delivery.tag).await;
+    }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::delivery::dedup::{Hold, Redeliveries, Turn as DedupTurn};
+use crate::delivery::dedup::{Hold, Redeliveries};
 use crate::delivery::lease::Settler;
 use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
-use crate::pipeline::consumer::{Delivered, Incoming, PAUSE, ack_again, deliver_later};
+use crate::pipeline::consumer::{Delivered, Incoming, PAUSE, Reception};
 use crate::ports::{Backlog, Broker, ImageBuilder};
 use crate::scheduling::admission::Admission;
 use crate::scheduling::capacity::Capacity;
@@ -71,7 +71,7 @@ impl Dispatcher {
                     Over::Lost => {
                         self.redeliveries.lost();
                         tracing::warn!(
-                            "the backlog was closed by a lost connection: opening it again"
+                            "the backlog was closed by the broker, or its connection was lost: opening it again"
                         );
                     }
                 },
@@ -95,7 +95,13 @@ impl Dispatcher {
         slots: &Arc<Semaphore>,
         mailbox: &Mailbox<Delivered>,
     ) -> Over {
-        let settler = Arc::new(self.settler(&backlog));
+        let reception = Reception {
+            redeliveries: self.redeliveries.clone(),
+            settlement: self.settlement.clone(),
+            settler: Arc::new(self.settler(&backlog)),
+            acks: backlog.acks.clone(),
+            mailbox: mailbox.clone(),
+        };
         loop {
             let room = async {
                 let slot = slots.clone().acquire_owned().await.ok()?;
@@ -131,27 +137,10 @@ impl Dispatcher {
             };
             let ticket = self.admission.taken(&turn.user_id);
             let incoming = Incoming::new(turn.delivery, slot, Some(ticket));
-            let redeliveries = incoming.redeliveries();
-            let dedup = match redeliveries {
-                0 => DedupTurn::Work(self.redeliveries.first(&incoming.delivery)),
-                _ => self.redeliveries.again(&incoming.delivery),
-            };
-            match dedup {
-                DedupTurn::Ack => ack_again(&*backlog.acks, &incoming).await,
-                DedupTurn::Wait => {
-                    let (settler, acks) = (settler.clone(), backlog.acks.clone());
-                    let (all, mailbox) = (self.redeliveries.clone(), mailbox.clone());
-                    tokio::spawn(deliver_later(incoming, all, settler, acks, mailbox));
-                }
-                DedupTurn::Work(hold) if incoming.delivery.is_unreadable => {
-                    let settlement = self.settlement.clone();
-                    let lease = incoming.leased(&settler, hold).lease;
-                    tokio::spawn(async move { settlement.set_aside(lease).await });
-                }
-                DedupTurn::Work(hold) if incoming.is_suspicious() => {
-                    self.run_alone(incoming, hold, &settler, slots, mailbox).await;
-                }
-                DedupTurn::Work(hold) => mailbox.deliver(incoming.leased(&settler, hold)).await,
+            let Some((incoming, hold)) = reception.take_up(incoming).await else { continue };
+            match incoming.is_suspicious() {
+                true => self.run_alone(incoming, hold, &reception, slots).await,
+                false => reception.deliver(incoming, hold).await,
             }
         }
     }
@@ -162,12 +151,11 @@ impl Dispatcher {
         &self,
         incoming: Incoming,
         hold: Hold,
-        settler: &Settler,
+        reception: &Reception,
         slots: &Semaphore,
-        mailbox: &Mailbox<Delivered>,
     ) {
         let (redeliveries, engine_deaths) = (incoming.redeliveries(), incoming.engine_deaths());
-        let delivered = incoming.leased(settler, hold);
+        let delivered = incoming.leased(&reception.settler, hold);
         let mut claim = None;
         if engine_deaths > 0 {
             match self.engine.claim().await {
@@ -188,7 +176,7 @@ impl Dispatcher {
             engine_deaths,
             "a request may have taken down its worker or its engine: it runs alone"
         );
-        mailbox.deliver(delivered).await;
+        reception.mailbox.deliver(delivered).await;
         let _settled = slots.acquire().await;
         drop(claim);
     }

@@ -65,6 +65,8 @@ enum Earlier {
 /// A request that was read.
 struct Read {
     lease: Lease,
+    /// Whether its message brought an id; else it was given one.
+    has_id: bool,
     request: BuildRequest,
     history: History,
 }
@@ -89,12 +91,10 @@ impl Listener {
         let Delivered { lease, ticket, received } = delivery;
         lease.set_phase(Phase::Working(StageName::Listener));
         fail::fail_point!("listener::work");
-        let Some(Read { lease, request, history }) = self.read(lease).await else {
-            return in_hand.done();
-        };
+        let Some(read) = self.read(lease).await else { return in_hand.done() };
         match ticket {
-            Some(ticket) => self.begin(lease, request, history, ticket, received, in_hand).await,
-            None => self.enqueue(lease, &request, &history, in_hand).await,
+            Some(ticket) => self.begin(read, ticket, received, in_hand).await,
+            None => self.enqueue(read, in_hand).await,
         }
     }
 
@@ -119,7 +119,7 @@ impl Listener {
             return None;
         }
         match parse::parse(&message.body, &build.build_id, &self.rules) {
-            Ok(request) => Some(Read { lease, request, history }),
+            Ok(request) => Some(Read { lease, has_id, request, history }),
             // Whoever is told of it knows it by its id, so it has to have one that stays.
             Err(rejected) if !has_id && rejected.subject.user_id.is_some() => {
                 self.give_id(lease, build.build_id).await;
@@ -135,19 +135,13 @@ impl Listener {
 
     /// Puts a request in the backlog, where it waits until a worker has a builder for it. One without an id
     /// gets it on the way, before any work: only a crash between the publish and the ack can give it two.
-    async fn enqueue(
-        self,
-        lease: Lease,
-        request: &BuildRequest,
-        history: &History,
-        in_hand: InHand,
-    ) {
-        let has_id = envelope::identity(lease.message()).is_some();
+    async fn enqueue(self, read: Read, in_hand: InHand) {
+        let Read { lease, has_id, request, history } = read;
         let given_id = lease.envelope().given_id || !has_id;
         if self.admission.is_cancelled(&request.identity(), given_id, history.requested_at) {
             let fault = withdrawn(StageName::Listener, Reason::Cancelled);
-            let (request, build_id) = (request.clone(), request.build_id.clone());
-            return self.fail(lease, Ok(request), &build_id, history.clone(), fault).await;
+            let build_id = request.build_id.clone();
+            return self.fail(lease, Ok(request), &build_id, history, fault).await;
         }
         if !decides(&lease) {
             return;
@@ -156,14 +150,14 @@ impl Listener {
         // What a worker gave back has waited already.
         let returned = lease.message().envelope.is_some() && !envelope.fresh;
         let envelope = Envelope { given_id, ..envelope.clone() };
-        let mut message = envelope.put_in_backlog(lease.message(), history, fresh);
+        let mut message = envelope.put_in_backlog(lease.message(), &history, fresh);
         if !has_id {
             tracing::info!(build_id = request.build_id, "a request without an id was given one");
             message.message_id = Some(request.build_id.clone());
         }
         message.timestamp.get_or_insert(history.requested_at);
         let place = Place { user_id: request.user_id.clone(), returned };
-        self.admission.expect(request, given_id, history.requested_at);
+        self.admission.expect(&request, given_id, history.requested_at);
         let published = self.settlement.broker.enqueue(message, place).await;
         fail::fail_point!("listener::enqueued");
         settle(lease, published).await;
@@ -187,15 +181,8 @@ impl Listener {
     }
 
     /// Makes a job of a request that was taken out of the backlog.
-    async fn begin(
-        self,
-        lease: Lease,
-        request: BuildRequest,
-        history: History,
-        ticket: Ticket,
-        received: Instant,
-        in_hand: InHand,
-    ) {
+    async fn begin(self, read: Read, ticket: Ticket, received: Instant, in_hand: InHand) {
+        let Read { lease, request, history, .. } = read;
         let build = request.identity();
         lease.observe(self.settlement.observer.build(&build, lease.message(), &history));
         let given_id = lease.envelope().given_id;

@@ -127,7 +127,7 @@ impl Metrics {
             ),
             build_seconds: histograms(
                 "build_duration_seconds",
-                "From the request to its outcome, all tries and waits included.",
+                "From the request to its outcome, all attempts and waits included.",
                 &["result"],
             ),
             stage_seconds: histograms(
@@ -144,17 +144,17 @@ impl Metrics {
             ),
             retries: counters(
                 "retries_total",
-                "Failed tries that were put on the delay ladder, by the last try's fault.",
+                "Failed attempts that were put on the retry ladder, by the kind and reason of their fault.",
                 &["kind", "reason"],
             ),
             crashes: counters(
                 "crashes_total",
-                "Tries that were cut short by a panic or by the death of the worker.",
+                "Attempts that were cut short by a panic or by the death of the worker.",
                 &["stage"],
             ),
             notifications: counters(
                 "notifications_total",
-                "Tries to notify a manager, by type and result.",
+                "Attempts to notify a manager, by type and result.",
                 &["type", "result"],
             ),
             capacity_paused: register(
@@ -185,7 +185,7 @@ impl Metrics {
                 &registry,
                 IntGauge::with_opts(options(
                     "cache_bytes",
-                    "What the worker's caches hold on disk.",
+                    "What images made here and the build cache hold on disk.",
                 )),
             ),
             capacity: OnceLock::new(),
@@ -211,13 +211,13 @@ impl Metrics {
         self.0.stage_seconds.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
     }
 
-    /// A failed try was put on the delay ladder.
+    /// A failed attempt was put on the retry ladder.
     pub fn retry(&self, reason: Reason) {
         let labels = [reason.kind().as_str(), reason.as_str()];
         self.0.retries.with_label_values(&labels).inc();
     }
 
-    /// A try was cut short by a crash.
+    /// An attempt was cut short by a crash.
     pub fn crash(&self, stage: StageName) {
         self.0.crashes.with_label_values(&[stage.as_str()]).inc();
     }

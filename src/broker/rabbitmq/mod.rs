@@ -3,7 +3,8 @@
 //! Two connections, one to consume and one to publish, so that a broker that throttles publishers
 //! does not hold up acknowledgements. Each is a [`ManagedConnection`]: made anew for ever, with backoff, and with
 //! the whole topology declared before anybody uses it. lapin's own recovery stays off: it does not
-//! cover channel errors, and gives up without a word. The outcome ledger is read on a third.
+//! cover channel errors, and gives up without a word. The outcome ledger and the stream of
+//! cancellations are read on one each.
 //!
 //! | file | what it does |
 //! |---|---|

@@ -147,7 +147,7 @@ pub enum TopologyError {
     },
     #[error("BUILD_LANES: {0} lanes cannot be had: at least 1 and at most {MOST_LANES}")]
     Lanes(u16),
-    #[error("the delay ladder of the {queue} has no rung")]
+    #[error("the retry ladder of the {queue} has no rung")]
     NoRungs { queue: &'static str },
     #[error(
         "a delay of {delay:?} is no rung for the {queue}'s ladder: RabbitMQ counts whole milliseconds, \

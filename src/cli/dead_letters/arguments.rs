@@ -28,7 +28,7 @@ macro_rules! help {
 
 /// Look at builds that were given up, try them again, or forget them.
 ///
-/// A copy of each is kept in DEAD_QUEUE for DEAD_QUEUE_TTL, with what happened at each try and without
+/// A copy of each is kept in DEAD_QUEUE for DEAD_QUEUE_TTL, with what happened at each attempt and without
 /// any credential. These commands need RABBITMQ_URI and the queues' names, from the environment or
 /// config/.env like the worker's own settings. Only one of them is at work at a time; a second one waits
 /// for some seconds. A command that is killed loses nothing.
@@ -44,7 +44,7 @@ pub enum Command {
         "image-builder dead list --json | jq -r .buildID",
     ))]
     List(List),
-    /// Show one letter: what was asked for, what happened at each try, and the end of the build's log
+    /// Show one letter: what was asked for, what happened at each attempt, and the end of the build's log
     #[command(after_long_help = help!("image-builder dead show 7f3a"))]
     Show {
         /// The build's id, or the beginning of it

@@ -29,7 +29,10 @@ pub(crate) fn set_up_libgit2() -> Result<(), String> {
     DONE.get_or_init(|| set_up_once().map_err(|error| error.message().to_owned())).clone()
 }
 
-#[allow(unsafe_code)]
+#[allow(
+    unsafe_code,
+    reason = "libgit2 is set up for the whole process; each call says why it is sound"
+)]
 fn set_up_once() -> Result<(), git2::Error> {
     for level in
         [ConfigLevel::System, ConfigLevel::Global, ConfigLevel::XDG, ConfigLevel::ProgramData]

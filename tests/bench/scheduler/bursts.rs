@@ -92,7 +92,7 @@ fn bodies(burst: Burst, count: usize) -> Vec<String> {
                 .to_string()
         }
         Burst::Readable => {
-            let user = if n % 20 == 0 { unique("user") } else { "flood".to_owned() };
+            let user = if n.is_multiple_of(20) { unique("user") } else { "flood".to_owned() };
             json!({"userID": user, "repo": "o/n", "uuid": unique("build")}).to_string()
         }
     };

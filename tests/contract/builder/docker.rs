@@ -516,7 +516,7 @@ async fn an_engine_that_comes_up_later_is_found_and_works_over_tcp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_that_goes_away_during_a_build_has_failed() {
+async fn an_engine_that_goes_away_during_a_build_is_down() {
     let world = RealWorld::new().await;
     let free = "127.0.0.1:0".parse().expect("an address");
     let proxy = Proxy::start(free, None).await;
@@ -531,7 +531,7 @@ async fn an_engine_that_goes_away_during_a_build_has_failed() {
     };
     let (result, ()) = tokio::join!(engine.build(&order, &progress), gone);
     let fault = result.expect_err("its engine is gone");
-    assert_eq!(fault.reason, Reason::EngineFailed, "{fault}");
+    assert_eq!(fault.reason, Reason::EngineDown, "{fault}");
     world.until_stopped(&order).await;
 }
 

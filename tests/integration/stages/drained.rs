@@ -56,7 +56,7 @@ fn held_at(stage: &str, drain_timeout: &str) -> Held {
             set("CONTAINER_MANAGER_URL", format!("{url}/container"));
             Keeper::Silence(door, server(&world.managers.container_url()))
         }
-        // It was put in its lane before, and is begun.
+        // The first time it puts the request in the backlog.
         "listener" => {
             set("FAILPOINTS", "listener::work=1*off->1*sleep(2000)".to_owned());
             Keeper::Failpoint
@@ -66,19 +66,21 @@ fn held_at(stage: &str, drain_timeout: &str) -> Held {
             Keeper::Failpoint
         }
     };
-    let before = if stage == "listener" { 1 } else { 0 };
     let worker = Worker::start(&settings);
     let source = if stage == "retry" { Marked::failing() } else { Marked::good() };
     // Nothing is looked up in the registry before it is pushed.
     let request = with(world.request(&source.repo), json!({"force": true}));
     let build_id = world.publish(&request);
-    let metric = |name: &str| worker.metric(&format!("{name}{{actor=\"{stage}\"}}")) as u64;
+    let in_hand = format!("image_builder_actor_in_hand{{actor=\"{stage}\"}}");
+    let taken = || stage != "listener" || worker.metric(LISTENED) as u64 == 1;
     until("the job is at its stage", || {
-        let done = metric("image_builder_actor_done_total") == before;
-        (done && metric("image_builder_actor_in_hand") == 1).then_some(())
+        (taken() && worker.metric(&in_hand) as u64 == 1).then_some(())
     });
     Held { world, source, build_id, worker, keeper }
 }
+
+/// How often the listener was done with a request.
+const LISTENED: &str = "image_builder_actor_done_total{actor=\"listener\"}";
 
 /// Host and port of an address.
 fn server(url: &str) -> String {

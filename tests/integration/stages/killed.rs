@@ -86,8 +86,8 @@ macro_rules! rows {
     };
 }
 
-// The listener meets a request without an id twice: once to give it one, which makes a new message,
-// and once to read it.
+// The listener meets a request twice: once to put it in the backlog, which makes a new message and gives
+// it an id where it has none, and once to begin it.
 rows! {
     //                             request at                   held             => ids posts dead
     before_it_is_given_an_id:        Plain "listener::handle"   ""                => 1 1 0;
@@ -111,14 +111,14 @@ rows! {
 
     with_a_uuid_on_its_way_to_the_listener: Named "listener::handle" ""           => 1 1 0;
     with_a_uuid_in_the_listener:     Named "listener::work"     ""                => 1 1 0;
-    // It is in a lane, and in the build queue as well: one of the two is told.
-    with_a_uuid_when_it_is_in_a_lane: Named "listener::enqueued" ""               => 1 1 0;
-    with_a_uuid_when_it_is_an_outcome: Named "settlement::settle"     "notifier::handle" => 1 1 0;
+    // It is in the backlog, and the request itself is not acked: two of it, of which one is told.
+    with_a_uuid_when_it_is_in_the_backlog: Named "settlement::settle" ""          => 1 1 0;
+    with_a_uuid_when_it_is_an_outcome: Named "settlement::settle 2"   "notifier::handle" => 1 1 0;
 
     on_its_way_to_the_notifier:    Refused "notifier::handle 2" ""                => 1 1 0;
     in_the_notifier:               Refused "notifier::work 2"   ""                => 1 1 0;
     // The outcome is on its ladder, and not acked: two of it, of which one is told.
-    when_it_was_refused:           Refused "settlement::settle 2"     ""                => 1 1 0;
+    when_it_was_refused:           Refused "settlement::settle 3"     ""                => 1 1 0;
     // The manager has it, and the outcome is not acked.
     when_it_is_told:               Refused "notifier::told"     ""                => 1 2 0;
 
@@ -160,7 +160,8 @@ fn when_its_last_failure_is_published_and_it_goes_well_after_all_one_of_the_two_
     }));
     let home = tempfile::tempdir().expect("a temporary directory can be made");
     let kill_at = home.path().join("kill");
-    std::fs::write(&kill_at, "settlement::settle").expect("the file can be written");
+    // Its second passing: at the first it was put in the backlog.
+    std::fs::write(&kill_at, "settlement::settle 2").expect("the file can be written");
     let world = World::new()
         .with("REGISTRY_URL", registry.url().trim_start_matches("http://"))
         .with("RETRY_MAX_ATTEMPTS", "1")

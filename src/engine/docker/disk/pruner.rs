@@ -1,6 +1,6 @@
 //! Finds out what the engine holds, and removes what is chosen to go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(super) struct Pruner {
     young: Young,
     /// The layers of images seen before, by image: an image never changes.
     known: HashMap<String, Vec<Layer>>,
+    /// Images that the engine did not remove the last time: others go in their place this time.
+    stuck: HashSet<String>,
 }
 
 /// What is too young to go.
@@ -59,7 +61,7 @@ impl Pruner {
         registry: String,
         young: Young,
     ) -> Self {
-        Self { engine, pins, registry, young, known: HashMap::new() }
+        Self { engine, pins, registry, young, known: HashMap::new(), stuck: HashSet::new() }
     }
 
     /// Removes what was used the longest time ago until at most the target is held. The target is a
@@ -74,12 +76,15 @@ impl Pruner {
         let inventory = self.inventory().await?;
         let before = inventory.held();
         let choice = inventory.choose(target(before));
+        self.stuck.clear();
         let mut removed = 0;
         for at in choice.images {
             let image = &inventory.images[at];
             if unless_failed(&image.id, self.remove(image).await)? == Some(true) {
                 removed += 1;
                 tracing::debug!(image = image.id, last_use = %image.last_use, "image removed");
+            } else {
+                self.stuck.insert(image.id.clone());
             }
         }
         if let Some(keep) = choice.keep_cache {
@@ -138,6 +143,7 @@ impl Pruner {
         let whose = whose(image, &self.registry, age > STALE);
         let needed = || {
             image.has_containers()
+                || self.stuck.contains(&image.id)
                 || age < self.young.image
                 || image.label(KEY_LABEL).is_some_and(|key| self.pins.has(key))
         };
