@@ -2,9 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
-
-use crate::evidence::{Evidence, Left, Past};
+use crate::evidence::{Evidence, Left, Past, build_of_letter};
 use crate::post::Post;
 use crate::world::{World, lock};
 
@@ -46,13 +44,7 @@ impl Evidence {
             for body in post.drain(&queue) {
                 let body = String::from_utf8_lossy(&body).into_owned();
                 if queue == world.dead_queue {
-                    let letter: Value = serde_json::from_str(&body).unwrap_or_default();
-                    let request = &letter["request"];
-                    let user =
-                        request["userID"].as_str().or(request["pullInfo"]["userID"].as_str());
-                    let user = user.unwrap_or_default().to_owned();
-                    let id = letter["buildID"].as_str().unwrap_or(&body).to_owned();
-                    self.letters.push((user, id));
+                    self.letters.push(build_of_letter(&body));
                 } else {
                     self.messages.push((queue.clone(), body));
                 }

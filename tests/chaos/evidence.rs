@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
+
 use crate::journal::Journal;
 use crate::support::managers::Notification;
 use crate::support::registry;
@@ -76,4 +78,13 @@ impl Evidence {
         let path = repository.strip_prefix(&self.registry_name).unwrap_or(repository);
         (path.trim_matches('/').to_owned(), told.text("/image/digest").to_owned())
     }
+}
+
+/// The user and build id that a dead letter is of; its body where it names none.
+pub fn build_of_letter(body: &str) -> (String, String) {
+    let letter: Value = serde_json::from_str(body).unwrap_or_default();
+    let request = &letter["request"];
+    let user = request["userID"].as_str().or(request["pullInfo"]["userID"].as_str());
+    let id = letter["buildID"].as_str().unwrap_or(body);
+    (user.unwrap_or_default().to_owned(), id.to_owned())
 }

@@ -43,7 +43,7 @@ use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use self::evidence::Evidence;
+use self::evidence::{Evidence, build_of_letter};
 use self::oracle::Oracle;
 use self::report::Report;
 use self::requests::{Repositories, Request, SECRET, Sort};
@@ -266,12 +266,10 @@ impl Run {
         letters: &[Fetched],
     ) -> (Vec<String>, BTreeMap<String, usize>) {
         let builds: BTreeSet<&str> = told.iter().map(Notification::build_id).collect();
-        let letters = letters.iter().map(|letter| {
-            let letter: Value = serde_json::from_slice(&letter.body).expect("letters are JSON");
-            letter["buildID"].as_str().unwrap_or_default().to_owned()
-        });
-        let (letters, unreadable): (Vec<String>, Vec<String>) =
-            letters.partition(|id| builds.contains(id.as_str()));
+        let letters =
+            letters.iter().map(|letter| build_of_letter(&String::from_utf8_lossy(&letter.body)));
+        let (letters, unreadable): (Vec<_>, Vec<_>) =
+            letters.partition(|(_, id)| builds.contains(id.as_str()));
         let mut evidence = Evidence {
             run: self.world.user.clone(),
             registry_name: registry::open(),

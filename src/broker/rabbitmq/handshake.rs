@@ -3,13 +3,13 @@
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
 use lapin::types::LongString;
-use lapin::uri::AMQPScheme;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
 use super::ConnectError;
@@ -37,87 +37,56 @@ pub(super) async fn connect(
     name: &str,
     limit: Duration,
 ) -> Result<Connection, Failure> {
-    let attempt = Attempt::default();
-    let socket = attempt.0.clone();
-    let properties =
-        ConnectionProperties::default().with_connection_name(LongString::from(name.to_owned()));
-    let (library, runtime) = transport::runtimes();
-    let connecting = Connection::connector(
-        address.uri().clone(),
-        library,
-        async move |uri, _| {
-            let target = (uri.authority.host.clone(), uri.authority.port);
-            let stream = AsyncTcpStream::connect(&runtime, runtime.to_socket_addrs(target)).await?;
-            if let AsyncTcpStream::Plain(plain) = &stream {
-                socket.lock().keep(plain.get_ref())?;
-            }
-            let stream = match uri.scheme {
-                AMQPScheme::AMQP => stream,
-                AMQPScheme::AMQPS => {
-                    let tls = OwnedTLSConfig::default();
-                    stream.into_tls(&uri.authority.host, tls.as_ref()).await?
-                }
-            };
-            Ok(AsyncTcpStream::Plain(Transport::new(stream)))
-        },
-        properties,
-    );
-    match tokio::time::timeout(limit, connecting).await {
-        Ok(Ok(connection)) => {
-            attempt.succeeded();
-            Ok(connection)
-        }
+    match tokio::time::timeout(limit, attempt(address, name)).await {
+        Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(classify(address, error)),
         Err(_) => Err(Failure::Temporary(format!("it did not answer within {limit:?}"))),
     }
 }
 
-/// One attempt. Dropped before it has succeeded, it shuts the socket down: the library's thread
-/// would wait for its first answer for ever, and only the end of the socket lets it go.
-#[derive(Default)]
-struct Attempt(SharedSocket);
-
-#[derive(Clone, Default)]
-struct SharedSocket(Arc<Mutex<Socket>>);
-
-/// A second handle on an attempt's socket.
-#[derive(Default)]
-enum Socket {
-    #[default]
-    NotYetOpen,
-    Open(TcpStream),
-    /// The attempt has ended: nobody waits for its socket.
-    Done,
+/// The socket is opened here, and the library's thread is given it: that thread may outlive the runtime,
+/// and with it whatever it would wait for.
+async fn attempt(address: &Address, name: &str) -> Result<Connection, lapin::Error> {
+    let (library, runtime) = transport::runtimes();
+    let AMQPUri { scheme, authority, .. } = address.uri();
+    let target = (authority.host.clone(), authority.port);
+    let stream = AsyncTcpStream::connect(&runtime, runtime.to_socket_addrs(target)).await?;
+    let mut unfinished = Unfinished(match &stream {
+        AsyncTcpStream::Plain(plain) => Some(plain.get_ref().as_fd().try_clone_to_owned()?.into()),
+        _ => None,
+    });
+    let stream = match scheme {
+        AMQPScheme::AMQP => stream,
+        AMQPScheme::AMQPS => {
+            stream.into_tls(&authority.host, OwnedTLSConfig::default().as_ref()).await?
+        }
+    };
+    let stream = Mutex::new(Some(AsyncTcpStream::Plain(Transport::new(stream))));
+    let connection = Connection::connector(
+        address.uri().clone(),
+        library,
+        async move |_, _| {
+            let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // The library does not connect again by itself.
+            Ok(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?)
+        },
+        ConnectionProperties::default().with_connection_name(LongString::from(name.to_owned())),
+    )
+    .await?;
+    unfinished.0 = None;
+    Ok(connection)
 }
 
-impl Attempt {
-    fn succeeded(&self) {
-        *self.0.lock() = Socket::Done;
-    }
-}
+/// A second handle on the socket of an attempt that is not finished. Dropped, it shuts the socket down: the
+/// library's thread would wait for its first answer for ever, and only the end of the socket lets it go.
+struct Unfinished(Option<TcpStream>);
 
-impl Drop for Attempt {
+impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Socket::Open(socket) = std::mem::replace(&mut *self.0.lock(), Socket::Done) {
+        if let Some(socket) = &self.0 {
             // An error means that the socket is gone already.
             let _ = socket.shutdown(Shutdown::Both);
         }
-    }
-}
-
-impl SharedSocket {
-    fn lock(&self) -> MutexGuard<'_, Socket> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Socket {
-    fn keep(&mut self, stream: &impl AsFd) -> io::Result<()> {
-        if matches!(self, Socket::Done) {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        *self = Socket::Open(TcpStream::from(stream.as_fd().try_clone_to_owned()?));
-        Ok(())
     }
 }
 
