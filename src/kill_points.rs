@@ -10,12 +10,10 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Signal, getpid, kill_process};
 
-/// A job's way, in its order. `settle` lies between a durable fact and its ack; `enqueued` between the same
-/// two, of a request that is put in the backlog.
-pub const POINTS: [&str; 18] = [
+/// A job's way, in its order. `settle` lies between a durable fact and its ack.
+pub const POINTS: [&str; 17] = [
     "listener::handle",
     "listener::work",
-    "listener::enqueued",
     "connector::handle",
     "connector::work",
     "connector::fetched",

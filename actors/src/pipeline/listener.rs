@@ -159,7 +159,6 @@ impl Listener {
         let place = Place { user_id: request.user_id.clone(), returned };
         self.admission.expect(&request, given_id, history.requested_at);
         let published = self.settlement.broker.enqueue(message, place).await;
-        fail::fail_point!("listener::enqueued");
         settle(lease, published).await;
         in_hand.done();
     }

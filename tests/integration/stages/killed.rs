@@ -188,7 +188,7 @@ fn when_its_last_failure_is_published_and_it_goes_well_after_all_one_of_the_two_
 fn when_it_is_in_two_lanes_and_on_two_workers_one_of_the_two_is_told() {
     let home = tempfile::tempdir().expect("a temporary directory can be made");
     let kill_at = home.path().join("kill");
-    std::fs::write(&kill_at, "listener::enqueued").expect("the file can be written");
+    std::fs::write(&kill_at, "settlement::settle").expect("the file can be written");
     let world = World::new()
         .with("BUILDER_NETWORK", "host")
         .with("BUILDER_CONCURRENCY", "1")
