@@ -115,7 +115,7 @@ async fn two_workers_prune_at_once_without_harm() {
         order.build(&*small.engine).await.expect("the build is good");
     }
     tokio::join!(workers[0].guard.tidy(), workers[1].guard.tidy());
-    // The engine lets go of the layers of removed images a little later.
+    // One that met the other may leave more of the cache: those that follow get it down.
     let tidied = async || {
         workers[0].guard.tidy().await;
         *workers[0].guard.held().borrow()
