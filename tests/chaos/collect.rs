@@ -2,18 +2,13 @@
 
 use std::fs;
 
+use crate::brokers::Leavings;
 use crate::evidence::{Evidence, Left, Past, build_of_letter};
-use crate::post::Post;
 use crate::world::{World, lock};
 
 impl Evidence {
     /// What is there after the workers have ended.
-    pub fn collect(
-        world: &World,
-        post: &mut Post,
-        left: Left,
-        waiting: Vec<(String, u64)>,
-    ) -> Self {
+    pub fn collect(world: &World, left: Left, waiting: Vec<(String, u64)>) -> Self {
         let mut evidence = Self {
             run: world.run.clone(),
             registry_name: world.registry_name.clone(),
@@ -34,22 +29,11 @@ impl Evidence {
                 odd_ends: worker.faults(),
             });
         }
-        evidence.ask_broker(world, post);
+        let Leavings { letters, messages } = world.broker.leavings();
+        evidence.letters = letters.iter().map(|letter| build_of_letter(letter)).collect();
+        evidence.messages = messages;
         evidence.ask_registry();
         evidence
-    }
-
-    fn ask_broker(&mut self, world: &World, post: &mut Post) {
-        for queue in world.broker_at.queues(&format!("{}.", self.run)) {
-            for body in post.drain(&queue) {
-                let body = String::from_utf8_lossy(&body).into_owned();
-                if queue == world.dead_queue {
-                    self.letters.push(build_of_letter(&body));
-                } else {
-                    self.messages.push((queue.clone(), body));
-                }
-            }
-        }
     }
 }
 

@@ -8,7 +8,10 @@ use image_builder::kill_points::POINTS;
 
 use crate::dice::Dice;
 use crate::gate::{Gate, Way};
-use crate::world::{PATIENCE, Service, WORKERS, World, lock};
+use crate::world::{PATIENCE, Service, World, lock};
+
+/// Workers that faults are drawn for. A deployment may have fewer.
+const WORKERS: usize = 3;
 
 const ERROR: &str =
     "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -208,7 +211,7 @@ pub enum Done {
 impl Fault {
     /// Does it, and mends what it has broken.
     pub fn happen(self, world: &World) -> Done {
-        let worker = |number: usize| lock(&world.workers[number].worker);
+        let worker = |number: usize| lock(&world.site(number).worker);
         match self {
             Fault::KillAt { worker: number, point } => {
                 struck(worker(number).kill_at(point, COMES_BY))
@@ -218,22 +221,25 @@ impl Fault {
             Fault::ReplaceAtOnce { worker: number, after } => {
                 ended(worker(number).terminate(Some(after), PATIENCE))
             }
-            Fault::Close { worker } => struck(world.close_connections(worker) > 0),
+            Fault::Close { worker } => struck(world.broker.close_connections(worker) > 0),
             Fault::CutEngine { worker } => {
-                lock(&world.workers[worker].engine).cut_once();
+                lock(&world.site(worker).engine).cut_once();
                 Done::Happened
             }
             Fault::Bar { what, way, during } => {
                 let gates: Vec<&Mutex<Gate>> = match what {
-                    Target::Broker(number) => vec![&world.workers[number].broker],
-                    Target::AllBrokers => world.workers.iter().map(|site| &site.broker).collect(),
-                    Target::Engine(number) => vec![&world.workers[number].engine],
+                    Target::Broker(number) => world.broker.gates(Some(number)),
+                    Target::AllBrokers => world.broker.gates(None),
+                    Target::Engine(number) => vec![&world.site(number).engine],
                     Target::AllEngines => world.workers.iter().map(|site| &site.engine).collect(),
                     Target::Registry => vec![&world.registry],
                     Target::Forge => vec![&world.forge],
                     Target::Managers => vec![&world.manager],
                 };
                 let held: Vec<_> = gates.into_iter().map(lock).collect();
+                if held.is_empty() {
+                    return Done::InVain;
+                }
                 held.iter().for_each(|gate| gate.set(way));
                 std::thread::sleep(during);
                 held.iter().for_each(|gate| gate.set(Way::Open));
@@ -243,8 +249,7 @@ impl Fault {
                 worker(number).fill_disk(during, PATIENCE).map_or_else(Done::Wrong, struck)
             }
             Fault::Restart { service, kill } => {
-                world.restart(service, kill);
-                Done::Happened
+                ended(world.restart(service, kill))
             }
         }
     }

@@ -10,7 +10,7 @@
 //! | `disk.rs` | a worker's small disk, which can be filled |
 //! | `workers.rs`, `keeper.rs` | processes that are started again whenever they end |
 //! | `world.rs` | the deployment: workers, gates, services |
-//! | `post.rs` | the oracle's own way to the broker |
+//! | `brokers/` | the broker under test, and the oracle's own way to it |
 //! | `progress.rs` | how far requests and faults have come |
 //! | `collect.rs`, `evidence.rs`, `journal.rs` | what is there afterwards |
 //! | `oracle/` | judges that by the promises alone |
@@ -21,6 +21,7 @@
 
 #![allow(unreachable_pub, reason = "a test's modules are for the test")]
 
+mod brokers;
 mod collect;
 mod dice;
 mod disk;
@@ -31,7 +32,6 @@ mod journal;
 mod keeper;
 mod oracle;
 mod oracle_tests;
-mod post;
 mod progress;
 mod report;
 mod requests;
@@ -43,22 +43,20 @@ mod world;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use lapin::BasicProperties;
-use serde_json::json;
-
 use self::dice::Dice;
 use self::evidence::{Evidence, Left};
 use self::faults::Fault;
 use self::oracle::Oracle;
-use self::post::Post;
 use self::progress::Progress;
 use self::report::Report;
 use self::requests::{Repositories, Request, Sort};
-use self::support::{setting, unique, until};
+use self::support::{setting, unique};
 use self::world::{PATIENCE, World, lock};
 
 /// Requests that may be under way at once.
 const UNDER_WAY: usize = 60;
+/// Requests that are made when nothing is broken any longer.
+const FRESH: usize = 3;
 /// Faults that go on at once.
 const LANES: usize = 2;
 /// Requests without an outcome count as lost when nothing was told for so long.
@@ -80,7 +78,6 @@ struct Run {
     faults: Vec<Fault>,
     repositories: Repositories,
     world: World,
-    post: Post,
     oracle: Oracle,
     begun: Instant,
     progress: Progress,
@@ -100,7 +97,6 @@ impl Run {
             requests: repositories.requests(&run, seed, count),
             // Some will have nothing to strike.
             faults: faults::faults(seed, count * 9 / 20, restarts),
-            post: Post::to(&world.broker_at.uri),
             world,
             repositories,
             oracle: Oracle::default(),
@@ -110,9 +106,7 @@ impl Run {
     }
 
     fn run(mut self) {
-        until("the workers have made their queues", || {
-            self.world.broker_at.queues(&self.world.build_queue).first().map(drop)
-        });
+        self.world.broker.until_ready();
         self.disturb();
         self.until_notified();
         let waiting = self.until_quiet();
@@ -121,7 +115,7 @@ impl Run {
         for site in &self.world.workers {
             lock(&site.worker).stop(PATIENCE);
         }
-        let evidence = Evidence::collect(&self.world, &mut self.post, left, waiting);
+        let evidence = Evidence::collect(&self.world, left, waiting);
         self.finish(evidence);
     }
 
@@ -132,7 +126,7 @@ impl Run {
         let requests = std::mem::take(&mut self.requests);
         let (all, faults) = (requests.len(), std::mem::take(&mut self.faults));
         let (world, progress, seed) = (&self.world, &self.progress, self.seed);
-        let (oracle, post) = (&mut self.oracle, &mut self.post);
+        let oracle = &mut self.oracle;
         std::thread::scope(|scope| {
             for lane in 0..LANES {
                 let faults = &faults;
@@ -156,7 +150,7 @@ impl Run {
                 {
                     std::thread::sleep(Duration::from_millis(300));
                 }
-                publish(world, oracle, post, request);
+                publish(world, oracle, request);
                 progress.published();
             }
         });
@@ -189,7 +183,7 @@ impl Run {
         let deadline = Instant::now() + PATIENCE;
         let mut empty_since = None;
         loop {
-            let waiting = self.world.waiting().unwrap_or_else(|error| vec![(error, 1)]);
+            let waiting = self.world.broker.waiting().unwrap_or_else(|error| vec![(error, 1)]);
             if !oracle::judge_waiting(&waiting).is_empty() {
                 empty_since = None;
             } else if empty_since.get_or_insert_with(Instant::now).elapsed() > LAG {
@@ -204,9 +198,9 @@ impl Run {
 
     /// Has a few builds made that have to end as if nothing had happened.
     fn ask_for_fresh_ones(&mut self) {
-        for number in 0..world::WORKERS {
+        for number in 0..FRESH {
             let request = self.repositories.fresh(&self.world.run, number);
-            publish(&self.world, &mut self.oracle, &mut self.post, request);
+            publish(&self.world, &mut self.oracle, request);
         }
         self.until_notified();
     }
@@ -253,22 +247,13 @@ impl Run {
     }
 }
 
-fn publish(world: &World, oracle: &mut Oracle, post: &mut Post, request: Request) {
-    let body = request.body.to_string();
-    let properties = request.properties();
-    let (copies, sort) = (request.copies, request.sort);
-    let cancellation = json!({"buildID": request.build_id, "userID": request.user}).to_string();
-    oracle.ask(request);
+fn publish(world: &World, oracle: &mut Oracle, request: Request) {
+    oracle.ask(request.clone());
     // The workers are back when this is dropped.
-    let _alone = (sort == Sort::CancelledUnheard).then(|| world.cut_off());
-    let taken = (0..copies)
-        .map(|_| post.publish("", &world.build_queue, body.as_bytes(), &properties))
-        .sum();
-    if let Some(asked) = oracle.asked.last_mut() {
-        asked.copies = taken;
-    }
-    if sort.is_cancelled() {
-        let properties = BasicProperties::default();
-        post.publish(&world.cancel_exchange, "", cancellation.as_bytes(), &properties);
+    let _alone = (request.sort == Sort::CancelledUnheard).then(|| world.broker.cut_off());
+    let taken: Vec<_> = (0..request.copies).map(|_| world.broker.publish(&request)).collect();
+    oracle.taken(&taken);
+    if let (true, Some(build_id)) = (request.sort.is_cancelled(), &request.build_id) {
+        world.broker.cancel(&request.user, build_id);
     }
 }

@@ -17,6 +17,7 @@ pub use self::repeats::{Cause, Kind, Repeat};
 pub use self::rest::{judge_left, judge_waiting};
 use crate::evidence::Evidence;
 use crate::requests::Request;
+use crate::support::request::Ending;
 use crate::support::managers::Notification;
 
 /// What must never be.
@@ -115,6 +116,17 @@ pub struct Asked {
     pub request: Request,
     /// How often the broker may have taken it.
     pub copies: usize,
+    /// Whether whoever published it was told at once that it is invalid, and nobody else was.
+    pub refused: bool,
+}
+
+/// What became of a request that was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// The broker has it; so many copies at the most.
+    Copies(usize),
+    /// Whoever published it was told at once that it is invalid.
+    Refused,
 }
 
 /// All that was published so far.
@@ -139,7 +151,18 @@ impl Oracle {
             None => drop(self.by_application.insert(request.application.clone(), index)),
         }
         let copies = request.copies;
-        self.asked.push(Asked { request, copies });
+        self.asked.push(Asked { request, copies, refused: false });
+    }
+
+    /// Notes what became of the request that was asked for last.
+    pub fn taken(&mut self, taken: &[Taken]) {
+        let Some(asked) = self.asked.last_mut() else { return };
+        asked.refused = taken.contains(&Taken::Refused);
+        let copies = taken.iter().map(|taken| match taken {
+            Taken::Copies(copies) => *copies,
+            Taken::Refused => 0,
+        });
+        asked.copies = copies.sum();
     }
 
     /// The request that a notification is about.
@@ -155,7 +178,8 @@ impl Oracle {
     pub fn open(&self, told: &[Notification]) -> Vec<usize> {
         let accepted = told.iter().filter(|told| told.answered < 300);
         let ended: BTreeSet<usize> = accepted.filter_map(|told| self.request_of(told)).collect();
-        (0..self.asked.len()).filter(|index| !ended.contains(index)).collect()
+        let is_open = |index: &usize| !self.asked[*index].refused && !ended.contains(index);
+        (0..self.asked.len()).filter(is_open).collect()
     }
 
     /// Judges a whole run by what is there after it.
@@ -192,6 +216,15 @@ impl Oracle {
             let id = request.build_id.as_deref().unwrap_or(&request.application);
             let text = format!("no outcome: {:?} {}", request.sort, request.body);
             count.violations.push(Violation::of(Finding::Lost, id, text));
+        }
+        for asked in self.asked.iter().filter(|asked| asked.refused) {
+            let Request { sort, body, .. } = &asked.request;
+            *count.endings.entry("refused when it was published".to_owned()).or_default() += 1;
+            if sort.ending() != Ending::Failed("invalid_request") {
+                let text = format!("a good request was refused: {body}");
+                let id = asked.request.build_id.as_deref().unwrap_or_default();
+                count.violations.push(Violation::of(Finding::Lost, id, text));
+            }
         }
         count.violations.extend(rest::judge(evidence));
         count

@@ -1,4 +1,4 @@
-//! The oracle's own way to the broker, as a patient publisher has one.
+//! The oracle's own way to RabbitMQ, as a patient publisher has one.
 
 use std::time::{Duration, Instant};
 
