@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use image_builder::broker::sqlite::queues::waiting_by_queue;
+use image_builder::broker::sqlite::{SqliteBroker, SqliteSettings};
+use image_builder_actors::ports::{Broker as _, DeadLetterStore};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
@@ -36,6 +39,20 @@ impl Embedded {
             file: home.join(world::name_of_worker(0)).join("queue.db"),
             client: reqwest::Client::new(),
         }
+    }
+
+    /// The bodies of the dead letters, read once the worker has ended.
+    async fn letters(&self) -> Vec<String> {
+        let broker = SqliteBroker::open(SqliteSettings::new(self.file.clone())).await;
+        let broker = broker.expect("the worker has let go of its file");
+        let mut reading = broker.read().await.expect("nobody else reads");
+        let mut letters = Vec::new();
+        while let Some(batch) = reading.next().await.expect("the file can be read") {
+            letters.extend(batch.iter().map(|it| String::from_utf8_lossy(&it.body).into_owned()));
+        }
+        reading.close().await.expect("the file can be read");
+        broker.close().await;
+        letters
     }
 
     /// Asks until there is an answer that stands; returns it, and how often it was asked.
@@ -117,10 +134,20 @@ impl Broker for Embedded {
     }
 
     fn waiting(&self) -> Result<Vec<(String, u64)>, String> {
-        todo!()
+        let counted = runtime().block_on(waiting_by_queue(&self.file));
+        let counted = counted.map_err(|error| error.to_string())?;
+        let queues = counted.into_iter().filter(|counted| counted.queue != "dead");
+        Ok(queues
+            .map(|it| (it.queue.to_owned(), it.waiting + it.delayed + it.in_hand))
+            .collect())
     }
 
     fn leavings(&self) -> Leavings {
-        todo!()
+        let left = self.waiting().expect("the file can be read").into_iter();
+        let left = left.filter(|(_, count)| *count > 0);
+        Leavings {
+            letters: runtime().block_on(self.letters()),
+            messages: left.map(|(queue, count)| (queue, format!("{count} messages"))).collect(),
+        }
     }
 }
