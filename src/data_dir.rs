@@ -74,6 +74,11 @@ impl DataDir {
         self.path.join("pushes")
     }
 
+    /// The embedded queue.
+    pub fn queue(&self) -> PathBuf {
+        self.path.join("queue.db")
+    }
+
     /// Where jobs have their workspaces.
     pub fn workspaces(&self) -> PathBuf {
         self.path.join("work")
