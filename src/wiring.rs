@@ -10,7 +10,7 @@ use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
-use image_builder_actors::ports::{Broker, DeadLetters, OutcomeLedger, Probe};
+use image_builder_actors::ports::{Broker, DeadLetterStore, DeadLetters, OutcomeLedger, Probe};
 use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::Health;
@@ -274,6 +274,33 @@ pub fn rabbitmq(rabbitmq: &RabbitConfig, dead_ttl: Option<Duration>) -> RabbitSe
 /// What the embedded queue needs to know.
 pub fn embedded(config: &Config, data_dir: &DataDir) -> SqliteSettings {
     SqliteSettings { dead_ttl: config.broker.dead_ttl, ..SqliteSettings::new(data_dir.queue()) }
+}
+
+/// The dead letters, for the commands. Where they are in the embedded queue no worker may be at work on it.
+///
+/// # Errors
+/// A worker is, or the directory or its queue cannot be used.
+pub async fn dead_letters(config: &Config) -> Result<OpenDeadLetters, StartError> {
+    if let Some(config_of_broker) = &config.broker.rabbitmq {
+        let store = DeadQueue::new(rabbitmq(config_of_broker, config.broker.dead_ttl));
+        return Ok(OpenDeadLetters { store: Box::new(store), _data_dir: None });
+    }
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let opened = SqliteBroker::open(embedded(config, &data_dir)).await;
+    let store = opened.map_err(|error| StartError::new(Exit::Config, error))?;
+    Ok(OpenDeadLetters { store: Box::new(store), _data_dir: Some(data_dir) })
+}
+
+/// Dead letters, and the directory they are in, held for as long as they are read.
+pub struct OpenDeadLetters {
+    pub store: Box<dyn DeadLetterStore>,
+    _data_dir: Option<DataDir>,
+}
+
+/// The queues of RabbitMQ, for the commands; `None` = the embedded queue is used.
+pub fn queues(config: &Config) -> Option<Queues> {
+    let config_of_broker = config.broker.rabbitmq.as_ref()?;
+    Some(Queues::new(rabbitmq(config_of_broker, config.broker.dead_ttl)))
 }
 
 /// Opens the embedded queue, or waits until RabbitMQ is there.

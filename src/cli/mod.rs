@@ -32,8 +32,16 @@ pub fn ended(exit: Result<Exit, ConfigErrors>) -> ExitCode {
 ///
 /// Bad settings.
 pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
-    let letters = wiring::dead_letters(&environment()?.config()?);
-    Ok(wait_for(dead_letters::run(command, &letters)))
+    let config = environment()?.config()?;
+    Ok(wait_for(async {
+        match wiring::dead_letters(&config).await {
+            Ok(letters) => dead_letters::run(command, &*letters.store).await,
+            Err(error) => {
+                eprintln!("image-builder: {error}");
+                error.exit
+            }
+        }
+    }))
 }
 
 /// Where settings come from.
