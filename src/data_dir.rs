@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::exit::{Exit, StartError};
 
+/// The embedded queue, in the data directory.
+pub const QUEUE: &str = "queue.db";
+
 /// The data directory, held by this process until the value is dropped.
 #[derive(Debug)]
 pub struct DataDir {
@@ -76,7 +79,7 @@ impl DataDir {
 
     /// The embedded queue.
     pub fn queue(&self) -> PathBuf {
-        self.path.join("queue.db")
+        self.path.join(QUEUE)
     }
 
     /// Where jobs have their workspaces.

@@ -237,11 +237,7 @@ impl Publisher {
         }
     }
 
-    async fn attempt(
-        &self,
-        to: Destination<'_>,
-        outgoing: &Outgoing,
-    ) -> Result<Answer, Attempt> {
+    async fn attempt(&self, to: Destination<'_>, outgoing: &Outgoing) -> Result<Answer, Attempt> {
         let connection = self.managed.current().await.ok_or_else(|| Attempt::Final(closed(())))?;
         tokio::select! {
             answer = self.send(&connection, to, outgoing) => answer,

@@ -252,11 +252,7 @@ impl Broker for SqliteBroker {
     }
 
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
-        cancellations::listen(
-            self.writer.clone(),
-            self.reader.clone(),
-            self.cancelled_read.clone(),
-        )
+        cancellations::listen(self.writer.clone(), self.reader.clone(), self.cancelled_read.clone())
     }
 
     async fn cancellations_read(&self) {
