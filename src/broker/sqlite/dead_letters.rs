@@ -136,8 +136,7 @@ impl DeadLetterReading for Reading {
 
     async fn remove(&mut self, tags: &[u64]) -> Result<(), DeadLettersError> {
         let ids = tags.to_vec();
-        let removed =
-            self.writer.write(move |tx| async move { remove(tx, &ids).await }.boxed());
+        let removed = self.writer.write(move |tx| async move { remove(tx, &ids).await }.boxed());
         removed.await.map_err(unavailable)
     }
 

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use image_builder_actors::ports::{BrokerError, Queue};
 use sqlx::error::{DatabaseError, ErrorKind};
 use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
 };
-use futures_util::future::BoxFuture;
 use sqlx::{ConnectOptions, Connection};
 
 use super::clock::{Clock, Millis};
@@ -62,7 +62,8 @@ pub(super) struct News {
 
 impl News {
     pub(super) fn in_queue(&mut self, queue: i64) {
-        if let Some(news) = usize::try_from(queue).ok().and_then(|queue| self.queues.get_mut(queue)) {
+        if let Some(news) = usize::try_from(queue).ok().and_then(|queue| self.queues.get_mut(queue))
+        {
             *news = true;
         }
     }
@@ -138,9 +139,7 @@ impl Reader {
 
     pub(super) async fn read<T>(
         &self,
-        query: impl for<'c> FnOnce(
-            &'c mut SqliteConnection,
-        ) -> BoxFuture<'c, sqlx::Result<T>>,
+        query: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>>,
     ) -> sqlx::Result<T> {
         let mut held = self.connection.lock().await;
         let mut connection = match held.take() {

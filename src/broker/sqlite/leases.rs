@@ -183,7 +183,9 @@ impl Held {
             let tag = delivery.tag;
             let sent = match &in_hand.deliveries {
                 // There is room for a whole window.
-                Some(subscriber) => subscriber.try_send(delivery).map_err(|error| error.into_inner()),
+                Some(subscriber) => {
+                    subscriber.try_send(delivery).map_err(|error| error.into_inner())
+                }
                 None => Err(delivery),
             };
             match sent {
@@ -199,7 +201,8 @@ impl Held {
     /// How many more deliveries the subscriber may have.
     fn room(&self, window: usize) -> usize {
         let in_hand = self.lock();
-        let wants_more = in_hand.deliveries.as_ref().is_some_and(|deliveries| !deliveries.is_closed());
+        let wants_more =
+            in_hand.deliveries.as_ref().is_some_and(|deliveries| !deliveries.is_closed());
         if wants_more { window.saturating_sub(in_hand.unsettled.len()) } else { 0 }
     }
 
@@ -235,9 +238,8 @@ impl Held {
     async fn take(&self, most: usize) -> Result<usize, BrokerError> {
         let (lease, queue, first) = (self.lease, self.queue, self.next_tag(most));
         let first = i64::try_from(first).unwrap_or(i64::MAX);
-        let taken = self.writer.write(move |tx| {
-            messages::hand_out(tx, lease, queue, first, most).boxed()
-        });
+        let taken =
+            self.writer.write(move |tx| messages::hand_out(tx, lease, queue, first, most).boxed());
         let taken = taken.await?;
         let count = taken.len();
         let left: Vec<u64> = self.hand_on(taken).iter().map(|delivery| delivery.tag).collect();

@@ -16,6 +16,7 @@
 //! | `ledger.rs` | the outcome ledger |
 //! | `dead_letters.rs` | the dead letters |
 //! | `queues.rs` | what waits where, for the commands |
+//! | `moving.rs` | all that waits, moved to another broker |
 //! | `clock.rs` | the time |
 
 mod backlog;
@@ -26,6 +27,7 @@ mod file;
 mod leases;
 mod ledger;
 mod messages;
+pub mod moving;
 mod open;
 pub mod queues;
 mod writer;
@@ -37,6 +39,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use image_builder_actors::dead_letter::DeadLetter;
+use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::ports::{
     Backlog, Broker, BrokerError, Cancellation, DeadLetterReading, DeadLetterStore, DeadLetters,
     DeadLettersError, Message, OutcomeLedger, Place, Queue, Subscription,
@@ -136,7 +139,7 @@ impl SqliteBroker {
         self.waiting().await.map(|_| ()).map_err(|error| error.to_string())
     }
 
-    /// Asks everybody to stop a build: returns once that is durable.
+    /// Asks everybody to stop what this body, of whatever sender, names: returns once that is durable.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -260,12 +263,12 @@ impl Broker for SqliteBroker {
         Ok(self.leases.consumers(number(Queue::Build)) as u64)
     }
 
+    async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError> {
+        self.send_cancellation(Cancellation::body_of(build)).await
+    }
+
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
-        cancellations::listen(
-            self.writer.clone(),
-            self.reader.clone(),
-            self.cancelled_read.clone(),
-        )
+        cancellations::listen(self.writer.clone(), self.reader.clone(), self.cancelled_read.clone())
     }
 
     async fn cancellations_read(&self) {

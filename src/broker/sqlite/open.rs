@@ -63,18 +63,21 @@ fn make(path: &Path) -> io::Result<()> {
 async fn check(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let failed = |error| OpenError::Sqlite { path: path.display().to_string(), error };
     let path = || path.display().to_string();
-    let (application, version): (i32, i32) =
-        sqlx::query_as("SELECT application_id, user_version FROM pragma_application_id, pragma_user_version")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed)?;
+    let (application, version): (i32, i32) = sqlx::query_as(
+        "SELECT application_id, user_version FROM pragma_application_id, pragma_user_version",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(failed)?;
     let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema")
         .fetch_one(connection)
         .await
         .map_err(failed)?;
     match (application, version) {
         (0, 0) if tables == 0 => Ok(()),
-        (APPLICATION, version) if version > VERSION => Err(OpenError::Newer { path: path(), version }),
+        (APPLICATION, version) if version > VERSION => {
+            Err(OpenError::Newer { path: path(), version })
+        }
         (APPLICATION, _) => Ok(()),
         _ => Err(OpenError::Foreign { path: path() }),
     }
@@ -86,7 +89,8 @@ async fn prepare(tx: &mut Tx) -> sqlx::Result<()> {
         sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut tx.connection).await?;
     if version == 0 {
         tx.connection.execute(SCHEMA).await?;
-        let mark = format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}");
+        let mark =
+            format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}");
         tx.connection.execute(&*mark).await?;
     }
     for (id, name) in QUEUES {

@@ -1,0 +1,104 @@
+//! Disks that are full, and files that somebody else has locked.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use image_builder_actors::ports::{Broker, BrokerError, Queue};
+use image_builder_actors::testing::conformance::broker::{
+    backlog, body, consume, enqueue, load, message, next, publish, take,
+};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::{Embedded, PATIENCE, open, raw};
+
+/// A disk of a few megabytes.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount() -> Self {
+        let disk = Self(tempfile::tempdir().expect("a directory"));
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
+            .arg(disk.path())
+            .status();
+        assert!(mounted.expect("there is a mount").success(), "this test needs root");
+        disk
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a queue may be open there yet.
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_work_goes_on_when_there_is_room_again() {
+    let disk = SmallDisk::mount();
+    let broker = open(disk.path().join("queue.db")).await;
+    publish(&broker, Queue::Outcome, message("before")).await;
+    enqueue(&broker, "u", "request").await;
+    let mut requests = backlog(&broker).await;
+    let turn = take(&mut requests, &load(&[])).await;
+    let ballast = disk.path().join("ballast");
+    // The write ends with the room; the file has what there was.
+    let _ = std::fs::write(&ballast, vec![0; 8 << 20]);
+
+    let big = || message(&"x".repeat(200_000));
+    let refused = timeout(PATIENCE, async {
+        loop {
+            if let Err(error) = broker.publish(Queue::Build, big(), Duration::ZERO).await {
+                return error;
+            }
+        }
+    });
+    let refused = refused.await.expect("it fills up");
+    assert!(matches!(refused, BrokerError::Unavailable(_)), "{refused:?}");
+    // What is done meanwhile is waited for, and lost by nobody.
+    let acks = requests.acks.clone();
+    let acking = tokio::spawn(async move { acks.ack(turn.delivery.tag).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    std::fs::remove_file(&ballast).expect("removed");
+
+    timeout(PATIENCE, acking).await.expect("in time").expect("no panic").expect("it is acked");
+    timeout(PATIENCE, async {
+        while broker.publish(Queue::Outcome, message("after"), Duration::ZERO).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("it goes on");
+    assert_eq!(broker.look().await, Ok(()));
+    let mut outcomes = consume(&broker, Queue::Outcome, 2).await;
+    for expected in ["before", "after"] {
+        assert_eq!(body(&next(&mut outcomes).await), expected);
+    }
+    broker.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_somebody_else_has_locked_is_told_and_then_written() {
+    let world = Embedded::start().await;
+    let mut other = raw(&world.path()).await;
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
+    let refused = world.broker.publish(Queue::Build, message("refused"), Duration::ZERO).await;
+    assert!(matches!(refused, Err(BrokerError::Unavailable(_))), "{refused:?}");
+    sqlx::query("ROLLBACK").execute(&mut other).await.expect("let go");
+    timeout(PATIENCE, async {
+        while world.broker.look().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("it is mended");
+    publish(&world.broker, Queue::Build, message("taken")).await;
+    let mut builds = consume(&world.broker, Queue::Build, 1).await;
+    assert_eq!(body(&next(&mut builds).await), "taken");
+}
