@@ -136,7 +136,13 @@ impl SqliteBroker {
             // Whether that is over shows when something is written.
             self.leases.renew().await.map_err(|error| error.to_string())?;
         }
-        self.waiting().await.map(|_| ()).map_err(|error| error.to_string())
+        let missing = self.reader.read(|connection| queues::missing(connection).boxed());
+        match missing.await.map_err(|error| told(&error).to_string())? {
+            Some(queue) => {
+                Err(format!("the queue `{queue}` is gone from the file: restart the worker"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Asks everybody to stop what this body, of whatever sender, names: returns once that is durable.

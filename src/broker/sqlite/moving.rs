@@ -67,12 +67,9 @@ pub async fn move_all(
 ) -> Result<Moved, MoveError> {
     let tx = open(path, Clock::start()).await?;
     let mut moving = Moving { tx, moved: Moved::default(), tell };
-    // First, so that nothing is begun there that was cancelled here.
-    moving.cancellations(to).await?;
-    moving.messages(to).await?;
-    moving.dead_letters(letters).await?;
+    let done = moving.all(to, letters).await;
     moving.tx.close().await?;
-    Ok(moving.moved)
+    done.map(|()| moving.moved)
 }
 
 struct Moving<F> {
@@ -82,6 +79,13 @@ struct Moving<F> {
 }
 
 impl<F: FnMut(&Moved) + Send> Moving<F> {
+    async fn all(&mut self, to: &dyn Broker, letters: &dyn DeadLetters) -> Result<(), MoveError> {
+        // First, so that nothing is begun there that was cancelled here.
+        self.cancellations(to).await?;
+        self.messages(to).await?;
+        self.dead_letters(letters).await
+    }
+
     async fn cancellations(&mut self, to: &dyn Broker) -> Result<(), MoveError> {
         const NEXT: &str = "SELECT id, body FROM cancellations WHERE id > ? ORDER BY id LIMIT 1";
         let mut last = 0;

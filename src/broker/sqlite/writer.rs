@@ -26,11 +26,11 @@ const MOST_WAITING: usize = 1024;
 /// Pause before something is asked again of a file that could not be written.
 pub(super) const PAUSE: Duration = Duration::from_millis(250);
 
-/// Pages that are given back to the disk at a time, and that are kept for what comes.
-const PAGES_AT_A_TIME: i64 = 256;
+/// Free pages that are given back to the disk at a time, a matter of milliseconds, and that are kept for what comes.
+const PAGES_AT_A_TIME: i64 = 1024;
 const PAGES_KEPT: i64 = 1024;
 
-/// Asks for changes. Clones ask the same task, which ends when it is told to, or when all are gone.
+/// Asks for changes. Clones ask the same task, which ends when it is told to.
 #[derive(Clone)]
 pub(super) struct Writer {
     asks: mpsc::Sender<Ask>,
@@ -212,7 +212,11 @@ impl Writing {
         }
         match self.commit(&mut changes).await {
             Ok(refused) => {
-                self.heard.failed.send_if_modified(|failed| failed.take().is_some());
+                let failed = refused
+                    .iter()
+                    .flatten()
+                    .find(|error| matches!(error, BrokerError::Unavailable(_)));
+                self.note(failed);
                 if let Some(tx) = &self.tx {
                     // Before those who asked go on: what they then look at is up to date.
                     self.heard.tell(&tx.news);
@@ -224,10 +228,7 @@ impl Writing {
             }
             Err(error) => {
                 let error = told(&error);
-                let is_new = self.heard.failed.send_replace(Some(error.to_string())).is_none();
-                if is_new {
-                    tracing::error!(%error, "the queue's file cannot be written");
-                }
+                self.note(Some(&error));
                 if let Some(tx) = self.tx.take() {
                     // A transaction that is still under way is undone by it.
                     let _ = tx.close().await;
@@ -236,6 +237,16 @@ impl Writing {
                     change.answer(Err(error.clone()));
                 }
             }
+        }
+    }
+
+    /// Says whether the last transaction failed, and in the log where that is new.
+    fn note(&self, error: Option<&BrokerError>) {
+        let before = self.heard.failed.send_replace(error.map(ToString::to_string));
+        match (before, error) {
+            (None, Some(error)) => tracing::error!(%error, "the queue's file cannot be written"),
+            (Some(_), None) => tracing::info!("the queue's file can be written again"),
+            _ => {}
         }
     }
 

@@ -170,6 +170,53 @@ async fn a_dead_letter_whose_time_is_up_is_not_read_and_then_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_somebody_deleted_is_told_and_there_again_for_the_next_process() {
+    let world = Embedded::start().await;
+    assert_eq!(world.broker.look().await, Ok(()));
+    world.tamper("DELETE FROM queues WHERE name = 'fail'").await;
+    let told = world.broker.look().await.expect_err("it is told");
+    assert!(told.contains("`fail`"), "{told}");
+    world.broker.close().await;
+    let broker = open(world.path()).await;
+    assert_eq!(broker.look().await, Ok(()));
+    publish(&broker, Queue::Fail, message("failure")).await;
+}
+
+/// What SQLite makes of the queries that must not look at all that waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_turn_it_is_and_what_comes_next_is_found_by_an_index() {
+    let world = Embedded::start().await;
+    let mut connection = super::raw(&world.path()).await;
+    for (query, index) in [
+        (
+            "SELECT id FROM messages WHERE queue = 0 AND lease IS NULL AND due IS NULL \
+             AND user IS NULL ORDER BY id LIMIT 5",
+            "USING COVERING INDEX ready",
+        ),
+        (
+            "SELECT id FROM messages WHERE user = 'u' AND user IS NOT NULL AND lease IS NULL \
+             ORDER BY returned DESC, id LIMIT 1",
+            "USING COVERING INDEX backlog",
+        ),
+        (
+            "SELECT user, turn FROM turns WHERE waiting > 0 ORDER BY turn, since LIMIT 5",
+            "USING INDEX turns_next",
+        ),
+        ("SELECT id FROM messages WHERE due <= 5 ORDER BY due, id", "USING INDEX delayed"),
+        ("SELECT id FROM messages WHERE lease = 1 AND tag = 1", "USING COVERING INDEX in_hand"),
+    ] {
+        let plan: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(&format!("EXPLAIN QUERY PLAN {query}"))
+                .fetch_all(&mut connection)
+                .await
+                .expect("it is explained");
+        let plan: Vec<_> = plan.into_iter().map(|(.., step)| step).collect();
+        assert!(plan.iter().any(|step| step.contains(index)), "{query}: {plan:?}");
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{query}: {plan:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn turns_are_remembered_by_the_next_process() {
     let first = Embedded::start().await;
     for number in 0..3 {

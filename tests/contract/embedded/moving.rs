@@ -145,6 +145,7 @@ async fn a_request_is_the_same_however_often_it_is_moved() {
     first.broker.publishes(Queue::Build).fail(1, error);
     first.take_all(&world.path()).await.expect_err("it was not taken");
     std::fs::copy(world.path(), &killed).expect("copied");
+    assert!(!world.path().with_extension("db-wal").exists(), "that was all of it");
     first.take_all(&world.path()).await.expect("moved");
     let second = Target::new();
     second.take_all(&killed).await.expect("moved again");
