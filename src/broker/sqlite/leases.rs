@@ -236,17 +236,7 @@ impl Held {
     async fn advance(&self, window: usize, unseen: &mut Vec<u64>) -> Result<Next, BrokerError> {
         let lease = self.lease;
         if !unseen.is_empty() {
-            let tags = unseen.clone();
-            let given_back = self.writer.write(move |tx| {
-                async move {
-                    for tag in tags {
-                        messages::give_back(tx, lease, tag.cast_signed(), false).await?;
-                    }
-                    Ok(())
-                }
-                .boxed()
-            });
-            given_back.await?;
+            self.give_back_unseen(unseen.clone()).await?;
             unseen.clear();
         }
         let room = self.room(window);
@@ -262,6 +252,32 @@ impl Held {
         let is_all = taken.len() < room;
         *unseen = self.hand_on(taken).iter().map(|delivery| delivery.tag).collect();
         Ok(if is_all && unseen.is_empty() { Next::News } else { Next::AtOnce })
+    }
+
+    /// Gives back what was taken and nobody has seen: it is charged with nothing.
+    async fn give_back_unseen(&self, tags: Vec<u64>) -> Result<(), BrokerError> {
+        let lease = self.lease;
+        let given_back = self.writer.write(move |tx| {
+            async move {
+                for tag in tags {
+                    messages::give_back(tx, lease, tag.cast_signed(), false).await?;
+                }
+                Ok(())
+            }
+            .boxed()
+        });
+        given_back.await
+    }
+
+    /// The same, for a request of which nobody knows whether it was taken when the file failed; however long it
+    /// takes, as long as the lease stands.
+    pub(super) async fn untake(self: Arc<Self>, tag: u64) {
+        while !self.is_over() && self.give_back_unseen(vec![tag]).await.is_err() {
+            tokio::select! {
+                () = self.over() => {}
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
     }
 
     /// Ends the lease in the file, however long that takes: until then nobody else gets what was in hand.

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use image_builder_actors::ports::BrokerError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::clock::{Clock, Millis};
 use super::file::{News, QUEUES, Tx, told};
@@ -22,6 +23,9 @@ const MOST_AT_ONCE: usize = 256;
 
 /// Changes that may wait; whoever has one more waits to ask.
 const MOST_WAITING: usize = 1024;
+
+/// How long a change may take until it is durable; whoever asked hears then that it may be so or not.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Pause before something is asked again of a file that could not be written.
 pub(super) const PAUSE: Duration = Duration::from_millis(250);
@@ -141,8 +145,8 @@ impl Writer {
     /// Makes a change; returns once that is durable.
     ///
     /// # Errors
-    /// [`BrokerError::Refused`] if there is no such queue; [`BrokerError::Unavailable`] if the disk failed, which
-    /// may have it all the same.
+    /// [`BrokerError::Refused`] if there is no such queue; [`BrokerError::Unavailable`] if the disk failed or is too
+    /// slow, which may have it all the same.
     pub(super) async fn write<T, F>(&self, change: F) -> Result<T, BrokerError>
     where
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, sqlx::Result<T>> + Send + 'static,
@@ -150,8 +154,13 @@ impl Writer {
     {
         let (asker, answer) = oneshot::channel();
         let asked = Box::new(Asked { change: Some(change), made: None, asker });
-        self.asks.send(Ask::Change(asked)).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        let written = async {
+            self.asks.send(Ask::Change(asked)).await.map_err(|_| ended())?;
+            answer.await.map_err(|_| ended())?
+        };
+        timeout(LIMIT, written).await.unwrap_or_else(|_| {
+            Err(BrokerError::Unavailable(format!("it was not written within {LIMIT:?}")))
+        })
     }
 
     /// Closes the file, after all that was asked before. What is asked later fails.

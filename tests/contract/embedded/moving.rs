@@ -1,8 +1,13 @@
 //! All that waits, moved to another broker, and nothing lost or changed on the way.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use image_builder::broker::rabbitmq::topology::TopologySettings;
+use image_builder::broker::rabbitmq::{RabbitMq, RabbitSettings};
 use image_builder::broker::sqlite::moving::{MoveError, Moved, move_all};
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::delivery::envelope::{self, Envelope};
@@ -10,7 +15,7 @@ use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::history::History;
 use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::ports::{
-    Broker, BrokerError, Cancellation, DELIVERY_LIMIT, DeadLetters, Message, Place, Queue,
+    Broker, BrokerError, Cancellation, DELIVERY_LIMIT, DeadLetters, Delivery, Message, Place, Queue,
 };
 use image_builder_actors::testing::broker::FakeBroker;
 use image_builder_actors::testing::conformance::broker::World as _;
@@ -22,6 +27,7 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::{Embedded, PATIENCE};
+use crate::broker::rabbit::{self, Rabbit};
 
 pub(super) fn letter(id: &str) -> DeadLetter {
     let fault = Fault::new(StageName::Builder, Reason::Crashed, format!("The story of {id}."));
@@ -154,6 +160,101 @@ async fn a_request_is_the_same_however_often_it_is_moved() {
     // What was in hand is known to have been.
     let requests = first.broker.backlog();
     assert_eq!(requests.iter().map(|it| Envelope::decode(it).redeliveries).sum::<u64>(), 1);
+}
+
+/// Names the file, and the queues that are moved to, to the child.
+const FILE: &str = "TEST_QUEUE_FILE";
+const QUEUES: &str = "TEST_QUEUES";
+
+/// Settings for these queues of RabbitMQ.
+fn rabbit_settings(name: &str) -> RabbitSettings {
+    let topology = TopologySettings {
+        build_queue: format!("{name}.build"),
+        fail_queue: format!("{name}.fail"),
+        outcome_queue: format!("{name}.outcome"),
+        dead_queue: format!("{name}.dead"),
+        result_queue: None,
+        cancel_exchange: format!("{name}.cancel"),
+        ..rabbit::topology_settings()
+    };
+    rabbit::settings(&rabbit::uri(), topology)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_to_rabbitmq_that_is_killed_again_and_again_carries_all_over() {
+    const MESSAGES: usize = 300;
+    let world = Embedded::start().await;
+    for number in 0..MESSAGES / 3 {
+        publish(&world.broker, Queue::Build, named(&format!("b{number}"))).await;
+        publish(&world.broker, Queue::Outcome, named(&format!("o{number}"))).await;
+        let place = Place { user_id: format!("u{}", number % 7), returned: number % 2 == 0 };
+        world.broker.enqueue(named(&format!("r{number}")), place).await.expect("taken");
+    }
+    world.broker.close().await;
+    let name = rabbit::unique("move");
+    // The queues are there, as where a worker has run.
+    let rabbit = Rabbit::start_with(rabbit_settings(&name)).await;
+    let mut kills = 0;
+    loop {
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", "embedded::moving::child", "--ignored", "--nocapture"])
+            .env(FILE, world.path())
+            .env(QUEUES, &name)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let output = child.stdout.take().expect("it is piped");
+        let moved = BufReader::new(output)
+            .lines()
+            .filter(|line| line.as_ref().expect("it is text").starts_with("moved"));
+        // From 16 to 79 of them, and as many microseconds on top.
+        let most = 16 + usize::from(uuid::Uuid::new_v4().as_bytes()[0] % 64);
+        let came = tokio::task::block_in_place(|| moved.take(most).count());
+        if came < most {
+            assert!(child.wait().expect("it ends").success());
+            break;
+        }
+        tokio::time::sleep(Duration::from_micros(most as u64 * 20)).await;
+        child.kill().expect("it can be killed");
+        child.wait().expect("it is over");
+        kills += 1;
+    }
+    assert!(kills >= 3, "{kills}");
+
+    // Each of them once at least, as it was.
+    let mut came = BTreeMap::new();
+    let mut comes = |delivery: Delivery| {
+        // A lane's reader may have passed it on, which its envelope then says.
+        let message = Message { envelope: None, ..delivery.message };
+        assert_eq!(message, named(message.message_id.as_deref().expect("it has one")));
+        *came.entry(message.message_id).or_insert(0) += 1;
+        came.len()
+    };
+    let mut builds = consume(&*rabbit.broker, Queue::Build, 1_000).await;
+    while comes(next(&mut builds).await) < MESSAGES / 3 {}
+    let mut outcomes = consume(&*rabbit.broker, Queue::Outcome, 1_000).await;
+    while comes(next(&mut outcomes).await) < 2 * MESSAGES / 3 {}
+    let mut requests = backlog(&*rabbit.broker).await;
+    while comes(take(&mut requests, &load(&[])).await.delivery) < MESSAGES {}
+    let doubled = came.values().filter(|times| **times > 1).count();
+    assert!(doubled <= kills, "{doubled} of {kills} kills");
+    rabbit.tear_down().await;
+}
+
+/// What is killed: moves the file's messages to RabbitMQ, and tells of each.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it is what the test above runs"]
+async fn child() {
+    let (Some(file), Ok(name)) = (std::env::var_os(FILE), std::env::var(QUEUES)) else { return };
+    let rabbit = RabbitMq::connect(rabbit_settings(&name)).await.expect("connected");
+    let tell = |moved: &Moved| {
+        let line = format!("moved {}\n", moved.messages);
+        // Whoever listened may have heard enough.
+        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+    };
+    move_all(Path::new(&file), &rabbit, &rabbit, tell).await.expect("moved");
+    rabbit.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
