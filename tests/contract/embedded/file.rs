@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use image_builder::broker::sqlite::queues::waiting_by_queue;
 use image_builder::broker::sqlite::{OpenError, SqliteBroker, SqliteSettings};
 use image_builder_actors::ports::{
-    Broker, BrokerError, DeadLetterStore, DeadLetters, Message, Place, Queue,
+    Broker, BrokerError, DeadLetterStore, DeadLetters, Load, Message, Place, Queue,
 };
+use image_builder_actors::testing::broker::FakeBroker;
 use image_builder_actors::testing::conformance::broker::{
     backlog, body, consume, enqueue, load, message, next, publish, take,
 };
@@ -214,6 +215,44 @@ async fn whose_turn_it_is_and_what_comes_next_is_found_by_an_index() {
         assert!(plan.iter().any(|step| step.contains(index)), "{query}: {plan:?}");
         assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{query}: {plan:?}");
     }
+}
+
+/// Random requests of a dozen users, taken under random loads: whose turn it is, is the same as in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn turns_are_those_of_the_backlog_in_memory() {
+    let (world, in_memory) = (Embedded::start().await, FakeBroker::default());
+    let brokers: [&dyn Broker; 2] = [&world.broker, &in_memory];
+    let mut backlogs = [backlog(brokers[0]).await, backlog(brokers[1]).await];
+    // The same numbers in every run.
+    let mut state = 11_u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    let mut taken = 0;
+    for number in 0..1_500 {
+        if random(2) == 0 {
+            // Some ask far more often than others.
+            let user = format!("u{}", random(12).min(random(12)));
+            for broker in brokers {
+                enqueue(broker, &user, &number.to_string()).await;
+            }
+            continue;
+        }
+        let builds = (0..random(5)).map(|_| (format!("u{}", random(12)), random(3) as usize));
+        let load = Load { builds: builds.collect(), most_per_user: 1 + random(3) as usize };
+        let mut turns = Vec::new();
+        for backlog in &mut backlogs {
+            let turn = backlog.taker.take(&load).await.expect("it is open");
+            if let Some(turn) = &turn {
+                backlog.acks.ack(turn.delivery.tag).await.expect("acked");
+            }
+            turns.push(turn.map(|turn| (turn.user_id, turn.delivery.message)));
+        }
+        assert_eq!(turns[0], turns[1], "{load:?}");
+        taken += usize::from(turns[0].is_some());
+    }
+    assert!(taken > 300, "{taken}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
