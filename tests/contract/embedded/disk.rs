@@ -1,9 +1,12 @@
 //! Disks that are full, and files that somebody else has locked.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use image_builder::broker::sqlite::{SqliteBroker, SqliteSettings};
 use image_builder_actors::ports::{Broker, BrokerError, Queue};
 use image_builder_actors::testing::conformance::broker::{
     backlog, body, consume, enqueue, load, message, next, publish, take,
@@ -11,7 +14,7 @@ use image_builder_actors::testing::conformance::broker::{
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::{Embedded, PATIENCE, open, raw};
+use super::{Embedded, PATIENCE, open, raw, settings};
 
 /// A disk of a few megabytes.
 struct SmallDisk(TempDir);
@@ -80,6 +83,50 @@ async fn a_full_disk_is_told_and_work_goes_on_when_there_is_room_again() {
     for expected in ["before", "after"] {
         assert_eq!(body(&next(&mut outcomes).await), expected);
     }
+    broker.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_hand_while_the_disk_is_full_for_longer_than_a_lease_comes_again() {
+    let disk = SmallDisk::mount();
+    let path = disk.path().join("queue.db");
+    let lease = Duration::from_secs(1);
+    let settings = SqliteSettings { lease, ..settings(path) };
+    let broker = SqliteBroker::open(settings).await.expect("opened");
+    publish(&broker, Queue::Build, message("build")).await;
+    let mut builds = consume(&broker, Queue::Build, 1).await;
+    let build = next(&mut builds).await;
+    let path = disk.path().join("ballast");
+    let mut ballast = File::create(&path).expect("made");
+    timeout(PATIENCE, async {
+        // What is given back to the disk is taken again.
+        while timeout(Duration::from_millis(10), builds.acks.ended()).await.is_err() {
+            let _ = ballast.write_all(&[0; 1 << 20]);
+        }
+    })
+    .await
+    .expect("the lease runs out");
+    assert!(!builds.acks.holds(build.tag));
+    assert_eq!(builds.acks.ack(build.tag).await, Err(BrokerError::Stale));
+    assert_eq!(builds.deliveries.recv().await, None);
+    assert!(broker.look().await.is_err(), "it is told");
+
+    drop(ballast);
+    std::fs::remove_file(path).expect("removed");
+    let anew = async {
+        loop {
+            match broker.consume(Queue::Build, 1).await {
+                Ok(anew) => return anew,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let mut anew = timeout(PATIENCE, anew).await.expect("it goes on");
+    let again = next(&mut anew).await;
+    assert_eq!((body(&again), again.redeliveries), ("build", 1));
+    // A late heartbeat has revived nothing.
+    assert_eq!(builds.acks.ack(build.tag).await, Err(BrokerError::Stale));
+    anew.acks.ack(again.tag).await.expect("acked");
     broker.close().await;
 }
 
