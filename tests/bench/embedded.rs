@@ -71,13 +71,13 @@ async fn one_by_one(directory: &Path) {
         during(WHILE / ROUNDS, &mut times[0], async |_| {
             file.seek(SeekFrom::End(0)).expect("found");
             file.write_all(&page).expect("written");
-            file.sync_data().expect("durable");
+            file.sync_all().expect("durable");
         })
         .await;
         during(WHILE / ROUNDS, &mut times[1], async |_| {
             file.seek(SeekFrom::Start(0)).expect("found");
             file.write_all(&page).expect("written");
-            file.sync_data().expect("durable");
+            file.sync_all().expect("durable");
         })
         .await;
         during(WHILE / ROUNDS, &mut times[2], async |number| {

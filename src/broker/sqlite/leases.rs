@@ -216,8 +216,10 @@ impl Held {
             let next = async {
                 match advanced {
                     Ok(Next::AtOnce) => {}
-                    // The sender lives as long as the writer.
-                    Ok(Next::News) => drop(news.changed().await),
+                    Ok(Next::News) => {
+                        // The sender lives as long as the writer.
+                        let _ = news.changed().await;
+                    }
                     Ok(Next::Room) => std::future::pending().await,
                     Err(_) => tokio::time::sleep(PAUSE).await,
                 }

@@ -98,7 +98,8 @@ pub struct SqliteBroker {
 }
 
 impl SqliteBroker {
-    /// Opens the file. What an earlier process had in hand comes back at once, charged with a delivery.
+    /// Opens the file, which is to be this process's alone: the lock of its directory is the caller's. What an
+    /// earlier process had in hand comes back at once, charged with a delivery.
     ///
     /// # Errors
     /// The file cannot be made, read or written, or is no queue that this version knows.

@@ -67,6 +67,7 @@ async fn a_full_disk_is_told_and_work_goes_on_when_there_is_room_again() {
     // What is done meanwhile is waited for, and lost by nobody.
     let acks = requests.acks.clone();
     let acking = tokio::spawn(async move { acks.ack(turn.delivery.tag).await });
+    // Long enough for it to be tried in vain.
     tokio::time::sleep(Duration::from_millis(300)).await;
     std::fs::remove_file(&ballast).expect("removed");
 
