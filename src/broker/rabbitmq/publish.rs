@@ -206,7 +206,11 @@ impl Publisher {
         let _turn = self.turns.acquire().await.map_err(closed)?;
         let mut pauses = pauses();
         loop {
-            match self.attempt(to, &outgoing).await {
+            let answer = self.attempt(to, &outgoing).await.or_else(|attempt| match attempt {
+                Attempt::Gone(reason) => Ok(Answer::Returned(reason)),
+                other => Err(other),
+            });
+            match answer {
                 Ok(Answer::Confirmed) => return Ok(()),
                 Ok(Answer::Refused) => {
                     let text = format!("the queue `{queue}` is full or has lost its nodes");
@@ -228,7 +232,7 @@ impl Publisher {
                     declares = false;
                 }
                 Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Again(error)) => {
+                Err(Attempt::Again(error) | Attempt::Gone(error)) => {
                     tracing::debug!(queue, %error, "publishing again on a new channel");
                     outgoing.publishing += 1;
                     pause(&mut pauses).await;
@@ -303,6 +307,8 @@ impl Publisher {
 enum Attempt {
     /// Another try may do.
     Again(String),
+    /// There is no such exchange.
+    Gone(String),
     Final(BrokerError),
 }
 
@@ -314,6 +320,7 @@ impl From<lapin::Error> for Attempt {
             Some((AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::ACCESSREFUSED, text)) => {
                 Attempt::Final(BrokerError::Refused(text.to_owned()))
             }
+            Some((AMQPSoftError::NOTFOUND, text)) => Attempt::Gone(text.to_owned()),
             _ => Attempt::Again(in_words(&error)),
         }
     }
