@@ -51,6 +51,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use image_builder_actors::dead_letter::DeadLetter;
+use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::{
     Backlog, Broker, BrokerError, Cancellation, DeadLetters, Message, OutcomeLedger, Place, Queue,
@@ -298,6 +299,11 @@ impl Broker for RabbitMq {
 
     async fn cancellations_read(&self) {
         cancellations::until_read(&self.cancelled_read).await;
+    }
+
+    async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError> {
+        let message = Message { body: Cancellation::body_of(build), ..Message::default() };
+        self.publisher.broadcast(self.declarer.topology().cancel_exchange(), message).await
     }
 
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
