@@ -73,7 +73,7 @@ impl Worker {
             metrics: observer.metrics.clone(),
             shutdown: shutdown.clone(),
         };
-        tokio::spawn(api::serve(listener, observed));
+        tokio::spawn(api::serve(listener, observed, None));
 
         let adapters = Adapters::assemble(config, &data_dir)
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;

@@ -168,7 +168,11 @@ impl Publisher {
         let _turn = self.turns.acquire().await.map_err(closed)?;
         let mut pauses = pauses();
         loop {
-            match self.attempt(to, &outgoing).await {
+            let answer = self.attempt(to, &outgoing).await.or_else(|attempt| match attempt {
+                Attempt::Gone(reason) => Ok(Answer::Returned(reason)),
+                other => Err(other),
+            });
+            match answer {
                 Ok(Answer::Confirmed) => return Ok(()),
                 Ok(Answer::Refused) => {
                     let text = format!("the queue `{queue}` is full or has lost its nodes");
@@ -190,7 +194,7 @@ impl Publisher {
                     declares = false;
                 }
                 Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Again(error)) => {
+                Err(Attempt::Again(error) | Attempt::Gone(error)) => {
                     tracing::debug!(queue, %error, "publishing again on a new channel");
                     outgoing.publishing += 1;
                     pause(&mut pauses).await;
@@ -199,7 +203,7 @@ impl Publisher {
         }
     }
 
-    async fn attempt(&self, queue: &str, outgoing: &Outgoing) -> Result<Answer, Attempt> {
+    async fn attempt(&self, to: Destination<'_>, outgoing: &Outgoing) -> Result<Answer, Attempt> {
         let connection = self.managed.current().await.ok_or_else(|| Attempt::Final(closed(())))?;
         tokio::select! {
             answer = self.send(&connection, to, outgoing) => answer,
@@ -271,6 +275,8 @@ impl Publisher {
 enum Attempt {
     /// Another try may do.
     Again(String),
+    /// There is no such exchange.
+    Gone(String),
     Final(BrokerError),
 }
 
@@ -282,6 +288,7 @@ impl From<lapin::Error> for Attempt {
             Some((AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::ACCESSREFUSED, text)) => {
                 Attempt::Final(BrokerError::Refused(text.to_owned()))
             }
+            Some((AMQPSoftError::NOTFOUND, text)) => Attempt::Gone(text.to_owned()),
             _ => Attempt::Again(in_words(&error)),
         }
     }

@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::notification::Culprit;
 
-use super::letter::{Found, Wanted};
+use crate::dead_letters::letter::{FaultName, Found, Wanted};
 
 /// What `--help` of each command ends with.
 macro_rules! help {
@@ -125,7 +123,7 @@ pub struct Choice {
 pub(super) struct Filter {
     /// Only builds that were given up for this reason (such as `registry_refused`), or by the fault of
     /// the `user` or of a `service`; may be given more than once
-    #[arg(long, value_name = "REASON|user|service", value_parser = fault)]
+    #[arg(long, value_name = "REASON|user|service", value_parser = str::parse::<FaultName>)]
     fault: Vec<FaultName>,
     /// Only builds of this user; beside an id, the build of this user
     #[arg(long, value_name = "USER")]
@@ -147,32 +145,10 @@ impl Filter {
     /// Whether a letter is meant. What is no letter is meant only where all are.
     pub(super) fn takes(&self, found: &Found) -> bool {
         let Some(letter) = &found.letter else { return self.is_empty() };
-        let of_fault = self.fault.is_empty()
-            || self.fault.iter().any(|name| match name {
-                FaultName::Reason(reason) => *reason == letter.reason,
-                FaultName::Of(culprit) => Culprit::of(letter.reason) == Some(*culprit),
-            });
+        let of_fault =
+            self.fault.is_empty() || self.fault.iter().any(|name| name.names(letter.reason));
         of_fault && self.user.as_deref().is_none_or(|user| found.user() == Some(user))
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FaultName {
-    Reason(Reason),
-    Of(Culprit),
-}
-
-fn fault(name: &str) -> Result<FaultName, String> {
-    match name {
-        "user" => return Ok(FaultName::Of(Culprit::User)),
-        "service" => return Ok(FaultName::Of(Culprit::Service)),
-        _ => {}
-    }
-    let reason = Reason::ALL.iter().find(|reason| reason.as_str() == name);
-    reason.map(|reason| FaultName::Reason(*reason)).ok_or_else(|| {
-        let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-        format!("it is none of user, service, {}", names.join(", "))
-    })
 }
 
 fn id(text: &str) -> Result<String, &'static str> {

@@ -10,8 +10,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::arguments::Choice;
-use super::letter::Found;
-use super::text::{is_unsafe, plain, shorten};
+use crate::dead_letters::letter::Found;
+use crate::text::{is_unsafe, plain, shorten};
 
 /// Longest message in a list, in characters.
 const MESSAGE: usize = 100;

@@ -2,7 +2,7 @@
 //! of the text.
 
 /// A stranger's text on one line: what a terminal would act upon is written as an escape, like `\u{1b}`.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -15,7 +15,7 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// Control characters that JSON does not escape, and characters that turn or hide text.
-pub(super) fn is_unsafe(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     matches!(c,
         '\u{7f}'..='\u{9f}'
         | '\u{ad}'
@@ -30,7 +30,7 @@ pub(super) fn is_unsafe(c: char) -> bool {
 }
 
 /// At most so many characters.
-pub(super) fn shorten(text: &str, longest: usize) -> String {
+pub(crate) fn shorten(text: &str, longest: usize) -> String {
     if text.chars().count() <= longest {
         return text.to_owned();
     }
