@@ -1,11 +1,16 @@
 //! The commands, one module each, and what they share.
 
+mod api;
+pub mod cancel;
 pub mod config;
 pub mod dead_letters;
 pub mod health;
+pub mod logs;
 pub mod queue;
 pub mod read_log;
 pub mod serve;
+pub mod status;
+pub mod submit;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -50,6 +55,15 @@ fn wait_for<T>(work: impl Future<Output = T>) -> T {
         .build()
         .expect("the system gives threads to a program that starts");
     runtime.block_on(work)
+}
+
+/// Does it until somebody presses Ctrl-C.
+async fn until_interrupted(work: impl Future<Output = Exit>) -> Exit {
+    tokio::select! {
+        exit = work => exit,
+        // Where that cannot be heard, the system ends the program.
+        Ok(()) = tokio::signal::ctrl_c() => Exit::Interrupted,
+    }
 }
 
 /// Two providers end up in the tree; which one speaks TLS is not left to chance.

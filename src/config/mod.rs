@@ -114,7 +114,7 @@ impl Config {
             notify: NotifyConfig::read(read),
             forge: ForgeConfig { url: read.github_url(), api_url: read.github_api_url() },
             pipeline,
-            api: ApiConfig { address: read.http_addr() },
+            api: ApiConfig::read(read),
             telemetry: TelemetryConfig::read(read),
             data_dir: read.data_dir(),
             limits,
@@ -158,6 +158,17 @@ impl Environment {
         let mut reader = Reader::new(self);
         let address = reader.http_addr();
         reader.finish(Some(address)).map(|(address, _)| address)
+    }
+
+    /// How a service is asked, whatever else is set.
+    ///
+    /// # Errors
+    ///
+    /// All bad values of it.
+    pub fn api(&self) -> Result<ApiConfig, ConfigErrors> {
+        let mut reader = Reader::new(self);
+        let api = ApiConfig::read(&mut reader);
+        reader.finish(Some(api)).map(|(api, _)| api)
     }
 }
 
@@ -365,6 +376,16 @@ impl PipelineConfig {
 pub struct ApiConfig {
     /// `host:port` of the HTTP server.
     pub address: String,
+    /// `None` = the API is served to this machine alone.
+    pub token: Option<Secret>,
+    /// Where the commands ask; `None` = at the address of this machine's own server.
+    pub url: Option<Url>,
+}
+
+impl ApiConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self { address: read.http_addr(), token: read.api_token(), url: read.image_builder_url() }
+    }
 }
 
 #[derive(Debug, Clone)]

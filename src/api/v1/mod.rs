@@ -13,10 +13,13 @@
 //! | `openapi.rs` | the description for machines, made from the code |
 
 mod body;
+#[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
 mod builds;
+#[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
 mod dead;
 mod events;
 mod guard;
+#[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
 mod log;
 mod openapi;
 mod problem;

@@ -100,6 +100,7 @@ impl Problem {
         Self { header: Some((name, value)), ..self }
     }
 
+    #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
     }

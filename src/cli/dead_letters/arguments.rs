@@ -157,7 +157,7 @@ fn id(text: &str) -> Result<String, &'static str> {
 
 /// Where what was taken out of a letter is given again.
 #[derive(Debug, Default, Args)]
-pub(super) struct Credentials {
+pub(in crate::cli) struct Credentials {
     /// Read the forge's token from this file
     ///
     /// The variables IMAGE_BUILDER_TOKEN and IMAGE_BUILDER_TOKEN_FILE do the same. With --all it is given

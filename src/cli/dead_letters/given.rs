@@ -20,7 +20,7 @@ const LONGEST_FILE: u64 = 512 * 1024;
 
 /// What cannot be used as it was given. Quotes no value.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum GivenError {
+pub(in crate::cli) enum GivenError {
     #[error("{what}: cannot read {file}: {error}")]
     Unreadable { what: String, file: String, error: std::io::Error },
     #[error("{what}: {problem}")]
@@ -47,7 +47,8 @@ pub(super) fn given(arguments: &Credentials) -> Result<Given, GivenError> {
     })
 }
 
-fn token(arguments: &Credentials) -> Result<Option<Secret>, GivenError> {
+/// The forge's token.
+pub(in crate::cli) fn token(arguments: &Credentials) -> Result<Option<Secret>, GivenError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (what, text) = if let Some(file) = &arguments.token_file {
         ("--token-file".to_owned(), read("--token-file", file)?)

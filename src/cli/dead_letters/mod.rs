@@ -9,7 +9,7 @@
 //! What letters are, and what requests are made of them, is in [`crate::dead_letters`].
 
 mod arguments;
-mod given;
+pub(super) mod given;
 mod show;
 
 use std::collections::BTreeSet;
