@@ -16,6 +16,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use self::api::client::Client;
+use self::dead_letters::over_http::OverHttp;
 use crate::config::{ConfigErrors, ENV_FILE, Environment};
 use crate::exit::Exit;
 use crate::wiring;
@@ -31,14 +33,26 @@ pub fn ended(exit: Result<Exit, ConfigErrors>) -> ExitCode {
     exit.into()
 }
 
-/// `image-builder dead`.
+/// `image-builder dead`: over the service that is set, or the one on this machine if it answers, else straight to
+/// the broker.
 ///
 /// # Errors
 ///
 /// Bad settings.
 pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
-    let letters = wiring::dead_letters(&environment()?.config()?);
-    Ok(wait_for(dead_letters::run(command, &letters)))
+    let environment = environment()?;
+    let api = environment.api()?;
+    wait_for(async {
+        let client = Client::new(&api);
+        let service = match &api.url {
+            Some(_) => Some(OverHttp::of(client)),
+            None => OverHttp::find(client).await,
+        };
+        Ok(match service {
+            Some(service) => dead_letters::run(command, &service).await,
+            None => dead_letters::run(command, &wiring::dead_letters(&environment.config()?)).await,
+        })
+    })
 }
 
 /// Where settings come from.

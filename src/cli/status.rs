@@ -76,7 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
 }
 
 async fn show(client: &Client, id: &str, arguments: &Arguments) -> Result<Exit, Failure> {
-    let build = client.get(&build_path(id, "", arguments.user.as_deref())).await?;
+    let build: Value = client.get(&build_path(id, "", arguments.user.as_deref())).await?;
     let printed = match arguments.json {
         true => print(&format!("{}\n", ascii(&build))),
         false => print(&whole(&build, Colours::of_stdout())),
@@ -97,7 +97,7 @@ async fn list(client: &Client, arguments: &Arguments) -> Result<Exit, Failure> {
             let _ = write!(path, "&{name}={}", encoded(value));
         }
     }
-    let page = client.get(&path).await?;
+    let page: Value = client.get(&path).await?;
     let builds = page["builds"].as_array().map(Vec::as_slice).unwrap_or_default();
     if arguments.json {
         return Ok(print(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use image_builder_actors::model::secret::Secret;
@@ -158,6 +158,26 @@ fn fill(request: &mut Map<String, Value>, path: &str, given: &Given) -> bool {
     }
 }
 
+/// What was given for what was taken out of a letter, as the HTTP API takes it, from a request that was made with
+/// it.
+pub(crate) fn given_in(request: &[u8], removed: &[String]) -> Value {
+    let request: Value = serde_json::from_slice(request).unwrap_or_default();
+    let nested = &request["pullInfo"][TOKEN];
+    let token = if nested.is_null() { &request[TOKEN] } else { nested };
+    let mut given = json!({TOKEN: token, "withoutCredentials": true});
+    for (prefix, field) in [(SECRETS, "secrets"), (ENVS, "envs"), (BUILD_ARGS, "buildArgs")] {
+        let place = &request["buildPlan"][field];
+        let value = |name: &str| match place.as_array() {
+            Some(pairs) => pairs.iter().find(|pair| pair["key"] == name).map(|pair| &pair["value"]),
+            None => place.get(name),
+        };
+        let names = removed.iter().filter_map(|path| path.strip_prefix(prefix));
+        let values = names.filter_map(|name| Some((name.to_owned(), value(name)?.clone())));
+        given[field] = values.collect::<Map<_, _>>().into();
+    }
+    given
+}
+
 /// A place without a value would be a mistake of the request.
 fn leave_out_empty(request: &mut Map<String, Value>) {
     let Some(plan) = request.get_mut("buildPlan").and_then(Value::as_object_mut) else { return };
@@ -197,7 +217,6 @@ mod tests {
     use image_builder_actors::dead_letter::DeadLetter;
     use image_builder_actors::model::fault::{Fault, Reason, StageName};
     use image_builder_actors::model::history::History;
-    use serde_json::json;
 
     use super::*;
 
@@ -252,6 +271,20 @@ mod tests {
                     "envs": [{"key": "API_KEY", "value": "e1"}, {"key": "A", "value": "b"}],
                     "buildArgs": {"NPM_TOKEN": "a1", "C": "d"},
                 },
+            })
+        );
+    }
+
+    #[test]
+    fn what_was_given_is_found_again_in_the_request() {
+        let letter = found(&full());
+        let removed = letter.letter.as_ref().expect("a letter").removed.clone();
+        let body = request(&letter, &given(), Token::Always, "new").expect("a request");
+        assert_eq!(
+            given_in(&body, &removed),
+            json!({
+                "token": "t1", "secrets": {"npm": "s1"}, "envs": {"API_KEY": "e1"},
+                "buildArgs": {"NPM_TOKEN": "a1"}, "withoutCredentials": true,
             })
         );
     }

@@ -6,6 +6,7 @@ use image_builder_actors::model::secret::Secret;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use reqwest::{Client as Http, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cli::health::on_this_machine;
@@ -90,7 +91,7 @@ impl Client {
     }
 
     /// Asks for JSON. `path` begins with a slash; its parts, and the query, are encoded.
-    pub(in crate::cli) async fn get(&self, path: &str) -> Result<Value, Failure> {
+    pub(in crate::cli) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let asked = self.request(Method::GET, path).header(ACCEPT, "application/json");
         self.json(asked.timeout(ANSWER)).await
     }
@@ -131,14 +132,12 @@ impl Client {
         }
     }
 
-    async fn json(&self, asked: RequestBuilder) -> Result<Value, Failure> {
+    async fn json<T: DeserializeOwned>(&self, asked: RequestBuilder) -> Result<T, Failure> {
         let mut answer = self.send(asked).await?;
-        if answer.status() == StatusCode::NO_CONTENT {
-            return Ok(Value::Null);
-        }
         let read = read_at_most(&mut answer, LONGEST_ANSWER).await;
         let (body, _) = read.map_err(|error| self.broken(error))?;
-        serde_json::from_slice(&body).map_err(|_| self.is_something_else())
+        let body: &[u8] = if answer.status() == StatusCode::NO_CONTENT { b"null" } else { &body };
+        serde_json::from_slice(body).map_err(|_| self.is_something_else())
     }
 
     /// Sends, and takes what says that it was not done for a failure.

@@ -14,7 +14,7 @@ macro_rules! help {
             "  0   done\n",
             "  1   no such letter, or some were left\n",
             "  64  usage\n",
-            "  69  the broker or a queue is not available\n",
+            "  69  the service, the broker or a queue is not available\n",
             "  75  another command is at work\n",
             "  78  bad settings\n",
             "\nExamples:\n",
@@ -27,9 +27,11 @@ macro_rules! help {
 /// Look at builds that were given up, try them again, or forget them.
 ///
 /// A copy of each is kept in DEAD_QUEUE for DEAD_QUEUE_TTL, with what happened at each attempt and without
-/// any credential. These commands need RABBITMQ_URI and the queues' names, from the environment or
-/// config/.env like the worker's own settings. Only one of them is at work at a time; a second one waits
-/// for some seconds. A command that is killed loses nothing.
+/// any credential. These commands ask the service at IMAGE_BUILDER_URL, else the one at HTTP_ADDR on this
+/// machine, with API_TOKEN where that is set. Where none is set and none answers there, they go straight to the broker,
+/// and need RABBITMQ_URI and the queues' names, from the environment or config/.env like the worker's own settings.
+/// Only one of them is at work at a time; a second one waits for some seconds. A command that is killed loses
+/// nothing.
 #[derive(Debug, Subcommand)]
 #[command(arg_required_else_help = true, after_long_help = help!(
     "image-builder dead list --fault service",

@@ -5,11 +5,13 @@
 //! | `arguments.rs` | the command line |
 //! | `show.rs` | letters as people and programs read them |
 //! | `given.rs` | what an operator gives for what was taken out of a letter |
+//! | `over_http.rs` | the letters of a service that runs |
 //!
 //! What letters are, and what requests are made of them, is in [`crate::dead_letters`].
 
 mod arguments;
 pub(super) mod given;
+pub(super) mod over_http;
 mod show;
 
 use std::collections::BTreeSet;
