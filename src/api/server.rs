@@ -22,17 +22,17 @@ use tokio::sync::{Semaphore, watch};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// Connections at once; further ones wait to be accepted.
-    connections: usize,
+    pub(super) connections: usize,
     /// Longest head of a request, in bytes.
-    head_bytes: usize,
+    pub(super) head_bytes: usize,
     /// How long a client may take to send a request's head, waiting for its next request included.
-    head: Duration,
+    pub(super) head: Duration,
     /// A connection takes no further requests after this.
-    connection: Duration,
+    pub(super) connection: Duration,
     /// How long the last answer of a connection may take to be read, unless it is [held](Connection::hold).
-    last_answer: Duration,
+    pub(super) last_answer: Duration,
     /// How long a client may take nothing of what is sent to it.
-    unread: Duration,
+    pub(super) unread: Duration,
 }
 
 impl Default for Bounds {
@@ -63,7 +63,7 @@ pub(super) struct Connection {
 pub(super) struct Hold(watch::Sender<usize>);
 
 impl Connection {
-    fn of(peer: SocketAddr) -> Self {
+    pub(super) fn of(peer: SocketAddr) -> Self {
         Self { peer, held: watch::Sender::new(0) }
     }
 

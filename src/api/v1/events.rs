@@ -28,7 +28,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 /// How long a client waits before it connects anew, in milliseconds.
 const RECONNECT: u32 = 1000;
 /// Longest silence: so a proxy keeps the connection, and a client that is gone is noticed.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// At least so long between two looks at the store, which hears of every build's changes.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// Pause before a store that did not answer is asked again.
@@ -93,7 +93,7 @@ impl Follower {
             }
             Stage::Following => {}
         }
-        let silence = Instant::now() + KEEP_ALIVE;
+        let silence = Instant::now() + self.api.keep_alive;
         loop {
             let store = self.api.backend.store.clone();
             let mut changed = store.changed().fuse();

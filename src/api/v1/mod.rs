@@ -28,6 +28,7 @@ mod tests;
 mod workers;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -82,9 +83,18 @@ struct Api {
     observed: Observed,
     writes: Rate,
     readers: Arc<Semaphore>,
+    /// Longest silence of a log that is followed.
+    keep_alive: Duration,
 }
 
 impl Api {
+    fn new(backend: Backend, observed: Observed) -> Self {
+        let (a_second, at_once) = WRITES;
+        let readers = Arc::new(Semaphore::new(MOST_READERS));
+        let writes = Rate::new(a_second, at_once);
+        Self { backend, observed, writes, readers, keep_alive: events::KEEP_ALIVE }
+    }
+
     /// The queues.
     ///
     /// # Errors
@@ -117,13 +127,7 @@ struct Reader {
 
 /// The routes.
 pub(super) fn router(backend: Backend, observed: Observed) -> Router {
-    let (a_second, at_once) = WRITES;
-    let api = Arc::new(Api {
-        backend,
-        observed,
-        writes: Rate::new(a_second, at_once),
-        readers: Arc::new(Semaphore::new(MOST_READERS)),
-    });
+    let api = Arc::new(Api::new(backend, observed));
     let routes = Router::new()
         .route("/builds", get(builds::list).post(builds::submit).fallback(get_or_post))
         .route("/builds/{id}", get(builds::show).delete(builds::cancel).fallback(get_or_delete))
