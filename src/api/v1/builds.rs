@@ -24,7 +24,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::problem::{self, Problem};
-use super::{Api, PREFIX, body, encoded, json, openapi};
+use super::{Api, PREFIX, body, encoded, json, schema};
 
 /// Builds on a page, where nobody says how many, and at the most.
 const PAGE: usize = 50;
@@ -220,7 +220,18 @@ impl From<StoredAttempt> for BuildAttempt {
 #[into_params(parameter_in = Query)]
 pub(super) struct Whose {
     /// The user whose build it is: to be said where several users chose one id.
-    pub(super) user: Option<String>,
+    user: Option<String>,
+}
+
+impl Whose {
+    pub(super) fn user(self) -> Option<String> {
+        said(self.user)
+    }
+}
+
+/// What a query says: nothing, where it is empty.
+pub(super) fn said(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
 /// Which builds are listed: those for which everything holds that is said.
@@ -273,7 +284,7 @@ impl Api {
 /// request is not built twice.
 #[utoipa::path(
     post, path = "/v1/builds", tag = "builds", operation_id = "submitBuild",
-    request_body(content = openapi::Request, content_type = "application/json"),
+    request_body(content = schema::Request, content_type = "application/json"),
     responses(
         (status = 202, description = "It is in the queue.", body = Submitted,
             headers(("Location" = String, description = "Where the build is shown"))),
@@ -372,14 +383,17 @@ pub(super) fn address(headers: &HeaderMap, build: &BuildIdentity, says_whose: bo
 /// Newest first.
 #[utoipa::path(
     get, path = "/v1/builds", tag = "builds", operation_id = "listBuilds", params(Listing),
-    responses((status = 200, description = "Some of the builds.", body = Builds))
+    responses(
+        (status = 200, description = "Some of the builds.", body = Builds),
+        (status = 404, description = "No page begins at this cursor.",
+            body = problem::Body, content_type = "application/problem+json"),
+    )
 )]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     listing: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(listing) = listing?;
-    let said = |text: Option<String>| text.filter(|text| !text.is_empty());
     let state = said(listing.state).map(|name| {
         let names = || BuildState::ALL.map(BuildState::as_str).join(", ");
         let unknown = || Problem::bad_request(format!("`state` is one of {}.", names()));
@@ -420,7 +434,7 @@ pub(super) async fn show(
     id: Result<Path<String>, PathRejection>,
     whose: Result<Query<Whose>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let (Path(id), Query(Whose { user })) = (id?, whose?);
+    let (Path(id), user) = (id?, whose?.0.user());
     let found = api.find(&id, user.as_deref()).await?;
     Ok(json(StatusCode::OK, &Build::from(found)))
 }
@@ -445,7 +459,7 @@ pub(super) async fn cancel(
     id: Result<Path<String>, PathRejection>,
     whose: Result<Query<Whose>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let (Path(id), Query(Whose { user })) = (id?, whose?);
+    let (Path(id), user) = (id?, whose?.0.user());
     let build = match (api.find(&id, user.as_deref()).await, user) {
         (Ok(found), _) if found.state.is_ended() => {
             let state = found.state.as_str();

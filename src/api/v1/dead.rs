@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
-use super::builds::{Whose, address, requested};
+use super::builds::{Whose, address, requested, said};
 use super::problem::{self, Problem};
 use super::{Api, body, json};
 use crate::dead_letters::letter::{FaultName, Found, Letters, NotFound, Wanted};
@@ -171,19 +171,22 @@ async fn find(
 /// Copies of the builds that were given up, without any credential, oldest first.
 #[utoipa::path(
     get, path = "/v1/dead", tag = "dead letters", operation_id = "listDeadLetters", params(Listing),
-    responses((status = 200, description = "Some of the letters.", body = DeadLetters))
+    responses(
+        (status = 200, description = "Some of the letters.", body = DeadLetters),
+        (status = 404, description = "No page begins at this cursor.",
+            body = problem::Body, content_type = "application/problem+json"),
+    )
 )]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     listing: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(Listing { user, fault, cursor, limit }) = listing?;
-    let said = |text: Option<String>| text.filter(|text| !text.is_empty());
     let fault = said(fault).map(|name| name.parse::<FaultName>()).transpose();
     let fault = fault.map_err(|wrong| Problem::bad_request(format!("`fault`: {wrong}.")))?;
-    let skipped: usize = said(cursor)
-        .map_or(Ok(0), |cursor| cursor.parse())
-        .map_err(|_| Problem::bad_request("`cursor` is none that was given here."))?;
+    let skipped: usize = said(cursor).map_or(Ok(0), |cursor| cursor.parse()).map_err(|_| {
+        Problem::not_found("There is no such page: `cursor` is none of a page's `next`.")
+    })?;
     let most = limit.unwrap_or(PAGE);
     if !(1..=LONGEST_PAGE).contains(&most) {
         return Err(Problem::bad_request(format!("`limit` is from 1 to {LONGEST_PAGE}.")));
@@ -232,7 +235,7 @@ pub(super) async fn show(
     id: Result<Path<String>, PathRejection>,
     whose: Result<Query<Whose>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let (Path(id), Query(Whose { user })) = (id?, whose?);
+    let (Path(id), user) = (id?, whose?.0.user());
     let mut reading = api.read_letters().await?;
     let found = find(&mut *reading, &id, user).await?;
     reading.close().await?;
@@ -258,7 +261,7 @@ pub(super) async fn drop(
     id: Result<Path<String>, PathRejection>,
     whose: Result<Query<Whose>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let (Path(id), Query(Whose { user })) = (id?, whose?);
+    let (Path(id), user) = (id?, whose?.0.user());
     let mut reading = api.read_letters().await?;
     let found = find(&mut *reading, &id, user).await?;
     if let Ok(letters) = &found {
@@ -291,19 +294,19 @@ pub(super) async fn redrive(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (Path(id), Query(Whose { user })) = (id?, whose?);
+    let (Path(id), user) = (id?, whose?.0.user());
     let rules = &api.backend.rules;
     let given = match body::read_if_any(&headers, body, rules.limits.request_bytes).await? {
-        Some(body) => serde_json::from_slice(&body).map_err(|error| {
+        Some(body) => serde_json::from_slice::<Option<Redrive>>(&body).map_err(|error| {
             // Its own words may quote a credential.
             let (line, column) = (error.line(), error.column());
             Problem::bad_request(format!(
                 "The body is not what a redrive takes: line {line}, column {column}."
             ))
         })?,
-        None => Redrive::default(),
+        None => None,
     };
-    let given = Given::from(given);
+    let given = Given::from(given.unwrap_or_default());
     let mut reading = api.read_letters().await?;
     let found = find(&mut *reading, &id, user).await?;
     let prepared = found.and_then(|letters| {

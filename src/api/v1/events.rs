@@ -15,8 +15,7 @@ use image_builder_actors::ports::build_store::{BuildState, StoreError, StoredBui
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::log::PART;
-use super::{Api, Reader};
+use super::{Api, PART, Reader};
 
 /// The media type of server-sent events.
 pub(super) const EVENT_STREAM: &str = "text/event-stream";

@@ -16,13 +16,11 @@ use image_builder_actors::model::identity::BuildIdentity;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::builds::said;
 use super::events::{self, EVENT_STREAM};
 use super::problem::{self, Problem};
-use super::{Api, Reader};
+use super::{Api, PART, Reader};
 use crate::api::server::Connection;
-
-/// How much of a log is read from the store at once, in bytes.
-pub(super) const PART: usize = 64 * 1024;
 
 /// Which part of a log.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -69,7 +67,7 @@ pub(super) async fn log(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (Path(id), Query(Part { user, offset })) = (id?, part?);
-    let found = api.find(&id, user.as_deref()).await?;
+    let found = api.find(&id, said(user).as_deref()).await?;
     let reader = api.reader(&connection)?;
     let (build, total) = (found.requested.build, found.log_bytes);
     if wants_events(&headers) {

@@ -11,6 +11,7 @@
 //! | `dead.rs` | dead letters |
 //! | `workers.rs` | what the worker's actors do |
 //! | `openapi.rs` | the description for machines, made from the code |
+//! | `schema.rs` | what a build request is, for that description |
 
 mod body;
 #[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
@@ -23,8 +24,9 @@ mod guard;
 mod log;
 mod openapi;
 mod problem;
+mod schema;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod workers;
 
 use std::sync::{Arc, OnceLock};
@@ -51,6 +53,8 @@ use super::server::{Connection, Hold};
 /// Where the API is served.
 pub const PREFIX: &str = "/v1";
 
+/// How much of a log is read from the store at once, in bytes.
+const PART: usize = 64 * 1024;
 /// Logs that are read at once: fewer than there may be connections, so that some are left for all else.
 const MOST_READERS: usize = 256;
 /// Changes that are asked for: so many a second, and so many at once.

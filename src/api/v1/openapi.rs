@@ -4,47 +4,15 @@ use std::sync::LazyLock;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use serde_json::Value;
+use image_builder_actors::model::fault::Reason;
+use serde_json::{Value, json};
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
-use utoipa::{Modify, OpenApi, ToSchema};
+use utoipa::{Modify, OpenApi};
 
 use super::problem::PROBLEM;
-use super::{builds, dead, log, problem, workers};
-
-/// A build request, as it can be put on the build queue as well. What is not described here is ignored.
-#[derive(ToSchema)]
-#[schema(as = BuildRequest, rename_all = "camelCase")]
-#[expect(dead_code, reason = "it describes what actors/src/parse reads, one rule at a time")]
-pub(super) struct Request {
-    /// Whose build it is: the namespace of its image.
-    #[schema(rename = "userID", min_length = 1, max_length = 200, pattern = r"^[A-Za-z0-9_.-]+$")]
-    user_id: String,
-    /// `owner/name`, or the address of the repository at the forge.
-    #[schema(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,98}/[A-Za-z0-9_][A-Za-z0-9_-]{0,98}$")]
-    repo: String,
-    /// The forge's credential.
-    token: Option<String>,
-    /// What is to be built: `repo`, `branch`, `tag`, `release` or `commit`. The field of that name says which.
-    #[schema(rename = "type")]
-    kind: Option<String>,
-    branch: Option<String>,
-    tag: Option<String>,
-    release: Option<String>,
-    commit: Option<String>,
-    /// The forge.
-    connector: Option<String>,
-    /// The application that the image is for; else the repository's name.
-    #[schema(rename = "applicationID")]
-    application_id: Option<String>,
-    /// The client's own id of this request: the build's id. With it a request can be sent again.
-    #[schema(max_length = 255)]
-    uuid: Option<String>,
-    /// Whether to build even where there is an image of the same inputs.
-    force: Option<bool>,
-    build_plan: Option<Value>,
-}
+use super::{builds, dead, log, problem, schema, workers};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -116,7 +84,15 @@ fn answers(operation: &mut Operation, further: &[(u16, &str)]) {
 
 /// The document, as it is served.
 pub(super) static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
-    Description::openapi().to_pretty_json().expect("the description has only string keys") + "\n"
+    let described = serde_json::to_value(Description::openapi());
+    let mut described = described.expect("the description has only string keys");
+    described["components"]["schemas"]["BuildRequest"] = schema::request();
+    let parameters = described["paths"]["/v1/dead"]["get"]["parameters"].as_array_mut();
+    let fault = parameters.into_iter().flatten().find(|parameter| parameter["name"] == "fault");
+    let reasons = Reason::ALL.iter().map(|reason| reason.as_str());
+    let names: Vec<_> = ["user", "service"].into_iter().chain(reasons).collect();
+    fault.expect("letters are listed by their faults")["schema"] = json!({"enum": names});
+    format!("{described:#}\n")
 });
 
 /// Describe this API

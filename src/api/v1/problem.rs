@@ -131,7 +131,7 @@ impl From<StoreError> for Problem {
                 tracing::warn!(%error, "the API cannot be served");
                 Self::unavailable(format!("What is known of builds cannot be had: {error}."), 5)
             }
-            StoreError::Refused(why) => Self::bad_request(why),
+            StoreError::Refused(why) => Self::not_found(format!("There is no such page: {why}.")),
         }
     }
 }

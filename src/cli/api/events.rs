@@ -171,7 +171,75 @@ impl Parser {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use image_builder_actors::model::notification::NotificationType;
+    use serde_json::json;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Notify;
+    use tokio::task::JoinSet;
+
     use super::*;
+    use crate::api::v1::tests::{World, ended, output, request};
+    use crate::config::ApiConfig;
+
+    /// A way to a service, which ends all connections when it is dropped.
+    async fn way(at: &str, to: &str) -> (JoinSet<()>, String) {
+        let listener = TcpListener::bind(at).await.expect("the port is free");
+        let (address, to) =
+            (listener.local_addr().expect("it is bound").to_string(), to.to_owned());
+        let mut way = JoinSet::new();
+        way.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let to = to.clone();
+                connections.spawn(async move {
+                    let mut far = TcpStream::connect(to).await.expect("the service listens");
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        (way, address)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_build_is_followed_though_its_service_is_away_for_a_while() {
+        crate::cli::choose_tls();
+        let world = World::start().await;
+        assert_eq!(world.submit(&request("a")).await.status, 202);
+        world.record("u", "a", [output("one\n")]).await;
+        let (way_there, address) = way("127.0.0.1:0", &world.address).await;
+        let config = ApiConfig { address: address.clone(), token: None, url: None };
+        let (heard, news) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
+        let until = async |text: &str| {
+            while !heard.lock().expect("no panic").iter().any(|it: &String| it.starts_with(text)) {
+                news.notified().await;
+            }
+        };
+        let followed = tokio::spawn({
+            let (heard, news) = (heard.clone(), news.clone());
+            async move {
+                let client = Client::new(&config);
+                let hear = |it: Followed<'_>| {
+                    heard.lock().expect("no panic").push(format!("{it:?}"));
+                    news.notify_one();
+                };
+                follow(&client, "a", None, hear).await
+            }
+        });
+        until("Line(\"one\")").await;
+        drop(way_there);
+        world.record("u", "a", [output("two\n")]).await;
+        until("Away(").await;
+        let (_way_there, _) = way(&address, &world.address).await;
+        until("Line(\"two\")").await;
+        world.record("u", "a", [ended(NotificationType::ImageReady, &json!({"a": 1}))]).await;
+        let outcome = followed.await.expect("no panic").expect("it ends");
+        assert_eq!((&outcome["state"], &outcome["data"]), (&json!("ready"), &json!({"a": 1})));
+        let heard = heard.lock().expect("no panic");
+        let lines: Vec<_> = heard.iter().filter(|it| it.starts_with("Line")).collect();
+        assert_eq!(lines, ["Line(\"one\")", "Line(\"two\")"], "each of them once");
+    }
 
     fn named(name: &str, data: &str) -> Event {
         Event::Named { name: name.to_owned(), data: data.to_owned() }

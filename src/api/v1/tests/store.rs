@@ -126,7 +126,7 @@ impl BuildStore for Store {
     ) -> Result<Page, StoreError> {
         let skipped = cursor.map_or(Ok(0), str::parse::<usize>);
         let skipped =
-            skipped.map_err(|_| StoreError::Refused("`cursor` is nobody's.".to_owned()))?;
+            skipped.map_err(|_| StoreError::Refused("the cursor is nobody's".to_owned()))?;
         let mut builds = self.up()?.builds.clone();
         builds.retain(|known| {
             filter.state.is_none_or(|state| known.state == state)
