@@ -23,6 +23,7 @@ Exit codes:
   69  something needed is not available
   75  temporary failure: try it again
   78  bad settings, one line each
+  130 interrupted by Ctrl-C
 
 Example:
   RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve

@@ -149,3 +149,64 @@ fn in_words(failure: Failure) -> DeadLettersError {
         Failure::Unreachable(_) => DeadLettersError::Unavailable(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use image_builder_actors::model::secret::Secret;
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::v1::tests::World;
+    use crate::config::ApiConfig;
+    use crate::dead_letters::redrive::{Given, Token, message, new_id, request};
+
+    async fn read(service: &OverHttp) -> (Box<dyn DeadLetterReading>, Vec<KeptLetter>) {
+        let mut reading = service.read().await.expect("it answers");
+        let mut letters = Vec::new();
+        while let Some(batch) = reading.next().await.expect("it answers") {
+            letters.extend(batch);
+        }
+        (reading, letters)
+    }
+
+    #[tokio::test]
+    async fn letters_are_read_removed_and_redriven_as_they_are_on_the_broker() {
+        crate::cli::choose_tls();
+        let world = World::start().await;
+        let plan = json!({"secrets": {"npm": "s0"}});
+        for id in ["a", "b", "c"] {
+            let request = json!({"userID": "u", "repo": "o/n", "token": "t0", "buildPlan": plan});
+            world.keep_letter(id, &request).await;
+        }
+        let config = ApiConfig { address: world.address.clone(), token: None, url: None };
+        let service = OverHttp::find(Client::new(&config)).await.expect("a service answers");
+        let (mut reading, letters) = read(&service).await;
+        let bodies: Vec<_> = letters.iter().map(|letter| letter.body.clone()).collect();
+        assert_eq!(bodies, world.letters(), "byte by byte: ids are made of them");
+        reading.remove(&[letters[1].tag]).await.expect("it answers");
+        let found = Found::of(letters[0].clone());
+        let given = Given {
+            token: Some(Secret::new("t1")),
+            secrets: [("npm".to_owned(), Secret::new("s1"))].into(),
+            ..Given::default()
+        };
+        let id = new_id(&found);
+        let body = request(&found, &given, Token::Always, &id).expect("all is given");
+        reading.redrive(message(body.clone(), &id), &[letters[0].tag]).await.expect("it answers");
+        reading.close().await.expect("it was all");
+        let [published] = &world.requests()[..] else { panic!("one request") };
+        assert_eq!(published.message_id.as_deref(), Some(id.as_str()));
+        let as_json = |body: &[u8]| serde_json::from_slice::<Value>(body).expect("JSON");
+        assert_eq!(as_json(&published.body), as_json(&body));
+        let (_, left) = read(&service).await;
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].message_id.as_deref(), Some("c"));
+    }
+
+    #[tokio::test]
+    async fn where_nobody_answers_there_is_no_service() {
+        crate::cli::choose_tls();
+        let config = ApiConfig { address: "127.0.0.1:1".to_owned(), token: None, url: None };
+        assert!(OverHttp::find(Client::new(&config)).await.is_none());
+    }
+}

@@ -19,7 +19,7 @@ use image_builder_actors::parse;
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::ports::build_store::{BuildStore, Change, Recorded};
-use image_builder_actors::ports::{Broker, DeadLetters, Queue};
+use image_builder_actors::ports::{Broker, DeadLetters, Message, Queue};
 use image_builder_actors::telemetry::metrics::Metrics;
 use image_builder_actors::testing::broker::FakeBroker;
 use image_builder_actors::testing::dead_letters::FakeDeadLetters;
@@ -201,6 +201,16 @@ impl World {
             |change| Recorded { build: build.clone(), at: OffsetDateTime::now_utc(), change };
         let changes: Vec<_> = changes.into_iter().map(recorded).collect();
         self.store.record(&changes).await.expect("it is up");
+    }
+
+    /// The letters' bodies, oldest first.
+    pub(crate) fn letters(&self) -> Vec<Vec<u8>> {
+        self.letters.letters()
+    }
+
+    /// The requests in the build queue.
+    pub(crate) fn requests(&self) -> Vec<Message> {
+        self.broker.messages(Queue::Build)
     }
 
     pub(crate) async fn keep_letter(&self, id: &str, request: &Value) {
