@@ -84,7 +84,9 @@ fn source(it: &Effective) -> String {
         (Some(variable), None) if *variable != name => format!("{} ({variable})", it.source),
         (Some(_), None) => it.source.to_string(),
         (None, _) => match it.setting.default {
-            Fallback::Words(words) | Fallback::Example { words, .. } => format!("{} ({})", it.source, words.replace('`', "")),
+            Fallback::Words(words) | Fallback::Example { words, .. } => {
+                format!("{} ({})", it.source, words.replace('`', ""))
+            }
             Fallback::Text(_) => it.source.to_string(),
         },
     }

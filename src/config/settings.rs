@@ -52,9 +52,15 @@ macro_rules! settings { ($of:ident) => { $of! {
     "This machine" {
         /// Workspaces and state. Locked: one process has it at a time, so each replica needs its own.
         data_dir: PathBuf = PATH or "./data";
-        /// Where `/livez`, `/readyz` and `/metrics` are served. `0.0.0.0:8080` is every address of the
-        /// machine: what a container with a network of its own needs to be reached from outside.
+        /// Where `/livez`, `/readyz`, `/metrics` and the API, `/v1`, are served. `0.0.0.0:8080` is every address of
+        /// the machine: what a container with a network of its own needs to be reached from outside.
         http_addr: String = ADDRESS or "127.0.0.1:8080";
+        /// Whoever asks at `/v1` has to send it, as `Authorization: Bearer …`. They may do everything for all
+        /// users.
+        api_token / api_token_file: Secret = TOKEN unset "`/v1` is served to this machine alone";
+        /// The service that the commands `submit`, `status`, `logs`, `cancel` and `dead` ask, with `API_TOKEN` where
+        /// that is set. The worker does not read it.
+        image_builder_url: Url = HTTP_URL unset "`http://` and `HTTP_ADDR`";
     }
 
     "Docker Engine" {

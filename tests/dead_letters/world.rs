@@ -72,6 +72,8 @@ impl World {
             ("DEAD_QUEUE", &self.names.dead_queue),
             ("CANCEL_EXCHANGE", &self.names.cancel_exchange),
             ("BUILD_LANES", &self.names.build_lanes.to_string()),
+            // No service of this machine has these queues.
+            ("HTTP_ADDR", &"127.0.0.1:1".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value.clone()))
         .into()
