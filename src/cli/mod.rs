@@ -50,7 +50,13 @@ pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
         };
         Ok(match service {
             Some(service) => dead_letters::run(command, &service).await,
-            None => dead_letters::run(command, &wiring::dead_letters(&environment.config()?)).await,
+            None => match wiring::dead_letters(&environment.config()?).await {
+                Ok(letters) => dead_letters::run(command, &*letters.store).await,
+                Err(error) => {
+                    eprintln!("image-builder: {error}");
+                    error.exit
+                }
+            },
         })
     })
 }

@@ -8,7 +8,9 @@ use serde_json::json;
 use super::{environment, print, wait_for};
 use crate::broker::rabbitmq::queues::{Counts, Queues, QueuesError, Seen};
 use crate::broker::rabbitmq::topology::Role;
-use crate::config::ConfigErrors;
+use crate::broker::sqlite::queues::{Counted, waiting_by_queue};
+use crate::config::{Config, ConfigErrors};
+use crate::data_dir;
 use crate::exit::Exit;
 use crate::wiring;
 
@@ -28,9 +30,10 @@ Exit codes:
 /// Show how many messages wait in which queue.
 ///
 /// Lists the build queue, the lanes that requests wait in for their turn, the queues that delay retries, and
-/// those of failed attempts, outcomes and dead letters. Messages that somebody has in hand are not counted. This
-/// needs RABBITMQ_URI and the queues' names, from the environment or config/.env like the worker's own
-/// settings; nothing is touched.
+/// those of failed attempts, outcomes and dead letters. On RabbitMQ, messages that somebody has in hand are not
+/// counted. Where RABBITMQ_URI is not set it is the embedded queue in DATA_DIR that is counted, whether or not
+/// its worker is at work. The settings come from the environment or config/.env like the worker's own; nothing
+/// is touched.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -68,7 +71,10 @@ enum Command {
 ///
 /// Bad settings.
 pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
-    let queues = wiring::queues(&environment()?.config()?);
+    let config = environment()?.config()?;
+    let Some(queues) = wiring::queues(&config) else {
+        return Ok(wait_for(embedded(&config, arguments)));
+    };
     let done = wait_for(async {
         match arguments.command {
             None => show(&queues, arguments.json).await,
@@ -82,6 +88,41 @@ pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
             _ => Exit::Unavailable,
         }
     }))
+}
+
+/// The same of the embedded queue.
+async fn embedded(config: &Config, arguments: &Arguments) -> Exit {
+    if arguments.command.is_some() {
+        eprintln!(
+            "image-builder: the embedded queue has no lanes; set RABBITMQ_URI where those of RabbitMQ are meant"
+        );
+        return Exit::Usage;
+    }
+    match waiting_by_queue(&config.data_dir.join(data_dir::QUEUE)).await {
+        Ok(counted) if arguments.json => print(&counted_as_json(&counted)),
+        Ok(counted) => print(&counted_as_table(&counted)),
+        Err(error) => {
+            eprintln!("image-builder: {error}");
+            Exit::Unavailable
+        }
+    }
+}
+
+fn counted_as_json(counted: &[Counted]) -> String {
+    let mut lines = String::new();
+    for Counted { queue, waiting, delayed, in_hand } in counted {
+        let line = json!({"name": queue, "role": queue, "ready": waiting, "delayed": delayed, "inHand": in_hand});
+        let _ = writeln!(lines, "{line}");
+    }
+    lines
+}
+
+fn counted_as_table(counted: &[Counted]) -> String {
+    let mut lines = "QUEUE    READY    DELAYED  IN HAND\n".to_owned();
+    for Counted { queue, waiting, delayed, in_hand } in counted {
+        let _ = writeln!(lines, "{queue:<7}  {waiting:<7}  {delayed:<7}  {in_hand}");
+    }
+    lines
 }
 
 async fn show(queues: &Queues, json: bool) -> Result<Exit, QueuesError> {

@@ -174,18 +174,24 @@ impl Environment {
 
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
+    /// `None` = the embedded queue.
+    pub rabbitmq: Option<RabbitConfig>,
+    /// `None` = no dead letters are kept.
+    pub dead_ttl: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+pub struct RabbitConfig {
     pub uri: Secret,
     /// The variable that brought the address.
     pub uri_variable: String,
     pub topology: Topology,
-    /// `None` = no dead letters are kept.
-    pub dead_ttl: Option<Duration>,
 }
 
 impl BrokerConfig {
     /// `None` only where there are errors.
     fn read(read: &mut Reader<'_>, retry: &RetryPolicy) -> Option<Self> {
-        let uri = read.rabbitmq_uri();
+        let (uri, good) = read.good(Reader::rabbitmq_uri);
         let dead_ttl = read.dead_queue_ttl();
         let settings = TopologySettings {
             build_queue: read.build_queue(),
@@ -198,11 +204,17 @@ impl BrokerConfig {
             build_rungs: retry.rungs(),
             outcome_rungs: retry.rungs(),
         };
+        if good && uri.is_none() && settings.result_queue.is_some() {
+            read.bad("RESULT_QUEUE", "needs RABBITMQ_URI: nobody else can read the embedded queue");
+        }
         // The errors name the variables themselves.
         let topology = Topology::new(settings)
             .map_err(|errors| read.errors.extend(errors.iter().map(ToString::to_string)));
-        let uri_variable = read.variable_of("RABBITMQ_URI");
-        Some(Self { uri: uri?, uri_variable: uri_variable?, topology: topology.ok()?, dead_ttl })
+        let (topology, uri_variable) = (topology.ok()?, read.variable_of("RABBITMQ_URI"));
+        let rabbitmq = uri.zip(uri_variable);
+        let rabbitmq =
+            rabbitmq.map(|(uri, uri_variable)| RabbitConfig { uri, uri_variable, topology });
+        Some(Self { rabbitmq, dead_ttl })
     }
 }
 

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, bail};
 use image_builder::config::Config;
-use image_builder::wiring;
 use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeleteOptions,
 };
@@ -46,7 +45,8 @@ impl Broker {
 
     /// Removes all queues of a worker with these settings.
     pub(crate) async fn remove_queues(&self, config: &Config) -> Result<()> {
-        let topology = wiring::broker(config).topology;
+        let rabbitmq = config.broker.rabbitmq.as_ref().context("RABBITMQ_URI is not set")?;
+        let topology = &rabbitmq.topology;
         for queue in topology.queues().iter().chain([topology.ledger()]) {
             let name = queue.name.as_str().into();
             self.channel.queue_delete(name, QueueDeleteOptions::default()).await?;

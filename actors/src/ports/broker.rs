@@ -261,6 +261,16 @@ pub trait Broker: Send + Sync + 'static {
     /// How many workers take requests at the moment, this one included.
     async fn workers(&self) -> Result<u64, BrokerError>;
 
+    /// Whether messages can be taken from the broker and given to it.
+    ///
+    /// # Errors
+    /// Why not, in words for an operator.
+    async fn look(&self) -> Result<(), String>;
+
+    /// Lets go of the broker: what is not settled goes back to its queue. To be called before the runtime
+    /// ends. Everything that is asked of the broker afterwards fails.
+    async fn close(&self);
+
     /// Asks every worker to stop a build: returns once that is kept for all who listen.
     async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError>;
 

@@ -219,27 +219,21 @@ impl RabbitMq {
     pub fn connected(&self) -> watch::Receiver<ConnectionState> {
         self.state.subscribe()
     }
+}
 
-    /// Whether messages can be taken from the broker and given to it, for readiness.
-    ///
-    /// # Errors
-    /// Why not, in words for an operator.
-    pub async fn look(&self) -> Result<(), String> {
+#[async_trait]
+impl Broker for RabbitMq {
+    async fn look(&self) -> Result<(), String> {
         self.look.look().await
     }
 
-    /// Closes the connections; what is not settled goes back to its queue. To be called before the
-    /// runtime ends. Everything that is asked of the broker afterwards fails.
-    pub async fn close(&self) {
+    async fn close(&self) {
         self.ledger.close();
         self.cancelled.close();
         self.consumer.close().await;
         self.publisher.managed().close().await;
     }
-}
 
-#[async_trait]
-impl Broker for RabbitMq {
     async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError> {
         let name = self.declarer.topology().queue(queue).filter(|_| queue != Queue::Result);
         let name = name.ok_or_else(|| {

@@ -1,7 +1,7 @@
 //! Publishing: persistent, mandatory, and done only when the broker has confirmed it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use image_builder_actors::ports::BrokerError;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -19,6 +19,9 @@ use super::{properties, too_slow};
 /// faster.
 const MOST_AT_ONCE: usize = 128;
 
+/// A channel that no publish needed for so long is closed: a burst leaves nothing behind.
+const IDLE: Duration = Duration::from_secs(20);
+
 /// Publishes over one connection, each message on a channel that it has to itself.
 ///
 /// A channel of its own, for the time of one message, is what makes the answer certain: the broker's
@@ -28,9 +31,48 @@ pub(super) struct Publisher {
     managed: Arc<ManagedConnection>,
     declarer: Arc<Declarer>,
     limit: Duration,
-    /// Channels for the next publishes, each with its connection.
-    idle: Mutex<Vec<(Arc<Connection>, Channel)>>,
+    idle: Arc<IdleChannels>,
     turns: Semaphore,
+}
+
+/// Channels in confirm mode for the next publishes. The one that was used last is used next.
+#[derive(Default)]
+struct IdleChannels(Mutex<Vec<IdleChannel>>);
+
+struct IdleChannel {
+    connection: Arc<Connection>,
+    channel: Channel,
+    since: Instant,
+}
+
+impl IdleChannels {
+    fn push(&self, connection: Arc<Connection>, channel: Channel) {
+        let idle = IdleChannel { connection, channel, since: Instant::now() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
+    }
+
+    /// A channel of this connection that still stands; what does not is let go of.
+    fn pop(&self, connection: &Arc<Connection>) -> Option<Channel> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(IdleChannel { connection: of, channel, .. }) = idle.pop() {
+            if Arc::ptr_eq(&of, connection) && channel.status().connected() {
+                return Some(channel);
+            }
+        }
+        None
+    }
+
+    /// Closes what nobody needed for a while, again and again, until the publisher is gone.
+    async fn close_unused(this: Weak<Self>) {
+        let mut ticks = tokio::time::interval(IDLE / 2);
+        loop {
+            ticks.tick().await;
+            let Some(idle) = this.upgrade() else { return };
+            // A channel that is dropped closes itself.
+            let mut idle = idle.0.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|channel| channel.since.elapsed() < IDLE);
+        }
+    }
 }
 
 /// Where a message goes.
@@ -71,13 +113,9 @@ impl Publisher {
         declarer: Arc<Declarer>,
         limit: Duration,
     ) -> Self {
-        Self {
-            managed,
-            declarer,
-            limit,
-            idle: Mutex::default(),
-            turns: Semaphore::new(MOST_AT_ONCE),
-        }
+        let idle = Arc::<IdleChannels>::default();
+        tokio::spawn(IdleChannels::close_unused(Arc::downgrade(&idle)));
+        Self { managed, declarer, limit, idle, turns: Semaphore::new(MOST_AT_ONCE) }
     }
 
     pub(super) fn managed(&self) -> &ManagedConnection {
@@ -140,7 +178,7 @@ impl Publisher {
         let channel = self.channel(connection).await?;
         let (options, none) = (BasicPublishOptions::default(), BasicProperties::default());
         channel.basic_publish(exchange.into(), "".into(), options, &[], none).await?.await?;
-        self.idle().push((connection.clone(), channel));
+        self.idle.push(connection.clone(), channel);
         Ok(())
     }
 
@@ -239,24 +277,18 @@ impl Publisher {
         };
         // Only a channel without a message under way may be used again. A future that is dropped
         // before this drops its channel, which closes it.
-        self.idle().push((connection.clone(), channel));
+        self.idle.push(connection.clone(), channel);
         Ok(answer)
     }
 
     /// A channel in confirm mode that nobody else uses.
     async fn channel(&self, connection: &Arc<Connection>) -> lapin::Result<Channel> {
-        while let Some((of, channel)) = self.idle().pop() {
-            if Arc::ptr_eq(&of, connection) && channel.status().connected() {
-                return Ok(channel);
-            }
+        if let Some(channel) = self.idle.pop(connection) {
+            return Ok(channel);
         }
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok(channel)
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<(Arc<Connection>, Channel)>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn declare_again(&self, queue: &str) -> Result<(), BrokerError> {

@@ -224,6 +224,14 @@ impl Node {
 
 #[async_trait]
 impl Broker for FakeBroker {
+    async fn look(&self) -> Result<(), String> {
+        if self.lock().down { Err("the broker is down".to_owned()) } else { Ok(()) }
+    }
+
+    async fn close(&self) {
+        self.kill_connection();
+    }
+
     async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError> {
         if queue == Queue::Result {
             return Err(BrokerError::Refused("nobody consumes results here".to_owned()));
