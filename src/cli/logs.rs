@@ -88,7 +88,7 @@ impl Printer {
 
 async fn followed(client: &Client, arguments: &Arguments) -> Result<Exit, Failure> {
     let printer = Printer::new(arguments.json);
-    let ended = follow(client, &arguments.id, arguments.user.as_deref(), |it| match it {
+    let ended = follow(client, &arguments.id, arguments.user.as_deref(), false, |it| match it {
         // Who does not read any more still wants to know how it ends.
         Followed::Line(line) => drop(printer.line(line)),
         Followed::State(_) => {}

@@ -149,7 +149,7 @@ async fn submit(client: &Client, body: Vec<u8>, arguments: &Arguments) -> Result
         return Ok(Exit::Ok);
     }
     eprintln!("build {shown}");
-    let ended = follow(client, id, user.as_deref(), progress()).await?;
+    let ended = follow(client, id, user.as_deref(), true, progress()).await?;
     if arguments.json {
         print(&format!("{}\n", ascii(&ended)));
     } else if let Some(image) = outcome::image(&ended) {
@@ -164,7 +164,9 @@ async fn sent(client: &Client, body: Vec<u8>) -> Result<Value, Failure> {
     let mut tries = 1;
     loop {
         match client.post("/builds", body.clone()).await {
-            Err(Failure::Refused { status: 408 | 429 | 503, .. }) if tries < TRIES => {
+            Err(Failure::Lost(_) | Failure::Refused { status: 408 | 429 | 503, .. })
+                if tries < TRIES =>
+            {
                 tokio::time::sleep(std::time::Duration::from_secs(1) * tries).await;
                 tries += 1;
             }
@@ -174,7 +176,7 @@ async fn sent(client: &Client, body: Vec<u8>) -> Result<Value, Failure> {
 }
 
 /// Tells of a build that is followed, on the standard error stream.
-pub(super) fn progress() -> impl FnMut(Followed<'_>) {
+fn progress() -> impl FnMut(Followed<'_>) {
     let mut told = String::new();
     move |followed| match followed {
         Followed::Line(line) => eprintln!("{}", plain(line)),

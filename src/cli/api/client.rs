@@ -33,8 +33,12 @@ pub(in crate::cli) struct Client {
 /// Why a service did not do what it was asked. Holds no credential.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum Failure {
+    /// Nobody is there, or it is no service.
     #[error("{0}")]
     Unreachable(String),
+    /// The answer was lost: whether it was done is not known.
+    #[error("{0}")]
+    Lost(String),
     #[error("{detail}")]
     Refused { status: u16, detail: String },
 }
@@ -42,7 +46,7 @@ pub(in crate::cli) enum Failure {
 impl Failure {
     pub(in crate::cli) fn exit(&self) -> Exit {
         match self {
-            Failure::Unreachable(_) => Exit::Unavailable,
+            Failure::Unreachable(_) | Failure::Lost(_) => Exit::Unavailable,
             Failure::Refused { status: 401 | 403, .. } => Exit::Config,
             Failure::Refused { status: 408 | 429 | 503, .. } => Exit::Temporary,
             Failure::Refused { status: 500.., .. } => Exit::Unavailable,
@@ -53,7 +57,7 @@ impl Failure {
     /// Whether asking again may do.
     pub(in crate::cli) fn is_passing(&self) -> bool {
         match self {
-            Failure::Unreachable(_) => true,
+            Failure::Unreachable(_) | Failure::Lost(_) => true,
             Failure::Refused { status, .. } => matches!(status, 408 | 429 | 500..),
         }
     }
@@ -74,10 +78,12 @@ struct Problem {
 impl Client {
     /// A client of the service that is set. Opens no connection.
     pub(in crate::cli) fn new(config: &ApiConfig) -> Self {
-        let base = config.url.clone().unwrap_or_else(|| {
+        let mut base = config.url.clone().unwrap_or_else(|| {
             let address = on_this_machine(config.address.clone());
             format!("http://{address}").parse().expect("the setting was checked")
         });
+        base.set_query(None);
+        base.set_fragment(None);
         let is_here = matches!(base.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         let http = Http::builder()
             .user_agent(USER_AGENT)
@@ -118,9 +124,10 @@ impl Client {
         self.send(asked).await
     }
 
-    /// Why an answer broke off.
+    /// Why there is no answer, or not all of it.
     pub(in crate::cli) fn broken(&self, error: reqwest::Error) -> Failure {
-        Failure::Unreachable(format!("{} does not answer: {}", self.name(), causes(error)))
+        let failure = if error.is_connect() { Failure::Unreachable } else { Failure::Lost };
+        failure(format!("{} does not answer: {}", self.name(), causes(error)))
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -166,7 +173,6 @@ impl Client {
         // Only an address that has no host can have none of these.
         let _ = named.set_username("");
         let _ = named.set_password(None);
-        named.set_query(None);
         format!("the service at {}", named.as_str().trim_end_matches('/'))
     }
 }

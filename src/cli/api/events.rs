@@ -23,15 +23,17 @@ pub(in crate::cli) enum Followed<'a> {
     Away(&'a str),
 }
 
-/// Follows a build until it has ended; returns the outcome.
+/// Follows a build until it has ended; returns the outcome. `was_there` = the service answered before: then it is
+/// waited for from the beginning.
 ///
 /// # Errors
 ///
-/// The service refuses, or was away for too long.
+/// The service refuses, is not there, or was away for too long.
 pub(in crate::cli) async fn follow(
     client: &Client,
     id: &str,
     user: Option<&str>,
+    mut was_there: bool,
     mut hear: impl FnMut(Followed<'_>),
 ) -> Result<Value, Failure> {
     let path = build_path(id, "/log", user);
@@ -41,14 +43,15 @@ pub(in crate::cli) async fn follow(
         let failure = match once(client, &path, &mut parser, &mut hear).await {
             Ok(Ended::WithOutcome(outcome)) => return Ok(outcome),
             Ok(Ended::Early { heard_of_it }) => {
+                was_there = true;
                 if heard_of_it {
                     (pause, heard, is_away) = (PAUSE, Instant::now(), false);
                 }
-                Failure::Unreachable("the service ended the connection".to_owned())
+                Failure::Lost("the service ended the connection".to_owned())
             }
             Err(failure) => failure,
         };
-        if !failure.is_passing() || heard.elapsed() > PATIENCE {
+        if !failure.is_passing() || !was_there || heard.elapsed() > PATIENCE {
             return Err(failure);
         }
         if !std::mem::replace(&mut is_away, true) {
@@ -224,7 +227,7 @@ mod tests {
                     heard.lock().expect("no panic").push(format!("{it:?}"));
                     news.notify_one();
                 };
-                follow(&client, "a", None, hear).await
+                follow(&client, "a", None, false, hear).await
             }
         });
         until("Line(\"one\")").await;

@@ -146,7 +146,7 @@ fn in_words(failure: Failure) -> DeadLettersError {
     match failure {
         Failure::Refused { status: 503, .. } => DeadLettersError::Busy(text),
         Failure::Refused { .. } => DeadLettersError::Refused(text),
-        Failure::Unreachable(_) => DeadLettersError::Unavailable(text),
+        Failure::Unreachable(_) | Failure::Lost(_) => DeadLettersError::Unavailable(text),
     }
 }
 
