@@ -13,7 +13,7 @@ use serde_json::Value;
 pub(crate) enum Requests {
     /// The worker's address: it has a queue of its own.
     OverHttp(String),
-    RabbitMq(RabbitMq),
+    RabbitMq(Box<RabbitMq>),
 }
 
 impl Requests {

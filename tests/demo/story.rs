@@ -120,7 +120,7 @@ impl<'a> Stage<'a> {
         let (sender, lines) = mpsc::unbounded_channel();
         self.lines = Some(lines);
         self.requests = Some(match self.settings.get("RABBITMQ_URI") {
-            Some(uri) => Requests::RabbitMq(RabbitMq::connect(uri).await?),
+            Some(uri) => Requests::RabbitMq(Box::new(RabbitMq::connect(uri).await?)),
             None => Requests::OverHttp(self.settings["HTTP_ADDR"].clone()),
         });
         let worker = self.worker.insert(Worker::start(&self.directory, &self.settings, sender)?);
