@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::exit::{Exit, StartError};
 
+/// The embedded queue, in the data directory.
+pub const QUEUE: &str = "queue.db";
+
 /// The data directory, held by this process until the value is dropped.
 #[derive(Debug)]
 pub struct DataDir {
@@ -72,6 +75,11 @@ impl DataDir {
     /// Where it is written down which names pushes gave to images.
     pub fn pushes(&self) -> PathBuf {
         self.path.join("pushes")
+    }
+
+    /// The embedded queue.
+    pub fn queue(&self) -> PathBuf {
+        self.path.join(QUEUE)
     }
 
     /// Where jobs have their workspaces.

@@ -16,6 +16,7 @@
 //! | [`engine`] | from a plan to an image; the engine's disk |
 //! | [`registry`] | where images are stored |
 //! | [`notify`] | who is told |
+//! | `dead_letters` | which are meant, and what requests are made of them |
 //! | [`api`] | what the worker tells over HTTP |
 //! | [`telemetry`] | logs and traces |
 //! | [`net`] | what every client of somebody else's server needs |
@@ -26,6 +27,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+mod dead_letters;
 pub mod engine;
 pub mod exit;
 #[cfg(feature = "failpoints")]
@@ -38,4 +40,5 @@ pub mod registry;
 pub mod signals;
 pub mod source;
 pub mod telemetry;
+mod text;
 pub mod wiring;

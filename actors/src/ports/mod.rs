@@ -2,6 +2,7 @@
 //! conformance suite checks. Each has one real adapter and one in memory.
 
 mod broker;
+pub mod build_store;
 mod builder;
 mod dead_letters;
 mod notifier;

@@ -75,6 +75,29 @@ impl IdleChannels {
     }
 }
 
+/// Where a message goes.
+#[derive(Debug, Clone, Copy)]
+enum Destination<'a> {
+    Queue(&'a str),
+    /// One that hands out to all who are bound to it.
+    Exchange(&'a str),
+}
+
+impl<'a> Destination<'a> {
+    fn name(self) -> &'a str {
+        let (Self::Queue(name) | Self::Exchange(name)) = self;
+        name
+    }
+
+    /// The exchange, and the routing key there.
+    fn address(self) -> (&'a str, &'a str) {
+        match self {
+            Self::Queue(name) => ("", name),
+            Self::Exchange(name) => (name, ""),
+        }
+    }
+}
+
 /// What the broker said to one message.
 enum Answer {
     Confirmed,
@@ -105,7 +128,7 @@ impl Publisher {
         queue: &str,
         outgoing: impl Into<Outgoing>,
     ) -> Result<(), BrokerError> {
-        self.within_limit(queue, outgoing.into(), true).await
+        self.within_limit(Destination::Queue(queue), outgoing.into(), true).await
     }
 
     /// The same, to a queue that its readers declare.
@@ -114,7 +137,16 @@ impl Publisher {
         queue: &str,
         outgoing: impl Into<Outgoing>,
     ) -> Result<(), BrokerError> {
-        self.within_limit(queue, outgoing.into(), false).await
+        self.within_limit(Destination::Queue(queue), outgoing.into(), false).await
+    }
+
+    /// Publishes to all who are bound to an exchange, and returns when the message is safe in their queues.
+    pub(super) async fn broadcast(
+        &self,
+        exchange: &str,
+        outgoing: impl Into<Outgoing>,
+    ) -> Result<(), BrokerError> {
+        self.within_limit(Destination::Exchange(exchange), outgoing.into(), true).await
     }
 
     /// Tells all that listen to an exchange, however long that takes; returns once the broker has heard it, or
@@ -152,36 +184,47 @@ impl Publisher {
 
     async fn within_limit(
         &self,
-        queue: &str,
+        to: Destination<'_>,
         outgoing: Outgoing,
         declares: bool,
     ) -> Result<(), BrokerError> {
-        let confirmed = self.until_confirmed(queue, outgoing, declares);
+        let confirmed = self.until_confirmed(to, outgoing, declares);
         tokio::time::timeout(self.limit, confirmed)
             .await
-            .unwrap_or_else(|_| Err(too_slow("confirm a message for", queue, self.limit)))
+            .unwrap_or_else(|_| Err(too_slow("confirm a message for", to.name(), self.limit)))
     }
 
     /// Tries until the broker has said something about the message. A try whose answer was lost is
     /// made again: a duplicate is repaired, a loss is not.
     async fn until_confirmed(
         &self,
-        queue: &str,
+        to: Destination<'_>,
         mut outgoing: Outgoing,
         mut declares: bool,
     ) -> Result<(), BrokerError> {
+        let queue = to.name();
         let _turn = self.turns.acquire().await.map_err(closed)?;
         let mut pauses = pauses();
         loop {
-            match self.attempt(queue, &outgoing).await {
+            let answer = self.attempt(to, &outgoing).await.or_else(|attempt| match attempt {
+                Attempt::Gone(reason) => Ok(Answer::Returned(reason)),
+                other => Err(other),
+            });
+            match answer {
                 Ok(Answer::Confirmed) => return Ok(()),
                 Ok(Answer::Refused) => {
                     let text = format!("the queue `{queue}` is full or has lost its nodes");
                     return Err(BrokerError::Unavailable(text));
                 }
                 Ok(Answer::Returned(reason)) if !declares => {
-                    let text = format!("there is no queue `{queue}` ({reason})");
-                    return Err(BrokerError::Refused(text));
+                    return Err(match to {
+                        Destination::Queue(_) => {
+                            BrokerError::Refused(format!("there is no queue `{queue}` ({reason})"))
+                        }
+                        Destination::Exchange(_) => BrokerError::Unavailable(format!(
+                            "nobody listens at `{queue}` at the moment ({reason})"
+                        )),
+                    });
                 }
                 Ok(Answer::Returned(_)) => {
                     tracing::warn!(queue, "the queue is gone: declaring all queues again");
@@ -189,7 +232,7 @@ impl Publisher {
                     declares = false;
                 }
                 Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Again(error)) => {
+                Err(Attempt::Again(error) | Attempt::Gone(error)) => {
                     tracing::debug!(queue, %error, "publishing again on a new channel");
                     outgoing.publishing += 1;
                     pause(&mut pauses).await;
@@ -198,10 +241,10 @@ impl Publisher {
         }
     }
 
-    async fn attempt(&self, queue: &str, outgoing: &Outgoing) -> Result<Answer, Attempt> {
+    async fn attempt(&self, to: Destination<'_>, outgoing: &Outgoing) -> Result<Answer, Attempt> {
         let connection = self.managed.current().await.ok_or_else(|| Attempt::Final(closed(())))?;
         tokio::select! {
-            answer = self.send(&connection, queue, outgoing) => answer,
+            answer = self.send(&connection, to, outgoing) => answer,
             () = self.managed.lost(&connection) => {
                 Err(Attempt::Again("the connection was lost".to_owned()))
             }
@@ -211,15 +254,16 @@ impl Publisher {
     async fn send(
         &self,
         connection: &Arc<Connection>,
-        queue: &str,
+        to: Destination<'_>,
         outgoing: &Outgoing,
     ) -> Result<Answer, Attempt> {
         let properties = properties::of_message(outgoing, connection.configuration().frame_max())
             .map_err(|reason| Attempt::Final(BrokerError::Refused(reason)))?;
         let channel = self.channel(connection).await?;
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let (exchange, key) = to.address();
         let confirm = channel
-            .basic_publish("".into(), queue.into(), options, &outgoing.message.body, properties)
+            .basic_publish(exchange.into(), key.into(), options, &outgoing.message.body, properties)
             .await?;
         let answer = match confirm.await? {
             Confirmation::Ack(None) => Answer::Confirmed,
@@ -263,6 +307,8 @@ impl Publisher {
 enum Attempt {
     /// Another try may do.
     Again(String),
+    /// There is no such exchange.
+    Gone(String),
     Final(BrokerError),
 }
 
@@ -274,6 +320,7 @@ impl From<lapin::Error> for Attempt {
             Some((AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::ACCESSREFUSED, text)) => {
                 Attempt::Final(BrokerError::Refused(text.to_owned()))
             }
+            Some((AMQPSoftError::NOTFOUND, text)) => Attempt::Gone(text.to_owned()),
             _ => Attempt::Again(in_words(&error)),
         }
     }
