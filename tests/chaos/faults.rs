@@ -248,9 +248,7 @@ impl Fault {
             Fault::FillDisk { worker: number, during } => {
                 worker(number).fill_disk(during, PATIENCE).map_or_else(Done::Wrong, struck)
             }
-            Fault::Restart { service, kill } => {
-                ended(world.restart(service, kill))
-            }
+            Fault::Restart { service, kill } => ended(world.restart(service, kill)),
         }
     }
 }

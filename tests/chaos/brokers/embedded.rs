@@ -1,6 +1,5 @@
 //! The embedded queue: in the process of the one worker, which is spoken to over HTTP.
 
-use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use image_builder_actors::ports::{Broker as _, DeadLetterStore};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use super::{Broker, Leavings, Taken};
+use super::{Broker, Leavings, Silence, Taken};
 use crate::gate::Gate;
 use crate::requests::Request;
 use crate::support::{free_port, runtime, until};
@@ -67,7 +66,9 @@ impl Embedded {
             };
             asked += 1;
             match runtime().block_on(request.send()).map(|answer| answer.status()) {
-                Ok(status) if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                Ok(status)
+                    if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS =>
+                {
                     return (status, asked);
                 }
                 // It may be ended at the moment, or not have its disk.
@@ -121,8 +122,8 @@ impl Broker for Embedded {
         assert_eq!(status, StatusCode::ACCEPTED, "DELETE {url}");
     }
 
-    fn cut_off(&self) -> Box<dyn Any + '_> {
-        Box::new(())
+    fn cut_off(&self) -> Box<dyn Silence + '_> {
+        Box::new(StillThere)
     }
 
     fn close_connections(&self, _worker: usize) -> usize {
@@ -137,9 +138,7 @@ impl Broker for Embedded {
         let counted = runtime().block_on(waiting_by_queue(&self.file));
         let counted = counted.map_err(|error| error.to_string())?;
         let queues = counted.into_iter().filter(|counted| counted.queue != "dead");
-        Ok(queues
-            .map(|it| (it.queue.to_owned(), it.waiting + it.delayed + it.in_hand))
-            .collect())
+        Ok(queues.map(|it| (it.queue.to_owned(), it.waiting + it.delayed + it.in_hand)).collect())
     }
 
     fn leavings(&self) -> Leavings {
@@ -151,3 +150,8 @@ impl Broker for Embedded {
         }
     }
 }
+
+/// Whoever cancels speaks to the worker: it cannot be kept from hearing.
+struct StillThere;
+
+impl Silence for StillThere {}

@@ -4,7 +4,6 @@ mod embedded;
 mod post;
 mod rabbitmq;
 
-use std::any::Any;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -36,7 +35,7 @@ pub trait Broker: Send + Sync {
     fn cancel(&self, user: &str, build_id: &str);
 
     /// Has no worker hear anything until what is returned is dropped.
-    fn cut_off(&self) -> Box<dyn Any + '_>;
+    fn cut_off(&self) -> Box<dyn Silence + '_>;
 
     /// Closes a worker's connections, as an operator would; returns how many.
     fn close_connections(&self, worker: usize) -> usize;
@@ -55,6 +54,9 @@ pub trait Broker: Send + Sync {
     /// What it has when the workers have ended.
     fn leavings(&self) -> Leavings;
 }
+
+/// Lasts until it is dropped.
+pub trait Silence {}
 
 /// What a broker has in the end.
 #[derive(Debug, Default)]

@@ -1,6 +1,5 @@
 //! RabbitMQ: a node of the run's own, three workers, each with a way of its own to it.
 
-use std::any::Any;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use lapin::BasicProperties;
 use serde_json::json;
 
 use super::post::Post;
-use super::{Broker, Leavings, Taken};
+use super::{Broker, Leavings, Silence, Taken};
 use crate::gate::{Cutting, Gate, Way};
 use crate::requests::Request;
 use crate::support::broker::BrokerAt;
@@ -102,7 +101,7 @@ impl Broker for RabbitMq {
         lock(&self.post).publish(&exchange, "", body.as_bytes(), &none);
     }
 
-    fn cut_off(&self) -> Box<dyn Any + '_> {
+    fn cut_off(&self) -> Box<dyn Silence + '_> {
         let gates: Vec<_> = self.gates.iter().map(lock).collect();
         gates.iter().for_each(|gate| gate.set(Way::Refused));
         until("no worker is connected", || {
@@ -162,6 +161,8 @@ impl Broker for RabbitMq {
 
 /// All workers' ways to the broker, barred.
 struct CutOff<'a>(Vec<MutexGuard<'a, Gate>>);
+
+impl Silence for CutOff<'_> {}
 
 impl Drop for CutOff<'_> {
     fn drop(&mut self) {

@@ -17,8 +17,8 @@ pub use self::repeats::{Cause, Kind, Repeat};
 pub use self::rest::{judge_left, judge_waiting};
 use crate::evidence::Evidence;
 use crate::requests::Request;
-use crate::support::request::Ending;
 use crate::support::managers::Notification;
+use crate::support::request::Ending;
 
 /// What must never be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
