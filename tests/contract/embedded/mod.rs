@@ -4,6 +4,7 @@ mod disk;
 mod file;
 mod killed;
 mod moving;
+mod pipeline;
 
 use std::path::PathBuf;
 use std::sync::Arc;
