@@ -356,7 +356,7 @@ async fn builds_are_listed_in_pages_and_by_filters() {
     assert_eq!((ids(&second), second.get("next")), (vec!["a".to_owned()], None));
     assert_eq!(ids(&world.get("/v1/builds?user=v&state=queued").await.json()), ["d"]);
     assert_eq!(ids(&world.get("/v1/builds?state=ready").await.json()), [""; 0]);
-    for wrong in ["state=done", "limit=0", "limit=201", "limit=x"] {
+    for wrong in ["state=done", "state=", "limit=0", "limit=201", "limit=x"] {
         assert_eq!(world.get(&format!("/v1/builds?{wrong}")).await.status, 400, "{wrong}");
     }
     assert_eq!(world.get("/v1/builds?cursor=x").await.status, 404);
@@ -426,6 +426,7 @@ async fn a_log_is_read_as_a_whole_or_in_parts() {
     assert_eq!(world.get("/v1/builds/a/log?offset=4").await.body, "two\n");
     assert_eq!(world.get("/v1/builds/a/log?offset=8").await.body, "");
     assert_eq!(world.get("/v1/builds/a/log?offset=9").await.status, 416);
+    assert_eq!(world.get("/v1/builds/a/log?offset=-1").await.status, 400);
     let range = world.ask("GET", "/v1/builds/a/log", &[("Range", "bytes=2-4")], "").await;
     assert_eq!((range.status, range.body.as_str()), (206, "e\nt"));
     assert_eq!(range.header("content-range"), Some("bytes 2-4/8"));
