@@ -171,7 +171,7 @@ bench() {
     heading "setting the machine up"
     test_bed
     heading "compiling (several minutes the first time)"
-    cargo bench --bench commands --bench scheduler
+    cargo bench --bench commands --bench scheduler --bench embedded
 }
 
 lint() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
@@ -21,10 +22,11 @@ use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
 use crate::broker::rabbitmq::dead_letters::DeadQueue;
-use crate::broker::rabbitmq::queues::Queues;
+use crate::broker::rabbitmq::queues::{Queues, QueuesError};
 use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
+use crate::broker::sqlite::moving::{Moved, move_all};
 use crate::broker::sqlite::{SqliteBroker, SqliteSettings};
-use crate::config::{Config, RabbitConfig};
+use crate::config::{BrokerConfig, Config};
 use crate::data_dir::DataDir;
 use crate::engine::docker::disk::inventory::HeldBytes;
 use crate::engine::docker::disk::{DiskGuard, DiskSettings};
@@ -265,10 +267,10 @@ impl From<SqliteBroker> for Queueing {
     }
 }
 
-/// What RabbitMQ's adapter needs to know.
-pub fn rabbitmq(rabbitmq: &RabbitConfig, dead_ttl: Option<Duration>) -> RabbitSettings {
-    let settings = RabbitSettings::new(rabbitmq.uri.clone(), rabbitmq.topology.clone());
-    RabbitSettings { dead_ttl, ..settings }
+/// What RabbitMQ's adapter needs to know, at this address.
+pub fn rabbitmq(config: &BrokerConfig, uri: Secret) -> RabbitSettings {
+    let settings = RabbitSettings::new(uri, config.topology.clone());
+    RabbitSettings { dead_ttl: config.dead_ttl, ..settings }
 }
 
 /// What the embedded queue needs to know.
@@ -282,7 +284,7 @@ pub fn embedded(config: &Config, data_dir: &DataDir) -> SqliteSettings {
 /// A worker is, or the directory or its queue cannot be used.
 pub async fn dead_letters(config: &Config) -> Result<OpenDeadLetters, StartError> {
     if let Some(config_of_broker) = &config.broker.rabbitmq {
-        let store = DeadQueue::new(rabbitmq(config_of_broker, config.broker.dead_ttl));
+        let store = DeadQueue::new(rabbitmq(&config.broker, config_of_broker.uri.clone()));
         return Ok(OpenDeadLetters { store: Box::new(store), _data_dir: None });
     }
     let data_dir = DataDir::open(&config.data_dir)?;
@@ -300,7 +302,32 @@ pub struct OpenDeadLetters {
 /// The queues of RabbitMQ, for the commands; `None` = the embedded queue is used.
 pub fn queues(config: &Config) -> Option<Queues> {
     let config_of_broker = config.broker.rabbitmq.as_ref()?;
-    Some(Queues::new(rabbitmq(config_of_broker, config.broker.dead_ttl)))
+    Some(Queues::new(rabbitmq(&config.broker, config_of_broker.uri.clone())))
+}
+
+/// Moves all that waits in the embedded queue to RabbitMQ at this address, and says how far it is. No worker may be
+/// at work on it.
+///
+/// # Errors
+/// Either of them cannot be used. What was not moved is where it was.
+pub async fn move_queue(
+    config: &Config,
+    uri: Secret,
+    tell: impl FnMut(&Moved) + Send,
+) -> Result<Moved, StartError> {
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let settings = rabbitmq(&config.broker, uri);
+    let unavailable = |error: &dyn std::fmt::Display| StartError::new(Exit::Unavailable, error);
+    // One who is connected waits for the broker for as long as it takes; whoever looks at a terminal does not.
+    Queues::new(settings.clone()).look().await.map_err(|error| match error {
+        QueuesError::Refused(error) => StartError::new(Exit::Config, error),
+        error => unavailable(&error),
+    })?;
+    let to =
+        RabbitMq::connect(settings).await.map_err(|error| StartError::new(Exit::Config, error))?;
+    let moved = move_all(&data_dir.queue(), &to, &to, tell).await;
+    to.close().await;
+    moved.map_err(|error| unavailable(&error))
 }
 
 /// Opens the embedded queue, or waits until RabbitMQ is there.
@@ -320,7 +347,7 @@ async fn connect(config: &Config, data_dir: &DataDir) -> Result<Queueing, StartE
             StartError::new(Exit::Config, format!("{}: {error}", config_of_broker.uri_variable))
         }
     };
-    let settings = rabbitmq(config_of_broker, config.broker.dead_ttl);
+    let settings = rabbitmq(&config.broker, config_of_broker.uri.clone());
     RabbitMq::connect(settings).await.map(Queueing::from).map_err(refused)
 }
 

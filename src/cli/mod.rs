@@ -48,15 +48,15 @@ pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
             Some(_) => Some(OverHttp::of(client)),
             None => OverHttp::find(client).await,
         };
-        Ok(match service {
-            Some(service) => dead_letters::run(command, &service).await,
-            None => match wiring::dead_letters(&environment.config()?).await {
-                Ok(letters) => dead_letters::run(command, &*letters.store).await,
-                Err(error) => {
-                    eprintln!("image-builder: {error}");
-                    error.exit
-                }
-            },
+        if let Some(service) = service {
+            return Ok(dead_letters::run(command, &service).await);
+        }
+        Ok(match wiring::dead_letters(&environment.config()?).await {
+            Ok(letters) => dead_letters::run(command, &*letters.store).await,
+            Err(error) => {
+                eprintln!("image-builder: {error}");
+                error.exit
+            }
         })
     })
 }

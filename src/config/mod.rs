@@ -176,6 +176,8 @@ impl Environment {
 pub struct BrokerConfig {
     /// `None` = the embedded queue.
     pub rabbitmq: Option<RabbitConfig>,
+    /// What the queues of RabbitMQ are called, whether or not it is used.
+    pub topology: Topology,
     /// `None` = no dead letters are kept.
     pub dead_ttl: Option<Duration>,
 }
@@ -185,7 +187,6 @@ pub struct RabbitConfig {
     pub uri: Secret,
     /// The variable that brought the address.
     pub uri_variable: String,
-    pub topology: Topology,
 }
 
 impl BrokerConfig {
@@ -212,10 +213,17 @@ impl BrokerConfig {
             .map_err(|errors| read.errors.extend(errors.iter().map(ToString::to_string)));
         let (topology, uri_variable) = (topology.ok()?, read.variable_of("RABBITMQ_URI"));
         let rabbitmq = uri.zip(uri_variable);
-        let rabbitmq =
-            rabbitmq.map(|(uri, uri_variable)| RabbitConfig { uri, uri_variable, topology });
-        Some(Self { rabbitmq, dead_ttl })
+        let rabbitmq = rabbitmq.map(|(uri, uri_variable)| RabbitConfig { uri, uri_variable });
+        Some(Self { rabbitmq, topology, dead_ttl })
     }
+}
+
+/// An address of RabbitMQ that somebody gave.
+///
+/// # Errors
+/// What is wrong with it, without a credential.
+pub fn broker_address(text: &str) -> Result<Secret, String> {
+    (values::AMQP_URI.read)(text)
 }
 
 /// The engine, as Docker's own client would find it.

@@ -137,8 +137,7 @@ fn an_empty_value_counts_as_unset() {
     let config =
         Config::read(vars(&[URI, ("REGISTRY_URL", ""), ("RESULT_QUEUE", " ")])).expect("good");
     assert_eq!(config.registry.url.to_string(), "localhost:5000");
-    let rabbitmq = config.broker.rabbitmq.expect("its address is set");
-    assert_eq!(rabbitmq.topology.queue(Queue::Result), None);
+    assert_eq!(config.broker.topology.queue(Queue::Result), None);
 }
 
 /// What the worker finds with these variables in its file and in the real environment.

@@ -45,8 +45,7 @@ impl Broker {
 
     /// Removes all queues of a worker with these settings.
     pub(crate) async fn remove_queues(&self, config: &Config) -> Result<()> {
-        let rabbitmq = config.broker.rabbitmq.as_ref().context("RABBITMQ_URI is not set")?;
-        let topology = &rabbitmq.topology;
+        let topology = &config.broker.topology;
         for queue in topology.queues().iter().chain([topology.ledger()]) {
             let name = queue.name.as_str().into();
             self.channel.queue_delete(name, QueueDeleteOptions::default()).await?;

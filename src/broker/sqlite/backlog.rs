@@ -42,15 +42,19 @@ impl Taker for BacklogTaker {
         self.news.mark_unchanged();
         let (lease, tag, load) = (self.held.lease, self.held.next_tag(1), load.clone());
         let taken = self.writer.write(move |tx| take(tx, lease, tag.cast_signed(), load).boxed());
-        match taken.await? {
-            Taken::Turn(turn) => {
+        match taken.await {
+            Ok(Taken::Turn(turn)) => {
                 self.held.has(tag);
                 Ok(Some(*turn))
             }
-            Taken::Nothing => Ok(None),
-            Taken::Over => {
+            Ok(Taken::Nothing) => Ok(None),
+            Ok(Taken::Over) => {
                 self.held.end();
                 Err(BrokerError::Stale)
+            }
+            Err(error) => {
+                tokio::spawn(self.held.clone().untake(tag));
+                Err(error)
             }
         }
     }

@@ -29,7 +29,7 @@ pub(super) async fn send(writer: &Writer, body: Vec<u8>) -> Result<(), BrokerErr
     let sent = writer.write(move |tx| {
         async move {
             sqlx::query("INSERT INTO cancellations (at, body) VALUES (?, ?)")
-                .bind(tx.now())
+                .bind(now())
                 .bind(body)
                 .execute(&mut tx.connection)
                 .await?;
@@ -41,6 +41,11 @@ pub(super) async fn send(writer: &Writer, body: Vec<u8>) -> Result<(), BrokerErr
     sent.await
 }
 
+/// By the machine's own clock, even where that was set: cancellations are compared with the times of requests.
+fn now() -> Millis {
+    clock::of_time(OffsetDateTime::now_utc())
+}
+
 /// Forgets those that hold no more.
 pub(super) async fn forget(tx: &mut Tx) -> sqlx::Result<()> {
     // They are in the order of their times.
@@ -48,7 +53,7 @@ pub(super) async fn forget(tx: &mut Tx) -> sqlx::Result<()> {
         "DELETE FROM cancellations WHERE id IN (SELECT id FROM cancellations ORDER BY id LIMIT ?) AND at < ?",
     )
     .bind(AT_ONCE)
-    .bind(tx.now() - clock::of_duration(MEMORY))
+    .bind(now() - clock::of_duration(MEMORY))
     .execute(&mut tx.connection)
     .await?;
     Ok(())
@@ -79,7 +84,7 @@ async fn tell(
     was_read: &watch::Sender<bool>,
 ) {
     let mut news = writer.heard.cancellations.subscribe();
-    let since = writer.clock.now() - clock::of_duration(MEMORY);
+    let since = now() - clock::of_duration(MEMORY);
     let mut last = 0;
     loop {
         news.mark_unchanged();

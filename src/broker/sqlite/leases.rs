@@ -209,50 +209,57 @@ impl Held {
     /// Hands out what comes into the queue for as long as the lease stands, and then ends that.
     pub(super) async fn deliver(self: Arc<Self>, window: usize) {
         let mut news = self.writer.heard.in_queue(self.queue);
+        let mut unseen = Vec::new();
         while !self.is_over() {
             news.mark_unchanged();
-            let room = self.room(window);
-            let taken = if room > 0 { self.take(room).await } else { Ok(0) };
-            let has_news = async {
-                match &taken {
-                    // There may be more of them.
-                    Ok(taken) if room > 0 && *taken == room => {}
-                    Ok(_) if room > 0 => {
+            let advanced = self.advance(window, &mut unseen).await;
+            let next = async {
+                match advanced {
+                    Ok(Next::AtOnce) => {}
+                    Ok(Next::News) => {
                         // The sender lives as long as the writer.
                         let _ = news.changed().await;
                     }
-                    Ok(_) => std::future::pending().await,
+                    Ok(Next::Room) => std::future::pending().await,
                     Err(_) => tokio::time::sleep(PAUSE).await,
                 }
             };
             tokio::select! {
                 () = self.over() => {}
                 () = self.settled.notified() => {}
-                () = has_news => {}
+                () = next => {}
             }
         }
         self.give_all_back().await;
     }
 
-    /// Takes the next messages and hands them on; returns how many there were.
-    async fn take(&self, most: usize) -> Result<usize, BrokerError> {
-        let (lease, queue, first) = (self.lease, self.queue, self.next_tag(most));
-        let first = i64::try_from(first).unwrap_or(i64::MAX);
-        let taken =
-            self.writer.write(move |tx| messages::hand_out(tx, lease, queue, first, most).boxed());
-        let taken = taken.await?;
-        let count = taken.len();
-        let left: Vec<u64> = self.hand_on(taken).iter().map(|delivery| delivery.tag).collect();
-        if !left.is_empty() {
-            self.untake(left).await?;
+    /// Takes the next messages and hands them on. What nobody has seen, since the file failed while it was taken or
+    /// the subscriber did not want it any more, is given back first, charged with nothing.
+    async fn advance(&self, window: usize, unseen: &mut Vec<u64>) -> Result<Next, BrokerError> {
+        let lease = self.lease;
+        if !unseen.is_empty() {
+            self.give_back_unseen(unseen.clone()).await?;
+            unseen.clear();
         }
-        Ok(count)
+        let room = self.room(window);
+        if room == 0 {
+            return Ok(Next::Room);
+        }
+        let (queue, first) = (self.queue, self.next_tag(room));
+        unseen.extend(first..first + room as u64);
+        let taken = self.writer.write(move |tx| {
+            messages::hand_out(tx, lease, queue, first.cast_signed(), room).boxed()
+        });
+        let taken = taken.await?;
+        let is_all = taken.len() < room;
+        *unseen = self.hand_on(taken).iter().map(|delivery| delivery.tag).collect();
+        Ok(if is_all && unseen.is_empty() { Next::News } else { Next::AtOnce })
     }
 
-    /// Gives back what nobody has seen: it is charged with nothing.
-    async fn untake(&self, tags: Vec<u64>) -> Result<(), BrokerError> {
+    /// Gives back what was taken and nobody has seen: it is charged with nothing.
+    async fn give_back_unseen(&self, tags: Vec<u64>) -> Result<(), BrokerError> {
         let lease = self.lease;
-        let untaken = self.writer.write(move |tx| {
+        let given_back = self.writer.write(move |tx| {
             async move {
                 for tag in tags {
                     messages::give_back(tx, lease, tag.cast_signed(), false).await?;
@@ -261,7 +268,18 @@ impl Held {
             }
             .boxed()
         });
-        untaken.await
+        given_back.await
+    }
+
+    /// The same, for a request of which nobody knows whether it was taken when the file failed; however long it
+    /// takes, as long as the lease stands.
+    pub(super) async fn untake(self: Arc<Self>, tag: u64) {
+        while !self.is_over() && self.give_back_unseen(vec![tag]).await.is_err() {
+            tokio::select! {
+                () = self.over() => {}
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
     }
 
     /// Ends the lease in the file, however long that takes: until then nobody else gets what was in hand.
@@ -286,20 +304,23 @@ impl Held {
             Some(has_begun) if !*has_begun && !self.is_over() => *has_begun = true,
             _ => return Err(BrokerError::Stale),
         }
+        let mut was_tried = false;
         let settled = loop {
             if self.is_over() {
                 break Err(BrokerError::Stale);
             }
             match self.write(tag, how).await {
-                Ok(true) => break Ok(()),
-                Ok(false) => {
-                    // The lease ran out.
+                Ok(Found::InHand) => break Ok(()),
+                // The try that failed had done it after all.
+                Ok(Found::Gone) if was_tried => break Ok(()),
+                Ok(Found::Gone) => break Err(BrokerError::Stale),
+                Ok(Found::Over) => {
                     self.end();
                     break Err(BrokerError::Stale);
                 }
                 Err(_) => tokio::select! {
                     () = self.over() => {}
-                    () = tokio::time::sleep(PAUSE) => {}
+                    () = tokio::time::sleep(PAUSE) => was_tried = true,
                 },
             }
         };
@@ -308,17 +329,18 @@ impl Held {
         settled
     }
 
-    async fn write(&self, tag: u64, how: Settled) -> Result<bool, BrokerError> {
+    async fn write(&self, tag: u64, how: Settled) -> Result<Found, BrokerError> {
         let (lease, tag) = (self.lease, tag.cast_signed());
         let settled = self.writer.write(move |tx| {
             async move {
                 if !messages::stands(tx, lease).await? {
-                    return Ok(false);
+                    return Ok(Found::Over);
                 }
-                match how {
-                    Settled::Done => messages::remove(tx, lease, tag).await,
-                    Settled::GivenBack => messages::give_back(tx, lease, tag, true).await,
-                }
+                let was_in_hand = match how {
+                    Settled::Done => messages::remove(tx, lease, tag).await?,
+                    Settled::GivenBack => messages::give_back(tx, lease, tag, true).await?,
+                };
+                Ok(if was_in_hand { Found::InHand } else { Found::Gone })
             }
             .boxed()
         });
@@ -334,6 +356,24 @@ impl Held {
 enum Settled {
     Done,
     GivenBack,
+}
+
+/// What was found of a delivery that is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    InHand,
+    Gone,
+    /// The lease ran out.
+    Over,
+}
+
+/// What is waited for before more is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    AtOnce,
+    News,
+    /// Something that is settled.
+    Room,
 }
 
 /// Settles what is in hand under a lease, and ends that when dropped.

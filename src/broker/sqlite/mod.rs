@@ -16,6 +16,7 @@
 //! | `ledger.rs` | the outcome ledger |
 //! | `dead_letters.rs` | the dead letters |
 //! | `queues.rs` | what waits where, for the commands |
+//! | `moving.rs` | all that waits, moved to another broker |
 //! | `clock.rs` | the time |
 
 mod backlog;
@@ -26,6 +27,7 @@ mod file;
 mod leases;
 mod ledger;
 mod messages;
+pub mod moving;
 mod open;
 pub mod queues;
 mod writer;
@@ -96,7 +98,8 @@ pub struct SqliteBroker {
 }
 
 impl SqliteBroker {
-    /// Opens the file. What an earlier process had in hand comes back at once, charged with a delivery.
+    /// Opens the file, which is to be this process's alone: the lock of its directory is the caller's. What an
+    /// earlier process had in hand comes back at once, charged with a delivery.
     ///
     /// # Errors
     /// The file cannot be made, read or written, or is no queue that this version knows.
@@ -122,6 +125,14 @@ impl SqliteBroker {
     /// The outcome ledger, in the same file.
     pub fn outcome_ledger(&self) -> Arc<dyn OutcomeLedger> {
         Arc::new(SqliteLedger { writer: self.writer.clone(), reader: self.reader.clone() })
+    }
+
+    /// Asks everybody to stop what this body, of whatever sender, names: returns once that is durable.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub async fn send_cancellation(&self, body: Vec<u8>) -> Result<(), BrokerError> {
+        cancellations::send(&self.writer, body).await
     }
 
     /// Counts what is in each queue.
@@ -185,7 +196,13 @@ impl Broker for SqliteBroker {
             // Whether that is over shows when something is written.
             self.leases.renew().await.map_err(|error| error.to_string())?;
         }
-        self.waiting().await.map(|_| ()).map_err(|error| error.to_string())
+        let missing = self.reader.read(|connection| queues::missing(connection).boxed());
+        match missing.await.map_err(|error| told(&error).to_string())? {
+            Some(queue) => {
+                Err(format!("the queue `{queue}` is gone from the file: restart the worker"))
+            }
+            None => Ok(()),
+        }
     }
 
     async fn close(&self) {
@@ -248,7 +265,7 @@ impl Broker for SqliteBroker {
     }
 
     async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError> {
-        cancellations::send(&self.writer, Cancellation::body_of(build)).await
+        self.send_cancellation(Cancellation::body_of(build)).await
     }
 
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {

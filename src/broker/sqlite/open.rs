@@ -106,7 +106,7 @@ async fn prepare(tx: &mut Tx) -> sqlx::Result<()> {
         messages::end_lease(tx, lease).await?;
     }
     // A clock that was set back in between makes no delay longer than it was to be.
-    sqlx::query("UPDATE messages SET due = ?1 + delay WHERE due > ?1 + delay")
+    sqlx::query("UPDATE messages SET due = ?1 + delay WHERE due IS NOT NULL AND due > ?1 + delay")
         .bind(tx.now())
         .execute(&mut tx.connection)
         .await?;

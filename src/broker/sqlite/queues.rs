@@ -60,3 +60,12 @@ pub(super) async fn count(connection: &mut SqliteConnection) -> sqlx::Result<Vec
     all.push(Counted { queue: "dead", waiting: letters.unsigned_abs(), delayed: 0, in_hand: 0 });
     Ok(all)
 }
+
+/// The first queue that somebody has deleted.
+pub(super) async fn missing(
+    connection: &mut SqliteConnection,
+) -> sqlx::Result<Option<&'static str>> {
+    let there: Vec<i64> = sqlx::query_scalar("SELECT id FROM queues").fetch_all(connection).await?;
+    let missing = QUEUES.into_iter().find(|(number, _)| !there.contains(number));
+    Ok(missing.map(|(_, queue)| queue))
+}

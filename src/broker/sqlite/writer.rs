@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use image_builder_actors::ports::BrokerError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::clock::{Clock, Millis};
 use super::file::{News, QUEUES, Tx, told};
@@ -23,14 +24,17 @@ const MOST_AT_ONCE: usize = 256;
 /// Changes that may wait; whoever has one more waits to ask.
 const MOST_WAITING: usize = 1024;
 
+/// How long a change may take until it is durable; whoever asked hears then that it may be so or not.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// Pause before something is asked again of a file that could not be written.
 pub(super) const PAUSE: Duration = Duration::from_millis(250);
 
-/// Pages that are given back to the disk at a time, and that are kept for what comes.
-const PAGES_AT_A_TIME: i64 = 256;
+/// Free pages that are given back to the disk at a time, a matter of milliseconds, and that are kept for what comes.
+const PAGES_AT_A_TIME: i64 = 1024;
 const PAGES_KEPT: i64 = 1024;
 
-/// Asks for changes. Clones ask the same task, which ends when it is told to, or when all are gone.
+/// Asks for changes. Clones ask the same task, which ends when it is told to.
 #[derive(Clone)]
 pub(super) struct Writer {
     asks: mpsc::Sender<Ask>,
@@ -141,8 +145,8 @@ impl Writer {
     /// Makes a change; returns once that is durable.
     ///
     /// # Errors
-    /// [`BrokerError::Refused`] if there is no such queue; [`BrokerError::Unavailable`] if the disk failed, which
-    /// may have it all the same.
+    /// [`BrokerError::Refused`] if there is no such queue; [`BrokerError::Unavailable`] if the disk failed or is too
+    /// slow, which may have it all the same.
     pub(super) async fn write<T, F>(&self, change: F) -> Result<T, BrokerError>
     where
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, sqlx::Result<T>> + Send + 'static,
@@ -150,8 +154,13 @@ impl Writer {
     {
         let (asker, answer) = oneshot::channel();
         let asked = Box::new(Asked { change: Some(change), made: None, asker });
-        self.asks.send(Ask::Change(asked)).await.map_err(|_| ended())?;
-        answer.await.map_err(|_| ended())?
+        let written = async {
+            self.asks.send(Ask::Change(asked)).await.map_err(|_| ended())?;
+            answer.await.map_err(|_| ended())?
+        };
+        timeout(LIMIT, written).await.unwrap_or_else(|_| {
+            Err(BrokerError::Unavailable(format!("it was not written within {LIMIT:?}")))
+        })
     }
 
     /// Closes the file, after all that was asked before. What is asked later fails.
@@ -212,7 +221,11 @@ impl Writing {
         }
         match self.commit(&mut changes).await {
             Ok(refused) => {
-                self.heard.failed.send_if_modified(|failed| failed.take().is_some());
+                let failed = refused
+                    .iter()
+                    .flatten()
+                    .find(|error| matches!(error, BrokerError::Unavailable(_)));
+                self.note(failed);
                 if let Some(tx) = &self.tx {
                     // Before those who asked go on: what they then look at is up to date.
                     self.heard.tell(&tx.news);
@@ -224,10 +237,7 @@ impl Writing {
             }
             Err(error) => {
                 let error = told(&error);
-                let is_new = self.heard.failed.send_replace(Some(error.to_string())).is_none();
-                if is_new {
-                    tracing::error!(%error, "the queue's file cannot be written");
-                }
+                self.note(Some(&error));
                 if let Some(tx) = self.tx.take() {
                     // A transaction that is still under way is undone by it.
                     let _ = tx.close().await;
@@ -236,6 +246,16 @@ impl Writing {
                     change.answer(Err(error.clone()));
                 }
             }
+        }
+    }
+
+    /// Says whether the last transaction failed, and in the log where that is new.
+    fn note(&self, error: Option<&BrokerError>) {
+        let before = self.heard.failed.send_replace(error.map(ToString::to_string));
+        match (before, error) {
+            (None, Some(error)) => tracing::error!(%error, "the queue's file cannot be written"),
+            (Some(_), None) => tracing::info!("the queue's file can be written again"),
+            _ => {}
         }
     }
 
