@@ -9,6 +9,7 @@ use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::history::History;
 use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::Broker as _;
 use lapin::BasicProperties;
 use serde_json::Value;
 use tempfile::TempDir;
