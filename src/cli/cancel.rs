@@ -23,7 +23,9 @@ Exit codes:
   78  bad settings, or the service does not take the token
 
 Example:
-  image-builder cancel 5b0d7a1c-27ec-4f0f-a1f9-2f8b1f3f1c55")]
+  image-builder cancel 5b0d7a1c-27ec-4f0f-a1f9-2f8b1f3f1c55
+
+`image-builder config --example` lists the settings, and docs/settings.md explains them.")]
 pub struct Arguments {
     /// The build's id
     id: String,

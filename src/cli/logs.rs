@@ -31,7 +31,9 @@ Exit codes:
 
 Examples:
   image-builder logs -f 5b0d7a1c-27ec-4f0f-a1f9-2f8b1f3f1c55
-  image-builder logs 5b0d7a1c-27ec-4f0f-a1f9-2f8b1f3f1c55 > build.log")]
+  image-builder logs 5b0d7a1c-27ec-4f0f-a1f9-2f8b1f3f1c55 > build.log
+
+`image-builder config --example` lists the settings, and docs/settings.md explains them.")]
 pub struct Arguments {
     /// The build's id
     id: String,

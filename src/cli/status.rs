@@ -32,7 +32,9 @@ Exit codes:
 Examples:
   image-builder status
   image-builder status --state failed --user alice
-  image-builder status 5b0d7a1c-27ec-4f0f-a1f9-2f8b1f3f1c55 --exit-status")]
+  image-builder status 5b0d7a1c-27ec-4f0f-a1f9-2f8b1f3f1c55 --exit-status
+
+`image-builder config --example` lists the settings, and docs/settings.md explains them.")]
 pub struct Arguments {
     /// The build's id
     id: Option<String>,

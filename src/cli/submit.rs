@@ -41,7 +41,9 @@ Exit codes:
 Examples:
   image-builder submit owner/name --wait
   image-builder submit owner/name@v1.2 --type tag --user alice --app shop
-  image-builder submit --file request.json --json")]
+  image-builder submit --file request.json --json
+
+`image-builder config --example` lists the settings, and docs/settings.md explains them.")]
 pub struct Arguments {
     /// What is to be built: a repository, and the branch, commit (7 to 40 hexadecimal digits) or whatever --type
     /// says

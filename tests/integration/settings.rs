@@ -264,8 +264,12 @@ fn the_command_line_is_explained_and_its_mistakes_are_usage() {
     assert!(help.stdout.contains("SIGTERM"), "{}", help.stdout);
     assert!(help.stdout.contains("the environment and from config/.env;"), "{}", help.stdout);
     for (command, exit_codes) in [
-        (&[][..], 6),
+        (&[][..], 7),
         (&["serve"], 6),
+        (&["submit"], 7),
+        (&["status"], 6),
+        (&["logs"], 7),
+        (&["cancel"], 6),
         (&["config"], 3),
         (&["health"], 4),
         (&["dead"], 6),

@@ -5,16 +5,23 @@
 //!
 //! - A build is its user's: two users who chose one id have two builds.
 //! - A build that was accepted is listed once it is known to be in a queue, and not before.
-//! - What is recorded of a build is applied in order, and a repetition of the last change changes nothing.
-//! - A build that has ended takes no change but of the same publication's outcome; a request that is made again
-//!   under its id begins it anew.
+//! - What is recorded of a build is applied in order, as [`StoredBuild::apply`] says; the same changes recorded
+//!   once more, as by whoever did not hear that they were, change nothing.
+//! - A build that has ended stays so. What comes late of its attempts and its log is added, since several workers
+//!   record; a request that is made again under its id begins it anew, and its log goes on.
+//! - What happens to a build that nobody requested is not recorded.
 //! - Builds are listed newest first, a page at a time, and a page is never disturbed by what is recorded
 //!   meanwhile.
 //! - A log is what was appended, byte by byte, and is read from any offset. What was lost is marked in it.
 //! - What is older than it may be goes, and so do the oldest builds that ended where all hold too many bytes: a
 //!   build that has not ended never goes for its size.
 
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::model::fault::StageName;
@@ -159,17 +166,180 @@ pub struct StoredBuild {
 }
 
 /// One try of a build.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredAttempt {
     /// From 1.
     pub number: u32,
     pub worker: String,
+    #[serde(with = "time::serde::rfc3339")]
     pub begun_at: OffsetDateTime,
     /// The stages that had it in hand, and since when.
     pub stages: Vec<(StageName, OffsetDateTime)>,
+    #[serde(with = "time::serde::rfc3339::option")]
     pub ended_at: Option<OffsetDateTime>,
     /// What it failed of; `None` = it went well, or is under way.
     pub fault: Option<Attempt>,
+}
+
+/// A request that is made again is told from a repetition of the same one by its time, which the broker may
+/// have cut to whole seconds.
+const MADE_AGAIN: Duration = Duration::from_secs(1);
+
+impl StoredBuild {
+    /// So many attempts are kept: the oldest ones go. A service that is out of reach for a day makes many.
+    pub const MOST_ATTEMPTS: usize = 100;
+
+    /// A build of which nothing is known but its request.
+    pub fn of(requested: RequestedBuild, at: OffsetDateTime) -> Self {
+        Self {
+            requested,
+            state: BuildState::Queued,
+            commit: None,
+            updated_at: at,
+            ended_at: None,
+            attempts: Vec::new(),
+            outcome: None,
+            log_bytes: 0,
+        }
+    }
+
+    /// What the build is after a change. The log is for the store to keep, and `log_bytes` with it.
+    pub fn apply(&mut self, at: OffsetDateTime, change: &Change) {
+        match change {
+            Change::Requested(again) => {
+                let known = &self.requested;
+                let is_another = again.request != known.request
+                    || again.requested_at - known.requested_at >= MADE_AGAIN;
+                if !(self.state.is_ended() && is_another) {
+                    return;
+                }
+                *self = Self { log_bytes: self.log_bytes, ..Self::of(again.clone(), at) };
+            }
+            Change::Stage { attempt, stage, worker } => {
+                self.enter(BuildState::of_stage(*stage));
+                self.begin(at, *attempt, *stage, worker);
+            }
+            Change::Commit(commit) => self.commit = Some(commit.clone()),
+            Change::Output(_) => {}
+            Change::Failed(fault) => {
+                self.enter(BuildState::Waiting);
+                self.end_attempts(at, Some(fault));
+            }
+            Change::Waiting => {
+                self.enter(BuildState::Waiting);
+                self.end_attempts(at, None);
+            }
+            Change::Ended { kind, data } => {
+                if self.state.is_ended() {
+                    return;
+                }
+                self.end_attempts(at, None);
+                self.state = BuildState::of_outcome(*kind);
+                self.ended_at = Some(at);
+                self.outcome = Some(data.clone());
+                self.commit = self.commit.take().or_else(|| commit_of(data));
+            }
+        }
+        self.updated_at = self.updated_at.max(at);
+    }
+
+    fn enter(&mut self, state: BuildState) {
+        if !self.state.is_ended() {
+            self.state = state;
+        }
+    }
+
+    /// An attempt is in the hands of one more stage, or a new one has begun.
+    fn begin(&mut self, at: OffsetDateTime, number: u32, stage: StageName, worker: &str) {
+        if let Some(last) = self.attempts.last_mut()
+            && (last.number, last.worker.as_str(), last.ended_at) == (number, worker, None)
+        {
+            return last.stages.push((stage, at));
+        }
+        // Whoever had one before has not lived to say how it ended.
+        self.end_attempts(at, None);
+        if self.attempts.len() >= Self::MOST_ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        self.attempts.push(StoredAttempt {
+            number,
+            worker: worker.to_owned(),
+            begun_at: at,
+            stages: vec![(stage, at)],
+            ended_at: self.ended_at,
+            fault: None,
+        });
+    }
+
+    fn end_attempts(&mut self, at: OffsetDateTime, fault: Option<&Attempt>) {
+        for attempt in self.attempts.iter_mut().filter(|attempt| attempt.ended_at.is_none()) {
+            attempt.ended_at = Some(at);
+            attempt.fault = fault.cloned();
+        }
+    }
+}
+
+/// The commit that an outcome's `data` names.
+fn commit_of(data: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Data {
+        commit: Option<String>,
+    }
+    serde_json::from_str::<Data>(data).ok()?.commit
+}
+
+/// What the same changes are known by when they are recorded once more: 32 hexadecimal digits.
+pub fn batch_name(changes: &[Recorded]) -> String {
+    let first = changes.first().map(|change| change.build.clone());
+    let build = first.unwrap_or_else(|| BuildIdentity::new(None, ""));
+    build.hash("batch", changes.iter().map(|change| format!("{change:?}"))).to_string()
+}
+
+/// What a build is known by in a store: 32 hexadecimal digits.
+pub fn build_key(build: &BuildIdentity) -> String {
+    build.hash("stored", [""; 0]).to_string()
+}
+
+/// Where a page of the list ends: at the build of this key that was requested then. The list is ordered by both,
+/// so what is recorded meanwhile moves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    /// In nanoseconds since 1970.
+    pub requested_at: i64,
+    /// See [`build_key`].
+    pub key: String,
+}
+
+impl Cursor {
+    pub fn of(build: &RequestedBuild) -> Self {
+        Self { requested_at: nanos(build.requested_at), key: build_key(&build.build) }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.requested_at, self.key)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self, StoreError> {
+        let read = || {
+            let (requested_at, key) = text.rsplit_once('-')?;
+            let is_key = key.len() == 32 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let requested_at = requested_at.parse().ok()?;
+            is_key.then(|| Self { requested_at, key: key.to_owned() })
+        };
+        read().ok_or_else(|| StoreError::Refused("the cursor is not one of this list".to_owned()))
+    }
+}
+
+/// A time in nanoseconds since 1970; what is out of range is as early or late as can be said.
+pub fn nanos(time: OffsetDateTime) -> i64 {
+    let nanos = time.unix_timestamp_nanos();
+    nanos.try_into().unwrap_or(if nanos < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// Which builds are listed: all for which everything holds that is set.
@@ -182,6 +352,24 @@ pub struct Filter {
     /// A commit, or how it begins.
     pub commit: Option<String>,
     pub build_id: Option<String>,
+}
+
+impl Filter {
+    /// Whether a build is listed.
+    pub fn takes(&self, build: &StoredBuild) -> bool {
+        let requested = &build.requested;
+        let same = |wanted: &Option<String>, is: Option<&String>| {
+            wanted.is_none() || wanted.as_ref() == is
+        };
+        let begins =
+            |commit: &String| build.commit.as_ref().is_some_and(|known| known.starts_with(commit));
+        self.state.is_none_or(|state| state == build.state)
+            && same(&self.user_id, requested.build.user_id.as_ref())
+            && same(&self.application_id, requested.application_id.as_ref())
+            && same(&self.repo, requested.repo.as_ref())
+            && same(&self.build_id, Some(&requested.build.build_id))
+            && self.commit.as_ref().is_none_or(begins)
+    }
 }
 
 /// Some of the builds that are listed.

@@ -1,6 +1,7 @@
 //! The ports in memory, for tests. Each passes the same conformance suite as its real adapter.
 
 pub mod broker;
+pub mod build_store;
 pub mod builder;
 pub mod conformance;
 pub mod dead_letters;

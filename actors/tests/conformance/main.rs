@@ -1,6 +1,7 @@
 //! The ports in memory keep what each port promises.
 
 mod broker;
+mod build_store;
 mod builder;
 mod dead_letters;
 mod notifier;

@@ -394,7 +394,7 @@ pub(super) async fn list(
     listing: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(listing) = listing?;
-    let state = said(listing.state).map(|name| {
+    let state = listing.state.map(|name| {
         let names = || BuildState::ALL.map(BuildState::as_str).join(", ");
         let unknown = || Problem::bad_request(format!("`state` is one of {}.", names()));
         BuildState::from_name(&name).ok_or_else(unknown)

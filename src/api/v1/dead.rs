@@ -182,7 +182,7 @@ pub(super) async fn list(
     listing: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(Listing { user, fault, cursor, limit }) = listing?;
-    let fault = said(fault).map(|name| name.parse::<FaultName>()).transpose();
+    let fault = fault.map(|name| name.parse::<FaultName>()).transpose();
     let fault = fault.map_err(|wrong| Problem::bad_request(format!("`fault`: {wrong}.")))?;
     let skipped: usize = said(cursor).map_or(Ok(0), |cursor| cursor.parse()).map_err(|_| {
         Problem::not_found("There is no such page: `cursor` is none of a page's `next`.")

@@ -29,7 +29,8 @@ pub(super) struct Part {
     /// The user whose build it is: to be said where several users chose one id.
     user: Option<String>,
     /// Where to begin, in bytes.
-    offset: Option<u64>,
+    #[param(minimum = 0)]
+    offset: Option<i64>,
 }
 
 /// Read a build's log
@@ -67,6 +68,8 @@ pub(super) async fn log(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let (Path(id), Query(Part { user, offset })) = (id?, part?);
+    let offset = offset.map(u64::try_from).transpose();
+    let offset = offset.map_err(|_| Problem::bad_request("`offset` is 0 or more."))?;
     let found = api.find(&id, said(user).as_deref()).await?;
     let reader = api.reader(&connection)?;
     let (build, total) = (found.requested.build, found.log_bytes);

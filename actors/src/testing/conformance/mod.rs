@@ -4,6 +4,7 @@
 //! makes a test of each.
 
 pub mod broker;
+pub mod build_store;
 pub mod builder;
 pub mod dead_letters;
 pub mod notifier;

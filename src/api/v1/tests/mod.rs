@@ -1,7 +1,6 @@
 //! The API over a real socket, on a broker, a store and dead letters in memory.
 
 mod schema;
-mod store;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,6 +21,7 @@ use image_builder_actors::ports::build_store::{BuildStore, Change, Recorded};
 use image_builder_actors::ports::{Broker, DeadLetters, Message, Queue};
 use image_builder_actors::telemetry::metrics::Metrics;
 use image_builder_actors::testing::broker::FakeBroker;
+use image_builder_actors::testing::build_store::FakeBuildStore;
 use image_builder_actors::testing::dead_letters::FakeDeadLetters;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -29,7 +29,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use self::schema::{assert_described, document};
-use self::store::Store;
 use super::*;
 use crate::api::readiness::Readiness;
 use crate::api::router;
@@ -39,7 +38,7 @@ use crate::api::server::{self, Bounds};
 pub(crate) struct World {
     broker: FakeBroker,
     letters: FakeDeadLetters,
-    store: Arc<Store>,
+    store: FakeBuildStore,
     queues: Arc<OnceLock<Queues>>,
     pub(crate) address: String,
     token: Option<&'static str>,
@@ -49,17 +48,17 @@ pub(crate) struct World {
 struct Parts {
     broker: FakeBroker,
     letters: FakeDeadLetters,
-    store: Arc<Store>,
+    store: FakeBuildStore,
     queues: Arc<OnceLock<Queues>>,
 }
 
 fn backend(token: Option<&str>) -> (Backend, Parts) {
     let broker = FakeBroker::default();
     let letters = FakeDeadLetters::new(broker.clone());
-    let (store, queues) = (Arc::new(Store::default()), Arc::<OnceLock<Queues>>::default());
+    let (store, queues) = (FakeBuildStore::default(), Arc::<OnceLock<Queues>>::default());
     let rules = Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() };
     let backend = Backend {
-        store: store.clone(),
+        store: Arc::new(store.clone()),
         queues: queues.clone(),
         rules: Arc::new(rules),
         token: token.map(Secret::new),
@@ -323,12 +322,12 @@ async fn what_cannot_be_made_durable_is_not_taken() {
     assert_eq!(answer.status, 503, "the queue is not connected");
     assert_eq!(world.get("/v1/builds/a").await.status, 404);
     world.connect();
-    world.store.set_down(true);
+    world.store.set_away(true);
     let answer = world.submit(&request("a")).await;
     assert_eq!(answer.status, 503);
     assert!(answer.header("retry-after").is_some());
     assert!(world.broker.published().is_empty(), "nothing is half taken");
-    world.store.set_down(false);
+    world.store.set_away(false);
     world.broker.down();
     assert_eq!(world.submit(&request("a")).await.status, 503);
     assert_eq!(world.get("/v1/builds/a").await.status, 404, "it is in no queue");
@@ -356,7 +355,7 @@ async fn builds_are_listed_in_pages_and_by_filters() {
     assert_eq!((ids(&second), second.get("next")), (vec!["a".to_owned()], None));
     assert_eq!(ids(&world.get("/v1/builds?user=v&state=queued").await.json()), ["d"]);
     assert_eq!(ids(&world.get("/v1/builds?state=ready").await.json()), [""; 0]);
-    for wrong in ["state=done", "limit=0", "limit=201", "limit=x"] {
+    for wrong in ["state=done", "state=", "limit=0", "limit=201", "limit=x"] {
         assert_eq!(world.get(&format!("/v1/builds?{wrong}")).await.status, 400, "{wrong}");
     }
     assert_eq!(world.get("/v1/builds?cursor=x").await.status, 404);
@@ -426,6 +425,7 @@ async fn a_log_is_read_as_a_whole_or_in_parts() {
     assert_eq!(world.get("/v1/builds/a/log?offset=4").await.body, "two\n");
     assert_eq!(world.get("/v1/builds/a/log?offset=8").await.body, "");
     assert_eq!(world.get("/v1/builds/a/log?offset=9").await.status, 416);
+    assert_eq!(world.get("/v1/builds/a/log?offset=-1").await.status, 400);
     let range = world.ask("GET", "/v1/builds/a/log", &[("Range", "bytes=2-4")], "").await;
     assert_eq!((range.status, range.body.as_str()), (206, "e\nt"));
     assert_eq!(range.header("content-range"), Some("bytes 2-4/8"));
