@@ -1,11 +1,16 @@
 //! The commands, one module each, and what they share.
 
+pub mod build;
 pub mod config;
 pub mod dead_letters;
+mod faults;
 pub mod health;
+mod progress;
 pub mod queue;
 pub mod read_log;
 pub mod serve;
+mod stop;
+mod wanted;
 
 use std::io::{self, Write};
 use std::path::Path;

@@ -69,6 +69,17 @@ impl SourcePlanner {
         Self { settings }
     }
 
+    /// Whether planning this tree writes into it, so that it has to be one of the build's own.
+    ///
+    /// # Errors
+    /// The plan contradicts itself or the tree.
+    pub async fn writes_into(&self, tree: &Path, request: &PlanRequest) -> Result<bool, Fault> {
+        let (tree, request) = (tree.to_owned(), request.clone());
+        let limits = self.settings.limits.clone();
+        let step = blocking(move || first_step(&tree, &request, &limits)).await?;
+        Ok(matches!(step, Step::Nixpacks(_)))
+    }
+
     /// Like [`Planner::plan`], with nixpacks' own plan beside it.
     pub async fn explain(
         &self,

@@ -43,6 +43,7 @@ pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
 use revisions::Revisions;
 use session::Session;
+use tokio::sync::RwLock;
 
 use crate::net::address::without_credentials;
 
@@ -70,6 +71,8 @@ pub struct DockerSettings {
     /// A directory to write down which names pushes gave to images, so that those of a worker that was
     /// killed are cleared; `None` = they are not.
     pub push_journal: Option<PathBuf>,
+    /// Whether every step is run, whatever the build cache has.
+    pub no_cache: bool,
     pub limits: Limits,
 }
 
@@ -83,6 +86,7 @@ impl Default for DockerSettings {
             registry_auth: None,
             push_auth: None,
             push_journal: None,
+            no_cache: false,
             limits: Limits::default(),
         }
     }
@@ -122,6 +126,8 @@ pub struct DockerEngine {
     negotiated: Arc<AtomicBool>,
     pushes: Arc<EnginePush>,
     revisions: Arc<Revisions>,
+    /// Held for reading while a build is being cancelled.
+    cancelling: Arc<RwLock<()>>,
 }
 
 impl DockerEngine {
@@ -143,6 +149,7 @@ impl DockerEngine {
             settings: Arc::new(settings),
             negotiated: Arc::new(AtomicBool::new(false)),
             revisions: Arc::default(),
+            cancelling: Arc::default(),
         })
     }
 
@@ -174,6 +181,11 @@ impl DockerEngine {
             .map_err(|error| faults::of_client(&self.address, what, &error))?;
         self.negotiated.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Waits until every build that was dropped is stopped on the engine, or cannot be.
+    pub async fn cancelled(&self) {
+        drop(self.cancelling.write().await);
     }
 
     /// Removes the names that pushes of dead workers left on images.
