@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use image_builder::cli::{self, build, config, dead_letters, health, queue, read_log, serve};
+use image_builder::cli::{self, build, config, dead_letters, health, plan, queue, read_log, serve};
 use image_builder::exit::Exit;
 use image_builder::planner;
 
@@ -37,6 +37,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Arguments),
     Build(Box<build::Arguments>),
+    Plan(Box<plan::Arguments>),
     Config(config::Arguments),
     Health(health::Arguments),
     Queue(queue::Arguments),
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
     cli::ended(match arguments.command {
         Command::Serve(_) => serve::run(),
         Command::Build(arguments) => build::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),

@@ -15,7 +15,7 @@ use super::faults;
 use super::progress::{Ended, Progress, ProgressMode};
 use super::stop::Stop;
 use super::wanted::{Wanted, WantedArguments};
-use super::{environment, print, wait_for};
+use super::{environment, print, temporary_folder, wait_for};
 use crate::config::ConfigErrors;
 use crate::exit::{Exit, StartError};
 use crate::wiring::tools::Tools;
@@ -130,12 +130,8 @@ impl<'a> Run<'a> {
     }
 
     fn to_its_end(&self, tools: &Tools) -> Result<Exit, StartError> {
-        let place = tempfile::Builder::new().prefix("image-builder-").tempdir();
-        let place = place.map_err(|error| {
-            let at = std::env::temp_dir();
-            let why = format!("cannot make a folder in {} (TMPDIR): {error}", at.display());
-            StartError::new(Exit::Unavailable, why)
-        })?;
+        // Outlives the threads that work in it.
+        let place = temporary_folder()?;
         wait_for(self.watched(tools, &place))
     }
 

@@ -4,7 +4,7 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::notification::Culprit;
 use serde_json::{Value, json};
 
-use super::wanted::in_options;
+pub(super) use super::wanted::in_options;
 
 /// One sentence on what failed, and one on what to do about it where that is known.
 pub(super) fn sentence(fault: &Fault) -> String {

@@ -349,7 +349,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 /// A message about a request's fields, with the options that they come from.
 pub(super) fn in_options(message: &str) -> String {
-    const FIELDS: [(&str, &str); 9] = [
+    const FIELDS: [(&str, &str); 10] = [
         ("`buildPlan.target`", "`--target`"),
         ("`rootDirectory`", "`--root`"),
         ("`dockerfilePath`", "`--file`"),
@@ -358,6 +358,7 @@ pub(super) fn in_options(message: &str) -> String {
         ("`envs`", "`--env`"),
         ("`secrets`", "`--secret`"),
         ("`builder`", "`--builder`"),
+        ("the repository's root", "the root"),
         ("buildPlan.", ""),
     ];
     FIELDS.iter().fold(message.to_owned(), |text, (field, option)| text.replace(field, option))

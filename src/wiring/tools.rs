@@ -4,10 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::Plan;
 
 use crate::config::ToolConfig;
-use crate::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
+use crate::engine::docker::{
+    ContextSize, DockerEngine, DockerSettings, RegistryAuth, context_size,
+};
 use crate::exit::{Exit, StartError};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::source::{GitConnector, GitSettings, GithubSettings};
@@ -43,6 +47,15 @@ impl Tools {
     /// The registry's name in references.
     pub fn registry_name(&self) -> String {
         self.config.registry.url.to_string()
+    }
+
+    /// How much the engine would be sent for a plan.
+    ///
+    /// # Errors
+    ///
+    /// The context cannot be sent.
+    pub async fn context_size(&self, plan: &Plan) -> Result<ContextSize, Fault> {
+        context_size(plan, &self.config.limits).await
     }
 
     /// The forge's client. It reads the machine's certificates, which takes a moment: only who fetches asks

@@ -35,9 +35,11 @@ use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder};
+use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder, Plan};
 
 use address::Address;
+use context::Context;
+pub use context::ContextSize;
 pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
@@ -45,6 +47,7 @@ use revisions::Revisions;
 use session::Session;
 use tokio::sync::RwLock;
 
+use crate::blocking::blocking;
 use crate::net::address::without_credentials;
 
 /// A short question to the engine is answered within this time.
@@ -198,6 +201,15 @@ impl DockerEngine {
             .await
             .map_err(|error| faults::of_client(&self.address, what, &error))
     }
+}
+
+/// How much the engine would be sent for a plan. It need not be there.
+///
+/// # Errors
+/// The context cannot be sent: it is `invalid_plan` or too large.
+pub async fn context_size(plan: &Plan, limits: &Limits) -> Result<ContextSize, Fault> {
+    let (plan, limits) = (plan.clone(), limits.clone());
+    blocking(move || Context::open(&plan, &limits)?.size()).await
 }
 
 #[async_trait]
