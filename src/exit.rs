@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use image_builder_actors::model::fault::{Kind, Reason};
+
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -18,8 +20,23 @@ pub enum Exit {
     Temporary = 75,
     /// The settings are wrong.
     Config = 78,
-    /// Somebody pressed Ctrl-C.
+    /// Ctrl-C, as shells count it: 128 and the signal's number.
     Interrupted = 130,
+    /// SIGTERM.
+    Terminated = 143,
+}
+
+impl Exit {
+    /// How a command ends whose build ended for this reason.
+    pub fn of(reason: Reason) -> Self {
+        match (reason.kind(), reason) {
+            (Kind::User | Kind::Build | Kind::Withdrawn, _) => Exit::Failed,
+            // Time alone mends it.
+            (Kind::Capacity, Reason::RateLimited) => Exit::Temporary,
+            (Kind::Capacity | Kind::Refused, _) => Exit::Unavailable,
+            (Kind::Service | Kind::Crash, _) => Exit::Temporary,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use image_builder::cli::{
-    self, cancel, config, dead_letters, health, logs, queue, read_log, serve, status, submit,
+    self, build, cancel, config, dead_letters, health, logs, plan, queue, read_log, serve, status,
+    submit,
 };
 use image_builder::exit::Exit;
 use image_builder::planner;
@@ -39,6 +40,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    Build(Box<build::Arguments>),
+    Plan(Box<plan::Arguments>),
     Submit(submit::Arguments),
     Status(status::Arguments),
     Logs(logs::Arguments),
@@ -66,6 +69,8 @@ fn main() -> ExitCode {
     };
     cli::ended(match arguments.command {
         Command::Serve(_) => serve::run(),
+        Command::Build(arguments) => build::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Submit(arguments) => submit::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Logs(arguments) => logs::run(&arguments),

@@ -1,5 +1,7 @@
 //! The worker, put together from the settings: the one place that knows them and every adapter.
 
+pub mod tools;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 

@@ -1,25 +1,33 @@
 //! The commands, one module each, and what they share.
 
 mod api;
+pub mod build;
 pub mod cancel;
 pub mod config;
 pub mod dead_letters;
+mod faults;
 pub mod health;
 pub mod logs;
+pub mod plan;
+mod progress;
 pub mod queue;
 pub mod read_log;
 pub mod serve;
 pub mod status;
+mod stop;
 pub mod submit;
+mod wanted;
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use tempfile::TempDir;
+
 use self::api::client::Client;
 use self::dead_letters::over_http::OverHttp;
 use crate::config::{ConfigErrors, ENV_FILE, Environment};
-use crate::exit::Exit;
+use crate::exit::{Exit, StartError};
 use crate::wiring;
 
 /// How a command ended. Bad settings are all told at once, for every command in the same way.
@@ -64,6 +72,16 @@ pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
 /// Where settings come from.
 fn environment() -> Result<Environment, ConfigErrors> {
     Environment::read(Path::new(ENV_FILE))
+}
+
+/// A folder for what a command fetches; it goes with the value.
+fn temporary_folder() -> Result<TempDir, StartError> {
+    let folder = tempfile::Builder::new().prefix("image-builder-").tempdir();
+    folder.map_err(|error| {
+        let place = std::env::temp_dir();
+        let why = format!("cannot make a folder in {} (TMPDIR): {error}", place.display());
+        StartError::new(Exit::Unavailable, why)
+    })
 }
 
 /// Does the work of a command that prints for people, and logs nothing.

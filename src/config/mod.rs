@@ -149,6 +149,24 @@ impl Environment {
         Ok((config, effective))
     }
 
+    /// What a command needs that builds by itself, whatever else is set.
+    ///
+    /// # Errors
+    ///
+    /// All of these that are bad.
+    pub fn tools(&self) -> Result<ToolConfig, ConfigErrors> {
+        let mut reader = Reader::new(self);
+        let limits = Limits::default();
+        let tools = ToolConfig {
+            engine: engine(&mut reader, limits.clone()),
+            registry: RegistryConfig::read(&mut reader),
+            forge: ForgeConfig { url: reader.github_url(), api_url: reader.github_api_url() },
+            limits,
+            home: self.home.clone(),
+        };
+        reader.finish(Some(tools)).map(|(tools, _)| tools)
+    }
+
     /// `HTTP_ADDR` alone, whatever else is set.
     ///
     /// # Errors
@@ -170,6 +188,17 @@ impl Environment {
         let api = ApiConfig::read(&mut reader);
         reader.finish(Some(api)).map(|(api, _)| api)
     }
+}
+
+/// The settings that a command needs which builds by itself: no queue is among them.
+#[derive(Debug, Clone)]
+pub struct ToolConfig {
+    pub engine: DockerSettings,
+    pub registry: RegistryConfig,
+    pub forge: ForgeConfig,
+    pub limits: Limits,
+    /// The directory of the user who calls.
+    pub home: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]

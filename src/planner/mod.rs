@@ -60,6 +60,8 @@ pub struct SourcePlanner {
 #[derive(Debug, Clone)]
 pub struct ExplainedPlan {
     pub plan: Plan,
+    /// Why this builder, as the end of a sentence: "there is a `Dockerfile`".
+    pub because: String,
     /// What `nixpacks plan --format json` would print; `None` where a Dockerfile is the plan.
     pub nixpacks: Option<serde_json::Value>,
 }
@@ -67,6 +69,17 @@ pub struct ExplainedPlan {
 impl SourcePlanner {
     pub fn new(settings: PlannerSettings) -> Self {
         Self { settings }
+    }
+
+    /// Whether planning this tree writes into it, so that it has to be one of the build's own.
+    ///
+    /// # Errors
+    /// The plan contradicts itself or the tree.
+    pub async fn writes_into(&self, tree: &Path, request: &PlanRequest) -> Result<bool, Fault> {
+        let (tree, request) = (tree.to_owned(), request.clone());
+        let limits = self.settings.limits.clone();
+        let (step, _) = blocking(move || first_step(&tree, &request, &limits)).await?;
+        Ok(matches!(step, Step::Nixpacks(_)))
     }
 
     /// Like [`Planner::plan`], with nixpacks' own plan beside it.
@@ -78,7 +91,7 @@ impl SourcePlanner {
     ) -> Result<ExplainedPlan, Fault> {
         let (tree, request) = (source.tree.clone(), wish.plan.clone());
         let limits = self.settings.limits.clone();
-        let step = blocking(move || {
+        let (step, because) = blocking(move || {
             #[cfg(feature = "failpoints")]
             fail::fail_point!("builder::planning");
             first_step(&tree, &request, &limits)
@@ -87,10 +100,12 @@ impl SourcePlanner {
         match step {
             Step::Ready(plan) => {
                 progress.note(format!("building by the Dockerfile `{}`", plan.dockerfile));
-                Ok(ExplainedPlan { plan: *plan, nixpacks: None })
+                Ok(ExplainedPlan { plan: *plan, because, nixpacks: None })
             }
             Step::Nixpacks(sight) => {
-                nixpacks::plan(&self.settings, source, wish, sight, progress).await
+                let (plan, printed) =
+                    nixpacks::plan(&self.settings, source, wish, sight, progress).await?;
+                Ok(ExplainedPlan { plan, because, nixpacks: Some(printed) })
             }
         }
     }
@@ -122,33 +137,32 @@ enum Step {
     Nixpacks(Sight),
 }
 
-/// All that can be decided without nixpacks.
-fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<Step, Fault> {
+/// All that can be decided without nixpacks, and why it is this builder.
+fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<(Step, String), Fault> {
     let context = find_context(tree, &wish.root_directory)?;
     check_names(wish)?;
 
     let (builder, because) = match (wish.builder, dockerfile::default_in(&context)) {
-        (Some(builder), _) => (builder, String::new()),
+        (Some(builder), _) => (builder, "it is asked for".to_owned()),
         (None, _) if wish.dockerfile_path.is_some() => {
-            (BuilderKind::Dockerfile, ", because `dockerfilePath` is given".to_owned())
+            (BuilderKind::Dockerfile, "`dockerfilePath` is given".to_owned())
         }
-        (None, Some(name)) => (BuilderKind::Dockerfile, format!(", because there is a `{name}`")),
-        (None, None) => (BuilderKind::Nixpacks, ", because there is no `Dockerfile`".to_owned()),
+        (None, Some(name)) => (BuilderKind::Dockerfile, format!("there is a `{name}`")),
+        (None, None) => (BuilderKind::Nixpacks, "there is no `Dockerfile`".to_owned()),
     };
     refuse_foreign_fields(wish, builder, &because)?;
 
-    match builder {
-        BuilderKind::Dockerfile => {
-            dockerfile::plan(&context, wish, limits).map(|plan| Step::Ready(Box::new(plan)))
-        }
+    let step = match builder {
+        BuilderKind::Dockerfile => Step::Ready(Box::new(dockerfile::plan(&context, wish, limits)?)),
         BuilderKind::Nixpacks => {
             let dockerfile_missing = wish
                 .builder
                 .is_none()
                 .then(|| format!("`{}` in {}", dockerfile::DEFAULT_NAME, context.shown));
-            Ok(Step::Nixpacks(Sight { context, dockerfile_missing }))
+            Step::Nixpacks(Sight { context, dockerfile_missing })
         }
-    }
+    };
+    Ok((step, because))
 }
 
 fn find_context(tree: &Path, root_directory: &str) -> Result<Context, Fault> {
@@ -204,6 +218,8 @@ fn refuse_foreign_fields(
     if foreign.is_empty() {
         return Ok(());
     }
+    let because =
+        if wish.builder.is_some() { String::new() } else { format!(", because {because}") };
     Err(invalid(format!(
         "only the builder `{other}` knows {fields}, but this build uses `{builder}`{because}: \
          leave out what does not fit, or set `builder` to `{other}`",

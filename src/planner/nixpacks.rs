@@ -21,7 +21,7 @@ use super::cache::cache_key;
 use super::child::{self, Answer, OUTPUT, Planned, Task};
 use super::confine::{self, Unusable};
 use super::fingerprint::Fingerprint;
-use super::{Context, ExplainedPlan, PlannerSettings, disk_fault, invalid};
+use super::{Context, PlannerSettings, disk_fault, invalid};
 use crate::blocking::blocking;
 
 /// The release of the library that plans. `tests/contract/planner.rs` holds it against the command.
@@ -42,13 +42,14 @@ pub(super) struct Sight {
     pub dockerfile_missing: Option<String>,
 }
 
+/// The plan, and what `nixpacks plan --format json` would print.
 pub(super) async fn plan(
     settings: &PlannerSettings,
     source: &FetchedSource,
     wish: &BuildRequest,
     sight: Sight,
     progress: &BuildLog,
-) -> Result<ExplainedPlan, Fault> {
+) -> Result<(Plan, serde_json::Value), Fault> {
     let task = task(settings, &sight.context, wish);
 
     let (context, request, limits) =
@@ -243,7 +244,7 @@ fn finish(
     wish: &PlanRequest,
     cache_key: &str,
     limits: &Limits,
-) -> Result<ExplainedPlan, Fault> {
+) -> Result<(Plan, serde_json::Value), Fault> {
     check_variables(&planned.variables)?;
     let written = |error: io::Error| disk_fault("write the plan", &error);
     let output = planned.app.join(OUTPUT);
@@ -275,7 +276,7 @@ fn finish(
         secrets: wish.secrets.clone(),
         fingerprint,
     };
-    Ok(ExplainedPlan { plan, nixpacks: Some(planned.plan) })
+    Ok((plan, planned.plan))
 }
 
 /// Refuses variables that `ENV NAME=$NAME` in the Dockerfile would not set.

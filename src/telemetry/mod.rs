@@ -9,7 +9,7 @@ mod lines;
 pub mod read;
 pub mod stream;
 mod terminal;
-mod text;
+pub(crate) mod text;
 pub mod traces;
 
 use std::io::IsTerminal;

@@ -21,6 +21,15 @@ pub enum BuildEvent {
     Output(String),
 }
 
+/// The step of a build that an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepRef {
+    /// Counted from 1 in the order in which the build's steps began.
+    pub number: u32,
+    /// Whether it is the engine's housekeeping, and no step of the Dockerfile's own.
+    pub internal: bool,
+}
+
 /// The log target of what builds write, so that it can be filtered by itself.
 pub const OUTPUT_TARGET: &str = "image_builder::output";
 
@@ -32,6 +41,14 @@ pub const NOTE_TARGET: &str = module_path!();
 pub trait BuildLogListener: fmt::Debug + Send + Sync {
     /// Called inside the job's span, by whoever works on the job: it must not wait for anything.
     fn hear(&self, event: &BuildEvent);
+
+    /// Called in its place for an event of a step. Who does not care which one it is hears the same as ever:
+    /// all but the beginnings and ends of the engine's housekeeping.
+    fn hear_of_step(&self, step: StepRef, event: &BuildEvent) {
+        if !step.internal || matches!(event, BuildEvent::Output(_)) {
+            self.hear(event);
+        }
+    }
 }
 
 /// Where a job's events go: to each of its listeners, of which the log and the [tail](Self::tail) are
@@ -96,6 +113,15 @@ impl BuildLog {
 
     /// Passes an event on to every listener, cleaned.
     pub fn tell(&self, event: BuildEvent) {
+        self.pass_on(event, |listener, event| listener.hear(event));
+    }
+
+    /// Passes an event of a step on to every listener, cleaned.
+    pub fn tell_of_step(&self, step: StepRef, event: BuildEvent) {
+        self.pass_on(event, |listener, event| listener.hear_of_step(step, event));
+    }
+
+    fn pass_on(&self, event: BuildEvent, to: impl Fn(&dyn BuildLogListener, &BuildEvent)) {
         let event = match event {
             BuildEvent::Note(text) => BuildEvent::Note(self.clean(&text)),
             BuildEvent::StepStarted { name } => BuildEvent::StepStarted { name: self.clean(&name) },
@@ -106,7 +132,7 @@ impl BuildLog {
         };
         let _inside = self.span.enter();
         for listener in &self.listeners {
-            listener.hear(&event);
+            to(listener.as_ref(), &event);
         }
     }
 
@@ -256,5 +282,17 @@ mod tests {
             ]
         );
         assert_eq!(progress.tail(), ["=> RUN echo [secret]", "[31m[secret]\t!", &long]);
+    }
+
+    #[test]
+    fn of_the_engines_housekeeping_only_its_output_is_heard_by_who_does_not_ask_for_more() {
+        let progress = BuildLog::new("b", Redactor::default());
+        for (number, internal) in [(1, true), (2, false)] {
+            let step = StepRef { number, internal };
+            let name = format!("step {number}");
+            progress.tell_of_step(step, BuildEvent::StepStarted { name });
+            progress.tell_of_step(step, BuildEvent::Output(format!("output {number}")));
+        }
+        assert_eq!(progress.tail(), ["output 1", "=> step 2", "output 2"]);
     }
 }

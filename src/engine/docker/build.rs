@@ -18,7 +18,6 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
 
-use super::address::Address;
 use super::context::{Context, Unsent};
 use super::events::Follower;
 use super::session::Session;
@@ -30,6 +29,9 @@ use crate::blocking::{blocking, joined};
 const LONGEST_LINE: usize = 32 << 20;
 /// Longest request line that is sent, in bytes: HTTP libraries refuse more than 64 KiB.
 const LONGEST_QUERY: usize = 60 * 1024;
+
+/// Makes the engine run every step.
+const NO_CACHE: &str = "&nocache=1";
 
 /// Builds an image and returns the engine's id of it.
 pub(super) async fn build(
@@ -63,10 +65,12 @@ pub(super) async fn build(
             "another commit was built since this one was: no layers are taken from the cache, since \
              they are older than what that build left in cache mounts",
         );
-        target.push_str("&nocache=1");
+        target.push_str(NO_CACHE);
+    } else if engine.settings.no_cache {
+        target.push_str(NO_CACHE);
     }
     let mut connection = Connection::open(&engine.address).await?;
-    let mut cancel = CancelOnDrop { address: &engine.address, version, build_id: Some(build_id) };
+    let mut cancel = CancelOnDrop { engine, version, build_id: Some(build_id) };
 
     progress.note("sending the build context to the engine");
     let (chunks, sending) = context.send(time_of(engine).await?);
@@ -197,7 +201,7 @@ async fn time_of(engine: &DockerEngine) -> Result<OffsetDateTime, Fault> {
 /// Stops the build on the engine when its future is dropped. The closed connection alone would do,
 /// but not while the engine still reads the context.
 struct CancelOnDrop<'a> {
-    address: &'a Address,
+    engine: &'a DockerEngine,
     version: ClientVersion,
     /// `None` = the build has ended.
     build_id: Option<String>,
@@ -207,8 +211,11 @@ impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         let Some(build_id) = self.build_id.take() else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (address, version) = (self.address.clone(), self.version);
+        let (address, version) = (self.engine.address.clone(), self.version);
+        // Only one who waits for the last cancellation keeps others from it, and begins none.
+        let under_way = self.engine.cancelling.clone().try_read_owned();
         runtime.spawn(async move {
+            let _under_way = under_way;
             let what = "cancelling a build";
             let cancelled = async {
                 let target = format!("/build/cancel{}", wire::query(&[("id", &build_id)]));
@@ -231,24 +238,35 @@ impl Drop for CancelOnDrop<'_> {
 mod tests {
     use std::time::Duration;
 
-    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::engine::docker::DockerSettings;
+    use crate::engine::docker::address::Address;
 
     #[tokio::test]
     async fn a_dropped_build_is_cancelled_and_an_ended_one_is_not() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = Address::Tcp(listener.local_addr().expect("its address").to_string());
         let version = *bollard::API_DEFAULT_VERSION;
-        drop(CancelOnDrop { address: &address, version, build_id: None });
-        drop(CancelOnDrop { address: &address, version, build_id: Some("the-id".to_owned()) });
+        let settings = DockerSettings { host: address.to_string(), ..DockerSettings::default() };
+        let engine = DockerEngine::connect(settings).expect("a good address");
+        drop(CancelOnDrop { engine: &engine, version, build_id: None });
+        engine.cancelled().await;
+        drop(CancelOnDrop { engine: &engine, version, build_id: Some("the-id".to_owned()) });
 
         // What comes first is the cancelling of the second: the first one sends nothing.
         let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
         let (stream, _) = accepted.expect("a request in time").expect("a connection");
         let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).await.expect("a request");
+        let mut stream = BufReader::new(stream);
+        stream.read_line(&mut line).await.expect("a request");
         assert_eq!(line.trim_end(), format!("POST /v{version}/build/cancel?id=the-id HTTP/1.1"));
+        let mut cancelled = std::pin::pin!(engine.cancelled());
+        let unanswered = tokio::time::timeout(Duration::from_millis(50), &mut cancelled).await;
+        assert!(unanswered.is_err(), "the engine has not answered yet");
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("sent");
+        tokio::time::timeout(Duration::from_secs(10), cancelled).await.expect("it is cancelled");
     }
 }

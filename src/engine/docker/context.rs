@@ -107,11 +107,27 @@ impl Context {
     fn write_to(&self, writer: &mut ChunkWriter, modified: OffsetDateTime) -> Result<(), Unsent> {
         let mut tar = TarWriter { out: writer, modified };
         tar.root()?;
+        self.walk(&mut tar)?;
+        tar.finish()
+    }
+
+    /// How much would be sent. Blocks.
+    pub(super) fn size(&self) -> Result<ContextSize, Fault> {
+        let mut size = ContextSize { files: 0, bytes: 0 };
+        match self.walk(&mut size) {
+            Err(Unsent::Unusable(fault)) => Err(fault),
+            // Nobody hangs up on a count.
+            Ok(()) | Err(Unsent::HungUp) => Ok(size),
+        }
+    }
+
+    /// Goes through all that is sent, in its order.
+    fn walk(&self, visitor: &mut impl Visitor) -> Result<(), Unsent> {
         let mut stack = vec![Directory::read(&self.root, Vec::new(), Matched::default(), true)?];
         while let Some(directory) = stack.last_mut() {
             #[cfg(feature = "failpoints")]
             fail::fail_point!("builder::sending");
-            if tar.out.sender.is_closed() {
+            if visitor.has_left() {
                 return Err(Unsent::HungUp);
             }
             let Some(name) = directory.entries.pop() else {
@@ -129,8 +145,8 @@ impl Context {
                 if keep || self.walks_below(&shown) {
                     // A directory that is only walked is sent once something below it is.
                     if keep {
-                        send_directories(&mut stack, &mut tar)?;
-                        tar.directory(&path)?;
+                        send_directories(&mut stack, visitor)?;
+                        visitor.directory(&path)?;
                     }
                     stack.push(Directory::read(&on_disk, path, matched, keep)?);
                 }
@@ -139,16 +155,51 @@ impl Context {
             if !keep {
                 continue;
             }
-            send_directories(&mut stack, &mut tar)?;
-            tar.entry(&path, &on_disk, &metadata)?;
+            send_directories(&mut stack, visitor)?;
+            visitor.entry(&path, &on_disk, &metadata)?;
         }
-        tar.finish()
+        Ok(())
     }
 
     fn walks_below(&self, directory: &str) -> bool {
         let forced =
             |path: &String| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
         self.rules.may_keep_below(directory) || self.always.iter().any(forced)
+    }
+}
+
+/// How much a context holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextSize {
+    /// Files and links.
+    pub files: u64,
+    /// What the files hold.
+    pub bytes: u64,
+}
+
+/// Is shown all that is sent, in its order.
+trait Visitor {
+    /// Whether nobody wants the rest.
+    fn has_left(&self) -> bool;
+
+    fn directory(&mut self, path: &[u8]) -> Result<(), Unsent>;
+
+    fn entry(&mut self, path: &[u8], on_disk: &Path, metadata: &Metadata) -> Result<(), Unsent>;
+}
+
+impl Visitor for ContextSize {
+    fn has_left(&self) -> bool {
+        false
+    }
+
+    fn directory(&mut self, _: &[u8]) -> Result<(), Unsent> {
+        Ok(())
+    }
+
+    fn entry(&mut self, _: &[u8], _: &Path, metadata: &Metadata) -> Result<(), Unsent> {
+        self.files += 1;
+        self.bytes += if metadata.is_file() { metadata.len() } else { 0 };
+        Ok(())
     }
 }
 
@@ -185,9 +236,9 @@ impl Directory {
 }
 
 /// Sends the ignored directories above an entry that is sent after all.
-fn send_directories(stack: &mut [Directory], tar: &mut TarWriter<'_>) -> Result<(), Unsent> {
+fn send_directories(stack: &mut [Directory], visitor: &mut impl Visitor) -> Result<(), Unsent> {
     for directory in stack.iter_mut().filter(|directory| !directory.sent) {
-        tar.directory(&directory.path)?;
+        visitor.directory(&directory.path)?;
         directory.sent = true;
     }
     Ok(())
@@ -200,14 +251,9 @@ struct TarWriter<'a> {
     modified: OffsetDateTime,
 }
 
-impl TarWriter<'_> {
-    /// The context itself. The engine looks at the first 1024 bytes to tell an archive from a
-    /// Dockerfile, so the archive must not begin with an entry that needs more than one block.
-    fn root(&mut self) -> Result<(), Unsent> {
-        let mut header = self.header(EntryType::Directory, 0o755, 0);
-        header.as_old_mut().name[..2].copy_from_slice(b"./");
-        header.set_cksum();
-        self.out.write_all(header.as_bytes()).map_err(hung_up)
+impl Visitor for TarWriter<'_> {
+    fn has_left(&self) -> bool {
+        self.out.sender.is_closed()
     }
 
     fn directory(&mut self, path: &[u8]) -> Result<(), Unsent> {
@@ -243,6 +289,17 @@ impl TarWriter<'_> {
         let mut header = self.header(EntryType::Regular, mode, opened.len());
         self.put_header(&mut header, path, b"").map_err(hung_up)?;
         self.put_file(file, opened.len(), &shown)
+    }
+}
+
+impl TarWriter<'_> {
+    /// The context itself. The engine looks at the first 1024 bytes to tell an archive from a
+    /// Dockerfile, so the archive must not begin with an entry that needs more than one block.
+    fn root(&mut self) -> Result<(), Unsent> {
+        let mut header = self.header(EntryType::Directory, 0o755, 0);
+        header.as_old_mut().name[..2].copy_from_slice(b"./");
+        header.set_cksum();
+        self.out.write_all(header.as_bytes()).map_err(hung_up)
     }
 
     fn header(&self, kind: EntryType, mode: u32, size: u64) -> Header {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bollard::models::BuildInfoAux;
 use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
-use image_builder_actors::model::build_log::{BuildEvent, BuildLog};
+use image_builder_actors::model::build_log::{BuildEvent, BuildLog, StepRef};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -45,6 +45,8 @@ struct ImageId {
 pub(super) struct Follower<'a> {
     progress: &'a BuildLog,
     steps: HashMap<String, Step>,
+    /// Steps that have begun.
+    begun: u32,
     output: Output<'a>,
     pub(super) image_id: Option<String>,
     pub(super) error: Option<String>,
@@ -54,7 +56,8 @@ pub(super) struct Follower<'a> {
 #[derive(Default)]
 struct Step {
     name: String,
-    started: bool,
+    /// Counted from 1; 0 = it has not begun.
+    number: u32,
     finished: bool,
     /// What was written and is not a whole line yet, for each of the step's streams.
     partial: HashMap<i64, Vec<u8>>,
@@ -66,6 +69,7 @@ impl<'a> Follower<'a> {
         Self {
             progress,
             steps: HashMap::new(),
+            begun: 0,
             output: Output { progress, left: output_bytes, limit: output_bytes, over: false },
             image_id: None,
             error: None,
@@ -120,11 +124,11 @@ impl<'a> Follower<'a> {
     fn started(&mut self, vertex: &Vertex) {
         let step = self.steps.entry(vertex.digest.clone()).or_default();
         step.name.clone_from(&vertex.name);
-        if vertex.started.is_some() && !step.started {
-            step.started = true;
-            if is_shown(&step.name) {
-                self.progress.tell(BuildEvent::StepStarted { name: step.name.clone() });
-            }
+        if vertex.started.is_some() && step.number == 0 {
+            self.begun += 1;
+            step.number = self.begun;
+            let event = BuildEvent::StepStarted { name: step.name.clone() };
+            self.progress.tell_of_step(step.reference(), event);
         }
     }
 
@@ -140,26 +144,35 @@ impl<'a> Follower<'a> {
             return;
         }
         step.finished = true;
+        let reference = step.reference();
         for (_, rest) in step.partial.drain().filter(|(_, rest)| !rest.is_empty()) {
-            self.output.line(&rest);
+            self.output.line(reference, &rest);
         }
-        if is_shown(&step.name) && vertex.error.is_empty() {
+        if vertex.error.is_empty() {
             let (name, cached, took) = (step.name.clone(), vertex.cached, duration(vertex));
-            self.progress.tell(BuildEvent::StepFinished { name, cached, took });
+            let event = BuildEvent::StepFinished { name, cached, took };
+            self.progress.tell_of_step(reference, event);
         }
     }
 
     fn log(&mut self, log: VertexLog) {
         let step = self.steps.entry(log.vertex).or_default();
+        let reference = step.reference();
         let partial = step.partial.entry(log.stream).or_default();
         let mut rest = log.msg.as_slice();
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             extend(partial, &rest[..end]);
-            self.output.line(partial);
+            self.output.line(reference, partial);
             partial.clear();
             rest = &rest[end + 1..];
         }
         extend(partial, rest);
+    }
+}
+
+impl Step {
+    fn reference(&self) -> StepRef {
+        StepRef { number: self.number, internal: !is_shown(&self.name) }
     }
 }
 
@@ -195,7 +208,7 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    fn line(&mut self, line: &[u8]) {
+    fn line(&mut self, step: StepRef, line: &[u8]) {
         if self.over {
             return;
         }
@@ -204,11 +217,11 @@ impl Output<'_> {
             self.over = true;
             let over =
                 format!("[the build wrote more than {} bytes: the rest is dropped]", self.limit);
-            self.progress.tell(BuildEvent::Output(over));
+            self.progress.tell_of_step(step, BuildEvent::Output(over));
             return;
         }
         self.left -= cost;
-        self.progress.tell(BuildEvent::Output(visible(line)));
+        self.progress.tell_of_step(step, BuildEvent::Output(visible(line)));
     }
 }
 

@@ -13,7 +13,7 @@ use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
 use time::OffsetDateTime;
 
-use super::DockerEngine;
+use super::{ANSWER_TIMEOUT, DockerEngine, faults};
 
 /// What the names of all images that were built here begin with, on the engine alone: no registry is called
 /// that.
@@ -78,6 +78,49 @@ impl DockerEngine {
         Ok(last)
     }
 
+    /// Gives an image that was built here these names (`repository:tag`), in place of the one that it got when
+    /// it was built: from then on it is its owner's to keep or to remove.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn rename(
+        &self,
+        id: &str,
+        reference: &ImageReference,
+        names: &[String],
+    ) -> Result<(), Fault> {
+        let what = "naming an image";
+        for name in names {
+            let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "latest"));
+            let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
+            faults::in_time(ANSWER_TIMEOUT, what, self.docker.tag_image(id, Some(options)))
+                .await?
+                .map_err(|error| faults::of_client(&self.address, what, &error))?;
+        }
+        for name in self.local_names(id, reference).await? {
+            self.remove_image(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// The names that builds of this application gave to an image.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn local_names(
+        &self,
+        id: &str,
+        reference: &ImageReference,
+    ) -> Result<Vec<String>, Fault> {
+        let what = "looking at the names of an image";
+        let names = self.inspect(id, what).await?.and_then(|image| image.repo_tags);
+        let prefix = prefix(reference);
+        let ours = names.into_iter().flatten().filter(|name| name.starts_with(&prefix));
+        let mut ours: Vec<String> = ours.collect();
+        ours.sort();
+        Ok(ours)
+    }
+
     /// Notes that an image is used now, for whoever looks for the oldest: the engine keeps the time at which
     /// an image was last given a name, be it one that it has.
     pub(super) async fn touch(&self, name: &str) {
@@ -98,12 +141,7 @@ impl DockerEngine {
     }
 
     async fn remove_spare_names(&self, id: &str, reference: &ImageReference) -> Result<(), Fault> {
-        let what = "looking at the names of an image";
-        let names = self.inspect(id, what).await?.and_then(|image| image.repo_tags);
-        let prefix = prefix(reference);
-        let ours = names.into_iter().flatten().filter(|name| name.starts_with(&prefix));
-        let mut ours: Vec<String> = ours.collect();
-        ours.sort();
+        let ours = self.local_names(id, reference).await?;
         let Some((kept, spare)) = ours.split_first() else { return Ok(()) };
         for name in spare {
             self.remove_image(name).await?;

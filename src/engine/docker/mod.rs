@@ -35,15 +35,19 @@ use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder};
+use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder, Plan};
 
 use address::Address;
+use context::Context;
+pub use context::ContextSize;
 pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
 use revisions::Revisions;
 use session::Session;
+use tokio::sync::RwLock;
 
+use crate::blocking::blocking;
 use crate::net::address::without_credentials;
 
 /// A short question to the engine is answered within this time.
@@ -70,6 +74,8 @@ pub struct DockerSettings {
     /// A directory to write down which names pushes gave to images, so that those of a worker that was
     /// killed are cleared; `None` = they are not.
     pub push_journal: Option<PathBuf>,
+    /// Whether every step is run, whatever the build cache has.
+    pub no_cache: bool,
     pub limits: Limits,
 }
 
@@ -83,6 +89,7 @@ impl Default for DockerSettings {
             registry_auth: None,
             push_auth: None,
             push_journal: None,
+            no_cache: false,
             limits: Limits::default(),
         }
     }
@@ -122,6 +129,8 @@ pub struct DockerEngine {
     negotiated: Arc<AtomicBool>,
     pushes: Arc<EnginePush>,
     revisions: Arc<Revisions>,
+    /// Held for reading while a build is being cancelled.
+    cancelling: Arc<RwLock<()>>,
 }
 
 impl DockerEngine {
@@ -143,6 +152,7 @@ impl DockerEngine {
             settings: Arc::new(settings),
             negotiated: Arc::new(AtomicBool::new(false)),
             revisions: Arc::default(),
+            cancelling: Arc::default(),
         })
     }
 
@@ -176,6 +186,11 @@ impl DockerEngine {
         Ok(())
     }
 
+    /// Waits until every build that was dropped is stopped on the engine, or cannot be.
+    pub async fn cancelled(&self) {
+        drop(self.cancelling.write().await);
+    }
+
     /// Removes the names that pushes of dead workers left on images.
     pub async fn clear_left_names(&self) {
         self.pushes.clear_left_names().await;
@@ -186,6 +201,15 @@ impl DockerEngine {
             .await
             .map_err(|error| faults::of_client(&self.address, what, &error))
     }
+}
+
+/// How much the engine would be sent for a plan. It need not be there.
+///
+/// # Errors
+/// The context cannot be sent: it is `invalid_plan` or too large.
+pub async fn context_size(plan: &Plan, limits: &Limits) -> Result<ContextSize, Fault> {
+    let (plan, limits) = (plan.clone(), limits.clone());
+    blocking(move || Context::open(&plan, &limits)?.size()).await
 }
 
 #[async_trait]

@@ -25,7 +25,8 @@ use tracing::Level;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use self::health::Health;
-use self::plain::{plain, short_id, shorten_hashes, without_error_numbers};
+pub(crate) use self::plain::plain;
+use self::plain::{short_id, shorten_hashes, without_error_numbers};
 use self::wording::{Weight, Wording, duration, say};
 use super::fields::Fields;
 use super::terminal::Terminal;
@@ -186,14 +187,14 @@ fn shown(value: &Value) -> String {
 }
 
 /// `text` in so many columns.
-fn fit(text: &str, columns: usize) -> String {
+pub(crate) fn fit(text: &str, columns: usize) -> String {
     let mut text = cut(text, columns);
     text.extend(std::iter::repeat_n(' ', columns.saturating_sub(text.width())));
     text
 }
 
 /// `text`, cut to so many columns; a cut is marked.
-fn cut(text: &str, columns: usize) -> String {
+pub(crate) fn cut(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.to_owned();
     }

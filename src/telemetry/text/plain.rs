@@ -8,7 +8,7 @@ const HASH_DIGITS: usize = 12;
 const SHORTEST_HASH: usize = 40;
 
 /// One line that shows all that is in it: nothing moves the cursor, hides, or turns the line around.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.trim_end().chars() {
         match c {

@@ -1,0 +1,201 @@
+//! `image-builder plan`: what would be built, and why.
+
+use std::fs;
+
+use clap::Args;
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::faults;
+use super::progress::{Ended, Progress, ProgressMode};
+use super::stop::Stop;
+use super::wanted::{Wanted, WantedArguments};
+use super::{environment, print, temporary_folder, wait_for};
+use crate::config::ConfigErrors;
+use crate::engine::docker::ContextSize;
+use crate::engine::docker::disk::size::Size;
+use crate::exit::{Exit, StartError};
+use crate::planner::{ExplainedPlan, NIXPACKS_VERSION};
+use crate::wiring::tools::Tools;
+
+/// Show what would be built from a folder or a repository, and why.
+///
+/// It tells which builder makes the image, how much the engine would be sent, and shows the Dockerfile: the
+/// source's own, or the one that nixpacks makes. Nothing is built, and no engine is needed. Of build
+/// arguments, variables and secrets only the names are shown.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Exit codes:
+  0    there is a plan
+  1    there is none, and one sentence says what was looked for
+  64   usage
+  69   the forge is not available
+  75   temporary failure: try it again
+  78   bad settings, one line each
+  130  stopped by Ctrl-C
+
+Examples:
+  image-builder plan .
+  image-builder plan owner/name@v1.2 --root web
+  image-builder plan . --builder nixpacks --json | jq -r .dockerfile.text
+
+The settings that count are those of the forge; `image-builder config --example` lists them.")]
+pub struct Arguments {
+    #[command(flatten)]
+    wanted: WantedArguments,
+    /// Print the plan as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// # Errors
+///
+/// Bad settings.
+pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
+    let config = environment()?.tools()?;
+    let planned = arguments.wanted.read(&config).and_then(|wanted| {
+        let tools = Tools::assemble(config, false)?;
+        // Outlives the threads that work in it.
+        let place = temporary_folder()?;
+        wait_for(watched(arguments, &wanted, &tools, &place))
+    });
+    Ok(planned.unwrap_or_else(|error| {
+        eprintln!("image-builder: {error}");
+        error.exit
+    }))
+}
+
+/// A plan with all that is shown of it.
+struct Shown {
+    explained: ExplainedPlan,
+    context: ContextSize,
+    /// The text of the Dockerfile.
+    text: String,
+    commit: Option<String>,
+}
+
+/// Plans, until that is done or somebody asks for an end.
+async fn watched(
+    arguments: &Arguments,
+    wanted: &Wanted,
+    tools: &Tools,
+    place: &TempDir,
+) -> Result<Exit, StartError> {
+    let mut stop = Stop::listen()?;
+    let progress = Progress::start(wanted.is_repository().then_some(ProgressMode::Auto));
+    let request = &wanted.request;
+    let log =
+        BuildLog::new(&request.build_id, request.redactor()).with_listener(progress.listener());
+    let planned = tokio::select! {
+        planned = plan(wanted, tools, place, &progress, &log) => planned,
+        exit = stop.asked() => {
+            progress.end(Ended::Stopped);
+            return Ok(exit);
+        }
+    };
+    match planned {
+        Ok(shown) => {
+            progress.end(Ended::Done);
+            let text = if arguments.json {
+                format!("{}\n", to_json(wanted, &shown))
+            } else {
+                to_text(wanted, &shown)
+            };
+            Ok(print(&text))
+        }
+        Err(fault) => {
+            progress.end(Ended::Failed(None));
+            eprintln!("image-builder: {}", faults::sentence(&fault));
+            if arguments.json {
+                let mut result = faults::of_json(&fault, &[]);
+                result["source"] = json!(wanted.shown());
+                print(&format!("{result}\n"));
+            }
+            Ok(Exit::of(fault.reason))
+        }
+    }
+}
+
+async fn plan(
+    wanted: &Wanted,
+    tools: &Tools,
+    place: &TempDir,
+    progress: &Progress,
+    log: &BuildLog,
+) -> Result<Shown, Fault> {
+    let name = format!("fetching {}", wanted.shown());
+    let part = progress.begin(&name);
+    let source = wanted.fetch(tools, place.path(), log).await?;
+    progress.done(part, name);
+    let explained = tools.planner.explain(&source, &wanted.request, log).await?;
+    let plan = &explained.plan;
+    let context = tools.context_size(plan).await?;
+    let dockerfile = fs::read(plan.context.join(&plan.dockerfile)).map_err(|error| {
+        let message = format!("Cannot read `{}`: {error}.", plan.dockerfile);
+        Fault::new(StageName::Builder, Reason::InvalidPlan, message)
+    })?;
+    let text = String::from_utf8_lossy(&dockerfile).into_owned();
+    let commit = wanted.commit(&source).map(str::to_owned);
+    Ok(Shown { explained, context, text, commit })
+}
+
+fn to_text(wanted: &Wanted, shown: &Shown) -> String {
+    let ExplainedPlan { plan, because, nixpacks } = &shown.explained;
+    let ContextSize { files, bytes } = shown.context;
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| text.push_str(&format!("{name:10}  {value}\n"));
+    line("source", &wanted.shown());
+    if let Some(commit) = &shown.commit {
+        line("commit", commit);
+    }
+    let because = faults::in_options(because);
+    line("builder", &format!("{}, because {because}", plan.builder.as_str()));
+    let found = nixpacks.as_ref().and_then(|plan| plan["variables"]["NIXPACKS_METADATA"].as_str());
+    if nixpacks.is_some() {
+        let found = found.map_or(String::new(), |found| format!(": {found}"));
+        line("nixpacks", &format!("{NIXPACKS_VERSION}{found}"));
+    }
+    if let Some(target) = &plan.target {
+        line("target", target);
+    }
+    if !wanted.request.plan.root_directory.is_empty() {
+        line("root", &wanted.request.plan.root_directory);
+    }
+    let files_are = if files == 1 { "file" } else { "files" };
+    line("context", &format!("{files} {files_are}, {}", Size(bytes)));
+    let names =
+        |names: Vec<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    if !plan.build_args.is_empty() {
+        line("arguments", &names(plan.build_args.keys().collect()));
+    }
+    if !plan.secrets.is_empty() {
+        line("secrets", &names(plan.secrets.keys().collect()));
+    }
+    let end = if shown.text.ends_with('\n') { "" } else { "\n" };
+    format!("{text}\n# {}\n{}{end}", plan.dockerfile, shown.text)
+}
+
+fn to_json(wanted: &Wanted, shown: &Shown) -> Value {
+    let ExplainedPlan { plan, because, nixpacks } = &shown.explained;
+    // Its variables have values, which may be anything.
+    let nixpacks = nixpacks.clone().map(|mut plan| {
+        if let Some(plan) = plan.as_object_mut() {
+            plan.remove("variables");
+        }
+        plan
+    });
+    json!({
+        "source": wanted.shown(),
+        "commit": shown.commit,
+        "builder": plan.builder,
+        "because": faults::in_options(because),
+        "dockerfile": {"path": plan.dockerfile, "text": shown.text},
+        "target": plan.target,
+        "context": {"files": shown.context.files, "bytes": shown.context.bytes},
+        "buildArgs": plan.build_args.keys().collect::<Vec<_>>(),
+        "secrets": plan.secrets.keys().collect::<Vec<_>>(),
+        "nixpacks": nixpacks,
+    })
+}

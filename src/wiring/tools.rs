@@ -1,0 +1,90 @@
+//! What a command needs that builds by itself: an engine, the planner and the forge, and no queue.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::Plan;
+
+use crate::config::ToolConfig;
+use crate::engine::docker::{
+    ContextSize, DockerEngine, DockerSettings, RegistryAuth, context_size,
+};
+use crate::exit::{Exit, StartError};
+use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
+use crate::source::{GitConnector, GitSettings, GithubSettings};
+
+/// The adapters of such a command.
+pub struct Tools {
+    pub engine: DockerEngine,
+    pub planner: SourcePlanner,
+    config: ToolConfig,
+}
+
+impl Tools {
+    /// Opens no connection.
+    ///
+    /// # Errors
+    ///
+    /// The machine lacks what an adapter needs. The settings are good, or there would be no [`ToolConfig`].
+    pub fn assemble(config: ToolConfig, no_cache: bool) -> Result<Self, StartError> {
+        let push_auth = config.registry.credentials.as_ref().map(|known| RegistryAuth {
+            host: config.registry.url.server_address().to_owned(),
+            username: known.username.clone(),
+            password: known.password.clone(),
+        });
+        let push_auth = push_auth.map(Arc::new);
+        let engine = DockerSettings { push_auth, no_cache, ..config.engine.clone() };
+        let engine =
+            DockerEngine::connect(engine).map_err(|error| StartError::new(Exit::Config, error))?;
+        let secret = caches(config.home.as_deref());
+        let planner = SourcePlanner::new(PlannerSettings::new(config.limits.clone(), secret));
+        Ok(Self { engine, planner, config })
+    }
+
+    /// The registry's name in references.
+    pub fn registry_name(&self) -> String {
+        self.config.registry.url.to_string()
+    }
+
+    /// How much the engine would be sent for a plan.
+    ///
+    /// # Errors
+    ///
+    /// The context cannot be sent.
+    pub async fn context_size(&self, plan: &Plan) -> Result<ContextSize, Fault> {
+        context_size(plan, &self.config.limits).await
+    }
+
+    /// The forge's client. It reads the machine's certificates, which takes a moment: only who fetches asks
+    /// for it.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be read.
+    pub fn forge(&self) -> Result<GitConnector, StartError> {
+        let forge = &self.config.forge;
+        let settings = GitSettings {
+            github: GithubSettings { url: forge.url.clone(), api_url: forge.api_url.clone() },
+            limits: self.config.limits.clone(),
+            ..GitSettings::default()
+        };
+        let forge = GitConnector::new(settings).context("the forge's client");
+        forge.map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))
+    }
+}
+
+/// What the names of nixpacks' caches are made with: kept for this user, so that the next build finds them.
+/// Where nothing can be kept, each build has its own.
+fn caches(home: Option<&Path>) -> Secret {
+    let place = std::env::var_os("XDG_CACHE_HOME").filter(|place| !place.is_empty());
+    let place = place.map(PathBuf::from).or_else(|| Some(home?.join(".cache")));
+    let kept = place.and_then(|place| {
+        let place = place.join("image-builder");
+        std::fs::create_dir_all(&place).ok()?;
+        cache_secret(&place).ok()
+    });
+    kept.unwrap_or_else(|| Secret::new(uuid::Uuid::new_v4().to_string()))
+}
