@@ -16,6 +16,7 @@
 //! | [`engine`] | from a plan to an image; the engine's disk |
 //! | [`registry`] | where images are stored |
 //! | [`notify`] | who is told |
+//! | [`store`] | what is known of builds, for whoever asks |
 //! | [`api`] | what the worker tells over HTTP |
 //! | [`telemetry`] | logs and traces |
 //! | [`net`] | what every client of somebody else's server needs |
@@ -37,5 +38,6 @@ pub mod planner;
 pub mod registry;
 pub mod signals;
 pub mod source;
+pub mod store;
 pub mod telemetry;
 pub mod wiring;
