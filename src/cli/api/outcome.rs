@@ -1,6 +1,6 @@
 //! How a build ended, for whoever waited for it.
 
-use image_builder_actors::model::fault::{Kind, Reason};
+use image_builder_actors::model::fault::Reason;
 use serde_json::Value;
 
 use crate::exit::Exit;
@@ -20,13 +20,11 @@ pub(in crate::cli) fn exit(ended: &Value) -> Exit {
     }
 }
 
-/// What is refused or broken stays so until somebody mends it; other faults of a service pass.
+/// How the program ends for a fault of the service, of this reason.
 fn of_service(reason: &Value) -> Exit {
-    let reason = Reason::ALL.iter().find(|known| Some(known.as_str()) == reason.as_str());
-    match reason.map(|reason| (*reason, reason.kind())) {
-        Some((Reason::Timeout, _) | (_, Kind::Capacity | Kind::Crash)) => Exit::Temporary,
-        _ => Exit::Unavailable,
-    }
+    let known = Reason::ALL.into_iter().find(|known| Some(known.as_str()) == reason.as_str());
+    // A newer service may know more reasons.
+    known.map_or(Exit::Unavailable, Exit::of)
 }
 
 /// How it ended, in one line.
@@ -69,7 +67,7 @@ mod tests {
         assert_eq!(exit(&json!({"state": "building"})), Exit::Temporary);
         assert_eq!(failed("user", "build_failed"), Exit::Failed);
         assert_eq!(failed("service", "registry_refused"), Exit::Unavailable);
-        assert_eq!(failed("service", "engine_failed"), Exit::Unavailable);
+        assert_eq!(failed("service", "engine_failed"), Exit::Temporary);
         assert_eq!(failed("service", "crashed"), Exit::Temporary);
         assert_eq!(failed("service", "timeout"), Exit::Temporary);
     }
