@@ -22,9 +22,9 @@ pub(in crate::cli) fn exit(ended: &Value) -> Exit {
 
 /// How the program ends for a fault of the service, of this reason.
 fn of_service(reason: &Value) -> Exit {
-    let known = Reason::ALL.into_iter().find(|known| Some(known.as_str()) == reason.as_str());
+    let known = Reason::ALL.iter().find(|known| Some(known.as_str()) == reason.as_str());
     // A newer service may know more reasons.
-    known.map_or(Exit::Unavailable, Exit::of)
+    known.map_or(Exit::Unavailable, |reason| Exit::of(*reason))
 }
 
 /// How it ended, in one line.
