@@ -33,15 +33,17 @@ struct Told {
 }
 
 impl Told {
-    fn hear(&mut self, line: &str) {
-        let Some((what, name)) = line.split_once(' ') else { return };
+    /// Says whether it was something new.
+    fn hear(&mut self, line: &str) -> bool {
+        let Some((what, name)) = line.split_once(' ') else { return false };
         let name = name.to_owned();
         match what {
             "put" => self.put.insert(name),
             "begun" => self.begun.insert(name),
             "done" => self.done.insert(name),
+            // What the test's own frame says.
             _ => false,
-        };
+        }
     }
 }
 
@@ -75,17 +77,20 @@ fn run_and_kill(file: &Path, told: &mut Told) {
     let mut child = start(file);
     let output = child.stdout.take().expect("it is piped");
     let mut lines = BufReader::new(output).lines().map(|line| line.expect("it is text"));
-    // Random for this purpose: from 1 to 256 lines after the first.
-    let lines_until = 1 + usize::from(uuid::Uuid::new_v4().as_bytes()[0]);
-    lines.by_ref().skip_while(|line| !line.starts_with("put")).take(lines_until).for_each(|line| {
-        told.hear(&line);
-    });
+    // Random for this purpose: until it has told from 1 to 256 things more.
+    let most = 1 + usize::from(uuid::Uuid::new_v4().as_bytes()[0]);
+    let mut heard = 0;
+    while heard < most {
+        heard += usize::from(told.hear(&lines.next().expect("it goes on")));
+    }
     // And from 0 to 5 ms after that, so that it is not always in the same state.
     let micros = u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 20;
     std::thread::sleep(Duration::from_micros(micros));
     child.kill().expect("it can be killed");
     child.wait().expect("it is over");
-    lines.for_each(|line| told.hear(&line));
+    for line in lines {
+        told.hear(&line);
+    }
 }
 
 fn start(file: &Path) -> Child {

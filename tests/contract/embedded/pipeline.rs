@@ -191,5 +191,5 @@ async fn work(file: PathBuf, first: usize) {
             }
         })
         .await;
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
