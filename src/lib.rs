@@ -16,6 +16,7 @@
 //! | [`engine`] | from a plan to an image; the engine's disk |
 //! | [`registry`] | where images are stored |
 //! | [`notify`] | who is told |
+//! | [`store`] | what is known of builds, for whoever asks |
 //! | `dead_letters` | which are meant, and what requests are made of them |
 //! | [`api`] | what the worker tells over HTTP |
 //! | [`telemetry`] | logs and traces |
@@ -39,6 +40,7 @@ pub mod planner;
 pub mod registry;
 pub mod signals;
 pub mod source;
+pub mod store;
 pub mod telemetry;
 mod text;
 pub mod wiring;

@@ -26,7 +26,8 @@ const INSIDE: [&str; 10] = [
 const SHARED: [&str; 2] = ["net", "blocking"];
 
 /// The rooms of the outside that are adapters: they never know each other.
-const ADAPTERS: [&str; 6] = ["broker", "engine", "notify", "planner", "registry", "source"];
+const ADAPTERS: [&str; 7] =
+    ["broker", "engine", "notify", "planner", "registry", "source", "store"];
 
 /// Modules by path, such as `["model", "fault"]`, with their code.
 type Modules = BTreeMap<Vec<String>, String>;

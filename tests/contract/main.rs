@@ -12,3 +12,4 @@ mod registry;
 mod source;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
+mod store;

@@ -433,7 +433,7 @@ pub trait BuildStore: Send + Sync + 'static {
     /// Whether it can be read and written now.
     async fn look(&self) -> Result<(), StoreError>;
 
-    /// Waits until something may have been recorded since the call, by whichever worker. Safe to drop; may
-    /// return early.
+    /// Waits until something may have been recorded since the future was first polled, by whichever worker. Safe
+    /// to drop; may return early.
     async fn changed(&self);
 }

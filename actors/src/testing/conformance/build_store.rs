@@ -1,5 +1,6 @@
 //! What every build store does, whatever it is made of.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -421,10 +422,16 @@ pub async fn whoever_waits_hears_of_what_is_recorded(world: &impl World) {
     let build = requested("ann", "b", 0);
     let known = async {
         loop {
-            // It may return early, and what it is told of is looked up.
-            let changed = reader.changed();
-            if !reader.builds_of_id("b").await.expect("read").is_empty() {
-                return;
+            // It may return early, and what it is told of is looked up; it listens from its first poll on.
+            let mut changed = pin!(reader.changed());
+            tokio::select! {
+                biased;
+                () = &mut changed => continue,
+                builds = reader.builds_of_id("b") => {
+                    if !builds.expect("read").is_empty() {
+                        return;
+                    }
+                }
             }
             changed.await;
         }

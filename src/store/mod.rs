@@ -1,0 +1,255 @@
+//! The build store port on SQL: SQLite in a file of this worker's, or PostgreSQL that several workers share.
+//!
+//! Both speak the same statements but for what [`Dialect`] names. A build is one row, which is locked, read, changed
+//! by the port's own function and written back; its log is beside it, in compressed chunks.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `schema.rs` | the tables, and how older ones become them |
+//! | `builds.rs` | builds: written, found, listed |
+//! | `logs.rs` | logs: appended, read |
+//! | `tidy.rs` | what is kept no longer goes |
+//! | `changes.rs` | hears of what other workers record |
+
+mod builds;
+mod changes;
+mod logs;
+mod schema;
+mod tidy;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use image_builder_actors::model::identity::BuildIdentity;
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::build_store::{
+    Acceptance, BuildStore, Filter, LogPart, Page, Recorded, RequestedBuild, StoreError,
+    StoredBuild,
+};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{Any, AnyPool, Transaction};
+use time::OffsetDateTime;
+use tokio::sync::{OnceCell, watch};
+
+use self::changes::Listening;
+
+/// Longest wait for a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Longest that one call takes, tidying apart.
+const LIMIT: Duration = Duration::from_secs(15);
+/// Tidying may have a lot to remove.
+const TIDY_LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// Connections of one worker at the most.
+const CONNECTIONS: u32 = 4;
+
+/// Where the store is.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// A SQLite file, which is made where it is missing. One process writes it at a time.
+    File(PathBuf),
+    /// The address of a PostgreSQL, as `postgres://user:password@host/database`.
+    Postgres(Secret),
+}
+
+/// What the store needs to know.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    pub place: Place,
+    /// What was not changed for longer goes.
+    pub ttl: Duration,
+    /// How many bytes all builds may hold, compressed logs included; the oldest that ended go first.
+    pub budget: u64,
+}
+
+/// What differs between the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+impl Dialect {
+    /// Begins a transaction that writes. SQLite takes its one write lock at once: a transaction that read
+    /// first could not wait for it later.
+    fn begin(self) -> &'static str {
+        match self {
+            Dialect::Sqlite => "BEGIN IMMEDIATE",
+            Dialect::Postgres => "BEGIN",
+        }
+    }
+
+    /// Ends a query of rows that are to be written back. In SQLite nobody else writes meanwhile.
+    fn locked(self) -> &'static str {
+        match self {
+            Dialect::Sqlite => "",
+            Dialect::Postgres => " FOR UPDATE",
+        }
+    }
+
+    /// The type of bytes.
+    fn bytes(self) -> &'static str {
+        match self {
+            Dialect::Sqlite => "BLOB",
+            Dialect::Postgres => "BYTEA",
+        }
+    }
+}
+
+/// The builds of a database. Clones are the same store.
+#[derive(Clone)]
+pub struct Store {
+    pool: AnyPool,
+    dialect: Dialect,
+    /// Whether the tables are there.
+    tables: Arc<OnceCell<()>>,
+    ttl: Duration,
+    budget: u64,
+    /// How often something was recorded, as far as this worker has heard.
+    changes: watch::Sender<u64>,
+    /// Hears of what others record.
+    _listening: Option<Arc<Listening>>,
+}
+
+/// The store at this place. Nothing is connected to yet: a database that is not there is found missing when it
+/// is needed. Must be called inside a Tokio runtime.
+///
+/// # Errors
+///
+/// The address cannot be read; the message does not hold it.
+pub fn open(settings: StoreSettings) -> Result<Store, StoreError> {
+    sqlx::any::install_default_drivers();
+    let (url, dialect) = match &settings.place {
+        Place::File(path) => {
+            let path = path.to_string_lossy();
+            let path: Vec<_> = path
+                .split('/')
+                .map(|part| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string())
+                .collect();
+            (format!("sqlite://{}?mode=rwc", path.join("/")), Dialect::Sqlite)
+        }
+        Place::Postgres(url) => (url.expose().to_owned(), Dialect::Postgres),
+    };
+    let options: AnyConnectOptions = url.parse().map_err(|_| {
+        // What cannot be read may hold a password.
+        StoreError::Unavailable("the address of the database cannot be read".to_owned())
+    })?;
+    let pool = AnyPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(CONNECT_LIMIT)
+        .after_connect(move |connection, _| Box::pin(schema::prepare(connection, dialect)))
+        .connect_lazy_with(options);
+    let changes = watch::Sender::new(0);
+    let listening = match dialect {
+        Dialect::Sqlite => None,
+        Dialect::Postgres => Some(Arc::new(Listening::start(url, changes.clone()))),
+    };
+    let StoreSettings { ttl, budget, .. } = settings;
+    let tables = Arc::default();
+    Ok(Store { pool, dialect, tables, ttl, budget, changes, _listening: listening })
+}
+
+impl Store {
+    /// The database, with its tables.
+    async fn there(&self) -> Result<&AnyPool, StoreError> {
+        let made = async || schema::make(&self.pool, self.dialect).await;
+        self.tables.get_or_try_init(made).await?;
+        Ok(&self.pool)
+    }
+
+    /// Begins a transaction that writes.
+    async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let pool = self.there().await?;
+        pool.begin_with(self.dialect.begin()).await.map_err(unavailable)
+    }
+
+    /// Has heard of something new.
+    fn changed_here(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+/// Does something within a limit.
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let seconds = limit.as_secs();
+        Err(StoreError::Unavailable(format!("no answer within {seconds} s")))
+    })
+}
+
+/// What the database said, which never holds its password.
+fn unavailable(error: sqlx::Error) -> StoreError {
+    if let sqlx::Error::Database(said) = &error
+        // PostgreSQL's class of values that it cannot hold: they are no better the next time.
+        && said.code().is_some_and(|code| code.len() == 5 && code.starts_with("22"))
+    {
+        return StoreError::Refused(said.message().to_owned());
+    }
+    StoreError::Unavailable(error.to_string())
+}
+
+/// What is stored is not what this version writes.
+fn unreadable(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unavailable(format!("what is stored cannot be read: {error}"))
+}
+
+#[async_trait]
+impl BuildStore for Store {
+    async fn accept(&self, requested: &RequestedBuild) -> Result<Acceptance, StoreError> {
+        within(LIMIT, builds::accept(self, requested)).await
+    }
+
+    async fn record(&self, changes: &[Recorded]) -> Result<(), StoreError> {
+        within(LIMIT, builds::record(self, changes)).await?;
+        self.changed_here();
+        Ok(())
+    }
+
+    async fn builds_of_id(&self, build_id: &str) -> Result<Vec<StoredBuild>, StoreError> {
+        within(LIMIT, builds::of_id(self, build_id)).await
+    }
+
+    async fn list(
+        &self,
+        filter: &Filter,
+        cursor: Option<&str>,
+        most: usize,
+    ) -> Result<Page, StoreError> {
+        within(LIMIT, builds::list(self, filter, cursor, most)).await
+    }
+
+    async fn log(
+        &self,
+        build: &BuildIdentity,
+        offset: u64,
+        most: usize,
+    ) -> Result<Option<LogPart>, StoreError> {
+        within(LIMIT, logs::read(self, build, offset, most)).await
+    }
+
+    async fn tidy(&self, now: OffsetDateTime) -> Result<(), StoreError> {
+        within(TIDY_LIMIT, tidy::tidy(self, now)).await
+    }
+
+    async fn look(&self) -> Result<(), StoreError> {
+        let look = async {
+            let pool = self.there().await?;
+            sqlx::query("SELECT 1 FROM builds LIMIT 1")
+                .fetch_optional(pool)
+                .await
+                .map_err(unavailable)
+        };
+        within(CONNECT_LIMIT, look).await.map(drop)
+    }
+
+    async fn changed(&self) {
+        // The sender is `self`, so it cannot be gone.
+        let _ = self.changes.subscribe().changed().await;
+    }
+}
