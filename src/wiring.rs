@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
+use crate::api::v1::{self, Backend};
 use crate::broker::rabbitmq::dead_letters::DeadQueue;
 use crate::broker::rabbitmq::queues::{Queues, QueuesError};
 use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
@@ -36,12 +37,17 @@ use crate::notify::{WebhookNotifier, WebhookSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::{RegistryClient, RegistrySettings};
 use crate::source::{GitConnector, GitSettings, GithubSettings};
+use crate::store::{self, Place, Store, StoreSettings};
 
 /// What `/readyz` tells of.
 const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
 
 /// How often it is counted what waits on the broker.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(10);
+
+/// How long builds are known after their last change, and how many bytes all of them may hold.
+const HISTORY_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const HISTORY_BUDGET: u64 = 5_000_000_000;
 
 /// A worker at work.
 pub struct Worker {
@@ -76,7 +82,15 @@ impl Worker {
             metrics: observer.metrics.clone(),
             shutdown: shutdown.clone(),
         };
-        tokio::spawn(api::serve(listener, observed, None));
+        let (store, queues) = (builds(&data_dir)?, Arc::<OnceLock<v1::Queues>>::default());
+        let backend = Backend {
+            store: Arc::new(store),
+            queues: queues.clone(),
+            rules: Arc::new(rules(config)),
+            token: config.api.token.clone(),
+            worker: worker_name(&http),
+        };
+        tokio::spawn(api::serve(listener, observed, backend));
 
         let adapters = Adapters::assemble(config, &data_dir)
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
@@ -91,6 +105,9 @@ impl Worker {
         let queue = connect(config, &data_dir).await?;
         let broker = queue.broker.clone();
         let _ = watched.set(broker.clone());
+        let reached =
+            v1::Queues { broker: broker.clone(), dead_letters: queue.kept_letters.clone() };
+        let _ = queues.set(reached);
 
         let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
         let disk = adapters.disk();
@@ -195,7 +212,7 @@ impl Adapters {
     }
 
     /// All ports, with this broker.
-    pub fn ports(self, Queueing { broker, ledger, dead_letters }: Queueing) -> Ports {
+    pub fn ports(self, Queueing { broker, ledger, dead_letters, .. }: Queueing) -> Ports {
         let probe = Probes {
             forge: self.forge.clone(),
             engine: self.engine.clone(),
@@ -251,20 +268,41 @@ pub struct Queueing {
     pub broker: Arc<dyn Broker>,
     pub ledger: Arc<dyn OutcomeLedger>,
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// The dead letters, for whoever reads them.
+    pub kept_letters: Arc<dyn DeadLetterStore>,
 }
 
-impl From<RabbitMq> for Queueing {
-    fn from(broker: RabbitMq) -> Self {
+impl Queueing {
+    fn of_rabbitmq(broker: RabbitMq, settings: RabbitSettings) -> Self {
         let (ledger, broker) = (broker.outcome_ledger(), Arc::new(broker));
-        Self { ledger, dead_letters: broker.clone(), broker }
+        let kept_letters = Arc::new(DeadQueue::new(settings));
+        Self { ledger, dead_letters: broker.clone(), broker, kept_letters }
     }
 }
 
 impl From<SqliteBroker> for Queueing {
     fn from(broker: SqliteBroker) -> Self {
         let (ledger, broker) = (broker.outcome_ledger(), Arc::new(broker));
-        Self { ledger, dead_letters: broker.clone(), broker }
+        Self { ledger, dead_letters: broker.clone(), kept_letters: broker.clone(), broker }
     }
+}
+
+/// What is known of builds. Where it cannot be had that is found when it is needed.
+fn builds(data_dir: &DataDir) -> Result<Store, StartError> {
+    let settings = StoreSettings {
+        place: Place::File(data_dir.history()),
+        ttl: HISTORY_TTL,
+        budget: HISTORY_BUDGET,
+    };
+    store::open(settings).map_err(|error| StartError::new(Exit::Config, error))
+}
+
+/// What this worker is called where several are spoken of: no other one has its machine and its port.
+fn worker_name(http: &str) -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let machine = Some(machine.trim()).filter(|name| !name.is_empty()).unwrap_or("unknown-host");
+    let port = http.rsplit(':').next().unwrap_or_default();
+    format!("{machine}:{port}")
 }
 
 /// What RabbitMQ's adapter needs to know, at this address.
@@ -348,7 +386,13 @@ async fn connect(config: &Config, data_dir: &DataDir) -> Result<Queueing, StartE
         }
     };
     let settings = rabbitmq(&config.broker, config_of_broker.uri.clone());
-    RabbitMq::connect(settings).await.map(Queueing::from).map_err(refused)
+    let connected = RabbitMq::connect(settings.clone()).await.map_err(refused)?;
+    Ok(Queueing::of_rabbitmq(connected, settings))
+}
+
+/// What requests are checked against.
+fn rules(config: &Config) -> Rules {
+    Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() }
 }
 
 fn pipeline_settings(
@@ -358,7 +402,7 @@ fn pipeline_settings(
 ) -> PipelineSettings {
     let pipeline = config.pipeline.clone();
     PipelineSettings {
-        rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
+        rules: rules(config),
         workspaces: data_dir.workspaces(),
         registry_name,
         most_in_hand: pipeline.most_in_hand,
