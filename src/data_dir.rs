@@ -74,6 +74,11 @@ impl DataDir {
         self.path.join("pushes")
     }
 
+    /// What is known of builds, where no database is set.
+    pub fn history(&self) -> PathBuf {
+        self.path.join("history.db")
+    }
+
     /// Where jobs have their workspaces.
     pub fn workspaces(&self) -> PathBuf {
         self.path.join("work")

@@ -10,11 +10,14 @@ use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
+use image_builder_actors::ports::build_store::BuildStore;
 use image_builder_actors::ports::{Broker, DeadLetterStore, Probe};
 use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::Health;
+use image_builder_actors::telemetry::history::Recorder;
 use image_builder_actors::telemetry::metrics::Metrics;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::api;
@@ -22,7 +25,7 @@ use crate::api::Observed;
 use crate::api::readiness::Readiness;
 use crate::broker::rabbitmq::dead_letters::DeadQueue;
 use crate::broker::rabbitmq::queues::Queues;
-use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
+use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings, host_name};
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::engine::docker::disk::inventory::HeldBytes;
@@ -33,9 +36,17 @@ use crate::notify::{WebhookNotifier, WebhookSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::{RegistryClient, RegistrySettings};
 use crate::source::{GitConnector, GitSettings, GithubSettings};
+use crate::store;
+use crate::store::{Place, StoreSettings};
 
 /// What `/readyz` tells of.
 const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
+
+/// And of this: builds go on without it.
+const HISTORY: &str = "history";
+
+/// How often it is looked through for what is kept no longer.
+const BETWEEN_TIDIES: Duration = Duration::from_secs(60 * 60);
 
 /// How often it is counted what waits on the broker.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(10);
@@ -46,6 +57,8 @@ pub struct Worker {
     pub broker: Arc<RabbitMq>,
     /// What each actor is doing.
     pub health: Arc<[Arc<Health>]>,
+    /// Records what happens to builds.
+    pub history: Recorder,
     /// Tells everything in the worker when it is to end.
     pub shutdown: Shutdown,
     /// Its own for as long as it works.
@@ -61,7 +74,7 @@ impl Worker {
     /// A setting cannot be used on this machine or with this broker, or something is in use.
     pub async fn start(config: &Config, observer: Observer) -> Result<Self, StartError> {
         let data_dir = DataDir::open(&config.data_dir)?;
-        let readiness = Readiness::of(&NEEDS);
+        let readiness = Readiness::of(&NEEDS).wanting(HISTORY);
         let health = pipeline::health();
         let shutdown = Shutdown::default();
         let listener = api::listen(&config.api.address).await?;
@@ -84,6 +97,10 @@ impl Worker {
             "starting"
         );
         adapters.watch(&readiness);
+        let builds = adapters.builds();
+        let history = Recorder::start(builds.clone(), &host_name());
+        let observer = observer.with_history(history.clone());
+        tokio::spawn(tidy(builds, shutdown.clone()));
         let watched = watch_broker(&readiness);
         let broker = Arc::new(connect(config).await?);
         let _ = watched.set(broker.clone());
@@ -95,7 +112,7 @@ impl Worker {
         let ports = adapters.ports(broker.clone());
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
-        Ok(Self { pipeline, broker, health, shutdown, _data_dir: data_dir })
+        Ok(Self { pipeline, broker, health, history, shutdown, _data_dir: data_dir })
     }
 }
 
@@ -109,6 +126,7 @@ pub struct Adapters {
     registry: Arc<RegistryClient>,
     managers: Arc<WebhookNotifier>,
     disk: DiskGuard,
+    builds: Arc<dyn BuildStore>,
 }
 
 impl Adapters {
@@ -153,6 +171,15 @@ impl Adapters {
             limits: config.limits.clone(),
             ..GitSettings::default()
         };
+        let builds = StoreSettings {
+            place: match &config.history.database {
+                Some(url) => Place::Postgres(url.clone()),
+                None => Place::File(data_dir.history()),
+            },
+            ttl: config.history.ttl,
+            budget: config.history.budget.0,
+        };
+        let builds = store::open(builds).context("DATABASE_URL")?;
         let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
         let planner = PlannerSettings::new(config.limits.clone(), secret);
         Ok(Self {
@@ -163,6 +190,7 @@ impl Adapters {
             registry: Arc::new(registry),
             managers: Arc::new(WebhookNotifier::new(managers).context("the managers' client")?),
             disk,
+            builds: Arc::new(builds),
         })
     }
 
@@ -178,11 +206,21 @@ impl Adapters {
             let registry = registry.clone();
             async move { registry.ping().await.map_err(|fault| fault.message) }
         });
+        let builds = self.builds.clone();
+        readiness.watch(HISTORY, move || {
+            let builds = builds.clone();
+            async move { builds.look().await.map_err(|error| error.to_string()) }
+        });
         let disk = self.disk.clone();
         readiness.watch("disk", move || {
             let disk = disk.clone();
             async move { disk.look().await }
         });
+    }
+
+    /// What is known of builds, for whoever asks.
+    pub fn builds(&self) -> Arc<dyn BuildStore> {
+        self.builds.clone()
     }
 
     /// Keeps an eye on the disks, for as long as the worker works.
@@ -323,6 +361,25 @@ async fn count_waiting(broker: Arc<RabbitMq>, metrics: Metrics, shutdown: Shutdo
             Ok(requests) => metrics.requests_waiting(requests),
             // The last number stays; `/readyz` says that the broker is away.
             Err(error) => tracing::debug!(%error, "cannot count what waits"),
+        }
+    }
+}
+
+/// Removes what the history keeps no longer, now and again, until the worker ends.
+async fn tidy(builds: Arc<dyn BuildStore>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(BETWEEN_TIDIES);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.reached(ShutdownPhase::Closing) => return,
+        }
+        let tidied = tokio::select! {
+            tidied = builds.tidy(OffsetDateTime::now_utc()) => tidied,
+            () = shutdown.reached(ShutdownPhase::Closing) => return,
+        };
+        if let Err(error) = tidied {
+            // `/readyz` says so where it is away.
+            tracing::debug!(%error, "the history is not tidied");
         }
     }
 }
