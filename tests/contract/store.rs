@@ -4,12 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use image_builder::store::{Place, Store, StoreSettings, open};
+use image_builder_actors::model::build_log::BuildEvent;
+use image_builder_actors::model::fault::StageName;
+use image_builder_actors::model::identity::BuildIdentity;
+use image_builder_actors::model::notification::Subject;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::build_store::BuildStore;
+use image_builder_actors::ports::build_store::{BuildState, BuildStore};
+use image_builder_actors::telemetry::history::Recorder;
 use image_builder_actors::testing::conformance::build_store::World;
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor};
 use tempfile::TempDir;
-use uuid::Uuid;
+use time::OffsetDateTime;
+
+use crate::postgres::{Database, postgres};
+use crate::proxy::{Network, Proxy};
 
 const BUDGET: u64 = 256 * 1024;
 
@@ -46,52 +54,13 @@ mod sqlite {
     image_builder_actors::build_store_conformance!(super::File::new());
 }
 
-/// A database of its own on the stack's PostgreSQL.
-struct Database {
-    url: String,
-    name: String,
-}
-
-/// The PostgreSQL that `stack.sh env` tells of.
-fn postgres() -> String {
-    std::env::var("POSTGRES_URL").expect("POSTGRES_URL, as `stack.sh env` prints it")
-}
-
-impl Database {
-    async fn new() -> Self {
-        let name = format!("t{}", Uuid::new_v4().simple());
-        let mut admin = PgConnection::connect(&postgres()).await.expect("PostgreSQL answers");
-        admin.execute(format!("CREATE DATABASE {name}").as_str()).await.expect("made");
-        let url = postgres();
-        let (server, _) = url.rsplit_once('/').expect("it names a database");
-        Self { url: format!("{server}/{name}"), name }
-    }
-
-    fn store(&self) -> Store {
-        open(settings(Place::Postgres(Secret::new(self.url.as_str())))).expect("opened")
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        let drop_it = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        // Not in the test's own runtime, which may be ending.
-        let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let mut admin = PgConnection::connect(&postgres()).await?;
-                admin.execute(drop_it.as_str()).await
-            })
-        });
-        if let Ok(Err(error)) = dropped.join() {
-            eprintln!("a test's database is left behind: {error}");
-        }
-    }
+fn store(database: &Database) -> Store {
+    open(settings(Place::Postgres(Secret::new(database.url())))).expect("opened")
 }
 
 impl World for Database {
     fn worker(&self) -> Arc<dyn BuildStore> {
-        Arc::new(self.store())
+        Arc::new(store(self))
     }
 
     fn budget(&self) -> u64 {
@@ -99,14 +68,14 @@ impl World for Database {
     }
 }
 
-mod postgres {
-    image_builder_actors::build_store_conformance!(super::Database::new().await);
+mod on_postgres {
+    image_builder_actors::build_store_conformance!(crate::postgres::Database::new().await);
 }
 
 #[tokio::test]
 async fn workers_that_start_at_once_make_the_tables_once() {
     let database = Database::new().await;
-    let stores: Vec<_> = (0..8).map(|_| database.store()).collect();
+    let stores: Vec<_> = (0..8).map(|_| store(&database)).collect();
     let looks = futures_util::future::join_all(stores.iter().map(|store| store.look())).await;
     assert!(looks.iter().all(Result::is_ok), "{looks:?}");
 }
@@ -143,4 +112,54 @@ async fn what_a_store_knows_is_there_when_the_file_is_opened_again() {
     newer.execute("INSERT INTO store_version (step) VALUES (2)").await.expect("written");
     let refused = open(settings(place)).expect("opened").look().await.expect_err("it is newer");
     assert!(refused.to_string().contains("newer version"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_was_told_while_the_database_was_away_is_there_once_and_what_was_lost_is_marked() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let database = Database::new().await;
+    let server = postgres();
+    let server = server.rsplit_once('@').expect("a user").1.split('/').next().expect("a server");
+    let proxy = Proxy::start(server, Network::Up).await.expect("a proxy");
+    let url = database.url().replace(server, &proxy.address.to_string());
+    let behind = open(settings(Place::Postgres(Secret::new(url)))).expect("opened");
+    let recorder = Recorder::start(Arc::new(behind), "worker");
+    let build = BuildIdentity::new(Some("ann"), "b");
+    let (user_id, build_id) = (build.user_id.clone(), build.build_id.clone());
+    let subject = Subject { build_id, user_id, ..Subject::default() };
+    recorder.requested(&subject, b"{}", OffsetDateTime::now_utc());
+    let log = recorder.listener(build.clone());
+    log.hear(&BuildEvent::Output("before".to_owned()));
+    recorder.flush(PATIENCE).await;
+
+    let known = store(&database);
+    let whole = async || {
+        let part = known.log(&build, 0, usize::MAX).await.expect("read").expect("known");
+        String::from_utf8(part.bytes).expect("text")
+    };
+    assert_eq!(whole().await, "before\n");
+    proxy.set(Network::Down);
+    recorder.stage(&build, 1, StageName::Builder);
+    for number in 0..40_000 {
+        log.hear(&BuildEvent::Output(format!("{number} {}", "x".repeat(400))));
+    }
+    recorder.stage(&build, 1, StageName::Pusher);
+    log.hear(&BuildEvent::Output("after".to_owned()));
+    // Nothing gets through, and nobody waits for it.
+    recorder.flush(Duration::from_millis(500)).await;
+    assert_eq!(whole().await, "before\n");
+    proxy.set(Network::Up);
+    recorder.flush(PATIENCE).await;
+
+    let log = whole().await;
+    let lines: Vec<_> = log.lines().collect();
+    let gaps: Vec<_> = lines.iter().filter(|line| line.starts_with('…')).collect();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    let lost: usize = gaps[0].split(' ').nth(1).expect("a number").parse().expect("a number");
+    assert_eq!(
+        (lines.len() - 3 + lost, lines[0], lines[lines.len() - 1]),
+        (40_000, "before", "after")
+    );
+    let builds = known.builds_of_id("b").await.expect("read");
+    assert_eq!(builds[0].state, BuildState::Pushing);
 }

@@ -11,6 +11,7 @@ mod builds;
 mod cancelling;
 mod concurrency;
 mod failures;
+mod history;
 mod identity;
 mod images;
 mod lifecycle;
