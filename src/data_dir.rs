@@ -77,7 +77,7 @@ impl DataDir {
         self.path.join("pushes")
     }
 
-    /// What is known of builds.
+    /// What is known of builds, where no database is set.
     pub fn history(&self) -> PathBuf {
         self.path.join("history.db")
     }
