@@ -20,6 +20,7 @@ mmdebstrap mmdebstrap
 promtool prometheus
 shellcheck shellcheck
 COMMANDS
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && type -P psql >/dev/null || echo postgresql
     perl -MFindBin -e1 2>/dev/null || echo perl # all of it, for OpenSSL's build
     # An engine that is there already is used, whoever packaged it.
     if ! engine_answers && ! type -P dockerd >/dev/null; then

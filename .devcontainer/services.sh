@@ -4,15 +4,17 @@
 # probe that asks the service itself) and about_X (where it is reached). One
 # that answers already and was not started here is used as it is.
 
-SERVICES=(docker rabbitmq registry auth-registry git)
+SERVICES=(docker rabbitmq postgres registry auth-registry git)
 
 AMQP_PORT=5672
 MANAGEMENT_PORT=15672
+POSTGRES_PORT=5432
 REGISTRY_PORT=5000
 AUTH_REGISTRY_PORT=5001
 GIT_PORT=3080
 
 RABBITMQ_NODE=rabbit@localhost # fixed: the data belongs to a node's name, and hosts get renamed
+POSTGRES_URL=postgres://builder:builder-secret@127.0.0.1:$POSTGRES_PORT/postgres
 REGISTRY_USER=builder
 REGISTRY_PASSWORD=builder-secret
 GIT_URL=http://127.0.0.1:$GIT_PORT
@@ -39,6 +41,8 @@ await_service() { # NAME
 stop_service() { # NAME
     local running=
     ! is_ours "$1" || running=yes
+    # PostgreSQL takes the usual signal for a wish to wait until all its clients have gone.
+    [[ $1 != postgres || ! $running ]] || kill -INT "$pid"
     stop_daemon "$1" 30 # also clears away what is left of one that was killed
     [[ ! $running ]] || say "$1: stopped"
     [[ $1 != rabbitmq ]] || stop_daemon epmd 5
@@ -156,6 +160,31 @@ start_rabbitmq() {
         RABBITMQ_ENABLED_PLUGINS_FILE="$ETC/rabbitmq_plugins" \
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}" \
         /usr/lib/rabbitmq/bin/rabbitmq-server
+}
+
+# --- PostgreSQL ---------------------------------------------------------------
+
+ready_postgres() { PGCONNECT_TIMEOUT=5 psql -qAtX "$POSTGRES_URL" -c 'SELECT 1' >/dev/null 2>&1; }
+about_postgres() { echo "$POSTGRES_URL"; }
+
+start_postgres() {
+    local home=$STATE/postgres programs
+    local -a as_postgres=(setpriv --reuid=postgres --regid=postgres --init-groups env HOME=/ LC_ALL=C.UTF-8)
+    claim_port postgres "$POSTGRES_PORT"
+    if [[ ! -e $home/PG_VERSION ]]; then
+        programs=$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
+        rm -rf "$home"
+        install -d -o postgres -g postgres -m 700 "$home"
+        echo builder-secret >"$ETC/postgres-password"
+        "${as_postgres[@]}" "$programs/initdb" -D "$home" -U builder -A scram-sha-256 \
+            --pwfile="$ETC/postgres-password" -E UTF8 --no-sync >"$LOG/postgres-initdb.log" 2>&1 ||
+            die "postgres: no data directory could be made; see $LOG/postgres-initdb.log"
+    fi
+    # Written by one version, and read by the same.
+    programs=/usr/lib/postgresql/$(<"$home/PG_VERSION")/bin
+    # A machine that loses power loses nothing here that anybody needs: nothing waits for the disk.
+    start_daemon postgres "${as_postgres[@]}" "$programs/postgres" -D "$home" -p "$POSTGRES_PORT" \
+        -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c max_connections=300
 }
 
 # --- Registries ---------------------------------------------------------------

@@ -77,6 +77,11 @@ impl DataDir {
         self.path.join("pushes")
     }
 
+    /// What is known of builds, where no database is set.
+    pub fn history(&self) -> PathBuf {
+        self.path.join("history.db")
+    }
+
     /// The embedded queue.
     pub fn queue(&self) -> PathBuf {
         self.path.join(QUEUE)

@@ -13,19 +13,23 @@ use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
+use image_builder_actors::ports::build_store::BuildStore;
 use image_builder_actors::ports::{Broker, DeadLetterStore, DeadLetters, OutcomeLedger, Probe};
 use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::Health;
+use image_builder_actors::telemetry::history::Recorder;
 use image_builder_actors::telemetry::metrics::Metrics;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
+use crate::api::v1::{self, Backend};
 use crate::broker::rabbitmq::dead_letters::DeadQueue;
 use crate::broker::rabbitmq::queues::{Queues, QueuesError};
-use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings};
+use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings, host_name};
 use crate::broker::sqlite::moving::{Moved, move_all};
 use crate::broker::sqlite::{SqliteBroker, SqliteSettings};
 use crate::config::{BrokerConfig, Config};
@@ -38,9 +42,17 @@ use crate::notify::{WebhookNotifier, WebhookSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::{RegistryClient, RegistrySettings};
 use crate::source::{GitConnector, GitSettings, GithubSettings};
+use crate::store;
+use crate::store::{Place, StoreSettings};
 
 /// What `/readyz` tells of.
 const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
+
+/// And of this: builds go on without it.
+const HISTORY: &str = "history";
+
+/// How often it is looked through for what is kept no longer.
+const BETWEEN_TIDIES: Duration = Duration::from_secs(60 * 60);
 
 /// How often it is counted what waits on the broker.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(10);
@@ -51,6 +63,8 @@ pub struct Worker {
     pub broker: Arc<dyn Broker>,
     /// What each actor is doing.
     pub health: Arc<[Arc<Health>]>,
+    /// Records what happens to builds.
+    pub history: Recorder,
     /// Tells everything in the worker when it is to end.
     pub shutdown: Shutdown,
     /// Its own for as long as it works.
@@ -66,7 +80,7 @@ impl Worker {
     /// A setting cannot be used on this machine or with this broker, or something is in use.
     pub async fn start(config: &Config, observer: Observer) -> Result<Self, StartError> {
         let data_dir = DataDir::open(&config.data_dir)?;
-        let readiness = Readiness::of(&NEEDS);
+        let readiness = Readiness::of(&NEEDS).wanting(HISTORY);
         let health = pipeline::health();
         let shutdown = Shutdown::default();
         let listener = api::listen(&config.api.address).await?;
@@ -78,10 +92,18 @@ impl Worker {
             metrics: observer.metrics.clone(),
             shutdown: shutdown.clone(),
         };
-        tokio::spawn(api::serve(listener, observed, None));
-
         let adapters = Adapters::assemble(config, &data_dir)
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
+        let (builds, name) = (adapters.builds(), host_name());
+        let queues = Arc::<OnceLock<v1::Queues>>::default();
+        let backend = Backend {
+            store: builds.clone(),
+            queues: queues.clone(),
+            rules: Arc::new(rules(config)),
+            token: config.api.token.clone(),
+            worker: name.clone(),
+        };
+        tokio::spawn(api::serve(listener, observed, backend));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             http,
@@ -89,10 +111,16 @@ impl Worker {
             "starting"
         );
         adapters.watch(&readiness);
+        let history = Recorder::start(builds.clone(), &name);
+        let observer = observer.with_history(history.clone());
+        tokio::spawn(tidy(builds, shutdown.clone()));
         let watched = watch_broker(&readiness);
         let queue = connect(config, &data_dir).await?;
         let broker = queue.broker.clone();
         let _ = watched.set(broker.clone());
+        let reached =
+            v1::Queues { broker: broker.clone(), dead_letters: queue.kept_letters.clone() };
+        let _ = queues.set(reached);
 
         let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
         let disk = adapters.disk();
@@ -101,7 +129,7 @@ impl Worker {
         let ports = adapters.ports(queue);
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
-        Ok(Self { pipeline, broker, health, shutdown, _data_dir: data_dir })
+        Ok(Self { pipeline, broker, health, history, shutdown, _data_dir: data_dir })
     }
 }
 
@@ -115,6 +143,7 @@ pub struct Adapters {
     registry: Arc<RegistryClient>,
     managers: Arc<WebhookNotifier>,
     disk: DiskGuard,
+    builds: Arc<dyn BuildStore>,
 }
 
 impl Adapters {
@@ -159,6 +188,15 @@ impl Adapters {
             limits: config.limits.clone(),
             ..GitSettings::default()
         };
+        let builds = StoreSettings {
+            place: match &config.history.database {
+                Some(url) => Place::Postgres(url.clone()),
+                None => Place::File(data_dir.history()),
+            },
+            ttl: config.history.ttl,
+            budget: config.history.budget.0,
+        };
+        let builds = store::open(builds).context("DATABASE_URL")?;
         let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
         let planner = PlannerSettings::new(config.limits.clone(), secret);
         Ok(Self {
@@ -169,6 +207,7 @@ impl Adapters {
             registry: Arc::new(registry),
             managers: Arc::new(WebhookNotifier::new(managers).context("the managers' client")?),
             disk,
+            builds: Arc::new(builds),
         })
     }
 
@@ -184,11 +223,21 @@ impl Adapters {
             let registry = registry.clone();
             async move { registry.ping().await.map_err(|fault| fault.message) }
         });
+        let builds = self.builds.clone();
+        readiness.watch(HISTORY, move || {
+            let builds = builds.clone();
+            async move { builds.look().await.map_err(|error| error.to_string()) }
+        });
         let disk = self.disk.clone();
         readiness.watch("disk", move || {
             let disk = disk.clone();
             async move { disk.look().await }
         });
+    }
+
+    /// What is known of builds, for whoever asks.
+    pub fn builds(&self) -> Arc<dyn BuildStore> {
+        self.builds.clone()
     }
 
     /// Keeps an eye on the disks, for as long as the worker works.
@@ -197,7 +246,7 @@ impl Adapters {
     }
 
     /// All ports, with this broker.
-    pub fn ports(self, Queueing { broker, ledger, dead_letters }: Queueing) -> Ports {
+    pub fn ports(self, Queueing { broker, ledger, dead_letters, .. }: Queueing) -> Ports {
         let probe = Probes {
             forge: self.forge.clone(),
             engine: self.engine.clone(),
@@ -253,19 +302,22 @@ pub struct Queueing {
     pub broker: Arc<dyn Broker>,
     pub ledger: Arc<dyn OutcomeLedger>,
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// The dead letters, for whoever reads them.
+    pub kept_letters: Arc<dyn DeadLetterStore>,
 }
 
-impl From<RabbitMq> for Queueing {
-    fn from(broker: RabbitMq) -> Self {
+impl Queueing {
+    fn of_rabbitmq(broker: RabbitMq, settings: RabbitSettings) -> Self {
         let (ledger, broker) = (broker.outcome_ledger(), Arc::new(broker));
-        Self { ledger, dead_letters: broker.clone(), broker }
+        let kept_letters = Arc::new(DeadQueue::new(settings));
+        Self { ledger, dead_letters: broker.clone(), broker, kept_letters }
     }
 }
 
 impl From<SqliteBroker> for Queueing {
     fn from(broker: SqliteBroker) -> Self {
         let (ledger, broker) = (broker.outcome_ledger(), Arc::new(broker));
-        Self { ledger, dead_letters: broker.clone(), broker }
+        Self { ledger, dead_letters: broker.clone(), kept_letters: broker.clone(), broker }
     }
 }
 
@@ -350,7 +402,13 @@ async fn connect(config: &Config, data_dir: &DataDir) -> Result<Queueing, StartE
         }
     };
     let settings = rabbitmq(&config.broker, config_of_broker.uri.clone());
-    RabbitMq::connect(settings).await.map(Queueing::from).map_err(refused)
+    let connected = RabbitMq::connect(settings.clone()).await.map_err(refused)?;
+    Ok(Queueing::of_rabbitmq(connected, settings))
+}
+
+/// What requests are checked against.
+fn rules(config: &Config) -> Rules {
+    Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() }
 }
 
 fn pipeline_settings(
@@ -360,7 +418,7 @@ fn pipeline_settings(
 ) -> PipelineSettings {
     let pipeline = config.pipeline.clone();
     PipelineSettings {
-        rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
+        rules: rules(config),
         workspaces: data_dir.workspaces(),
         registry_name,
         most_in_hand: pipeline.most_in_hand,
@@ -406,6 +464,25 @@ async fn count_waiting(broker: Arc<dyn Broker>, metrics: Metrics, shutdown: Shut
             Ok(requests) => metrics.requests_waiting(requests),
             // The last number stays; `/readyz` says that the broker is away.
             Err(error) => tracing::debug!(%error, "cannot count what waits"),
+        }
+    }
+}
+
+/// Removes what the history keeps no longer, now and again, until the worker ends.
+async fn tidy(builds: Arc<dyn BuildStore>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(BETWEEN_TIDIES);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.reached(ShutdownPhase::Closing) => return,
+        }
+        let tidied = tokio::select! {
+            tidied = builds.tidy(OffsetDateTime::now_utc()) => tidied,
+            () = shutdown.reached(ShutdownPhase::Closing) => return,
+        };
+        if let Err(error) = tidied {
+            // `/readyz` says so where it is away.
+            tracing::debug!(%error, "the history is not tidied");
         }
     }
 }

@@ -42,8 +42,8 @@ impl Observed {
 }
 
 /// Every route that there is.
-fn router(observed: Observed, backend: Option<Backend>) -> Router {
-    let builds = backend.map(|backend| v1::router(backend, observed.clone())).unwrap_or_default();
+fn router(observed: Observed, backend: Backend) -> Router {
+    let builds = v1::router(backend, observed.clone());
     Router::new()
         .route("/livez", get("ok\n"))
         .route("/readyz", get(readyz))
@@ -77,6 +77,6 @@ async fn nothing_here() -> impl IntoResponse {
 }
 
 /// Serves until the program ends.
-pub async fn serve(listener: TcpListener, observed: Observed, backend: Option<Backend>) {
+pub async fn serve(listener: TcpListener, observed: Observed, backend: Backend) {
     server::serve(listener, router(observed, backend), Bounds::default()).await;
 }

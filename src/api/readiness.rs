@@ -23,6 +23,8 @@ pub struct Readiness {
 #[derive(Debug, Clone, Serialize)]
 struct Need {
     name: &'static str,
+    /// Whether the worker cannot work without it.
+    required: bool,
     ready: bool,
     #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
@@ -33,19 +35,31 @@ struct Need {
     said: Option<bool>,
 }
 
+impl Need {
+    fn new(name: &'static str, required: bool) -> Self {
+        Self {
+            name,
+            required,
+            ready: false,
+            since: OffsetDateTime::now_utc(),
+            detail: Some("not looked at yet".to_owned()),
+            said: None,
+        }
+    }
+}
+
 impl Readiness {
     /// Of these needs, none of which is known to be met: a need that nobody watches yet keeps the
     /// worker from being ready.
     pub fn of(needs: &[&'static str]) -> Self {
-        let since = OffsetDateTime::now_utc();
-        let need = |name: &&'static str| Need {
-            name,
-            ready: false,
-            since,
-            detail: Some("not looked at yet".to_owned()),
-            said: None,
-        };
-        Self { needs: Arc::new(Mutex::new(needs.iter().map(need).collect())) }
+        let needs = needs.iter().map(|name| Need::new(name, true)).collect();
+        Self { needs: Arc::new(Mutex::new(needs)) }
+    }
+
+    /// The same, and this one that is wanted: while it is not met, that is told, and the worker is ready.
+    pub fn wanting(self, name: &'static str) -> Self {
+        self.lock().push(Need::new(name, false));
+        self
     }
 
     /// Looks at a need again and again from now on, and writes a line on each change.
@@ -69,7 +83,8 @@ impl Readiness {
     /// Whether the worker takes work and all needs are met, and the report as JSON.
     pub fn report(&self, draining: bool) -> (bool, String) {
         let needs = self.lock().clone();
-        let ready = !draining && !needs.is_empty() && needs.iter().all(|need| need.ready);
+        let ready =
+            !draining && !needs.is_empty() && needs.iter().all(|need| need.ready || !need.required);
         let report = serde_json::json!({"ready": ready, "draining": draining, "needs": needs});
         (ready, format!("{report}\n"))
     }
@@ -128,6 +143,18 @@ mod tests {
         assert!(report(&readiness).0);
         let (ready, report) = readiness.report(true);
         assert!(!ready && report.contains("\"draining\":true"), "{report}");
+    }
+
+    #[test]
+    fn what_is_only_wanted_is_told_of_and_keeps_nobody_from_being_ready() {
+        let readiness = Readiness::of(&["broker"]).wanting("history");
+        readiness.note("broker", Ok(()));
+        readiness.note("history", Err("away".to_owned()));
+        let (ready, report) = report(&readiness);
+        assert!(ready);
+        let history = &report["needs"][1];
+        assert_eq!((&history["name"], &history["ready"]), (&"history".into(), &false.into()));
+        assert_eq!((&history["required"], &history["detail"]), (&false.into(), &"away".into()));
     }
 
     #[test]

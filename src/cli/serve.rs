@@ -23,6 +23,9 @@ use crate::wiring::Worker;
 /// How long handing back may take after the drain's time is up.
 const HAND_BACK: Duration = Duration::from_secs(20);
 
+/// How long the last that happened to builds may take to be stored.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// Run the worker.
 ///
 /// Settings come from the environment and from config/.env; `image-builder config --example` and
@@ -132,6 +135,7 @@ async fn live(config: &Config, observer: Observer) -> Result<Exit, StartError> {
             return Ok(Exit::Temporary);
         }
     }
+    worker.history.flush(LAST_WORDS).await;
     worker.broker.close().await;
     tracing::info!("ended");
     Ok(exit)

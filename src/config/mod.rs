@@ -59,6 +59,7 @@ pub struct Config {
     pub registry: RegistryConfig,
     pub notify: NotifyConfig,
     pub forge: ForgeConfig,
+    pub history: HistoryConfig,
     pub pipeline: PipelineConfig,
     pub api: ApiConfig,
     pub telemetry: TelemetryConfig,
@@ -113,6 +114,7 @@ impl Config {
             registry: RegistryConfig::read(read),
             notify: NotifyConfig::read(read),
             forge: ForgeConfig { url: read.github_url(), api_url: read.github_api_url() },
+            history: HistoryConfig::read(read),
             pipeline,
             api: ApiConfig::read(read),
             telemetry: TelemetryConfig::read(read),
@@ -353,6 +355,26 @@ pub struct ForgeConfig {
     /// Without a trailing slash.
     pub url: String,
     pub api_url: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct HistoryConfig {
+    /// The PostgreSQL that has it; `None` = a file in the data directory.
+    pub database: Option<Secret>,
+    /// How long a build is kept after the last that happened to it.
+    pub ttl: Duration,
+    /// What all builds may hold.
+    pub budget: Size,
+}
+
+impl HistoryConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            database: read.database_url(),
+            ttl: read.history_ttl(),
+            budget: read.history_budget(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

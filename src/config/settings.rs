@@ -115,6 +115,16 @@ macro_rules! settings { ($of:ident) => { $of! {
         github_api_url: String = FORGE_URL or "https://api.github.com";
     }
 
+    "History" {
+        /// PostgreSQL that keeps what is known of builds, `postgres://user:password@host:5432/database`, where
+        /// several workers share it: then each answers for every build. No build waits for it.
+        database_url / database_url_file: Secret = POSTGRES unset "`history.db` in `DATA_DIR`";
+        /// How long a build and its log are kept after the last that happened to it.
+        history_ttl: Duration = DURATION or "30d";
+        /// What all builds and their compressed logs may hold. The oldest that ended go first.
+        history_budget: Size = SIZE or "5GB";
+    }
+
     "How much at once, and for how long" {
         /// Builds in hand at once, those included that are fetched or pushed. A request is taken when a builder
         /// is free for it, and waits on the broker until then.

@@ -109,6 +109,17 @@ pub(super) const AMQP_URI: Kind<Secret> =
         Ok(uri) if !uri.authority.host.is_empty() => Ok(Secret::new(text)),
         _ => Err("must look like amqp://user:password@host:5672/%2f".into()),
     });
+pub(super) const POSTGRES: Kind<Secret> = Kind::address("`postgres://` URL", |text| {
+    let is_good = |url: &Url| {
+        ["postgres", "postgresql"].contains(&url.scheme())
+            && url.host_str().is_some_and(|host| !host.is_empty())
+    };
+    match text.parse::<Url>() {
+        Ok(_) if is_misread(text) => Err(MISREAD.into()),
+        Ok(url) if is_good(&url) => Ok(Secret::new(text)),
+        _ => Err("must look like postgres://user:password@host:5432/database".into()),
+    }
+});
 /// An engine; the adapter says what is wrong with one.
 pub(super) const ENGINE: Kind<String> = Kind::address("address", |text| Ok(text.to_owned()));
 pub(super) const NETWORK: Kind<String> =

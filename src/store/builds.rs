@@ -103,7 +103,9 @@ async fn apply(
         }
     }
     let Some(mut known) = known else { return Ok(()) };
-    logs::append(tx, key, &mut known, output.as_bytes()).await?;
+    let length = known.build.log_bytes;
+    known.log_held = logs::append(tx, key, length, known.log_held, output.as_bytes()).await?;
+    known.build.log_bytes += output.len() as u64;
     update(tx, key, &known).await
 }
 

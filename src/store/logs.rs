@@ -10,7 +10,6 @@ use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::ports::build_store::{LogPart, StoreError, build_key};
 use sqlx::{AnyConnection, Row};
 
-use super::builds::Stored;
 use super::{Store, unavailable, unreadable};
 
 /// A chunk holds this many bytes at the most, before they are compressed.
@@ -18,18 +17,19 @@ const CHUNK: usize = 64 * 1024;
 /// A last chunk of fewer bytes is written anew with what comes.
 const SMALL: i64 = 16 * 1024;
 
-/// Appends to a build's log, and counts it in `stored`.
+/// Appends to a build's log of so many bytes, which hold so many when they are compressed; answers how many they
+/// hold then.
 pub(super) async fn append(
     tx: &mut AnyConnection,
     key: &str,
-    stored: &mut Stored,
+    length: u64,
+    mut held: u64,
     text: &[u8],
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     if text.is_empty() {
-        return Ok(());
+        return Ok(held);
     }
-    let mut start = stored.build.log_bytes;
-    stored.build.log_bytes += text.len() as u64;
+    let mut start = length;
     let last = sqlx::query(
         "SELECT start, length, data FROM chunks WHERE key = $1 ORDER BY start DESC LIMIT 1",
     );
@@ -40,13 +40,13 @@ pub(super) async fn append(
     {
         let data: Vec<u8> = row.try_get("data").map_err(unreadable)?;
         start = row.try_get::<i64, _>("start").map_err(unreadable)?.unsigned_abs();
-        stored.log_held = stored.log_held.saturating_sub(data.len() as u64);
+        held = held.saturating_sub(data.len() as u64);
         bytes = expanded(&data)?;
     }
     bytes.extend_from_slice(text);
     for chunk in bytes.chunks(CHUNK) {
         let data = compressed(chunk);
-        stored.log_held += data.len() as u64;
+        held += data.len() as u64;
         sqlx::query(
             "INSERT INTO chunks (key, start, length, data) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (key, start) DO UPDATE SET length = excluded.length, data = excluded.data",
@@ -60,7 +60,7 @@ pub(super) async fn append(
         .map_err(unavailable)?;
         start += chunk.len() as u64;
     }
-    Ok(())
+    Ok(held)
 }
 
 pub(super) async fn read(

@@ -7,6 +7,11 @@ mod engine;
 mod http_server;
 mod notifier;
 mod planner;
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[allow(dead_code, reason = "other test binaries use more of it")]
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod publishing;
 mod registry;
 mod source;

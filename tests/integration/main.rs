@@ -11,11 +11,13 @@ mod builds;
 mod cancelling;
 mod concurrency;
 mod failures;
+mod history;
 mod identity;
 mod images;
 mod lifecycle;
 mod notifications;
 mod odd_properties;
+mod over_http;
 #[cfg(feature = "failpoints")]
 mod panics;
 mod redriving;

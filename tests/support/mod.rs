@@ -12,6 +12,7 @@ pub mod managers;
 pub mod marked;
 pub mod node;
 pub mod own_engine;
+pub mod postgres;
 pub mod proxy;
 pub mod raw_amqp;
 pub mod registry;

@@ -37,6 +37,7 @@ use crate::model::notification::{
 };
 use crate::model::request::BuildRequest;
 use crate::model::scope::Scope;
+use crate::ports::build_store::Change;
 use crate::ports::{
     Broker, BrokerError, DeadLetters, Message, OutcomeCopy, OutcomeLedger, Probe, Queue,
     request_name,
@@ -178,6 +179,7 @@ impl Settlement {
         let fault = self.weighed(fault, &history).await;
         lease.span(|span| span.about(&request).fail(&fault).leave());
         history.record(&fault, begun && retry_policy::counts(fault.kind()));
+        self.failed_try(&request.identity(), &history);
         history.log = progress.tail();
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: true };
         // What is given up at once is told of once.
@@ -191,6 +193,13 @@ impl Settlement {
             );
         }
         self.fail(lease, FailedTry { request: Ok(request), history, fault }, failed_in).await;
+    }
+
+    /// Records how the last try ended.
+    fn failed_try(&self, build: &BuildIdentity, history: &History) {
+        if let Some(last) = history.attempts.last() {
+            self.observer.history.tell(build, Change::Failed(last.clone()));
+        }
     }
 
     /// Makes a lack of capacity known to those whom it concerns. Only what the worker itself sees pauses
@@ -257,6 +266,7 @@ impl Settlement {
             tracing::warn!(counted, "a job was dropped by a crash: it goes to the fail queue");
         });
         history.record(&fault, counted);
+        self.failed_try(&build, &history);
         // Nobody has read it here, and nobody needs to: a crash is never final.
         let request = Err(Subject::unread(build));
         let failed_in = FailedIn::Worker { first: lease.is_first(), readable: false };
@@ -290,6 +300,7 @@ impl Settlement {
         if self.policy.is_too_old(&history) {
             return self.too_old(lease, Ok(request), history).await;
         }
+        self.observer.history.tell(&request.identity(), Change::Waiting);
         self.publish(lease, Queue::Build, &history, delay).await;
     }
 

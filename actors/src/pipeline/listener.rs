@@ -159,6 +159,9 @@ impl Listener {
         let place = Place { user_id: request.user_id.clone(), returned };
         self.admission.expect(&request, given_id, history.requested_at);
         let published = self.settlement.broker.enqueue(message, place).await;
+        if published.is_ok() {
+            self.requested(&lease, &Subject::of(&request), &history);
+        }
         settle(lease, published).await;
         in_hand.done();
     }
@@ -184,6 +187,7 @@ impl Listener {
         let Read { lease, request, history, .. } = read;
         let build = request.identity();
         lease.observe(self.settlement.observer.build(&build, lease.message(), &history));
+        self.requested(&lease, &Subject::of(&request), &history);
         let given_id = lease.envelope().given_id;
         if let Err(reason) = ticket.read(&request, given_id, history.requested_at) {
             let (fault, build_id) =
@@ -196,7 +200,8 @@ impl Listener {
         }
         let redeliveries = lease.envelope().redeliveries_of(lease.delivery());
         let progress = BuildLog::new(&request.build_id, request.redactor())
-            .of_application(&request.application_id);
+            .of_application(&request.application_id)
+            .with_listener(self.settlement.observer.history.listener(build));
         let mut job = Job {
             ticket,
             received,
@@ -296,6 +301,12 @@ impl Listener {
         }
     }
 
+    /// The request is known from here on.
+    fn requested(&self, lease: &Lease, subject: &Subject, history: &History) {
+        let recorder = &self.settlement.observer.history;
+        recorder.requested(subject, &lease.message().body, history.requested_at);
+    }
+
     /// A request ends here.
     async fn fail(
         &self,
@@ -305,6 +316,8 @@ impl Listener {
         mut history: History,
         fault: Fault,
     ) {
+        let subject = request.as_ref().map_or_else(Subject::clone, Subject::of);
+        self.requested(&lease, &subject, &history);
         self.pool.health().failed(fault.reason);
         // Reading a request is its first try, unless there was one. What waited for one was not tried.
         let counted = request.is_err() && history.counted() == 0;

@@ -18,6 +18,7 @@ use crate::model::identity::BuildIdentity;
 use crate::model::notification::{Notification, NotificationHead, notified_build};
 use crate::pipeline::consumer::Delivered;
 use crate::pipeline::pool::{Pool, Slot};
+use crate::ports::build_store::Change;
 use crate::ports::{
     Message, Notifier as NotifierPort, NotifyError, OutcomeCopy, Queue, Recorded, Verdict,
 };
@@ -106,6 +107,7 @@ impl Notifier {
             return self.leave_unread(lease, Some(claim), slot).await;
         };
         tracing::Span::current().record("application_id", application(&notification));
+        self.ended(&notification);
         if let Some(wait) = remaining(lease.envelope()) {
             slot.done();
             let delay = self.policy.delay(1, Some(wait));
@@ -113,6 +115,15 @@ impl Notifier {
             return self.pass_on(lease, Some(claim), envelope, delay).await;
         }
         self.notify(lease, &notification, claim, slot).await;
+    }
+
+    /// The build has ended so: no other outcome of it is sent.
+    fn ended(&self, notification: &Notification) {
+        let head = serde_json::from_slice::<NotificationHead<'_>>(&notification.body);
+        if let (Ok(head), Some(build)) = (head, notified_build(&notification.body)) {
+            let change = Change::Ended { kind: head.kind, data: head.data.get().to_owned() };
+            self.settlement.observer.history.tell(&build, change);
+        }
     }
 
     async fn leave_unread(&self, lease: Lease, claim: Option<Claim<'_>>, slot: Slot) {

@@ -15,6 +15,7 @@ use crate::delivery::lease::{Lease, Leased, Phase};
 use crate::delivery::settlement::Settlement;
 use crate::model::fault::{Fault, StageName};
 use crate::pipeline::pool::{Pool, Slot};
+use crate::ports::build_store::Change;
 use crate::scheduling::admission::withdrawn;
 
 /// How often a job that waits for a builder looks whether another worker may have one.
@@ -93,9 +94,16 @@ impl<S: Stage> StageActor<S> {
         job.begun = true;
         job.lease.set_phase(Phase::Working(S::NAME));
         fail::fail_point!(S::FAILPOINTS[1]);
+        let history = &self.settlement.observer.history;
+        let (build, commit) = (job.request.identity(), job.history.checkpoint.commit.clone());
+        history.stage(&build, job.attempt(), S::NAME);
         let started = Instant::now();
         let out = self.run(&slot, &mut job, input).await;
         job.timings.add(S::NAME, started.elapsed());
+        let resolved = job.history.checkpoint.commit.clone().filter(|_| commit.is_none());
+        if let Some(commit) = resolved {
+            history.tell(&build, Change::Commit(commit));
+        }
         match out {
             Ok(out) => {
                 fail::fail_point!(S::FAILPOINTS[2]);

@@ -142,7 +142,7 @@ pub enum Change {
     Output(String),
     /// An attempt failed; the build waits for the next one, or ends.
     Failed(Attempt),
-    /// The build waits, uncounted.
+    /// The build waits, uncounted: for its first attempt, or for another one.
     Waiting,
     /// The build has ended: its notification's `data`, as JSON.
     Ended { kind: NotificationType, data: String },
@@ -226,18 +226,24 @@ impl StoredBuild {
                 self.end_attempts(at, Some(fault));
             }
             Change::Waiting => {
-                self.enter(BuildState::Waiting);
+                let is_begun = !self.attempts.is_empty();
+                self.enter(if is_begun { BuildState::Waiting } else { BuildState::Queued });
                 self.end_attempts(at, None);
             }
             Change::Ended { kind, data } => {
-                if self.state.is_ended() {
+                let told = Told::of(data);
+                // An outcome of an earlier request of this id may be notified late.
+                let is_of_another = told.requested_at.is_some_and(|requested_at| {
+                    self.requested.requested_at - requested_at >= MADE_AGAIN
+                });
+                if self.state.is_ended() || is_of_another {
                     return;
                 }
                 self.end_attempts(at, None);
                 self.state = BuildState::of_outcome(*kind);
                 self.ended_at = Some(at);
                 self.outcome = Some(data.clone());
-                self.commit = self.commit.take().or_else(|| commit_of(data));
+                self.commit = self.commit.take().or(told.commit);
             }
         }
         self.updated_at = self.updated_at.max(at);
@@ -279,13 +285,19 @@ impl StoredBuild {
     }
 }
 
-/// The commit that an outcome's `data` names.
-fn commit_of(data: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Data {
-        commit: Option<String>,
+/// What an outcome's `data` says that a store needs to know.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Told {
+    commit: Option<String>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    requested_at: Option<OffsetDateTime>,
+}
+
+impl Told {
+    fn of(data: &str) -> Self {
+        serde_json::from_str(data).unwrap_or_default()
     }
-    serde_json::from_str::<Data>(data).ok()?.commit
 }
 
 /// What the same changes are known by when they are recorded once more: 32 hexadecimal digits.

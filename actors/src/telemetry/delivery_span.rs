@@ -18,6 +18,7 @@ use crate::model::history::History;
 use crate::model::identity::BuildIdentity;
 use crate::model::request::BuildRequest;
 use crate::ports::Message;
+use crate::telemetry::history::Recorder;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace;
 
@@ -30,6 +31,8 @@ pub struct Observer {
     pub metrics: Metrics,
     /// Begins the spans.
     pub tracer: Arc<BoxedTracer>,
+    /// Keeps what happens to builds for whoever asks.
+    pub history: Recorder,
 }
 
 impl Default for Observer {
@@ -41,7 +44,12 @@ impl Default for Observer {
 
 impl Observer {
     pub fn new(metrics: Metrics, tracer: BoxedTracer) -> Self {
-        Self { metrics, tracer: Arc::new(tracer) }
+        Self { metrics, tracer: Arc::new(tracer), history: Recorder::default() }
+    }
+
+    /// The same one, which keeps what happens to builds.
+    pub fn with_history(self, history: Recorder) -> Self {
+        Self { history, ..self }
     }
 
     /// A request begins a try on this worker.

@@ -2,5 +2,6 @@
 
 pub mod delivery_span;
 pub mod health;
+pub mod history;
 pub mod metrics;
 pub mod trace;

@@ -15,7 +15,9 @@ use crate::scheduling::retry_policy::RetryPolicy;
 use crate::supervision::RestartIntensity;
 use crate::telemetry::delivery_span::Observer;
 use crate::telemetry::health::{ActorName, Health, Snapshot};
+use crate::telemetry::history::Recorder;
 use crate::testing::broker::FakeBroker;
+use crate::testing::build_store::FakeBuildStore;
 use crate::testing::builder::FakeBuilder;
 use crate::testing::dead_letters::FakeDeadLetters;
 use crate::testing::notifier::FakeNotifier;
@@ -42,6 +44,9 @@ pub struct World {
     pub registry: FakeRegistry,
     pub managers: FakeNotifier,
     pub probe: FakeProbe,
+    /// What is known of the builds.
+    pub builds: FakeBuildStore,
+    pub history: Recorder,
     pub shutdown: Shutdown,
     pub pipeline: Pipeline,
     health: Arc<[Arc<Health>]>,
@@ -120,8 +125,10 @@ impl World {
             probe: Arc::new(probe.clone()),
         };
         let (health, shutdown) = (pipeline::health(), Shutdown::default());
-        let pipeline =
-            Pipeline::start(ports, settings, &health, Observer::default(), shutdown.clone());
+        let builds = FakeBuildStore::default();
+        let history = Recorder::start(Arc::new(builds.clone()), "worker");
+        let observer = Observer::default().with_history(history.clone());
+        let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         Self {
             broker,
             ledger,
@@ -132,6 +139,8 @@ impl World {
             registry,
             managers,
             probe,
+            builds,
+            history,
             shutdown,
             pipeline,
             health,

@@ -4,6 +4,7 @@ mod capacity;
 mod deaths;
 mod engine_deaths;
 mod faults;
+mod history;
 mod identity;
 mod notifying;
 mod outcomes;

@@ -364,7 +364,7 @@ fn too_slow(what: &str, queue: &str, limit: Duration) -> BrokerError {
 }
 
 /// The machine's name, for people who look at the broker's list of connections.
-fn host_name() -> String {
+pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .or_else(|| std::env::var("HOSTNAME").ok())

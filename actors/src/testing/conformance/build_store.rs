@@ -154,14 +154,15 @@ pub async fn a_build_is_its_users(world: &impl World) {
     for build in [&ann, &bob, &nobody] {
         request(&*store, build).await;
     }
-    record(&*store, &ann.build, vec![(1, output("Ann's\n")), (2, Change::Waiting)]).await;
+    record(&*store, &ann.build, vec![(1, output("Ann's\n")), (2, stage(1, StageName::Builder))])
+        .await;
     let mut builds = store.builds_of_id("b").await.expect("read");
     builds.sort_by_key(|build| build.requested.build.user_id.clone());
     let owners: Vec<_> =
         builds.iter().map(|build| build.requested.build.user_id.as_deref()).collect();
     assert_eq!(owners, [None, Some("ann"), Some("bob")]);
     let states: Vec<_> = builds.iter().map(|build| build.state).collect();
-    assert_eq!(states, [BuildState::Queued, BuildState::Waiting, BuildState::Queued]);
+    assert_eq!(states, [BuildState::Queued, BuildState::Building, BuildState::Queued]);
     assert_eq!(log(&*store, &ann.build).await, "Ann's\n");
     assert_eq!(log(&*store, &bob.build).await, "");
     let other = RequestedBuild { request: "another".to_owned(), ..ann.clone() };
@@ -271,7 +272,11 @@ pub async fn a_build_that_has_ended_stays_so_until_it_is_requested_again(world: 
     let known = one(&*store, "b").await;
     let log_bytes = known.log_bytes;
     assert_eq!(known, StoredBuild { log_bytes, ..StoredBuild::of(again.clone(), after(100)) });
-    record(&*store, &build.build, vec![(101, output("again\n"))]).await;
+    // The first one's outcome is notified once more.
+    let data = format!(r#"{{"requestedAt":"{}"}}"#, "2023-11-14T22:13:20Z");
+    let late = Change::Ended { kind: NotificationType::BuildFailed, data };
+    record(&*store, &build.build, vec![(101, output("again\n")), (101, late)]).await;
+    assert_eq!(one(&*store, "b").await.state, BuildState::Queued);
     assert_eq!(log(&*store, &build.build).await, "before\nlate\nagain\n");
 
     let other = RequestedBuild { request: "another".to_owned(), ..again };

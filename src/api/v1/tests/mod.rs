@@ -111,7 +111,7 @@ impl World {
         let observed = observed();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        tokio::spawn(server::serve(listener, router(observed, Some(backend)), bounds));
+        tokio::spawn(server::serve(listener, router(observed, backend), bounds));
         Self { broker, letters, store, queues, address, token }
     }
 
