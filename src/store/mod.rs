@@ -37,7 +37,9 @@ use tokio::sync::{OnceCell, watch};
 use self::changes::Listening;
 
 /// Longest wait for a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Longest that a look takes.
+const LOOK_LIMIT: Duration = Duration::from_secs(4);
 /// Longest that one call takes, tidying apart.
 const LIMIT: Duration = Duration::from_secs(15);
 /// Tidying may have a lot to remove.
@@ -103,6 +105,8 @@ impl Dialect {
 #[derive(Clone)]
 pub struct Store {
     pool: AnyPool,
+    /// Those who write in SQLite take turns at one connection, in the order of their coming.
+    writers: AnyPool,
     dialect: Dialect,
     /// Whether the tables are there.
     tables: Arc<OnceCell<()>>,
@@ -137,11 +141,18 @@ pub fn open(settings: StoreSettings) -> Result<Store, StoreError> {
         // What cannot be read may hold a password.
         StoreError::Unavailable("the address of the database cannot be read".to_owned())
     })?;
-    let pool = AnyPoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .acquire_timeout(CONNECT_LIMIT)
-        .after_connect(move |connection, _| Box::pin(schema::prepare(connection, dialect)))
-        .connect_lazy_with(options);
+    let connections = |most| {
+        AnyPoolOptions::new()
+            .max_connections(most)
+            .acquire_timeout(CONNECT_LIMIT)
+            .after_connect(move |connection, _| Box::pin(schema::prepare(connection, dialect)))
+            .connect_lazy_with(options.clone())
+    };
+    let pool = connections(CONNECTIONS);
+    let writers = match dialect {
+        Dialect::Sqlite => connections(1),
+        Dialect::Postgres => pool.clone(),
+    };
     let changes = watch::Sender::new(0);
     let listening = match dialect {
         Dialect::Sqlite => None,
@@ -149,21 +160,21 @@ pub fn open(settings: StoreSettings) -> Result<Store, StoreError> {
     };
     let StoreSettings { ttl, budget, .. } = settings;
     let tables = Arc::default();
-    Ok(Store { pool, dialect, tables, ttl, budget, changes, _listening: listening })
+    Ok(Store { pool, writers, dialect, tables, ttl, budget, changes, _listening: listening })
 }
 
 impl Store {
     /// The database, with its tables.
     async fn there(&self) -> Result<&AnyPool, StoreError> {
-        let made = async || schema::make(&self.pool, self.dialect).await;
+        let made = async || schema::make(&self.writers, self.dialect).await;
         self.tables.get_or_try_init(made).await?;
         Ok(&self.pool)
     }
 
     /// Begins a transaction that writes.
     async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
-        let pool = self.there().await?;
-        pool.begin_with(self.dialect.begin()).await.map_err(unavailable)
+        self.there().await?;
+        self.writers.begin_with(self.dialect.begin()).await.map_err(unavailable)
     }
 
     /// Has heard of something new.
@@ -191,7 +202,12 @@ fn unavailable(error: sqlx::Error) -> StoreError {
     {
         return StoreError::Refused(said.message().to_owned());
     }
-    StoreError::Unavailable(error.to_string())
+    StoreError::Unavailable(match error {
+        sqlx::Error::PoolTimedOut => {
+            format!("no connection within {} s", CONNECT_LIMIT.as_secs())
+        }
+        error => error.to_string(),
+    })
 }
 
 /// What is stored is not what this version writes.
@@ -245,7 +261,7 @@ impl BuildStore for Store {
                 .await
                 .map_err(unavailable)
         };
-        within(CONNECT_LIMIT, look).await.map(drop)
+        within(LOOK_LIMIT, look).await.map(drop)
     }
 
     async fn changed(&self) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use image_builder_actors::ports::build_store::{StoreError, nanos};
-use sqlx::{AnyConnection, Row};
+use sqlx::{AnyConnection, AnyPool, Row};
 use time::OffsetDateTime;
 
 use super::{Dialect, Store, schema, unavailable};
@@ -14,6 +14,9 @@ const BATCHES_KEPT: Duration = Duration::from_secs(60 * 60);
 /// So many builds are removed in one transaction: others wait for it.
 const AT_ONCE: i64 = 200;
 
+/// Pages of a file that are given back at once.
+const PAGES: u32 = 1000;
+
 /// What a build holds, in bytes, as it is counted against the budget: its row counts for what it is at least.
 const HELD: &str = "log_held + LENGTH(attempts) + LENGTH(COALESCE(outcome, '')) + 512";
 
@@ -21,15 +24,28 @@ pub(super) async fn tidy(store: &Store, now: OffsetDateTime) -> Result<(), Store
     let oldest = nanos(now - store.ttl);
     while remove_old(store, oldest).await? > 0 {}
     while remove_excess(store).await? > 0 {}
-    let pool = store.there().await?;
     let known = nanos(OffsetDateTime::now_utc() - BATCHES_KEPT);
     let batches = sqlx::query("DELETE FROM batches WHERE recorded_at < $1").bind(known);
-    batches.execute(pool).await.map_err(unavailable)?;
+    batches.execute(&store.writers).await.map_err(unavailable)?;
     if store.dialect == Dialect::Sqlite {
-        // Gives back to the file system what was removed.
-        sqlx::query("PRAGMA incremental_vacuum").execute(pool).await.map_err(unavailable)?;
+        give_back(&store.writers).await.map_err(unavailable)?;
     }
     Ok(())
+}
+
+/// Gives the room of what was removed back to the file system, a little at a time: others write meanwhile.
+async fn give_back(writers: &AnyPool) -> Result<(), sqlx::Error> {
+    let mut before = i64::MAX;
+    loop {
+        let free = sqlx::query("PRAGMA freelist_count").fetch_one(writers).await?;
+        let free: i64 = free.try_get(0)?;
+        if free == 0 || free >= before {
+            return Ok(());
+        }
+        before = free;
+        let some = format!("PRAGMA incremental_vacuum({PAGES})");
+        sqlx::query(&some).execute(writers).await?;
+    }
 }
 
 /// Removes some of what was not changed since; says how many.

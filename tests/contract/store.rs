@@ -15,6 +15,7 @@ use image_builder_actors::testing::conformance::build_store::World;
 use sqlx::{Connection, Executor};
 use tempfile::TempDir;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::postgres::{Database, postgres};
 use crate::proxy::{Network, Proxy};
@@ -93,6 +94,35 @@ async fn a_database_that_is_not_there_is_said_without_its_password() {
     let refused = store.look().await.expect_err("refused").to_string();
     assert!(refused.contains("password authentication failed"), "{refused}");
     assert!(!refused.contains("hunter2"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_file_shrinks_by_what_is_removed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("history.db");
+    let store = open(settings(Place::File(path.clone()))).expect("opened");
+    let build = BuildIdentity::new(Some("ann"), "b");
+    let (user_id, build_id) = (build.user_id.clone(), build.build_id.clone());
+    let subject = Subject { build_id, user_id, ..Subject::default() };
+    let recorder = Recorder::start(Arc::new(store.clone()), "worker");
+    recorder.requested(&subject, b"{}", OffsetDateTime::now_utc());
+    let log = recorder.listener(build.clone());
+    for _ in 0..100_000 {
+        log.hear(&BuildEvent::Output(Uuid::new_v4().to_string()));
+    }
+    recorder.flush(Duration::from_secs(60)).await;
+    // Pages are free, and given back, once they are in the file itself.
+    let pages = async || {
+        let url = format!("sqlite://{}", path.display());
+        let mut file = sqlx::SqliteConnection::connect(&url).await.expect("opened");
+        sqlx::query_scalar::<_, i64>("PRAGMA page_count").fetch_one(&mut file).await.expect("read")
+    };
+    let full = pages().await;
+    assert!(full > 250, "{full}");
+    let later = OffsetDateTime::now_utc() + Duration::from_secs(31 * 24 * 60 * 60);
+    store.tidy(later).await.expect("tidied");
+    let left = pages().await;
+    assert!(left < full / 4, "{left} of {full} are left");
 }
 
 #[tokio::test]
