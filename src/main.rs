@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use image_builder::cli::{self, build, config, dead_letters, health, plan, queue, read_log, serve};
+use image_builder::cli::{
+    self, build, config, dead_letters, doctor, health, plan, queue, read_log, serve,
+};
 use image_builder::exit::Exit;
 use image_builder::planner;
 
@@ -38,6 +40,7 @@ enum Command {
     Serve(serve::Arguments),
     Build(Box<build::Arguments>),
     Plan(Box<plan::Arguments>),
+    Doctor(doctor::Arguments),
     Config(config::Arguments),
     Health(health::Arguments),
     Queue(queue::Arguments),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Serve(_) => serve::run(),
         Command::Build(arguments) => build::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod config;
 pub mod dead_letters;
+pub mod doctor;
 mod faults;
 pub mod health;
 pub mod plan;
