@@ -59,7 +59,7 @@ pub fn look(path: &Path) -> Result<Seen, DataDirError> {
             .map(|it| if it.as_os_str().is_empty() { Path::new(".") } else { it });
         let parent = parents.into_iter().find(|parent| parent.exists()).unwrap_or(Path::new("/"));
         writable(parent).map_err(failed)?;
-        return Ok(Seen::Missing(parent.to_owned()));
+        return Ok(Seen::Missing(parent.canonicalize().map_err(failed)?));
     }
     writable(path).map_err(failed)?;
     let lock = match File::open(path.join("lock")) {
@@ -146,7 +146,10 @@ mod tests {
     fn a_directory_is_had_by_one_at_a_time_and_found_empty() {
         let parent = tempfile::tempdir().expect("a directory");
         let path = parent.path().join("data");
-        assert_eq!(look(&path.join("x")).ok(), Some(Seen::Missing(parent.path().to_owned())));
+        assert_eq!(
+            look(&path.join("x")).ok(),
+            Some(Seen::Missing(parent.path().canonicalize().expect("it is there")))
+        );
         let first = DataDir::open(&path).expect("free");
         std::fs::write(first.workspaces().join("left over"), "").expect("written");
         assert!(matches!(DataDir::open(&path), Err(DataDirError::InUse(_))));

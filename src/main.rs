@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use image_builder::cli::{
-    self, build, config, dead_letters, doctor, health, plan, queue, read_log, serve,
+    self, build, completions, config, dead_letters, doctor, health, plan, queue, read_log, serve,
 };
 use image_builder::exit::Exit;
 use image_builder::planner;
 
 /// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
-/// builds on a container engine, pushes to a registry, and tells the platform.
+/// builds on a container engine, pushes to a registry, and tells the platform. `build`, `plan` and `doctor`
+/// need no queue: they do one thing for the person who calls them.
 #[derive(Parser)]
 #[command(
     version,
@@ -23,9 +24,11 @@ Exit codes:
   69  something needed is not available
   75  temporary failure: try it again
   78  bad settings, one line each
+  130 stopped by Ctrl-C
 
-Example:
+Examples:
   RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve
+  image-builder build . --tag shop:dev
 
 `image-builder config --example` lists the settings, and docs/settings.md explains them. Each command's --help
 has its own exit codes and examples."
@@ -47,6 +50,10 @@ enum Command {
     ReadLog(read_log::Arguments),
     #[command(subcommand)]
     Dead(dead_letters::Command),
+    #[command(hide = true)]
+    Completions(completions::Arguments),
+    #[command(hide = true)]
+    Man(completions::ManArguments),
 }
 
 fn main() -> ExitCode {
@@ -72,5 +79,7 @@ fn main() -> ExitCode {
         Command::Queue(arguments) => queue::run(&arguments),
         Command::ReadLog(_) => Ok(read_log::run()),
         Command::Dead(command) => cli::dead(command),
+        Command::Completions(arguments) => Ok(completions::run(&arguments, Arguments::command())),
+        Command::Man(arguments) => Ok(completions::man(&arguments, Arguments::command())),
     })
 }

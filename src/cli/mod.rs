@@ -1,6 +1,7 @@
 //! The commands, one module each, and what they share.
 
 pub mod build;
+pub mod completions;
 pub mod config;
 pub mod dead_letters;
 pub mod doctor;

@@ -200,6 +200,19 @@ impl Api {
         Ok(())
     }
 
+    /// Removes a manifest, with all tags that stand for it. Most registries refuse that unless they are told
+    /// otherwise, which is no error.
+    pub(super) async fn delete_manifest(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<(), Fault> {
+        let what = format!("cannot remove {digest} from `{repository}` in the registry");
+        let url = self.manifest_url(repository, digest);
+        let scope = Scope::push(repository);
+        self.send(&what, || self.http.delete(&url), &scope).await.map(drop)
+    }
+
     /// Sends a request as the registry wants it: once more, with what it asks for, after a 401. Whatever
     /// is sent here can be sent twice, so one that was hung up on is.
     async fn send(

@@ -1,20 +1,22 @@
-//! What a step of a build sees: a tiny build finds out.
+//! What only the engine can find out: whether it pushes to the registry, and what a step of a build sees. Two
+//! tiny builds tell.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use image_builder_actors::model::build_log::{BuildEvent, BuildLog, BuildLogListener};
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::model::image::{BuildKey, ImageLocation};
+use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::{
     BuildRequest, BuilderKind, ForgeName, PlanRequest, RepoName, Target,
 };
 use image_builder_actors::model::secret::Redactor;
-use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
+use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan, Registry};
 use reqwest::Url;
 
 use super::Finding;
@@ -24,6 +26,8 @@ use crate::wiring::tools::Tools;
 
 /// What the build itself is called among the findings.
 pub(super) const BUILD: &str = "build";
+/// And a push by the engine.
+pub(super) const PUSH: &str = "push";
 
 /// Small images that many engines have.
 const USUAL: [&str; 5] = [
@@ -60,10 +64,11 @@ pub(super) async fn look(
         return vec![Finding::skip(BUILD, "GITHUB_URL is no address")];
     };
     let begun = Instant::now();
-    match build(&tools, &base, &forge, folder).await {
+    match probe(&tools, &base, &forge, folder).await {
         Ok(seen) => {
             let seconds = begun.elapsed().as_secs_f64();
-            let built = Finding::ok(BUILD, format!("a step from {base} ran, in {seconds:.1} s"));
+            let ran = format!("BuildKit ran a step from {base}, in {seconds:.1} s");
+            let built = Finding::ok(BUILD, ran);
             let has_proxy = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"]
                 .iter()
                 .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
@@ -88,56 +93,140 @@ async fn base(tools: &Tools, image: Option<String>) -> Result<Option<String>, Fa
 /// What the probe said, by what it was about.
 type Said = HashMap<String, String>;
 
-async fn build(tools: &Tools, base: &str, forge: &Url, folder: PathBuf) -> Result<Said, Fault> {
-    let folder = folder.join("doctor");
-    // A different one each time, so that the step runs.
+/// Has the engine push an image of one small file, and looks for it in the registry.
+pub(super) async fn push(tools: Arc<Tools>, folder: PathBuf) -> Vec<Finding> {
+    let id = uuid::Uuid::new_v4().to_string();
+    let files = [("Dockerfile", "FROM scratch\nCOPY id /\n".to_owned()), ("id", id.clone())];
+    let pushed = async {
+        let folder = folder.join("push");
+        let order = order(&tools, &id, folder.clone(), BTreeMap::new());
+        let log = BuildLog::new(&id, Redactor::default());
+        let image = build(&tools, &order, folder, files.to_vec(), &log).await?;
+        let pushed = tools.engine.push(&image, &order.reference, &log).await;
+        forget(&tools, &image, &order).await?;
+        Ok((order.reference, pushed?))
+    };
+    let (reference, digest) = match pushed.await {
+        Ok(pushed) => pushed,
+        Err(fault) => return vec![of_push(&fault)],
+    };
+    let Ok(registry) = tools.registry() else {
+        return vec![Finding::ok(PUSH, format!("the engine pushed {reference}"))];
+    };
+    vec![match registry.find(&reference.with_tag(&digest)).await {
+        Ok(Some(_)) => {
+            // Most registries keep it: it has a few hundred bytes, and the next one takes its tag.
+            let _ = registry.remove(&reference, &digest).await;
+            Finding::ok(
+                PUSH,
+                format!("the engine pushed {reference}, and it is there by its digest"),
+            )
+        }
+        Ok(None) => Finding::fail(
+            PUSH,
+            format!("the engine pushed {reference}, and the registry does not have {digest}"),
+            "Check that engine and worker mean the same registry by REGISTRY_URL",
+        ),
+        Err(fault) => of_fault(PUSH, &fault),
+    }]
+}
+
+fn of_push(fault: &Fault) -> Finding {
+    match fault.reason {
+        Reason::EngineDown => Finding::skip(PUSH, "no engine"),
+        // The engine speaks TLS to whatever it is not told about.
+        _ if fault.message.contains("HTTP response to HTTPS client") => Finding::fail(
+            PUSH,
+            fault.message.clone(),
+            "Name the registry in the engine's `insecure-registries`",
+        ),
+        _ => of_fault(PUSH, fault),
+    }
+}
+
+/// Has a step tell what it sees.
+async fn probe(tools: &Tools, base: &str, forge: &Url, folder: PathBuf) -> Result<Said, Fault> {
+    let folder = folder.join("probe");
+    let id = uuid::Uuid::new_v4().to_string();
     let dockerfile = format!(
         "FROM {base}\nCOPY probe.sh /image-builder-probe.sh\nARG RUN_ID HOST PORT URL\n\
          RUN sh /image-builder-probe.sh\n"
     );
-    let to = folder.clone();
-    let written = blocking(move || {
-        fs::create_dir_all(&to)?;
-        fs::write(to.join("Dockerfile"), dockerfile)?;
-        fs::write(to.join("probe.sh"), PROBE)
-    });
-    written.await.map_err(|error| {
-        let message = format!("cannot write to {}: {error}", folder.display());
-        Fault::new(StageName::Builder, Reason::DiskLow, message)
-    })?;
-    let id = uuid::Uuid::new_v4().to_string();
     let arguments = [
+        // Another one each time, so that the step runs.
         ("RUN_ID", id.clone()),
         ("HOST", forge.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned()),
         ("PORT", forge.port_or_known_default().unwrap_or(443).to_string()),
         ("URL", forge.to_string()),
     ];
-    let plan = Plan {
-        builder: BuilderKind::Dockerfile,
-        context: folder,
-        dockerfile: "Dockerfile".to_owned(),
-        target: None,
-        build_args: arguments.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-        secrets: BTreeMap::new(),
-        fingerprint: id.clone(),
-    };
-    let reference =
-        ImageReference::for_build(&tools.registry_name(), "image-builder", "doctor", "latest");
-    let order = BuildOrder {
-        key: BuildKey::of(&request(&id), "", &plan.fingerprint),
-        build_id: id.clone(),
-        plan,
-        labels: BTreeMap::new(),
-        reference: reference.clone(),
-    };
+    let arguments = arguments.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let said = Arc::new(Listener::default());
     let log = BuildLog::new(&id, Redactor::default()).with_listener(said.clone());
-    if let ImageLocation::OnEngine(image) = tools.engine.build(&order, &log).await? {
-        // With its only name the image goes.
-        tools.engine.rename(&image.id, &reference, &[]).await?;
-    }
+    let order = order(tools, &id, folder.clone(), arguments);
+    let files = vec![("Dockerfile", dockerfile), ("probe.sh", PROBE.to_owned())];
+    let image = build(tools, &order, folder, files, &log).await?;
+    forget(tools, &image, &order).await?;
     let said = std::mem::take(&mut *said.0.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(said)
+}
+
+/// Builds what these files are.
+async fn build(
+    tools: &Tools,
+    order: &BuildOrder,
+    folder: PathBuf,
+    files: Vec<(&'static str, String)>,
+    log: &BuildLog,
+) -> Result<BuiltImage, Fault> {
+    let write = move || {
+        fs::create_dir_all(&folder)?;
+        files.iter().try_for_each(|(name, text)| fs::write(folder.join(name), text))
+    };
+    blocking(write).await.map_err(|error: io::Error| {
+        let message = format!("cannot write to the folder for temporary files (TMPDIR): {error}");
+        Fault::new(StageName::Builder, Reason::DiskLow, message)
+    })?;
+    match tools.engine.build(order, log).await? {
+        ImageLocation::OnEngine(image) => Ok(image),
+        ImageLocation::InRegistry(_) => {
+            let message = "the engine did not keep the image";
+            Err(Fault::new(StageName::Builder, Reason::EngineFailed, message))
+        }
+    }
+}
+
+/// Removes the image: with its only name it goes.
+async fn forget(tools: &Tools, image: &BuiltImage, order: &BuildOrder) -> Result<(), Fault> {
+    tools.engine.rename(&image.id, &order.reference, &[]).await
+}
+
+fn order(
+    tools: &Tools,
+    id: &str,
+    context: PathBuf,
+    build_args: BTreeMap<String, String>,
+) -> BuildOrder {
+    let plan = Plan {
+        builder: BuilderKind::Dockerfile,
+        context,
+        dockerfile: "Dockerfile".to_owned(),
+        target: None,
+        build_args,
+        secrets: BTreeMap::new(),
+        fingerprint: id.to_owned(),
+    };
+    BuildOrder {
+        build_id: id.to_owned(),
+        key: BuildKey::of(&request(id), "", &plan.fingerprint),
+        plan,
+        labels: BTreeMap::new(),
+        reference: ImageReference::for_build(
+            &tools.registry_name(),
+            "image-builder",
+            "doctor",
+            "latest",
+        ),
+    }
 }
 
 /// Nobody asked for this build; its key has to be made of something.

@@ -169,6 +169,8 @@ impl Doctor<'_> {
         let image = self.arguments.image.clone();
         let forge = config.tools.forge.url.clone();
         let folder = place.path().to_owned();
+        let push = inside::push(tools.clone(), folder.clone());
+        add(inside::PUSH, BUILD_PATIENCE, Box::pin(push));
         add(
             inside::BUILD,
             BUILD_PATIENCE,
