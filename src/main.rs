@@ -2,16 +2,17 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use image_builder::cli::{
-    self, build, cancel, config, dead_letters, health, logs, plan, queue, read_log, serve, status,
-    submit,
+    self, build, cancel, completions, config, dead_letters, doctor, health, logs, plan, queue,
+    read_log, serve, status, submit,
 };
 use image_builder::exit::Exit;
 use image_builder::planner;
 
 /// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
-/// builds on a container engine, pushes to a registry, and tells the platform.
+/// builds on a container engine, pushes to a registry, and tells the platform. `build`, `plan` and `doctor`
+/// need no queue: they do one thing for the person who calls them.
 #[derive(Parser)]
 #[command(
     version,
@@ -24,10 +25,11 @@ Exit codes:
   69  something needed is not available
   75  temporary failure: try it again
   78  bad settings, one line each
-  130 interrupted by Ctrl-C
+  130 stopped by Ctrl-C
 
-Example:
+Examples:
   RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve
+  image-builder build . --tag shop:dev
 
 `image-builder config --example` lists the settings, and docs/settings.md explains them. Each command's --help
 has its own exit codes and examples."
@@ -46,12 +48,17 @@ enum Command {
     Status(status::Arguments),
     Logs(logs::Arguments),
     Cancel(cancel::Arguments),
+    Doctor(doctor::Arguments),
     Config(config::Arguments),
     Health(health::Arguments),
     Queue(queue::Arguments),
     ReadLog(read_log::Arguments),
     #[command(subcommand)]
     Dead(dead_letters::Command),
+    #[command(hide = true)]
+    Completions(completions::Arguments),
+    #[command(hide = true)]
+    Man(completions::ManArguments),
 }
 
 fn main() -> ExitCode {
@@ -75,10 +82,13 @@ fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Logs(arguments) => logs::run(&arguments),
         Command::Cancel(arguments) => cancel::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),
         Command::ReadLog(_) => Ok(read_log::run()),
         Command::Dead(command) => cli::dead(command),
+        Command::Completions(arguments) => Ok(completions::run(&arguments, Arguments::command())),
+        Command::Man(arguments) => Ok(completions::man(&arguments, Arguments::command())),
     })
 }

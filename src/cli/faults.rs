@@ -16,7 +16,7 @@ pub(super) fn sentence(fault: &Fault) -> String {
     }
 }
 
-fn remedy(reason: Reason) -> Option<&'static str> {
+pub(super) fn remedy(reason: Reason) -> Option<&'static str> {
     Some(match reason {
         Reason::EngineDown => "Start Docker, or set DOCKER_HOST to where it listens",
         Reason::RegistryDown => "Start the registry, or set REGISTRY_URL to where it is",

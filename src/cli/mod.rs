@@ -3,8 +3,10 @@
 mod api;
 pub mod build;
 pub mod cancel;
+pub mod completions;
 pub mod config;
 pub mod dead_letters;
+pub mod doctor;
 mod faults;
 pub mod health;
 pub mod logs;

@@ -158,15 +158,24 @@ impl Environment {
     /// All of these that are bad.
     pub fn tools(&self) -> Result<ToolConfig, ConfigErrors> {
         let mut reader = Reader::new(self);
-        let limits = Limits::default();
-        let tools = ToolConfig {
-            engine: engine(&mut reader, limits.clone()),
-            registry: RegistryConfig::read(&mut reader),
-            forge: ForgeConfig { url: reader.github_url(), api_url: reader.github_api_url() },
-            limits,
-            home: self.home.clone(),
-        };
+        let tools = ToolConfig::read(&mut reader);
         reader.finish(Some(tools)).map(|(tools, _)| tools)
+    }
+
+    /// What `image-builder doctor` looks at one by one, whatever else is set.
+    ///
+    /// # Errors
+    ///
+    /// All of these that are bad.
+    pub fn doctor(&self) -> Result<DoctorConfig, ConfigErrors> {
+        let mut reader = Reader::new(self);
+        let doctor = DoctorConfig {
+            tools: ToolConfig::read(&mut reader),
+            disk: DiskConfig::read(&mut reader),
+            notify: NotifyConfig::read(&mut reader),
+            data_dir: reader.data_dir(),
+        };
+        reader.finish(Some(doctor)).map(|(doctor, _)| doctor)
     }
 
     /// `HTTP_ADDR` alone, whatever else is set.
@@ -201,6 +210,28 @@ pub struct ToolConfig {
     pub limits: Limits,
     /// The directory of the user who calls.
     pub home: Option<PathBuf>,
+}
+
+impl ToolConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let limits = Limits::default();
+        Self {
+            engine: engine(read, limits.clone()),
+            registry: RegistryConfig::read(read),
+            forge: ForgeConfig { url: read.github_url(), api_url: read.github_api_url() },
+            limits,
+            home: read.home().map(PathBuf::from),
+        }
+    }
+}
+
+/// The settings that `image-builder doctor` looks at one by one, with those of [`ToolConfig`].
+#[derive(Debug, Clone)]
+pub struct DoctorConfig {
+    pub tools: ToolConfig,
+    pub disk: DiskConfig,
+    pub notify: NotifyConfig,
+    pub data_dir: PathBuf,
 }
 
 #[derive(Debug, Clone)]

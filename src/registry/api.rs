@@ -6,7 +6,7 @@ use std::time::Duration;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::image::{StoredManifest, digest_of, is_digest};
 use image_builder_actors::model::secret::Redactor;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -158,6 +158,59 @@ impl Api {
             return Err(fault);
         }
         Ok(Some(Refusal { immutable: says_immutable(Some(status.as_u16()), &detail), fault }))
+    }
+
+    /// Stores these bytes, reads them back by their digest, and deletes them again where the registry lets
+    /// that.
+    pub(super) async fn store_and_read(&self, repository: &str, bytes: &[u8]) -> Result<(), Fault> {
+        let what = format!("cannot push to `{repository}` in the registry");
+        let scope = Scope::push(repository);
+        let uploads = format!("{}v2/{repository}/blobs/uploads/", self.base);
+        let begun = self.send(&what, || self.http.post(&uploads), &scope).await?;
+        if begun.status() != StatusCode::ACCEPTED {
+            return Err(self.refusal(&what, begun).await);
+        }
+        let location = begun.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+        let place = location.and_then(|place| self.base.join(place).ok());
+        let mut place =
+            place.ok_or_else(|| failed(&what, "it does not say where to".to_owned()))?;
+        let digest = digest_of(bytes);
+        place.query_pairs_mut().append_pair("digest", &digest);
+        let put = || {
+            let content = "application/octet-stream";
+            self.http.put(place.clone()).header(CONTENT_TYPE, content).body(bytes.to_vec())
+        };
+        // The credential is the registry's own, and no other server's.
+        let stored = if place.origin() == self.base.origin() {
+            self.send(&what, put, &scope).await?
+        } else {
+            put().send().await.map_err(|error| of_transport(&what, error))?
+        };
+        if !stored.status().is_success() {
+            return Err(self.refusal(&what, stored).await);
+        }
+        let what = format!("cannot pull from `{repository}` in the registry");
+        let blob = format!("{}v2/{repository}/blobs/{digest}", self.base);
+        let response = self.send(&what, || self.http.get(&blob), &Scope::pull(repository)).await?;
+        if self.body(&what, response, bytes.len() + 1).await? != bytes {
+            return Err(failed(&what, "it sent something else than it was given".to_owned()));
+        }
+        // Most registries delete nothing unless they are told to; a few bytes stay then.
+        let _ = self.send(&what, || self.http.delete(&blob), &scope).await;
+        Ok(())
+    }
+
+    /// Removes a manifest, with all tags that stand for it. Most registries refuse that unless they are told
+    /// otherwise, which is no error.
+    pub(super) async fn delete_manifest(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<(), Fault> {
+        let what = format!("cannot remove {digest} from `{repository}` in the registry");
+        let url = self.manifest_url(repository, digest);
+        let scope = Scope::push(repository);
+        self.send(&what, || self.http.delete(&url), &scope).await.map(drop)
     }
 
     /// Sends a request as the registry wants it: once more, with what it asks for, after a 401. Whatever

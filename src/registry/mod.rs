@@ -76,6 +76,24 @@ impl RegistryClient {
         self.api.ping().await
     }
 
+    /// Finds out whether the registry can be pushed to and pulled from: stores a few bytes in a repository
+    /// below its address, and reads them by their digest.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub async fn try_out(&self, repository: &str) -> Result<(), Fault> {
+        let bytes = format!("image-builder doctor {}\n", uuid::Uuid::new_v4());
+        self.api.store_and_read(&self.url.api_repository(repository), bytes.as_bytes()).await
+    }
+
+    /// Removes an image that was pushed to try the registry out, where the registry lets that.
+    ///
+    /// # Errors
+    /// The registry cannot be asked.
+    pub async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault> {
+        self.api.delete_manifest(&self.repository(reference)?, digest).await
+    }
+
     /// The API's name for the reference's repository. The worker's credential is this registry's
     /// alone, so is every reference.
     fn repository(&self, reference: &ImageReference) -> Result<String, Fault> {

@@ -14,6 +14,7 @@ use crate::engine::docker::{
 };
 use crate::exit::{Exit, StartError};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
+use crate::registry::{RegistryClient, RegistrySettings};
 use crate::source::{GitConnector, GitSettings, GithubSettings};
 
 /// The adapters of such a command.
@@ -47,6 +48,19 @@ impl Tools {
     /// The registry's name in references.
     pub fn registry_name(&self) -> String {
         self.config.registry.url.to_string()
+    }
+
+    /// The registry's client.
+    ///
+    /// # Errors
+    ///
+    /// The machine's certificates cannot be read.
+    pub fn registry(&self) -> anyhow::Result<RegistryClient> {
+        let registry = &self.config.registry;
+        RegistryClient::new(RegistrySettings {
+            credentials: registry.credentials.clone(),
+            ..RegistrySettings::new(registry.url.clone())
+        })
     }
 
     /// How much the engine would be sent for a plan.

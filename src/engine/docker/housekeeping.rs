@@ -52,6 +52,16 @@ pub struct EngineUsage {
     pub build_cache: Vec<CacheRecord>,
 }
 
+/// What an engine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineFacts {
+    pub version: String,
+    /// The newest version of its API.
+    pub api_version: String,
+    pub architecture: String,
+    pub storage_driver: String,
+}
+
 /// Some of the engine's images.
 #[derive(Deserialize)]
 #[serde(transparent)]
@@ -194,6 +204,25 @@ impl DockerEngine {
             .await?
             .map_err(|error| faults::of_client(&self.address, what, &error))?;
         Ok(info.docker_root_dir.filter(|path| !path.is_empty()))
+    }
+
+    /// What the engine says of itself.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn facts(&self) -> Result<EngineFacts, Fault> {
+        let what = "asking what it is";
+        let docker = self.negotiated().await?;
+        let asked = async { tokio::try_join!(docker.version(), docker.info()) };
+        let (version, info) = faults::in_time(ANSWER_TIMEOUT, what, asked)
+            .await?
+            .map_err(|error| faults::of_client(&self.address, what, &error))?;
+        Ok(EngineFacts {
+            version: version.version.unwrap_or_default(),
+            api_version: version.api_version.unwrap_or_default(),
+            architecture: version.arch.unwrap_or_default(),
+            storage_driver: info.driver.unwrap_or_default(),
+        })
     }
 
     /// Whether the engine stores a file of the worker's own, which goes again at once: so it is found out

@@ -40,7 +40,7 @@ use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder, Plan};
 use address::Address;
 use context::Context;
 pub use context::ContextSize;
-pub use housekeeping::{CacheRecord, EngineUsage, ImageDetail, ImageUsage};
+pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
 use revisions::Revisions;
