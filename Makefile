@@ -30,13 +30,13 @@ prep: ## install what is missing, create config/.env, get or make the base image
 devc: ## open the dev container (needs the devcontainer command and images that can be pulled)
 	@$(OPS) devc
 
-demo: ## see it work, from nothing (REPO=owner/name [TOKEN=...] for a repository on GitHub)
+demo: ## see it work, from nothing (BROKER=rabbitmq; REPO=owner/name [TOKEN=...] for a repository on GitHub)
 	@$(OPS) demo
 
 test: ## set everything up and run all tests
 	@$(OPS) test
 
-chaos: ## break everything at random while building, and count (RUNS=500 SEED=n CHAOS_RESTARTS=0)
+chaos: ## break everything at random while building, and count (BROKER=embedded RUNS=500 SEED=n CHAOS_RESTARTS=0)
 	@$(OPS) chaos
 
 soak: ## build for half an hour, and see that one worker leaks nothing (SOAK_MINUTES=30 SOAK_JOBS=3000)

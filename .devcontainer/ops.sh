@@ -171,7 +171,7 @@ bench() {
     heading "setting the machine up"
     test_bed
     heading "compiling (several minutes the first time)"
-    cargo bench --bench commands --bench scheduler
+    cargo bench --bench commands --bench scheduler --bench embedded
 }
 
 lint() {
@@ -208,7 +208,8 @@ demo() {
     if [[ ${REPO:-} ]]; then
         if compose_ready; then compose up -d --wait rabbitmq registry; fi
         stack install
-        stack up docker rabbitmq registry
+        stack up docker registry
+        if [[ ${BROKER:-} == rabbitmq ]]; then stack up rabbitmq; fi
         stack images
         stack_environment
     else

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::exit::{Exit, StartError};
 
+/// The embedded queue, in the data directory.
+pub const QUEUE: &str = "queue.db";
+
 /// The data directory, held by this process until the value is dropped.
 #[derive(Debug)]
 pub struct DataDir {
@@ -77,6 +80,11 @@ impl DataDir {
     /// What is known of builds, where no database is set.
     pub fn history(&self) -> PathBuf {
         self.path.join("history.db")
+    }
+
+    /// The embedded queue.
+    pub fn queue(&self) -> PathBuf {
+        self.path.join(QUEUE)
     }
 
     /// Where jobs have their workspaces.

@@ -18,6 +18,8 @@ pub enum Exit {
     Temporary = 75,
     /// The settings are wrong.
     Config = 78,
+    /// Somebody pressed Ctrl-C.
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {

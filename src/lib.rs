@@ -17,6 +17,7 @@
 //! | [`registry`] | where images are stored |
 //! | [`notify`] | who is told |
 //! | [`store`] | what is known of builds, for whoever asks |
+//! | `dead_letters` | which are meant, and what requests are made of them |
 //! | [`api`] | what the worker tells over HTTP |
 //! | [`telemetry`] | logs and traces |
 //! | [`net`] | what every client of somebody else's server needs |
@@ -27,6 +28,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+mod dead_letters;
 pub mod engine;
 pub mod exit;
 #[cfg(feature = "failpoints")]
@@ -40,4 +42,5 @@ pub mod signals;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+mod text;
 pub mod wiring;

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use image_builder::cli::{self, config, dead_letters, health, queue, read_log, serve};
+use image_builder::cli::{
+    self, cancel, config, dead_letters, health, logs, queue, read_log, serve, status, submit,
+};
 use image_builder::exit::Exit;
 use image_builder::planner;
 
@@ -21,6 +23,7 @@ Exit codes:
   69  something needed is not available
   75  temporary failure: try it again
   78  bad settings, one line each
+  130 interrupted by Ctrl-C
 
 Example:
   RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve
@@ -36,6 +39,10 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    Submit(submit::Arguments),
+    Status(status::Arguments),
+    Logs(logs::Arguments),
+    Cancel(cancel::Arguments),
     Config(config::Arguments),
     Health(health::Arguments),
     Queue(queue::Arguments),
@@ -59,6 +66,10 @@ fn main() -> ExitCode {
     };
     cli::ended(match arguments.command {
         Command::Serve(_) => serve::run(),
+        Command::Submit(arguments) => submit::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Logs(arguments) => logs::run(&arguments),
+        Command::Cancel(arguments) => cancel::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
 use image_builder_actors::ports::build_store::BuildStore;
-use image_builder_actors::ports::{Broker, DeadLetterStore, Probe};
+use image_builder_actors::ports::{Broker, DeadLetterStore, DeadLetters, OutcomeLedger, Probe};
 use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::Health;
@@ -23,10 +24,13 @@ use tokio::sync::watch;
 use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
+use crate::api::v1::{self, Backend};
 use crate::broker::rabbitmq::dead_letters::DeadQueue;
-use crate::broker::rabbitmq::queues::Queues;
+use crate::broker::rabbitmq::queues::{Queues, QueuesError};
 use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings, host_name};
-use crate::config::Config;
+use crate::broker::sqlite::moving::{Moved, move_all};
+use crate::broker::sqlite::{SqliteBroker, SqliteSettings};
+use crate::config::{BrokerConfig, Config};
 use crate::data_dir::DataDir;
 use crate::engine::docker::disk::inventory::HeldBytes;
 use crate::engine::docker::disk::{DiskGuard, DiskSettings};
@@ -54,7 +58,7 @@ const BETWEEN_COUNTS: Duration = Duration::from_secs(10);
 /// A worker at work.
 pub struct Worker {
     pub pipeline: Pipeline,
-    pub broker: Arc<RabbitMq>,
+    pub broker: Arc<dyn Broker>,
     /// What each actor is doing.
     pub health: Arc<[Arc<Health>]>,
     /// Records what happens to builds.
@@ -86,10 +90,18 @@ impl Worker {
             metrics: observer.metrics.clone(),
             shutdown: shutdown.clone(),
         };
-        tokio::spawn(api::serve(listener, observed));
-
         let adapters = Adapters::assemble(config, &data_dir)
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
+        let (builds, name) = (adapters.builds(), host_name());
+        let queues = Arc::<OnceLock<v1::Queues>>::default();
+        let backend = Backend {
+            store: builds.clone(),
+            queues: queues.clone(),
+            rules: Arc::new(rules(config)),
+            token: config.api.token.clone(),
+            worker: name.clone(),
+        };
+        tokio::spawn(api::serve(listener, observed, backend));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             http,
@@ -97,19 +109,22 @@ impl Worker {
             "starting"
         );
         adapters.watch(&readiness);
-        let builds = adapters.builds();
-        let history = Recorder::start(builds.clone(), &host_name());
+        let history = Recorder::start(builds.clone(), &name);
         let observer = observer.with_history(history.clone());
         tokio::spawn(tidy(builds, shutdown.clone()));
         let watched = watch_broker(&readiness);
-        let broker = Arc::new(connect(config).await?);
+        let queue = connect(config, &data_dir).await?;
+        let broker = queue.broker.clone();
         let _ = watched.set(broker.clone());
+        let reached =
+            v1::Queues { broker: broker.clone(), dead_letters: queue.kept_letters.clone() };
+        let _ = queues.set(reached);
 
         let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
         let disk = adapters.disk();
         tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
         tokio::spawn(count_waiting(broker.clone(), observer.metrics.clone(), shutdown.clone()));
-        let ports = adapters.ports(broker.clone());
+        let ports = adapters.ports(queue);
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
         Ok(Self { pipeline, broker, health, history, shutdown, _data_dir: data_dir })
@@ -229,7 +244,7 @@ impl Adapters {
     }
 
     /// All ports, with this broker.
-    pub fn ports(self, broker: Arc<RabbitMq>) -> Ports {
+    pub fn ports(self, Queueing { broker, ledger, dead_letters, .. }: Queueing) -> Ports {
         let probe = Probes {
             forge: self.forge.clone(),
             engine: self.engine.clone(),
@@ -238,8 +253,8 @@ impl Adapters {
         };
         Ports {
             probe: Arc::new(probe),
-            ledger: broker.outcome_ledger(),
-            dead_letters: broker.clone(),
+            ledger,
+            dead_letters,
             broker,
             forge: self.forge,
             planner: self.planner,
@@ -280,32 +295,118 @@ impl Probe for Probes {
     }
 }
 
-/// What the broker's adapter needs to know.
-pub fn broker(config: &Config) -> RabbitSettings {
-    let settings = RabbitSettings::new(config.broker.uri.clone(), config.broker.topology.clone());
-    RabbitSettings { dead_ttl: config.broker.dead_ttl, ..settings }
+/// The broker, with what else is kept there.
+pub struct Queueing {
+    pub broker: Arc<dyn Broker>,
+    pub ledger: Arc<dyn OutcomeLedger>,
+    pub dead_letters: Arc<dyn DeadLetters>,
+    /// The dead letters, for whoever reads them.
+    pub kept_letters: Arc<dyn DeadLetterStore>,
 }
 
-/// The dead letters, for the commands.
-pub fn dead_letters(config: &Config) -> impl DeadLetterStore + use<> {
-    DeadQueue::new(broker(config))
+impl Queueing {
+    fn of_rabbitmq(broker: RabbitMq, settings: RabbitSettings) -> Self {
+        let (ledger, broker) = (broker.outcome_ledger(), Arc::new(broker));
+        let kept_letters = Arc::new(DeadQueue::new(settings));
+        Self { ledger, dead_letters: broker.clone(), broker, kept_letters }
+    }
 }
 
-/// The queues, for the commands.
-pub fn queues(config: &Config) -> Queues {
-    Queues::new(broker(config))
+impl From<SqliteBroker> for Queueing {
+    fn from(broker: SqliteBroker) -> Self {
+        let (ledger, broker) = (broker.outcome_ledger(), Arc::new(broker));
+        Self { ledger, dead_letters: broker.clone(), kept_letters: broker.clone(), broker }
+    }
 }
 
-/// Waits until the broker is there.
-async fn connect(config: &Config) -> Result<RabbitMq, StartError> {
+/// What RabbitMQ's adapter needs to know, at this address.
+pub fn rabbitmq(config: &BrokerConfig, uri: Secret) -> RabbitSettings {
+    let settings = RabbitSettings::new(uri, config.topology.clone());
+    RabbitSettings { dead_ttl: config.dead_ttl, ..settings }
+}
+
+/// What the embedded queue needs to know.
+pub fn embedded(config: &Config, data_dir: &DataDir) -> SqliteSettings {
+    SqliteSettings { dead_ttl: config.broker.dead_ttl, ..SqliteSettings::new(data_dir.queue()) }
+}
+
+/// The dead letters, for the commands. Where they are in the embedded queue no worker may be at work on it.
+///
+/// # Errors
+/// A worker is, or the directory or its queue cannot be used.
+pub async fn dead_letters(config: &Config) -> Result<OpenDeadLetters, StartError> {
+    if let Some(config_of_broker) = &config.broker.rabbitmq {
+        let store = DeadQueue::new(rabbitmq(&config.broker, config_of_broker.uri.clone()));
+        return Ok(OpenDeadLetters { store: Box::new(store), _data_dir: None });
+    }
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let opened = SqliteBroker::open(embedded(config, &data_dir)).await;
+    let store = opened.map_err(|error| StartError::new(Exit::Config, error))?;
+    Ok(OpenDeadLetters { store: Box::new(store), _data_dir: Some(data_dir) })
+}
+
+/// Dead letters, and the directory they are in, held for as long as they are read.
+pub struct OpenDeadLetters {
+    pub store: Box<dyn DeadLetterStore>,
+    _data_dir: Option<DataDir>,
+}
+
+/// The queues of RabbitMQ, for the commands; `None` = the embedded queue is used.
+pub fn queues(config: &Config) -> Option<Queues> {
+    let config_of_broker = config.broker.rabbitmq.as_ref()?;
+    Some(Queues::new(rabbitmq(&config.broker, config_of_broker.uri.clone())))
+}
+
+/// Moves all that waits in the embedded queue to RabbitMQ at this address, and says how far it is. No worker may be
+/// at work on it.
+///
+/// # Errors
+/// Either of them cannot be used. What was not moved is where it was.
+pub async fn move_queue(
+    config: &Config,
+    uri: Secret,
+    tell: impl FnMut(&Moved) + Send,
+) -> Result<Moved, StartError> {
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let settings = rabbitmq(&config.broker, uri);
+    let unavailable = |error: &dyn std::fmt::Display| StartError::new(Exit::Unavailable, error);
+    // One who is connected waits for the broker for as long as it takes; whoever looks at a terminal does not.
+    Queues::new(settings.clone()).look().await.map_err(|error| match error {
+        QueuesError::Refused(error) => StartError::new(Exit::Config, error),
+        error => unavailable(&error),
+    })?;
+    let to =
+        RabbitMq::connect(settings).await.map_err(|error| StartError::new(Exit::Config, error))?;
+    let moved = move_all(&data_dir.queue(), &to, &to, tell).await;
+    to.close().await;
+    moved.map_err(|error| unavailable(&error))
+}
+
+/// Opens the embedded queue, or waits until RabbitMQ is there.
+async fn connect(config: &Config, data_dir: &DataDir) -> Result<Queueing, StartError> {
+    let Some(config_of_broker) = &config.broker.rabbitmq else {
+        tracing::info!(
+            "broker: the embedded queue in DATA_DIR, since RABBITMQ_URI is not set; this worker alone has it"
+        );
+        let opened = SqliteBroker::open(embedded(config, data_dir)).await;
+        return opened.map(Queueing::from).map_err(|error| StartError::new(Exit::Config, error));
+    };
+    tracing::info!("broker: RabbitMQ");
     let refused = |error: ConnectError| match &error {
         // A queue or the exchange is there already and is of another kind: no matter of the address.
         ConnectError::Topology { .. } => StartError::new(Exit::Config, error),
         ConnectError::Address { .. } | ConnectError::Refused { .. } => {
-            StartError::new(Exit::Config, format!("{}: {error}", config.broker.uri_variable))
+            StartError::new(Exit::Config, format!("{}: {error}", config_of_broker.uri_variable))
         }
     };
-    RabbitMq::connect(broker(config)).await.map_err(refused)
+    let settings = rabbitmq(&config.broker, config_of_broker.uri.clone());
+    let connected = RabbitMq::connect(settings.clone()).await.map_err(refused)?;
+    Ok(Queueing::of_rabbitmq(connected, settings))
+}
+
+/// What requests are checked against.
+fn rules(config: &Config) -> Rules {
+    Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() }
 }
 
 fn pipeline_settings(
@@ -315,7 +416,7 @@ fn pipeline_settings(
 ) -> PipelineSettings {
     let pipeline = config.pipeline.clone();
     PipelineSettings {
-        rules: Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() },
+        rules: rules(config),
         workspaces: data_dir.workspaces(),
         registry_name,
         most_in_hand: pipeline.most_in_hand,
@@ -334,8 +435,8 @@ fn pipeline_settings(
 }
 
 /// Watches the broker from before there is one: until it is put into the cell, it is not ready.
-fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<Arc<RabbitMq>>> {
-    let cell: Arc<OnceLock<Arc<RabbitMq>>> = Arc::default();
+fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<Arc<dyn Broker>>> {
+    let cell: Arc<OnceLock<Arc<dyn Broker>>> = Arc::default();
     let broker = cell.clone();
     readiness.watch("broker", move || {
         let broker = broker.get().cloned();
@@ -350,7 +451,7 @@ fn watch_broker(readiness: &Readiness) -> Arc<OnceLock<Arc<RabbitMq>>> {
 }
 
 /// Counts again and again what waits on the broker, until the worker ends.
-async fn count_waiting(broker: Arc<RabbitMq>, metrics: Metrics, shutdown: Shutdown) {
+async fn count_waiting(broker: Arc<dyn Broker>, metrics: Metrics, shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(BETWEEN_COUNTS);
     loop {
         tokio::select! {

@@ -1,3 +1,4 @@
 //! The broker port's adapters.
 
 pub mod rabbitmq;
+pub mod sqlite;

@@ -84,8 +84,10 @@ fn source(it: &Effective) -> String {
         (Some(variable), None) if *variable != name => format!("{} ({variable})", it.source),
         (Some(_), None) => it.source.to_string(),
         (None, _) => match it.setting.default {
-            Fallback::Words(words) => format!("{} ({})", it.source, words.replace('`', "")),
-            Fallback::Text(_) | Fallback::Required(_) => it.source.to_string(),
+            Fallback::Words(words) | Fallback::Example { words, .. } => {
+                format!("{} ({})", it.source, words.replace('`', ""))
+            }
+            Fallback::Text(_) => it.source.to_string(),
         },
     }
 }

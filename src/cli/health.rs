@@ -56,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
 }
 
 /// Where a server that listens at `address` is reached from its own machine.
-fn on_this_machine(address: String) -> String {
+pub(super) fn on_this_machine(address: String) -> String {
     match address.parse() {
         Ok(SocketAddr::V4(v4)) if v4.ip().is_unspecified() => format!("127.0.0.1:{}", v4.port()),
         Ok(SocketAddr::V6(v6)) if v6.ip().is_unspecified() => format!("[::1]:{}", v6.port()),

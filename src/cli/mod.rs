@@ -1,16 +1,23 @@
 //! The commands, one module each, and what they share.
 
+mod api;
+pub mod cancel;
 pub mod config;
 pub mod dead_letters;
 pub mod health;
+pub mod logs;
 pub mod queue;
 pub mod read_log;
 pub mod serve;
+pub mod status;
+pub mod submit;
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use self::api::client::Client;
+use self::dead_letters::over_http::OverHttp;
 use crate::config::{ConfigErrors, ENV_FILE, Environment};
 use crate::exit::Exit;
 use crate::wiring;
@@ -26,14 +33,32 @@ pub fn ended(exit: Result<Exit, ConfigErrors>) -> ExitCode {
     exit.into()
 }
 
-/// `image-builder dead`.
+/// `image-builder dead`: over the service that is set, or the one on this machine if it answers, else straight to
+/// the broker.
 ///
 /// # Errors
 ///
 /// Bad settings.
 pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
-    let letters = wiring::dead_letters(&environment()?.config()?);
-    Ok(wait_for(dead_letters::run(command, &letters)))
+    let environment = environment()?;
+    let api = environment.api()?;
+    wait_for(async {
+        let client = Client::new(&api);
+        let service = match &api.url {
+            Some(_) => Some(OverHttp::of(client)),
+            None => OverHttp::find(client).await,
+        };
+        if let Some(service) = service {
+            return Ok(dead_letters::run(command, &service).await);
+        }
+        Ok(match wiring::dead_letters(&environment.config()?).await {
+            Ok(letters) => dead_letters::run(command, &*letters.store).await,
+            Err(error) => {
+                eprintln!("image-builder: {error}");
+                error.exit
+            }
+        })
+    })
 }
 
 /// Where settings come from.
@@ -50,6 +75,15 @@ fn wait_for<T>(work: impl Future<Output = T>) -> T {
         .build()
         .expect("the system gives threads to a program that starts");
     runtime.block_on(work)
+}
+
+/// Does it until somebody presses Ctrl-C.
+async fn until_interrupted(work: impl Future<Output = Exit>) -> Exit {
+    tokio::select! {
+        exit = work => exit,
+        // Where that cannot be heard, the system ends the program.
+        Ok(()) = tokio::signal::ctrl_c() => Exit::Interrupted,
+    }
 }
 
 /// Two providers end up in the tree; which one speaks TLS is not left to chance.

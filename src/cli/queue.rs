@@ -1,6 +1,8 @@
 //! `image-builder queue`: what waits where on the broker, and lanes that are emptied.
 
 use std::fmt::Write as _;
+use std::io;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -8,9 +10,15 @@ use serde_json::json;
 use super::{environment, print, wait_for};
 use crate::broker::rabbitmq::queues::{Counts, Queues, QueuesError, Seen};
 use crate::broker::rabbitmq::topology::Role;
-use crate::config::ConfigErrors;
+use crate::broker::sqlite::moving::Moved;
+use crate::broker::sqlite::queues::{Counted, waiting_by_queue};
+use crate::config::{Config, ConfigErrors, broker_address};
+use crate::data_dir;
 use crate::exit::Exit;
 use crate::wiring;
+
+/// Between two reports of how far a long move is.
+const BETWEEN_REPORTS: Duration = Duration::from_secs(1);
 
 /// The exit codes, as `--help` tells them.
 macro_rules! exit_codes {
@@ -28,9 +36,10 @@ Exit codes:
 /// Show how many messages wait in which queue.
 ///
 /// Lists the build queue, the lanes that requests wait in for their turn, the queues that delay retries, and
-/// those of failed attempts, outcomes and dead letters. Messages that somebody has in hand are not counted. This
-/// needs RABBITMQ_URI and the queues' names, from the environment or config/.env like the worker's own
-/// settings; nothing is touched.
+/// those of failed attempts, outcomes and dead letters. On RabbitMQ, messages that somebody has in hand are not
+/// counted. Where RABBITMQ_URI is not set it is the embedded queue in DATA_DIR that is counted, whether or not
+/// its worker is at work. The settings come from the environment or config/.env like the worker's own; nothing
+/// is touched.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -50,17 +59,28 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Move all requests that wait in the lanes back into the build queue
+    /// Move what waits: the lanes' requests back into the build queue, or the embedded queue to RabbitMQ
     ///
-    /// A version of image-builder without lanes takes them from there. Stop the workers first: those that
-    /// run read the build queue and fill the lanes again. Each request is in the build queue before it is
-    /// removed from its lane, with its id, its time and what is known of it; a command that is killed loses
-    /// nothing, and can be run again. Lanes that are left empty may be deleted.
-    #[command(after_long_help = concat!(exit_codes!(), "\nExample:\n  image-builder queue move"))]
+    /// Without --to, all requests that wait in RabbitMQ's lanes go back into the build queue, where a version of
+    /// image-builder without lanes takes them from. Lanes that are left empty may be deleted.
+    ///
+    /// With --to, all that waits in the embedded queue goes to the RabbitMQ at that address: requests, failed
+    /// attempts, outcomes, what waits for its time, dead letters and cancellations. Set RABBITMQ_URI afterwards.
+    ///
+    /// Stop the workers first. Each message is confirmed where it goes before it is removed where it was, with its
+    /// id, its time and what is known of it; a command that is killed loses nothing, and can be run again.
+    #[command(after_long_help = concat!(exit_codes!(), "
+Examples:
+  image-builder queue move
+  image-builder queue move --to - < address"))]
     Move {
         /// Print one line of JSON: how many were moved
         #[arg(long)]
         json: bool,
+        /// Where the embedded queue is moved to: an amqp:// or amqps:// address, or - to read it from standard
+        /// input, where no other user of the machine sees its password
+        #[arg(long, value_name = "ADDRESS")]
+        to: Option<String>,
     },
 }
 
@@ -68,11 +88,17 @@ enum Command {
 ///
 /// Bad settings.
 pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
-    let queues = wiring::queues(&environment()?.config()?);
+    let config = environment()?.config()?;
+    if let Some(Command::Move { json, to: Some(to) }) = &arguments.command {
+        return Ok(wait_for(move_to(&config, to, *json)));
+    }
+    let Some(queues) = wiring::queues(&config) else {
+        return Ok(wait_for(embedded(&config, arguments)));
+    };
     let done = wait_for(async {
-        match arguments.command {
+        match &arguments.command {
             None => show(&queues, arguments.json).await,
-            Some(Command::Move { json }) => empty_lanes(&queues, json).await,
+            Some(Command::Move { json, .. }) => empty_lanes(&queues, *json).await,
         }
     });
     Ok(done.unwrap_or_else(|error| {
@@ -82,6 +108,92 @@ pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
             _ => Exit::Unavailable,
         }
     }))
+}
+
+/// The same of the embedded queue.
+async fn embedded(config: &Config, arguments: &Arguments) -> Exit {
+    if arguments.command.is_some() {
+        eprintln!(
+            "image-builder: the embedded queue has no lanes: say --to where to move it, or set RABBITMQ_URI where those of RabbitMQ are meant"
+        );
+        return Exit::Usage;
+    }
+    match waiting_by_queue(&config.data_dir.join(data_dir::QUEUE)).await {
+        Ok(counted) if arguments.json => print(&counted_as_json(&counted)),
+        Ok(counted) => print(&counted_as_table(&counted)),
+        Err(error) => {
+            eprintln!("image-builder: {error}");
+            Exit::Unavailable
+        }
+    }
+}
+
+/// Moves the embedded queue to RabbitMQ.
+async fn move_to(config: &Config, to: &str, json: bool) -> Exit {
+    let uri = match to {
+        "-" => io::read_to_string(io::stdin()).map(|text| text.trim().to_owned()),
+        uri => Ok(uri.to_owned()),
+    };
+    let uri = uri.map_err(|error| format!("cannot read the address: {error}"));
+    let uri = match uri.and_then(|uri| broker_address(&uri).map_err(|what| format!("--to: {what}")))
+    {
+        Ok(uri) => uri,
+        Err(text) => {
+            eprintln!("image-builder: {text}");
+            return Exit::Usage;
+        }
+    };
+    let mut told = Instant::now();
+    let moved = wiring::move_queue(config, uri, |moved| {
+        if told.elapsed() > BETWEEN_REPORTS {
+            told = Instant::now();
+            eprintln!("moved {} messages", moved.messages);
+        }
+    });
+    let Moved { messages, dead_letters, cancellations, unreadable } = match moved.await {
+        Ok(moved) => moved,
+        Err(error) => {
+            eprintln!("image-builder: {error}");
+            return error.exit;
+        }
+    };
+    print(&match json {
+        true => {
+            let line = json!({
+                "moved": messages,
+                "deadLetters": dead_letters,
+                "cancellations": cancellations,
+                "unreadable": unreadable,
+            });
+            format!("{line}\n")
+        }
+        false => {
+            let left = match unreadable {
+                0 => String::new(),
+                some => format!("; {some} cannot be read, and were left"),
+            };
+            format!(
+                "moved {messages} messages, {dead_letters} dead letters and {cancellations} cancellations{left}\n"
+            )
+        }
+    })
+}
+
+fn counted_as_json(counted: &[Counted]) -> String {
+    let mut lines = String::new();
+    for Counted { queue, waiting, delayed, in_hand } in counted {
+        let line = json!({"name": queue, "role": queue, "ready": waiting, "delayed": delayed, "inHand": in_hand});
+        let _ = writeln!(lines, "{line}");
+    }
+    lines
+}
+
+fn counted_as_table(counted: &[Counted]) -> String {
+    let mut lines = "QUEUE    READY    DELAYED  IN HAND\n".to_owned();
+    for Counted { queue, waiting, delayed, in_hand } in counted {
+        let _ = writeln!(lines, "{queue:<7}  {waiting:<7}  {delayed:<7}  {in_hand}");
+    }
+    lines
 }
 
 async fn show(queues: &Queues, json: bool) -> Result<Exit, QueuesError> {

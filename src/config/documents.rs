@@ -38,14 +38,14 @@ pub fn example() -> String {
 
 fn example_of(text: &mut String, setting: &Setting) {
     let mut meaning = setting.meaning();
-    if let Fallback::Words(words) = setting.default {
+    if let Fallback::Words(words) | Fallback::Example { words, .. } = setting.default {
         let _ = write!(meaning, " Unset: {words}.");
     }
     comment(text, &meaning.replace('`', ""));
     for (at, variable) in setting.variables().enumerate() {
         let name = variable.name();
         let _ = match setting.default {
-            Fallback::Required(example) if at == 0 => writeln!(text, "{name}={example}"),
+            Fallback::Example { example, .. } if at == 0 => writeln!(text, "{name}={example}"),
             Fallback::Text(default) if at == 0 => writeln!(text, "#{name}={default}"),
             _ => writeln!(text, "#{name}="),
         };
@@ -117,7 +117,7 @@ pub(super) fn settings() -> String {
             let default = match setting.default {
                 Fallback::Text(default) => format!("`{default}`"),
                 Fallback::Words(words) => words.to_owned(),
-                Fallback::Required(example) => format!("required, like `{example}`"),
+                Fallback::Example { words, example } => format!("{words}; like `{example}`"),
             };
             let _ = writeln!(
                 text,

@@ -116,7 +116,7 @@ impl Config {
             forge: ForgeConfig { url: read.github_url(), api_url: read.github_api_url() },
             history: HistoryConfig::read(read),
             pipeline,
-            api: ApiConfig { address: read.http_addr() },
+            api: ApiConfig::read(read),
             telemetry: TelemetryConfig::read(read),
             data_dir: read.data_dir(),
             limits,
@@ -161,22 +161,40 @@ impl Environment {
         let address = reader.http_addr();
         reader.finish(Some(address)).map(|(address, _)| address)
     }
+
+    /// How a service is asked, whatever else is set.
+    ///
+    /// # Errors
+    ///
+    /// All bad values of it.
+    pub fn api(&self) -> Result<ApiConfig, ConfigErrors> {
+        let mut reader = Reader::new(self);
+        let api = ApiConfig::read(&mut reader);
+        reader.finish(Some(api)).map(|(api, _)| api)
+    }
 }
 
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
-    pub uri: Secret,
-    /// The variable that brought the address.
-    pub uri_variable: String,
+    /// `None` = the embedded queue.
+    pub rabbitmq: Option<RabbitConfig>,
+    /// What the queues of RabbitMQ are called, whether or not it is used.
     pub topology: Topology,
     /// `None` = no dead letters are kept.
     pub dead_ttl: Option<Duration>,
 }
 
+#[derive(Debug, Clone)]
+pub struct RabbitConfig {
+    pub uri: Secret,
+    /// The variable that brought the address.
+    pub uri_variable: String,
+}
+
 impl BrokerConfig {
     /// `None` only where there are errors.
     fn read(read: &mut Reader<'_>, retry: &RetryPolicy) -> Option<Self> {
-        let uri = read.rabbitmq_uri();
+        let (uri, good) = read.good(Reader::rabbitmq_uri);
         let dead_ttl = read.dead_queue_ttl();
         let settings = TopologySettings {
             build_queue: read.build_queue(),
@@ -189,12 +207,25 @@ impl BrokerConfig {
             build_rungs: retry.rungs(),
             outcome_rungs: retry.rungs(),
         };
+        if good && uri.is_none() && settings.result_queue.is_some() {
+            read.bad("RESULT_QUEUE", "needs RABBITMQ_URI: nobody else can read the embedded queue");
+        }
         // The errors name the variables themselves.
         let topology = Topology::new(settings)
             .map_err(|errors| read.errors.extend(errors.iter().map(ToString::to_string)));
-        let uri_variable = read.variable_of("RABBITMQ_URI");
-        Some(Self { uri: uri?, uri_variable: uri_variable?, topology: topology.ok()?, dead_ttl })
+        let (topology, uri_variable) = (topology.ok()?, read.variable_of("RABBITMQ_URI"));
+        let rabbitmq = uri.zip(uri_variable);
+        let rabbitmq = rabbitmq.map(|(uri, uri_variable)| RabbitConfig { uri, uri_variable });
+        Some(Self { rabbitmq, topology, dead_ttl })
     }
+}
+
+/// An address of RabbitMQ that somebody gave.
+///
+/// # Errors
+/// What is wrong with it, without a credential.
+pub fn broker_address(text: &str) -> Result<Secret, String> {
+    (values::AMQP_URI.read)(text)
 }
 
 /// The engine, as Docker's own client would find it.
@@ -387,6 +418,16 @@ impl PipelineConfig {
 pub struct ApiConfig {
     /// `host:port` of the HTTP server.
     pub address: String,
+    /// `None` = the API is served to this machine alone.
+    pub token: Option<Secret>,
+    /// Where the commands ask; `None` = at the address of this machine's own server.
+    pub url: Option<Url>,
+}
+
+impl ApiConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        Self { address: read.http_addr(), token: read.api_token(), url: read.image_builder_url() }
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -116,10 +116,7 @@ impl<'a> Reader<'a> {
     fn unset(&mut self, setting: &'static Setting, computed: Option<String>) {
         let value = match setting.default {
             Fallback::Text(default) => Some(default.to_owned()),
-            Fallback::Words(_) => computed,
-            Fallback::Required(example) => {
-                return self.bad(&setting.name(), format!("is required, for example {example}"));
-            }
+            Fallback::Words(_) | Fallback::Example { .. } => computed,
         };
         let source = Source::Default;
         self.effective.push(Effective { setting, value, source, variable: None, file: None });
@@ -132,7 +129,7 @@ macro_rules! methods {
     ($($title:literal {$(
         $(#[doc = $meaning:literal])+
         $field:ident $(/ $file:ident)? $(, $alias:ident / $alias_file:ident)?:
-            $value:ty = $kind:ident $default:ident $text:literal;
+            $value:ty = $kind:ident $default:ident $text:literal $(example $example:literal)?;
     )*})*) => {
         impl Reader<'_> {$($(
             methods!(@$default $field: $value = $kind $text);

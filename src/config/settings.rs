@@ -7,7 +7,7 @@
 //!     or "the default"                    the method gives a value
 //!     otherwise "the default in words"    the method takes the default, and gives a value
 //!     unset "what that means"             the method gives an `Option`
-//!     required "an example"               the same; a missing value is an error
+//!     unset "what that means" example "a value"   the same; .env.example has it set
 //! ```
 //!
 //! `name / name_file` is a secret: it can stand in a file as well. After a comma stands an older name.
@@ -17,10 +17,11 @@
 
 macro_rules! settings { ($of:ident) => { $of! {
     "Broker" {
-        /// RabbitMQ. The only setting that is required. `AMQP_URL` is another name for it; where both are
+        /// RabbitMQ, whose queues several workers share. `AMQP_URL` is another name for it; where both are
         /// set in one place, `RABBITMQ_URI` wins.
         rabbitmq_uri / rabbitmq_uri_file, amqp_url / amqp_url_file:
-            Secret = AMQP_URI required "amqp://guest:guest@localhost:5672/%2f";
+            Secret = AMQP_URI unset "the embedded queue, a file below `DATA_DIR` that one worker has"
+                example "amqp://guest:guest@localhost:5672/%2f";
         /// The broker's own `consumer_timeout`, which AMQP does not tell. `JOB_TIMEOUT` must be below it.
         rabbitmq_consumer_timeout: Duration = DURATION or "30m";
         /// Where build requests are published, and come back to be tried again. Its lanes, its bell and its retry
@@ -51,9 +52,15 @@ macro_rules! settings { ($of:ident) => { $of! {
     "This machine" {
         /// Workspaces and state. Locked: one process has it at a time, so each replica needs its own.
         data_dir: PathBuf = PATH or "./data";
-        /// Where `/livez`, `/readyz` and `/metrics` are served. `0.0.0.0:8080` is every address of the
-        /// machine: what a container with a network of its own needs to be reached from outside.
+        /// Where `/livez`, `/readyz`, `/metrics` and the API, `/v1`, are served. `0.0.0.0:8080` is every address of
+        /// the machine: what a container with a network of its own needs to be reached from outside.
         http_addr: String = ADDRESS or "127.0.0.1:8080";
+        /// Whoever asks at `/v1` has to send it, as `Authorization: Bearer …`. They may do everything for all
+        /// users.
+        api_token / api_token_file: Secret = TOKEN unset "`/v1` is served to this machine alone";
+        /// The service that the commands `submit`, `status`, `logs`, `cancel` and `dead` ask, with `API_TOKEN` where
+        /// that is set. The worker does not read it.
+        image_builder_url: Url = HTTP_URL unset "`http://` and `HTTP_ADDR`";
     }
 
     "Docker Engine" {

@@ -27,8 +27,8 @@ pub enum Fallback {
     Text(&'static str),
     /// A value that is computed, or none at all, in words.
     Words(&'static str),
-    /// It has to be set, for example to this.
-    Required(&'static str),
+    /// None at all, in words; the example sets it to this.
+    Example { words: &'static str, example: &'static str },
 }
 
 /// A variable, and for secrets the one that names a file with the value.
@@ -92,7 +92,7 @@ macro_rules! table {
     ($($title:literal {$(
         $(#[doc = $meaning:literal])+
         $field:ident $(/ $file:ident)? $(, $alias:ident / $alias_file:ident)?:
-            $value:ty = $kind:ident $default:ident $text:literal;
+            $value:ty = $kind:ident $default:ident $text:literal $(example $example:literal)?;
     )*})*) => {
         /// The variables of one place as texts, which envy fills: one that is not set there is `None`.
         #[derive(Default, serde::Deserialize)]
@@ -113,7 +113,7 @@ macro_rules! table {
                 ],
                 meaning: &[$($meaning),+],
                 form: $kind.form,
-                default: table!(@default $default $text),
+                default: table!(@default $default $text $($example)?),
             }),*],
         }),*];
     };
@@ -129,7 +129,7 @@ macro_rules! table {
     (@default or $text:literal) => { Fallback::Text($text) };
     (@default otherwise $text:literal) => { Fallback::Words($text) };
     (@default unset $text:literal) => { Fallback::Words($text) };
-    (@default required $text:literal) => { Fallback::Required($text) };
+    (@default unset $words:literal $example:literal) => { Fallback::Example { words: $words, example: $example } };
 }
 
 settings!(table);

@@ -13,13 +13,19 @@ fn vars(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 const URI: (&str, &str) = ("RABBITMQ_URI", "amqp://guest:guest@localhost:5672/%2f");
 
 #[test]
-fn the_broker_is_all_that_has_to_be_set() {
-    let config = Config::read(vars(&[URI])).expect("a good configuration");
+fn nothing_has_to_be_set() {
+    let config = Config::read(vars(&[])).expect("a good configuration");
+    assert!(config.broker.rabbitmq.is_none(), "the embedded queue is the default");
     assert_eq!(config.registry.url.to_string(), "localhost:5000");
     assert_eq!(config.pipeline.retry.max_attempts, 5);
     assert_eq!(config.pipeline.job_timeout, Duration::from_secs(25 * 60));
     assert_eq!(config.broker.dead_ttl, Some(Duration::from_secs(7 * 24 * 3600)));
-    assert_eq!(config.broker.topology.queue(Queue::Result), None);
+}
+
+#[test]
+fn outcomes_cannot_be_published_to_a_queue_of_no_broker() {
+    let errors = Config::read(vars(&[("RESULT_QUEUE", "results")])).expect_err("nobody reads it");
+    assert!(errors.to_string().starts_with("RESULT_QUEUE: needs RABBITMQ_URI"), "{errors}");
 }
 
 #[test]
@@ -40,7 +46,6 @@ fn every_bad_value_is_named_at_once() {
     ]))
     .expect_err("a bad configuration");
     for name in [
-        "RABBITMQ_URI",
         "BUILDER_CONCURRENCY",
         "BUILDER_TIMEOUT",
         "BUILDER_NETWORK",
@@ -157,7 +162,8 @@ fn a_real_variable_wins_over_the_other_names_of_its_value_in_the_file() {
 
     let uri_of = |in_file: &[(&str, &str)], real: &[(&str, &str)]| {
         let config = found(in_file, real).config().expect("good");
-        (config.broker.uri_variable, config.broker.uri.expose().to_owned())
+        let rabbitmq = config.broker.rabbitmq.expect("its address is set");
+        (rabbitmq.uri_variable, rabbitmq.uri.expose().to_owned())
     };
     let of = |name: &str, uri: &str| (name.to_owned(), uri.to_owned());
     assert_eq!(uri_of(&[here], &[]), of("RABBITMQ_URI", "amqp://file/%2f"));

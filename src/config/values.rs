@@ -49,6 +49,14 @@ impl<T> Kind<T> {
 
 pub(super) const TEXT: Kind<String> = Kind::new("text", |text| Ok(text.to_owned()));
 pub(super) const SECRET: Kind<Secret> = Kind::new("text", |text| Ok(Secret::new(text)));
+/// A token that an HTTP header can hold.
+pub(super) const TOKEN: Kind<Secret> =
+    Kind::new("text", |text| match text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(Secret::new(text)),
+        false => {
+            Err("must have letters, digits and marks of ASCII alone, and no white space".into())
+        }
+    });
 pub(super) const PATH: Kind<PathBuf> = Kind::new("path", |text| Ok(text.into()));
 
 /// How long something takes or is waited for, from 50 ms to 31 days: what is less or more is a slip.

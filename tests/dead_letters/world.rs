@@ -9,6 +9,7 @@ use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::history::History;
 use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::Broker as _;
 use lapin::BasicProperties;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -72,6 +73,8 @@ impl World {
             ("DEAD_QUEUE", &self.names.dead_queue),
             ("CANCEL_EXCHANGE", &self.names.cancel_exchange),
             ("BUILD_LANES", &self.names.build_lanes.to_string()),
+            // No service of this machine has these queues.
+            ("HTTP_ADDR", &"127.0.0.1:1".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value.clone()))
         .into()

@@ -1,16 +1,17 @@
 //! `make demo`: the whole way of a build request, on real parts, for a person to watch.
 //!
-//! A worker process works on queues of its own. Requests go in over AMQP, as a platform would send
-//! them; what the two managers of that platform get is received by stand-ins in this program. All
-//! else is real: the broker, the git server, the engine, the registry.
+//! A worker process works on a queue of its own: the embedded one, or with `BROKER=rabbitmq` RabbitMQ's. Requests
+//! go in over its API or over AMQP, as a platform would send them; what the two managers of that platform
+//! get is received by stand-ins in this program. All else is real: the broker, the git server, the engine,
+//! the registry.
 //!
 //! Every expectation that is not met ends the demo with exit code 1, and whatever it made is
 //! cleared away in any case, Ctrl-C included.
 
-mod broker;
 mod containers;
 mod managers;
 mod repositories;
+mod requests;
 mod screen;
 mod story;
 mod watch;
@@ -32,6 +33,8 @@ pub(crate) struct Wishes {
     pub(crate) repository: Option<String>,
     /// Credential for it; goes into the request and nowhere else.
     pub(crate) token: Option<String>,
+    /// Whether requests go over RabbitMQ, and not to the worker's own queue.
+    pub(crate) rabbitmq: bool,
     /// The base image that stands in for the one of nixpacks, where that cannot be pulled.
     pub(crate) stand_in: Option<String>,
 }
@@ -39,7 +42,12 @@ pub(crate) struct Wishes {
 impl Wishes {
     fn of_environment() -> Self {
         let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self { repository: set("REPO"), token: set("TOKEN"), stand_in: set("DEMO_STAND_IN") }
+        Self {
+            repository: set("REPO"),
+            token: set("TOKEN"),
+            rabbitmq: set("BROKER").is_some_and(|broker| broker == "rabbitmq"),
+            stand_in: set("DEMO_STAND_IN"),
+        }
     }
 }
 

@@ -10,10 +10,10 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::Instant;
 
 use crate::Wishes;
-use crate::broker::Broker;
 use crate::containers::{self, Image};
 use crate::managers::{self, Key, Manager, Notice};
 use crate::repositories::{self, APP, BROKEN, Repository, SITE};
+use crate::requests::{RabbitMq, Requests};
 use crate::screen::{Colour, Screen};
 use crate::watch::Line;
 use crate::worker::{self, Worker};
@@ -50,7 +50,7 @@ pub(crate) struct Stage<'a> {
     directory: PathBuf,
     settings: HashMap<String, String>,
     worker: Option<Worker>,
-    broker: Option<Broker>,
+    requests: Option<Requests>,
     repositories: Vec<Repository>,
     containers: Vec<String>,
     images: Vec<Image>,
@@ -69,7 +69,7 @@ impl<'a> Stage<'a> {
             directory,
             settings: HashMap::new(),
             worker: None,
-            broker: None,
+            requests: None,
             repositories: Vec::new(),
             containers: Vec::new(),
             images: Vec::new(),
@@ -111,6 +111,7 @@ impl<'a> Stage<'a> {
             &self.directory,
             [&container, &connector],
             &key.to_setting(),
+            self.wishes.rabbitmq,
         )?;
         if self.wishes.repository.is_none() {
             let url = std::env::var("GIT_SERVER_URL").unwrap_or("http://127.0.0.1:3080".to_owned());
@@ -118,11 +119,15 @@ impl<'a> Stage<'a> {
         }
         let (sender, lines) = mpsc::unbounded_channel();
         self.lines = Some(lines);
-        self.broker = Some(Broker::connect(&self.settings["RABBITMQ_URI"]).await?);
+        self.requests = Some(match self.settings.get("RABBITMQ_URI") {
+            Some(uri) => Requests::RabbitMq(Box::new(RabbitMq::connect(uri).await?)),
+            None => Requests::OverHttp(self.settings["HTTP_ADDR"].clone()),
+        });
         let worker = self.worker.insert(Worker::start(&self.directory, &self.settings, sender)?);
         worker.ready().await?;
         let (http, log) = (worker.http().to_owned(), worker.log().display().to_string());
-        self.say(&format!("worker: http://{http}/readyz, queue {}", self.queue()));
+        let queue = self.settings.get("BUILD_QUEUE").map_or("its own", String::as_str);
+        self.say(&format!("worker: http://{http}/readyz, queue: {queue}"));
         self.say(&format!("its log: {log}"));
         Ok(())
     }
@@ -165,6 +170,9 @@ impl<'a> Stage<'a> {
         let names_cause =
             |line: &Value| line.as_str().is_some_and(|l| l.contains("/no/such/source.c"));
         ensure!(log.iter().any(names_cause), "the notice's log does not show what went wrong");
+        let build_id = data["buildID"].as_str().unwrap_or_default();
+        let whole = Requests::log(&self.settings["HTTP_ADDR"], build_id).await?;
+        ensure!(whole.contains("/no/such/source.c"), "the API's log does not show what went wrong");
         self.facts.push(format!(
             "broken: tried {} times, then given up; the connector manager was told why",
             data["attempts"]
@@ -271,12 +279,13 @@ impl<'a> Stage<'a> {
             notified: false,
         };
         self.builds.insert(build_id, build);
-        let broker = self.broker.as_ref().context("no broker")?;
-        broker.publish(self.queue(), &request).await?;
+        let requests = self.requests.as_ref().context("no way to the worker")?;
+        let queue = self.settings.get("BUILD_QUEUE").map(String::as_str).unwrap_or_default();
+        let durable = requests.publish(queue, &request).await?;
         if !request["token"].is_null() {
             request["token"] = json!("…");
         }
-        let text = format!("confirmed by the broker: {request}");
+        let text = format!("{durable}: {request}");
         self.screen.event(label, colour, "request", Colour::Plain, &text);
         Ok(())
     }
@@ -354,10 +363,6 @@ impl<'a> Stage<'a> {
         self.screen.block(Colour::Plain, &text);
     }
 
-    fn queue(&self) -> &str {
-        self.settings.get("BUILD_QUEUE").map(String::as_str).unwrap_or_default()
-    }
-
     fn say(&self, text: &str) {
         self.screen.line(Colour::Plain, text);
     }
@@ -396,7 +401,7 @@ impl<'a> Stage<'a> {
         for repository in &self.repositories {
             repositories::remove(repository);
         }
-        if let Some(broker) = &self.broker {
+        if let Some(Requests::RabbitMq(broker)) = &self.requests {
             let removed = match worker::typed(&self.settings) {
                 Ok(config) => broker.remove_queues(&config).await,
                 Err(error) => Err(error),

@@ -33,6 +33,7 @@ pub(crate) fn settings(
     directory: &Path,
     manager_urls: [&str; 2],
     secret: &str,
+    rabbitmq: bool,
 ) -> Result<HashMap<String, String>> {
     let inherited = |name: &str, default: &str| {
         std::env::var(name).ok().filter(|value| !value.is_empty()).unwrap_or(default.to_owned())
@@ -40,12 +41,6 @@ pub(crate) fn settings(
     let [container_manager, connector_manager] = manager_urls;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let mut settings: HashMap<String, String> = [
-        ("RABBITMQ_URI", inherited("RABBITMQ_URI", "amqp://guest:guest@localhost:5672/%2f")),
-        ("BUILD_QUEUE", format!("demo.{run}.build")),
-        ("FAIL_QUEUE", format!("demo.{run}.fail")),
-        ("OUTCOME_QUEUE", format!("demo.{run}.outcome")),
-        ("DEAD_QUEUE", format!("demo.{run}.dead")),
-        ("CANCEL_EXCHANGE", format!("demo.{run}.cancel")),
         ("DATA_DIR", text(directory.join("data"))),
         ("REGISTRY_URL", inherited("REGISTRY_URL", "localhost:5000")),
         ("CONTAINER_MANAGER_URL", container_manager.to_owned()),
@@ -63,6 +58,17 @@ pub(crate) fn settings(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
+    if rabbitmq {
+        let of_broker = [
+            ("RABBITMQ_URI", inherited("RABBITMQ_URI", "amqp://guest:guest@localhost:5672/%2f")),
+            ("BUILD_QUEUE", format!("demo.{run}.build")),
+            ("FAIL_QUEUE", format!("demo.{run}.fail")),
+            ("OUTCOME_QUEUE", format!("demo.{run}.outcome")),
+            ("DEAD_QUEUE", format!("demo.{run}.dead")),
+            ("CANCEL_EXCHANGE", format!("demo.{run}.cancel")),
+        ];
+        settings.extend(of_broker.map(|(name, value)| (name.to_owned(), value)));
+    }
     if let Ok(host) = std::env::var("DOCKER_HOST") {
         settings.insert("DOCKER_HOST".to_owned(), host);
     }

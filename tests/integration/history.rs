@@ -56,7 +56,7 @@ fn a_build_is_known_to_every_worker_from_its_request_to_its_outcome() {
     assert_eq!(building.requested.build.user_id.as_deref(), Some(world.user.as_str()));
     assert_eq!(building.requested.repo.as_deref(), request["repo"].as_str());
     assert!(building.commit.is_some() && building.ended_at.is_none());
-    steps.let_all_go();
+    steps.turnstile.let_all_go();
     let told = world.outcome(&build_id).ready();
 
     let ready = in_state(&store, &build_id, BuildState::Ready);

@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::support::managers::Notification;
 use crate::support::marked::Marked;
 use crate::support::stand_in::{Answer, StandIn};
+use crate::support::turnstile::Steps;
 use crate::support::worker::Worker;
 use crate::support::world::{World, dockerfile, full_name, repository, shared, with};
 use crate::support::{registry, runtime, unique, until};
@@ -127,32 +128,48 @@ fn a_request_that_may_be_read_in_two_ways_builds_nothing_for_anybody() {
     assert_eq!((told.len(), letters.len()), (published.len(), published.len() + 3));
 }
 
-/// Published twice, so that these workers have both copies in hand before the image is there. Returns
-/// how that was told.
-#[track_caller]
-fn published_twice(world: &World, source: &Marked, workers: &[&Worker]) -> Vec<Notification> {
-    let request = world.request(&source.repo);
-    let id = world.publish(&request);
-    world.publish(&request);
-    until("both are told", || (world.managers.of(&id).len() == 2).then_some(()));
-    let (told, letters) = world.finish(workers);
-    assert_eq!((told.len(), letters.len()), (2, 0), "{told:?}");
-    for told in &told {
-        let told = told.clone().ready();
-        assert_eq!((told.build_id(), &told.webhook_id), (&*id, &told.own_id()));
-        assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+/// A request that is published twice, and of which nothing is built before these workers have both copies
+/// in hand.
+struct Twice {
+    source: Marked,
+    told: Vec<Notification>,
+}
+
+impl Twice {
+    #[track_caller]
+    fn published(world: &World, workers: &[&Worker]) -> Self {
+        let steps = Steps::start();
+        let source = Marked::held(&steps);
+        let request = world.request(&source.repo);
+        let id = world.publish(&request);
+        world.publish(&request);
+        until("both are in hand", || {
+            let in_hand: usize = workers.iter().map(|worker| accepted(worker)).sum();
+            (in_hand == 2).then_some(())
+        });
+        steps.turnstile.let_all_go();
+        until("both are told", || (world.managers.of(&id).len() == 2).then_some(()));
+        let (told, letters) = world.finish(workers);
+        assert_eq!((told.len(), letters.len()), (2, 0), "{told:?}");
+        for told in &told {
+            let told = told.clone().ready();
+            assert_eq!((told.build_id(), &told.webhook_id), (&*id, &told.own_id()));
+            assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
+        }
+        Self { source, told }
     }
-    told
+}
+
+/// How many jobs a worker has, or had, in hand.
+fn accepted(worker: &Worker) -> usize {
+    worker.lines().iter().filter(|line| line.contains("\"job accepted\"")).count()
 }
 
 #[test]
 fn a_request_that_is_published_twice_is_built_once_and_told_under_one_id() {
-    let world = World::new();
+    let world = World::new().with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let source = Marked::slow();
-    let told = published_twice(&world, &source, &[&worker]);
-    let accepted = worker.lines().into_iter().filter(|line| line.contains("\"job accepted\""));
-    assert_eq!(accepted.count(), 2);
+    let Twice { source, told } = Twice::published(&world, &[&worker]);
     assert_eq!(source.builds(&[&worker]), 1);
     let image = |told: &Notification| told.data()["image"].clone();
     assert_eq!(image(&told[0]), image(&told[1]));
@@ -160,14 +177,10 @@ fn a_request_that_is_published_twice_is_built_once_and_told_under_one_id() {
 
 #[test]
 fn a_request_that_two_replicas_get_is_told_under_one_id_and_both_images_are_there() {
-    let world = World::new().with("LISTENER_CONCURRENCY", "1");
+    // Neither has room for the other copy.
+    let world = World::new().with("BUILDER_NETWORK", "host").with("LISTENER_CONCURRENCY", "1");
     let workers = [world.worker(), world.worker()];
-    let source = Marked::slow();
-    let told = published_twice(&world, &source, &workers.each_ref());
-    for worker in &workers {
-        let accepted = worker.lines().into_iter().filter(|line| line.contains("\"job accepted\""));
-        assert_eq!(accepted.count(), 1, "each has one");
-    }
+    let Twice { told, .. } = Twice::published(&world, &workers.each_ref());
     for told in told {
         let repository = told.text("/image/repository");
         let (_, repository) = repository.split_once('/').expect("the registry, and a path");

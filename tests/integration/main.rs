@@ -17,6 +17,7 @@ mod images;
 mod lifecycle;
 mod notifications;
 mod odd_properties;
+mod over_http;
 #[cfg(feature = "failpoints")]
 mod panics;
 mod redriving;

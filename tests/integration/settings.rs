@@ -50,11 +50,7 @@ fn all_bad_settings_are_named_at_once() {
 }
 
 #[test]
-fn a_missing_broker_address_and_a_bad_secret_are_named() {
-    let ended = run(&["serve"], &Settings::new());
-    assert_eq!(ended.code, 78, "{}", ended.stderr);
-    assert!(ended.stderr.contains("RABBITMQ_URI"), "{}", ended.stderr);
-
+fn a_bad_secret_is_named_and_not_shown() {
     let secret = "hunter2hunter2";
     let uri = "amqp://guest:guest@localhost:5672/%2f";
     let ended = run(&["serve"], &settings(&[("RABBITMQ_URI", uri), ("NOTIFIER_SECRET", secret)]));
@@ -124,7 +120,7 @@ fn a_variable_that_is_no_text_is_named_where_it_is_ours_and_else_does_not_matter
     let bad = OsStr::from_bytes(b"caf\xe9");
     let ended_with = |name: &str| {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let mut command = command(&["serve"], &Settings::new(), &directory);
+        let mut command = command(&["config"], &Settings::new(), &directory);
         let output = command.env(name, bad).output().expect("the program starts");
         let lines = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), lines)
@@ -132,8 +128,7 @@ fn a_variable_that_is_no_text_is_named_where_it_is_ours_and_else_does_not_matter
     let (code, lines) = ended_with("AMQP_URL");
     assert_eq!((code, lines.as_str()), (Some(78), "image-builder: AMQP_URL: is not UTF-8 text\n"));
     let (code, lines) = ended_with("LS_COLORS");
-    assert_eq!(code, Some(78), "{lines}");
-    assert!(lines.starts_with("image-builder: RABBITMQ_URI: is required"), "{lines}");
+    assert_eq!((code, lines.as_str()), (Some(0), ""));
 }
 
 /// What `image-builder config` shows, by name.
@@ -269,8 +264,12 @@ fn the_command_line_is_explained_and_its_mistakes_are_usage() {
     assert!(help.stdout.contains("SIGTERM"), "{}", help.stdout);
     assert!(help.stdout.contains("the environment and from config/.env;"), "{}", help.stdout);
     for (command, exit_codes) in [
-        (&[][..], 6),
+        (&[][..], 7),
         (&["serve"], 6),
+        (&["submit"], 7),
+        (&["status"], 6),
+        (&["logs"], 7),
+        (&["cancel"], 6),
         (&["config"], 3),
         (&["health"], 4),
         (&["dead"], 6),

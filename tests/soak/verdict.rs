@@ -2,7 +2,7 @@
 
 use crate::sample::{CHANNELS, Sample};
 
-/// A channel of a publish is kept for the next one: one for each that can be under way at once. The
+/// A channel of a publish is kept for the next one for a while: one for each that was under way at once. The
 /// listener has 8 jobs here, the notifier 4, the retry actor 4; three queues and the cancellations have
 /// a channel each.
 const MOST_CHANNELS: u64 = 8 + 4 + 4 + 4;

@@ -1,6 +1,7 @@
 //! Repositories whose builds can be counted.
 
 use super::git_server::GitRepo;
+use super::turnstile::Steps;
 use super::unique;
 use super::worker::Worker;
 use super::world::{dockerfile, repository};
@@ -24,9 +25,9 @@ impl Marked {
         Self::new(|mark| format!("FROM scratch\nCOPY file /{mark}\n"))
     }
 
-    /// Its build is good, and takes a while.
-    pub fn slow() -> Self {
-        Self::new(|mark| dockerfile(&format!("RUN : {mark}; sleep 2")))
+    /// Its build is good, and begun once it went through the turnstile.
+    pub fn held(steps: &Steps) -> Self {
+        Self::new(|mark| format!("{}RUN : {mark}\n", steps.dockerfile()))
     }
 
     /// Its build fails.

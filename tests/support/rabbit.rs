@@ -6,7 +6,7 @@ use std::time::Duration;
 use image_builder::broker::rabbitmq::topology::{Topology, TopologySettings};
 use image_builder::broker::rabbitmq::{RabbitMq, RabbitSettings};
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::Queue;
+use image_builder_actors::ports::{Broker, Queue};
 use lapin::{Connection, ConnectionProperties};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};

@@ -20,7 +20,8 @@ pub struct Builder {
     /// Asked for an image of the same inputs before anything is built.
     pub images: Images,
     /// Equal builds take turns: the first builds, those that waited find its image on the engine. A
-    /// first one that fails costs nobody else anything: the next one builds.
+    /// first one that fails costs nobody else anything: the next one builds. For one that neither waited
+    /// nor was tried before nobody looks there.
     pub equal: KeyedLocks<BuildKey>,
     pub next: Mailbox<Work<Artifact>>,
 }
@@ -76,12 +77,14 @@ impl Builder {
         if !job.request.may_reuse() {
             return Ok((self.engine.build(order, &job.progress).await?, false));
         }
-        let _turn = self.equal.lock(order.key.clone()).await;
+        let turn = self.equal.lock(order.key.clone()).await;
         if let Some(image) = self.images.of_key(&job.request, &order.key).await? {
             job.progress.note("the registry has an image of the same inputs: it is reused");
             return Ok((ImageLocation::InRegistry(image), true));
         }
-        if let Some(image) = self.engine.find(&order.key, &order.reference).await? {
+        // An engine with thousands of images takes longer to look for one than to build from its cache.
+        let may_be_there = turn.waited || !job.lease.is_first();
+        if may_be_there && let Some(image) = self.engine.find(&order.key, &order.reference).await? {
             job.progress.note("the engine has an image of the same inputs: it is pushed");
             return Ok((ImageLocation::OnEngine(image), false));
         }

@@ -21,7 +21,7 @@
 //! - A taker that found nothing hears of what is put in the backlog afterwards, by whichever worker.
 //! - What only waits in the backlog is in nobody's hands: no worker's death is counted against it.
 //! - After a cancel nothing new comes. What had come is received and what is in hand can be settled.
-//! - Every listener hears a cancellation.
+//! - Every listener hears a cancellation, whoever sent it.
 //! - Workers that take requests are counted.
 
 use std::collections::HashMap;
@@ -29,8 +29,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde_json::json;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
+
+use crate::model::identity::BuildIdentity;
 
 /// How often a build is delivered again, without having been settled, before the broker gives it up.
 pub const DELIVERY_LIMIT: u64 = 20;
@@ -204,6 +207,17 @@ pub struct Cancellation {
     pub at: OffsetDateTime,
 }
 
+impl Cancellation {
+    /// The body that asks to stop a build: of one user, or one whose id a worker gave.
+    pub fn body_of(build: &BuildIdentity) -> Vec<u8> {
+        let mut body = json!({"buildID": build.build_id});
+        if let Some(user_id) = &build.user_id {
+            body["userID"] = json!(user_id);
+        }
+        body.to_string().into_bytes()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
     /// The broker cannot be reached, or did not confirm in time: it may or may not have the message.
@@ -246,6 +260,19 @@ pub trait Broker: Send + Sync + 'static {
 
     /// How many workers take requests at the moment, this one included.
     async fn workers(&self) -> Result<u64, BrokerError>;
+
+    /// Whether messages can be taken from the broker and given to it.
+    ///
+    /// # Errors
+    /// Why not, in words for an operator.
+    async fn look(&self) -> Result<(), String>;
+
+    /// Lets go of the broker: what is not settled goes back to its queue. To be called before the runtime
+    /// ends. Everything that is asked of the broker afterwards fails.
+    async fn close(&self);
+
+    /// Asks every worker to stop a build: returns once that is kept for all who listen.
+    async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError>;
 
     /// All cancellations of the last day and from now on, until the receiver is dropped: also
     /// of those that were sent while no worker was there. One may come more than once.

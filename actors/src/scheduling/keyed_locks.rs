@@ -10,6 +10,14 @@ use tokio::sync::{Mutex as Lock, OwnedMutexGuard};
 #[derive(Debug)]
 pub struct KeyedLocks<K>(Arc<Mutex<HashMap<K, Weak<Lock<()>>>>>);
 
+/// The right to work on something, until it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    /// Whether somebody else had the right before, up to now.
+    pub waited: bool,
+    _held: OwnedMutexGuard<()>,
+}
+
 impl<K> Clone for KeyedLocks<K> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
@@ -23,8 +31,8 @@ impl<K> Default for KeyedLocks<K> {
 }
 
 impl<K: Eq + Hash> KeyedLocks<K> {
-    /// Waits for the key's lock, in the order of asking. Dropping the guard unlocks.
-    pub async fn lock(&self, key: K) -> OwnedMutexGuard<()> {
+    /// Waits for the key's lock, in the order of asking. Dropping the turn unlocks.
+    pub async fn lock(&self, key: K) -> Turn {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             locks.retain(|_, lock| lock.strong_count() > 0);
@@ -33,7 +41,10 @@ impl<K: Eq + Hash> KeyedLocks<K> {
             *entry = Arc::downgrade(&lock);
             lock
         };
-        lock.lock_owned().await
+        match lock.clone().try_lock_owned() {
+            Ok(held) => Turn { waited: false, _held: held },
+            Err(_) => Turn { waited: true, _held: lock.lock_owned().await },
+        }
     }
 }
 
@@ -47,6 +58,7 @@ mod tests {
     async fn one_key_is_held_once_at_a_time_and_others_do_not_wait_for_it() {
         let locks = KeyedLocks::default();
         let first = locks.lock("a").await;
+        assert!(!first.waited);
         let mut second = Box::pin(locks.lock("a"));
         let mut third = Box::pin(locks.lock("a"));
         assert!(second.as_mut().now_or_never().is_none());
@@ -54,7 +66,9 @@ mod tests {
         assert!(locks.lock("b").now_or_never().is_some());
         drop(first);
         assert!(third.as_mut().now_or_never().is_none(), "the second asked earlier");
-        drop(second.await);
+        let second = second.await;
+        assert!(second.waited);
+        drop(second);
         third.await;
     }
 

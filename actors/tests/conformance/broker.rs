@@ -30,7 +30,7 @@ impl World for InMemory {
     }
 
     async fn cancel(&self, body: &[u8]) {
-        self.0.cancel(body);
+        self.0.send_cancellation(body);
     }
 }
 

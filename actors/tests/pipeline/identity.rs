@@ -16,7 +16,7 @@ fn webhook_ids(world: &World) -> Vec<String> {
 }
 
 fn cancel(world: &World, body: &Value) {
-    world.broker.cancel(body.to_string().as_bytes());
+    world.broker.send_cancellation(body.to_string().as_bytes());
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn a_cancellation_that_the_broker_hands_out_is_heard() {
     with_pipeline(settings(), async |world| {
         world.hold_build(&request("b1")).await;
         for body in [r#"{"buildID": 7}"#, "no JSON", r#"{"buildID": "b1", "userID": "alice"}"#] {
-            world.broker.cancel(body.as_bytes());
+            world.broker.send_cancellation(body.as_bytes());
         }
         assert_eq!(world.notified_once().await.0, "b1.build.cancelled");
     });

@@ -51,6 +51,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use image_builder_actors::dead_letter::DeadLetter;
+use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::{
     Backlog, Broker, BrokerError, Cancellation, DeadLetters, Message, OutcomeLedger, Place, Queue,
@@ -218,27 +219,21 @@ impl RabbitMq {
     pub fn connected(&self) -> watch::Receiver<ConnectionState> {
         self.state.subscribe()
     }
+}
 
-    /// Whether messages can be taken from the broker and given to it, for readiness.
-    ///
-    /// # Errors
-    /// Why not, in words for an operator.
-    pub async fn look(&self) -> Result<(), String> {
+#[async_trait]
+impl Broker for RabbitMq {
+    async fn look(&self) -> Result<(), String> {
         self.look.look().await
     }
 
-    /// Closes the connections; what is not settled goes back to its queue. To be called before the
-    /// runtime ends. Everything that is asked of the broker afterwards fails.
-    pub async fn close(&self) {
+    async fn close(&self) {
         self.ledger.close();
         self.cancelled.close();
         self.consumer.close().await;
         self.publisher.managed().close().await;
     }
-}
 
-#[async_trait]
-impl Broker for RabbitMq {
     async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError> {
         let name = self.declarer.topology().queue(queue).filter(|_| queue != Queue::Result);
         let name = name.ok_or_else(|| {
@@ -298,6 +293,11 @@ impl Broker for RabbitMq {
 
     async fn cancellations_read(&self) {
         cancellations::until_read(&self.cancelled_read).await;
+    }
+
+    async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError> {
+        let message = Message { body: Cancellation::body_of(build), ..Message::default() };
+        self.publisher.broadcast(self.declarer.topology().cancel_exchange(), message).await
     }
 
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {

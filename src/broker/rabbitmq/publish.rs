@@ -1,7 +1,7 @@
 //! Publishing: persistent, mandatory, and done only when the broker has confirmed it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use image_builder_actors::ports::BrokerError;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -19,6 +19,9 @@ use super::{properties, too_slow};
 /// faster.
 const MOST_AT_ONCE: usize = 128;
 
+/// A channel that no publish needed for so long is closed: a burst leaves nothing behind.
+const IDLE: Duration = Duration::from_secs(20);
+
 /// Publishes over one connection, each message on a channel that it has to itself.
 ///
 /// A channel of its own, for the time of one message, is what makes the answer certain: the broker's
@@ -28,9 +31,71 @@ pub(super) struct Publisher {
     managed: Arc<ManagedConnection>,
     declarer: Arc<Declarer>,
     limit: Duration,
-    /// Channels for the next publishes, each with its connection.
-    idle: Mutex<Vec<(Arc<Connection>, Channel)>>,
+    idle: Arc<IdleChannels>,
     turns: Semaphore,
+}
+
+/// Channels in confirm mode for the next publishes. The one that was used last is used next.
+#[derive(Default)]
+struct IdleChannels(Mutex<Vec<IdleChannel>>);
+
+struct IdleChannel {
+    connection: Arc<Connection>,
+    channel: Channel,
+    since: Instant,
+}
+
+impl IdleChannels {
+    fn push(&self, connection: Arc<Connection>, channel: Channel) {
+        let idle = IdleChannel { connection, channel, since: Instant::now() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
+    }
+
+    /// A channel of this connection that still stands; what does not is let go of.
+    fn pop(&self, connection: &Arc<Connection>) -> Option<Channel> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(IdleChannel { connection: of, channel, .. }) = idle.pop() {
+            if Arc::ptr_eq(&of, connection) && channel.status().connected() {
+                return Some(channel);
+            }
+        }
+        None
+    }
+
+    /// Closes what nobody needed for a while, again and again, until the publisher is gone.
+    async fn close_unused(this: Weak<Self>) {
+        let mut ticks = tokio::time::interval(IDLE / 2);
+        loop {
+            ticks.tick().await;
+            let Some(idle) = this.upgrade() else { return };
+            // A channel that is dropped closes itself.
+            let mut idle = idle.0.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|channel| channel.since.elapsed() < IDLE);
+        }
+    }
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, Copy)]
+enum Destination<'a> {
+    Queue(&'a str),
+    /// One that hands out to all who are bound to it.
+    Exchange(&'a str),
+}
+
+impl<'a> Destination<'a> {
+    fn name(self) -> &'a str {
+        let (Self::Queue(name) | Self::Exchange(name)) = self;
+        name
+    }
+
+    /// The exchange, and the routing key there.
+    fn address(self) -> (&'a str, &'a str) {
+        match self {
+            Self::Queue(name) => ("", name),
+            Self::Exchange(name) => (name, ""),
+        }
+    }
 }
 
 /// What the broker said to one message.
@@ -48,13 +113,9 @@ impl Publisher {
         declarer: Arc<Declarer>,
         limit: Duration,
     ) -> Self {
-        Self {
-            managed,
-            declarer,
-            limit,
-            idle: Mutex::default(),
-            turns: Semaphore::new(MOST_AT_ONCE),
-        }
+        let idle = Arc::<IdleChannels>::default();
+        tokio::spawn(IdleChannels::close_unused(Arc::downgrade(&idle)));
+        Self { managed, declarer, limit, idle, turns: Semaphore::new(MOST_AT_ONCE) }
     }
 
     pub(super) fn managed(&self) -> &ManagedConnection {
@@ -67,7 +128,7 @@ impl Publisher {
         queue: &str,
         outgoing: impl Into<Outgoing>,
     ) -> Result<(), BrokerError> {
-        self.within_limit(queue, outgoing.into(), true).await
+        self.within_limit(Destination::Queue(queue), outgoing.into(), true).await
     }
 
     /// The same, to a queue that its readers declare.
@@ -76,7 +137,16 @@ impl Publisher {
         queue: &str,
         outgoing: impl Into<Outgoing>,
     ) -> Result<(), BrokerError> {
-        self.within_limit(queue, outgoing.into(), false).await
+        self.within_limit(Destination::Queue(queue), outgoing.into(), false).await
+    }
+
+    /// Publishes to all who are bound to an exchange, and returns when the message is safe in their queues.
+    pub(super) async fn broadcast(
+        &self,
+        exchange: &str,
+        outgoing: impl Into<Outgoing>,
+    ) -> Result<(), BrokerError> {
+        self.within_limit(Destination::Exchange(exchange), outgoing.into(), true).await
     }
 
     /// Tells all that listen to an exchange, however long that takes; returns once the broker has heard it, or
@@ -108,42 +178,53 @@ impl Publisher {
         let channel = self.channel(connection).await?;
         let (options, none) = (BasicPublishOptions::default(), BasicProperties::default());
         channel.basic_publish(exchange.into(), "".into(), options, &[], none).await?.await?;
-        self.idle().push((connection.clone(), channel));
+        self.idle.push(connection.clone(), channel);
         Ok(())
     }
 
     async fn within_limit(
         &self,
-        queue: &str,
+        to: Destination<'_>,
         outgoing: Outgoing,
         declares: bool,
     ) -> Result<(), BrokerError> {
-        let confirmed = self.until_confirmed(queue, outgoing, declares);
+        let confirmed = self.until_confirmed(to, outgoing, declares);
         tokio::time::timeout(self.limit, confirmed)
             .await
-            .unwrap_or_else(|_| Err(too_slow("confirm a message for", queue, self.limit)))
+            .unwrap_or_else(|_| Err(too_slow("confirm a message for", to.name(), self.limit)))
     }
 
     /// Tries until the broker has said something about the message. A try whose answer was lost is
     /// made again: a duplicate is repaired, a loss is not.
     async fn until_confirmed(
         &self,
-        queue: &str,
+        to: Destination<'_>,
         mut outgoing: Outgoing,
         mut declares: bool,
     ) -> Result<(), BrokerError> {
+        let queue = to.name();
         let _turn = self.turns.acquire().await.map_err(closed)?;
         let mut pauses = pauses();
         loop {
-            match self.attempt(queue, &outgoing).await {
+            let answer = self.attempt(to, &outgoing).await.or_else(|attempt| match attempt {
+                Attempt::Gone(reason) => Ok(Answer::Returned(reason)),
+                other => Err(other),
+            });
+            match answer {
                 Ok(Answer::Confirmed) => return Ok(()),
                 Ok(Answer::Refused) => {
                     let text = format!("the queue `{queue}` is full or has lost its nodes");
                     return Err(BrokerError::Unavailable(text));
                 }
                 Ok(Answer::Returned(reason)) if !declares => {
-                    let text = format!("there is no queue `{queue}` ({reason})");
-                    return Err(BrokerError::Refused(text));
+                    return Err(match to {
+                        Destination::Queue(_) => {
+                            BrokerError::Refused(format!("there is no queue `{queue}` ({reason})"))
+                        }
+                        Destination::Exchange(_) => BrokerError::Unavailable(format!(
+                            "nobody listens at `{queue}` at the moment ({reason})"
+                        )),
+                    });
                 }
                 Ok(Answer::Returned(_)) => {
                     tracing::warn!(queue, "the queue is gone: declaring all queues again");
@@ -151,7 +232,7 @@ impl Publisher {
                     declares = false;
                 }
                 Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Again(error)) => {
+                Err(Attempt::Again(error) | Attempt::Gone(error)) => {
                     tracing::debug!(queue, %error, "publishing again on a new channel");
                     outgoing.publishing += 1;
                     pause(&mut pauses).await;
@@ -160,10 +241,10 @@ impl Publisher {
         }
     }
 
-    async fn attempt(&self, queue: &str, outgoing: &Outgoing) -> Result<Answer, Attempt> {
+    async fn attempt(&self, to: Destination<'_>, outgoing: &Outgoing) -> Result<Answer, Attempt> {
         let connection = self.managed.current().await.ok_or_else(|| Attempt::Final(closed(())))?;
         tokio::select! {
-            answer = self.send(&connection, queue, outgoing) => answer,
+            answer = self.send(&connection, to, outgoing) => answer,
             () = self.managed.lost(&connection) => {
                 Err(Attempt::Again("the connection was lost".to_owned()))
             }
@@ -173,15 +254,16 @@ impl Publisher {
     async fn send(
         &self,
         connection: &Arc<Connection>,
-        queue: &str,
+        to: Destination<'_>,
         outgoing: &Outgoing,
     ) -> Result<Answer, Attempt> {
         let properties = properties::of_message(outgoing, connection.configuration().frame_max())
             .map_err(|reason| Attempt::Final(BrokerError::Refused(reason)))?;
         let channel = self.channel(connection).await?;
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let (exchange, key) = to.address();
         let confirm = channel
-            .basic_publish("".into(), queue.into(), options, &outgoing.message.body, properties)
+            .basic_publish(exchange.into(), key.into(), options, &outgoing.message.body, properties)
             .await?;
         let answer = match confirm.await? {
             Confirmation::Ack(None) => Answer::Confirmed,
@@ -195,24 +277,18 @@ impl Publisher {
         };
         // Only a channel without a message under way may be used again. A future that is dropped
         // before this drops its channel, which closes it.
-        self.idle().push((connection.clone(), channel));
+        self.idle.push(connection.clone(), channel);
         Ok(answer)
     }
 
     /// A channel in confirm mode that nobody else uses.
     async fn channel(&self, connection: &Arc<Connection>) -> lapin::Result<Channel> {
-        while let Some((of, channel)) = self.idle().pop() {
-            if Arc::ptr_eq(&of, connection) && channel.status().connected() {
-                return Ok(channel);
-            }
+        if let Some(channel) = self.idle.pop(connection) {
+            return Ok(channel);
         }
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok(channel)
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<(Arc<Connection>, Channel)>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn declare_again(&self, queue: &str) -> Result<(), BrokerError> {
@@ -231,6 +307,8 @@ impl Publisher {
 enum Attempt {
     /// Another try may do.
     Again(String),
+    /// There is no such exchange.
+    Gone(String),
     Final(BrokerError),
 }
 
@@ -242,6 +320,7 @@ impl From<lapin::Error> for Attempt {
             Some((AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::ACCESSREFUSED, text)) => {
                 Attempt::Final(BrokerError::Refused(text.to_owned()))
             }
+            Some((AMQPSoftError::NOTFOUND, text)) => Attempt::Gone(text.to_owned()),
             _ => Attempt::Again(in_words(&error)),
         }
     }

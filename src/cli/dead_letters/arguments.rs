@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::notification::Culprit;
 
-use super::letter::{Found, Wanted};
+use crate::dead_letters::letter::{FaultName, Found, Wanted};
 
 /// What `--help` of each command ends with.
 macro_rules! help {
@@ -16,7 +14,7 @@ macro_rules! help {
             "  0   done\n",
             "  1   no such letter, or some were left\n",
             "  64  usage\n",
-            "  69  the broker or a queue is not available\n",
+            "  69  the service, the broker or a queue is not available\n",
             "  75  another command is at work\n",
             "  78  bad settings\n",
             "\nExamples:\n",
@@ -29,9 +27,11 @@ macro_rules! help {
 /// Look at builds that were given up, try them again, or forget them.
 ///
 /// A copy of each is kept in DEAD_QUEUE for DEAD_QUEUE_TTL, with what happened at each attempt and without
-/// any credential. These commands need RABBITMQ_URI and the queues' names, from the environment or
-/// config/.env like the worker's own settings. Only one of them is at work at a time; a second one waits
-/// for some seconds. A command that is killed loses nothing.
+/// any credential. These commands ask the service at IMAGE_BUILDER_URL, else the one at HTTP_ADDR on this
+/// machine, with API_TOKEN where that is set. Where none is set and none answers there, they go straight to the broker,
+/// and need RABBITMQ_URI and the queues' names, from the environment or config/.env like the worker's own settings.
+/// Only one of them is at work at a time; a second one waits for some seconds. A command that is killed loses
+/// nothing.
 #[derive(Debug, Subcommand)]
 #[command(arg_required_else_help = true, after_long_help = help!(
     "image-builder dead list --fault service",
@@ -125,7 +125,7 @@ pub struct Choice {
 pub(super) struct Filter {
     /// Only builds that were given up for this reason (such as `registry_refused`), or by the fault of
     /// the `user` or of a `service`; may be given more than once
-    #[arg(long, value_name = "REASON|user|service", value_parser = fault)]
+    #[arg(long, value_name = "REASON|user|service", value_parser = str::parse::<FaultName>)]
     fault: Vec<FaultName>,
     /// Only builds of this user; beside an id, the build of this user
     #[arg(long, value_name = "USER")]
@@ -147,32 +147,10 @@ impl Filter {
     /// Whether a letter is meant. What is no letter is meant only where all are.
     pub(super) fn takes(&self, found: &Found) -> bool {
         let Some(letter) = &found.letter else { return self.is_empty() };
-        let of_fault = self.fault.is_empty()
-            || self.fault.iter().any(|name| match name {
-                FaultName::Reason(reason) => *reason == letter.reason,
-                FaultName::Of(culprit) => Culprit::of(letter.reason) == Some(*culprit),
-            });
+        let of_fault =
+            self.fault.is_empty() || self.fault.iter().any(|name| name.names(letter.reason));
         of_fault && self.user.as_deref().is_none_or(|user| found.user() == Some(user))
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FaultName {
-    Reason(Reason),
-    Of(Culprit),
-}
-
-fn fault(name: &str) -> Result<FaultName, String> {
-    match name {
-        "user" => return Ok(FaultName::Of(Culprit::User)),
-        "service" => return Ok(FaultName::Of(Culprit::Service)),
-        _ => {}
-    }
-    let reason = Reason::ALL.iter().find(|reason| reason.as_str() == name);
-    reason.map(|reason| FaultName::Reason(*reason)).ok_or_else(|| {
-        let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-        format!("it is none of user, service, {}", names.join(", "))
-    })
 }
 
 fn id(text: &str) -> Result<String, &'static str> {
@@ -181,7 +159,7 @@ fn id(text: &str) -> Result<String, &'static str> {
 
 /// Where what was taken out of a letter is given again.
 #[derive(Debug, Default, Args)]
-pub(super) struct Credentials {
+pub(in crate::cli) struct Credentials {
     /// Read the forge's token from this file
     ///
     /// The variables IMAGE_BUILDER_TOKEN and IMAGE_BUILDER_TOKEN_FILE do the same. With --all it is given

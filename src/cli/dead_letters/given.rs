@@ -1,13 +1,13 @@
 //! What an operator gives for what was taken out of a letter: from files, the standard input and the
 //! environment, never from the command line itself.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use image_builder_actors::model::secret::Secret;
 
 use super::arguments::Credentials;
+use crate::dead_letters::redrive::{Given, Values};
 
 /// The variable that holds the forge's token.
 const TOKEN: &str = "IMAGE_BUILDER_TOKEN";
@@ -20,49 +20,35 @@ const LONGEST_FILE: u64 = 512 * 1024;
 
 /// What cannot be used as it was given. Quotes no value.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum GivenError {
+pub(in crate::cli) enum GivenError {
     #[error("{what}: cannot read {file}: {error}")]
     Unreadable { what: String, file: String, error: std::io::Error },
     #[error("{what}: {problem}")]
     Bad { what: String, problem: String },
 }
 
-/// Values by their names.
-pub(super) type Values = BTreeMap<String, Secret>;
-
-/// What was given.
-#[derive(Debug, Default)]
-pub(super) struct Given {
-    pub(super) token: Option<Secret>,
-    pub(super) secrets: Values,
-    pub(super) envs: Values,
-    pub(super) build_args: Values,
-    /// Go on without what is missing.
-    pub(super) without_credentials: bool,
-}
-
-impl Given {
-    pub(super) fn read(arguments: &Credentials) -> Result<Self, GivenError> {
-        let mut secrets = Values::new();
-        for (id, file) in &arguments.secrets {
-            let text = read(&format!("--secret {id}"), file)?;
-            secrets.insert(id.clone(), Secret::new(without_line_end(&text)));
-        }
-        let values = |option: &str, file: &Option<PathBuf>| match file {
-            Some(file) => values(option, &read(option, file)?),
-            None => Ok(Values::new()),
-        };
-        Ok(Self {
-            token: token(arguments)?,
-            secrets,
-            envs: values("--env-file", &arguments.env_file)?,
-            build_args: values("--build-arg-file", &arguments.build_arg_file)?,
-            without_credentials: arguments.without_credentials,
-        })
+/// Reads what the arguments name.
+pub(super) fn given(arguments: &Credentials) -> Result<Given, GivenError> {
+    let mut secrets = Values::new();
+    for (id, file) in &arguments.secrets {
+        let text = read(&format!("--secret {id}"), file)?;
+        secrets.insert(id.clone(), Secret::new(without_line_end(&text)));
     }
+    let values = |option: &str, file: &Option<PathBuf>| match file {
+        Some(file) => values(option, &read(option, file)?),
+        None => Ok(Values::new()),
+    };
+    Ok(Given {
+        token: token(arguments)?,
+        secrets,
+        envs: values("--env-file", &arguments.env_file)?,
+        build_args: values("--build-arg-file", &arguments.build_arg_file)?,
+        without_credentials: arguments.without_credentials,
+    })
 }
 
-fn token(arguments: &Credentials) -> Result<Option<Secret>, GivenError> {
+/// The forge's token.
+pub(in crate::cli) fn token(arguments: &Credentials) -> Result<Option<Secret>, GivenError> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (what, text) = if let Some(file) = &arguments.token_file {
         ("--token-file".to_owned(), read("--token-file", file)?)

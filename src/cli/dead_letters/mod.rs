@@ -3,31 +3,30 @@
 //! | file | what it does |
 //! |---|---|
 //! | `arguments.rs` | the command line |
-//! | `letter.rs` | what is kept, and which of it is meant |
 //! | `show.rs` | letters as people and programs read them |
-//! | `text.rs` | a stranger's text on a terminal |
 //! | `given.rs` | what an operator gives for what was taken out of a letter |
-//! | `redrive.rs` | from a letter to a fresh request |
+//! | `over_http.rs` | the letters of a service that runs |
+//!
+//! What letters are, and what requests are made of them, is in [`crate::dead_letters`].
 
 mod arguments;
-mod given;
-mod letter;
-mod redrive;
+pub(super) mod given;
+pub(super) mod over_http;
 mod show;
-mod text;
 
 use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Stdout, Write};
 
-use image_builder_actors::ports::{DeadLetterReading, DeadLetterStore, DeadLettersError, Message};
-use time::OffsetDateTime;
+use image_builder_actors::ports::{DeadLetterReading, DeadLetterStore, DeadLettersError};
 
 pub use arguments::Command;
 use arguments::{Choice, List, Redrive};
-use given::Given;
-use letter::{Found, Letters, Wanted};
+use given::given;
 
+use crate::dead_letters::letter::{Found, Letters, NotFound, Wanted};
+use crate::dead_letters::redrive::{self, Given, message};
 use crate::exit::Exit;
+use crate::text;
 
 /// Why a command failed. The message says what to do, and holds no credential.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +36,7 @@ enum Failure {
     #[error("{0}")]
     Given(#[from] given::GivenError),
     #[error("{0}")]
-    NotFound(#[from] letter::NotFound),
+    NotFound(#[from] NotFound),
     #[error("cannot redrive {id}: {refusal}")]
     Refused { id: String, refusal: redrive::Refusal },
     #[error("cannot write: {0}")]
@@ -178,7 +177,7 @@ async fn redrive(
     store: &dyn DeadLetterStore,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
-    let given = Given::read(&arguments.credentials)?;
+    let given = given(&arguments.credentials)?;
     match arguments.choice.wanted() {
         Some(wanted) => redrive_one(&wanted, &arguments.choice, &given, store, out).await,
         None => redrive_all(&arguments.choice, &given, store, out).await,
@@ -261,13 +260,4 @@ async fn redrive_all(
     let done = if choice.dry_run { "would be redriven" } else { "redriven" };
     eprintln!("{} {done}, {skipped} skipped", redriven.len());
     Ok(if skipped == 0 { Exit::Ok } else { Exit::Failed })
-}
-
-fn message(body: Vec<u8>, id: &str) -> Message {
-    Message {
-        body,
-        message_id: Some(id.to_owned()),
-        timestamp: Some(OffsetDateTime::now_utc()),
-        ..Message::default()
-    }
 }

@@ -7,11 +7,10 @@ use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::notification::Culprit;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use time::macros::format_description;
 
 use super::arguments::Choice;
-use super::letter::Found;
-use super::text::{is_unsafe, plain, shorten};
+use crate::dead_letters::letter::Found;
+use crate::text::{ascii, distance, plain, relative, shorten, when};
 
 /// Longest message in a list, in characters.
 const MESSAGE: usize = 100;
@@ -66,22 +65,6 @@ pub(super) fn json(found: &Found) -> String {
         _ => json!({"buildID": found.id, "bytes": found.body.len()}),
     };
     ascii(&value)
-}
-
-/// JSON in which nothing is left that a terminal acts upon.
-fn ascii(value: &Value) -> String {
-    let mut safe = String::new();
-    for c in value.to_string().chars() {
-        if is_unsafe(c) {
-            let mut units = [0; 2];
-            for unit in c.encode_utf16(&mut units) {
-                safe.push_str(&format!("\\u{unit:04x}"));
-            }
-        } else {
-            safe.push(c);
-        }
-    }
-    safe
 }
 
 /// What was dropped, or would be.
@@ -200,33 +183,10 @@ fn subject(found: &Found) -> String {
     }
 }
 
-/// A moment, and how far away it is.
-fn relative(moment: OffsetDateTime) -> String {
-    let away = moment - OffsetDateTime::now_utc();
-    let distance = distance(away);
-    let distance =
-        if away.is_positive() { format!("in {distance}") } else { format!("{distance} ago") };
-    format!("{} ({distance})", when(moment))
-}
-
-/// How long something is, in its largest unit.
-fn distance(length: time::Duration) -> String {
-    let length = length.abs();
-    let units =
-        [(length.whole_days(), 'd'), (length.whole_hours(), 'h'), (length.whole_minutes(), 'm')];
-    let (count, unit) =
-        units.into_iter().find(|(count, _)| *count > 0).unwrap_or((length.whole_seconds(), 's'));
-    format!("{count}{unit}")
-}
-
-fn when(moment: OffsetDateTime) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
-    moment.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_else(|_| "-".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::is_unsafe;
 
     fn found(body: &Value) -> Found {
         let body = body.to_string().into_bytes();
@@ -263,21 +223,6 @@ mod tests {
         assert!(whole.contains("needs token") && whole.contains("at step RUN"), "{whole}");
         assert!(whole.contains("a\\u{1b}[31m\\nb\\u{202e}c\\u{9b}d"), "{whole}");
         assert!(whole.contains("2026-01-02T03:04:05Z ("), "{whole}");
-    }
-
-    #[test]
-    fn a_moment_is_told_with_how_far_away_it_is() {
-        use time::Duration;
-        let now = OffsetDateTime::now_utc();
-        for (away, told) in [
-            (Duration::seconds(-5), "(5s ago)"),
-            (Duration::minutes(-61), "(1h ago)"),
-            (Duration::hours(-49), "(2d ago)"),
-            (Duration::minutes(10) + Duration::seconds(30), "(in 10m)"),
-        ] {
-            let text = relative(now + away);
-            assert!(text.ends_with(told) && text.starts_with(&when(now + away)), "{text}");
-        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod unreadable;
 #[path = "../../support/proxy.rs"]
 mod proxy;
 #[path = "../../support/rabbit.rs"]
-mod rabbit;
+pub(crate) mod rabbit;
 #[path = "../../support/raw_amqp.rs"]
 mod raw_amqp;
 

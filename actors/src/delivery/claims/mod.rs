@@ -11,6 +11,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
@@ -28,7 +29,7 @@ const MOST_PUBLICATIONS: usize = 8;
 /// What is known of the requests: the ledger, read up to some record.
 #[derive(Debug, Default)]
 pub struct Claims {
-    requests: HashMap<Hash, Request>,
+    requests: HashMap<Hash, RequestClaims>,
     /// The requests, oldest first.
     order: VecDeque<Hash>,
 }
@@ -36,18 +37,21 @@ pub struct Claims {
 /// As much of a SHA-256 as two names never share.
 type Hash = [u8; 16];
 
-#[derive(Debug, Default)]
-struct Request {
+/// What is known of one request: for a ledger that keeps each by itself.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct RequestClaims {
     /// When workers had it in hand when nobody had it before, of publications that are not claimed, in the
     /// ledger's order.
+    #[serde(with = "times")]
     begun: Vec<OffsetDateTime>,
     /// The claims on its publications, oldest first.
     claims: Vec<Claim>,
 }
 
 /// The claim on one publication of a request.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Claim {
+    #[serde(with = "time::serde::rfc3339::option")]
     since: Option<OffsetDateTime>,
     outcome: Hash,
     /// The copy that holds it.
@@ -55,11 +59,13 @@ struct Claim {
     generation: u64,
     holder: Holder,
     /// When the publication was claimed.
+    #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
 }
 
 /// What became of the copy that holds a claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum Holder {
     InHand,
     PassedOn,
@@ -98,18 +104,65 @@ impl Holder {
 impl Claims {
     /// A copy claims its request, at this moment.
     pub fn claim(&mut self, copy: &OutcomeCopy, at: OffsetDateTime) -> Verdict {
+        self.request(hash(&copy.request)).claim(copy, at)
+    }
+
+    /// What is known of a request, which is remembered from now on.
+    fn request(&mut self, request: Hash) -> &mut RequestClaims {
+        if !self.requests.contains_key(&request) {
+            if self.order.len() >= MOST_REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.requests.remove(&oldest);
+            }
+            self.order.push_back(request);
+        }
+        self.requests.entry(request).or_default()
+    }
+
+    /// A request was first in hand.
+    pub fn begin(&mut self, request: &str, at: OffsetDateTime) {
+        self.request(hash(request)).begin(at);
+    }
+
+    /// When a request that comes again without an envelope was first in hand: the last that is not claimed.
+    pub fn begun(&self, request: &str) -> Option<OffsetDateTime> {
+        self.requests.get(&hash(request))?.begun()
+    }
+
+    /// Something became of a copy.
+    pub fn record(&mut self, request: &str, copy: &str, became: Recorded) {
+        if let Some(request) = self.requests.get_mut(&hash(request)) {
+            request.record(copy, became);
+        }
+    }
+
+    /// Whether some outcome is notified, or will be, of a request that a worker first had in hand at `since`.
+    pub fn is_claimed(
+        &self,
+        request: &str,
+        since: Option<OffsetDateTime>,
+        now: OffsetDateTime,
+    ) -> bool {
+        let request = self.requests.get(&hash(request));
+        request.is_some_and(|request| request.is_claimed(since, now))
+    }
+}
+
+impl RequestClaims {
+    /// A copy claims the request, at this moment.
+    pub fn claim(&mut self, copy: &OutcomeCopy, at: OffsetDateTime) -> Verdict {
         let OutcomeCopy { since, generation, .. } = *copy;
         let (outcome, name) = (hash(&copy.outcome), hash(&copy.copy));
-        let request = self.request(hash(&copy.request));
-        let Some(claim) = request.claims.iter_mut().find(|claim| claim.outcome == outcome) else {
-            if request.is_claimed(since, at) {
+        let Some(claim) = self.claims.iter_mut().find(|claim| claim.outcome == outcome) else {
+            if self.is_claimed(since, at) {
                 return Verdict::Drop;
             }
-            request.begun.retain(|begun| Some(*begun) != since);
-            request.begun.shrink_to_fit();
+            self.begun.retain(|begun| Some(*begun) != since);
+            self.begun.shrink_to_fit();
             let holder = Holder::InHand;
             let claim = Claim { since, outcome, copy: name, generation, holder, at };
-            remember(&mut request.claims, claim);
+            remember(&mut self.claims, claim);
             return Verdict::Notify;
         };
         let claimant = if claim.copy == name {
@@ -126,53 +179,26 @@ impl Claims {
         verdict
     }
 
-    /// What is known of a request, which is remembered from now on.
-    fn request(&mut self, request: Hash) -> &mut Request {
-        if !self.requests.contains_key(&request) {
-            if self.order.len() >= MOST_REMEMBERED
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.requests.remove(&oldest);
-            }
-            self.order.push_back(request);
-        }
-        self.requests.entry(request).or_default()
+    /// The request was first in hand.
+    pub fn begin(&mut self, at: OffsetDateTime) {
+        remember(&mut self.begun, at);
     }
 
-    /// A request was first in hand.
-    pub fn begin(&mut self, request: &str, at: OffsetDateTime) {
-        remember(&mut self.request(hash(request)).begun, at);
-    }
-
-    /// When a request that comes again without an envelope was first in hand: the last that is not claimed.
-    pub fn begun(&self, request: &str) -> Option<OffsetDateTime> {
-        self.requests.get(&hash(request))?.begun.last().copied()
+    /// When the request was first in hand, should it come again without an envelope: the last that is not claimed.
+    pub fn begun(&self) -> Option<OffsetDateTime> {
+        self.begun.last().copied()
     }
 
     /// Something became of a copy.
-    pub fn record(&mut self, request: &str, copy: &str, became: Recorded) {
-        let Some(request) = self.requests.get_mut(&hash(request)) else { return };
+    pub fn record(&mut self, copy: &str, became: Recorded) {
         let copy = hash(copy);
-        if let Some(claim) = request.claims.iter_mut().find(|claim| claim.copy == copy) {
+        if let Some(claim) = self.claims.iter_mut().find(|claim| claim.copy == copy) {
             claim.holder = claim.holder.became(became);
         }
     }
 
-    /// Whether some outcome is notified, or will be, of a request that a worker first had in hand at `since`.
-    pub fn is_claimed(
-        &self,
-        request: &str,
-        since: Option<OffsetDateTime>,
-        now: OffsetDateTime,
-    ) -> bool {
-        let request = self.requests.get(&hash(request));
-        request.is_some_and(|request| request.is_claimed(since, now))
-    }
-}
-
-impl Request {
     /// Whether the publication that a worker first had in hand at `since` is claimed.
-    fn is_claimed(&self, since: Option<OffsetDateTime>, now: OffsetDateTime) -> bool {
+    pub fn is_claimed(&self, since: Option<OffsetDateTime>, now: OffsetDateTime) -> bool {
         self.claims.iter().any(|claim| match (claim.since, since) {
             (Some(known), Some(since)) => known == since,
             (None, Some(since)) => since <= claim.at,
@@ -188,6 +214,29 @@ fn remember<T>(all: &mut Vec<T>, one: T) {
     }
     all.reserve_exact(1);
     all.push(one);
+}
+
+/// Times in a list, each as RFC 3339 has it.
+mod times {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use time::OffsetDateTime;
+
+    #[derive(Serialize, Deserialize)]
+    struct Time(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);
+
+    pub(super) fn serialize<S: Serializer>(
+        times: &[OffsetDateTime],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(times.iter().map(|time| Time(*time)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<OffsetDateTime>, D::Error> {
+        let times = Vec::<Time>::deserialize(deserializer)?;
+        Ok(times.into_iter().map(|Time(time)| time).collect())
+    }
 }
 
 fn hash(name: &str) -> Hash {

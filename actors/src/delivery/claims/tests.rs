@@ -261,3 +261,21 @@ fn whatever_dies_when_one_outcome_is_notified_and_none_is_lost() {
         assert!(ledger_fails || all.posts <= 1 + all.unrecorded, "run {run}: {} posts", all.posts);
     }
 }
+
+#[test]
+fn what_is_known_of_a_request_reads_as_it_was_written() {
+    let mut known = RequestClaims::default();
+    known.begin(at(5));
+    let (one, two) = (first("one", Some(5)), first("two", Some(5)));
+    for round in 0..2 {
+        assert_eq!(known.begun(), (round == 0).then_some(at(5)));
+        let written = serde_json::to_string(&known).expect("it has only string keys");
+        known = serde_json::from_str(&written).expect("it is what was written");
+        assert_eq!(known.claim(&one, at(10)), Verdict::Notify);
+        assert_eq!(known.claim(&two, at(10)), Verdict::Drop);
+    }
+    known.record("one", Recorded::Notified);
+    let written = serde_json::to_string(&known).expect("it has only string keys");
+    let mut known: RequestClaims = serde_json::from_str(&written).expect("it is what was written");
+    assert_eq!(known.claim(&one, at(10)), Verdict::Drop);
+}

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::queues::Queues;
 use super::script::Script;
+use crate::model::identity::BuildIdentity;
 use crate::ports::{
     Acknowledger, Backlog, Broker, BrokerError, Cancellation, Load, Message, Place, Queue,
     Subscription, Taker, Turn,
@@ -78,7 +79,7 @@ impl FakeBroker {
     }
 
     /// Sends a cancellation to all who listen, now or later.
-    pub fn cancel(&self, body: &[u8]) {
+    pub fn send_cancellation(&self, body: &[u8]) {
         self.change(|node| {
             let cancellation = Cancellation { body: body.to_vec(), at: OffsetDateTime::now_utc() };
             node.cancellations.push(cancellation.clone());
@@ -223,6 +224,14 @@ impl Node {
 
 #[async_trait]
 impl Broker for FakeBroker {
+    async fn look(&self) -> Result<(), String> {
+        if self.lock().down { Err("the broker is down".to_owned()) } else { Ok(()) }
+    }
+
+    async fn close(&self) {
+        self.kill_connection();
+    }
+
     async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError> {
         if queue == Queue::Result {
             return Err(BrokerError::Refused("nobody consumes results here".to_owned()));
@@ -293,6 +302,12 @@ impl Broker for FakeBroker {
         let node = self.lock();
         node.check_up()?;
         Ok(node.queues.consumers(Queue::Build) as u64)
+    }
+
+    async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError> {
+        self.lock().check_up()?;
+        self.send_cancellation(&Cancellation::body_of(build));
+        Ok(())
     }
 
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
+use crate::model::identity::BuildIdentity;
 use crate::ports::{
     Backlog, Broker, BrokerError, DELIVERY_LIMIT, Delivery, LONGEST_ENVELOPE, LONGEST_ID,
     LONGEST_TRACEPARENT, Load, Message, Place, Queue, Subscription, Turn,
@@ -58,6 +60,7 @@ macro_rules! broker_conformance {
             only_builds_and_outcomes_are_delayed,
             results_are_taken_and_consumed_by_nobody,
             every_listener_hears_a_cancellation,
+            a_worker_cancels_the_build_of_one_user,
             a_cancellation_is_kept_for_those_who_listen_later,
             a_request_is_taken_from_the_backlog_as_it_was_put_in,
             what_is_taken_by_one_is_not_taken_by_another,
@@ -441,6 +444,20 @@ pub async fn every_listener_hears_a_cancellation(world: &impl World) {
         };
         let heard = timeout(PATIENCE, heard).await.expect("it is heard");
         assert_eq!(heard.map(|heard| heard.body).as_deref(), Some(&b"stop"[..]));
+    }
+}
+
+pub async fn a_worker_cancels_the_build_of_one_user(world: &impl World) {
+    let build = BuildIdentity::new(Some("u"), "b");
+    let nobodys = BuildIdentity::new(None, "b");
+    for build in [&build, &nobodys] {
+        world.broker().cancel(build).await.expect("the broker takes it");
+    }
+    let mut later = world.broker().cancellations();
+    for expected in [json!({"buildID": "b", "userID": "u"}), json!({"buildID": "b"})] {
+        let heard = timeout(PATIENCE, later.recv()).await.expect("it is kept");
+        let body = heard.expect("it listens").body;
+        assert_eq!(serde_json::from_slice::<Value>(&body).expect("JSON"), expected);
     }
 }
 

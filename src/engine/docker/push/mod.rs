@@ -19,8 +19,7 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::image::is_digest;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Redactor;
-use image_builder_actors::scheduling::keyed_locks::KeyedLocks;
-use tokio::sync::OwnedMutexGuard;
+use image_builder_actors::scheduling::keyed_locks::{KeyedLocks, Turn};
 
 use self::faults::{fault, of_push};
 use self::journal::{Entry, Journal, LastName, PushedName};
@@ -190,7 +189,7 @@ struct Tagged {
     /// Whether the name stood for an image before: then it is not ours to remove.
     was_there: bool,
     entry: Option<Entry>,
-    _turn: OwnedMutexGuard<()>,
+    _turn: Turn,
 }
 
 impl EngineTag {

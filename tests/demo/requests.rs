@@ -1,20 +1,52 @@
-//! The platform's side of the broker: it puts requests on the queue, and nothing more.
+//! How the platform asks for builds: over the worker's API, or by RabbitMQ's build queue.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use image_builder::config::Config;
-use image_builder::wiring;
 use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeleteOptions,
 };
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use reqwest::StatusCode;
 use serde_json::Value;
 
-pub(crate) struct Broker {
+/// The platform's way to the worker.
+pub(crate) enum Requests {
+    /// The worker's address: it has a queue of its own.
+    OverHttp(String),
+    RabbitMq(Box<RabbitMq>),
+}
+
+impl Requests {
+    /// Asks for a build; returns once that is durable, with who says so.
+    pub(crate) async fn publish(&self, queue: &str, request: &Value) -> Result<&'static str> {
+        match self {
+            Requests::OverHttp(worker) => {
+                let url = format!("http://{worker}/v1/builds");
+                let answer = reqwest::Client::new().post(url).json(request).send().await?;
+                let status = answer.status();
+                ensure!(status == StatusCode::ACCEPTED, "{status}: {}", answer.text().await?);
+                Ok("accepted by the worker")
+            }
+            Requests::RabbitMq(broker) => {
+                broker.publish(queue, request).await?;
+                Ok("confirmed by the broker")
+            }
+        }
+    }
+
+    /// The log of a build, as the worker's API has it.
+    pub(crate) async fn log(worker: &str, build_id: &str) -> Result<String> {
+        let url = format!("http://{worker}/v1/builds/{build_id}/log");
+        Ok(reqwest::get(url).await?.error_for_status()?.text().await?)
+    }
+}
+
+pub(crate) struct RabbitMq {
     channel: Channel,
     _connection: Connection,
 }
 
-impl Broker {
+impl RabbitMq {
     pub(crate) async fn connect(uri: &str) -> Result<Self> {
         // The URI may hold a password: it is not repeated.
         let connection = Connection::connect(uri, ConnectionProperties::default())
@@ -46,7 +78,7 @@ impl Broker {
 
     /// Removes all queues of a worker with these settings.
     pub(crate) async fn remove_queues(&self, config: &Config) -> Result<()> {
-        let topology = wiring::broker(config).topology;
+        let topology = &config.broker.topology;
         for queue in topology.queues().iter().chain([topology.ledger()]) {
             let name = queue.name.as_str().into();
             self.channel.queue_delete(name, QueueDeleteOptions::default()).await?;

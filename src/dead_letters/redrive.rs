@@ -1,11 +1,16 @@
 //! From a letter to a fresh request.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::given::{Given, Values};
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::Message;
+use time::OffsetDateTime;
+
 use super::letter::Found;
-use super::text::plain;
+use crate::text::plain;
 
 /// Where a letter says that it lacks a build secret; its id follows.
 const SECRETS: &str = "buildPlan.secrets.";
@@ -13,9 +18,23 @@ const ENVS: &str = "buildPlan.envs.";
 const BUILD_ARGS: &str = "buildPlan.buildArgs.";
 const TOKEN: &str = "token";
 
+/// Values by their names.
+pub(crate) type Values = BTreeMap<String, Secret>;
+
+/// What is given for what was taken out of a letter.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    pub(crate) token: Option<Secret>,
+    pub(crate) secrets: Values,
+    pub(crate) envs: Values,
+    pub(crate) build_args: Values,
+    /// Go on without what is missing.
+    pub(crate) without_credentials: bool,
+}
+
 /// Which requests get the token that was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     /// The one that an operator named, whether it had one before or not.
     Always,
     /// Those that had one.
@@ -24,7 +43,7 @@ pub(super) enum Token {
 
 /// Why there is no request to be made of a letter.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     #[error("it is not a letter of this version")]
     NoLetter,
     #[error(
@@ -41,7 +60,7 @@ pub(super) enum Refusal {
 /// The id of the request that is made of a letter. It looks like a random one, but is the same each
 /// time: where a command dies between a request and the removal of its letter, the next one asks
 /// for the same build, and not for a second one.
-pub(super) fn new_id(found: &Found) -> String {
+pub(crate) fn new_id(found: &Found) -> String {
     let mut hash = Sha256::new();
     hash.update(b"redrive\0");
     hash.update(&found.body);
@@ -52,7 +71,7 @@ pub(super) fn new_id(found: &Found) -> String {
 
 /// Whether the letter has use for every build secret that was given: a slip in an id would
 /// otherwise show in the build at the earliest.
-pub(super) fn check_secrets(found: &Found, given: &Given) -> Result<(), Refusal> {
+pub(crate) fn check_secrets(found: &Found, given: &Given) -> Result<(), Refusal> {
     let Some(letter) = &found.letter else { return Ok(()) };
     let has_use = |id: &&String| letter.removed.contains(&format!("{SECRETS}{id}"));
     match given.secrets.keys().find(|id| !has_use(id)) {
@@ -62,7 +81,7 @@ pub(super) fn check_secrets(found: &Found, given: &Given) -> Result<(), Refusal>
 }
 
 /// The body of a fresh request.
-pub(super) fn request(
+pub(crate) fn request(
     found: &Found,
     given: &Given,
     token: Token,
@@ -89,6 +108,16 @@ pub(super) fn request(
     request.insert("uuid".to_owned(), Value::from(new_id));
     request.insert("redriveOf".to_owned(), Value::from(letter.build_id.as_str()));
     Ok(Value::Object(request).to_string().into_bytes())
+}
+
+/// The message that carries a fresh request.
+pub(crate) fn message(body: Vec<u8>, id: &str) -> Message {
+    Message {
+        body,
+        message_id: Some(id.to_owned()),
+        timestamp: Some(OffsetDateTime::now_utc()),
+        ..Message::default()
+    }
 }
 
 /// Puts a value in its place; `false` = it was not given, or its place is gone.
@@ -127,6 +156,26 @@ fn fill(request: &mut Map<String, Value>, path: &str, given: &Given) -> bool {
         }
         _ => false,
     }
+}
+
+/// What was given for what was taken out of a letter, as the HTTP API takes it, from a request that was made with
+/// it.
+pub(crate) fn given_in(request: &[u8], removed: &[String]) -> Value {
+    let request: Value = serde_json::from_slice(request).unwrap_or_default();
+    let nested = &request["pullInfo"][TOKEN];
+    let token = if nested.is_null() { &request[TOKEN] } else { nested };
+    let mut given = json!({TOKEN: token, "withoutCredentials": true});
+    for (prefix, field) in [(SECRETS, "secrets"), (ENVS, "envs"), (BUILD_ARGS, "buildArgs")] {
+        let place = &request["buildPlan"][field];
+        let value = |name: &str| match place.as_array() {
+            Some(pairs) => pairs.iter().find(|pair| pair["key"] == name).map(|pair| &pair["value"]),
+            None => place.get(name),
+        };
+        let names = removed.iter().filter_map(|path| path.strip_prefix(prefix));
+        let values = names.filter_map(|name| Some((name.to_owned(), value(name)?.clone())));
+        given[field] = values.collect::<Map<_, _>>().into();
+    }
+    given
 }
 
 /// A place without a value would be a mistake of the request.
@@ -168,9 +217,6 @@ mod tests {
     use image_builder_actors::dead_letter::DeadLetter;
     use image_builder_actors::model::fault::{Fault, Reason, StageName};
     use image_builder_actors::model::history::History;
-    use image_builder_actors::model::secret::Secret;
-    use serde_json::json;
-    use time::OffsetDateTime;
 
     use super::*;
 
@@ -225,6 +271,20 @@ mod tests {
                     "envs": [{"key": "API_KEY", "value": "e1"}, {"key": "A", "value": "b"}],
                     "buildArgs": {"NPM_TOKEN": "a1", "C": "d"},
                 },
+            })
+        );
+    }
+
+    #[test]
+    fn what_was_given_is_found_again_in_the_request() {
+        let letter = found(&full());
+        let removed = letter.letter.as_ref().expect("a letter").removed.clone();
+        let body = request(&letter, &given(), Token::Always, "new").expect("a request");
+        assert_eq!(
+            given_in(&body, &removed),
+            json!({
+                "token": "t1", "secrets": {"npm": "s1"}, "envs": {"API_KEY": "e1"},
+                "buildArgs": {"NPM_TOKEN": "a1"}, "withoutCredentials": true,
             })
         );
     }

@@ -1,36 +1,39 @@
 //! What is kept, and which of it is meant.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::digest::hex;
+use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::identity::BuildIdentity;
+use image_builder_actors::model::notification::Culprit;
 use image_builder_actors::ports::{DeadLetterReading, DeadLettersError, KeptLetter};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::text::plain;
+use crate::text::plain;
 
 /// Ids that are named where a beginning is not unique.
 const NAMED: usize = 5;
 
 /// One letter, or what is kept among them.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// The build's id, or what stands for it where there is none.
-    pub(super) id: String,
+    pub(crate) id: String,
     /// Its name within the reading.
-    pub(super) tag: u64,
-    pub(super) body: Vec<u8>,
+    pub(crate) tag: u64,
+    pub(crate) body: Vec<u8>,
     /// `None` = something that is no letter, or one of another version.
-    pub(super) letter: Option<Box<DeadLetter>>,
+    pub(crate) letter: Option<Box<DeadLetter>>,
     /// When it is dropped.
-    pub(super) kept_until: Option<OffsetDateTime>,
+    pub(crate) kept_until: Option<OffsetDateTime>,
 }
 
 impl Found {
-    pub(super) fn of(kept: KeptLetter) -> Self {
+    pub(crate) fn of(kept: KeptLetter) -> Self {
         let KeptLetter { tag, message_id, body, kept_until } = kept;
         let letter = serde_json::from_slice::<DeadLetter>(&body).ok().map(Box::new);
         let id = letter.as_ref().map(|letter| letter.build_id.clone()).or(message_id);
@@ -41,40 +44,74 @@ impl Found {
     }
 
     /// Whose build it is, as far as the letter says so.
-    pub(super) fn user(&self) -> Option<&str> {
+    pub(crate) fn user(&self) -> Option<&str> {
         self.text("userID")
     }
 
     /// Which build it is a letter of.
-    pub(super) fn build(&self) -> BuildIdentity {
+    pub(crate) fn build(&self) -> BuildIdentity {
         BuildIdentity::new(self.user(), &self.id)
     }
 
     /// A text of the request, in the older shape as well.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let request = &self.letter.as_ref()?.request;
         let nested = request.get("pullInfo").and_then(|nested| nested.get(name));
         nested.or_else(|| request.get(name)).and_then(Value::as_str)
     }
 }
 
+/// Letters of which builds: those that were given up for a reason, or by somebody's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FaultName {
+    Reason(Reason),
+    Of(Culprit),
+}
+
+impl FaultName {
+    /// Whether it names this reason.
+    pub(crate) fn names(self, reason: Reason) -> bool {
+        match self {
+            FaultName::Reason(named) => named == reason,
+            FaultName::Of(culprit) => Culprit::of(reason) == Some(culprit),
+        }
+    }
+}
+
+impl FromStr for FaultName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "user" => return Ok(FaultName::Of(Culprit::User)),
+            "service" => return Ok(FaultName::Of(Culprit::Service)),
+            _ => {}
+        }
+        let reason = Reason::ALL.iter().find(|reason| reason.as_str() == name);
+        reason.map(|reason| FaultName::Reason(*reason)).ok_or_else(|| {
+            let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+            format!("it is none of user, service, {}", names.join(", "))
+        })
+    }
+}
+
 /// What an operator names.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// A build's id, or the beginning of one.
-    pub(super) id: String,
+    pub(crate) id: String,
     /// `None` = whosever it is.
-    pub(super) user: Option<String>,
+    pub(crate) user: Option<String>,
 }
 
 /// The letters of one id, oldest first: more than one where the same failure was told twice, or where
 /// several users have a build of this id.
 #[derive(Debug)]
-pub(super) struct Letters(pub(super) Vec<Found>);
+pub(crate) struct Letters(pub(crate) Vec<Found>);
 
 /// No letter, or too many, for what an operator named.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotFound {
+pub(crate) enum NotFound {
     #[error("there is no dead letter of a build `{0}`; `image-builder dead list` shows all")]
     None(String),
     #[error("{count} builds begin with `{prefix}`, among them {}; write more of the id", examples.join(", "))]
@@ -85,7 +122,7 @@ pub(super) enum NotFound {
 
 impl Letters {
     /// Reads all letters for the build whose id this is, or the only one whose id begins so.
-    pub(super) async fn find(
+    pub(crate) async fn find(
         reading: &mut dyn DeadLetterReading,
         wanted: &Wanted,
     ) -> Result<Result<Self, NotFound>, DeadLettersError> {
@@ -100,7 +137,7 @@ impl Letters {
     }
 
     /// The letters, if they are of one build: what is done to one user's is not done to another's.
-    pub(super) fn of_one_user(self) -> Result<Self, NotFound> {
+    pub(crate) fn of_one_user(self) -> Result<Self, NotFound> {
         let users: BTreeSet<_> = self.0.iter().map(Found::user).collect();
         if users.len() == 1 {
             return Ok(self);
@@ -110,17 +147,21 @@ impl Letters {
     }
 
     /// The letters' names within the reading.
-    pub(super) fn tags(&self) -> Vec<u64> {
+    pub(crate) fn tags(&self) -> Vec<u64> {
         self.0.iter().map(|found| found.tag).collect()
     }
 
     /// The build's id.
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.newest().id
     }
 
-    pub(super) fn newest(&self) -> &Found {
+    pub(crate) fn newest(&self) -> &Found {
         self.0.last().expect("letters are made of one at least")
+    }
+
+    pub(crate) fn into_newest(mut self) -> Found {
+        self.0.pop().expect("letters are made of one at least")
     }
 }
 
@@ -174,7 +215,7 @@ impl<'a> Search<'a> {
 
 #[cfg(test)]
 mod tests {
-    use image_builder_actors::model::fault::{Fault, Reason, StageName};
+    use image_builder_actors::model::fault::{Fault, StageName};
     use image_builder_actors::model::history::History;
 
     use super::*;

@@ -1,0 +1,212 @@
+//! Who is served. With an `API_TOKEN` whoever shows it; without one whoever asks from this machine, but no web
+//! page that a browser on it has opened.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, Method, Uri};
+use image_builder_actors::model::secret::Secret;
+use sha2::{Digest, Sha256};
+
+use super::problem::Problem;
+
+/// What a browser says of whose page wants something.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// What a reverse proxy says of whom it asks for.
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Whether a request is served.
+///
+/// # Errors
+///
+/// Why not.
+pub(super) fn admit(
+    token: Option<&Secret>,
+    peer: IpAddr,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), Problem> {
+    match token {
+        Some(token) => bears(token, headers),
+        None => is_local(peer, headers).and_then(|()| is_no_foreign_page(uri, headers)),
+    }
+}
+
+fn bears(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {
+    let shown = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, shown) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| shown.trim())
+    });
+    match shown {
+        Some(shown) if is_same(shown, token.expose()) => Ok(()),
+        Some(_) => Err(Problem::unauthorized("The token is not the one of this service.")),
+        None => Err(Problem::unauthorized(
+            "This service has an API_TOKEN: send it as `Authorization: Bearer …`.",
+        )),
+    }
+}
+
+/// Compares in a time that says nothing of what differs, nor of how long the one that is right is.
+fn is_same(shown: &str, right: &str) -> bool {
+    let [shown, right] = [shown, right].map(Sha256::digest);
+    shown.iter().zip(right).fold(0, |differ, (one, other)| differ | (one ^ other)) == 0
+}
+
+fn is_local(peer: IpAddr, headers: &HeaderMap) -> Result<(), Problem> {
+    if !peer.to_canonical().is_loopback() {
+        return Err(Problem::forbidden(
+            "Without an API_TOKEN only this machine is served: set one to be served from elsewhere.",
+        ));
+    }
+    if headers.contains_key(FORWARDED) || headers.contains_key(X_FORWARDED_FOR) {
+        return Err(Problem::forbidden(
+            "Without an API_TOKEN no proxy is served: set one to be served through it.",
+        ));
+    }
+    Ok(())
+}
+
+/// A page of somebody else's site can make the browser ask here: it says so itself, or the name that it asked
+/// for is one that somebody else has made lead here.
+fn is_no_foreign_page(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    let host = uri.authority().cloned().or_else(|| {
+        let host = headers.get(HOST)?.to_str().ok()?;
+        host.parse::<Authority>().ok()
+    });
+    let Some(host) = host.filter(|host| is_loopback(host.host())) else {
+        return Err(Problem::forbidden(
+            "Without an API_TOKEN this service is asked as localhost, 127.0.0.1 or [::1] alone.",
+        ));
+    };
+    let foreign = || Problem::forbidden("Pages of other sites may not ask this service.");
+    if let Some(origin) = headers.get(ORIGIN) {
+        let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+        if origin.as_ref().and_then(Uri::authority) != Some(&host) {
+            return Err(foreign());
+        }
+    }
+    match headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes()) {
+        None | Some(b"same-origin" | b"none") => Ok(()),
+        Some(_) => Err(foreign()),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// Whether a method changes something.
+pub(super) fn writes(method: &Method) -> bool {
+    !method.is_safe()
+}
+
+/// Bounds how often something is done: so often a second, and so often at once after a pause.
+#[derive(Debug)]
+pub(super) struct Rate {
+    a_second: f64,
+    at_once: f64,
+    left: Mutex<(f64, Instant)>,
+}
+
+impl Rate {
+    pub(super) fn new(a_second: u32, at_once: u32) -> Self {
+        let at_once = f64::from(at_once);
+        let left = Mutex::new((at_once, Instant::now()));
+        Self { a_second: a_second.into(), at_once, left }
+    }
+
+    /// Whether it may be done now.
+    pub(super) fn admits(&self) -> bool {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tokens, at) = *left;
+        let now = Instant::now();
+        let tokens = (tokens + (now - at).as_secs_f64() * self.a_second).min(self.at_once);
+        let admits = tokens >= 1.0;
+        *left = (if admits { tokens - 1.0 } else { tokens }, now);
+        admits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: &str = "127.0.0.1";
+
+    fn asked(token: Option<&str>, peer: &str, headers: &[(&str, &str)]) -> u16 {
+        let token = token.map(Secret::new);
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| {
+                let name: HeaderName = name.parse().expect("a header's name");
+                (name, value.parse().expect("a header's value"))
+            })
+            .collect();
+        let peer = peer.parse().expect("an address");
+        let uri = Uri::from_static("/v1/builds");
+        let admitted = admit(token.as_ref(), peer, &uri, &headers);
+        admitted.map_or_else(|problem| problem.status().as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn whoever_shows_the_token_is_served_from_anywhere_and_nobody_else() {
+        let with = |peer, headers: &[_]| asked(Some("s3cret"), peer, headers);
+        assert_eq!(with("192.0.2.7", &[("authorization", "Bearer s3cret")]), 200);
+        assert_eq!(with("192.0.2.7", &[("authorization", "bearer  s3cret")]), 200);
+        for wrong in ["Bearer s3cre", "Bearer s3crets", "Bearer ", "Basic s3cret", "s3cret"] {
+            assert_eq!(
+                with(HERE, &[("authorization", wrong), ("host", "localhost")]),
+                401,
+                "{wrong}"
+            );
+        }
+        assert_eq!(with(HERE, &[("host", "localhost")]), 401);
+    }
+
+    #[test]
+    fn without_a_token_this_machine_is_served_under_its_own_names() {
+        let of = |peer, host| asked(None, peer, &[("host", host)]);
+        for host in ["localhost:8080", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080", "a.localhost"] {
+            assert_eq!(of(HERE, host), 200, "{host}");
+            assert_eq!(of("::1", host), 200, "{host}");
+            assert_eq!(of("::ffff:127.0.0.1", host), 200, "{host}");
+            assert_eq!(of("192.0.2.7", host), 403, "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example", "192.0.2.7", "0.0.0.0:8080", ""] {
+            assert_eq!(of(HERE, host), 403, "{host}");
+        }
+        assert_eq!(asked(None, HERE, &[]), 403);
+        let proxied = [("host", "localhost"), ("x-forwarded-for", "192.0.2.7")];
+        assert_eq!(asked(None, HERE, &proxied), 403);
+    }
+
+    #[test]
+    fn without_a_token_no_page_of_another_site_is_served() {
+        let of = |name, value| asked(None, HERE, &[("host", "localhost:8080"), (name, value)]);
+        assert_eq!(of("origin", "http://localhost:8080"), 200);
+        for origin in ["http://evil.example", "http://localhost:3000", "null", "file://"] {
+            assert_eq!(of("origin", origin), 403, "{origin}");
+        }
+        for (site, status) in
+            [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403)]
+        {
+            assert_eq!(of("sec-fetch-site", site), status, "{site}");
+        }
+    }
+
+    #[test]
+    fn what_is_done_too_often_is_told_from_what_is_done_often() {
+        let rate = Rate::new(1, 3);
+        assert_eq!([(); 5].map(|()| rate.admits()), [true, true, true, false, false]);
+        *rate.left.lock().expect("nobody panics with it") =
+            (0.5, Instant::now() - std::time::Duration::from_secs(1));
+        assert!(rate.admits() && !rate.admits());
+    }
+}

@@ -1,0 +1,211 @@
+//! The HTTP API of builds, `/v1`: what `docs/api.md` tells its clients.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `guard.rs` | who is served, and how often |
+//! | `problem.rs` | errors |
+//! | `body.rs` | bodies of requests, bounded |
+//! | `builds.rs` | requests, what is known of builds, cancelling |
+//! | `log.rs` | a build's log, as a whole or in parts |
+//! | `events.rs` | a build's log, live |
+//! | `dead.rs` | dead letters |
+//! | `workers.rs` | what the worker's actors do |
+//! | `openapi.rs` | the description for machines, made from the code |
+//! | `schema.rs` | what a build request is, for that description |
+
+mod body;
+#[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
+mod builds;
+#[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
+mod dead;
+mod events;
+mod guard;
+#[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
+mod log;
+mod openapi;
+mod problem;
+mod schema;
+#[cfg(test)]
+pub(crate) mod tests;
+mod workers;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::parse::Rules;
+use image_builder_actors::ports::build_store::BuildStore;
+use image_builder_actors::ports::{Broker, DeadLetterStore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use self::guard::Rate;
+use self::problem::Problem;
+use super::Observed;
+use super::server::{Connection, Hold};
+
+/// Where the API is served.
+pub const PREFIX: &str = "/v1";
+
+/// How much of a log is read from the store at once, in bytes.
+const PART: usize = 64 * 1024;
+/// Logs that are read at once: fewer than there may be connections, so that some are left for all else.
+const MOST_READERS: usize = 256;
+/// Changes that are asked for: so many a second, and so many at once.
+const WRITES: (u32, u32) = (1000, 2000);
+
+/// What the API works with.
+#[derive(Clone)]
+pub struct Backend {
+    pub store: Arc<dyn BuildStore>,
+    /// The queues, once they are reached.
+    pub queues: Arc<OnceLock<Queues>>,
+    /// What a request is checked against: the listener's own rules.
+    pub rules: Arc<Rules>,
+    /// `None` = only this machine is served.
+    pub token: Option<Secret>,
+    /// What the build store calls this worker.
+    pub worker: String,
+}
+
+/// Where requests, cancellations and dead letters are.
+#[derive(Clone)]
+pub struct Queues {
+    pub broker: Arc<dyn Broker>,
+    pub dead_letters: Arc<dyn DeadLetterStore>,
+}
+
+/// The API, as its routes share it.
+struct Api {
+    backend: Backend,
+    observed: Observed,
+    writes: Rate,
+    readers: Arc<Semaphore>,
+    /// Longest silence of a log that is followed.
+    keep_alive: Duration,
+}
+
+impl Api {
+    fn new(backend: Backend, observed: Observed) -> Self {
+        let (a_second, at_once) = WRITES;
+        let readers = Arc::new(Semaphore::new(MOST_READERS));
+        let writes = Rate::new(a_second, at_once);
+        Self { backend, observed, writes, readers, keep_alive: events::KEEP_ALIVE }
+    }
+
+    /// The queues.
+    ///
+    /// # Errors
+    ///
+    /// They were not reached yet.
+    fn queues(&self) -> Result<&Queues, Problem> {
+        let queues = self.backend.queues.get();
+        queues.ok_or_else(|| Problem::unavailable("The queue is not connected yet.", 2))
+    }
+
+    /// Room for one who reads for long.
+    ///
+    /// # Errors
+    ///
+    /// Too many do.
+    fn reader(&self, connection: &Connection) -> Result<Reader, Problem> {
+        let turn = self.readers.clone().try_acquire_owned().map_err(|_| {
+            Problem::unavailable("Too many logs are read at the moment: try again later.", 5)
+        })?;
+        Ok(Reader { _turn: turn, _hold: connection.hold() })
+    }
+}
+
+/// One who reads for long: its connection stands meanwhile.
+#[derive(Debug)]
+struct Reader {
+    _turn: OwnedSemaphorePermit,
+    _hold: Hold,
+}
+
+/// The routes.
+pub(super) fn router(backend: Backend, observed: Observed) -> Router {
+    let api = Arc::new(Api::new(backend, observed));
+    let routes = Router::new()
+        .route("/builds", get(builds::list).post(builds::submit).fallback(get_or_post))
+        .route("/builds/{id}", get(builds::show).delete(builds::cancel).fallback(get_or_delete))
+        .route("/builds/{id}/log", get(log::log).fallback(only_get))
+        .route("/dead", get(dead::list).fallback(only_get))
+        .route("/dead/{id}", get(dead::show).delete(dead::drop).fallback(get_or_delete))
+        .route("/dead/{id}/redrive", post(dead::redrive).fallback(only_post))
+        .route("/workers", get(workers::list).fallback(only_get))
+        .route("/openapi.json", get(openapi::document).fallback(only_get))
+        .fallback(nothing_here)
+        .layer(from_fn_with_state(api.clone(), admit))
+        .layer(middleware::map_response(harmless))
+        .with_state(api);
+    Router::new().nest(PREFIX, routes)
+}
+
+async fn admit(
+    State(api): State<Arc<Api>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let connection = request.extensions().get::<Connection>();
+    let peer = connection.expect("the server says who asks").peer.ip();
+    let token = api.backend.token.as_ref();
+    guard::admit(token, peer, request.uri(), request.headers())?;
+    if guard::writes(request.method()) && !api.writes.admits() {
+        let (a_second, _) = WRITES;
+        return Err(Problem::too_many(format!("At most {a_second} changes a second are taken.")));
+    }
+    Ok(next.run(request).await)
+}
+
+/// What is answered is partly strangers' text: no browser takes it for a page, and nobody keeps it.
+async fn harmless(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn nothing_here() -> Problem {
+    Problem::not_found(format!("There is no such route; {PREFIX}/openapi.json has all."))
+}
+
+async fn only_get() -> Problem {
+    Problem::method_not_allowed("GET, HEAD")
+}
+
+async fn only_post() -> Problem {
+    Problem::method_not_allowed("POST")
+}
+
+async fn get_or_post() -> Problem {
+    Problem::method_not_allowed("GET, HEAD, POST")
+}
+
+async fn get_or_delete() -> Problem {
+    Problem::method_not_allowed("GET, HEAD, DELETE")
+}
+
+/// JSON with a status, and a line end for whoever reads it at a terminal.
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response {
+    let text = serde_json::to_string(value).expect("what is answered has only string keys");
+    let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
+    (status, json, text + "\n").into_response()
+}
+
+/// A part of a path or a query, as it stands in an address.
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+        .to_string()
+        // What no part of an address takes for anything else stays readable.
+        .replace("%2D", "-")
+        .replace("%2E", ".")
+        .replace("%5F", "_")
+        .replace("%7E", "~")
+}

@@ -1,0 +1,212 @@
+//! Dead letters of a service that runs, over its HTTP API.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use image_builder_actors::ports::{
+    DeadLetterReading, DeadLetterStore, DeadLettersError, KeptLetter, Message,
+};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use crate::cli::api::client::{Client, Failure, encoded};
+use crate::dead_letters::letter::Found;
+use crate::dead_letters::redrive;
+
+/// The dead letters of one service.
+pub(in crate::cli) struct OverHttp {
+    client: Arc<Client>,
+}
+
+impl OverHttp {
+    /// `None` = no service answers there that would show them.
+    pub(in crate::cli) async fn find(client: Client) -> Option<Self> {
+        client.get::<Value>("/workers").await.ok()?;
+        Some(Self { client: Arc::new(client) })
+    }
+
+    /// Of a service that is meant for certain.
+    pub(in crate::cli) fn of(client: Client) -> Self {
+        Self { client: Arc::new(client) }
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    letters: Vec<Kept>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kept {
+    #[serde(rename = "buildID")]
+    build_id: String,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    kept_until: Option<OffsetDateTime>,
+    bytes: usize,
+    letter: Option<Box<RawValue>>,
+}
+
+impl Kept {
+    fn under(self, tag: u64) -> KeptLetter {
+        let body = match self.letter {
+            Some(letter) => letter.get().as_bytes().to_vec(),
+            // Of what is no letter only the length is shown, here as well.
+            None => vec![b' '; self.bytes],
+        };
+        let (message_id, kept_until) = (Some(self.build_id), self.kept_until);
+        KeptLetter { tag, message_id, body, kept_until }
+    }
+}
+
+#[async_trait]
+impl DeadLetterStore for OverHttp {
+    async fn read(&self) -> Result<Box<dyn DeadLetterReading>, DeadLettersError> {
+        let mut letters = Vec::new();
+        let mut path = "/dead?limit=1000".to_owned();
+        loop {
+            let page: Page = self.client.get(&path).await.map_err(in_words)?;
+            for kept in page.letters {
+                letters.push(kept.under(letters.len() as u64));
+            }
+            let Some(next) = page.next else { break };
+            path = format!("/dead?limit=1000&cursor={}", encoded(&next));
+        }
+        Ok(Box::new(Reading { client: self.client.clone(), letters, known: BTreeMap::new() }))
+    }
+}
+
+/// What was there when it began.
+struct Reading {
+    client: Arc<Client>,
+    letters: Vec<KeptLetter>,
+    /// Of what was read: where it is, and what was taken out of it.
+    known: BTreeMap<u64, Known>,
+}
+
+struct Known {
+    path: String,
+    whose: String,
+    removed: Vec<String>,
+}
+
+impl Known {
+    fn of(kept: &KeptLetter) -> Self {
+        let found = Found::of(kept.clone());
+        let whose = found.user().map_or_else(String::new, |it| format!("?user={}", encoded(it)));
+        let path = format!("/dead/{}", encoded(&found.id));
+        Self { path, whose, removed: found.letter.map(|letter| letter.removed).unwrap_or_default() }
+    }
+}
+
+#[async_trait]
+impl DeadLetterReading for Reading {
+    fn warning(&self) -> Option<&str> {
+        None
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<KeptLetter>>, DeadLettersError> {
+        let letters = std::mem::take(&mut self.letters);
+        self.known.extend(letters.iter().map(|kept| (kept.tag, Known::of(kept))));
+        Ok((!letters.is_empty()).then_some(letters))
+    }
+
+    async fn remove(&mut self, tags: &[u64]) -> Result<(), DeadLettersError> {
+        let known = tags.iter().filter_map(|tag| self.known.get(tag));
+        let paths: BTreeSet<_> = known.map(|it| format!("{}{}", it.path, it.whose)).collect();
+        for path in paths {
+            match self.client.delete(&path).await {
+                // All letters of a build go at once.
+                Ok(_) | Err(Failure::Refused { status: 404, .. }) => {}
+                Err(failure) => return Err(in_words(failure)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn redrive(&mut self, request: Message, tags: &[u64]) -> Result<(), DeadLettersError> {
+        // All are letters of one build.
+        let Some(known) = tags.last().and_then(|tag| self.known.get(tag)) else { return Ok(()) };
+        let given = redrive::given_in(&request.body, &known.removed).to_string();
+        let path = format!("{}/redrive{}", known.path, known.whose);
+        self.client.post(&path, given.into_bytes()).await.map(drop).map_err(in_words)
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), DeadLettersError> {
+        Ok(())
+    }
+}
+
+fn in_words(failure: Failure) -> DeadLettersError {
+    let text = failure.to_string();
+    match failure {
+        Failure::Refused { status: 503, .. } => DeadLettersError::Busy(text),
+        Failure::Refused { .. } => DeadLettersError::Refused(text),
+        Failure::Unreachable(_) | Failure::Lost(_) => DeadLettersError::Unavailable(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image_builder_actors::model::secret::Secret;
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::v1::tests::World;
+    use crate::config::ApiConfig;
+    use crate::dead_letters::redrive::{Given, Token, message, new_id, request};
+
+    async fn read(service: &OverHttp) -> (Box<dyn DeadLetterReading>, Vec<KeptLetter>) {
+        let mut reading = service.read().await.expect("it answers");
+        let mut letters = Vec::new();
+        while let Some(batch) = reading.next().await.expect("it answers") {
+            letters.extend(batch);
+        }
+        (reading, letters)
+    }
+
+    #[tokio::test]
+    async fn letters_are_read_removed_and_redriven_as_they_are_on_the_broker() {
+        crate::cli::choose_tls();
+        let world = World::start().await;
+        let plan = json!({"secrets": {"npm": "s0"}});
+        for id in ["a", "b", "c"] {
+            let request = json!({"userID": "u", "repo": "o/n", "token": "t0", "buildPlan": plan});
+            world.keep_letter(id, &request).await;
+        }
+        let config = ApiConfig { address: world.address.clone(), token: None, url: None };
+        let service = OverHttp::find(Client::new(&config)).await.expect("a service answers");
+        let (mut reading, letters) = read(&service).await;
+        let bodies: Vec<_> = letters.iter().map(|letter| letter.body.clone()).collect();
+        assert_eq!(bodies, world.letters(), "byte by byte: ids are made of them");
+        reading.remove(&[letters[1].tag]).await.expect("it answers");
+        let found = Found::of(letters[0].clone());
+        let given = Given {
+            token: Some(Secret::new("t1")),
+            secrets: [("npm".to_owned(), Secret::new("s1"))].into(),
+            ..Given::default()
+        };
+        let id = new_id(&found);
+        let body = request(&found, &given, Token::Always, &id).expect("all is given");
+        reading.redrive(message(body.clone(), &id), &[letters[0].tag]).await.expect("it answers");
+        reading.close().await.expect("it was all");
+        let [published] = &world.requests()[..] else { panic!("one request") };
+        assert_eq!(published.message_id.as_deref(), Some(id.as_str()));
+        let as_json = |body: &[u8]| serde_json::from_slice::<Value>(body).expect("JSON");
+        assert_eq!(as_json(&published.body), as_json(&body));
+        let (_, left) = read(&service).await;
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].message_id.as_deref(), Some("c"));
+    }
+
+    #[tokio::test]
+    async fn where_nobody_answers_there_is_no_service() {
+        crate::cli::choose_tls();
+        let config = ApiConfig { address: "127.0.0.1:1".to_owned(), token: None, url: None };
+        assert!(OverHttp::find(Client::new(&config)).await.is_none());
+    }
+}

@@ -1,0 +1,111 @@
+//! Builds that are asked for, watched and cancelled over the worker's HTTP API, with the commands that do so.
+
+use serde_json::{Value, json};
+
+use crate::support::free_port;
+use crate::support::turnstile::Steps;
+use crate::support::worker::{Ended, Settings, Worker, command, run, run_with_input};
+use crate::support::world::{World, dockerfile, held_repository, repository};
+
+/// What a command has to know of a service.
+fn at(address: &str) -> Settings {
+    Settings::from([("IMAGE_BUILDER_URL".to_owned(), format!("http://{address}"))])
+}
+
+fn json_lines(ended: &Ended) -> Vec<Value> {
+    let line = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {ended:?}"));
+    ended.stdout.lines().map(line).collect()
+}
+
+#[test]
+fn a_build_is_submitted_watched_and_shown() {
+    let world = World::new();
+    let worker = world.worker();
+    let service = at(&worker.http());
+    let repo = repository("http", &[("Dockerfile", &dockerfile("RUN echo made with care"))]);
+    let request = world.request(&repo);
+    let id = request["uuid"].as_str().expect("it has an id");
+    let submit = ["submit", "--file", "-", "--wait", "--json"];
+    let ended = run_with_input(&submit, &service, &request.to_string());
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let [submitted, outcome] = &json_lines(&ended)[..] else { panic!("two lines: {ended:?}") };
+    assert_eq!((&submitted["buildID"], &outcome["state"]), (&json!(id), &json!("ready")));
+    assert!(ended.stderr.contains("made with care"), "the log is shown: {ended:?}");
+    let told = world.outcome(id).ready();
+    assert_eq!(outcome["data"], *told.data(), "the notification's data");
+
+    let shown = run(&["status", id, "--exit-status", "--json"], &service);
+    assert_eq!(shown.code, 0, "{shown:?}");
+    let [build] = &json_lines(&shown)[..] else { panic!("one line: {shown:?}") };
+    assert_eq!((&build["state"], &build["data"]), (&json!("ready"), told.data()));
+    assert_eq!(build["commit"], told.data()["commit"]);
+    let stages: Vec<_> =
+        build["attempts"][0]["stages"].as_array().expect("stages").iter().collect();
+    assert!(stages.iter().any(|stage| stage["stage"] == "builder"), "{build}");
+    let log = run(&["logs", id], &service);
+    assert!(log.code == 0 && log.stdout.contains("made with care"), "{log:?}");
+    // The same request is not built twice.
+    let again = run_with_input(&submit, &service, &request.to_string());
+    assert_eq!((again.code, &json_lines(&again)[1]["data"]), (0, told.data()));
+    let (told, _) = world.finish(&[&worker]);
+    assert_eq!(told.len(), 1);
+}
+
+#[test]
+fn a_build_is_cancelled_over_http() {
+    let world = World::new().with("BUILDER_NETWORK", "host");
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let worker = world.worker();
+    let service = at(&worker.http());
+    let request = world.held_request(&repo, &world.user);
+    let id = request["uuid"].as_str().expect("it has an id");
+    let submitted = run_with_input(&["submit", "--file", "-"], &service, &request.to_string());
+    assert_eq!((submitted.code, submitted.stdout.trim()), (0, id));
+    steps.turnstile.until("it runs", |count| count.inside().contains(id));
+    let building = run(&["status", id, "--exit-status"], &service);
+    assert_eq!(building.code, 75, "it has not ended: {building:?}");
+    assert_eq!(run(&["cancel", id], &service).code, 0);
+    let followed = run(&["logs", "-f", id], &service);
+    assert_eq!(followed.code, 1, "{followed:?}");
+    assert!(followed.stderr.contains("cancelled"), "{followed:?}");
+    world.outcome(id).cancelled("cancelled");
+    let late = run(&["cancel", id], &service);
+    assert!(late.code == 1 && late.stderr.contains("has ended"), "{late:?}");
+    world.finish(&[&worker]);
+}
+
+#[test]
+fn whoever_waits_for_a_build_outlives_its_service() {
+    let world = World::new().with("BUILDER_NETWORK", "host");
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut settings = world.settings();
+    settings.insert("HTTP_ADDR".to_owned(), address.clone());
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let request = world.held_request(&repo, &world.user);
+    let id = request["uuid"].as_str().expect("it has an id");
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = directory.path().join("request.json");
+    std::fs::write(&file, request.to_string()).expect("a file can be written");
+    let killed = Worker::start(&settings);
+    let arguments = ["submit", "--wait", "--file", file.to_str().expect("text")];
+    let waits = command(&arguments, &at(&address), &directory).spawn().expect("the program starts");
+    steps.turnstile.until("it runs", |count| count.inside().contains(id));
+    killed.kill();
+    killed.wait();
+    steps.turnstile.let_all_go();
+    let worker = Worker::start(&settings);
+    let ended = Ended::from(waits.wait_with_output().expect("the program ends"));
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert!(ended.stderr.contains("trying again"), "{ended:?}");
+    let told = world.outcome(id).ready();
+    let image = &told.data()["image"];
+    let deployed = format!(
+        "{}@{}",
+        image["repository"].as_str().unwrap_or(""),
+        image["digest"].as_str().unwrap_or("")
+    );
+    assert_eq!(ended.stdout.trim(), deployed);
+    world.finish(&[&killed, &worker]);
+}
