@@ -11,7 +11,9 @@ use reqwest::{Client, Response, Url};
 use super::super::faults;
 use super::Finding;
 use crate::blocking::blocking;
+use crate::broker::sqlite::queues::waiting_by_queue;
 use crate::config::{Config, ConfigErrors, DoctorConfig, ForgeConfig, NotifyConfig, ToolConfig};
+use crate::data_dir::QUEUE;
 use crate::data_dir::{self, Seen};
 use crate::engine::docker::disk::size::Size;
 use crate::engine::docker::disk::space::{Place, Room};
@@ -191,7 +193,10 @@ pub(super) async fn broker(whole: Option<Config>) -> Vec<Finding> {
     let Some(config) = whole else {
         return vec![Finding::skip(name, "the settings are not good")];
     };
-    vec![match wiring::queues(&config).look().await {
+    let (Some(queues), Some(rabbitmq)) = (wiring::queues(&config), &config.broker.rabbitmq) else {
+        return vec![embedded_queue(&config.data_dir.join(QUEUE)).await];
+    };
+    vec![match queues.look().await {
         Ok(seen) => {
             let missing = seen.iter().filter(|queue| queue.counts.is_none()).count();
             if missing == 0 {
@@ -205,13 +210,30 @@ pub(super) async fn broker(whole: Option<Config>) -> Vec<Finding> {
             }
         }
         Err(error) => {
-            let remedy = format!(
-                "Start it, and check {} and the rights of its user",
-                config.broker.uri_variable
-            );
+            let remedy =
+                format!("Start it, and check {} and the rights of its user", rabbitmq.uri_variable);
             Finding::fail(name, error.to_string(), remedy)
         }
     }]
+}
+
+/// Whether the embedded queue can be read, if a worker has made it.
+async fn embedded_queue(file: &Path) -> Finding {
+    let name = "broker";
+    if !file.exists() {
+        return Finding::ok(name, "the embedded queue, which the first worker makes");
+    }
+    match waiting_by_queue(file).await {
+        Ok(counted) => {
+            let queues = counted.iter().filter(|counted| counted.queue != "dead");
+            let all: u64 = queues.map(|it| it.waiting + it.delayed + it.in_hand).sum();
+            Finding::ok(name, format!("the embedded queue, with {all} messages"))
+        }
+        Err(error) => {
+            let remedy = "Check the rights on DATA_DIR, and that the disk is whole";
+            Finding::fail(name, error.to_string(), remedy)
+        }
+    }
 }
 
 /// Whether the forge answers, and what it still lets a token ask.
