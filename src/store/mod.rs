@@ -17,6 +17,8 @@ mod logs;
 mod schema;
 mod tidy;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +130,9 @@ pub fn open(settings: StoreSettings) -> Result<Store, StoreError> {
     sqlx::any::install_default_drivers();
     let (url, dialect) = match &settings.place {
         Place::File(path) => {
+            // For its owner alone: what builds write is nobody else's business. Where it cannot be made, SQLite
+            // will say so.
+            let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
             let path = path.to_string_lossy();
             let path: Vec<_> = path
                 .split('/')

@@ -1,5 +1,6 @@
 //! The build store port on SQL.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,7 +98,7 @@ async fn a_database_that_is_not_there_is_said_without_its_password() {
 }
 
 #[tokio::test]
-async fn a_file_shrinks_by_what_is_removed() {
+async fn a_file_is_its_owners_and_shrinks_by_what_is_removed() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("history.db");
     let store = open(settings(Place::File(path.clone()))).expect("opened");
@@ -117,6 +118,8 @@ async fn a_file_shrinks_by_what_is_removed() {
         let mut file = sqlx::SqliteConnection::connect(&url).await.expect("opened");
         sqlx::query_scalar::<_, i64>("PRAGMA page_count").fetch_one(&mut file).await.expect("read")
     };
+    let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it is its owner's alone");
     let full = pages().await;
     assert!(full > 250, "{full}");
     let later = OffsetDateTime::now_utc() + Duration::from_secs(31 * 24 * 60 * 60);
