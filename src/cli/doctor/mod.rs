@@ -251,11 +251,11 @@ mod tests {
         assert_eq!(exit_of(&[ok, bad]), Exit::Unavailable);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_check_that_hangs_is_given_up() {
         let hangs: Check<'_> = Box::pin(std::future::pending());
-        let found = in_time("forge", PATIENCE, hangs).await;
+        let found = in_time("forge", Duration::ZERO, hangs).await;
         assert_eq!(found[0].status, Status::Fail);
-        assert!(found[0].detail.contains("15 s"), "{found:?}");
+        assert!(found[0].detail.contains("no answer within 0 s"), "{found:?}");
     }
 }
