@@ -92,7 +92,7 @@ impl Worker {
         };
         let adapters = Adapters::assemble(config, &data_dir)
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
-        let (builds, name) = (adapters.builds(), host_name());
+        let (builds, name) = (adapters.builds(), worker_name(&http));
         let queues = Arc::<OnceLock<v1::Queues>>::default();
         let backend = Backend {
             store: builds.clone(),
@@ -263,6 +263,12 @@ impl Adapters {
             managers: self.managers,
         }
     }
+}
+
+/// What this worker is called where several are spoken of: no other one has its machine and its port.
+fn worker_name(http: &str) -> String {
+    let port = http.rsplit(':').next().unwrap_or_default();
+    format!("{}:{port}", host_name())
 }
 
 /// Looks at what the worker needs.

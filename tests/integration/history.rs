@@ -46,7 +46,7 @@ fn history_of(report: &str) -> Value {
 fn a_build_is_known_to_every_worker_from_its_request_to_its_outcome() {
     let database = runtime().block_on(Database::new());
     let steps = Steps::start();
-    let world = World::new().with("DATABASE_URL", &database.url());
+    let world = World::new().with("DATABASE_URL", &database.url()).with("BUILDER_NETWORK", "host");
     let repo = held_repository(&steps);
     let store = store(Place::Postgres(Secret::new(database.url())));
     let worker = world.worker();
@@ -119,6 +119,7 @@ fn a_database_that_is_away_costs_no_build_and_hears_of_it_later() {
             (history["ready"] == ready).then_some(history)
         })
     };
+    until("it is ready", || (worker.get("/readyz").0 == 200).then_some(()));
     known(true);
     proxy.set(Network::Down);
     let away = known(false);

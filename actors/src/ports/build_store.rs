@@ -414,7 +414,7 @@ pub enum StoreError {
 /// What is known of builds.
 #[async_trait]
 pub trait BuildStore: Send + Sync + 'static {
-    /// Makes a request known before it is published. Returns once that is durable.
+    /// Makes a request known before it is published. Returns once that is stored, and known to every worker.
     async fn accept(&self, requested: &RequestedBuild) -> Result<Acceptance, StoreError>;
 
     /// Records what happened, in this order: all of it or nothing.
