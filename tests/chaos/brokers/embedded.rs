@@ -36,7 +36,8 @@ impl Embedded {
             url: format!("http://127.0.0.1:{port}/v1/builds"),
             port,
             file: home.join(world::name_of_worker(0)).join("queue.db"),
-            client: reqwest::Client::new(),
+            // The runtime comes first: it chooses who speaks TLS.
+            client: runtime().block_on(async { reqwest::Client::new() }),
         }
     }
 
@@ -65,7 +66,8 @@ impl Embedded {
                 None => request,
             };
             asked += 1;
-            match runtime().block_on(request.send()).map(|answer| answer.status()) {
+            let answer = runtime().block_on(async { request.send().await });
+            match answer.map(|answer| answer.status()) {
                 Ok(status)
                     if !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS =>
                 {
@@ -94,7 +96,7 @@ impl Broker for Embedded {
 
     fn until_ready(&self) {
         until("the worker answers", || {
-            let answer = runtime().block_on(self.client.get(&self.url).send());
+            let answer = runtime().block_on(async { self.client.get(&self.url).send().await });
             answer.is_ok_and(|answer| answer.status().is_success()).then_some(())
         });
     }
