@@ -9,7 +9,6 @@ mod notifier;
 mod planner;
 #[path = "../support/postgres.rs"]
 mod postgres;
-#[allow(dead_code, reason = "other test binaries use more of it")]
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod publishing;

@@ -4,8 +4,6 @@ mod backlog;
 mod rabbitmq;
 mod unreadable;
 
-#[path = "../../support/proxy.rs"]
-mod proxy;
 #[path = "../../support/rabbit.rs"]
 pub(crate) mod rabbit;
 #[path = "../../support/raw_amqp.rs"]

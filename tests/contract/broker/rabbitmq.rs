@@ -16,12 +16,12 @@ use lapin::uri::AMQPUri;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::proxy::{Network, Proxy};
 use super::rabbit::{
     Management, PATIENCE, Rabbit, delete_topology, plain_channel, settings, topology_settings,
     unique, uri,
 };
 use super::{on, on_rabbitmq};
+use crate::proxy::{Network, Proxy};
 
 /// Runs a test on a worker that reaches the broker through a proxy, with a heartbeat every second.
 async fn behind_a_proxy(test: impl AsyncFnOnce(&Rabbit, &Proxy)) {
