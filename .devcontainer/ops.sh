@@ -141,8 +141,11 @@ run_tests() {
     heading "testing"
     mkdir -p "${log%/*}"
     cargo test --workspace --no-fail-fast --features failpoints 2>&1 | tee "$log" || result=$?
+    # The same, on the other broker.
+    BROKER=embedded cargo test --features failpoints --test chaos every_confirmed 2>&1 | tee -a "$log" || result=$?
     heading "in short (all of it is in $log)"
     grep -E '^(test result|error): |^test .* FAILED$' "$log" || true
+    grep -E -A 2 '^thread .* panicked at' "$log" || true
     return "$result"
 }
 

@@ -10,14 +10,15 @@ pub(super) use super::wanted::in_options;
 pub(super) fn sentence(fault: &Fault) -> String {
     let message = in_options(&fault.message);
     let message = message.trim_end_matches('.');
-    match remedy(fault.reason) {
+    match remedy(fault) {
         Some(remedy) => format!("{message}. {remedy}."),
         None => format!("{message}."),
     }
 }
 
-pub(super) fn remedy(reason: Reason) -> Option<&'static str> {
-    Some(match reason {
+/// What to do about a fault, where its own message does not say so.
+pub(super) fn remedy(fault: &Fault) -> Option<&'static str> {
+    Some(match fault.reason {
         Reason::EngineDown => "Start Docker, or set DOCKER_HOST to where it listens",
         Reason::RegistryDown => "Start the registry, or set REGISTRY_URL to where it is",
         Reason::ForgeDown => "Check the network, and GITHUB_URL",
@@ -26,6 +27,7 @@ pub(super) fn remedy(reason: Reason) -> Option<&'static str> {
         Reason::RepositoryNotFound | Reason::Unauthorized => {
             "A private repository needs a token that may read it (GITHUB_TOKEN or --token-file)"
         }
+        Reason::RegistryRefused if fault.message.contains("REGISTRY_") => return None,
         Reason::RegistryRefused => {
             "Check REGISTRY_URL, REGISTRY_USERNAME, REGISTRY_PASSWORD and what they may do"
         }
@@ -43,7 +45,7 @@ pub(super) fn of_json(fault: &Fault, log: &[String]) -> Value {
         "stage": fault.stage,
         "reason": fault.reason,
         "message": in_options(&fault.message),
-        "remedy": remedy(fault.reason),
+        "remedy": remedy(fault),
         "step": fault.step,
         "log": log,
     })

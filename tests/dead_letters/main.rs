@@ -328,7 +328,7 @@ fn a_broker_without_the_queue_is_not_what_was_meant() {
 #[test]
 fn bad_settings_and_a_bad_command_line_have_codes_of_their_own() {
     let code = |pairs: &[(&str, &str)], arguments: &[&str]| run(arguments, &settings(pairs)).code;
-    assert_eq!(code(&[], &["dead", "list"]), 78);
+    assert_eq!(code(&[("DEAD_QUEUE_TTL", "soon")], &["dead", "list"]), 78);
     let refused = uri().replacen("guest:guest", "guest:wrong", 1);
     assert_eq!(code(&[("RABBITMQ_URI", &refused)], &["dead", "list"]), 78);
     for wrong in [

@@ -117,6 +117,6 @@ fn a_registry_that_wants_a_password_is_tried_with_it() {
     let ended = run(&["doctor", "--json"], folder.path(), &settings);
     let found = findings(&ended.stdout);
     let (_, text) = found.iter().find(|(what, _)| what == "registry fail").expect("it is refused");
-    assert!(text.contains("REGISTRY_PASSWORD"), "{text}");
+    assert_eq!(text.matches("REGISTRY_PASSWORD").count(), 1, "{text}");
     assert!(!ended.stdout.contains("wrong-password"), "{}", ended.stdout);
 }

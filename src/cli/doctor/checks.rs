@@ -9,7 +9,7 @@ use reqwest::header::{DATE, HeaderMap};
 use reqwest::{Client, Response, Url};
 
 use super::super::faults;
-use super::Finding;
+use super::{Finding, Status};
 use crate::blocking::blocking;
 use crate::broker::sqlite::queues::waiting_by_queue;
 use crate::config::{Config, ConfigErrors, DoctorConfig, ForgeConfig, NotifyConfig, ToolConfig};
@@ -17,11 +17,10 @@ use crate::data_dir::QUEUE;
 use crate::data_dir::{self, Seen};
 use crate::engine::docker::disk::size::Size;
 use crate::engine::docker::disk::space::{Place, Room};
-use crate::exit::Exit;
 use crate::net::address::without_credentials;
 use crate::net::http::{USER_AGENT, causes};
+use crate::wiring;
 use crate::wiring::tools::Tools;
-use crate::wiring::{self};
 
 /// A clock that is off by more than this makes signatures and tokens look old.
 const CLOCK_WARN: u64 = 30;
@@ -339,16 +338,12 @@ fn client() -> reqwest::Result<Client> {
 
 /// A fault of the engine or the registry.
 pub(super) fn of_fault(name: &'static str, fault: &Fault) -> Finding {
-    let remedy = faults::remedy(fault.reason).unwrap_or(match Exit::of(fault.reason) {
-        Exit::Temporary => "Try it again",
-        _ => "See docs/failures.md",
-    });
-    Finding::fail(name, fault.message.clone(), remedy)
+    let remedy = faults::remedy(fault).map(str::to_owned);
+    Finding { remedy, ..Finding::new(name, Status::Fail, fault.message.clone()) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
     use super::*;
     use reqwest::header::HeaderValue;
 

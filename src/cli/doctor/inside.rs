@@ -56,9 +56,7 @@ pub(super) async fn look(
             let remedy = "Name an image with --image, or pull one of them";
             return vec![Finding::warn(BUILD, detail, remedy)];
         }
-        Err(fault) => {
-            return vec![Finding::skip(BUILD, format!("no engine: {}", fault.message))];
-        }
+        Err(fault) => return vec![of_engine(BUILD, &fault)],
     };
     let Ok(forge) = Url::parse(&forge) else {
         return vec![Finding::skip(BUILD, "GITHUB_URL is no address")];
@@ -74,7 +72,15 @@ pub(super) async fn look(
                 .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
             std::iter::once(built).chain(findings(&seen, &forge, has_proxy)).collect()
         }
-        Err(fault) => vec![of_fault(BUILD, &fault)],
+        Err(fault) => vec![of_engine(BUILD, &fault)],
+    }
+}
+
+/// What came of a build. That the engine is away is said by the check of the engine.
+fn of_engine(name: &'static str, fault: &Fault) -> Finding {
+    match fault.reason {
+        Reason::EngineDown => Finding::skip(name, "no engine"),
+        _ => of_fault(name, fault),
     }
 }
 
@@ -132,16 +138,12 @@ pub(super) async fn push(tools: Arc<Tools>, folder: PathBuf) -> Vec<Finding> {
 }
 
 fn of_push(fault: &Fault) -> Finding {
-    match fault.reason {
-        Reason::EngineDown => Finding::skip(PUSH, "no engine"),
-        // The engine speaks TLS to whatever it is not told about.
-        _ if fault.message.contains("HTTP response to HTTPS client") => Finding::fail(
-            PUSH,
-            fault.message.clone(),
-            "Name the registry in the engine's `insecure-registries`",
-        ),
-        _ => of_fault(PUSH, fault),
+    // The engine speaks TLS to whatever it is not told about.
+    if fault.message.contains("HTTP response to HTTPS client") {
+        let remedy = "Name the registry in the engine's `insecure-registries`";
+        return Finding::fail(PUSH, fault.message.clone(), remedy);
     }
+    of_engine(PUSH, fault)
 }
 
 /// Has a step tell what it sees.

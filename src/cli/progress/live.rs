@@ -16,7 +16,7 @@ use std::time::Duration;
 use image_builder_actors::model::build_log::BuildEvent;
 use unicode_width::UnicodeWidthStr;
 
-use super::screen::{Screen, Size};
+use super::screen::{Line, Screen, Size, Tone};
 use super::steps::{State, Step, Steps};
 use super::{Ended, Failed, Show, excerpt, seconds};
 use crate::telemetry::text::{cut, fit};
@@ -25,23 +25,6 @@ use crate::telemetry::text::{cut, fit};
 const LAST_LINES: usize = 6;
 /// Narrower than this, nothing can be told apart.
 const NARROWEST: usize = 20;
-
-/// How a line is coloured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tone {
-    Heading,
-    Done,
-    Running,
-    Failed,
-    Dim,
-}
-
-/// A line of a frame. None is wider than the terminal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) tone: Tone,
-    pub(super) text: String,
-}
 
 /// Draws frames.
 pub(super) struct Live<W: Write> {

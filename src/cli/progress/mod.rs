@@ -62,7 +62,7 @@ enum Message {
     Ended { at: Instant, ended: Ended },
 }
 
-/// Progress that is being shown. Dropping it, or a clone, shows nothing more.
+/// Progress that is being shown, until its end is told.
 #[derive(Debug)]
 pub(crate) struct Progress {
     sender: Sender<Message>,

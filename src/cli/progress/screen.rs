@@ -6,8 +6,6 @@ use std::os::fd::BorrowedFd;
 use rustix::termios::tcgetwinsize;
 use unicode_width::UnicodeWidthStr;
 
-use super::live::{Line, Tone};
-
 const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 const CLEAR_REST_OF_LINE: &str = "\x1b[K";
@@ -16,6 +14,23 @@ const PLAIN: &str = "\x1b[0m";
 
 /// A terminal that does not tell its size has this one.
 const USUAL: Size = Size { columns: 80, rows: 24 };
+
+/// How a line is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Heading,
+    Done,
+    Running,
+    Failed,
+    Dim,
+}
+
+/// A line of a frame. None is wider than the terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) tone: Tone,
+    pub(super) text: String,
+}
 
 /// How much there is room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

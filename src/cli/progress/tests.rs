@@ -1,5 +1,5 @@
-use super::live::{Line, frame};
-use super::screen::{Screen, Size};
+use super::live::frame;
+use super::screen::{Line, Screen, Size, Tone};
 use super::*;
 
 const BUILD: Size = Size { columns: 60, rows: 24 };
@@ -228,7 +228,7 @@ fn a_frame_is_drawn_over_the_last_one_in_one_write_and_the_cursor_comes_back() {
         }
     }
     let mut writes = Writes::default();
-    let line = |text: &str| Line { tone: live::Tone::Running, text: text.to_owned() };
+    let line = |text: &str| Line { tone: Tone::Running, text: text.to_owned() };
     let mut screen = Screen::to(&mut writes);
     screen.draw(&[line("one"), line("two two two")], BUILD);
     screen.draw(&[line("three")], Size { columns: 5, ..BUILD });

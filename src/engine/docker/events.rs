@@ -16,6 +16,9 @@ use super::faults::FailedStep;
 /// that a secret is still whole when it is looked for.
 const LINE_BYTES: usize = 64 * 1024;
 
+/// The step in which the engine unpacks the context that it was sent. Nobody asked for it.
+const UNPACKING: &str = "copy /context /";
+
 /// One line of the engine's answer to `POST /build`.
 #[derive(Deserialize)]
 struct Line<'a> {
@@ -112,6 +115,10 @@ impl<'a> Follower<'a> {
     fn status(&mut self, status: StatusResponse) {
         for vertex in &status.vertexes {
             self.started(vertex);
+            // Several steps can begin and end within one answer: each is told of as a whole.
+            if status.logs.iter().all(|log| log.vertex != vertex.digest) {
+                self.finished(vertex);
+            }
         }
         for log in status.logs {
             self.log(log);
@@ -127,8 +134,10 @@ impl<'a> Follower<'a> {
         if vertex.started.is_some() && step.number == 0 {
             self.begun += 1;
             step.number = self.begun;
-            let event = BuildEvent::StepStarted { name: step.name.clone() };
-            self.progress.tell_of_step(step.reference(), event);
+            if step.name != UNPACKING {
+                let event = BuildEvent::StepStarted { name: step.name.clone() };
+                self.progress.tell_of_step(step.reference(), event);
+            }
         }
     }
 
@@ -148,7 +157,7 @@ impl<'a> Follower<'a> {
         for (_, rest) in step.partial.drain().filter(|(_, rest)| !rest.is_empty()) {
             self.output.line(reference, &rest);
         }
-        if vertex.error.is_empty() {
+        if vertex.error.is_empty() && step.name != UNPACKING {
             let (name, cached, took) = (step.name.clone(), vertex.cached, duration(vertex));
             let event = BuildEvent::StepFinished { name, cached, took };
             self.progress.tell_of_step(reference, event);
@@ -188,9 +197,7 @@ fn duration(vertex: &Vertex) -> Duration {
 
 /// Whether a step is the Dockerfile's own, and not the engine's housekeeping.
 fn is_shown(name: &str) -> bool {
-    !name.starts_with("[internal]")
-        && name != "copy /context /"
-        && !name.starts_with("docker-image://")
+    !name.starts_with("[internal]") && name != UNPACKING && !name.starts_with("docker-image://")
 }
 
 fn extend(line: &mut Vec<u8>, more: &[u8]) {
