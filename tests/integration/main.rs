@@ -10,6 +10,7 @@ mod bad_input;
 mod builds;
 mod cancelling;
 mod concurrency;
+mod embedded;
 mod failures;
 mod history;
 mod identity;
