@@ -36,8 +36,8 @@ const MOST_BUILDS: usize = 20_000;
 /// What waits to be written of one build, its lines apart: beyond that the oldest that a later one makes
 /// unimportant is lost.
 const MOST_CHANGES: usize = 400;
-/// What is written at once.
-const BATCH: usize = 500;
+/// What is written at once: whoever makes a request known waits for no more than that.
+const BATCH: usize = 100;
 
 /// Told of what happens to builds. Clones are the same; the default one keeps nothing.
 #[derive(Clone, Default)]
