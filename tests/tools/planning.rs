@@ -69,3 +69,17 @@ fn where_nothing_fits_it_is_said_what_was_looked_for() {
     assert_eq!(ended.code, 1);
     assert!(ended.stderr.contains("`--target`"), "{}", ended.stderr);
 }
+
+#[test]
+fn completions_and_manual_pages_know_the_commands() {
+    let folder = folder(&[]);
+    for shell in ["bash", "zsh", "fish"] {
+        let ended = run(&["completions", shell], folder.path(), &settings());
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        assert!(ended.stdout.contains("no-cache"), "{shell}: {}", ended.stdout);
+    }
+    let ended = run(&["man", "pages"], folder.path(), &settings());
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let page = std::fs::read_to_string(folder.path().join("pages/image-builder-build.1"));
+    assert!(page.expect("there is a page").contains("Exit codes"));
+}
