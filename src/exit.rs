@@ -57,4 +57,10 @@ impl StartError {
     pub fn new(exit: Exit, why: impl Display) -> Self {
         Self { why: why.to_string(), exit }
     }
+
+    /// Tells a person at a terminal, and returns how the program ends.
+    pub fn told(&self) -> Exit {
+        eprintln!("image-builder: {self}");
+        self.exit
+    }
 }

@@ -10,9 +10,9 @@ use image_builder::cli::{
 use image_builder::exit::Exit;
 use image_builder::planner;
 
-/// Builds container images from Git repositories: takes build requests from a RabbitMQ queue, clones,
-/// builds on a container engine, pushes to a registry, and tells the platform. `build`, `plan` and `doctor`
-/// need no queue: they do one thing for the person who calls them.
+/// Builds container images from Git repositories: takes build requests over HTTP or from a RabbitMQ queue,
+/// clones, builds on a container engine, pushes to a registry, and tells the platform. `build`, `plan` and
+/// `doctor` need no queue: they do one thing for the person who calls them.
 #[derive(Parser)]
 #[command(
     version,
@@ -28,7 +28,7 @@ Exit codes:
   130 stopped by Ctrl-C
 
 Examples:
-  RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve
+  image-builder serve
   image-builder build . --tag shop:dev
 
 `image-builder config --example` lists the settings, and docs/settings.md explains them. Each command's --help

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
@@ -32,7 +33,7 @@ use crate::broker::rabbitmq::queues::{Queues, QueuesError};
 use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings, host_name};
 use crate::broker::sqlite::moving::{Moved, move_all};
 use crate::broker::sqlite::{SqliteBroker, SqliteSettings};
-use crate::config::{BrokerConfig, Config};
+use crate::config::{BrokerConfig, Config, ForgeConfig, RegistryConfig};
 use crate::data_dir::DataDir;
 use crate::engine::docker::disk::inventory::HeldBytes;
 use crate::engine::docker::disk::{DiskGuard, DiskSettings};
@@ -155,22 +156,13 @@ impl Adapters {
     /// settings are good, or there would be no [`Config`].
     pub fn assemble(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
         let registry_name = config.registry.url.to_string();
-        let push_auth = config.registry.credentials.as_ref().map(|known| RegistryAuth {
-            host: config.registry.url.server_address().to_owned(),
-            username: known.username.clone(),
-            password: known.password.clone(),
-        });
         let engine = DockerSettings {
-            push_auth: push_auth.map(Arc::new),
+            push_auth: push_auth(&config.registry),
             push_journal: Some(data_dir.pushes()),
             ..config.engine.clone()
         };
         let engine = Arc::new(DockerEngine::connect(engine)?);
-        let registry = RegistrySettings {
-            credentials: config.registry.credentials.clone(),
-            ..RegistrySettings::new(config.registry.url.clone())
-        };
-        let registry = RegistryClient::new(registry).context("the registry's client")?;
+        let registry = registry_client(&config.registry).context("the registry's client")?;
         let disk = config.disk.clone();
         let disk = DiskSettings::new(disk.low, disk.high, disk.budget);
         let disk = DiskGuard::new(disk, data_dir.path(), engine.clone(), registry_name.clone());
@@ -179,14 +171,6 @@ impl Adapters {
             connector_manager_url: config.notify.connector_manager.clone(),
             keys: config.notify.keys.clone(),
             timeout: config.pipeline.notifier.timeout,
-        };
-        let forge = GitSettings {
-            github: GithubSettings {
-                url: config.forge.url.clone(),
-                api_url: config.forge.api_url.clone(),
-            },
-            limits: config.limits.clone(),
-            ..GitSettings::default()
         };
         let builds = StoreSettings {
             place: match &config.history.database {
@@ -201,7 +185,7 @@ impl Adapters {
         let planner = PlannerSettings::new(config.limits.clone(), secret);
         Ok(Self {
             registry_name,
-            forge: Arc::new(GitConnector::new(forge).context("the forge's client")?),
+            forge: Arc::new(forge_client(&config.forge, &config.limits)?),
             planner: Arc::new(SourcePlanner::new(planner)),
             engine,
             registry: Arc::new(registry),
@@ -273,6 +257,32 @@ fn worker_name(http: &str) -> String {
     format!("{}:{port}", host_name())
 }
 
+/// What the engine pushes with; `None` = nothing.
+fn push_auth(registry: &RegistryConfig) -> Option<Arc<RegistryAuth>> {
+    let known = registry.credentials.as_ref()?;
+    Some(Arc::new(RegistryAuth {
+        host: registry.url.server_address().to_owned(),
+        username: known.username.clone(),
+        password: known.password.clone(),
+    }))
+}
+
+fn registry_client(registry: &RegistryConfig) -> anyhow::Result<RegistryClient> {
+    RegistryClient::new(RegistrySettings {
+        credentials: registry.credentials.clone(),
+        ..RegistrySettings::new(registry.url.clone())
+    })
+}
+
+fn forge_client(forge: &ForgeConfig, limits: &Limits) -> anyhow::Result<GitConnector> {
+    let settings = GitSettings {
+        github: GithubSettings { url: forge.url.clone(), api_url: forge.api_url.clone() },
+        limits: limits.clone(),
+        ..GitSettings::default()
+    };
+    GitConnector::new(settings).context("the forge's client")
+}
+
 /// Looks at what the worker needs.
 struct Probes {
     forge: Arc<GitConnector>,
@@ -333,9 +343,11 @@ pub fn rabbitmq(config: &BrokerConfig, uri: Secret) -> RabbitSettings {
     RabbitSettings { dead_ttl: config.dead_ttl, ..settings }
 }
 
-/// What the embedded queue needs to know.
-pub fn embedded(config: &Config, data_dir: &DataDir) -> SqliteSettings {
-    SqliteSettings { dead_ttl: config.broker.dead_ttl, ..SqliteSettings::new(data_dir.queue()) }
+/// Opens the embedded queue in a directory that this process has.
+async fn open_embedded(config: &Config, data_dir: &DataDir) -> Result<SqliteBroker, StartError> {
+    let settings = SqliteSettings::new(data_dir.queue());
+    let settings = SqliteSettings { dead_ttl: config.broker.dead_ttl, ..settings };
+    SqliteBroker::open(settings).await.map_err(|error| StartError::new(Exit::Config, error))
 }
 
 /// The dead letters, for the commands. Where they are in the embedded queue no worker may be at work on it.
@@ -348,8 +360,7 @@ pub async fn dead_letters(config: &Config) -> Result<OpenDeadLetters, StartError
         return Ok(OpenDeadLetters { store: Box::new(store), _data_dir: None });
     }
     let data_dir = DataDir::open(&config.data_dir)?;
-    let opened = SqliteBroker::open(embedded(config, &data_dir)).await;
-    let store = opened.map_err(|error| StartError::new(Exit::Config, error))?;
+    let store = open_embedded(config, &data_dir).await?;
     Ok(OpenDeadLetters { store: Box::new(store), _data_dir: Some(data_dir) })
 }
 
@@ -396,8 +407,7 @@ async fn connect(config: &Config, data_dir: &DataDir) -> Result<Queueing, StartE
         tracing::info!(
             "broker: the embedded queue in DATA_DIR, since RABBITMQ_URI is not set; this worker alone has it"
         );
-        let opened = SqliteBroker::open(embedded(config, data_dir)).await;
-        return opened.map(Queueing::from).map_err(|error| StartError::new(Exit::Config, error));
+        return open_embedded(config, data_dir).await.map(Queueing::from);
     };
     tracing::info!("broker: RabbitMQ");
     let refused = |error: ConnectError| match &error {

@@ -82,10 +82,9 @@ pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
         let tools = Tools::assemble(config, arguments.no_cache)?;
         Ok((Run::new(arguments, &tools, wanted)?, tools))
     });
-    Ok(prepared.and_then(|(run, tools)| run.to_its_end(&tools)).unwrap_or_else(|error| {
-        eprintln!("image-builder: {error}");
-        error.exit
-    }))
+    Ok(prepared
+        .and_then(|(run, tools)| run.to_its_end(&tools))
+        .unwrap_or_else(|error| error.told()))
 }
 
 /// What is to be done.

@@ -63,10 +63,7 @@ pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
         }
         Ok(match wiring::dead_letters(&environment.config()?).await {
             Ok(letters) => dead_letters::run(command, &*letters.store).await,
-            Err(error) => {
-                eprintln!("image-builder: {error}");
-                error.exit
-            }
+            Err(error) => error.told(),
         })
     })
 }

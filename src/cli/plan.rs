@@ -61,10 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
         let place = temporary_folder()?;
         wait_for(watched(arguments, &wanted, &tools, &place))
     });
-    Ok(planned.unwrap_or_else(|error| {
-        eprintln!("image-builder: {error}");
-        error.exit
-    }))
+    Ok(planned.unwrap_or_else(|error| error.told()))
 }
 
 /// A plan with all that is shown of it.

@@ -152,10 +152,7 @@ async fn move_to(config: &Config, to: &str, json: bool) -> Exit {
     });
     let Moved { messages, dead_letters, cancellations, unreadable } = match moved.await {
         Ok(moved) => moved,
-        Err(error) => {
-            eprintln!("image-builder: {error}");
-            return error.exit;
-        }
+        Err(error) => return error.told(),
     };
     print(&match json {
         true => {

@@ -29,7 +29,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Run the worker.
 ///
 /// Settings come from the environment and from config/.env; `image-builder config --example` and
-/// docs/settings.md list them all.
+/// docs/settings.md list them all. None has to be set: without RABBITMQ_URI requests come over HTTP alone, and wait in
+/// a queue in DATA_DIR.
 ///
 /// The first SIGTERM or SIGINT drains: no new work is taken, what is in hand is finished until
 /// DRAIN_TIMEOUT, and the rest goes back to the queue. A second one leaves at once. SIGHUP counts as one
@@ -44,7 +45,8 @@ Exit codes:
   75  temporary failure: start it again
   78  bad settings, one line each
 
-Example:
+Examples:
+  image-builder serve
   RABBITMQ_URI=amqp://guest:guest@localhost:5672/%2f image-builder serve
 
 `image-builder config --example` lists the settings, and docs/settings.md explains them.")]

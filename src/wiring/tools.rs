@@ -1,21 +1,18 @@
 //! What a command needs that builds by itself: an engine, the planner and the forge, and no queue.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use anyhow::Context;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::Plan;
 
+use super::{forge_client, push_auth, registry_client};
 use crate::config::ToolConfig;
-use crate::engine::docker::{
-    ContextSize, DockerEngine, DockerSettings, RegistryAuth, context_size,
-};
+use crate::engine::docker::{ContextSize, DockerEngine, DockerSettings, context_size};
 use crate::exit::{Exit, StartError};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
-use crate::registry::{RegistryClient, RegistrySettings};
-use crate::source::{GitConnector, GitSettings, GithubSettings};
+use crate::registry::RegistryClient;
+use crate::source::GitConnector;
 
 /// The adapters of such a command.
 pub struct Tools {
@@ -31,12 +28,7 @@ impl Tools {
     ///
     /// The machine lacks what an adapter needs. The settings are good, or there would be no [`ToolConfig`].
     pub fn assemble(config: ToolConfig, no_cache: bool) -> Result<Self, StartError> {
-        let push_auth = config.registry.credentials.as_ref().map(|known| RegistryAuth {
-            host: config.registry.url.server_address().to_owned(),
-            username: known.username.clone(),
-            password: known.password.clone(),
-        });
-        let push_auth = push_auth.map(Arc::new);
+        let push_auth = push_auth(&config.registry);
         let engine = DockerSettings { push_auth, no_cache, ..config.engine.clone() };
         let engine =
             DockerEngine::connect(engine).map_err(|error| StartError::new(Exit::Config, error))?;
@@ -56,11 +48,7 @@ impl Tools {
     ///
     /// The machine's certificates cannot be read.
     pub fn registry(&self) -> anyhow::Result<RegistryClient> {
-        let registry = &self.config.registry;
-        RegistryClient::new(RegistrySettings {
-            credentials: registry.credentials.clone(),
-            ..RegistrySettings::new(registry.url.clone())
-        })
+        registry_client(&self.config.registry)
     }
 
     /// How much the engine would be sent for a plan.
@@ -79,13 +67,7 @@ impl Tools {
     ///
     /// They cannot be read.
     pub fn forge(&self) -> Result<GitConnector, StartError> {
-        let forge = &self.config.forge;
-        let settings = GitSettings {
-            github: GithubSettings { url: forge.url.clone(), api_url: forge.api_url.clone() },
-            limits: self.config.limits.clone(),
-            ..GitSettings::default()
-        };
-        let forge = GitConnector::new(settings).context("the forge's client");
+        let forge = forge_client(&self.config.forge, &self.config.limits);
         forge.map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))
     }
 }

@@ -62,6 +62,22 @@ pub enum Queue {
     Result,
 }
 
+impl Queue {
+    /// Whether a publish to it may be delayed for so long.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`]: it knows no delay.
+    pub fn check_delay(self, delay: Duration) -> Result<(), BrokerError> {
+        match self {
+            Queue::Build | Queue::Outcome => Ok(()),
+            Queue::Fail | Queue::Result if delay.is_zero() => Ok(()),
+            Queue::Fail | Queue::Result => {
+                Err(BrokerError::Refused(format!("{self:?} knows no delay")))
+            }
+        }
+    }
+}
+
 /// A message, as it is published.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::header::{HOST, LOCATION};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use image_builder_actors::model::identity::BuildIdentity;
@@ -223,9 +224,20 @@ pub(super) struct Whose {
     user: Option<String>,
 }
 
-impl Whose {
-    pub(super) fn user(self) -> Option<String> {
-        said(self.user)
+/// The build that a path and a query name.
+pub(super) struct OneBuild {
+    pub(super) id: String,
+    /// Whose it is, if that is said.
+    pub(super) user: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OneBuild {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(id) = Path::from_request_parts(parts, state).await?;
+        let Query(Whose { user }) = Query::from_request_parts(parts, state).await?;
+        Ok(Self { id, user: said(user) })
     }
 }
 
@@ -431,10 +443,8 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
-    id: Result<Path<String>, PathRejection>,
-    whose: Result<Query<Whose>, QueryRejection>,
+    OneBuild { id, user }: OneBuild,
 ) -> Result<Response, Problem> {
-    let (Path(id), user) = (id?, whose?.0.user());
     let found = api.find(&id, user.as_deref()).await?;
     Ok(json(StatusCode::OK, &Build::from(found)))
 }
@@ -456,10 +466,8 @@ pub(super) async fn show(
 )]
 pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
-    id: Result<Path<String>, PathRejection>,
-    whose: Result<Query<Whose>, QueryRejection>,
+    OneBuild { id, user }: OneBuild,
 ) -> Result<Response, Problem> {
-    let (Path(id), user) = (id?, whose?.0.user());
     let build = match (api.find(&id, user.as_deref()).await, user) {
         (Ok(found), _) if found.state.is_ended() => {
             let state = found.state.as_str();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use image_builder_actors::model::secret::Secret;
@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
-use super::builds::{Whose, address, requested, said};
+use super::builds::{OneBuild, Whose, address, requested, said};
 use super::problem::{self, Problem};
 use super::{Api, body, json};
 use crate::dead_letters::letter::{FaultName, Found, Letters, NotFound, Wanted};
@@ -232,10 +232,8 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
-    id: Result<Path<String>, PathRejection>,
-    whose: Result<Query<Whose>, QueryRejection>,
+    OneBuild { id, user }: OneBuild,
 ) -> Result<Response, Problem> {
-    let (Path(id), user) = (id?, whose?.0.user());
     let mut reading = api.read_letters().await?;
     let found = find(&mut *reading, &id, user).await?;
     reading.close().await?;
@@ -258,10 +256,8 @@ pub(super) async fn show(
 )]
 pub(super) async fn drop(
     State(api): State<Arc<Api>>,
-    id: Result<Path<String>, PathRejection>,
-    whose: Result<Query<Whose>, QueryRejection>,
+    OneBuild { id, user }: OneBuild,
 ) -> Result<Response, Problem> {
-    let (Path(id), user) = (id?, whose?.0.user());
     let mut reading = api.read_letters().await?;
     let found = find(&mut *reading, &id, user).await?;
     if let Ok(letters) = &found {
@@ -289,12 +285,10 @@ pub(super) async fn drop(
 )]
 pub(super) async fn redrive(
     State(api): State<Arc<Api>>,
-    id: Result<Path<String>, PathRejection>,
-    whose: Result<Query<Whose>, QueryRejection>,
+    OneBuild { id, user }: OneBuild,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (Path(id), user) = (id?, whose?.0.user());
     let rules = &api.backend.rules;
     let given = match body::read_if_any(&headers, body, rules.limits.request_bytes).await? {
         Some(body) => serde_json::from_slice::<Option<Redrive>>(&body).map_err(|error| {

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Query, State};
 use axum::http::header::{
     ACCEPT, ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE, VARY,
 };
@@ -16,7 +16,7 @@ use image_builder_actors::model::identity::BuildIdentity;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::builds::said;
+use super::builds::{OneBuild, Whose};
 use super::events::{self, EVENT_STREAM};
 use super::problem::{self, Problem};
 use super::{Api, PART, Reader};
@@ -26,8 +26,6 @@ use crate::api::server::Connection;
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Part {
-    /// The user whose build it is: to be said where several users chose one id.
-    user: Option<String>,
     /// Where to begin, in bytes.
     #[param(minimum = 0)]
     offset: Option<i64>,
@@ -43,6 +41,7 @@ pub(super) struct Part {
     get, path = "/v1/builds/{id}/log", tag = "builds", operation_id = "readLog",
     params(
         ("id" = String, Path, description = "The build's id"),
+        Whose,
         Part,
         ("Range" = Option<String>, Header, description = "One range of bytes"),
         ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event that came"),
@@ -63,14 +62,14 @@ pub(super) struct Part {
 pub(super) async fn log(
     State(api): State<Arc<Api>>,
     Extension(connection): Extension<Connection>,
-    id: Result<Path<String>, PathRejection>,
+    OneBuild { id, user }: OneBuild,
     part: Result<Query<Part>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let (Path(id), Query(Part { user, offset })) = (id?, part?);
+    let Query(Part { offset }) = part?;
     let offset = offset.map(u64::try_from).transpose();
     let offset = offset.map_err(|_| Problem::bad_request("`offset` is 0 or more."))?;
-    let found = api.find(&id, said(user).as_deref()).await?;
+    let found = api.find(&id, user.as_deref()).await?;
     let reader = api.reader(&connection)?;
     let (build, total) = (found.requested.build, found.log_bytes);
     if wants_events(&headers) {

@@ -261,10 +261,10 @@ impl Broker for RabbitMq {
         delay: Duration,
     ) -> Result<(), BrokerError> {
         message.check()?;
+        queue.check_delay(delay)?;
         match self.declarer.topology().routing_key(queue, delay) {
             Some(key) => self.publisher.publish(&key, message).await,
-            None if delay.is_zero() => Ok(()),
-            None => Err(BrokerError::Refused(format!("{queue:?} knows no delay"))),
+            None => Ok(()),
         }
     }
 

@@ -231,9 +231,7 @@ impl Broker for SqliteBroker {
         message: Message,
         delay: Duration,
     ) -> Result<(), BrokerError> {
-        if !delay.is_zero() && !matches!(queue, Queue::Build | Queue::Outcome) {
-            return Err(BrokerError::Refused(format!("{queue:?} knows no delay")));
-        }
+        queue.check_delay(delay)?;
         if queue == Queue::Result && !self.has_result_queue {
             return message.check();
         }

@@ -28,8 +28,9 @@ macro_rules! help {
 ///
 /// A copy of each is kept in DEAD_QUEUE for DEAD_QUEUE_TTL, with what happened at each attempt and without
 /// any credential. These commands ask the service at IMAGE_BUILDER_URL, else the one at HTTP_ADDR on this
-/// machine, with API_TOKEN where that is set. Where none is set and none answers there, they go straight to the broker,
-/// and need RABBITMQ_URI and the queues' names, from the environment or config/.env like the worker's own settings.
+/// machine, with API_TOKEN where that is set. Where none is set and none answers there, they go straight to the broker:
+/// to RABBITMQ_URI and the queues' names, from the environment or config/.env like the worker's own settings, or to the
+/// embedded queue in DATA_DIR.
 /// Only one of them is at work at a time; a second one waits for some seconds. A command that is killed loses
 /// nothing.
 #[derive(Debug, Subcommand)]

@@ -130,10 +130,7 @@ pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
         // There is nothing to look at by them.
         Err(_) => Ok(told(arguments, settings)),
     };
-    Ok(looked.unwrap_or_else(|error| {
-        eprintln!("image-builder: {error}");
-        error.exit
-    }))
+    Ok(looked.unwrap_or_else(|error| error.told()))
 }
 
 struct Doctor<'a> {

@@ -253,9 +253,7 @@ impl Broker for FakeBroker {
         delay: Duration,
     ) -> Result<(), BrokerError> {
         message.check()?;
-        if !delay.is_zero() && !matches!(queue, Queue::Build | Queue::Outcome) {
-            return Err(BrokerError::Refused(format!("{queue:?} knows no delay")));
-        }
+        queue.check_delay(delay)?;
         let script = self.publishes(queue);
         script.play().await?;
         self.change(|node| {
