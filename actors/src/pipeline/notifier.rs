@@ -107,7 +107,7 @@ impl Notifier {
             return self.leave_unread(lease, Some(claim), slot).await;
         };
         tracing::Span::current().record("application_id", application(&notification));
-        self.ended(&notification);
+        self.ended(&notification).await;
         if let Some(wait) = remaining(lease.envelope()) {
             slot.done();
             let delay = self.policy.delay(1, Some(wait));
@@ -117,12 +117,13 @@ impl Notifier {
         self.notify(lease, &notification, claim, slot).await;
     }
 
-    /// The build has ended so: no other outcome of it is sent.
-    fn ended(&self, notification: &Notification) {
+    /// The build has ended so: no other outcome of it is sent. That is stored before anybody is notified, since
+    /// nobody says it again once the outcome has left its queue.
+    async fn ended(&self, notification: &Notification) {
         let head = serde_json::from_slice::<NotificationHead<'_>>(&notification.body);
         if let (Ok(head), Some(build)) = (head, notified_build(&notification.body)) {
             let change = Change::Ended { kind: head.kind, data: head.data.get().to_owned() };
-            self.settlement.observer.history.tell(&build, change);
+            self.settlement.observer.history.tell_and_wait(&build, change).await;
         }
     }
 

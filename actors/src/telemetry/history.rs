@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::model::build_log::{BuildEvent, BuildLogListener};
 use crate::model::fault::StageName;
@@ -38,6 +39,8 @@ const MOST_BUILDS: usize = 20_000;
 const MOST_CHANGES: usize = 400;
 /// What is written at once: whoever makes a request known waits for no more than that.
 const BATCH: usize = 100;
+/// Longest that somebody waits until the end of a build is stored.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Told of what happens to builds. Clones are the same; the default one keeps nothing.
 #[derive(Clone, Default)]
@@ -50,6 +53,10 @@ struct Shared {
     /// How many changes were told of, and of how many it is decided: they are stored, or lost.
     told: watch::Sender<u64>,
     settled: watch::Sender<u64>,
+    /// Somebody waits for what was told: the next write does not.
+    hurry: Notify,
+    /// The last write failed, and nothing was written since.
+    failing: AtomicBool,
 }
 
 impl fmt::Debug for Recorder {
@@ -66,6 +73,8 @@ impl Recorder {
             waiting: Mutex::default(),
             told: watch::Sender::new(0),
             settled: watch::Sender::new(0),
+            hurry: Notify::new(),
+            failing: AtomicBool::new(false),
         });
         tokio::spawn(write(store, Arc::downgrade(&shared), shared.told.subscribe()));
         Self(Some(shared))
@@ -74,9 +83,19 @@ impl Recorder {
     /// Something happened to a build, now.
     pub fn tell(&self, build: &BuildIdentity, change: Change) {
         if let Some(shared) = &self.0 {
-            let at = OffsetDateTime::now_utc();
-            shared.lock().add(Recorded { build: build.clone(), at, change });
-            shared.told.send_modify(|told| *told += 1);
+            shared.tell(build, change, None);
+        }
+    }
+
+    /// Something happened to a build that nobody will say again. Returns once it is stored, so that it holds
+    /// whatever becomes of this process; or after a while, where the store does not answer.
+    pub async fn tell_and_wait(&self, build: &BuildIdentity, change: Change) {
+        let Some(shared) = &self.0 else { return };
+        let (stored, is_stored) = oneshot::channel();
+        shared.tell(build, change, Some(stored));
+        shared.hurry.notify_one();
+        if !shared.failing.load(Ordering::Relaxed) {
+            let _ = tokio::time::timeout(LONGEST_WAIT, is_stored).await;
         }
     }
 
@@ -123,6 +142,12 @@ impl Recorder {
 }
 
 impl Shared {
+    fn tell(&self, build: &BuildIdentity, change: Change, stored: Option<oneshot::Sender<()>>) {
+        let at = OffsetDateTime::now_utc();
+        self.lock().add(Recorded { build: build.clone(), at, change }, stored);
+        self.told.send_modify(|told| *told += 1);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,6 +179,8 @@ impl BuildLogListener for LogOf {
 #[derive(Default)]
 struct Waiting {
     builds: HashMap<BuildIdentity, VecDeque<Entry>>,
+    /// The builds among them that somebody waits for.
+    awaited: Vec<BuildIdentity>,
     /// The lines among it, oldest first, by the number of their entry.
     lines: BTreeMap<u64, BuildIdentity>,
     /// How many bytes they have.
@@ -167,10 +194,20 @@ struct Entry {
     recorded: Recorded,
     /// Lines that were here and are lost: the change says so.
     lost: u64,
+    /// Who waits until it is stored.
+    stored: Option<oneshot::Sender<()>>,
+}
+
+/// What is written together.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Recorded>,
+    /// Those who wait for it.
+    awaited: Vec<oneshot::Sender<()>>,
 }
 
 impl Waiting {
-    fn add(&mut self, recorded: Recorded) {
+    fn add(&mut self, recorded: Recorded, stored: Option<oneshot::Sender<()>>) {
         if self.builds.len() >= MOST_BUILDS && !self.builds.contains_key(&recorded.build) {
             return;
         }
@@ -188,7 +225,7 @@ impl Waiting {
                 before.push_str(text);
             } else {
                 self.lines.insert(self.next, build);
-                entries.push_back(Entry { number: self.next, recorded, lost: 0 });
+                entries.push_back(Entry { number: self.next, recorded, lost: 0, stored });
                 self.next += 1;
             }
             while self.bytes > MOST_OUTPUT {
@@ -196,7 +233,10 @@ impl Waiting {
             }
             return;
         }
-        entries.push_back(Entry { number: self.next, recorded, lost: 0 });
+        if stored.is_some() {
+            self.awaited.push(build);
+        }
+        entries.push_back(Entry { number: self.next, recorded, lost: 0, stored });
         self.next += 1;
         let passing = |entry: &Entry| {
             let change = &entry.recorded.change;
@@ -230,12 +270,16 @@ impl Waiting {
             Change::Output(format!("… {lost} lines lost: the history could not be written\n"));
     }
 
-    /// Takes what is to be written next: of each build in its order, and not more than so much of all.
-    fn take(&mut self) -> Vec<Recorded> {
-        let mut batch = Vec::new();
-        let (mut bytes, mut whole) = (0, Vec::new());
-        for (build, entries) in &mut self.builds {
-            while batch.len() < BATCH && bytes < MOST_OUTPUT / 8 {
+    /// Takes what is to be written next: of each build in its order, those first that somebody waits for, and not
+    /// more than so much of all.
+    fn take(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        let awaited = std::mem::take(&mut self.awaited);
+        let others: Vec<_> = self.builds.keys().take(BATCH).cloned().collect();
+        for build in awaited.into_iter().chain(others) {
+            let Some(entries) = self.builds.get_mut(&build) else { continue };
+            while batch.changes.len() < BATCH && bytes < MOST_OUTPUT / 8 {
                 let Some(entry) = entries.pop_front() else { break };
                 if let Change::Output(text) = &entry.recorded.change {
                     bytes += text.len();
@@ -243,15 +287,14 @@ impl Waiting {
                         self.bytes -= text.len();
                     }
                 }
-                batch.push(entry.recorded);
+                batch.changes.push(entry.recorded);
+                batch.awaited.extend(entry.stored);
             }
-            if !entries.is_empty() {
-                break;
+            if entries.is_empty() {
+                self.builds.remove(&build);
+            } else if entries.iter().any(|entry| entry.stored.is_some()) {
+                self.awaited.push(build);
             }
-            whole.push(build.clone());
-        }
-        for build in whole {
-            self.builds.remove(&build);
         }
         batch
     }
@@ -266,27 +309,31 @@ async fn write(store: Arc<dyn BuildStore>, shared: Weak<Shared>, mut told: watch
             // Before it is taken: what is told of from here on may be missing in the batch.
             let number = *told.borrow_and_update();
             let batch = strong.lock().take();
-            drop(strong);
-            if !batch.is_empty() {
-                put(&*store, &batch).await;
+            if !batch.changes.is_empty() {
+                put(&*store, &batch.changes, &strong.failing).await;
             }
-            let Some(strong) = shared.upgrade() else { return };
+            for awaited in batch.awaited {
+                let _ = awaited.send(());
+            }
             if strong.lock().builds.is_empty() {
                 strong.settled.send_replace(number);
                 break;
             }
         }
-        tokio::time::sleep(PAUSE.saturating_sub(written.elapsed())).await;
+        let Some(strong) = shared.upgrade() else { return };
+        let pause = PAUSE.saturating_sub(written.elapsed());
+        let _ = tokio::time::timeout(pause, strong.hurry.notified()).await;
     }
 }
 
 /// Writes a batch, however long that takes: the same one, so that the store knows it again.
-async fn put(store: &dyn BuildStore, batch: &[Recorded]) {
+async fn put(store: &dyn BuildStore, batch: &[Recorded], failing: &AtomicBool) {
     let mut pause = FIRST_PAUSE;
     let mut since: Option<Instant> = None;
     loop {
         match store.record(batch).await {
             Ok(()) => {
+                failing.store(false, Ordering::Relaxed);
                 if let Some(since) = since {
                     let seconds = since.elapsed().as_secs();
                     tracing::info!(seconds, "the history is written again");
@@ -305,6 +352,7 @@ async fn put(store: &dyn BuildStore, batch: &[Recorded]) {
                 if since.is_none() {
                     tracing::warn!(%error, "the history cannot be written: builds go on");
                     since = Some(Instant::now());
+                    failing.store(true, Ordering::Relaxed);
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

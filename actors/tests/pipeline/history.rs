@@ -6,7 +6,7 @@ use std::time::Duration;
 use image_builder_actors::model::build_log::BuildEvent;
 use image_builder_actors::model::fault::{Reason, StageName};
 use image_builder_actors::model::identity::BuildIdentity;
-use image_builder_actors::model::notification::Subject;
+use image_builder_actors::model::notification::{NotificationType, Subject};
 use image_builder_actors::ports::build_store::{BuildState, BuildStore, Change, StoredBuild};
 use image_builder_actors::telemetry::history::Recorder;
 use image_builder_actors::testing::build_store::FakeBuildStore;
@@ -35,7 +35,9 @@ fn a_build_is_known_from_its_request_to_its_outcome() {
         world.engine.release();
         let (_, body) = world.notified_once().await;
 
-        let ready = in_state(&world, "b1", BuildState::Ready).await;
+        // Whoever was notified can ask: it is known already.
+        let ready = world.builds.build("b1").expect("known");
+        assert_eq!(ready.state, BuildState::Ready);
         assert_eq!(ready.commit.as_deref(), body["data"]["commit"].as_str());
         let outcome: serde_json::Value =
             serde_json::from_str(&ready.outcome.expect("an outcome")).expect("JSON");
@@ -167,4 +169,30 @@ async fn a_store_that_is_away_does_not_hold_up_the_end_for_longer_than_it_may() 
     let begun = std::time::Instant::now();
     recorder.flush(Duration::from_millis(100)).await;
     assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn the_end_of_a_build_is_waited_for_but_not_on_a_store_that_is_away() {
+    let store = FakeBuildStore::default();
+    let recorder = Recorder::start(Arc::new(store.clone()), "worker");
+    let build = |number: usize| BuildIdentity::new(Some("ann"), &format!("b{number}"));
+    let ended = || Change::Ended { kind: NotificationType::BuildFailed, data: "{}".to_owned() };
+    // More than are written at once, and what is waited for comes last.
+    for number in 0..2_000 {
+        recorder.requested(&subject(&build(number)), b"{}", OffsetDateTime::now_utc());
+    }
+    recorder.tell_and_wait(&build(1_999), ended()).await;
+    assert_eq!(store.build("b1999").map(|build| build.state), Some(BuildState::Failed));
+
+    store.set_away(true);
+    recorder.tell_and_wait(&build(0), ended()).await;
+    // The first one has waited, to no avail; the others know.
+    let begun = std::time::Instant::now();
+    for number in 1..100 {
+        recorder.tell_and_wait(&build(number), ended()).await;
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    store.set_away(false);
+    recorder.flush(PATIENCE).await;
+    assert_eq!(store.build("b99").map(|build| build.state), Some(BuildState::Failed));
 }
