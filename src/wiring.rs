@@ -14,7 +14,7 @@ use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
 use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
-use image_builder_actors::ports::build_store::BuildStore;
+use image_builder_actors::ports::build_store::{BuildStore, StoreError};
 use image_builder_actors::ports::{Broker, DeadLetterStore, DeadLetters, OutcomeLedger, Probe};
 use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
@@ -33,7 +33,7 @@ use crate::broker::rabbitmq::queues::{Queues, QueuesError};
 use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings, host_name};
 use crate::broker::sqlite::moving::{Moved, move_all};
 use crate::broker::sqlite::{SqliteBroker, SqliteSettings};
-use crate::config::{BrokerConfig, Config, ForgeConfig, RegistryConfig};
+use crate::config::{BrokerConfig, Config, ForgeConfig, HistoryConfig, RegistryConfig};
 use crate::data_dir::DataDir;
 use crate::engine::docker::disk::inventory::HeldBytes;
 use crate::engine::docker::disk::{DiskGuard, DiskSettings};
@@ -44,7 +44,7 @@ use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::{RegistryClient, RegistrySettings};
 use crate::source::{GitConnector, GitSettings, GithubSettings};
 use crate::store;
-use crate::store::{Place, StoreSettings};
+use crate::store::{Place, Store, StoreSettings};
 
 /// What `/readyz` tells of.
 const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
@@ -147,6 +147,16 @@ pub struct Adapters {
     builds: Arc<dyn BuildStore>,
 }
 
+/// The build store at this place.
+///
+/// # Errors
+///
+/// As of [`store::open`].
+pub fn build_store(config: &Config, place: Place) -> Result<Store, StoreError> {
+    let HistoryConfig { ttl, budget, .. } = config.history;
+    store::open(StoreSettings { place, ttl, budget: budget.0 })
+}
+
 impl Adapters {
     /// Opens no connection: what is not there yet is found missing when it is needed.
     ///
@@ -172,15 +182,11 @@ impl Adapters {
             keys: config.notify.keys.clone(),
             timeout: config.pipeline.notifier.timeout,
         };
-        let builds = StoreSettings {
-            place: match &config.history.database {
-                Some(url) => Place::Postgres(url.clone()),
-                None => Place::File(data_dir.history()),
-            },
-            ttl: config.history.ttl,
-            budget: config.history.budget.0,
+        let place = match &config.history.database {
+            Some(url) => Place::Postgres(url.clone()),
+            None => Place::File(data_dir.history()),
         };
-        let builds = store::open(builds).context("DATABASE_URL")?;
+        let builds = build_store(config, place).context("DATABASE_URL")?;
         let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
         let planner = PlannerSettings::new(config.limits.clone(), secret);
         Ok(Self {

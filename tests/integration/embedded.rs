@@ -1,14 +1,15 @@
 //! A worker with no RabbitMQ: its queue is a file of its own, and it is asked over HTTP.
 
+use std::collections::BTreeSet;
+
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
-use crate::support::free_port;
 use crate::support::marked::Marked;
 use crate::support::turnstile::Steps;
-use crate::support::until;
 use crate::support::worker::{Ended, Settings, Worker, run, run_with_input};
 use crate::support::world::{World, held_repository};
+use crate::support::{free_port, runtime, until};
 
 /// What worker and commands are told: no broker, one directory and one address for all processes after each
 /// other.
@@ -121,4 +122,40 @@ fn the_queue_is_moved_to_rabbitmq_and_goes_on_there() {
     world.publish_raw(b"nonsense", BasicProperties::default());
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (3, 1));
+}
+
+#[test]
+fn no_kill_takes_the_end_of_a_build_from_the_history() {
+    const BUILDS: usize = 120;
+    let world = World::new();
+    let settings = embedded(&world);
+    let mut worker = Worker::start(&settings);
+    worker.wait_for_line("the embedded queue in DATA_DIR");
+    let url = format!("http://{}/v1/builds", settings["HTTP_ADDR"]);
+    let client = runtime().block_on(async { reqwest::Client::new() });
+    for number in 0..BUILDS {
+        let request = json!({
+            "uuid": format!("{}-{number}", world.user),
+            "userID": world.user,
+            "repo": "nobody/missing",
+        });
+        let sent = async { client.post(&url).json(&request).send().await };
+        let status = runtime().block_on(sent).expect("the worker answers").status();
+        assert_eq!(status, 202);
+    }
+    // Whoever is notified at this moment is known to have ended a moment later, or never.
+    for told in [5, 25, 50, 80] {
+        until("some are told", || (world.managers.all().len() >= told).then_some(()));
+        worker.kill();
+        worker.wait();
+        worker = Worker::start(&settings);
+        worker.wait_for_line("the embedded queue in DATA_DIR");
+    }
+    let told =
+        || world.managers.all().iter().map(|told| told.webhook_id.clone()).collect::<BTreeSet<_>>();
+    until("all are told", || (told().len() == BUILDS).then_some(()));
+    let (status, failed) = worker.get(&format!("/v1/builds?state=failed&limit={BUILDS}"));
+    let failed: Value = serde_json::from_str(&failed).expect("JSON");
+    assert_eq!((status, failed["builds"].as_array().map(Vec::len)), (200, Some(BUILDS)));
+    worker.stop();
 }

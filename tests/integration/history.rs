@@ -98,6 +98,11 @@ fn without_a_database_the_history_is_a_file_that_has_all_once_the_worker_has_end
         log.lines().filter(|line| *line == words).count() >= 2,
         "both attempts are there: {log}"
     );
+    assert_eq!(
+        log.lines().filter(|line| line.starts_with("-- failed in the builder: ")).count(),
+        2,
+        "and told apart: {log}"
+    );
 }
 
 #[test]

@@ -35,8 +35,8 @@ fn where_all_is_well_it_says_so() {
     let found = findings(&ended.stdout);
     assert_eq!(ended.code, 0, "{found:#?}");
     for check in [
-        "settings", "data", "disk", "clock", "engine", "registry", "broker", "forge", "push",
-        "build", "step dns",
+        "settings", "data", "disk", "clock", "engine", "registry", "broker", "history", "forge",
+        "push", "build", "step dns",
     ] {
         let good = format!("{check} ok");
         assert!(found.iter().any(|(what, _)| *what == good), "{check}: {found:#?}");
@@ -51,6 +51,7 @@ fn what_is_missing_is_said_with_its_remedy() {
         ("DOCKER_HOST", "unix:///nowhere/docker.sock"),
         ("REGISTRY_URL", "127.0.0.1:1"),
         ("RABBITMQ_URI", "amqp://guest:pa55word@127.0.0.1:1/%2f"),
+        ("DATABASE_URL", "postgres://builder:pa55word@127.0.0.1:1/builds"),
         ("GITHUB_URL", "http://127.0.0.1:1"),
         ("GITHUB_API_URL", "http://127.0.0.1:1"),
         ("CONTAINER_MANAGER_URL", "http://127.0.0.1:1/ready"),
@@ -68,6 +69,7 @@ fn what_is_missing_is_said_with_its_remedy() {
         ("FAIL  engine ", "Start Docker, or set DOCKER_HOST"),
         ("FAIL  registry ", "Start the registry, or set REGISTRY_URL"),
         ("FAIL  broker ", "check RABBITMQ_URI"),
+        ("FAIL  history ", "check DATABASE_URL"),
         ("FAIL  forge ", "GITHUB_URL"),
         ("FAIL  manager ", "correct CONTAINER_MANAGER_URL"),
         ("SKIP  clock ", "neither"),

@@ -198,7 +198,7 @@ impl Settlement {
     /// Records how the last try ended.
     fn failed_try(&self, build: &BuildIdentity, history: &History) {
         if let Some(last) = history.attempts.last() {
-            self.observer.history.tell(build, Change::Failed(last.clone()));
+            self.observer.history.failed(build, last);
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::model::build_log::{BuildEvent, BuildLogListener};
 use crate::model::fault::StageName;
+use crate::model::history::Attempt;
 use crate::model::identity::BuildIdentity;
 use crate::model::notification::Subject;
 use crate::ports::build_store::{BuildStore, Change, Recorded, RequestedBuild, StoreError};
@@ -122,6 +123,14 @@ impl Recorder {
             let worker = shared.worker.clone();
             self.tell(build, Change::Stage { attempt, stage, worker });
         }
+    }
+
+    /// An attempt ended so. The log says it as well: what comes after it is of another attempt.
+    pub fn failed(&self, build: &BuildIdentity, attempt: &Attempt) {
+        let Attempt { stage, message, .. } = attempt;
+        let line = format!("-- failed in the {}: {message}\n", stage.as_str());
+        self.tell(build, Change::Output(line));
+        self.tell(build, Change::Failed(attempt.clone()));
     }
 
     /// Records what a build has to say.

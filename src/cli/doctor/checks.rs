@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use image_builder_actors::model::fault::Fault;
+use image_builder_actors::ports::build_store::BuildStore;
 use reqwest::header::{DATE, HeaderMap};
 use reqwest::{Client, Response, Url};
 
@@ -19,6 +20,7 @@ use crate::engine::docker::disk::size::Size;
 use crate::engine::docker::disk::space::{Place, Room};
 use crate::net::address::without_credentials;
 use crate::net::http::{USER_AGENT, causes};
+use crate::store;
 use crate::wiring;
 use crate::wiring::tools::Tools;
 
@@ -233,6 +235,26 @@ async fn embedded_queue(file: &Path) -> Finding {
             Finding::fail(name, error.to_string(), remedy)
         }
     }
+}
+
+/// Whether the history of builds can be read and written, where it is in a database of somebody else's.
+pub(super) async fn history(whole: Option<Config>) -> Vec<Finding> {
+    let name = "history";
+    let Some(config) = whole else {
+        return vec![Finding::skip(name, "the settings are not good")];
+    };
+    let Some(url) = config.history.database.clone() else {
+        return vec![Finding::ok(name, "in a file below DATA_DIR")];
+    };
+    let looked = async { wiring::build_store(&config, store::Place::Postgres(url))?.look().await };
+    vec![match looked.await {
+        Ok(()) => Finding::ok(name, "PostgreSQL answers, and can be written"),
+        Err(error) => {
+            let remedy = "Start it, and check DATABASE_URL and the rights of its user: builds go on \
+                          without, but nobody can look them up";
+            Finding::fail(name, error.to_string(), remedy)
+        }
+    }]
 }
 
 /// Whether the forge answers, and what it still lets a token ask.

@@ -28,7 +28,7 @@ const BUILD_PATIENCE: Duration = Duration::from_secs(90);
 /// Look at all that the worker needs, and say what to mend.
 ///
 /// Looked at are the settings, DATA_DIR, the disks, the clock, the engine, the registry (a few bytes are pushed
-/// to image-builder/doctor), the broker, the forge and the managers, and what a step of a build sees of the
+/// to image-builder/doctor), the broker, the history, the forge and the managers, and what a step of a build sees of the
 /// network, by a tiny build of an image that the engine has. Nothing is sent to a manager.
 ///
 /// Each line begins with OK, WARN, FAIL or SKIP, and says what to do where something is to be done.
@@ -161,6 +161,7 @@ impl Doctor<'_> {
         add("engine", PATIENCE, Box::pin(checks::engine(tools.clone())));
         add("registry", PATIENCE, Box::pin(checks::registry(tools.clone())));
         add("broker", PATIENCE, Box::pin(checks::broker(self.whole.clone())));
+        add("history", PATIENCE, Box::pin(checks::history(self.whole.clone())));
         add("forge", PATIENCE, Box::pin(checks::forge(config.tools.forge.clone())));
         add("managers", PATIENCE, Box::pin(checks::managers(config.notify.clone())));
         let image = self.arguments.image.clone();
