@@ -4,6 +4,7 @@ mod docker;
 mod proxy;
 mod pruning;
 mod pushing;
+mod secrets;
 pub(crate) mod world;
 
 mod conformance {

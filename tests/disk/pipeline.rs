@@ -57,6 +57,16 @@ impl ImageBuilder for PushesInMemory {
         self.builder.claim().await
     }
 
+    async fn search(
+        &self,
+        image: &BuiltImage,
+        wanted: &Tripwire,
+        files: bool,
+        progress: &BuildLog,
+    ) -> Result<Option<Exposed>, Fault> {
+        self.builder.search(image, wanted, files, progress).await
+    }
+
     async fn push(
         &self,
         image: &BuiltImage,

@@ -24,7 +24,7 @@ use crate::model::image::{
 };
 use crate::model::reference::ImageReference;
 use crate::model::request::{BuildRequest, BuilderKind};
-use crate::ports::{FetchedSource, ImageBuilder, Plan, RefusedTag, Registry};
+use crate::ports::{Exposed, FetchedSource, ImageBuilder, Plan, RefusedTag, Registry};
 
 /// The images of requests, wherever they are. Cheap to clone.
 #[derive(Clone)]
@@ -107,6 +107,7 @@ impl Images {
         }
         let image = match location {
             ImageLocation::OnEngine(built) => {
+                self.refuse_exposed(request, &built, progress).await?;
                 progress.note(format!("pushing {reference}"));
                 self.push(&built, &reference, &tags, progress).await?
             }
@@ -117,6 +118,32 @@ impl Images {
             }
         };
         Ok(Ready { image, reference, commit, builder, reused })
+    }
+
+    /// Ends a build whose image shows a secret of its request. The forge's token never gets to a build, so
+    /// it can only stand where the request itself put it: in no file, but perhaps in a variable.
+    async fn refuse_exposed(
+        &self,
+        request: &BuildRequest,
+        built: &BuiltImage,
+        progress: &BuildLog,
+    ) -> Result<(), Fault> {
+        let (wanted, files) = (request.tripwire(), !request.plan.secrets.is_empty());
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        match self.engine.search(built, &wanted, files, progress).await? {
+            None => Ok(()),
+            Some(Exposed { secret, place }) => {
+                let message = format!(
+                    "The image was not pushed, since it holds {secret} in {place}. Whoever may pull it could \
+                     read that, even where a later step removes it. Mount a secret in the steps that need it, \
+                     and neither copy it nor give its value to a variable or build argument; replace it if \
+                     others may have seen it.",
+                );
+                Err(Fault::new(StageName::Pusher, Reason::SecretInImage, message))
+            }
+        }
     }
 
     /// Pushes once, and has the registry put the further tags on what it got: that sends a few hundred

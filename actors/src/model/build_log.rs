@@ -1,12 +1,15 @@
 //! A build's progress as a stream of typed events, cleaned once and heard by whoever listens.
 
+mod held;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::model::fault::StageName;
-use crate::model::secret::Redactor;
+use crate::model::secret::{Redactor, without_escapes};
+use held::HeldLines;
 
 /// Something that a stage has to say about a job in hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +63,7 @@ pub struct BuildLog {
     /// Build id, application, stage and attempt.
     span: tracing::Span,
     redactor: Redactor,
+    held: Arc<Mutex<HeldLines>>,
     tail: Arc<Tail>,
     listeners: Vec<Arc<dyn BuildLogListener>>,
 }
@@ -84,7 +88,8 @@ impl BuildLog {
         let span = span(build_id, StageName::Listener.as_str(), 1);
         let tail = Arc::<Tail>::default();
         let listeners: Vec<Arc<dyn BuildLogListener>> = vec![Arc::new(LogLines), tail.clone()];
-        Self { build_id: build_id.into(), application_id: None, span, redactor, tail, listeners }
+        let (build_id, held) = (build_id.into(), Arc::default());
+        Self { build_id, application_id: None, span, redactor, held, tail, listeners }
     }
 
     /// The same job, of this application.
@@ -102,6 +107,7 @@ impl BuildLog {
 
     /// The same job, in this stage and at this try (from 1).
     pub fn enter(&mut self, stage: StageName, attempt: u32) {
+        self.release_all();
         self.span = span(&self.build_id, stage.as_str(), attempt);
         self.span.record("application_id", self.application_id.as_deref());
     }
@@ -113,15 +119,50 @@ impl BuildLog {
 
     /// Passes an event on to every listener, cleaned.
     pub fn tell(&self, event: BuildEvent) {
-        self.pass_on(event, |listener, event| listener.hear(event));
+        self.hold_or_pass_on(None, event);
     }
 
     /// Passes an event of a step on to every listener, cleaned.
     pub fn tell_of_step(&self, step: StepRef, event: BuildEvent) {
-        self.pass_on(event, |listener, event| listener.hear_of_step(step, event));
+        self.hold_or_pass_on(Some(step), event);
     }
 
-    fn pass_on(&self, event: BuildEvent, to: impl Fn(&dyn BuildLogListener, &BuildEvent)) {
+    /// A line that may hold a secret's beginning waits for those that complete it.
+    fn hold_or_pass_on(&self, step: Option<StepRef>, event: BuildEvent) {
+        match event {
+            BuildEvent::Output(line) => {
+                let lines = self.held().add(&self.redactor, step, line.trim_end());
+                self.pass_on_lines(step, lines);
+            }
+            BuildEvent::StepFinished { .. } => {
+                let lines = self.held().take(step);
+                self.pass_on_lines(step, lines);
+                self.pass_on(step, event);
+            }
+            event => self.pass_on(step, event),
+        }
+    }
+
+    /// Passes on what is held back: nothing will complete it.
+    fn release_all(&self) {
+        let held = std::mem::take(&mut *self.held());
+        for (step, lines) in held.into_lines() {
+            self.pass_on_lines(step, Some(lines));
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HeldLines> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pass_on_lines(&self, step: Option<StepRef>, lines: Option<String>) {
+        let Some(lines) = lines else { return };
+        for line in self.redactor.redact(&lines).split('\n') {
+            self.pass_on(step, BuildEvent::Output(line.to_owned()));
+        }
+    }
+
+    fn pass_on(&self, step: Option<StepRef>, event: BuildEvent) {
         let event = match event {
             BuildEvent::Note(text) => BuildEvent::Note(self.clean(&text)),
             BuildEvent::StepStarted { name } => BuildEvent::StepStarted { name: self.clean(&name) },
@@ -132,7 +173,10 @@ impl BuildLog {
         };
         let _inside = self.span.enter();
         for listener in &self.listeners {
-            to(listener.as_ref(), &event);
+            match step {
+                Some(step) => listener.hear_of_step(step, &event),
+                None => listener.hear(&event),
+            }
         }
     }
 
@@ -142,6 +186,7 @@ impl BuildLog {
 
     /// The last lines of the build, oldest first.
     pub fn tail(&self) -> Vec<String> {
+        self.release_all();
         self.tail.lock().lines.iter().cloned().collect()
     }
 
@@ -151,9 +196,7 @@ impl BuildLog {
     }
 
     fn clean(&self, text: &str) -> String {
-        let text = self.redactor.redact(text.trim_end());
-        let text: String = text.chars().filter(|c| *c == '\t' || !c.is_control()).collect();
-        cut(text, Self::LINE_BYTES)
+        cut(without_escapes(&self.redactor.redact(text.trim_end())), Self::LINE_BYTES)
     }
 }
 
@@ -229,13 +272,13 @@ mod tests {
     #[test]
     fn the_tail_is_bounded_in_lines_and_bytes_and_holds_no_secret() {
         let progress = BuildLog::new("b", Redactor::new([Secret::new("s3cr3t")]));
-        for n in 0..10_000 {
+        for n in 0..1_000 {
             progress.tell(BuildEvent::Output(format!("{n} s3cr3t {}", "é".repeat(5_000))));
         }
         let tail = progress.tail();
         assert!(tail.len() <= BuildLog::TAIL_LINES);
         assert!(tail.iter().map(String::len).sum::<usize>() <= BuildLog::TAIL_BYTES);
-        assert!(tail.last().is_some_and(|line| line.starts_with("9999 [secret] é")));
+        assert!(tail.last().is_some_and(|line| line.starts_with("999 [secret] é")));
     }
 
     #[derive(Debug, Default)]
@@ -272,7 +315,7 @@ mod tests {
             [
                 BuildEvent::Note("with [secret]".to_owned()),
                 BuildEvent::StepStarted { name: step("RUN echo [secret]") },
-                BuildEvent::Output("[31m[secret]\t!".to_owned()),
+                BuildEvent::Output("[secret]\t!".to_owned()),
                 BuildEvent::Output(long.clone()),
                 BuildEvent::StepFinished {
                     name: step("RUN echo [secret]"),
@@ -281,7 +324,24 @@ mod tests {
                 },
             ]
         );
-        assert_eq!(progress.tail(), ["=> RUN echo [secret]", "[31m[secret]\t!", &long]);
+        assert_eq!(progress.tail(), ["=> RUN echo [secret]", "[secret]\t!", &long]);
+    }
+
+    #[test]
+    fn what_is_held_back_comes_before_the_end_of_its_step() {
+        let third = Arc::new(Third::default());
+        let log = BuildLog::new("b", Redactor::new([Secret::new("correct horse battery")]))
+            .with_listener(third.clone());
+        let end = BuildEvent::StepFinished {
+            name: "RUN x".to_owned(),
+            cached: false,
+            took: Duration::ZERO,
+        };
+        log.tell(BuildEvent::Output("correct".to_owned()));
+        assert!(third.0.lock().expect("no test panics with it").is_empty());
+        log.tell(end.clone());
+        let heard = third.0.lock().expect("no test panics with it");
+        assert_eq!(*heard, [BuildEvent::Output("correct".to_owned()), end]);
     }
 
     #[test]

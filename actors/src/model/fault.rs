@@ -123,6 +123,8 @@ reasons! {
     InvalidPlan = "invalid_plan", User;
     /// The source is over a limit.
     TooLarge = "too_large", User;
+    /// The image would show a secret of its request.
+    SecretInImage = "secret_in_image", User;
     /// A step of the build failed.
     BuildFailed = "build_failed", Build;
     /// The build ran longer than it may.

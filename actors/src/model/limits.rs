@@ -29,6 +29,10 @@ pub struct Limits {
     /// What a build may write to its log, in bytes; what goes past it is dropped, with one line that
     /// says so.
     pub output_bytes: u64,
+    /// The files of a larger image are not searched for secrets, in bytes.
+    pub searched_image_bytes: u64,
+    /// How long the files of an image are searched for secrets.
+    pub search_time: Duration,
 }
 
 impl Default for Limits {
@@ -45,6 +49,8 @@ impl Default for Limits {
             planner_cpu_time: Duration::from_secs(60),
             planner_memory_bytes: 1 << 30,
             output_bytes: 16 << 20,
+            searched_image_bytes: 1 << 30,
+            search_time: Duration::from_secs(60),
         }
     }
 }

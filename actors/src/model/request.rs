@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::model::identity::BuildIdentity;
-use crate::model::secret::{Redactor, Secret};
+use crate::model::secret::{Redactor, Secret, Tripwire};
 
 /// A build request that was read and found good.
 #[derive(Debug, Clone)]
@@ -45,6 +45,14 @@ impl BuildRequest {
     /// Every secret of the request, to be taken out of what others write.
     pub fn redactor(&self) -> Redactor {
         Redactor::new(self.token.iter().cloned().chain(self.plan.secrets.values().cloned()))
+    }
+
+    /// What notices a secret of the request in its image.
+    pub fn tripwire(&self) -> Tripwire {
+        let token = self.token.iter().map(|token| ("the request's token".to_owned(), token));
+        let secrets = self.plan.secrets.iter();
+        let secrets = secrets.map(|(id, secret)| (format!("the request's secret `{id}`"), secret));
+        Tripwire::new(token.chain(secrets).map(|(name, secret)| (name, secret.clone())))
     }
 
     /// Whether an image of the same inputs may stand in for a build.

@@ -10,6 +10,7 @@ use crate::model::build_log::BuildLog;
 use crate::model::fault::Fault;
 use crate::model::image::{BuildKey, BuiltImage, ImageLocation};
 use crate::model::reference::ImageReference;
+use crate::model::secret::Tripwire;
 
 /// One image to build.
 #[derive(Debug, Clone)]
@@ -32,6 +33,15 @@ impl Claim {
     }
 }
 
+/// A secret that an image shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exposed {
+    /// The secret, by the name that its owner knows it by.
+    pub secret: String,
+    /// Where it stands, such as "the variable `TOKEN`". Holds nothing of the secret.
+    pub place: String,
+}
+
 /// Builds images, and pushes them. A fault says whether the engine died with the job in hand
 /// ([`Fault::of_dead_engine`]), which is more than that one connection to it was lost.
 #[async_trait]
@@ -50,6 +60,17 @@ pub trait ImageBuilder: Send + Sync + 'static {
     /// Claims the engine for a job that it may die of, so that of all such jobs of all workers one at a time
     /// is at work there. `None` = another one is. The claim ends when it is dropped, and with its worker.
     async fn claim(&self) -> Result<Option<Claim>, Fault>;
+
+    /// Looks for secrets in what an image shows of itself: its configuration and its history, and with `files`
+    /// the files of its layers, within limits of time and size. `progress` hears what was not looked at.
+    /// `None` = there are none, or the engine does not have the image.
+    async fn search(
+        &self,
+        image: &BuiltImage,
+        wanted: &Tripwire,
+        files: bool,
+        progress: &BuildLog,
+    ) -> Result<Option<Exposed>, Fault>;
 
     /// Pushes an image that the engine has, and returns the digest under which the registry took it,
     /// as the engine reports it. Dropping the future ends the push.

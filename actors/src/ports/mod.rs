@@ -17,7 +17,7 @@ pub use self::broker::{
     LONGEST_ENVELOPE, LONGEST_ID, LONGEST_TRACEPARENT, Load, Message, Place, Queue, Subscription,
     Taker, Turn,
 };
-pub use self::builder::{BuildOrder, Claim, ImageBuilder};
+pub use self::builder::{BuildOrder, Claim, Exposed, ImageBuilder};
 pub use self::dead_letters::{
     DeadLetterReading, DeadLetterStore, DeadLetters, DeadLettersError, KeptLetter,
 };

@@ -11,7 +11,8 @@ use crate::model::build_log::{BuildEvent, BuildLog};
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::image::{BuildKey, BuiltImage, ImageLocation, digest_of};
 use crate::model::reference::ImageReference;
-use crate::ports::{BuildOrder, Claim, ImageBuilder, Registry};
+use crate::model::secret::Tripwire;
+use crate::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Registry};
 use crate::testing::registry::FakeRegistry;
 use crate::testing::script::Script;
 
@@ -45,6 +46,8 @@ struct Work {
     deaths: Vec<Vec<String>>,
     /// What the engine has, by key and repository.
     images: HashMap<(BuildKey, String), BuiltImage>,
+    /// What the image of a key shows, by the place.
+    shown: HashMap<BuildKey, Vec<(String, String)>>,
 }
 
 /// How a scripted build ends.
@@ -52,6 +55,8 @@ struct Work {
 pub enum End {
     #[default]
     Image,
+    /// An image with this text in a file.
+    Showing(String),
     /// The builder pushes the image by itself, under this reference.
     Pushed(ImageReference),
     Fault(Fault),
@@ -90,7 +95,10 @@ impl FakeBuilder {
 
     /// The engine loses the image of this id.
     pub fn lose(&self, image_id: &str) {
-        self.change(|work| work.images.retain(|_, image| image.id != image_id));
+        self.change(|work| {
+            work.images.retain(|_, image| image.id != image_id);
+            work.shown.retain(|key, _| digest_of(key.as_str().as_bytes()) != image_id);
+        });
     }
 
     pub fn release(&self) {
@@ -206,7 +214,7 @@ impl ImageBuilder for FakeBuilder {
         }
         let ends = match (next.await, &end) {
             (Err(fault), _) => Err(fault),
-            (Ok(()), End::Image | End::Pushed(_)) => Ok(()),
+            (Ok(()), End::Image | End::Showing(_) | End::Pushed(_)) => Ok(()),
             (Ok(()), End::Fault(fault)) => Err(fault.clone()),
             (Ok(()), End::EngineDies) => unreachable!("it has died"),
             (Ok(()), End::Panic) => panic!("the test asked for a panic"),
@@ -221,7 +229,16 @@ impl ImageBuilder for FakeBuilder {
         });
         let id = digest_of(order.key.as_str().as_bytes());
         let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
-        self.change(|work| work.built += 1);
+        let labels = order.labels.iter();
+        let mut shown: Vec<_> =
+            labels.map(|(name, text)| (format!("the label `{name}`"), text.clone())).collect();
+        if let End::Showing(text) = &end {
+            shown.push(("the file `/scripted`".to_owned(), text.clone()));
+        }
+        self.change(|work| {
+            work.built += 1;
+            work.shown.insert(order.key.clone(), shown);
+        });
         if let End::Pushed(reference) = end {
             let registry = &self.0.registry;
             let digest = registry.take(&image, &reference).await?;
@@ -245,6 +262,23 @@ impl ImageBuilder for FakeBuilder {
     async fn claim(&self) -> Result<Option<Claim>, Fault> {
         let free = Arc::strong_count(&self.0.claim) == 1;
         Ok(free.then(|| Claim::held_by(self.0.claim.clone())))
+    }
+
+    async fn search(
+        &self,
+        image: &BuiltImage,
+        wanted: &Tripwire,
+        files: bool,
+        _: &BuildLog,
+    ) -> Result<Option<Exposed>, Fault> {
+        let work = self.lock();
+        let shown = work.shown.get(&image.key).into_iter().flatten();
+        let mut looked_at = shown.filter(|(place, _)| files || !place.starts_with("the file"));
+        let found = looked_at.find_map(|(place, text)| {
+            let secret = wanted.find(text)?.to_owned();
+            Some(Exposed { secret, place: place.clone() })
+        });
+        Ok(found)
     }
 
     async fn push(

@@ -3,6 +3,7 @@
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::shutdown::ShutdownPhase;
 use image_builder_actors::ports::{NotifyError, Queue};
+use image_builder_actors::testing::builder::End;
 use image_builder_actors::testing::world::{request, request_with, settings, with_pipeline};
 use serde_json::json;
 
@@ -26,6 +27,32 @@ fn a_request_becomes_an_image_and_the_container_manager_is_notified() {
         let [build, key] = &tags[..] else { panic!("two further tags: {tags:?}") };
         assert!(build.starts_with("build-") && key.starts_with("key-"), "{tags:?}");
         assert_eq!(world.workspaces_left().await, 0);
+    });
+}
+
+#[test]
+fn an_image_that_shows_a_secret_of_its_request_is_not_pushed() {
+    with_pipeline(settings(), async |world| {
+        let secret = "hush-hush-hush";
+        let showing = || End::Showing(format!("_authToken={secret}"));
+        world.engine.script("b1", "", showing());
+        let plan = json!({"secrets": {"npm": secret}});
+        let (id, body) = world.outcome_of(&request_with("b1", "buildPlan", plan)).await;
+        assert_eq!(id, "b1.build.failed");
+        let data = &body["data"];
+        assert_eq!((&data["reason"], &data["fault"]), (&json!("secret_in_image"), &json!("user")));
+        assert_eq!((&data["stage"], &data["attempts"]), (&json!("pusher"), &json!(1)));
+        let message = data["message"].as_str().expect("a text");
+        for part in ["the request's secret `npm`", "the file `/scripted`"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(!body.to_string().contains(secret), "{body}");
+        assert_eq!(world.registry.pushed.all(), []);
+
+        // Of a request without that secret it is nobody's.
+        world.engine.script("b2", "", showing());
+        world.request(&request("b2")).await;
+        assert_eq!(world.notified(2).await[1].0, "b2.image.ready");
     });
 }
 

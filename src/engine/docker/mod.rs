@@ -16,6 +16,7 @@ mod local;
 mod loss;
 mod push;
 mod revisions;
+mod search;
 mod session;
 mod wire;
 
@@ -34,8 +35,8 @@ use image_builder_actors::model::fault::{Fault, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder, Plan};
+use image_builder_actors::model::secret::{Secret, Tripwire};
+use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 
 use address::Address;
 use context::Context;
@@ -249,6 +250,17 @@ impl ImageBuilder for DockerEngine {
         let version = self.negotiated().await?.client_version();
         let session = Session::claim(&self.address, version).await?;
         Ok(session.map(Claim::held_by))
+    }
+
+    async fn search(
+        &self,
+        image: &BuiltImage,
+        wanted: &Tripwire,
+        files: bool,
+        progress: &BuildLog,
+    ) -> Result<Option<Exposed>, Fault> {
+        let found = search::search(self, &image.id, wanted, files, progress).await;
+        found.map_err(|fault| Fault { stage: StageName::Pusher, ..fault })
     }
 
     async fn push(

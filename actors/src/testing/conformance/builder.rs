@@ -6,7 +6,7 @@ use crate::model::build_log::BuildLog;
 use crate::model::fault::{Kind, Reason, StageName};
 use crate::model::image::{BuiltImage, RegistryImage, is_digest};
 use crate::model::reference::ImageReference;
-use crate::model::secret::{Redactor, Secret};
+use crate::model::secret::{Redactor, Secret, Tripwire};
 use crate::ports::{BuildOrder, ImageBuilder};
 use crate::testing::builder::on_engine;
 
@@ -66,6 +66,8 @@ macro_rules! builder_conformance {
             a_pushed_image_is_in_the_registry_under_the_digest_that_is_told,
             an_image_that_is_pushed_twice_keeps_its_digest,
             an_image_that_the_engine_has_lost_cannot_be_pushed,
+            a_secret_that_an_image_shows_is_found_and_its_place_named,
+            an_image_that_the_engine_has_lost_shows_no_secret,
             a_push_to_a_registry_out_of_reach_is_a_capacity_fault,
         }
     };
@@ -227,6 +229,36 @@ pub async fn an_image_that_the_engine_has_lost_cannot_be_pushed(world: &impl Wor
     let fault = pushed.expect_err("there is none");
     assert_eq!((fault.stage, fault.reason), (StageName::Pusher, Reason::EngineFailed), "{fault}");
     assert_eq!(world.stored(&reference).await, None);
+}
+
+fn tripwire(secret: &str) -> Tripwire {
+    Tripwire::new([("its name".to_owned(), Secret::new(secret))])
+}
+
+pub async fn a_secret_that_an_image_shows_is_found_and_its_place_named(world: &impl World) {
+    let mut order = world.small();
+    order.labels.insert("note".to_owned(), "it is hush-hush-hush!".to_owned());
+    let (image, log) = (built(world, &order).await, progress(&order));
+    for files in [false, true] {
+        let search = async |secret: &str| {
+            let found = world.builder().search(&image, &tripwire(secret), files, &log).await;
+            found.expect("the engine has it")
+        };
+        let found = search("hush-hush-hush").await.expect("it is there");
+        assert_eq!(found.secret, "its name");
+        assert!(found.place.contains("note") && !found.place.contains("hush"), "{found:?}");
+        assert_eq!(search("another-secret").await, None);
+    }
+}
+
+pub async fn an_image_that_the_engine_has_lost_shows_no_secret(world: &impl World) {
+    let mut order = world.small();
+    order.labels.insert("note".to_owned(), "hush-hush-hush".to_owned());
+    let image = built(world, &order).await;
+    world.lose(&image).await;
+    let wanted = tripwire("hush-hush-hush");
+    let found = world.builder().search(&image, &wanted, true, &progress(&order)).await;
+    assert_eq!(found, Ok(None));
 }
 
 pub async fn a_push_to_a_registry_out_of_reach_is_a_capacity_fault(world: &impl World) {

@@ -9,7 +9,8 @@ use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::ports::{BuildOrder, Claim, ImageBuilder};
+use image_builder_actors::model::secret::Tripwire;
+use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder};
 
 use super::DiskGuard;
 use crate::engine::docker::faults::shown_step;
@@ -67,6 +68,16 @@ impl ImageBuilder for DiskGuard {
 
     async fn claim(&self) -> Result<Option<Claim>, Fault> {
         self.inner.engine.claim().await
+    }
+
+    async fn search(
+        &self,
+        image: &BuiltImage,
+        wanted: &Tripwire,
+        files: bool,
+        progress: &BuildLog,
+    ) -> Result<Option<Exposed>, Fault> {
+        self.inner.engine.search(image, wanted, files, progress).await
     }
 
     async fn push(

@@ -1,0 +1,255 @@
+//! The files of an image, as the archive of `docker save` has them: a layer is an archive within it, which
+//! some engines compress.
+
+use std::collections::HashMap;
+use std::io::{self, Cursor, Read};
+
+use flate2::read::MultiGzDecoder;
+use image_builder_actors::model::build_log::cut;
+use image_builder_actors::model::secret::{Tripwire, without_escapes};
+use image_builder_actors::ports::Exposed;
+use serde::Deserialize;
+use tar::Archive;
+
+use crate::engine::docker::faults::shown_step;
+
+/// How much tells what a file of the archive is, in bytes.
+const BEGINNING: usize = 512;
+/// Longest document that is read, in bytes.
+const LONGEST_DOCUMENT: u64 = 1 << 20;
+/// So many documents are kept.
+const MOST_DOCUMENTS: usize = 256;
+/// A compressed layer is searched up to this many bytes.
+const LONGEST_LAYER: u64 = 4 << 30;
+/// Longest path that is shown, in bytes.
+const LONGEST_PATH: usize = 200;
+
+/// What was found, and whether all could be read.
+pub(super) struct Searched {
+    pub(super) found: Option<Exposed>,
+    pub(super) read: io::Result<()>,
+}
+
+/// Which layers an image has: `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Manifest {
+    config: String,
+    layers: Vec<String>,
+}
+
+/// An image's configuration, as far as it is needed here.
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    history: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    #[serde(default)]
+    created_by: String,
+    #[serde(default)]
+    empty_layer: bool,
+}
+
+/// Looks for secrets in every file of every layer, up to the first one. The archive is read to its end all
+/// the same, where it says which step a layer is of.
+pub(super) fn search(archive: impl Read, wanted: &Tripwire) -> Searched {
+    let mut documents = HashMap::new();
+    let mut found: Option<(String, Exposed)> = None;
+    let read = read(archive, wanted, &mut documents, &mut found);
+    let found = found.map(|(layer, mut exposed)| {
+        if let Some(step) = step_of(&layer, &documents) {
+            exposed.place = format!("{}, in the layer of the step `{step}`", exposed.place);
+        }
+        exposed
+    });
+    Searched { found, read }
+}
+
+fn read(
+    archive: impl Read,
+    wanted: &Tripwire,
+    documents: &mut HashMap<String, Vec<u8>>,
+    found: &mut Option<(String, Exposed)>,
+) -> io::Result<()> {
+    for entry in Archive::new(archive).entries()? {
+        let mut entry = entry?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let mut beginning = Vec::new();
+        entry.by_ref().take(BEGINNING as u64).read_to_end(&mut beginning)?;
+        let is = Kind::of(&beginning);
+        let mut whole = Cursor::new(beginning).chain(entry);
+        match is {
+            Kind::Document if documents.len() < MOST_DOCUMENTS => {
+                let mut document = Vec::new();
+                whole.take(LONGEST_DOCUMENT).read_to_end(&mut document)?;
+                documents.insert(name, document);
+            }
+            Kind::Layer if found.is_none() => {
+                *found = in_layer(&mut whole, wanted)?.map(|exposed| (name, exposed));
+            }
+            Kind::CompressedLayer if found.is_none() => {
+                let layer = MultiGzDecoder::new(whole).take(LONGEST_LAYER);
+                *found = in_layer(layer, wanted)?.map(|exposed| (name, exposed));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+enum Kind {
+    Document,
+    Layer,
+    CompressedLayer,
+    Other,
+}
+
+impl Kind {
+    fn of(beginning: &[u8]) -> Self {
+        match beginning {
+            [b'{' | b'[', ..] => Self::Document,
+            [0x1f, 0x8b, ..] => Self::CompressedLayer,
+            _ if beginning.get(257..262) == Some(b"ustar") => Self::Layer,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn in_layer(layer: impl Read, wanted: &Tripwire) -> io::Result<Option<Exposed>> {
+    for entry in Archive::new(layer).entries()? {
+        let mut entry = entry?;
+        let path = entry.path_bytes().into_owned();
+        let mut beside: Vec<Vec<u8>> =
+            entry.link_name_bytes().map(Into::into).into_iter().collect();
+        for extension in entry.pax_extensions()?.into_iter().flatten() {
+            beside.push(extension?.value_bytes().to_owned());
+        }
+        let in_name = wanted.find(&path);
+        let secret = in_name.or_else(|| beside.iter().find_map(|text| wanted.find(text)));
+        if let Some(secret) =
+            secret.map_or_else(|| wanted.find_in(&mut entry), |it| Ok(Some(it)))?
+        {
+            let path = String::from_utf8_lossy(&path);
+            let place = match in_name {
+                Some(_) => "the name of a file".to_owned(),
+                None => format!("the file `/{}`", cut(without_escapes(&path), LONGEST_PATH)),
+            };
+            return Ok(Some(Exposed { secret: secret.to_owned(), place }));
+        }
+    }
+    Ok(None)
+}
+
+/// The step that made a layer, as the image tells it.
+fn step_of(layer: &str, documents: &HashMap<String, Vec<u8>>) -> Option<String> {
+    let manifests: Vec<Manifest> = serde_json::from_slice(documents.get("manifest.json")?).ok()?;
+    let manifest = manifests.into_iter().next()?;
+    let number = manifest.layers.iter().position(|name| name == layer)?;
+    let config: Config = serde_json::from_slice(documents.get(&manifest.config)?).ok()?;
+    let mut steps = config.history.into_iter().filter(|step| !step.empty_layer);
+    let step = steps.nth(number)?.created_by;
+    (!step.is_empty()).then(|| shown_step(&without_escapes(&step)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use image_builder_actors::model::secret::Secret;
+    use tar::{Builder, Header};
+
+    use super::*;
+
+    fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut archive = Builder::new(Vec::new());
+        for (path, content) in files {
+            let mut header = Header::new_ustar();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, path, *content).expect("in memory");
+        }
+        archive.into_inner().expect("in memory")
+    }
+
+    fn compressed(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).expect("in memory");
+        encoder.finish().expect("in memory")
+    }
+
+    fn found(archive: &[u8]) -> Option<String> {
+        let wanted = Tripwire::new([("it".to_owned(), Secret::new("hush-hush-hush"))]);
+        let searched = search(archive, &wanted);
+        searched.read.expect("it can be read");
+        searched.found.map(|found| found.place)
+    }
+
+    const MANIFEST: &[u8] =
+        br#"[{"Config": "c.json", "Layers": ["one/layer.tar", "two/layer.tar"]}]"#;
+    const CONFIG: &[u8] = br#"{"history": [{"created_by": "ADD base"},
+        {"created_by": "ENV A=1", "empty_layer": true}, {"created_by": "RUN copy it"}]}"#;
+
+    fn image(first: &[u8], second: &[u8]) -> Vec<u8> {
+        archive(&[
+            ("c.json", CONFIG),
+            ("two/VERSION", b"1.0"),
+            ("two/layer.tar", second),
+            ("one/layer.tar", first),
+            ("manifest.json", MANIFEST),
+        ])
+    }
+
+    #[test]
+    fn a_file_is_named_with_the_step_of_its_layer() {
+        let base = archive(&[("etc/passwd", b"root")]);
+        let leaking =
+            archive(&[("app/a", b"x"), ("app/.npmrc", b"//r/:_authToken=hush-hush-hush\n")]);
+        let place = "the file `/app/.npmrc`, in the layer of the step `RUN copy it`";
+        assert_eq!(found(&image(&base, &leaking)).as_deref(), Some(place));
+        let compressed = image(&compressed(&base), &compressed(&leaking));
+        assert_eq!(found(&compressed).as_deref(), Some(place));
+        assert_eq!(found(&image(&base, &base)), None);
+        let odd = image(&leaking, &[0; 1024]);
+        let place = "the file `/app/.npmrc`, in the layer of the step `ADD base`";
+        assert_eq!(found(&odd).as_deref(), Some(place));
+    }
+
+    #[test]
+    fn names_and_links_are_searched() {
+        let named = archive(&[("app/hush-hush-hush", b"")]);
+        let place = "the name of a file, in the layer of the step `RUN copy it`";
+        assert_eq!(found(&image(&[], &named)).as_deref(), Some(place));
+        let mut linked = Builder::new(Vec::new());
+        let mut header = Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        linked.append_link(&mut header, "link", "hush-hush-hush").expect("in memory");
+        let linked = linked.into_inner().expect("in memory");
+        assert!(found(&image(&linked, &[])).is_some_and(|place| place.contains("/link")));
+    }
+
+    #[test]
+    fn an_archive_without_a_manifest_still_shows_the_file() {
+        let leaking = archive(&[("x", b"hush-hush-hush")]);
+        assert_eq!(found(&archive(&[("blobs/1", &leaking)])).as_deref(), Some("the file `/x`"));
+        assert_eq!(found(&archive(&[("blobs/1", b"neither")])), None);
+    }
+
+    #[test]
+    fn an_archive_that_ends_too_early_is_an_error_and_no_panic() {
+        let whole = image(&archive(&[("a", &[7; 3000])]), &archive(&[("b", &[7; 3000])]));
+        let wanted = Tripwire::new([("it".to_owned(), Secret::new("hush-hush-hush"))]);
+        for length in (0..whole.len()).step_by(511) {
+            let _ = search(&whole[..length], &wanted);
+        }
+        assert!(search(&whole[..5000], &wanted).read.is_err());
+        let leaking = image(&[], &archive(&[("a", b"hush-hush-hush")]));
+        let cut = search(&leaking[..5000], &wanted);
+        assert!(cut.read.is_err() && cut.found.is_some(), "what was found stays found");
+    }
+}

@@ -1,0 +1,129 @@
+//! Looks for secrets in an image before it is pushed.
+//!
+//! What the engine tells of an image is asked for in two short questions. Its files come as the archive of
+//! `docker save`, which the engine writes to its disk first: only images of a bounded size are asked for it,
+//! and only for a bounded time.
+
+mod layers;
+mod shown;
+
+use std::io::{self, Read};
+
+use bollard::errors::Error;
+use bytes::{Buf, Bytes};
+use futures_util::{StreamExt, pin_mut};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::secret::Tripwire;
+use image_builder_actors::ports::Exposed;
+use tokio::sync::mpsc;
+
+use super::{DockerEngine, faults};
+use crate::blocking::{begin, joined};
+
+const WHAT: &str = "searching an image for secrets";
+/// Pieces of the archive that wait to be searched.
+const WAITING: usize = 8;
+
+/// The first secret that is found. `None` = there is none, or no such image.
+pub(super) async fn search(
+    engine: &DockerEngine,
+    image_id: &str,
+    wanted: &Tripwire,
+    files: bool,
+    progress: &BuildLog,
+) -> Result<Option<Exposed>, Fault> {
+    let Some(image) = engine.inspect(image_id, WHAT).await? else { return Ok(None) };
+    let history = match engine.docker.image_history(image_id).await {
+        Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+        history => history.map_err(|error| faults::of_client(&engine.address, WHAT, &error))?,
+    };
+    if let Some(found) = shown::in_configuration(&image, wanted) {
+        return Ok(Some(found));
+    }
+    if let Some(found) = shown::in_history(&history, wanted) {
+        return Ok(Some(found));
+    }
+    if !files {
+        return Ok(None);
+    }
+    let (size, most) =
+        (image.size.unwrap_or_default(), engine.settings.limits.searched_image_bytes);
+    if u64::try_from(size).unwrap_or_default() > most {
+        let (size, most) = (size >> 20, most >> 20);
+        progress.note(format!(
+            "the image's files are not searched for secrets: it has {size} MiB, more than {most} MiB"
+        ));
+        return Ok(None);
+    }
+    in_files(engine, image_id, wanted, progress).await
+}
+
+async fn in_files(
+    engine: &DockerEngine,
+    image_id: &str,
+    wanted: &Tripwire,
+    progress: &BuildLog,
+) -> Result<Option<Exposed>, Fault> {
+    let (pieces, received) = mpsc::channel(WAITING);
+    let wanted = wanted.clone();
+    let searching = begin(move || layers::search(Pieces::from(received), &wanted));
+    let time = engine.settings.limits.search_time;
+    let sent = tokio::time::timeout(time, send(engine, image_id, pieces)).await;
+    // Dropping the sender has ended what is searched.
+    let searched = joined(searching).await;
+    let incomplete = match (sent, searched.read) {
+        (Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })), _) => return Ok(None),
+        (Ok(Err(error)), _) => return Err(faults::of_client(&engine.address, WHAT, &error)),
+        (Err(_), _) => Some(format!("it took longer than {} s", time.as_secs())),
+        (Ok(Ok(())), Err(error)) => Some(format!("they cannot be read: {error}")),
+        (Ok(Ok(())), Ok(())) => None,
+    };
+    let found = searched.found;
+    if let (None, Some(why)) = (&found, incomplete) {
+        progress.note(format!("not all of the image's files were searched for secrets: {why}"));
+    }
+    Ok(found)
+}
+
+/// Sends the image's archive, for as long as somebody takes it.
+async fn send(
+    engine: &DockerEngine,
+    image_id: &str,
+    pieces: mpsc::Sender<Bytes>,
+) -> Result<(), Error> {
+    let archive = engine.docker.export_image(image_id);
+    pin_mut!(archive);
+    while let Some(piece) = archive.next().await {
+        if pieces.send(piece?).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads what comes in pieces from elsewhere, on a thread that may block.
+struct Pieces {
+    received: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl From<mpsc::Receiver<Bytes>> for Pieces {
+    fn from(received: mpsc::Receiver<Bytes>) -> Self {
+        Self { received, piece: Bytes::new() }
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.received.blocking_recv() {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let read = self.piece.len().min(buffer.len());
+        self.piece.copy_to_slice(&mut buffer[..read]);
+        Ok(read)
+    }
+}
