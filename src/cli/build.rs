@@ -141,7 +141,7 @@ impl<'a> Run<'a> {
         let progress = Progress::start(mode);
         let id = &self.wanted.request.build_id;
         let log =
-            BuildLog::new(id, self.wanted.request.redactor()).with_listener(progress.listener());
+            BuildLog::new(id, self.wanted.request.redactor().and(&tools.redactor())).with_listener(progress.listener());
         let begun = Instant::now();
         let mut work = Box::pin(self.work(tools, place, &progress, &log));
         let ended = tokio::select! {

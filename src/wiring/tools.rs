@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::secret::Secret;
+use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::Plan;
 
 use super::{forge_client, push_auth, registry_client};
@@ -51,6 +51,11 @@ impl Tools {
         registry_client(&self.config.registry)
     }
 
+    /// Takes the service's own credentials that builds come to see out of texts.
+    pub fn redactor(&self) -> Redactor {
+        self.config.network.proxies.redactor()
+    }
+
     /// How much the engine would be sent for a plan.
     ///
     /// # Errors
@@ -67,7 +72,8 @@ impl Tools {
     ///
     /// They cannot be read.
     pub fn forge(&self) -> Result<GitConnector, StartError> {
-        let forge = forge_client(&self.config.forge, &self.config.limits);
+        let ToolConfig { forge, network, limits, .. } = &self.config;
+        let forge = forge_client(forge, network, limits);
         forge.map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))
     }
 }

@@ -64,6 +64,16 @@ impl Redactor {
             known.extend(lines.map(Secret::new));
             known.push(secret);
         }
+        Self::of_texts(known)
+    }
+
+    /// One that knows what either of two knows.
+    pub fn and(mut self, other: &Self) -> Self {
+        self.0.extend(other.0.iter().cloned());
+        Self::of_texts(self.0)
+    }
+
+    fn of_texts(mut known: Vec<Secret>) -> Self {
         known.retain(|secret| secret.expose().len() >= Self::SHORTEST);
         // Longest first, so that a secret that contains another one goes whole.
         known.sort_by_key(|s| std::cmp::Reverse(s.expose().len()));
@@ -98,6 +108,13 @@ mod tests {
     fn a_redactor_knows_the_lines_of_a_secret() {
         let redactor = Redactor::new([Secret::new("-----BEGIN-----\nMIIEvQIBADANBg\nok\n")]);
         assert_eq!(redactor.redact("it is MIIEvQIBADANBg ok"), "it is [secret] ok");
+    }
+
+    #[test]
+    fn a_redactor_and_another_take_the_longest_of_both_first() {
+        let redactor = Redactor::new([Secret::new("abcd")]);
+        let redactor = redactor.and(&Redactor::new([Secret::new("abcdef")]));
+        assert_eq!(redactor.redact("abcdef abcd"), "[secret] [secret]");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::limits::Limits;
 use crate::model::notification::{Notification, notified_build};
+use crate::model::secret::Redactor;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
 use crate::pipeline;
@@ -58,6 +59,7 @@ pub fn settings() -> PipelineSettings {
     let stage = |concurrency| StageSettings { concurrency, timeout: Duration::from_secs(10) };
     PipelineSettings {
         rules: Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() },
+        service: Redactor::default(),
         workspaces: std::path::PathBuf::new(),
         registry_name: "registry.test".to_owned(),
         most_in_hand: 8,
