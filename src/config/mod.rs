@@ -441,8 +441,7 @@ impl NetworkConfig {
     /// The variables that libraries read.
     fn variables(&self) -> impl Iterator<Item = (String, String)> {
         let certificates = self.certificates.iter().cloned();
-        let certificates =
-            certificates.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let certificates = certificates.filter_map(|(name, value)| Some((name.to_owned(), value?)));
         self.own_proxies().variables().into_iter().chain(certificates)
     }
 }

@@ -73,9 +73,8 @@ pub struct Proxies {
 impl Proxies {
     /// The variables by which other programs learn of them, in both cases.
     pub fn variables(&self) -> BTreeMap<String, String> {
-        let address = |proxy: &Option<ProxyUrl>| {
-            proxy.as_ref().map(|proxy| proxy.text.expose().to_owned())
-        };
+        let address =
+            |proxy: &Option<ProxyUrl>| proxy.as_ref().map(|proxy| proxy.text.expose().to_owned());
         let pairs = [
             ("HTTP_PROXY", address(&self.http)),
             ("HTTPS_PROXY", address(&self.https)),

@@ -60,8 +60,7 @@ pub(super) async fn build(
     let build_id = uuid::Uuid::new_v4().simple().to_string();
     let network = engine.settings.network.as_deref();
     let proxies = engine.settings.proxies.variables();
-    let mut target =
-        target(order, &context.dockerfile, &session.id, &build_id, network, proxies)?;
+    let mut target = target(order, &context.dockerfile, &session.id, &build_id, network, proxies)?;
     let source = source(order).filter(|_| context.mounts_caches);
     if source.is_some_and(|(repository, commit)| engine.revisions.begin(repository, commit)) {
         progress.note(
