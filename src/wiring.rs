@@ -33,7 +33,9 @@ use crate::broker::rabbitmq::queues::{Queues, QueuesError};
 use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings, host_name};
 use crate::broker::sqlite::moving::{Moved, move_all};
 use crate::broker::sqlite::{SqliteBroker, SqliteSettings};
-use crate::config::{BrokerConfig, Config, ForgeConfig, HistoryConfig, RegistryConfig};
+use crate::config::{
+    BrokerConfig, Config, ForgeConfig, HistoryConfig, NetworkConfig, RegistryConfig,
+};
 use crate::data_dir::DataDir;
 use crate::engine::docker::disk::inventory::HeldBytes;
 use crate::engine::docker::disk::{DiskGuard, DiskSettings};
@@ -191,7 +193,7 @@ impl Adapters {
         let planner = PlannerSettings::new(config.limits.clone(), secret);
         Ok(Self {
             registry_name,
-            forge: Arc::new(forge_client(&config.forge, &config.limits)?),
+            forge: Arc::new(forge_client(&config.forge, &config.network, &config.limits)?),
             planner: Arc::new(SourcePlanner::new(planner)),
             engine,
             registry: Arc::new(registry),
@@ -280,9 +282,14 @@ fn registry_client(registry: &RegistryConfig) -> anyhow::Result<RegistryClient> 
     })
 }
 
-fn forge_client(forge: &ForgeConfig, limits: &Limits) -> anyhow::Result<GitConnector> {
+fn forge_client(
+    forge: &ForgeConfig,
+    network: &NetworkConfig,
+    limits: &Limits,
+) -> anyhow::Result<GitConnector> {
     let settings = GitSettings {
         github: GithubSettings { url: forge.url.clone(), api_url: forge.api_url.clone() },
+        proxies: network.own_proxies(),
         limits: limits.clone(),
         ..GitSettings::default()
     };
@@ -441,6 +448,7 @@ fn pipeline_settings(
     let pipeline = config.pipeline.clone();
     PipelineSettings {
         rules: rules(config),
+        service: config.network.proxies.secrets(),
         workspaces: data_dir.workspaces(),
         registry_name,
         most_in_hand: pipeline.most_in_hand,

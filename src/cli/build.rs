@@ -140,8 +140,8 @@ impl<'a> Run<'a> {
         let mode = (!self.arguments.quiet).then_some(self.arguments.progress);
         let progress = Progress::start(mode);
         let id = &self.wanted.request.build_id;
-        let log =
-            BuildLog::new(id, self.wanted.request.redactor()).with_listener(progress.listener());
+        let log = BuildLog::new(id, self.wanted.request.redactor_with(&tools.secrets()))
+            .with_listener(progress.listener());
         let begun = Instant::now();
         let mut work = Box::pin(self.work(tools, place, &progress, &log));
         let ended = tokio::select! {

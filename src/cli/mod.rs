@@ -68,9 +68,13 @@ pub fn dead(command: dead_letters::Command) -> Result<Exit, ConfigErrors> {
     })
 }
 
-/// Where settings come from.
+/// Where settings come from. To be called before there are other threads.
+#[allow(unsafe_code, reason = "the environment is the process's; it says why it is sound")]
 fn environment() -> Result<Environment, ConfigErrors> {
-    Environment::read(Path::new(ENV_FILE))
+    let environment = Environment::read(Path::new(ENV_FILE))?;
+    // SAFETY: every command calls this first, before it starts a runtime.
+    unsafe { environment.give_to_libraries() };
+    Ok(environment)
 }
 
 /// A folder for what a command fetches; it goes with the value.

@@ -83,8 +83,8 @@ async fn watched(
     let mut stop = Stop::listen()?;
     let progress = Progress::start(wanted.is_repository().then_some(ProgressMode::Auto));
     let request = &wanted.request;
-    let log =
-        BuildLog::new(&request.build_id, request.redactor()).with_listener(progress.listener());
+    let log = BuildLog::new(&request.build_id, request.redactor_with(&tools.secrets()))
+        .with_listener(progress.listener());
     let planned = tokio::select! {
         planned = plan(wanted, tools, place, &progress, &log) => planned,
         exit = stop.asked() => {

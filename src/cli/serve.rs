@@ -57,13 +57,14 @@ pub struct Arguments {}
 /// Bad settings.
 pub fn run() -> Result<Exit, ConfigErrors> {
     memory::set_up();
+    let environment = environment()?;
     // The points that a test names in FAILPOINTS, until the program ends.
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
     #[cfg(feature = "failpoints")]
     crate::kill_points::prepare();
 
-    let config = environment()?.config()?;
+    let config = environment.config()?;
     let log = telemetry::start(config.telemetry.format, config.telemetry.filter.clone());
     choose_tls();
     let system = System::with_tokio_rt(|| {

@@ -75,6 +75,10 @@ impl Environment {
             });
             texts.insert(name, value);
         }
+        let mut variables = variables;
+        prefer_lower_case(&mut texts);
+        prefer_lower_case(&mut variables);
+        let lines = lines.into_iter().map(|(name, line)| (usual_case(name), line));
         let home = texts.get("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
         let mut unknown: Vec<_> = texts.keys().filter(|name| !is_ours(name)).cloned().collect();
         unknown.sort();
@@ -90,7 +94,7 @@ impl Environment {
                 ));
             }
         }
-        let mut foreign: Vec<_> = lines.into_iter().filter(|(name, _)| !is_ours(name)).collect();
+        let mut foreign: Vec<_> = lines.filter(|(name, _)| !is_ours(name)).collect();
         foreign.sort_by_key(|(_, line)| *line);
         for (name, line) in foreign {
             match meant(&name) {
@@ -117,6 +121,21 @@ impl Place {
         let variables = envy::from_iter(texts);
         Self { source, variables: variables.expect("every field takes any text, or none") }
     }
+}
+
+/// The variables of proxies in lower case, in which they are at least as common, and win.
+const IN_LOWER_CASE: [&str; 3] = ["http_proxy", "https_proxy", "no_proxy"];
+
+fn prefer_lower_case(texts: &mut HashMap<String, String>) {
+    for name in IN_LOWER_CASE {
+        if let Some(value) = texts.remove(name).filter(|value| !value.trim().is_empty()) {
+            texts.insert(usual_case(name.to_owned()), value);
+        }
+    }
+}
+
+fn usual_case(name: String) -> String {
+    if IN_LOWER_CASE.contains(&name.as_str()) { name.to_ascii_uppercase() } else { name }
 }
 
 /// Whether the worker reads a variable of this name.

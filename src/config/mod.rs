@@ -45,6 +45,7 @@ pub use self::table::{Fallback, GROUPS, Group, Setting};
 use crate::broker::rabbitmq::topology::{Topology, TopologySettings};
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings};
+use crate::net::proxy::Proxies;
 use crate::notify::SigningKeys;
 use crate::registry::{RegistryCredentials, RegistryUrl};
 use crate::telemetry::LogFormat;
@@ -59,6 +60,7 @@ pub struct Config {
     pub registry: RegistryConfig,
     pub notify: NotifyConfig,
     pub forge: ForgeConfig,
+    pub network: NetworkConfig,
     pub history: HistoryConfig,
     pub pipeline: PipelineConfig,
     pub api: ApiConfig,
@@ -105,11 +107,13 @@ impl Config {
     /// `None` only where there are errors.
     fn assemble(read: &mut Reader<'_>, cores: usize) -> Option<Self> {
         let limits = Limits::default();
+        let network = NetworkConfig::read(read);
         let pipeline = PipelineConfig::read(read, cores);
         // All is read before the first that is missing ends it: all errors are reported at once.
         let broker = BrokerConfig::read(read, &pipeline.retry);
         Some(Self {
-            engine: engine(read, limits.clone()),
+            engine: engine(read, &network, limits.clone()),
+            network,
             disk: DiskConfig::read(read),
             registry: RegistryConfig::read(read),
             notify: NotifyConfig::read(read),
@@ -149,6 +153,22 @@ impl Environment {
         let (config, mut effective) = reader.finish(config)?;
         effective.sort_by_key(|it| Setting::all().position(|one| std::ptr::eq(one, it.setting)));
         Ok((config, effective))
+    }
+
+    /// Gives the process those variables that libraries read out of its environment by themselves, and child
+    /// processes expect there: of proxies and certificates. They may stand in a file, and in either case.
+    ///
+    /// Bad ones are left as they are; whoever reads the settings says what is wrong with them.
+    ///
+    /// # Safety
+    /// No other thread may be there yet.
+    #[allow(unsafe_code, reason = "there is no other way to give libraries these variables")]
+    pub unsafe fn give_to_libraries(&self) {
+        let network = NetworkConfig::read(&mut Reader::new(self));
+        for (name, value) in network.variables() {
+            // SAFETY: the caller promises that nobody else reads or writes the environment.
+            unsafe { std::env::set_var(name, value) };
+        }
     }
 
     /// What a command needs that builds by itself, whatever else is set.
@@ -207,6 +227,7 @@ pub struct ToolConfig {
     pub engine: DockerSettings,
     pub registry: RegistryConfig,
     pub forge: ForgeConfig,
+    pub network: NetworkConfig,
     pub limits: Limits,
     /// The directory of the user who calls.
     pub home: Option<PathBuf>,
@@ -215,8 +236,10 @@ pub struct ToolConfig {
 impl ToolConfig {
     fn read(read: &mut Reader<'_>) -> Self {
         let limits = Limits::default();
+        let network = NetworkConfig::read(read);
         Self {
-            engine: engine(read, limits.clone()),
+            engine: engine(read, &network, limits.clone()),
+            network,
             registry: RegistryConfig::read(read),
             forge: ForgeConfig { url: read.github_url(), api_url: read.github_api_url() },
             limits,
@@ -289,13 +312,14 @@ pub fn broker_address(text: &str) -> Result<Secret, String> {
 }
 
 /// The engine, as Docker's own client would find it.
-fn engine(read: &mut Reader<'_>, limits: Limits) -> DockerSettings {
+fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> DockerSettings {
     let certificates = read.home().map(|home| home.join(".docker"));
     let settings = DockerSettings {
         host: read.docker_host(),
         cert_path: read.docker_cert_path().or(certificates),
         tls_verify: read.docker_tls_verify().is_some(),
         network: read.builder_network(),
+        proxies: network.proxies.clone(),
         limits,
         // No credential to pull with: the registry's opens every tenant's images, and a build could
         // pull any of them.
@@ -386,6 +410,40 @@ pub struct ForgeConfig {
     /// Without a trailing slash.
     pub url: String,
     pub api_url: String,
+}
+
+/// How other networks are reached, and by which certificates servers are known.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// As builds are told of them.
+    pub proxies: Proxies,
+    certificates: [(&'static str, Option<String>); 2],
+}
+
+impl NetworkConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let file = read.ssl_cert_file().map(|file| file.display().to_string());
+        Self {
+            proxies: Proxies {
+                http: read.http_proxy(),
+                https: read.https_proxy(),
+                exempt: read.no_proxy(),
+            },
+            certificates: [("SSL_CERT_FILE", file), ("SSL_CERT_DIR", read.ssl_cert_dir())],
+        }
+    }
+
+    /// The proxies, as the worker itself uses them.
+    pub fn own_proxies(&self) -> Proxies {
+        self.proxies.clone().with_this_machine_exempt()
+    }
+
+    /// The variables that libraries read.
+    fn variables(&self) -> impl Iterator<Item = (String, String)> {
+        let certificates = self.certificates.iter().cloned();
+        let certificates = certificates.filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        self.own_proxies().variables().into_iter().chain(certificates)
+    }
 }
 
 #[derive(Debug, Clone)]

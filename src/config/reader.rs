@@ -16,6 +16,7 @@ use super::table::{Fallback, Name, Setting, Variables};
 use super::values::*;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::without_credentials;
+use crate::net::proxy::ProxyUrl;
 use crate::notify::SigningKeys;
 use crate::registry::RegistryUrl;
 use crate::telemetry::LogFormat;

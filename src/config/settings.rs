@@ -75,6 +75,25 @@ macro_rules! settings { ($of:ident) => { $of! {
         builder_network: String = NETWORK unset "the engine's default";
     }
 
+    "Network" {
+        /// Proxy for what is fetched from `http://` addresses: by the worker itself, and by builds, which get it as a
+        /// build argument. `http://user:password@host:port`; the password is kept out of logs. Each of these three
+        /// may be written in lower case, which wins. See [Proxies](operations.md#proxies).
+        http_proxy / http_proxy_file: ProxyUrl = PROXY unset "no proxy";
+        /// The same for `https://` addresses, which it is asked for by `CONNECT`.
+        https_proxy / https_proxy_file: ProxyUrl = PROXY unset "no proxy";
+        /// What is reached without a proxy: names, with all below them, addresses and networks, such as
+        /// `.example.com,10.0.0.0/8`, or `*` for everything. The worker itself adds what is on its own machine.
+        no_proxy: String = TEXT unset "all is reached by the proxies";
+        /// Certificates in PEM that servers are checked by in place of the system's: forge, registry, managers,
+        /// collector, an `amqps://` broker, and a PostgreSQL with `sslmode=verify-full`. See
+        /// [TLS](operations.md#tls).
+        ssl_cert_file: PathBuf = CERTIFICATES unset "the system's";
+        /// Directories with such certificates, a file each, separated by colons; together with `SSL_CERT_FILE`,
+        /// where both are set.
+        ssl_cert_dir: String = TEXT unset "the system's";
+    }
+
     "Disk" {
         /// Free space below which nothing is built, on the disks of `DATA_DIR` and of a local engine. Of
         /// two values the smaller one counts.

@@ -610,3 +610,44 @@ fn nothing_secret_in_an_address_is_ever_told() {
         }
     }
 }
+
+#[test]
+fn proxies_are_known_in_either_case_and_the_lower_one_wins() {
+    let of = |pairs: &[(&str, &str)]| {
+        let network = Config::read(vars(pairs)).expect("good").network;
+        network.proxies.variables().get("HTTPS_PROXY").cloned()
+    };
+    let (one, other) = ("http://one.example:3128", "http://other.example:3128");
+    assert_eq!(of(&[("HTTPS_PROXY", one)]).as_deref(), Some(one));
+    assert_eq!(of(&[("https_proxy", one)]).as_deref(), Some(one));
+    assert_eq!(of(&[("HTTPS_PROXY", one), ("https_proxy", other)]).as_deref(), Some(other));
+    assert_eq!(of(&[("HTTPS_PROXY", one), ("https_proxy", "")]).as_deref(), Some(one));
+    assert_eq!(of(&[("HTTPS_PROXY", "proxy:3128")]).as_deref(), Some("http://proxy:3128"));
+    assert_eq!(of(&[("HTTP_PROXY", one)]), None);
+}
+
+#[test]
+fn a_proxy_s_password_is_not_shown_and_certificates_have_to_be_some() {
+    let pairs = [("HTTP_PROXY", "http://joe:hunter2@proxy.example:3128")];
+    let environment = Environment::of(
+        vars(&pairs).into_iter().map(|(name, value)| (name.into(), value.into())),
+        EnvFile::default(),
+    );
+    let (config, effective) = environment.effective().expect("good");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let shown = effective.iter().find(|it| it.setting.name() == "HTTP_PROXY").expect("read");
+    assert_eq!(shown.value.as_deref(), Some("http://proxy.example:3128/"));
+
+    for (name, bad) in [
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+        ("SSL_CERT_FILE", "Cargo.toml"),
+        ("HTTPS_PROXY", "socks5://proxy.example"),
+        ("HTTP_PROXY", "http://joe:7/hunter2@proxy.example"),
+    ] {
+        let errors = Config::read(vars(&[(name, bad)])).expect_err(bad).to_string();
+        assert!(
+            errors.starts_with(&format!("{name}: ")) && !errors.contains("hunter2"),
+            "{errors}"
+        );
+    }
+}

@@ -9,11 +9,14 @@ use image_builder_actors::model::secret::Secret;
 use lapin::uri::AMQPUri;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tracing_subscriber::EnvFilter;
 
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::{MISREAD, is_misread};
+use crate::net::proxy::ProxyUrl;
 use crate::notify::SigningKeys;
 use crate::registry::RegistryUrl;
 use crate::telemetry;
@@ -58,6 +61,16 @@ pub(super) const TOKEN: Kind<Secret> =
         }
     });
 pub(super) const PATH: Kind<PathBuf> = Kind::new("path", |text| Ok(text.into()));
+/// Certificates, one or more, that can be read.
+pub(super) const CERTIFICATES: Kind<PathBuf> = Kind::new("path", |text| {
+    let found = CertificateDer::pem_file_iter(text)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| format!("cannot read {text}: {error}"))?;
+    if found.is_empty() {
+        return Err(format!("{text} holds no certificate in PEM (`-----BEGIN CERTIFICATE-----`)"));
+    }
+    Ok(text.into())
+});
 
 /// How long something takes or is waited for, from 50 ms to 31 days: what is less or more is a slip.
 pub(super) const DURATION: Kind<Duration> = Kind::new("duration", |text| match duration(text)? {
@@ -120,6 +133,8 @@ pub(super) const POSTGRES: Kind<Secret> = Kind::address("`postgres://` URL", |te
         _ => Err("must look like postgres://user:password@host:5432/database".into()),
     }
 });
+pub(super) const PROXY: Kind<ProxyUrl> =
+    Kind::address("address", |text| text.parse().map_err(str::to_owned));
 /// An engine; the adapter says what is wrong with one.
 pub(super) const ENGINE: Kind<String> = Kind::address("address", |text| Ok(text.to_owned()));
 pub(super) const NETWORK: Kind<String> =

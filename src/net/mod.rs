@@ -2,5 +2,6 @@
 
 pub mod address;
 pub mod http;
+pub mod proxy;
 pub(crate) mod public;
 pub(crate) mod refusal;

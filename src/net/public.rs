@@ -2,9 +2,13 @@
 //! through this worker what only its own network can reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+/// Longest wait for a name to be resolved that a proxy will resolve as well.
+const LOOKUP: Duration = Duration::from_secs(5);
 
 /// A stranger named a server that is not on the public internet.
 #[derive(Debug, thiserror::Error)]
@@ -20,16 +24,34 @@ pub(crate) fn check_literal(url: &Url) -> Result<(), NotPublic> {
     }
 }
 
+/// Refuses a name that leads, as far as can be seen from here, to an address that is not public.
+///
+/// For what a proxy may connect to, which resolves the name for itself. Where there is a proxy, names of
+/// the internet often cannot be resolved, so one that cannot passes.
+pub(crate) async fn check_resolved(url: &Url) -> Result<(), NotPublic> {
+    let host = url.host_str().unwrap_or_default();
+    let looked_up = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host, 0))).await;
+    let mut found = looked_up.ok().and_then(Result::ok).into_iter().flatten();
+    if found.any(|address| !is_public(address.ip())) {
+        return Err(NotPublic(host.to_owned()));
+    }
+    Ok(())
+}
+
 /// Resolves names to public addresses only. It is the resolver of the connection itself, so a name
 /// cannot show a public address to a check and another one to the connection.
-pub(crate) struct PublicOnly;
+pub(crate) struct PublicOnly {
+    /// The hosts of this network's proxies, which may be anywhere.
+    pub(crate) proxies: Vec<String>,
+}
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
+        let is_proxy = self.proxies.iter().any(|proxy| proxy.eq_ignore_ascii_case(name.as_str()));
         Box::pin(async move {
             let found: Vec<SocketAddr> =
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if found.iter().any(|address| !is_public(address.ip())) {
+            if !is_proxy && found.iter().any(|address| !is_public(address.ip())) {
                 return Err(NotPublic(name.as_str().to_owned()).into());
             }
             Ok(Box::new(found.into_iter()) as Addrs)
@@ -114,6 +136,16 @@ mod tests {
         ] {
             assert!(!is_public(ip.parse().expect("an address")), "{ip}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_of_this_machine_is_refused_and_one_that_nobody_knows_is_left_to_the_proxy() {
+        let passes = async |text| {
+            let url = Url::parse(text).expect("a valid address");
+            check_resolved(&url).await.is_ok()
+        };
+        assert!(!passes("https://localhost/x").await);
+        assert!(passes("https://nobody.invalid/x").await);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use image_builder_actors::ports::{FetchedSource, Plan, Planner};
 use self::confine::Unusable;
 use self::nixpacks::Sight;
 use crate::blocking::blocking;
+use crate::net::proxy;
 
 mod aside;
 mod cache;
@@ -89,6 +90,7 @@ impl SourcePlanner {
         wish: &BuildRequest,
         progress: &BuildLog,
     ) -> Result<ExplainedPlan, Fault> {
+        let wish = &without_proxies(wish, progress);
         let (tree, request) = (source.tree.clone(), wish.plan.clone());
         let limits = self.settings.limits.clone();
         let (step, because) = blocking(move || {
@@ -163,6 +165,25 @@ fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<(Step,
         }
     };
     Ok((step, because))
+}
+
+/// The request without variables for proxies. Those are the service's to set: they decide nothing about an
+/// image, and the engine leaves them out of the keys of its cache, so that a user's own would decide what
+/// other builds find there.
+fn without_proxies(wish: &BuildRequest, progress: &BuildLog) -> BuildRequest {
+    let mut wish = wish.clone();
+    for (field, variables) in
+        [("envs", &mut wish.plan.envs), ("buildArgs", &mut wish.plan.build_args)]
+    {
+        variables.retain(|name, _| {
+            let is_the_services = proxy::is_variable(name);
+            if is_the_services {
+                progress.note(format!("`{field}.{name}` is not used: the build service sets it"));
+            }
+            !is_the_services
+        });
+    }
+    wish
 }
 
 fn find_context(tree: &Path, root_directory: &str) -> Result<Context, Fault> {

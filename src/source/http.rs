@@ -17,7 +17,8 @@ use reqwest::{Client, Request, Response, StatusCode, Url};
 use super::fault;
 use super::session::{Session, cancelled};
 use crate::net::http::{chain, excerpt, retry_after, was_hung_up};
-use crate::net::public::{NotPublic, PublicOnly, check_literal};
+use crate::net::proxy::Proxies;
+use crate::net::public::{NotPublic, PublicOnly, check_literal, check_resolved};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -33,10 +34,12 @@ const LONGEST_REFUSAL: usize = 8 << 10;
 pub(super) struct Clients {
     forge: Client,
     foreign: Client,
+    /// Whether there is a proxy, which connects to names that it resolves beyond our sight.
+    behind_proxy: bool,
 }
 
 impl Clients {
-    pub(super) fn new() -> reqwest::Result<Self> {
+    pub(super) fn new(proxies: &Proxies) -> reqwest::Result<Self> {
         let builder = || {
             Client::builder()
                 .user_agent(concat!("git/2 (image-builder ", env!("CARGO_PKG_VERSION"), ")"))
@@ -45,9 +48,13 @@ impl Clients {
                 .referer(false)
         };
         Ok(Self {
-            forge: builder().build()?,
-            // Without a proxy, which would resolve names beyond our sight.
-            foreign: builder().no_proxy().dns_resolver(PublicOnly).build()?,
+            forge: proxies.apply(builder())?.build()?,
+            foreign: proxies
+                .apply(builder().dns_resolver(PublicOnly {
+                    proxies: proxies.hosts().map(str::to_owned).collect(),
+                }))?
+                .build()?,
+            behind_proxy: !proxies.is_empty(),
         })
     }
 
@@ -123,6 +130,10 @@ impl Http {
     ) -> Result<Response, Fault> {
         check_address(address, request.url())?;
         let client = if address.is_trusted { &self.clients.forge } else { &self.clients.foreign };
+        if !address.is_trusted && self.clients.behind_proxy {
+            let looked = check_resolved(request.url()).await;
+            looked.map_err(|refused| forbidden(address, &refused))?;
+        }
         let again = request.try_clone();
         let answered = async {
             match (client.execute(request).await, again) {

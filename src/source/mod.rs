@@ -29,11 +29,13 @@ use self::git::{Fetch, Home};
 use self::http::{Clients, Http};
 use self::session::Session;
 use crate::blocking::blocking;
+use crate::net::proxy::Proxies;
 
 /// Where the forges are, and what a source may cost.
 #[derive(Debug, Clone)]
 pub struct GitSettings {
     pub github: GithubSettings,
+    pub proxies: Proxies,
     /// How long a server may be silent before it is given up.
     pub silence: Duration,
     pub limits: Limits,
@@ -43,6 +45,7 @@ impl Default for GitSettings {
     fn default() -> Self {
         Self {
             github: GithubSettings::default(),
+            proxies: Proxies::default(),
             silence: Duration::from_secs(30),
             limits: Limits::default(),
         }
@@ -75,7 +78,7 @@ impl GitConnector {
         git::set_up_libgit2().map_err(GitSetupError::Git)?;
         Ok(Self {
             forges: Forges::new(&settings.github)?,
-            clients: Clients::new()?,
+            clients: Clients::new(&settings.proxies)?,
             silence: settings.silence,
             limits: settings.limits,
         })

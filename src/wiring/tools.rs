@@ -51,6 +51,11 @@ impl Tools {
         registry_client(&self.config.registry)
     }
 
+    /// The service's own credentials that builds come to see.
+    pub fn secrets(&self) -> Vec<Secret> {
+        self.config.network.proxies.secrets()
+    }
+
     /// How much the engine would be sent for a plan.
     ///
     /// # Errors
@@ -67,7 +72,8 @@ impl Tools {
     ///
     /// They cannot be read.
     pub fn forge(&self) -> Result<GitConnector, StartError> {
-        let forge = forge_client(&self.config.forge, &self.config.limits);
+        let ToolConfig { forge, network, limits, .. } = &self.config;
+        let forge = forge_client(forge, network, limits);
         forge.map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))
     }
 }

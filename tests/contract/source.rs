@@ -1,5 +1,7 @@
 //! The source port over git. What only the adapter can do is tested in the modules beside.
 
+#[path = "../support/forward_proxy.rs"]
+mod forward_proxy;
 #[path = "../support/git_server.rs"]
 mod git_server;
 use crate::stand_in;
@@ -14,6 +16,8 @@ mod forge_faults;
 mod git;
 #[path = "source/lfs.rs"]
 mod lfs;
+#[path = "source/proxies.rs"]
+mod proxies;
 #[path = "source/releases.rs"]
 mod releases;
 #[path = "source/submodules.rs"]

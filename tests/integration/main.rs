@@ -16,6 +16,7 @@ mod history;
 mod identity;
 mod images;
 mod lifecycle;
+mod networks;
 mod notifications;
 mod odd_properties;
 mod over_http;

@@ -7,12 +7,14 @@
 pub mod broker;
 pub mod daemon;
 pub mod engine;
+pub mod forward_proxy;
 pub mod git_server;
 pub mod managers;
 pub mod marked;
 pub mod node;
 pub mod own_engine;
 pub mod postgres;
+pub mod private_tls;
 pub mod proxy;
 pub mod raw_amqp;
 pub mod registry;

@@ -42,9 +42,15 @@ impl BuildRequest {
         format!("{application_id:?} {forge:?} {repo:?} {target:?} {force} {plan:?}")
     }
 
-    /// Every secret of the request, to be taken out of what others write.
+    /// Takes every secret of the request out of what others write.
     pub fn redactor(&self) -> Redactor {
-        Redactor::new(self.token.iter().cloned().chain(self.plan.secrets.values().cloned()))
+        self.redactor_with(&[])
+    }
+
+    /// The same, with secrets that are not the request's and that its build comes to see.
+    pub fn redactor_with(&self, others: &[Secret]) -> Redactor {
+        let own = self.token.iter().chain(self.plan.secrets.values());
+        Redactor::new(own.chain(others).cloned())
     }
 
     /// What notices a secret of the request in its image.

@@ -22,6 +22,7 @@ use crate::model::identity::BuildIdentity;
 use crate::model::image::ImageLocation;
 use crate::model::notification::Subject;
 use crate::model::request::BuildRequest;
+use crate::model::secret::Secret;
 use crate::parse;
 use crate::parse::Rules;
 use crate::pipeline::consumer::Delivered;
@@ -39,6 +40,8 @@ pub struct Listener {
     pub pool: Pool,
     pub settlement: Settlement,
     pub rules: Arc<Rules>,
+    /// The service's own credentials that builds come to see.
+    pub service: Vec<Secret>,
     pub admission: Admission,
     /// From delivery to settled, waiting included.
     pub job_timeout: Duration,
@@ -199,7 +202,7 @@ impl Listener {
             return self.settlement.wait(lease, request, history, Duration::ZERO).await;
         }
         let redeliveries = lease.envelope().redeliveries_of(lease.delivery());
-        let progress = BuildLog::new(&request.build_id, request.redactor())
+        let progress = BuildLog::new(&request.build_id, request.redactor_with(&self.service))
             .of_application(&request.application_id)
             .with_listener(self.settlement.observer.history.listener(build));
         let mut job = Job {

@@ -23,6 +23,7 @@ use crate::delivery::artifacts::Images;
 use crate::delivery::dedup::Redeliveries;
 use crate::delivery::lease::Leased;
 use crate::delivery::settlement::Settlement;
+use crate::model::secret::Secret;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
 use crate::pipeline::builder::Builder;
@@ -67,6 +68,8 @@ pub struct Ports {
 #[derive(Debug, Clone)]
 pub struct PipelineSettings {
     pub rules: Rules,
+    /// The service's own credentials that builds come to see.
+    pub service: Vec<Secret>,
     /// Where workspaces are made.
     pub workspaces: PathBuf,
     /// The registry's name in references.
@@ -197,6 +200,7 @@ impl Pipeline {
             pool,
             settlement: settlement.clone(),
             rules: rules.clone(),
+            service: settings.service.clone(),
             admission: admission.clone(),
             job_timeout: settings.job_timeout,
             images,

@@ -1,5 +1,6 @@
 //! One build: `POST /build` with the context as its body, under a session of its own.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use bollard::ClientVersion;
@@ -58,7 +59,8 @@ pub(super) async fn build(
     .await?;
     let build_id = uuid::Uuid::new_v4().simple().to_string();
     let network = engine.settings.network.as_deref();
-    let mut target = target(order, &context.dockerfile, &session.id, &build_id, network)?;
+    let proxies = engine.settings.proxies.variables();
+    let mut target = target(order, &context.dockerfile, &session.id, &build_id, network, proxies)?;
     let source = source(order).filter(|_| context.mounts_caches);
     if source.is_some_and(|(repository, commit)| engine.revisions.begin(repository, commit)) {
         progress.note(
@@ -150,9 +152,11 @@ fn target(
     session: &str,
     build_id: &str,
     network: Option<&str>,
+    proxies: BTreeMap<String, String>,
 ) -> Result<String, Fault> {
     let plan = &order.plan;
-    let build_args = json!(plan.build_args).to_string();
+    let build_args: BTreeMap<_, _> = plan.build_args.clone().into_iter().chain(proxies).collect();
+    let build_args = json!(build_args).to_string();
     let labels = json!(order.labels).to_string();
     let name = local::new_name(&order.reference);
     let mut parameters = vec![

@@ -50,6 +50,7 @@ use tokio::sync::RwLock;
 
 use crate::blocking::blocking;
 use crate::net::address::without_credentials;
+use crate::net::proxy::Proxies;
 
 /// A short question to the engine is answered within this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,6 +68,8 @@ pub struct DockerSettings {
     pub tls_verify: bool,
     /// `BUILDER_NETWORK`: the network of build steps, `host` or `none`; `None` = the engine's default.
     pub network: Option<String>,
+    /// What builds are told of proxies, as build arguments that no cache's key knows.
+    pub proxies: Proxies,
     /// The credential that base images are pulled with. Whoever sends a build request can pull with
     /// it whatever it opens, so it must not open what tenants keep from each other.
     pub registry_auth: Option<Arc<RegistryAuth>>,
@@ -87,6 +90,7 @@ impl Default for DockerSettings {
             cert_path: None,
             tls_verify: false,
             network: None,
+            proxies: Proxies::default(),
             registry_auth: None,
             push_auth: None,
             push_journal: None,
