@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::model::identity::BuildIdentity;
+use crate::model::login::RegistryLogin;
+use crate::model::platform::Platform;
 use crate::model::secret::{Redactor, Secret};
 
 /// A build request that was read and found good.
@@ -44,7 +46,9 @@ impl BuildRequest {
 
     /// Every secret of the request, to be taken out of what others write.
     pub fn redactor(&self) -> Redactor {
-        Redactor::new(self.token.iter().cloned().chain(self.plan.secrets.values().cloned()))
+        let passwords = self.plan.registry_auth.values().map(|login| &login.password);
+        let secrets = self.token.iter().chain(self.plan.secrets.values()).chain(passwords);
+        Redactor::new(secrets.cloned())
     }
 
     /// Whether an image of the same inputs may stand in for a build.
@@ -153,6 +157,10 @@ pub struct PlanRequest {
     pub envs: BTreeMap<String, String>,
     pub build_args: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, Secret>,
+    /// Credentials for base images, by the registry's [host](crate::model::login::registry_host).
+    pub registry_auth: BTreeMap<String, RegistryLogin>,
+    /// What the image is for, each once, in a fixed order; none = the engine's own platform.
+    pub platforms: Vec<Platform>,
     pub nix_pkgs: Vec<String>,
     pub nix_libs: Vec<String>,
     pub apt_pkgs: Vec<String>,
