@@ -170,6 +170,7 @@ impl Adapters {
         let registry_name = config.registry.url.to_string();
         let engine = DockerSettings {
             push_auth: push_auth(&config.registry),
+            own_registry: Some(config.registry.url.server_address().to_owned()),
             push_journal: Some(data_dir.pushes()),
             ..config.engine.clone()
         };

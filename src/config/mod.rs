@@ -313,16 +313,16 @@ pub fn broker_address(text: &str) -> Result<Secret, String> {
 
 /// The engine, as Docker's own client would find it.
 fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> DockerSettings {
-    let certificates = read.home().map(|home| home.join(".docker"));
+    let usual = read.home().map(|home| home.join(".docker"));
+    let docker_config = read.docker_config().or(usual);
     let settings = DockerSettings {
         host: read.docker_host(),
-        cert_path: read.docker_cert_path().or(certificates),
+        cert_path: read.docker_cert_path().or_else(|| docker_config.clone()),
         tls_verify: read.docker_tls_verify().is_some(),
         network: read.builder_network(),
         proxies: network.proxies.clone(),
         limits,
-        // No credential to pull with: the registry's opens every tenant's images, and a build could
-        // pull any of them.
+        docker_config,
         ..DockerSettings::default()
     };
     if let Err(error) = DockerEngine::connect(settings.clone()) {

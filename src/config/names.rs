@@ -43,7 +43,6 @@ mod tests {
             "ALL_PROXY",
             "FTP_PROXY",
             "RUST_BACKTRACE",
-            "DOCKER_CONFIG",
             "DOCKER_CONTEXT",
             "GITHUB_TOKEN",
             "GITHUB_REF",

@@ -66,8 +66,11 @@ macro_rules! settings { ($of:ident) => { $of! {
     "Docker Engine" {
         /// The engine, in Docker's own form: `unix://`, `tcp://`, `http://` or `https://`.
         docker_host: String = ENGINE or "unix:///var/run/docker.sock";
+        /// Directory of Docker's own `config.json`, with whose credentials and credential helpers base images are
+        /// pulled. Every build can pull with them whatever they open, see [Base images](safety.md#base-images).
+        docker_config: PathBuf = PATH unset "`~/.docker`";
         /// Directory with `ca.pem`, `cert.pem` and `key.pem`, for an engine behind TLS.
-        docker_cert_path: PathBuf = PATH unset "`~/.docker`";
+        docker_cert_path: PathBuf = PATH unset "`DOCKER_CONFIG`";
         /// Any value, `0` as well: a `tcp://` address means TLS. Where TLS is spoken, the engine's
         /// certificate is always checked.
         docker_tls_verify: String = TEXT unset "off";

@@ -1,3 +1,5 @@
 //! The container engine: it builds the images, and its disk is looked after.
 
+mod credentials;
 pub mod docker;
+mod platforms;

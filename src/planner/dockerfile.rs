@@ -65,6 +65,7 @@ pub(super) fn plan(context: &Context, wish: &PlanRequest, limits: &Limits) -> Re
         .part("target", wish.target.as_deref().unwrap_or_default())
         .pairs("build arguments", &build_args)
         .names("secrets", wish.secrets.keys())
+        .platforms(&wish.platforms)
         .finish();
     Ok(Plan {
         builder: BuilderKind::Dockerfile,
@@ -73,6 +74,8 @@ pub(super) fn plan(context: &Context, wish: &PlanRequest, limits: &Limits) -> Re
         target: wish.target.clone(),
         build_args,
         secrets: wish.secrets.clone(),
+        platforms: wish.platforms.clone(),
+        registry_auth: wish.registry_auth.clone(),
         fingerprint,
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use image_builder_actors::model::digest::{add_part, hex};
+use image_builder_actors::model::platform::Platform;
 use sha2::{Digest, Sha256};
 
 /// Collects the parts of a plan; the same parts in the same order give the same text everywhere.
@@ -32,6 +33,11 @@ impl Fingerprint {
     ) -> Self {
         let counted = self.part(name, names.len().to_string());
         names.fold(counted, |hash, value| hash.part("", value))
+    }
+
+    /// Where none are named nothing is added: images that were made before there were any keep their keys.
+    pub(super) fn platforms(self, platforms: &[Platform]) -> Self {
+        platforms.iter().fold(self, |hash, one| hash.part("platform", one.as_str()))
     }
 
     pub(super) fn finish(self) -> String {

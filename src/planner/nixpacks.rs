@@ -266,6 +266,7 @@ fn finish(
         .pairs("files", &files)
         .pairs("build arguments", &planned.variables)
         .names("secrets", wish.secrets.keys())
+        .platforms(&wish.platforms)
         .finish();
     let plan = Plan {
         builder: BuilderKind::Nixpacks,
@@ -274,6 +275,8 @@ fn finish(
         target: None,
         build_args: planned.variables,
         secrets: wish.secrets.clone(),
+        platforms: wish.platforms.clone(),
+        registry_auth: wish.registry_auth.clone(),
         fingerprint,
     };
     Ok((plan, planned.plan))

@@ -58,6 +58,8 @@ impl Order {
                 target: None,
                 build_args: BTreeMap::new(),
                 secrets: BTreeMap::new(),
+                platforms: Vec::new(),
+                registry_auth: BTreeMap::new(),
                 fingerprint: String::new(),
             },
             labels: BTreeMap::from([label(BUILDER_LABEL, "dockerfile"), label(KEY_LABEL, &key)]),

@@ -11,11 +11,12 @@ use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuildRequest;
+use image_builder_actors::model::secret::Tripwire;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
 use image_builder_actors::ports::{
-    Broker, BuildOrder, Claim, FetchedSource, ImageBuilder, Message, Plan, Planner, Queue,
+    Broker, BuildOrder, Claim, Exposed, FetchedSource, ImageBuilder, Message, Plan, Planner, Queue,
 };
 use image_builder_actors::scheduling::capacity::FIRST_LOOK;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::model::secret::{Redactor, Secret};
 use crate::model::suspect;
+use crate::parse::base_images;
 
 /// Fields of the request, and of the older shape's `pullInfo`, that are texts.
 const TEXTS: [&str; 11] = [
@@ -69,6 +70,7 @@ impl Cleaner {
         let mut kept = Map::new();
         for (name, value) in map {
             let clean = match name.as_str() {
+                "registryAuth" => self.lost(&name, &value),
                 "pullInfo" => self.pull_info(value),
                 "buildPlan" => self.plan(value),
                 "force" => value.is_boolean().then_some(value),
@@ -130,6 +132,8 @@ impl Cleaner {
                 "nixPkgs" | "nixLibs" | "aptPkgs" => self.list(&path, value),
                 "envs" | "buildArgs" => self.variables(&path, value),
                 "secrets" => self.secrets(&path, value),
+                "platforms" => self.list(&path, value),
+                "registryAuth" => self.lost(&path, &value),
                 _ => None,
             };
             kept.extend(clean.map(|clean| (name, clean)));
@@ -252,6 +256,7 @@ fn credentials(map: &Map<String, Value>) -> Vec<Secret> {
         texts.push(secret);
         texts.extend(secret.lines().filter(|line| suspect::looks_random(line)));
     }
+    texts.extend(base_images::passwords(map));
     for name in ["envs", "buildArgs"] {
         let variables: Vec<(&str, &Value)> = match plan.and_then(|plan| plan.get(name)) {
             Some(Value::Object(map)) => map.iter().map(|(name, value)| (&**name, value)).collect(),

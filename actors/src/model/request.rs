@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::model::identity::BuildIdentity;
+use crate::model::login::RegistryLogin;
+use crate::model::platform::Platform;
 use crate::model::secret::{Redactor, Secret, Tripwire};
 
 /// A build request that was read and found good.
@@ -49,7 +51,8 @@ impl BuildRequest {
 
     /// The same, with secrets that are not the request's and that its build comes to see.
     pub fn redactor_with(&self, others: &[Secret]) -> Redactor {
-        let own = self.token.iter().chain(self.plan.secrets.values());
+        let logins = self.plan.registry_auth.values().map(|login| &login.password);
+        let own = self.token.iter().chain(self.plan.secrets.values()).chain(logins);
         Redactor::new(own.chain(others).cloned())
     }
 
@@ -58,7 +61,12 @@ impl BuildRequest {
         let token = self.token.iter().map(|token| ("the request's token".to_owned(), token));
         let secrets = self.plan.secrets.iter();
         let secrets = secrets.map(|(id, secret)| (format!("the request's secret `{id}`"), secret));
-        Tripwire::new(token.chain(secrets).map(|(name, secret)| (name, secret.clone())))
+        let logins = self.plan.registry_auth.iter();
+        let logins =
+            logins.map(|(host, login)| (format!("the password for {host}"), &login.password));
+        Tripwire::new(
+            token.chain(secrets).chain(logins).map(|(name, secret)| (name, secret.clone())),
+        )
     }
 
     /// Whether an image of the same inputs may stand in for a build.
@@ -167,6 +175,10 @@ pub struct PlanRequest {
     pub envs: BTreeMap<String, String>,
     pub build_args: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, Secret>,
+    /// Credentials for base images, by the registry's [host](crate::model::login::registry_host).
+    pub registry_auth: BTreeMap<String, RegistryLogin>,
+    /// What the image is for, each once, in a fixed order; none = the engine's own platform.
+    pub platforms: Vec<Platform>,
     pub nix_pkgs: Vec<String>,
     pub nix_libs: Vec<String>,
     pub apt_pkgs: Vec<String>,

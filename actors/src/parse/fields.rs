@@ -93,6 +93,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    pub(super) fn object(&mut self, name: &str) -> Option<&'a Map<String, Value>> {
+        match self.get(name)? {
+            Value::Object(map) => Some(map),
+            other => {
+                self.wrong_type(name, "an object", other);
+                None
+            }
+        }
+    }
+
     pub(super) fn list(&mut self, name: &str) -> Vec<String> {
         let items = match self.get(name) {
             None => return Vec::new(),

@@ -1,6 +1,7 @@
 //! Reading a build request: every rule of `docs/requests-and-notifications.md`, one clear message a
 //! fault.
 
+pub(crate) mod base_images;
 mod document;
 mod fields;
 mod plan;
@@ -136,6 +137,7 @@ fn known_credentials(map: &Map<String, Value>) -> Redactor {
     let secrets =
         map.get("buildPlan").and_then(|plan| plan.get("secrets")).and_then(Value::as_object);
     let texts = tokens.chain(secrets.into_iter().flat_map(Map::values)).filter_map(Value::as_str);
+    let texts = texts.chain(base_images::passwords(map));
     Redactor::new(texts.map(str::trim).map(Secret::new))
 }
 
@@ -268,7 +270,13 @@ impl Reader<'_> {
                 self.invalid(format!("`{name}` must have at most {LONGEST_ID} bytes."));
             }
         }
-        let plan = plan::read(self.map.get("buildPlan"), self.faults);
+        let mut plan = plan::read(self.map.get("buildPlan"), self.faults);
+        let registry_auth = base_images::registry_auth(&mut top);
+        if plan.registry_auth.is_empty() {
+            plan.registry_auth = registry_auth;
+        } else if !registry_auth.is_empty() {
+            self.invalid("`registryAuth` stands in `buildPlan` and beside it; give it once.");
+        }
         for message in source.faults.into_iter().chain(top.faults) {
             self.invalid(message);
         }

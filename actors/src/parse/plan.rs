@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Faults;
+use super::base_images;
 use super::fields::{Fields, quote, type_name};
 use crate::model::fault::Reason;
 use crate::model::request::{BuilderKind, PlanRequest};
@@ -24,6 +25,7 @@ pub(super) fn read(value: Option<&Value>, faults: &mut Faults) -> PlanRequest {
     let mut fields = Fields::new(map, "buildPlan.");
     let builder = fields.text("builder").and_then(|name| builder(&name, faults));
     let secrets = fields.texts("secrets", false);
+    let platforms = base_images::platforms(&mut fields, faults);
     let plan = PlanRequest {
         builder,
         root_directory: root(fields.text("rootDirectory")),
@@ -33,6 +35,8 @@ pub(super) fn read(value: Option<&Value>, faults: &mut Faults) -> PlanRequest {
         envs: fields.texts("envs", true),
         build_args: fields.texts("buildArgs", false),
         secrets: secrets.into_iter().map(|(id, text)| (id, Secret::new(text))).collect(),
+        registry_auth: base_images::registry_auth(&mut fields),
+        platforms,
         nix_pkgs: packages(&mut fields, "nixPkgs"),
         nix_libs: packages(&mut fields, "nixLibs"),
         apt_pkgs: packages(&mut fields, "aptPkgs"),

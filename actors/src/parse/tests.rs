@@ -357,3 +357,61 @@ fn a_credential_in_a_wrong_place_is_not_repeated() {
         json!({"userID": "u", "repo": "o/n", "type": "branch", "branch": "main", "token": "main"});
     assert!(read(&short).is_ok(), "a short one stands there by chance");
 }
+
+#[test]
+fn credentials_for_base_images_are_read_by_their_registry_and_never_repeated() {
+    let auth = json!({
+        "Registry.Example:5000": {"username": "joe", "password": "one-password"},
+        "https://index.docker.io/v1/": {"username": "joe", "password": "{\n\"a\": \"key\"}"},
+    });
+    let at_top = json!({"userID": "u", "repo": "o/n", "registryAuth": auth});
+    let in_plan = json!({"userID": "u", "repo": "o/n", "buildPlan": {"registryAuth": auth}});
+    for body in [at_top, in_plan] {
+        let request = read(&body).expect("a good request");
+        let hosts: Vec<_> = request.plan.registry_auth.keys().map(String::as_str).collect();
+        assert_eq!(hosts, ["docker.io", "registry.example:5000"]);
+        let login = &request.plan.registry_auth["registry.example:5000"];
+        assert_eq!((&*login.username, login.password.expose()), ("joe", "one-password"));
+        assert_eq!(request.redactor().redact("is one-password"), "is [secret]");
+        assert!(!format!("{request:?}{}", request.meaning()).contains("one-password"));
+    }
+}
+
+#[test]
+fn credentials_for_base_images_that_are_none_are_refused() {
+    let login = json!({"username": "joe", "password": "one-password"});
+    let many: Map<String, Value> =
+        (0..17).map(|n| (format!("r{n}.example"), login.clone())).collect();
+    for (auth, named) in [
+        (json!("one-password"), "must be an object"),
+        (json!({"registry.example": "one-password"}), "needs a `username`"),
+        (json!({"registry.example": {"username": "joe"}}), "needs a `password`"),
+        (json!({"a b": login}), "no registry's host"),
+        (json!({"docker.io": login, "index.docker.io": login}), "two entries"),
+        (Value::Object(many), "more than 16"),
+    ] {
+        let fault = fault(&json!({"userID": "u", "repo": "o/n", "registryAuth": auth}));
+        assert_eq!(fault.reason, Reason::InvalidRequest);
+        assert!(fault.message.contains(named), "{}", fault.message);
+        assert!(!fault.message.contains("one-password"), "{}", fault.message);
+    }
+    let twice = json!({
+        "userID": "u", "repo": "o/n", "registryAuth": {"a.example": login},
+        "buildPlan": {"registryAuth": {"b.example": login}},
+    });
+    assert!(fault(&twice).message.contains("give it once"));
+}
+
+#[test]
+fn platforms_are_named_in_any_order_and_each_once() {
+    let of = |platforms: Value| json!({"userID": "u", "repo": "o/n", "buildPlan": {"platforms": platforms}});
+    let request = read(&of(json!(["linux/arm64", "linux/x86_64", "linux/amd64"]))).expect("good");
+    let names: Vec<_> = request.plan.platforms.iter().map(|one| one.as_str()).collect();
+    assert_eq!(names, ["linux/amd64", "linux/arm64"]);
+    for bad in ["windows/amd64", "linux/pdp11", ""] {
+        assert_eq!(fault(&of(json!([bad]))).reason, Reason::Unsupported, "{bad}");
+    }
+    let all = ["amd64", "arm64", "386", "s390x", "riscv64"].map(|one| format!("linux/{one}"));
+    assert_eq!(fault(&of(json!(all))).reason, Reason::InvalidRequest);
+    assert_eq!(fault(&of(json!("linux/amd64"))).reason, Reason::InvalidRequest);
+}

@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use super::source::FetchedSource;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::Fault;
+use crate::model::login::RegistryLogin;
+use crate::model::platform::Platform;
 use crate::model::request::{BuildRequest, BuilderKind};
 use crate::model::secret::Secret;
 
@@ -24,7 +26,11 @@ pub struct Plan {
     pub build_args: BTreeMap<String, String>,
     /// Secrets that `RUN --mount=type=secret` steps may mount, by id.
     pub secrets: BTreeMap<String, Secret>,
-    /// Changes whenever anything in the plan does (secrets apart), or the planner itself.
+    /// What the image is for; none = the engine's own platform.
+    pub platforms: Vec<Platform>,
+    /// Credentials for base images, by the registry's host. The image does not depend on them.
+    pub registry_auth: BTreeMap<String, RegistryLogin>,
+    /// Changes whenever anything in the plan does (secrets and credentials apart), or the planner itself.
     pub fingerprint: String,
 }
 

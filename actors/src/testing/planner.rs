@@ -67,6 +67,8 @@ fn plan(tree: &Path, wish: &PlanRequest) -> Result<Plan, Fault> {
         target: wish.target.clone(),
         build_args,
         secrets: wish.secrets.clone(),
+        platforms: wish.platforms.clone(),
+        registry_auth: wish.registry_auth.clone(),
         fingerprint,
     })
 }
@@ -131,7 +133,8 @@ fn fingerprint(
     let mut hasher = DefaultHasher::new();
     fs::read(context.join(dockerfile)).unwrap_or_default().hash(&mut hasher);
     let secrets: Vec<_> = wish.secrets.keys().collect();
-    (dockerfile, &wish.target, build_args, secrets, &wish.start_command).hash(&mut hasher);
+    (dockerfile, &wish.target, build_args, secrets, &wish.start_command, &wish.platforms)
+        .hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

@@ -37,6 +37,8 @@ impl InMemory {
                 target: None,
                 build_args: BTreeMap::new(),
                 secrets: BTreeMap::new(),
+                platforms: Vec::new(),
+                registry_auth: BTreeMap::new(),
                 fingerprint: String::new(),
             },
             labels: BTreeMap::new(),

@@ -215,6 +215,8 @@ fn order(
         target: None,
         build_args,
         secrets: BTreeMap::new(),
+        platforms: Vec::new(),
+        registry_auth: BTreeMap::new(),
         fingerprint: id.to_owned(),
     };
     BuildOrder {

@@ -54,7 +54,7 @@ pub(super) async fn build(
         &engine.address,
         version,
         order.plan.secrets.clone(),
-        engine.settings.registry_auth.clone(),
+        engine.settings.pull_credentials(&order.plan),
     )
     .await?;
     let build_id = uuid::Uuid::new_v4().simple().to_string();

@@ -34,6 +34,7 @@ use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::platform::Platform;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::{Secret, Tripwire};
 use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
@@ -48,6 +49,9 @@ use revisions::Revisions;
 use session::Session;
 use tokio::sync::RwLock;
 
+use super::credentials::PullCredentials;
+use super::platforms;
+use super::platforms::Abilities;
 use crate::blocking::blocking;
 use crate::net::address::without_credentials;
 use crate::net::proxy::Proxies;
@@ -70,9 +74,12 @@ pub struct DockerSettings {
     pub network: Option<String>,
     /// What builds are told of proxies, as build arguments that no cache's key knows.
     pub proxies: Proxies,
-    /// The credential that base images are pulled with. Whoever sends a build request can pull with
-    /// it whatever it opens, so it must not open what tenants keep from each other.
-    pub registry_auth: Option<Arc<RegistryAuth>>,
+    /// `DOCKER_CONFIG`: the directory of Docker's own `config.json`, with whose credentials base images are
+    /// pulled; `None` = with those of requests alone. Whoever sends a build request can pull with them
+    /// whatever they open, so they must not open what tenants keep from each other.
+    pub docker_config: Option<PathBuf>,
+    /// The registry that has the images of all tenants: to it that file opens nothing.
+    pub own_registry: Option<String>,
     /// The credential that images are pushed with; `None` = anonymous.
     pub push_auth: Option<Arc<RegistryAuth>>,
     /// A directory to write down which names pushes gave to images, so that those of a worker that was
@@ -91,11 +98,23 @@ impl Default for DockerSettings {
             tls_verify: false,
             network: None,
             proxies: Proxies::default(),
-            registry_auth: None,
+            docker_config: None,
+            own_registry: None,
             push_auth: None,
             push_journal: None,
             no_cache: false,
             limits: Limits::default(),
+        }
+    }
+}
+
+impl DockerSettings {
+    /// What a build by this plan may pull with.
+    fn pull_credentials(&self, plan: &Plan) -> PullCredentials {
+        PullCredentials {
+            request: plan.registry_auth.clone(),
+            docker_config: self.docker_config.clone(),
+            own_registry: self.own_registry.clone(),
         }
     }
 }
@@ -201,6 +220,20 @@ impl DockerEngine {
         self.pushes.clear_left_names().await;
     }
 
+    /// What it can build for, as far as its own API tells.
+    async fn abilities(&self) -> Result<Abilities, Fault> {
+        let what = "asking for its platform";
+        let version = faults::in_time(ANSWER_TIMEOUT, what, self.docker.version())
+            .await?
+            .map_err(|error| faults::of_client(&self.address, what, &error))?;
+        let name = |part: Option<String>| part.unwrap_or_default();
+        let platform = format!("{}/{}", name(version.os), name(version.arch));
+        Ok(Abilities {
+            platforms: Platform::from_name(&platform).into_iter().collect(),
+            several: false,
+        })
+    }
+
     async fn inspect(&self, name_or_id: &str, what: &str) -> Result<Option<ImageInspect>, Fault> {
         inspect_image(self.negotiated().await?, name_or_id)
             .await
@@ -221,6 +254,9 @@ pub async fn context_size(plan: &Plan, limits: &Limits) -> Result<ContextSize, F
 impl ImageBuilder for DockerEngine {
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let version = self.negotiated().await?.client_version();
+        if !order.plan.platforms.is_empty() {
+            platforms::check(&order.plan.platforms, &self.abilities().await?)?;
+        }
         let life = self.life().await?;
         match build::build(self, version, order, progress).await {
             Ok(id) => {

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use bollard::ClientVersion;
 use bollard_buildkit_proto::health::health_check_response::ServingStatus;
@@ -34,10 +33,10 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
-use super::RegistryAuth;
 use super::address::Address;
 use super::faults;
 use super::wire::{self, Connection};
+use crate::engine::credentials::PullCredentials;
 
 /// The methods that the engine may call.
 const METHODS: [&str; 5] = [
@@ -64,12 +63,12 @@ impl Session {
         address: &Address,
         version: ClientVersion,
         secrets: BTreeMap<String, Secret>,
-        registry_auth: Option<Arc<RegistryAuth>>,
+        credentials: PullCredentials,
     ) -> Result<Self, Fault> {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let mut connection = Connection::open(address).await?;
         let response = shake_hands(&mut connection, address, version, &id).await?;
-        Self::serve(id, connection, response, secrets, registry_auth).await
+        Self::serve(id, connection, response, secrets, credentials).await
     }
 
     /// Opens the session of which each engine has one at a time; `None` = somebody has it. It gives the
@@ -82,7 +81,9 @@ impl Session {
         match shake_hands(&mut connection, address, version, CLAIM).await {
             Ok(response) => {
                 let (id, nothing) = (CLAIM.to_owned(), BTreeMap::new());
-                Self::serve(id, connection, response, nothing, None).await.map(Some)
+                Self::serve(id, connection, response, nothing, PullCredentials::default())
+                    .await
+                    .map(Some)
             }
             Err(fault) if fault.message.contains(&format!("session {CLAIM} already exists")) => {
                 Ok(None)
@@ -96,7 +97,7 @@ impl Session {
         connection: Connection,
         response: Response<Incoming>,
         secrets: BTreeMap<String, Secret>,
-        registry_auth: Option<Arc<RegistryAuth>>,
+        credentials: PullCredentials,
     ) -> Result<Self, Fault> {
         let upgraded = hyper::upgrade::on(response)
             .await
@@ -104,7 +105,7 @@ impl Session {
 
         let routes = Routes::new(HealthServer::new(AlwaysServing))
             .add_service(SecretsServer::new(MountedSecrets(secrets)))
-            .add_service(AuthServer::new(PullCredentials(registry_auth)))
+            .add_service(AuthServer::new(credentials))
             .prepare();
         let mut server = JoinSet::new();
         server.spawn(async move {
@@ -191,22 +192,18 @@ impl Secrets for MountedSecrets {
     }
 }
 
-/// The credential for pulling base images from one registry.
-struct PullCredentials(Option<Arc<RegistryAuth>>);
-
 #[tonic::async_trait]
 impl Auth for PullCredentials {
     async fn credentials(
         &self,
         request: Request<CredentialsRequest>,
     ) -> Result<tonic::Response<CredentialsResponse>, Status> {
-        let host = request.into_inner().host;
-        let known = self.0.as_ref().filter(|auth| registry(&auth.host) == registry(&host));
+        let known = self.of(&request.into_inner().host).await;
         // An empty answer means anonymous.
-        Ok(tonic::Response::new(known.map_or_else(CredentialsResponse::default, |auth| {
+        Ok(tonic::Response::new(known.map_or_else(CredentialsResponse::default, |login| {
             CredentialsResponse {
-                username: auth.username.clone(),
-                secret: auth.password.expose().to_owned(),
+                username: login.username,
+                secret: login.password.expose().to_owned(),
             }
         })))
     }
@@ -231,52 +228,5 @@ impl Auth for PullCredentials {
         _request: Request<VerifyTokenAuthorityRequest>,
     ) -> Result<tonic::Response<VerifyTokenAuthorityResponse>, Status> {
         Err(Status::unavailable("tokens are the engine's to fetch"))
-    }
-}
-
-/// One name for each registry: Docker Hub has several.
-fn registry(host: &str) -> &str {
-    let host = host.trim_start_matches("https://").trim_start_matches("http://");
-    match host.split('/').next().unwrap_or(host) {
-        "docker.io" | "index.docker.io" | "registry-1.docker.io" => "docker.io",
-        host => host,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn username(known: &str, asked: &str) -> String {
-        let auth = RegistryAuth {
-            host: known.to_owned(),
-            username: "user".to_owned(),
-            password: Secret::new("password"),
-        };
-        let request = Request::new(CredentialsRequest { host: asked.to_owned() });
-        let answer = PullCredentials(Some(Arc::new(auth))).credentials(request).await;
-        let answer = answer.expect("an answer").into_inner();
-        assert_eq!(answer.username.is_empty(), answer.secret.is_empty());
-        answer.username
-    }
-
-    #[tokio::test]
-    async fn a_credential_is_given_to_its_own_registry_alone() {
-        for (known, asked) in [
-            ("registry.example:5000", "registry.example:5000"),
-            ("docker.io", "registry-1.docker.io"),
-            ("https://index.docker.io/v1/", "registry-1.docker.io"),
-        ] {
-            assert_eq!(username(known, asked).await, "user", "{known} {asked}");
-        }
-        for (known, asked) in [
-            ("registry.example:5000", "registry.example"),
-            ("registry.example", "registry.example.evil.example"),
-            ("registry.example", "evil.example/registry.example"),
-            ("docker.io", "evil.example"),
-            ("docker.io", ""),
-        ] {
-            assert_eq!(username(known, asked).await, "", "{known} {asked}");
-        }
     }
 }

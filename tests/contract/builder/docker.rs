@@ -373,21 +373,39 @@ async fn a_build_without_network_has_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_private_base_image_is_pulled_with_the_registrys_credential() {
+async fn a_private_base_image_is_pulled_with_the_credential_of_the_request_or_of_docker_s_own_file()
+{
     let auth = Some(Arc::new(RegistryAuth {
         host: CLOSED.to_owned(),
         username: USER.to_owned(),
         password: Secret::new(CLOSED_PASSWORD),
     }));
-    let (registry_auth, push_auth) = (auth.clone(), auth);
-    let settings = DockerSettings { registry_auth, push_auth, ..DockerSettings::default() };
+    let settings = DockerSettings { push_auth: auth, ..DockerSettings::default() };
     let world = RealWorld::with(settings).await;
     let base = private_base(&world).await;
-    let order = world.order(&[("Dockerfile", &format!("FROM {base}\nLABEL x=y\n"))]);
+    let mut order = world.order(&[("Dockerfile", &format!("FROM {base}\nLABEL x=y\n"))]);
+    let login = RegistryLogin { username: USER.to_owned(), password: Secret::new(CLOSED_PASSWORD) };
+    order.plan.registry_auth.insert(CLOSED.to_owned(), login);
     world.output(&order).await;
 
-    let anonymous = RealWorld::new().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let auth = STANDARD.encode(format!("{USER}:{CLOSED_PASSWORD}"));
+    let file = json!({"auths": {CLOSED: {"auth": auth}}}).to_string();
+    std::fs::write(directory.path().join("config.json"), file).expect("written");
+    let docker_config = Some(directory.path().to_owned());
+    let by_file = DockerSettings { docker_config, ..DockerSettings::default() };
+    let own_registry = Some(CLOSED.to_owned());
+    let withheld = DockerSettings { own_registry, ..by_file.clone() };
+    let by_file = RealWorld::with(by_file).await;
+    let dockerfile = format!("FROM {base}\nLABEL y=z\n");
+    by_file.output(&by_file.order(&[("Dockerfile", &dockerfile)])).await;
+    // Another engine's cache would not be asked for another tag.
     let other = format!("FROM {}\n", base.with_tag("2"));
+    let withheld = RealWorld::with(withheld).await;
+    let fault = withheld.fault(&withheld.order(&[("Dockerfile", &other)])).await;
+    assert!(fault.message.contains("may not be pulled"), "{}", fault.message);
+
+    let anonymous = RealWorld::new().await;
     let fault = anonymous.fault(&anonymous.order(&[("Dockerfile", &other)])).await;
     assert_eq!(fault.reason, Reason::BuildFailed);
     assert!(fault.message.contains("may not be pulled"), "{}", fault.message);

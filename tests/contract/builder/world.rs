@@ -38,6 +38,8 @@ fn order(context: &Path) -> BuildOrder {
             target: None,
             build_args: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            platforms: Vec::new(),
+            registry_auth: BTreeMap::new(),
             fingerprint: String::new(),
         },
         labels: BTreeMap::from([

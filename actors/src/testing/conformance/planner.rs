@@ -35,6 +35,7 @@ macro_rules! planner_conformance {
             the_fingerprint_is_the_same_for_the_same_plan_elsewhere,
             the_fingerprint_changes_with_what_decides_the_image,
             the_fingerprint_does_not_know_the_values_of_secrets,
+            platforms_and_credentials_for_base_images_are_handed_on_and_only_platforms_count,
         }
     };
 }
@@ -357,5 +358,26 @@ pub async fn the_fingerprint_does_not_know_the_values_of_secrets(planner: &impl 
         let one = plan(planner, &source, with_secret("npm", "one")).await;
         let other = plan(planner, &source, with_secret("npm", "other")).await;
         assert_eq!(one.fingerprint, other.fingerprint);
+    }
+}
+
+pub async fn platforms_and_credentials_for_base_images_are_handed_on_and_only_platforms_count(
+    planner: &impl Planner,
+) {
+    let platforms: Vec<_> = Platform::from_name("linux/arm64").into_iter().collect();
+    let login = RegistryLogin { username: "joe".to_owned(), password: Secret::new("a-password") };
+    let registry_auth = BTreeMap::from([("registry.example".to_owned(), login)]);
+    for files in [DOCKERFILE, PACKAGE] {
+        let source = Source::of(&[files]);
+        let usual = plan(planner, &source, PlanRequest::default()).await;
+        assert!(usual.platforms.is_empty() && usual.registry_auth.is_empty());
+        let wish = PlanRequest { registry_auth: registry_auth.clone(), ..PlanRequest::default() };
+        let with_login = plan(planner, &source, wish).await;
+        assert_eq!(with_login.registry_auth, registry_auth);
+        assert_eq!(with_login.fingerprint, usual.fingerprint);
+        let wish = PlanRequest { platforms: platforms.clone(), ..PlanRequest::default() };
+        let elsewhere = plan(planner, &source, wish).await;
+        assert_eq!(elsewhere.platforms, platforms);
+        assert_ne!(elsewhere.fingerprint, usual.fingerprint);
     }
 }

@@ -18,6 +18,8 @@ fn plan(context: &Path, dockerfile: &str) -> Plan {
         target: None,
         build_args: Default::default(),
         secrets: Default::default(),
+        platforms: Vec::new(),
+        registry_auth: Default::default(),
         fingerprint: String::new(),
     }
 }
