@@ -33,16 +33,21 @@ start_service() { # NAME
 
 await_service() { # NAME
     local name=$1 function=${1//-/_} limit=30
-    [[ $name != rabbitmq ]] || limit=90
+    [[ $name != *rabbitmq ]] || limit=90
     "ready_$function" || await_ready "$name" "$limit" "ready_$function"
     describe_service "$name" >&2
 }
 
 stop_service() { # NAME
-    local running=
+    local running='' child
     ! is_ours "$1" || running=yes
     # PostgreSQL takes the usual signal for a wish to wait until all its clients have gone.
     [[ $1 != postgres || ! $running ]] || kill -INT "$pid"
+    # What was started is unshare, which hears no signals; the service is its child.
+    if [[ $1 == newer-* && $running ]]; then
+        read -r child _ <"/proc/$pid/task/$pid/children" || true # there is no newline
+        [[ ! $child ]] || kill -TERM "$child" || true
+    fi
     stop_daemon "$1" 30 # also clears away what is left of one that was killed
     [[ ! $running ]] || say "$1: stopped"
     [[ $1 != rabbitmq ]] || stop_daemon epmd 5
@@ -56,7 +61,7 @@ describe_service() { # NAME
         [[ $origin != pid* ]] || state=starting
     fi
     [[ $state != down ]] || origin="log: $LOG/$name.log"
-    printf '%-14s %-8s %s (%s)\n' "$name" "$state" "$("about_$function")" "$origin"
+    printf '%-24s %-8s %s (%s)\n' "$name" "$state" "$("about_$function")" "$origin"
     [[ $state == up ]]
 }
 

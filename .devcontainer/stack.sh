@@ -13,6 +13,8 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 . "$here/services.sh"
 # shellcheck source=images.sh
 . "$here/images.sh"
+# shellcheck source=newer.sh
+. "$here/newer.sh"
 
 usage() {
     cat <<USAGE
@@ -23,12 +25,14 @@ usage: stack.sh COMMAND [ARGUMENT...]
   down [SERVICE...]  stop what 'up' started, and nothing else
   status             one line a service; exits 0 when all of them answer
   images [IMAGE...]  pull the base images, or make stand-ins of what cannot be pulled
+  share IMAGE...     load base images into the newer engines that run
   env                print the environment that fits the stack, as NAME=value lines
   repo OWNER/NAME [DIR]
                      create a repository on the git server, and push the
                      branches and tags of DIR to it; prints its URL
 
 services: ${SERVICES[*]}
+          ${NEWER_SERVICES[*]} (by name alone; of Debian's $NEWER_SUITE, NEWER_SUITE says which)
 images:   ${IMAGES[*]}
 state:    $STATE  (set IMAGE_BUILDER_STATE to move it)
 USAGE
@@ -44,7 +48,7 @@ check_names() { # WHAT "KNOWN..." NAME...
 }
 
 stack_up() {
-    check_names service "${SERVICES[*]}" "$@"
+    check_names service "${SERVICES[*]} ${NEWER_SERVICES[*]}" "$@"
     need_root
     lock_state
     local service
@@ -56,18 +60,21 @@ stack_up() {
 }
 
 stack_down() {
-    check_names service "${SERVICES[*]}" "$@"
+    check_names service "${SERVICES[*]} ${NEWER_SERVICES[*]}" "$@"
     need_root
     lock_state
     local i
     local -a wanted=("$@")
-    ((${#wanted[@]})) || wanted=("${SERVICES[@]}")
+    ((${#wanted[@]})) || wanted=("${SERVICES[@]}" "${NEWER_SERVICES[@]}")
     for ((i = ${#wanted[@]} - 1; i >= 0; i--)); do stop_service "${wanted[i]}"; done
 }
 
 stack_status() {
     local service failed=0
     for service in "${SERVICES[@]}"; do describe_service "$service" || failed=1; done
+    for service in "${NEWER_SERVICES[@]}"; do
+        if is_ours "$service"; then describe_service "$service" || failed=1; fi
+    done
     return "$failed"
 }
 
@@ -85,6 +92,11 @@ GIT_SERVER_URL=$GIT_URL
 GIT_SERVER_ROOT=$GIT_ROOT
 GIT_SERVER_TOKEN=$GIT_TOKEN
 IMAGE_BUILDER_STATE=$STATE
+NEWER_DOCKER_HOST=unix://$RUN/newer-docker.sock
+NEWER_CONTAINERD_DOCKER_HOST=unix://$RUN/newer-docker-containerd.sock
+NEWER_RABBITMQ_URI=amqp://guest:guest@localhost:$NEWER_AMQP_PORT/%2f
+NEWER_RABBITMQ_MANAGEMENT_URL=http://guest:guest@localhost:$NEWER_MANAGEMENT_PORT
+NEWER_ROOT=$NEWER_ROOT
 ENV
     [[ $ENGINE == unix://$DEFAULT_SOCKET ]] || echo "DOCKER_HOST=$ENGINE"
 }
@@ -99,6 +111,10 @@ case $command in
     images)
         check_names image "${IMAGES[*]}" "$@"
         make_images "$@"
+        ;;
+    share)
+        check_names image "${IMAGES[*]}" "$@"
+        load_newer_images "$@"
         ;;
     env) stack_env ;;
     repo) create_repository "$@" ;;

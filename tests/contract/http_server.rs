@@ -49,9 +49,9 @@ impl HttpServer {
         self.0.asked()
     }
 
-    /// Waits for a request for this path.
-    pub(crate) async fn wait_for(&self, path: &str) {
-        self.0.wait_for(path).await;
+    /// Waits for a request.
+    pub(crate) async fn wait_until_asked(&self) {
+        self.0.wait_until_asked().await;
     }
 }
 

@@ -122,6 +122,12 @@ impl Push {
     }
 }
 
+/// Engines with containerd's image store know an image by the digest of its manifest, and others by that of its
+/// configuration.
+fn stands_for(stored: &RegistryImage, image: &BuiltImage) -> bool {
+    [&stored.image_id, &stored.digest].contains(&&image.id)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_published_image_is_found_by_all_its_names() {
     let mut engine = Engine::connect().await;
@@ -131,7 +137,7 @@ async fn a_published_image_is_found_by_all_its_names() {
         let image = engine.labelled_image(&label).await;
         let worker = Worker::new(settings);
         let published = worker.publish(&image, &reference).await.expect("it succeeds");
-        assert_eq!(published.image_id, image.id);
+        assert!(stands_for(&published, &image), "{published:?} {image:?}");
         for tag in [&reference.tag, &key().tag(), &published.digest] {
             let found = worker.registry.find(&reference.with_tag(tag)).await;
             assert_eq!(found, Ok(Some(published.clone())), "{tag}");
@@ -151,7 +157,8 @@ async fn images_that_are_pushed_under_one_name_at_once_each_get_their_own_digest
     let pushes = images.iter().map(|image| worker.publish(image, &reference));
     let pushed = futures_util::future::join_all(pushes).await;
     for (image, pushed) in images.iter().zip(pushed) {
-        assert_eq!(pushed.expect("it succeeds").image_id, image.id);
+        let pushed = pushed.expect("it succeeds");
+        assert!(stands_for(&pushed, image), "{pushed:?} {image:?}");
     }
 }
 
@@ -202,7 +209,6 @@ async fn a_registry_that_answers_with_an_error_has_failed() {
 
 #[tokio::test]
 async fn a_registry_that_refuses_is_told_by_its_status_and_what_to_do_whoever_was_refused() {
-    const PAGE: &str = "<html><head><title>timeout, denied</title></head></html>";
     for (status, parts) in [
         (400, ["400 Bad Request", "400"]),
         (403, ["403 Forbidden", "REGISTRY_PASSWORD"]),
@@ -215,7 +221,8 @@ async fn a_registry_that_refuses_is_told_by_its_status_and_what_to_do_whoever_wa
         let refuses = refusing.clone();
         let server = registry_that(move |request| {
             let refused = refuses.load(Ordering::SeqCst) && is_manifest(request, Method::PUT);
-            refused.then(|| answer(status, &[("content-type", "text/html")], PAGE))
+            let page = format!("<html><head><title>{status} timeout, denied</title></head></html>");
+            refused.then(|| answer(status, &[("content-type", "text/html")], page))
         })
         .await;
         let push = Push::to(settings(&server.host())).await;

@@ -29,9 +29,11 @@ async fn a_worker_in_a_container_prunes_for_the_disk_that_its_volume_is_on() {
     old.build(&*small.engine).await.expect("the build is good");
     small.fill_up_to(100 * MB);
 
-    // The worker is this test's own program.
-    let program = std::env::current_exe().expect("a test knows its program");
-    let program = format!("{}:/worker:ro", program.display());
+    // The worker is this test's own program, from where the engine sees it.
+    let directory = tempfile::tempdir().expect("a directory");
+    let (program, copy) = (std::env::current_exe(), directory.path().join("worker"));
+    std::fs::copy(program.expect("a test knows its program"), &copy).expect("there is room");
+    let program = format!("{}:/worker:ro", copy.display());
     let socket = format!("{}:/var/run/docker.sock", small.own.socket().display());
     let mut arguments = vec!["run", "--rm", "--network", "none", "--volume", "data:/data"];
     arguments.extend(["--volume", &program, "--volume", &socket, BASE, "/worker"]);

@@ -8,15 +8,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::daemon::{self, Daemon};
+use super::setting;
 
-/// An engine, with a socket and data of its own. It is gone with this value.
+/// The bridge that `stack.sh` makes for engines of another root: they would remove the machine's.
+const BRIDGE: &str = "ib-newer";
+
+/// An engine, with a socket and data of its own. It is gone with this value. It is the machine's `dockerd`, or, where
+/// `ENGINE_ROOT` names a root file system (`NEWER_ROOT` of `stack.sh env`), that of this root; with
+/// `ENGINE_STORE=containerd` its images are in containerd's store.
 ///
 /// Its processes and mounts have namespaces of their own: whatever ends the engine ends its builds
 /// too, and leaves no mount. It shares the machine's network, the engine's default bridge included, and
 /// changes nothing of it: it pushes to all registries that the machine reaches.
+///
+/// An engine of another root sees no files of the machine but temporary ones.
 pub struct OwnEngine {
     // Ends before its directory does.
     daemon: Mutex<Option<Daemon>>,
@@ -50,10 +59,24 @@ impl OwnEngine {
         if exec.exists() {
             std::fs::remove_dir_all(&exec).expect("the directory is ours");
         }
+        let configuration = self.path("daemon.json");
+        let with_containerd = setting("ENGINE_STORE", "") == "containerd";
+        let features = json!({"features": {"containerd-snapshotter": with_containerd}});
+        std::fs::write(&configuration, features.to_string()).expect("the directory is ours");
         let mut command = daemon::command("a container engine");
+        command.args(["unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child"]);
+        match setting("ENGINE_ROOT", "").as_str() {
+            "" => command.arg("dockerd"),
+            root => {
+                let enter = concat!(env!("CARGO_MANIFEST_DIR"), "/.devcontainer/in-root.sh");
+                command.args([enter, root]).arg(std::env::temp_dir());
+                command.args(["dockerd", "--bridge", BRIDGE])
+            }
+        };
         command
-            .args(["unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child"])
-            .args(["dockerd", "--iptables=false", "--ip6tables=false"])
+            .arg("--config-file")
+            .arg(configuration)
+            .args(["--iptables=false", "--ip6tables=false"])
             .args(["--ip-forward=false", "--ip-masq=false", "--pidfile", "", "--host"])
             .arg(self.host())
             .arg("--data-root")

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use image_builder_actors::ports::{Acknowledger, BrokerError, Delivery, Subscription};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
@@ -159,8 +160,8 @@ impl Acknowledger for Acks {
 
     async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
         let acker = self.take(tag)?;
-        let options = BasicNackOptions { requeue: true, ..Default::default() };
-        heard(acker.nack(options).await)
+        // RabbitMQ 4.3 and later count no `basic.nack`, and so would bring a message that kills workers for ever.
+        heard(acker.reject(BasicRejectOptions { requeue: true }).await)
     }
 
     async fn cancel(&self) {

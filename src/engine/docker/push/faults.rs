@@ -37,7 +37,7 @@ pub(super) fn of_push(what: &str, error: EngineError, redactor: &Redactor) -> Fa
         // be gone for good, the next try cannot even connect to it.
         _ => return fault(Reason::EngineFailed, told(what, &error.to_string(), redactor)),
     };
-    let Some(answer) = Answer::read(text) else {
+    let Some(answer) = Answer::read(text).or_else(|| Answer::of_page(text)) else {
         let reason = reason_of_words(text).unwrap_or(by_default);
         let advice = (reason == Reason::RegistryRefused).then(|| advice(None, text)).flatten();
         return fault(reason, with_advice(told(what, text, redactor), advice));
@@ -92,16 +92,34 @@ impl<'a> Answer<'a> {
     }
 }
 
+impl Answer<'_> {
+    /// Reads a web page, of which engines from 26 on no longer say which status it came with: proxies write it in the
+    /// title, such as `unknown: <html><head><title>413 Request Entity Too Large</title>…`.
+    fn of_page(text: &str) -> Option<Self> {
+        static TITLE: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(r"(?i)^\w+:\s*<(?s:.*)<title>\s*(?<status>[45]\d{2})\b").expect("valid")
+        });
+        let status = TITLE.captures(text)?.name("status")?;
+        Some(Self {
+            status: StatusCode::from_bytes(status.as_str().as_bytes()).ok()?,
+            detail: None,
+        })
+    }
+}
+
 fn is_out_of_reach(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
     matches!(kind, ConnectionRefused | NotFound | PermissionDenied)
 }
 
-/// An engine's error for a person: one line, without credentials and without the long state that
-/// upload addresses carry behind their `?`.
+/// An engine's error for a person: one line, without credentials, without web pages and without the long state
+/// that upload addresses carry behind their `?`.
 fn presentable(text: &str, redactor: &Redactor) -> String {
     static QUERY: LazyLock<Regex> = LazyLock::new(|| Regex::new(r#"\?[^\s"']+"#).expect("valid"));
-    excerpt(&QUERY.replace_all(&redactor.redact(text), "?…"))
+    static PAGE: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?is)<(?:!doctype|html)\b.*").expect("valid"));
+    let text = redactor.redact(text);
+    excerpt(&QUERY.replace_all(&PAGE.replace(&text, "(a web page)"), "?…"))
 }
 
 /// What the engine says of a push without a status: its own words, or the registry's error codes.
@@ -267,6 +285,18 @@ mod tests {
                 ["'v1'", "tags are immutable"],
             ),
             ("unknown: unknown error".to_owned(), Reason::RegistryRefused, ["unknown", "unknown"]),
+            // Engines from 26 on.
+            (
+                "unknown: <html>\r\n<head><title>413 Request Entity Too Large</title></head>".to_owned(),
+                Reason::RegistryRefused,
+                ["413 Payload Too Large", "client_max_body_size"],
+            ),
+            (
+                "denied: <!DOCTYPE html><html><head><title>403 Forbidden</title></head></html>".to_owned(),
+                Reason::RegistryRefused,
+                ["403 Forbidden", "REGISTRY_PASSWORD"],
+            ),
+            (format!("unknown: {page}"), Reason::RegistryRefused, ["unknown", "(a web page)"]),
         ] {
             let error = EngineError::DockerStreamError { error: text.clone() };
             let fault = of_push("cannot push `x`", error, &Redactor::default());
