@@ -186,7 +186,6 @@ impl Doctor<'_> {
                 },
                 exit = stop.asked() => {
                     drop(checks);
-                    tools.engine.cancelled().await;
                     return Ok(exit);
                 }
             }
