@@ -159,11 +159,6 @@ impl<'a> Run<'a> {
                 self.tell_fault(&fault, &log)
             }
             Err(exit) => {
-                // The build is stopped by now, but the engine may not know it yet.
-                tokio::select! {
-                    () = tools.engine.cancelled() => {}
-                    _ = stop.asked() => {}
-                }
                 progress.end(Ended::Stopped);
                 eprintln!("image-builder: stopped");
                 exit

@@ -1,5 +1,6 @@
 //! The container engine: it builds the images, and its disk is looked after.
 
+mod buildkit;
 mod credentials;
 pub mod docker;
 mod platforms;

@@ -187,7 +187,6 @@ impl Doctor<'_> {
                 },
                 exit = stop.asked() => {
                     drop(checks);
-                    tools.engine.cancelled().await;
                     return Ok(exit);
                 }
             }

@@ -18,12 +18,12 @@ use super::{DockerSettings, DockerSettingsError};
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the engine, whatever it runs over.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(in crate::engine) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// Where the engine listens.
 #[derive(Clone)]
-pub(super) enum Address {
+pub(in crate::engine) enum Address {
     Unix(PathBuf),
     /// `host:port`.
     Tcp(String),
@@ -75,7 +75,7 @@ impl Address {
     }
 
     /// Opens a connection, within [`CONNECT_TIMEOUT`].
-    pub(super) async fn open(&self) -> io::Result<Box<dyn Wire>> {
+    pub(in crate::engine) async fn open(&self) -> io::Result<Box<dyn Wire>> {
         tokio::time::timeout(CONNECT_TIMEOUT, self.dial())
             .await
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
@@ -94,7 +94,7 @@ impl Address {
     }
 
     /// What stands in a request's `Host` header.
-    pub(super) fn host_header(&self) -> &str {
+    pub(in crate::engine) fn host_header(&self) -> &str {
         match self {
             Address::Unix(_) => "docker",
             Address::Tcp(authority) | Address::Tls { authority, .. } => authority,

@@ -1,24 +1,19 @@
 //! The container engine: builds images with its BuildKit.
 //!
-//! Every build has a BuildKit session of its own (`session`), which offers the request's secrets to
-//! that build alone, and uploads its context as a stream (`context`). bollard serves for everything
-//! else that the engine is asked, over the same connections (`wire`, `address`).
+//! Builds go by BuildKit's control API (`super::buildkit`). bollard serves for everything else that the
+//! engine is asked, over the same connections (`wire`, `address`).
 
-mod address;
+pub(super) mod address;
 mod build;
-mod context;
 pub mod disk;
-mod events;
-mod faults;
+pub(super) mod faults;
 mod housekeeping;
-mod ignore;
 mod local;
 mod loss;
 mod push;
 mod revisions;
 mod search;
-mod session;
-mod wire;
+pub(super) mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,24 +35,24 @@ use image_builder_actors::model::secret::{Secret, Tripwire};
 use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 
 use address::Address;
-use context::Context;
-pub use context::ContextSize;
 pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
 use revisions::Revisions;
-use session::Session;
-use tokio::sync::RwLock;
 
 use super::credentials::PullCredentials;
 use super::platforms;
 use super::platforms::Abilities;
 use crate::blocking::blocking;
+use crate::engine::buildkit::context::Context;
+pub use crate::engine::buildkit::context::ContextSize;
+use crate::engine::buildkit::session::Session;
+use crate::engine::buildkit::times::FileTimes;
 use crate::net::address::without_credentials;
 use crate::net::proxy::Proxies;
 
 /// A short question to the engine is answered within this time.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What bollard allows for the start of an answer, in seconds.
 const CLIENT_TIMEOUT: u64 = 120;
 
@@ -153,8 +148,7 @@ pub struct DockerEngine {
     negotiated: Arc<AtomicBool>,
     pushes: Arc<EnginePush>,
     revisions: Arc<Revisions>,
-    /// Held for reading while a build is being cancelled.
-    cancelling: Arc<RwLock<()>>,
+    file_times: Arc<FileTimes>,
 }
 
 impl DockerEngine {
@@ -176,7 +170,7 @@ impl DockerEngine {
             settings: Arc::new(settings),
             negotiated: Arc::new(AtomicBool::new(false)),
             revisions: Arc::default(),
-            cancelling: Arc::default(),
+            file_times: Arc::default(),
         })
     }
 
@@ -208,11 +202,6 @@ impl DockerEngine {
             .map_err(|error| faults::of_client(&self.address, what, &error))?;
         self.negotiated.store(true, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Waits until every build that was dropped is stopped on the engine, or cannot be.
-    pub async fn cancelled(&self) {
-        drop(self.cancelling.write().await);
     }
 
     /// Removes the names that pushes of dead workers left on images.

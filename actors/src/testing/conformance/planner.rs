@@ -1,5 +1,6 @@
 //! What every planner promises.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -10,6 +11,8 @@ use time::OffsetDateTime;
 use super::source;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::login::RegistryLogin;
+use crate::model::platform::Platform;
 use crate::model::request::{BuildRequest, BuilderKind, PlanRequest, RepoName, Target};
 use crate::model::secret::Secret;
 use crate::model::workspace::Workspace;

@@ -1,14 +1,11 @@
-//! What the engine writes while it builds: one JSON object a line, most of them BuildKit's trace.
+//! What the engine tells while it builds.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bollard::models::BuildInfoAux;
 use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
 use image_builder_actors::model::build_log::{BuildEvent, BuildLog, StepRef};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::faults::FailedStep;
 
@@ -16,43 +13,13 @@ use super::faults::FailedStep;
 /// that a secret is still whole when it is looked for.
 const LINE_BYTES: usize = 64 * 1024;
 
-/// The step in which the engine unpacks the context that it was sent. Nobody asked for it.
-const UNPACKING: &str = "copy /context /";
-
-/// One line of the engine's answer to `POST /build`.
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(default)]
-    id: Option<String>,
-    #[serde(default, borrow)]
-    aux: Option<&'a RawValue>,
-    #[serde(default)]
-    error: Option<String>,
-    #[serde(default, rename = "errorDetail")]
-    error_detail: Option<ErrorDetail>,
-}
-
-#[derive(Deserialize)]
-struct ErrorDetail {
-    #[serde(default)]
-    message: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ImageId {
-    #[serde(rename = "ID")]
-    id: String,
-}
-
-/// Follows one build: turns the engine's lines into progress, and keeps how it ended.
+/// Follows one build: turns the engine's news into progress, and keeps how it ended.
 pub(super) struct Follower<'a> {
     progress: &'a BuildLog,
     steps: HashMap<String, Step>,
     /// Steps that have begun.
     begun: u32,
     output: Output<'a>,
-    pub(super) image_id: Option<String>,
-    pub(super) error: Option<String>,
     pub(super) failed: Option<FailedStep>,
 }
 
@@ -74,45 +41,12 @@ impl<'a> Follower<'a> {
             steps: HashMap::new(),
             begun: 0,
             output: Output { progress, left: output_bytes, limit: output_bytes, over: false },
-            image_id: None,
-            error: None,
             failed: None,
         }
     }
 
-    /// Takes one line of the engine's answer. A line that cannot be read is none.
-    pub(super) fn line(&mut self, line: &[u8]) {
-        if line.trim_ascii().is_empty() {
-            return;
-        }
-        let line: Line<'_> = match serde_json::from_slice(line) {
-            Ok(line) => line,
-            Err(error) => {
-                tracing::debug!(%error, "the engine wrote a line that cannot be read");
-                return;
-            }
-        };
-        let detail = line.error_detail.and_then(|detail| detail.message);
-        if let Some(error) = detail.or(line.error) {
-            self.error = Some(error);
-        }
-        let Some(aux) = line.aux else { return };
-        match line.id.as_deref() {
-            Some("moby.buildkit.trace") => {
-                if let Ok(BuildInfoAux::BuildKit(status)) = serde_json::from_str(aux.get()) {
-                    self.status(status);
-                }
-            }
-            Some("moby.image.id") => {
-                if let Ok(image) = serde_json::from_str::<ImageId>(aux.get()) {
-                    self.image_id = Some(image.id);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn status(&mut self, status: StatusResponse) {
+    /// Takes the next news of the build.
+    pub(super) fn status(&mut self, status: StatusResponse) {
         for vertex in &status.vertexes {
             self.started(vertex);
             // Several steps can begin and end within one answer: each is told of as a whole.
@@ -134,10 +68,8 @@ impl<'a> Follower<'a> {
         if vertex.started.is_some() && step.number == 0 {
             self.begun += 1;
             step.number = self.begun;
-            if step.name != UNPACKING {
-                let event = BuildEvent::StepStarted { name: step.name.clone() };
-                self.progress.tell_of_step(step.reference(), event);
-            }
+            let event = BuildEvent::StepStarted { name: step.name.clone() };
+            self.progress.tell_of_step(step.reference(), event);
         }
     }
 
@@ -157,7 +89,7 @@ impl<'a> Follower<'a> {
         for (_, rest) in step.partial.drain().filter(|(_, rest)| !rest.is_empty()) {
             self.output.line(reference, &rest);
         }
-        if vertex.error.is_empty() && step.name != UNPACKING {
+        if vertex.error.is_empty() {
             let (name, cached, took) = (step.name.clone(), vertex.cached, duration(vertex));
             let event = BuildEvent::StepFinished { name, cached, took };
             self.progress.tell_of_step(reference, event);
@@ -197,7 +129,7 @@ fn duration(vertex: &Vertex) -> Duration {
 
 /// Whether a step is the Dockerfile's own, and not the engine's housekeeping.
 fn is_shown(name: &str) -> bool {
-    !name.starts_with("[internal]") && name != UNPACKING && !name.starts_with("docker-image://")
+    !name.starts_with("[internal]") && !name.starts_with("docker-image://")
 }
 
 fn extend(line: &mut Vec<u8>, more: &[u8]) {
@@ -304,26 +236,5 @@ mod tests {
             follower.status(StatusResponse { vertexes: vec![failed], ..StatusResponse::default() });
         }
         assert_eq!(follower.failed.map(|step| step.name).as_deref(), Some("RUN b"));
-    }
-
-    #[test]
-    fn lines_that_cannot_be_read_are_passed_over() {
-        let progress = BuildLog::new("b", Redactor::default());
-        let mut follower = Follower::new(&progress, 1000);
-        for line in [
-            "",
-            "\r",
-            "{",
-            "[]",
-            r#"{"id":"moby.buildkit.trace","aux":"not base64!"}"#,
-            r#"{"id":"moby.image.id","aux":7}"#,
-            r#"{"id":"new","aux":{"a":[1]}}"#,
-        ] {
-            follower.line(line.as_bytes());
-        }
-        follower.line(br#"{"id":"moby.image.id","aux":{"ID":"sha256:1"}}"#);
-        follower.line(br#"{"errorDetail":{"message":"m"},"error":"e"}"#);
-        assert_eq!(follower.image_id.as_deref(), Some("sha256:1"));
-        assert_eq!(follower.error.as_deref(), Some("m"));
     }
 }

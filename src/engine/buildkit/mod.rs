@@ -1,0 +1,12 @@
+//! BuildKit, spoken to by its control API: a solve with its status stream, under a session that gives
+//! the engine what it asks back for (`session`): the build context, secrets, credentials.
+//!
+//! The API is reached through a Docker Engine (`control`), which has a BuildKit of its own.
+
+pub(super) mod context;
+mod control;
+mod events;
+mod faults;
+pub(super) mod session;
+pub(super) mod solve;
+pub(super) mod times;

@@ -1,0 +1,167 @@
+//! The BuildKit session of one build: what the engine may ask back of the client while it builds.
+//!
+//! `POST /session` is upgraded to HTTP/2, on which the *engine* is the client: it calls the services
+//! that this side offers. Those are health, the files that are built, the request's secrets, and the
+//! credentials for pulling base images.
+
+mod auth;
+mod file_sync;
+mod packet;
+mod secrets;
+mod sender;
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bollard::ClientVersion;
+use bollard_buildkit_proto::health::health_check_response::ServingStatus;
+use bollard_buildkit_proto::health::health_server::{Health, HealthServer};
+use bollard_buildkit_proto::health::{
+    HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+};
+use bollard_buildkit_proto::moby::buildkit::secrets::v1::secrets_server::SecretsServer;
+use bollard_buildkit_proto::moby::filesync::v1::auth_server::AuthServer;
+use futures_util::Stream;
+use hyper::server::conn::http2;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::service::TowerToHyperService;
+use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::secret::Secret;
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+use tonic::{Request, Status};
+
+use file_sync::FileSync;
+pub(in crate::engine) use file_sync::Files;
+use secrets::MountedSecrets;
+
+use super::control::{Upgrade, upgrade};
+use crate::engine::credentials::PullCredentials;
+use crate::engine::docker::address::Address;
+
+/// Under which name the engine looks for the Dockerfile.
+pub(super) const DOCKERFILE_NAME: &str = "Dockerfile";
+
+/// The methods that the engine may call.
+const METHODS: [&str; 6] = [
+    "/grpc.health.v1.Health/Check",
+    "/moby.buildkit.secrets.v1.Secrets/GetSecret",
+    "/moby.filesync.v1.Auth/Credentials",
+    "/moby.filesync.v1.Auth/FetchToken",
+    "/moby.filesync.v1.Auth/GetTokenAuthority",
+    file_sync::DIFF_COPY,
+];
+
+/// What a session gives the engine.
+#[derive(Default)]
+pub(in crate::engine) struct Offer {
+    pub(in crate::engine) files: Option<Arc<Files>>,
+    /// By which the engine knows the last context of the same application; empty = it has none.
+    pub(in crate::engine) shared_key: String,
+    pub(in crate::engine) secrets: BTreeMap<String, Secret>,
+    pub(in crate::engine) credentials: PullCredentials,
+}
+
+/// The id of the session that stands for the engine as a whole.
+const CLAIM: &str = "image-builder-runs-alone";
+
+/// An open session: dropping it closes it, and with it goes the engine's access to the secrets.
+pub(in crate::engine) struct Session {
+    pub(super) id: String,
+    _server: JoinSet<()>,
+}
+
+impl Session {
+    /// Opens a session of its own for one build.
+    pub(super) async fn open(
+        address: &Address,
+        version: ClientVersion,
+        offer: Offer,
+    ) -> Result<Self, Fault> {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let stream = shake_hands(address, version, &id, &offer.shared_key).await?;
+        Ok(Self::serve(id, stream, offer))
+    }
+
+    /// Opens the session of which each engine has one at a time; `None` = somebody has it. It gives the
+    /// engine nothing.
+    pub(in crate::engine) async fn claim(
+        address: &Address,
+        version: ClientVersion,
+    ) -> Result<Option<Self>, Fault> {
+        match shake_hands(address, version, CLAIM, "").await {
+            Ok(stream) => Ok(Some(Self::serve(CLAIM.to_owned(), stream, Offer::default()))),
+            Err(fault) if fault.message.contains(&format!("session {CLAIM} already exists")) => {
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn serve(id: String, stream: Upgraded, offer: Offer) -> Self {
+        let mut routes = Routes::new(HealthServer::new(AlwaysServing))
+            .add_service(SecretsServer::new(MountedSecrets(offer.secrets)))
+            .add_service(AuthServer::new(offer.credentials));
+        if let Some(files) = offer.files {
+            routes = routes.add_service(FileSync(files));
+        }
+        let routes = routes.prepare();
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let serving = http2::Builder::new(TokioExecutor::new())
+                .serve_connection(stream, TowerToHyperService::new(routes));
+            if let Err(error) = serving.await {
+                tracing::debug!(%error, "a build session ended with an error");
+            }
+        });
+        Self { id, _server: server }
+    }
+}
+
+async fn shake_hands(
+    address: &Address,
+    version: ClientVersion,
+    id: &str,
+    shared_key: &str,
+) -> Result<Upgraded, Fault> {
+    let mut headers = vec![
+        ("X-Docker-Expose-Session-Uuid", id),
+        ("X-Docker-Expose-Session-Name", "image-builder"),
+        ("X-Docker-Expose-Session-Sharedkey", shared_key),
+    ];
+    headers.extend(METHODS.map(|method| ("X-Docker-Expose-Session-Grpc-Method", method)));
+    let what = "opening a build session";
+    upgrade(address, version, Upgrade { path: "/session", headers: &headers, what }).await
+}
+
+/// The engine ends a session that does not answer its health checks.
+struct AlwaysServing;
+
+#[tonic::async_trait]
+impl Health for AlwaysServing {
+    type WatchStream =
+        Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send + 'static>>;
+
+    async fn check(
+        &self,
+        _request: Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+        Ok(tonic::Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+    }
+
+    async fn list(
+        &self,
+        _request: Request<HealthListRequest>,
+    ) -> Result<tonic::Response<HealthListResponse>, Status> {
+        Err(Status::unimplemented("list"))
+    }
+
+    async fn watch(
+        &self,
+        _request: Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("watch"))
+    }
+}

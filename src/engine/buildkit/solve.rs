@@ -1,0 +1,173 @@
+//! One build: what is asked of BuildKit, and what comes of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::ClientVersion;
+use bollard_buildkit_proto::moby::buildkit::v1::{
+    CacheOptions, SolveRequest, SolveResponse, StatusRequest, StatusResponse,
+};
+use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::ports::BuildOrder;
+use tonic::{Response, Status, Streaming};
+
+use super::control::Control;
+use super::events::Follower;
+use super::faults;
+use super::session::{DOCKERFILE_NAME, Files, Offer, Session};
+use crate::engine::credentials::PullCredentials;
+use crate::engine::docker::address::Address;
+
+/// Most that the build arguments, labels and the like of a build hold together, in bytes.
+const LONGEST_REQUEST: usize = 60 * 1024;
+/// How long the last news of a build that has ended may be under way.
+const LAST_NEWS: Duration = Duration::from_secs(2);
+/// What the engine gives back as the id of an image.
+const IMAGE_ID: &str = "containerimage.digest";
+
+/// A build that is to be made.
+pub(in crate::engine) struct Solve<'a> {
+    pub(in crate::engine) address: &'a Address,
+    pub(in crate::engine) version: ClientVersion,
+    pub(in crate::engine) order: &'a BuildOrder,
+    /// What the engine is to call the image.
+    pub(in crate::engine) name: &'a str,
+    /// The network of build steps, `host` or `none`; `None` = the engine's default.
+    pub(in crate::engine) network: Option<&'a str>,
+    /// Whether every step is run, whatever the build cache has.
+    pub(in crate::engine) no_cache: bool,
+    pub(in crate::engine) files: Arc<Files>,
+    pub(in crate::engine) shared_key: String,
+    pub(in crate::engine) credentials: PullCredentials,
+    /// What the build is told of proxies, in place of what it may say of them itself.
+    pub(in crate::engine) proxies: BTreeMap<String, String>,
+    /// What the build may write to the log, in bytes.
+    pub(in crate::engine) output_bytes: u64,
+}
+
+impl Solve<'_> {
+    /// Builds the image, and returns the engine's id of it. Dropping the future stops the build.
+    pub(in crate::engine) async fn run(self, progress: &BuildLog) -> Result<String, Fault> {
+        let attributes = self.attributes()?;
+        let offer = Offer {
+            files: Some(self.files.clone()),
+            shared_key: self.shared_key.clone(),
+            secrets: self.order.plan.secrets.clone(),
+            credentials: self.credentials.clone(),
+        };
+        let session = Session::open(self.address, self.version, offer).await?;
+        let control = Control::open(self.address, self.version).await?;
+        let request = self.request(session.id.clone(), attributes);
+        let mut follower = Follower::new(progress, self.output_bytes);
+        let ended = follow(control, request, &mut follower).await;
+        drop(session);
+        // A tree that cannot be sent is the cause of whatever the engine says about half a context.
+        if let Some(fault) = self.files.failure() {
+            return Err(fault);
+        }
+        match ended {
+            Ok(response) => response
+                .exporter_response
+                .get(IMAGE_ID)
+                .cloned()
+                .ok_or_else(|| faults::broke(&"it does not say which image it made")),
+            Err(status) => Err(faults::of_build(&status, &follower)),
+        }
+    }
+
+    fn request(&self, session: String, attributes: HashMap<String, String>) -> SolveRequest {
+        let name = ("name".to_owned(), self.name.to_owned());
+        let host = self.network == Some("host");
+        SolveRequest {
+            r#ref: uuid::Uuid::new_v4().simple().to_string(),
+            session,
+            frontend: "dockerfile.v0".to_owned(),
+            frontend_attrs: attributes,
+            // Newer engines take these for the first of their `exporters`.
+            exporter_deprecated: "moby".to_owned(),
+            exporter_attrs_deprecated: HashMap::from([name]),
+            entitlements: host.then(|| "network.host".to_owned()).into_iter().collect(),
+            cache: Some(CacheOptions::default()),
+            ..SolveRequest::default()
+        }
+    }
+
+    /// What the Dockerfile's front end is told.
+    fn attributes(&self) -> Result<HashMap<String, String>, Fault> {
+        let plan = &self.order.plan;
+        let mut attributes = HashMap::new();
+        let mut set = |name: String, value: &str| attributes.insert(name, value.to_owned());
+        set("filename".to_owned(), DOCKERFILE_NAME);
+        for (name, value) in plan.build_args.iter().chain(&self.proxies) {
+            set(format!("build-arg:{name}"), value);
+        }
+        for (name, value) in &self.order.labels {
+            set(format!("label:{name}"), value);
+        }
+        if let Some(target) = &plan.target {
+            set("target".to_owned(), target);
+        }
+        if let Some(network) = self.network {
+            set("force-network-mode".to_owned(), network);
+        }
+        if self.no_cache {
+            set("no-cache".to_owned(), "");
+        }
+        let size: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > LONGEST_REQUEST {
+            let message = "The build arguments are too long for the container engine: pass large \
+                           values as secrets or files.";
+            return Err(Fault::new(StageName::Builder, Reason::InvalidPlan, message));
+        }
+        Ok(attributes)
+    }
+}
+
+/// Has a build made, and follows it to its end.
+async fn follow(
+    mut control: Control,
+    request: SolveRequest,
+    follower: &mut Follower<'_>,
+) -> Result<SolveResponse, Status> {
+    let mut watcher = control.client.clone();
+    let status = StatusRequest { r#ref: request.r#ref.clone() };
+    // The engine waits for the build of which it is asked: so nothing of its beginning is missed.
+    let mut opening = Box::pin(async move { watcher.status(status).await });
+    let mut solving = Box::pin(control.client.solve(request));
+    let mut news = None;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            opened = &mut opening, if news.is_none() => news = Some(opened.map(Response::into_inner)),
+            told = next(&mut news) => match told {
+                Some(told) => follower.status(told),
+                // The end of the news is soon followed by that of the build.
+                None => break solving.await,
+            },
+            ended = &mut solving => break ended,
+        }
+    };
+    if news.is_none() {
+        news = tokio::time::timeout(LAST_NEWS, opening)
+            .await
+            .ok()
+            .map(|opened| opened.map(Response::into_inner));
+    }
+    while let Ok(Some(told)) = tokio::time::timeout(LAST_NEWS, next(&mut news)).await {
+        follower.status(told);
+    }
+    ended.map(Response::into_inner)
+}
+
+/// The next news, none where there will be no more. Waits for ever for a stream that is not open yet.
+async fn next(
+    news: &mut Option<Result<Streaming<StatusResponse>, Status>>,
+) -> Option<StatusResponse> {
+    match news {
+        Some(Ok(stream)) => stream.message().await.ok().flatten(),
+        Some(Err(_)) => None,
+        None => std::future::pending().await,
+    }
+}
