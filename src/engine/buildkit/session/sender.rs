@@ -256,6 +256,8 @@ mod tests {
             target: None,
             build_args: Default::default(),
             secrets: Default::default(),
+            platforms: Vec::new(),
+            registry_auth: Default::default(),
             fingerprint: String::new(),
         };
         fs::write(root.path().join("Dockerfile"), "d").expect("a file");
