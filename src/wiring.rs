@@ -34,6 +34,7 @@ use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings, host_name}
 use crate::broker::sqlite::moving::{Moved, move_all};
 use crate::broker::sqlite::{SqliteBroker, SqliteSettings};
 use crate::config::{BrokerConfig, Config, ForgeConfig, NetworkConfig, RegistryConfig};
+use crate::credentials::{CredentialsSettings, ManagerSettings, TokenMaker};
 use crate::data_dir::DataDir;
 use crate::engine::docker::disk::inventory::HeldBytes;
 use crate::engine::docker::disk::{DiskGuard, DiskSettings};
@@ -139,6 +140,7 @@ pub struct Adapters {
     /// The registry's name in references.
     pub registry_name: String,
     forge: Arc<GitConnector>,
+    credentials: Arc<TokenMaker>,
     planner: Arc<SourcePlanner>,
     engine: Arc<DockerEngine>,
     registry: Arc<RegistryClient>,
@@ -173,6 +175,14 @@ impl Adapters {
             keys: config.notify.keys.clone(),
             timeout: config.pipeline.notifier.timeout,
         };
+        let credentials = CredentialsSettings {
+            manager: config
+                .forge
+                .credentials_url
+                .clone()
+                .map(|url| ManagerSettings { url, keys: config.notify.keys.clone() }),
+            github_app: config.forge.github_app.clone(),
+        };
         let builds = StoreSettings {
             place: match &config.history.database {
                 Some(url) => Place::Postgres(url.clone()),
@@ -187,6 +197,7 @@ impl Adapters {
         Ok(Self {
             registry_name,
             forge: Arc::new(forge_client(&config.forge, &config.network, &config.limits)?),
+            credentials: Arc::new(TokenMaker::new(credentials).context("the makers of tokens")?),
             planner: Arc::new(SourcePlanner::new(planner)),
             engine,
             registry: Arc::new(registry),
@@ -244,6 +255,7 @@ impl Adapters {
             dead_letters,
             broker,
             forge: self.forge,
+            credentials: self.credentials,
             planner: self.planner,
             engine: Arc::new(self.disk),
             registry: self.registry,

@@ -48,7 +48,8 @@ mod tests {
     #[test]
     fn what_an_engine_cannot_build_for_is_refused_with_what_it_can() {
         let [amd64, arm64] = ["linux/amd64", "linux/arm64"].map(platform);
-        let engine = |platforms: &[Platform], several| Abilities { platforms: platforms.to_vec(), several };
+        let engine =
+            |platforms: &[Platform], several| Abilities { platforms: platforms.to_vec(), several };
         let refused = |wanted: &[Platform], engine| {
             let fault = check(wanted, &engine).expect_err("it cannot");
             assert_eq!(fault.reason, Reason::Unsupported);

@@ -30,8 +30,7 @@ impl Tools {
     pub fn assemble(config: ToolConfig, no_cache: bool) -> Result<Self, StartError> {
         let push_auth = push_auth(&config.registry);
         let own_registry = Some(config.registry.url.server_address().to_owned());
-        let engine =
-            DockerSettings { push_auth, own_registry, no_cache, ..config.engine.clone() };
+        let engine = DockerSettings { push_auth, own_registry, no_cache, ..config.engine.clone() };
         let engine =
             DockerEngine::connect(engine).map_err(|error| StartError::new(Exit::Config, error))?;
         let secret = caches(config.home.as_deref());

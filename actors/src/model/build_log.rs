@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::model::fault::StageName;
-use crate::model::secret::Redactor;
+use crate::model::secret::{Redactor, Secret};
 
 /// Something that a stage has to say about a job in hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +104,11 @@ impl BuildLog {
     pub fn enter(&mut self, stage: StageName, attempt: u32) {
         self.span = span(&self.build_id, stage.as_str(), attempt);
         self.span.record("application_id", self.application_id.as_deref());
+    }
+
+    /// From now on, this secret is taken out as well.
+    pub fn keep_secret(&mut self, secret: Secret) {
+        self.redactor = std::mem::take(&mut self.redactor).and(&Redactor::new([secret]));
     }
 
     /// The span that all of the job's log lines stand in.

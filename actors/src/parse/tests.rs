@@ -404,9 +404,7 @@ fn credentials_for_base_images_that_are_none_are_refused() {
 
 #[test]
 fn platforms_are_named_in_any_order_and_each_once() {
-    let of = |platforms: Value| {
-        json!({"userID": "u", "repo": "o/n", "buildPlan": {"platforms": platforms}})
-    };
+    let of = |platforms: Value| json!({"userID": "u", "repo": "o/n", "buildPlan": {"platforms": platforms}});
     let request = read(&of(json!(["linux/arm64", "linux/x86_64", "linux/amd64"]))).expect("good");
     let names: Vec<_> = request.plan.platforms.iter().map(|one| one.as_str()).collect();
     assert_eq!(names, ["linux/amd64", "linux/arm64"]);

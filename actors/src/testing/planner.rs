@@ -133,7 +133,8 @@ fn fingerprint(
     let mut hasher = DefaultHasher::new();
     fs::read(context.join(dockerfile)).unwrap_or_default().hash(&mut hasher);
     let secrets: Vec<_> = wish.secrets.keys().collect();
-    (dockerfile, &wish.target, build_args, secrets, &wish.start_command, &wish.platforms).hash(&mut hasher);
+    (dockerfile, &wish.target, build_args, secrets, &wish.start_command, &wish.platforms)
+        .hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

@@ -81,7 +81,9 @@ impl Session {
         match shake_hands(&mut connection, address, version, CLAIM).await {
             Ok(response) => {
                 let (id, nothing) = (CLAIM.to_owned(), BTreeMap::new());
-                Self::serve(id, connection, response, nothing, PullCredentials::default()).await.map(Some)
+                Self::serve(id, connection, response, nothing, PullCredentials::default())
+                    .await
+                    .map(Some)
             }
             Err(fault) if fault.message.contains(&format!("session {CLAIM} already exists")) => {
                 Ok(None)

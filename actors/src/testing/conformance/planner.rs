@@ -1,5 +1,6 @@
 //! What every planner promises.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -10,6 +11,8 @@ use time::OffsetDateTime;
 use super::source;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::{Fault, Reason, StageName};
+use crate::model::login::RegistryLogin;
+use crate::model::platform::Platform;
 use crate::model::request::{BuildRequest, BuilderKind, PlanRequest, RepoName, Target};
 use crate::model::secret::Secret;
 use crate::model::workspace::Workspace;
@@ -365,15 +368,13 @@ pub async fn platforms_and_credentials_for_base_images_are_handed_on_and_only_pl
     planner: &impl Planner,
 ) {
     let platforms: Vec<_> = Platform::from_name("linux/arm64").into_iter().collect();
-    let login =
-        RegistryLogin { username: "joe".to_owned(), password: Secret::new("a-password") };
+    let login = RegistryLogin { username: "joe".to_owned(), password: Secret::new("a-password") };
     let registry_auth = BTreeMap::from([("registry.example".to_owned(), login)]);
     for files in [DOCKERFILE, PACKAGE] {
         let source = Source::of(&[files]);
         let usual = plan(planner, &source, PlanRequest::default()).await;
         assert!(usual.platforms.is_empty() && usual.registry_auth.is_empty());
-        let wish =
-            PlanRequest { registry_auth: registry_auth.clone(), ..PlanRequest::default() };
+        let wish = PlanRequest { registry_auth: registry_auth.clone(), ..PlanRequest::default() };
         let with_login = plan(planner, &source, wish).await;
         assert_eq!(with_login.registry_auth, registry_auth);
         assert_eq!(with_login.fingerprint, usual.fingerprint);
