@@ -27,6 +27,7 @@ mod blocking;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod data_dir;
 mod dead_letters;
 pub mod engine;

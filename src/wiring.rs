@@ -36,6 +36,7 @@ use crate::broker::sqlite::{SqliteBroker, SqliteSettings};
 use crate::config::{
     BrokerConfig, Config, ForgeConfig, HistoryConfig, NetworkConfig, RegistryConfig,
 };
+use crate::credentials::{CredentialsSettings, ManagerSettings, TokenMaker};
 use crate::data_dir::DataDir;
 use crate::engine::docker::disk::inventory::HeldBytes;
 use crate::engine::docker::disk::{DiskGuard, DiskSettings};
@@ -141,6 +142,7 @@ pub struct Adapters {
     /// The registry's name in references.
     pub registry_name: String,
     forge: Arc<GitConnector>,
+    credentials: Arc<TokenMaker>,
     planner: Arc<SourcePlanner>,
     engine: Arc<DockerEngine>,
     registry: Arc<RegistryClient>,
@@ -185,6 +187,14 @@ impl Adapters {
             keys: config.notify.keys.clone(),
             timeout: config.pipeline.notifier.timeout,
         };
+        let credentials = CredentialsSettings {
+            manager: config
+                .forge
+                .credentials_url
+                .clone()
+                .map(|url| ManagerSettings { url, keys: config.notify.keys.clone() }),
+            github_app: config.forge.github_app.clone(),
+        };
         let place = match &config.history.database {
             Some(url) => Place::Postgres(url.clone()),
             None => Place::File(data_dir.history()),
@@ -195,6 +205,7 @@ impl Adapters {
         Ok(Self {
             registry_name,
             forge: Arc::new(forge_client(&config.forge, &config.network, &config.limits)?),
+            credentials: Arc::new(TokenMaker::new(credentials).context("the makers of tokens")?),
             planner: Arc::new(SourcePlanner::new(planner)),
             engine,
             registry: Arc::new(registry),
@@ -252,6 +263,7 @@ impl Adapters {
             dead_letters,
             broker,
             forge: self.forge,
+            credentials: self.credentials,
             planner: self.planner,
             engine: Arc::new(self.disk),
             registry: self.registry,

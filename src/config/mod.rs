@@ -43,10 +43,11 @@ pub use self::reader::Effective;
 use self::reader::Reader;
 pub use self::table::{Fallback, GROUPS, Group, Setting};
 use crate::broker::rabbitmq::topology::{Topology, TopologySettings};
+use crate::credentials::GithubAppSettings;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings};
 use crate::net::proxy::Proxies;
-use crate::notify::SigningKeys;
+use crate::net::signature::SigningKeys;
 use crate::registry::{RegistryCredentials, RegistryUrl};
 use crate::telemetry::LogFormat;
 use crate::telemetry::traces::TraceSettings;
@@ -117,7 +118,7 @@ impl Config {
             disk: DiskConfig::read(read),
             registry: RegistryConfig::read(read),
             notify: NotifyConfig::read(read),
-            forge: ForgeConfig { url: read.github_url(), api_url: read.github_api_url() },
+            forge: ForgeConfig::read(read),
             history: HistoryConfig::read(read),
             pipeline,
             api: ApiConfig::read(read),
@@ -241,7 +242,7 @@ impl ToolConfig {
             engine: engine(read, &network, limits.clone()),
             network,
             registry: RegistryConfig::read(read),
-            forge: ForgeConfig { url: read.github_url(), api_url: read.github_api_url() },
+            forge: ForgeConfig::read(read),
             limits,
             home: read.home().map(PathBuf::from),
         }
@@ -410,6 +411,27 @@ pub struct ForgeConfig {
     /// Without a trailing slash.
     pub url: String,
     pub api_url: String,
+    /// Who makes tokens of what the platform calls credentials; may hold a credential.
+    pub credentials_url: Option<Url>,
+    pub github_app: Option<GithubAppSettings>,
+}
+
+impl ForgeConfig {
+    fn read(read: &mut Reader<'_>) -> Self {
+        let (url, api_url) = (read.github_url(), read.github_api_url());
+        let id = read.github_app_id();
+        let (key, good) = read.good(Reader::github_app_key);
+        // A bad one is set, too.
+        match (&id, key.is_some() || !good) {
+            (Some(_), false) => read.bad("GITHUB_APP_KEY", "is missing beside GITHUB_APP_ID"),
+            (None, true) => read.bad("GITHUB_APP_ID", "is missing beside GITHUB_APP_KEY"),
+            _ => {}
+        }
+        let github_app = id.zip(key).zip(Url::parse(&api_url).ok());
+        let github_app =
+            github_app.map(|((id, key), api_url)| GithubAppSettings { id, key, api_url });
+        Self { url, api_url, credentials_url: read.credentials_url(), github_app }
+    }
 }
 
 /// How other networks are reached, and by which certificates servers are known.

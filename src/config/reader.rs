@@ -14,10 +14,11 @@ use super::environment::{Environment, Source};
 use super::settings::settings;
 use super::table::{Fallback, Name, Setting, Variables};
 use super::values::*;
+use crate::credentials::AppKey;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::without_credentials;
 use crate::net::proxy::ProxyUrl;
-use crate::notify::SigningKeys;
+use crate::net::signature::SigningKeys;
 use crate::registry::RegistryUrl;
 use crate::telemetry::LogFormat;
 

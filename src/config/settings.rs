@@ -135,6 +135,13 @@ macro_rules! settings { ($of:ident) => { $of! {
         github_url: String = FORGE_URL or "https://github.com";
         /// Its API.
         github_api_url: String = FORGE_URL or "https://api.github.com";
+        /// Asked for a token, at each try, where a request names a credential (`tokenRef`), see
+        /// [Credentials by reference](requests-and-notifications.md#credentials-by-reference).
+        credentials_url: Url = HTTP_URL unset "requests can name no credential";
+        /// Id of a GitHub App that makes tokens for requests with the `tokenRef` `github-app`.
+        github_app_id: String = TEXT unset "no App";
+        /// Private key of that App, as GitHub gives it out: PEM.
+        github_app_key / github_app_key_file: AppKey = APP_KEY unset "no App";
     }
 
     "History" {

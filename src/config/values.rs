@@ -14,10 +14,11 @@ use rustls::pki_types::pem::PemObject;
 use tracing_subscriber::EnvFilter;
 
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
+use crate::credentials::AppKey;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::{MISREAD, is_misread};
 use crate::net::proxy::ProxyUrl;
-use crate::notify::SigningKeys;
+use crate::net::signature::SigningKeys;
 use crate::registry::RegistryUrl;
 use crate::telemetry;
 use crate::telemetry::LogFormat;
@@ -133,6 +134,8 @@ pub(super) const POSTGRES: Kind<Secret> = Kind::address("`postgres://` URL", |te
         _ => Err("must look like postgres://user:password@host:5432/database".into()),
     }
 });
+pub(super) const APP_KEY: Kind<AppKey> =
+    Kind::new("PEM", |text| AppKey::parse(&Secret::new(text)).map_err(|error| error.to_string()));
 pub(super) const PROXY: Kind<ProxyUrl> =
     Kind::address("address", |text| text.parse().map_err(str::to_owned));
 /// An engine; the adapter says what is wrong with one.

@@ -5,3 +5,4 @@ pub mod http;
 pub mod proxy;
 pub(crate) mod public;
 pub(crate) mod refusal;
+pub mod signature;

@@ -11,8 +11,8 @@ use reqwest::redirect::Policy;
 use reqwest::{Response, Url};
 use serde_json::Value;
 
-use super::signature::SigningKeys;
 use crate::net::http::{USER_AGENT, causes, excerpt, read_at_most, retry_after};
+use crate::net::signature::SigningKeys;
 
 /// How much of a refusal's body is read, in bytes.
 const LONGEST_REFUSAL: usize = 4 * 1024;

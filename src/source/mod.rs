@@ -97,7 +97,9 @@ impl GitConnector {
 
     fn concerns(&self, request: &BuildRequest) -> Concerns {
         let page = self.forges.get(request.forge).page(&request.repo);
-        Concerns::new(&page, token(request))
+        // What a reference stands for is another token at each try.
+        let reference = request.token_ref.as_ref().map(Secret::new);
+        Concerns::new(&page, reference.as_ref().or(token(request)))
     }
 
     async fn fetch_into(

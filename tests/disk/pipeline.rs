@@ -22,6 +22,7 @@ use image_builder_actors::scheduling::capacity::FIRST_LOOK;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::testing::broker::FakeBroker;
+use image_builder_actors::testing::credentials::FakeCredentials;
 use image_builder_actors::testing::dead_letters::FakeDeadLetters;
 use image_builder_actors::testing::notifier::FakeNotifier;
 use image_builder_actors::testing::outcome_ledger::FakeLedger;
@@ -132,6 +133,7 @@ async fn full_in_the_middle() {
         ledger: Arc::new(FakeLedger::default()),
         dead_letters: Arc::new(FakeDeadLetters::new(broker.clone())),
         forge: Arc::new(FakeSource::default()),
+        credentials: Arc::new(FakeCredentials::default()),
         planner: Arc::new(SamePlan(large.order.plan.clone())),
         engine: Arc::new(PushesInMemory { builder, registry: registry.clone() }),
         registry: Arc::new(registry),

@@ -16,11 +16,16 @@ fn git_server() -> String {
     server_url().trim_start_matches("http://").to_owned()
 }
 
+/// A proxy that alone knows where `forge.invalid` is.
+fn proxy_to_the_forge(password: &str) -> ForwardProxy {
+    let names = [("forge.invalid:80", git_server())];
+    runtime().block_on(ForwardProxy::start(password, &names))
+}
+
 #[test]
 fn a_forge_beyond_a_proxy_is_reached_by_it_and_builds_are_told_of_it_but_not_its_password() {
     let password = unique("password");
-    let proxy = ForwardProxy::start(&password, &[("forge.invalid:80", git_server())]);
-    let proxy = runtime().block_on(proxy);
+    let proxy = proxy_to_the_forge(&password);
     let world = World::new()
         .with("http_proxy", &proxy.url())
         .with("HTTP_PROXY", "http://nobody.invalid:1")
@@ -56,8 +61,7 @@ fn a_forge_beyond_a_proxy_is_reached_by_it_and_builds_are_told_of_it_but_not_its
 
 #[test]
 fn what_is_the_same_but_for_the_proxy_is_built_once() {
-    let proxy = ForwardProxy::start("hunter2hunter2", &[("forge.invalid:80", git_server())]);
-    let proxy = runtime().block_on(proxy);
+    let proxy = proxy_to_the_forge("hunter2hunter2");
     let world = World::new();
     let first = world.worker();
     let steps = format!("RUN echo {}", unique("step"));

@@ -10,7 +10,7 @@ use crate::model::suspect;
 use crate::parse::base_images;
 
 /// Fields of the request, and of the older shape's `pullInfo`, that are texts.
-const TEXTS: [&str; 11] = [
+const TEXTS: [&str; 12] = [
     "userID",
     "type",
     "connector",
@@ -22,6 +22,7 @@ const TEXTS: [&str; 11] = [
     "applicationID",
     "uuid",
     "redriveOf",
+    "tokenRef",
 ];
 
 /// The fields that say whose request it is.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::model::fault::StageName;
-use crate::model::secret::{Redactor, without_escapes};
+use crate::model::secret::{Redactor, Secret, without_escapes};
 use held::HeldLines;
 
 /// Something that a stage has to say about a job in hand.
@@ -110,6 +110,11 @@ impl BuildLog {
         self.release_all();
         self.span = span(&self.build_id, stage.as_str(), attempt);
         self.span.record("application_id", self.application_id.as_deref());
+    }
+
+    /// From now on, this secret is taken out as well.
+    pub fn keep_secret(&mut self, secret: Secret) {
+        self.redactor = self.redactor.and(secret);
     }
 
     /// The span that all of the job's log lines stand in.

@@ -163,6 +163,7 @@ mod tests {
             token: None,
             force: false,
             redrive_of: None,
+            token_ref: None,
             plan: PlanRequest { root_directory: "apps/web".to_owned(), ..PlanRequest::default() },
         }
     }

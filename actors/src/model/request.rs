@@ -24,6 +24,8 @@ pub struct BuildRequest {
     pub target: Target,
     /// Credential for the forge; `None` = anonymous.
     pub token: Option<Secret>,
+    /// Names the credential that a token is made of at each try; there is no token beside it.
+    pub token_ref: Option<String>,
     /// Build even where an image of the same inputs is in the registry.
     pub force: bool,
     /// The build that was given up and that an operator asks for again with this request.
@@ -40,8 +42,8 @@ impl BuildRequest {
     /// All that it asks for, but for the values of credentials: requests that differ in it are not the same,
     /// though they bring the same id.
     pub fn meaning(&self) -> String {
-        let Self { application_id, forge, repo, target, force, plan, .. } = self;
-        format!("{application_id:?} {forge:?} {repo:?} {target:?} {force} {plan:?}")
+        let Self { application_id, forge, repo, target, token_ref, force, plan, .. } = self;
+        format!("{application_id:?} {forge:?} {repo:?} {target:?} {token_ref:?} {force} {plan:?}")
     }
 
     /// Takes every secret of the request out of what others write.

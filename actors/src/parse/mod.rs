@@ -53,6 +53,9 @@ const TELLING_TOKEN: usize = 12;
 /// Longest build id, in bytes: as long as a message's own id can be, which any of them may become.
 const LONGEST_ID: usize = 255;
 
+/// Longest `tokenRef`, in bytes.
+const LONGEST_REFERENCE: usize = 1024;
+
 /// The build that a message asks for. Its id is the body's `uuid`, else the message's own id; `None` where
 /// it has neither, or none that can serve as one.
 pub fn identity(body: &[u8], message_id: Option<&str>) -> Option<BuildIdentity> {
@@ -251,6 +254,7 @@ impl Reader<'_> {
 
         let user_id = source.name("userID", true);
         let token = source.secret("token");
+        let token_ref = self.token_ref(&mut top, token.is_some());
         let forge = self.forge(source.text("connector"));
         let repo = self.repo(&mut source);
         let target = if nested.is_some() {
@@ -289,6 +293,7 @@ impl Reader<'_> {
             repo,
             target: target?,
             token,
+            token_ref,
             force,
             redrive_of,
             plan,
@@ -335,6 +340,20 @@ impl Reader<'_> {
             self.faults.add(Reason::Unsupported, message);
         }
         forge
+    }
+
+    /// It may be a credential by mistake, so it is never repeated.
+    fn token_ref(&mut self, top: &mut Fields<'_>, has_token: bool) -> Option<String> {
+        let reference = top.text("tokenRef")?;
+        if reference.len() > LONGEST_REFERENCE || reference.chars().any(char::is_control) {
+            let what =
+                format!("must have at most {LONGEST_REFERENCE} bytes and no control characters");
+            top.fault("tokenRef", &what);
+        }
+        if has_token {
+            top.fault("tokenRef", "stands beside `token`; give the one or the other");
+        }
+        Some(reference)
     }
 
     fn repo(&mut self, source: &mut Fields<'_>) -> Option<RepoName> {

@@ -7,7 +7,7 @@ use crate::delivery::job::Job;
 use crate::model::fault::{Fault, Kind, Reason, StageName};
 use crate::model::workspace::Workspace;
 use crate::pipeline::stage::{Stage, Work};
-use crate::ports::{FetchedSource, SourceConnector};
+use crate::ports::{Credentials, FetchedSource, SourceConnector};
 use crate::scheduling::holds::Holds;
 use crate::supervision::Mailbox;
 
@@ -15,6 +15,8 @@ use crate::supervision::Mailbox;
 #[derive(Clone)]
 pub struct Connector {
     pub forge: Arc<dyn SourceConnector>,
+    /// Asked for a token where a request names one.
+    pub credentials: Arc<dyn Credentials>,
     /// Told when what was asked of the forge went well.
     pub holds: Holds,
     /// Where workspaces are made.
@@ -35,6 +37,11 @@ impl Stage for Connector {
             let message = "The build service has no room to fetch the repository.";
             Fault::new(StageName::Connector, Reason::DiskLow, message)
         })?;
+        if let Some(reference) = &job.request.token_ref {
+            let token = self.credentials.token(&job.request, reference).await?;
+            job.progress.keep_secret(token.clone());
+            job.request.token = Some(token);
+        }
         let pinned = job.history.checkpoint.commit.as_deref();
         let fetched = self.forge.fetch(&job.request, pinned, workspace, &job.progress).await;
         if !fetched.as_ref().is_err_and(|fault| fault.kind() == Kind::Capacity) {

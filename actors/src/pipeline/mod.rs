@@ -37,8 +37,8 @@ use crate::pipeline::pusher::Pusher;
 use crate::pipeline::retry::Retry;
 use crate::pipeline::stage::{Stage, StageActor, Work};
 use crate::ports::{
-    Broker, DeadLetters, ImageBuilder, Notifier as NotifierPort, OutcomeLedger, Planner, Probe,
-    Queue, Registry, SourceConnector,
+    Broker, Credentials, DeadLetters, ImageBuilder, Notifier as NotifierPort, OutcomeLedger,
+    Planner, Probe, Queue, Registry, SourceConnector,
 };
 use crate::scheduling::admission::{Admission, AdmissionRules};
 use crate::scheduling::capacity::Capacity;
@@ -57,6 +57,7 @@ pub struct Ports {
     pub ledger: Arc<dyn OutcomeLedger>,
     pub dead_letters: Arc<dyn DeadLetters>,
     pub forge: Arc<dyn SourceConnector>,
+    pub credentials: Arc<dyn Credentials>,
     pub planner: Arc<dyn Planner>,
     pub engine: Arc<dyn ImageBuilder>,
     pub registry: Arc<dyn Registry>,
@@ -191,6 +192,7 @@ impl Pipeline {
         let builder = actors.stage(ActorName::Builder, settings.builder, builder);
         let connector = Connector {
             forge: ports.forge.clone(),
+            credentials: ports.credentials,
             holds,
             workspaces: settings.workspaces,
             next: builder,

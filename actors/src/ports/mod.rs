@@ -4,6 +4,7 @@
 mod broker;
 pub mod build_store;
 mod builder;
+mod credentials;
 mod dead_letters;
 mod notifier;
 mod outcome_ledger;
@@ -18,6 +19,7 @@ pub use self::broker::{
     Taker, Turn,
 };
 pub use self::builder::{BuildOrder, Claim, Exposed, ImageBuilder};
+pub use self::credentials::Credentials;
 pub use self::dead_letters::{
     DeadLetterReading, DeadLetterStore, DeadLetters, DeadLettersError, KeptLetter,
 };

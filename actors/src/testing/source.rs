@@ -14,6 +14,7 @@ use crate::model::digest::hex;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::request::{BuildRequest, RepoName, Target};
 use crate::model::scope::{Fingerprint, Scope};
+use crate::model::secret::Secret;
 use crate::model::workspace::Workspace;
 use crate::ports::{FetchedSource, SourceConnector};
 
@@ -177,8 +178,9 @@ impl SourceConnector for FakeSource {
 
     fn scopes(&self, request: &BuildRequest, pinned: Option<&str>) -> Vec<Scope> {
         let asks_api = matches!(request.target, Target::Release(_)) && pinned.is_none();
-        let asker = match &request.token {
-            Some(token) => Some(Scope::Token(Fingerprint::of(HOST, token))),
+        let token = request.token_ref.as_ref().map(Secret::new).or(request.token.clone());
+        let asker = match token {
+            Some(token) => Some(Scope::Token(Fingerprint::of(HOST, &token))),
             None => asks_api.then(|| Scope::Anonymous(HOST.to_owned())),
         };
         let repository = Scope::Repository(request.repo.to_string());

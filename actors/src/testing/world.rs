@@ -19,6 +19,7 @@ use crate::telemetry::history::Recorder;
 use crate::testing::broker::FakeBroker;
 use crate::testing::build_store::FakeBuildStore;
 use crate::testing::builder::FakeBuilder;
+use crate::testing::credentials::FakeCredentials;
 use crate::testing::dead_letters::FakeDeadLetters;
 use crate::testing::notifier::FakeNotifier;
 use crate::testing::outcome_ledger::FakeLedger;
@@ -39,6 +40,7 @@ pub struct World {
     pub ledger: FakeLedger,
     pub dead_letters: FakeDeadLetters,
     pub forge: FakeSource,
+    pub credentials: FakeCredentials,
     pub planner: FakePlanner,
     pub engine: FakeBuilder,
     pub registry: FakeRegistry,
@@ -113,12 +115,14 @@ impl World {
         let (registry, managers, probe) =
             (FakeRegistry::default(), FakeNotifier::default(), FakeProbe::default());
         let engine = FakeBuilder::pushing_to(registry.clone());
+        let credentials = FakeCredentials::default();
         let (ledger, dead_letters) = (FakeLedger::default(), FakeDeadLetters::new(broker.clone()));
         let ports = Ports {
             broker: Arc::new(broker.clone()),
             ledger: Arc::new(ledger.clone()),
             dead_letters: Arc::new(dead_letters.clone()),
             forge: Arc::new(forge.clone()),
+            credentials: Arc::new(credentials.clone()),
             planner: Arc::new(planner.clone()),
             engine: Arc::new(engine.clone()),
             registry: Arc::new(registry.clone()),
@@ -135,6 +139,7 @@ impl World {
             ledger,
             dead_letters,
             forge,
+            credentials,
             planner,
             engine,
             registry,

@@ -3,6 +3,7 @@
 mod broker;
 mod build_store;
 mod builder;
+mod credentials;
 mod dead_letters;
 mod notifier;
 mod outcome_ledger;

@@ -245,6 +245,7 @@ fn request(id: &str) -> BuildRequest {
         token: None,
         force: true,
         redrive_of: None,
+        token_ref: None,
         plan: PlanRequest::default(),
     }
 }

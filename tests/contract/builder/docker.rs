@@ -3,6 +3,8 @@
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::TryStreamExt;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
 use image_builder::planner::{PlannerSettings, SourcePlanner};
@@ -10,12 +12,14 @@ use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::image::{CREATED_LABEL, KEY_LABEL, REVISION_LABEL, SOURCE_LABEL};
 use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::login::RegistryLogin;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::PlanRequest;
 use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::ImageBuilder;
 use image_builder_actors::testing::conformance::builder::World;
 use image_builder_actors::testing::conformance::planner::{Source, plan};
+use serde_json::json;
 
 use super::proxy::{Certificates, Proxy};
 use super::world::{BASE, RealWorld, names_of};
@@ -399,7 +403,6 @@ async fn a_private_base_image_is_pulled_with_the_credential_of_the_request_or_of
     let by_file = RealWorld::with(by_file).await;
     let dockerfile = format!("FROM {base}\nLABEL y=z\n");
     by_file.output(&by_file.order(&[("Dockerfile", &dockerfile)])).await;
-    // Another engine's cache would not be asked for another tag.
     let other = format!("FROM {}\n", base.with_tag("2"));
     let withheld = RealWorld::with(withheld).await;
     let fault = withheld.fault(&withheld.order(&[("Dockerfile", &other)])).await;

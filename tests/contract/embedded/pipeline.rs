@@ -18,6 +18,7 @@ use image_builder_actors::pipeline::{self, Pipeline, PipelineSettings, Ports};
 use image_builder_actors::ports::{Broker, Message, Notifier, NotifyError, Queue};
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::testing::builder::FakeBuilder;
+use image_builder_actors::testing::credentials::FakeCredentials;
 use image_builder_actors::testing::planner::FakePlanner;
 use image_builder_actors::testing::probe::FakeProbe;
 use image_builder_actors::testing::registry::FakeRegistry;
@@ -164,6 +165,7 @@ async fn work(file: PathBuf, first: usize) {
         ledger: broker.outcome_ledger(),
         dead_letters: Arc::new(broker.clone()),
         forge: Arc::new(FakeSource::default()),
+        credentials: Arc::new(FakeCredentials::default()),
         planner: Arc::new(FakePlanner::default()),
         engine: Arc::new(FakeBuilder::pushing_to(registry.clone())),
         registry: Arc::new(registry),

@@ -32,6 +32,7 @@ async fn a_submodule_that_only_the_proxy_can_find_is_fetched_by_it() {
     let outer = GitRepo::create("contract", "outer");
     let url = format!("http://elsewhere.invalid/contract/{}.git", inner.name);
     outer.add_submodule("part", &url, &commit);
+    outer.commit_index();
     let got =
         fetched(&with(behind(&proxy)), &request(&name(&outer), Target::DefaultBranch, None)).await;
     assert_eq!(got.read("part/inside"), "it\n");
@@ -68,6 +69,7 @@ async fn no_repository_reaches_the_host_of_the_proxy() {
     let outer = GitRepo::create("contract", "outer");
     let port = address.rsplit(':').next().expect("it has a port").to_owned();
     outer.add_submodule("part", &format!("http://localhost:{port}/a/b.git"), &"1".repeat(40));
+    outer.commit_index();
     let request = request(&name(&outer), Target::DefaultBranch, None);
     refused(&with(settings), &request, Reason::ForbiddenSource, "public address").await;
 }

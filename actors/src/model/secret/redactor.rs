@@ -39,6 +39,7 @@ const PLACEHOLDER: &str = "[secret]";
 pub struct Redactor(Option<Arc<Known>>);
 
 struct Known {
+    secrets: Vec<Secret>,
     forms: Vec<Form>,
     /// By the forms' heads. It cannot be wiped, unlike the forms.
     heads: AhoCorasick,
@@ -64,7 +65,13 @@ impl Redactor {
         for secret in &secrets {
             forms.add_encoded(secret.expose().trim());
         }
-        Self(Known::of(forms.list).map(Arc::new))
+        Self(Known::of(forms.list, secrets).map(Arc::new))
+    }
+
+    /// One that knows a further secret.
+    pub fn and(&self, secret: Secret) -> Self {
+        let known = self.0.iter().flat_map(|known| &known.secrets);
+        Self::new(known.cloned().chain([secret]))
     }
 
     /// `text` with every known secret replaced.
@@ -160,7 +167,7 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Known {
-    fn of(mut forms: Vec<Form>) -> Option<Self> {
+    fn of(mut forms: Vec<Form>, secrets: Vec<Secret>) -> Option<Self> {
         forms.sort_unstable_by(|a, b| a.text.cmp(&b.text));
         forms.dedup_by(|a, b| *a.text == *b.text);
         let longest = forms.iter().map(|form| form.text.len()).max()?;
@@ -171,7 +178,7 @@ impl Known {
                 .expect("the heads are bounded")
         };
         let (heads, beginnings) = (by_first(HEAD), by_first(BEGINNING));
-        Some(Self { heads, beginnings, longest, forms })
+        Some(Self { secrets, heads, beginnings, longest, forms })
     }
 
     /// Where secrets stand, in order and apart from each other.

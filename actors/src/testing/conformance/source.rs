@@ -50,6 +50,7 @@ macro_rules! source_conformance {
 pub fn request(repo: &RepoName, target: Target, token: Option<&str>) -> BuildRequest {
     BuildRequest {
         redrive_of: None,
+        token_ref: None,
         build_id: "a-build".to_owned(),
         user_id: "a-user".to_owned(),
         application_id: "an-application".to_owned(),

@@ -1,4 +1,4 @@
-//! Signatures of notifications, by the Standard Webhooks specification (symmetric, `v1`).
+//! Signatures of what is sent to the platform, by the Standard Webhooks specification (symmetric, `v1`).
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ const PREFIX: &str = "whsec_";
 /// How long a key may be, in bytes, by the specification.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The keys that notifications are signed with: one, or the new and the old one while the secret is
+/// The keys that requests to the platform are signed with: one, or the new and the old one while the secret is
 /// being changed.
 #[derive(Clone)]
 pub struct SigningKeys(Vec<Vec<u8>>);
@@ -39,7 +39,7 @@ impl SigningKeys {
     }
 
     /// The `webhook-signature`: one signature a key, with spaces between.
-    pub(super) fn sign(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
+    pub(crate) fn sign(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
         let signatures: Vec<_> = self
             .0
             .iter()
