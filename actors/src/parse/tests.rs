@@ -357,3 +357,14 @@ fn a_credential_in_a_wrong_place_is_not_repeated() {
         json!({"userID": "u", "repo": "o/n", "type": "branch", "branch": "main", "token": "main"});
     assert!(read(&short).is_ok(), "a short one stands there by chance");
 }
+
+#[test]
+fn a_message_names_some_of_many_faults_and_counts_the_rest() {
+    let arguments: String = (0..30_000).map(|n| format!("\"{n} \":\"\",")).collect();
+    let body = format!(
+        r#"{{"userID":"u","repo":"o/n","buildPlan":{{"buildArgs":{{{arguments}"a":"b"}}}}}}"#
+    );
+    let message = parse(body.as_bytes(), "b", &rules()).expect_err("it is bad").fault.message;
+    assert!(message.len() < 4_000, "{} bytes", message.len());
+    assert!(message.ends_with("29990 more rules are broken."), "{message}");
+}
