@@ -192,7 +192,6 @@ async fn run(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
 
     use serde_json::{Value, json};
     use tempfile::TempDir;

@@ -58,7 +58,7 @@ pub struct Ready {
 }
 
 impl Images {
-    /// The image of these inputs.
+    /// The image of these inputs. One that does not say so of itself is none: somebody has moved the tag.
     ///
     /// # Errors
     /// The registry cannot be asked.
@@ -67,7 +67,15 @@ impl Images {
         request: &BuildRequest,
         key: &BuildKey,
     ) -> Result<Option<RegistryImage>, Fault> {
-        self.registry.find(&self.reference(request, &key.tag())).await
+        let reference = self.reference(request, &key.tag());
+        let Some(image) = self.registry.find(&reference).await? else { return Ok(None) };
+        let labels = self.registry.labels(&reference, &image).await?;
+        if labels.get(KEY_LABEL).map(String::as_str) != Some(key.as_str()) {
+            let digest = image.digest;
+            tracing::warn!(%reference, digest, "the tag was moved to an image of other inputs");
+            return Ok(None);
+        }
+        Ok(Some(image))
     }
 
     /// The image of this very build.

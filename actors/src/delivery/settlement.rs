@@ -175,7 +175,7 @@ impl Settlement {
     /// The job failed: for good, or to be tried again, as the fault's kind says.
     async fn failed(&self, job: Job, fault: Fault) {
         let Job { request, mut history, begun, progress, lease, .. } = job;
-        let fault = Fault { message: progress.redact(&fault.message), ..fault };
+        let fault = Fault { message: progress.presentable(&fault.message), ..fault };
         let fault = self.weighed(fault, &history).await;
         lease.span(|span| span.about(&request).fail(&fault).leave());
         history.record(&fault, begun && retry_policy::counts(fault.kind()));

@@ -82,6 +82,8 @@ impl BuildLog {
     pub const TAIL_BYTES: usize = 16 * 1024;
     /// A longer line is cut here, in bytes.
     pub const LINE_BYTES: usize = 2 * 1024;
+    /// A longer message about a failure is cut here, in bytes.
+    pub const MESSAGE_BYTES: usize = 4 * 1024;
 
     /// A job that its log and its tail listen to.
     pub fn new(build_id: &str, redactor: Redactor) -> Self {
@@ -195,6 +197,13 @@ impl BuildLog {
         self.tail.lock().lines.iter().cloned().collect()
     }
 
+    /// `text` as it may be shown: without the request's secrets and escape sequences, and of a bounded length.
+    pub fn presentable(&self, text: &str) -> String {
+        let text = self.redact(text);
+        let lines: Vec<_> = text.lines().map(without_escapes).collect();
+        cut(lines.join("\n"), Self::MESSAGE_BYTES)
+    }
+
     /// `text` without the request's secrets: for what others wrote, such as an engine's error.
     pub fn redact(&self, text: &str) -> String {
         self.redactor.redact(text)
@@ -284,6 +293,14 @@ mod tests {
         assert!(tail.len() <= BuildLog::TAIL_LINES);
         assert!(tail.iter().map(String::len).sum::<usize>() <= BuildLog::TAIL_BYTES);
         assert!(tail.last().is_some_and(|line| line.starts_with("999 [secret] é")));
+    }
+
+    #[test]
+    fn a_message_is_shown_without_secrets_and_orders_to_a_terminal_and_cut() {
+        let log = BuildLog::new("b", Redactor::new([Secret::new("s3cr3t")]));
+        let message = "step \u{1b}[31m`s3\u{1b}[0mcr3t`\u{7} failed:\nexit code 1";
+        assert_eq!(log.presentable(message), "step `[secret]` failed:\nexit code 1");
+        assert!(log.presentable(&"x".repeat(1 << 20)).len() < BuildLog::MESSAGE_BYTES + 10);
     }
 
     #[derive(Debug, Default)]

@@ -50,6 +50,9 @@ const SHOWN: [&str; 7] =
 /// A shorter token, in bytes, may be a word that stands elsewhere by chance.
 const TELLING_TOKEN: usize = 12;
 
+/// So many broken rules are told of: their messages are for people.
+const MOST_FAULTS: usize = 10;
+
 /// Longest build id, in bytes: as long as a message's own id can be, which any of them may become.
 const LONGEST_ID: usize = 255;
 
@@ -223,7 +226,12 @@ impl Faults {
         let (first, _) = self.0.first()?;
         let same = self.0.iter().all(|(reason, _)| reason == first);
         let reason = if same { *first } else { Reason::InvalidRequest };
-        let messages: Vec<_> = self.0.into_iter().map(|(_, message)| message).collect();
+        let rest = self.0.len().saturating_sub(MOST_FAULTS);
+        let mut messages: Vec<_> = self.0.into_iter().map(|(_, message)| message).collect();
+        messages.truncate(MOST_FAULTS);
+        if rest > 0 {
+            messages.push(format!("{rest} more rules are broken."));
+        }
         Some(Fault::new(StageName::Listener, reason, messages.join(" ")))
     }
 }

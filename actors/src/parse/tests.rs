@@ -415,3 +415,14 @@ fn platforms_are_named_in_any_order_and_each_once() {
     assert_eq!(fault(&of(json!(all))).reason, Reason::InvalidRequest);
     assert_eq!(fault(&of(json!("linux/amd64"))).reason, Reason::InvalidRequest);
 }
+
+#[test]
+fn a_message_names_some_of_many_faults_and_counts_the_rest() {
+    let arguments: String = (0..30_000).map(|n| format!("\"{n} \":\"\",")).collect();
+    let body = format!(
+        r#"{{"userID":"u","repo":"o/n","buildPlan":{{"buildArgs":{{{arguments}"a":"b"}}}}}}"#
+    );
+    let message = parse(body.as_bytes(), "b", &rules()).expect_err("it is bad").fault.message;
+    assert!(message.len() < 4_000, "{} bytes", message.len());
+    assert!(message.ends_with("29990 more rules are broken."), "{message}");
+}

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use super::script::{Record, Script};
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::image::{
-    BUILDER_LABEL, BuiltImage, REVISION_LABEL, RegistryImage, StoredManifest, digest_of, is_digest,
+    BUILDER_LABEL, BuiltImage, KEY_LABEL, REVISION_LABEL, RegistryImage, StoredManifest, digest_of,
+    is_digest,
 };
 use crate::model::reference::ImageReference;
 use crate::ports::{RefusedTag, Registry};
@@ -87,7 +88,11 @@ impl FakeRegistry {
         }
         drop(contents);
         let digest = digest_of(image.id.as_bytes());
-        let labels = [(REVISION_LABEL, &*reference.tag), (BUILDER_LABEL, image.builder.as_str())];
+        let labels = [
+            (REVISION_LABEL, &*reference.tag),
+            (BUILDER_LABEL, image.builder.as_str()),
+            (KEY_LABEL, image.key.as_str()),
+        ];
         let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let stored = RegistryImage {
             digest: digest.clone(),

@@ -1,8 +1,9 @@
 //! How requests end when nothing, or only the request, is at fault.
 
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::shutdown::ShutdownPhase;
-use image_builder_actors::ports::{NotifyError, Queue};
+use image_builder_actors::ports::{NotifyError, Queue, Registry};
 use image_builder_actors::testing::builder::End;
 use image_builder_actors::testing::world::{request, request_with, settings, with_pipeline};
 use serde_json::json;
@@ -80,6 +81,30 @@ fn an_image_of_the_same_inputs_is_reused_unless_it_is_forced() {
         world.request(&request_with("b3", "force", true)).await;
         assert_eq!(world.notified(3).await[2].1["data"]["reused"], false);
         assert_eq!(world.engine.built(), 2);
+    });
+}
+
+#[test]
+fn a_tag_that_somebody_moved_to_an_image_of_other_inputs_is_not_reused() {
+    with_pipeline(settings(), async |world| {
+        world.request(&request("b1")).await;
+        world.request(&request_with("b2", "applicationID", "other")).await;
+        world.notified(2).await;
+        let [first, other] = ["name", "other"].map(|application| {
+            let pushed = world.registry.pushed.all();
+            let of = |it: &ImageReference| it.repository.ends_with(application);
+            pushed.into_iter().find(of).expect("it was pushed")
+        });
+        let foreign = world.registry.find(&other).await.expect("it is up").expect("it is there");
+        let labels = world.registry.labels(&other, &foreign).await.expect("it is up");
+        let tags = world.registry.tags(&first);
+        let key = tags.iter().find(|tag| tag.starts_with("key-")).expect("it has one");
+        world.registry.store(&foreign, &first.with_tag(key), labels).expect("it is up");
+
+        world.request(&request("b3")).await;
+        let third = &world.notified(3).await[2].1["data"];
+        assert_eq!(third["reused"], false);
+        assert_ne!(third["image"]["digest"], foreign.digest);
     });
 }
 

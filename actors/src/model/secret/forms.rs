@@ -67,7 +67,7 @@ fn hex(bytes: &[u8], between: &str) -> String {
         let _ = write!(text, "{between}{byte:02x}");
     }
     // What stands between two bytes need not stand before the first.
-    text.split_off(between.len())
+    text.get(between.len()..).unwrap_or_default().to_owned()
 }
 
 /// Percent-encoded, but for letters, digits and these marks.

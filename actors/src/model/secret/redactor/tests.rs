@@ -66,6 +66,12 @@ fn a_secret_of_three_bytes_is_known_as_a_word_and_a_shorter_one_is_not() {
 }
 
 #[test]
+fn a_secret_of_nothing_is_none() {
+    let redactor = Redactor::new(["", " ", "\n", "\u{1b}[1m"].map(Secret::new));
+    assert_eq!(redactor.redact("a \n\u{1b}[1mb"), "a \n\u{1b}[1mb");
+}
+
+#[test]
 fn a_long_secret_is_known_by_its_pieces() {
     let long: String = (0..2_000).map(|n| format!("{n:04}")).collect();
     let redactor = redactor(&long);
