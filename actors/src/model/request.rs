@@ -50,7 +50,10 @@ impl BuildRequest {
     pub fn redactor(&self) -> Redactor {
         let passwords = self.plan.registry_auth.values().map(|login| &login.password);
         let secrets = self.token.iter().chain(self.plan.secrets.values()).chain(passwords);
-        Redactor::new(secrets.cloned())
+        // A token may be given with its user.
+        let token = self.token.as_ref().and_then(|token| token.expose().split_once(':'));
+        let password = token.map(|(_, password)| Secret::new(password));
+        Redactor::new(secrets.cloned().chain(password))
     }
 
     /// Whether an image of the same inputs may stand in for a build.
@@ -60,23 +63,40 @@ impl BuildRequest {
 }
 
 /// A forge that requests can name, in their field `connector`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ForgeName {
     Github,
+    Gitlab,
+    /// And Forgejo.
+    Gitea,
+    Bitbucket,
+    /// Any git server that the operator has named; a repository's owner begins with the server.
+    Git,
 }
 
 impl ForgeName {
-    pub const ALL: [ForgeName; 1] = [ForgeName::Github];
+    pub const ALL: [ForgeName; 5] = [
+        ForgeName::Github,
+        ForgeName::Gitlab,
+        ForgeName::Gitea,
+        ForgeName::Bitbucket,
+        ForgeName::Git,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             ForgeName::Github => "github",
+            ForgeName::Gitlab => "gitlab",
+            ForgeName::Gitea => "gitea",
+            ForgeName::Bitbucket => "bitbucket",
+            ForgeName::Git => "git",
         }
     }
 
     /// The forge that a request's `connector` names.
     pub fn from_name(name: &str) -> Option<Self> {
+        let name = if name == "forgejo" { "gitea" } else { name };
         Self::ALL.into_iter().find(|forge| forge.as_str() == name)
     }
 }
