@@ -302,6 +302,7 @@ fn forge_client(
 ) -> anyhow::Result<GitConnector> {
     let settings = GitSettings {
         github: GithubSettings { url: forge.url.clone(), api_url: forge.api_url.clone() },
+        forges: forge.others.clone(),
         proxies: network.own_proxies(),
         limits: limits.clone(),
         ..GitSettings::default()
@@ -450,7 +451,7 @@ async fn connect(config: &Config, data_dir: &DataDir) -> Result<Queueing, StartE
 
 /// What requests are checked against.
 fn rules(config: &Config) -> Rules {
-    Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() }
+    config.forge.rules(&config.limits)
 }
 
 fn pipeline_settings(

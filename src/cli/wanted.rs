@@ -13,7 +13,7 @@ use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey};
 use image_builder_actors::model::request::{BuildRequest, BuilderKind, Target};
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::workspace::Workspace;
-use image_builder_actors::parse::{self, Rules};
+use image_builder_actors::parse;
 use image_builder_actors::ports::{FetchedSource, Plan, SourceConnector};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -125,7 +125,7 @@ impl WantedArguments {
             "token": token,
             "buildPlan": of_plan,
         });
-        let rules = Rules { forge_url: config.forge.url.clone(), limits: config.limits.clone() };
+        let rules = config.forge.rules(&config.limits);
         let id = uuid::Uuid::new_v4().to_string();
         let request = parse::parse(body.to_string().as_bytes(), &id, &rules)
             .map_err(|rejected| usage(in_options(&rejected.fault.message)))?;

@@ -29,7 +29,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::request::ForgeName;
 use image_builder_actors::model::secret::Secret;
+use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline::StageSettings;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;
 use image_builder_actors::supervision::RestartIntensity;
@@ -49,6 +51,7 @@ use crate::engine::docker::{DockerEngine, DockerSettings};
 use crate::net::proxy::Proxies;
 use crate::net::signature::SigningKeys;
 use crate::registry::{RegistryCredentials, RegistryUrl};
+use crate::source::ForgeSettings;
 use crate::telemetry::LogFormat;
 use crate::telemetry::traces::TraceSettings;
 
@@ -411,6 +414,7 @@ pub struct ForgeConfig {
     /// Without a trailing slash.
     pub url: String,
     pub api_url: String,
+    pub others: ForgeSettings,
     /// Who makes tokens of what the platform calls credentials; may hold a credential.
     pub credentials_url: Option<Url>,
     pub github_app: Option<GithubAppSettings>,
@@ -430,7 +434,27 @@ impl ForgeConfig {
         let github_app = id.zip(key).zip(Url::parse(&api_url).ok());
         let github_app =
             github_app.map(|((id, key), api_url)| GithubAppSettings { id, key, api_url });
-        Self { url, api_url, credentials_url: read.credentials_url(), github_app }
+        let others = ForgeSettings {
+            gitlab: Some(read.gitlab_url()),
+            gitea: read.gitea_url(),
+            bitbucket: Some(read.bitbucket_url()),
+            git: read.git_servers().unwrap_or_default(),
+        };
+        Self { url, api_url, others, credentials_url: read.credentials_url(), github_app }
+    }
+
+    /// What requests are checked against.
+    pub fn rules(&self, limits: &Limits) -> Rules {
+        let ForgeSettings { gitlab, gitea, bitbucket, git } = &self.others;
+        let others = [
+            (ForgeName::Gitlab, gitlab.as_slice()),
+            (ForgeName::Gitea, gitea.as_slice()),
+            (ForgeName::Bitbucket, bitbucket.as_slice()),
+            (ForgeName::Git, git),
+        ];
+        let urls = others.iter().flat_map(|(name, urls)| urls.iter().map(|url| (*name, url)));
+        let rules = Rules::new(&self.url, limits.clone());
+        urls.fold(rules, |rules, (name, url)| rules.with(name, url))
     }
 }
 

@@ -135,6 +135,16 @@ macro_rules! settings { ($of:ident) => { $of! {
         github_url: String = FORGE_URL or "https://github.com";
         /// Its API.
         github_api_url: String = FORGE_URL or "https://api.github.com";
+        /// GitLab, also one of your own, with its API.
+        gitlab_url: String = FORGE_URL or "https://gitlab.com";
+        /// A Gitea or Forgejo, with its API.
+        gitea_url: String = FORGE_URL unset "requests can name no `gitea`";
+        /// Bitbucket Cloud.
+        bitbucket_url: String = FORGE_URL or "https://bitbucket.org";
+        /// Any other git servers, by commas: requests with the `connector` `git` name repositories there by their
+        /// addresses. `host`, `host:port`, or `http://host:port` for one that speaks no TLS. They are trusted like the
+        /// other forges: with the token of a request, and at any address.
+        git_servers: Servers = SERVERS unset "requests can name no other server";
         /// Asked for a token, at each try, where a request names a credential (`tokenRef`), see
         /// [Credentials by reference](requests-and-notifications.md#credentials-by-reference).
         credentials_url: Url = HTTP_URL unset "requests can name no credential";

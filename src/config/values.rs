@@ -178,6 +178,26 @@ pub(super) const FORGE_URL: Kind<String> = Kind::address("URL", |text| {
     Ok(text.trim_end_matches('/').to_owned())
 });
 
+pub(super) type Servers = Vec<String>;
+/// As addresses with a scheme, and without a slash at the end.
+pub(super) const SERVERS: Kind<Servers> = Kind::new("`host,…`", |text| {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let server = |part: &str| {
+        let text = if part.contains("://") { part.to_owned() } else { format!("https://{part}") };
+        let bad = || "must be hosts, like git.example.com,code.example.org:8443".to_owned();
+        if is_misread(&text) {
+            return Err(bad());
+        }
+        let url = http_url(&text).map_err(|_| bad())?;
+        let is_bare = url.path() == "/" && url.username().is_empty() && url.password().is_none();
+        if !is_bare || url.query().is_some() || url.fragment().is_some() {
+            return Err(bad());
+        }
+        Ok(url.as_str().trim_end_matches('/').to_owned())
+    };
+    parts.map(server).collect()
+});
+
 pub(super) const LOG_FILTER: Kind<EnvFilter> = Kind::new("filter", telemetry::filter);
 pub(super) const LOG_FORMAT: Kind<LogFormat> = Kind::new("`text` or `json`", |text| match text {
     "text" => Ok(LogFormat::Text),

@@ -66,7 +66,12 @@ pub(crate) fn basic(user: &str, password: &str) -> HeaderValue {
 
 /// A token as a header shows it. `None` = it has characters that no header holds.
 pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
-    credential(format!("Bearer {token}"))
+    authorization("Bearer", token)
+}
+
+/// A token as a header of this scheme shows it. `None` = it has characters that no header holds.
+pub(crate) fn authorization(scheme: &str, token: &str) -> Option<HeaderValue> {
+    credential(format!("{scheme} {token}"))
 }
 
 fn credential(text: String) -> Option<HeaderValue> {

@@ -16,15 +16,15 @@ use async_trait::async_trait;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::limits::Limits;
-use image_builder_actors::model::request::{BuildRequest, ForgeName, Target};
+use image_builder_actors::model::request::{BuildRequest, Target};
 use image_builder_actors::model::scope::Scope;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::workspace::Workspace;
 use image_builder_actors::ports::{FetchedSource, SourceConnector};
 
 use self::concerns::Concerns;
-use self::forge::Forges;
-pub use self::forge::GithubSettings;
+use self::forge::{Forge, Forges};
+pub use self::forge::{ForgeSettings, GithubSettings};
 use self::git::{Fetch, Home};
 use self::http::{Clients, Http};
 use self::session::Session;
@@ -35,6 +35,8 @@ use crate::net::proxy::Proxies;
 #[derive(Debug, Clone)]
 pub struct GitSettings {
     pub github: GithubSettings,
+    /// The other forges.
+    pub forges: ForgeSettings,
     pub proxies: Proxies,
     /// How long a server may be silent before it is given up.
     pub silence: Duration,
@@ -45,6 +47,7 @@ impl Default for GitSettings {
     fn default() -> Self {
         Self {
             github: GithubSettings::default(),
+            forges: ForgeSettings::default(),
             proxies: Proxies::default(),
             silence: Duration::from_secs(30),
             limits: Limits::default(),
@@ -77,26 +80,23 @@ impl GitConnector {
     pub fn new(settings: GitSettings) -> Result<Self, GitSetupError> {
         git::set_up_libgit2().map_err(GitSetupError::Git)?;
         Ok(Self {
-            forges: Forges::new(&settings.github)?,
+            forges: Forges::new(&settings.github, &settings.forges)?,
             clients: Clients::new(&settings.proxies)?,
             silence: settings.silence,
             limits: settings.limits,
         })
     }
 
-    /// Whether every forge answers at all, for a worker that waits for one.
+    /// Whether the usual forge answers at all, for a worker that waits for one.
     ///
     /// # Errors
     /// `forge_down`, or `forge_failed` while it answers with a server's error.
     pub async fn ping(&self) -> Result<(), Fault> {
-        for name in ForgeName::ALL {
-            self.clients.ping(self.forges.get(name).url()).await?;
-        }
-        Ok(())
+        self.clients.ping(self.forges.usual().url()).await
     }
 
-    fn concerns(&self, request: &BuildRequest) -> Concerns {
-        let page = self.forges.get(request.forge).page(&request.repo);
+    fn concerns(&self, forge: &dyn Forge, request: &BuildRequest) -> Concerns {
+        let page = forge.page(&request.repo);
         // What a reference stands for is another token at each try.
         let reference = request.token_ref.as_ref().map(Secret::new);
         Concerns::new(&page, reference.as_ref().or(token(request)))
@@ -109,7 +109,7 @@ impl GitConnector {
         workspace: Workspace,
         session: Arc<Session>,
     ) -> Result<FetchedSource, Fault> {
-        let forge = self.forges.get(request.forge);
+        let forge = self.forges.of(request)?;
         let token = token(request);
         let (clients, rate_limit) = (self.clients.clone(), forge.rate_limit());
         let http = Arc::new(Http { session, clients, rate_limit });
@@ -150,7 +150,7 @@ impl SourceConnector for GitConnector {
         workspace: Workspace,
         progress: &BuildLog,
     ) -> Result<FetchedSource, Fault> {
-        let concerns = self.concerns(request);
+        let concerns = self.concerns(&**self.forges.of(request)?, request);
         let session = Session::new(self.silence, &self.limits, concerns, progress.clone());
         let session = Arc::new(session);
         // Dropping this future ends the work wherever it is, and with it the blocking thread.
@@ -164,9 +164,10 @@ impl SourceConnector for GitConnector {
     }
 
     fn scopes(&self, request: &BuildRequest, pinned: Option<&str>) -> Vec<Scope> {
-        let forge = self.forges.get(request.forge);
+        let Ok(forge) = self.forges.of(request) else { return Vec::new() };
         let asks_api = matches!(request.target, Target::Release(_)) && pinned.is_none();
-        self.concerns(request).all(forge.url(), asks_api.then(|| forge.api()))
+        let api = forge.api().filter(|_| asks_api);
+        self.concerns(&**forge, request).all(forge.url(), api)
     }
 }
 

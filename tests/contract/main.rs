@@ -2,6 +2,7 @@
 
 mod broker;
 mod builder;
+mod credentials;
 mod embedded;
 mod engine;
 mod http_server;

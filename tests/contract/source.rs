@@ -12,6 +12,8 @@ mod cancelling;
 mod commits;
 #[path = "source/forge_faults.rs"]
 mod forge_faults;
+#[path = "source/forges.rs"]
+mod forges;
 #[path = "source/git.rs"]
 mod git;
 #[path = "source/lfs.rs"]

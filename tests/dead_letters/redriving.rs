@@ -62,7 +62,7 @@ fn a_redriven_build_is_asked_for_under_a_new_id_that_names_the_old_one() {
     assert_eq!(stdout, format!("b1 -> {new_id}\n"));
     assert!(uuid::Uuid::parse_str(&new_id).is_ok(), "{new_id}");
 
-    let rules = Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() };
+    let rules = Rules::new("https://github.com", Limits::default());
     let read = parse::parse(request.to_string().as_bytes(), &new_id, &rules).expect("good");
     assert_eq!(read.redrive_of.as_deref(), Some("b1"));
 
@@ -172,7 +172,7 @@ fn a_build_can_be_redriven_without_what_it_lacks() {
         request["buildPlan"],
         json!({"secrets": {}, "envs": {"MODE": "production"}, "buildArgs": {}})
     );
-    let rules = Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() };
+    let rules = Rules::new("https://github.com", Limits::default());
     parse::parse(request.to_string().as_bytes(), "x", &rules).expect("it breaks no rule");
 }
 

@@ -55,7 +55,10 @@ impl BuildRequest {
     pub fn redactor_with(&self, others: &[Secret]) -> Redactor {
         let logins = self.plan.registry_auth.values().map(|login| &login.password);
         let own = self.token.iter().chain(self.plan.secrets.values()).chain(logins);
-        Redactor::new(own.chain(others).cloned())
+        // A token may be given with its user.
+        let token = self.token.as_ref().and_then(|token| token.expose().split_once(':'));
+        let password = token.map(|(_, password)| Secret::new(password));
+        Redactor::new(own.chain(others).cloned().chain(password))
     }
 
     /// What notices a secret of the request in its image.
@@ -78,23 +81,40 @@ impl BuildRequest {
 }
 
 /// A forge that requests can name, in their field `connector`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ForgeName {
     Github,
+    Gitlab,
+    /// And Forgejo.
+    Gitea,
+    Bitbucket,
+    /// Any git server that the operator has named; a repository's owner begins with the server.
+    Git,
 }
 
 impl ForgeName {
-    pub const ALL: [ForgeName; 1] = [ForgeName::Github];
+    pub const ALL: [ForgeName; 5] = [
+        ForgeName::Github,
+        ForgeName::Gitlab,
+        ForgeName::Gitea,
+        ForgeName::Bitbucket,
+        ForgeName::Git,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             ForgeName::Github => "github",
+            ForgeName::Gitlab => "gitlab",
+            ForgeName::Gitea => "gitea",
+            ForgeName::Bitbucket => "bitbucket",
+            ForgeName::Git => "git",
         }
     }
 
     /// The forge that a request's `connector` names.
     pub fn from_name(name: &str) -> Option<Self> {
+        let name = if name == "forgejo" { "gitea" } else { name };
         Self::ALL.into_iter().find(|forge| forge.as_str() == name)
     }
 }

@@ -6,6 +6,8 @@ mod document;
 mod fields;
 mod plan;
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::model::fault::{Fault, Reason, StageName};
@@ -22,9 +24,27 @@ pub(crate) use document::Document;
 /// What a request is checked against.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The forge's address (`GITHUB_URL`), without a trailing slash.
-    pub forge_url: String,
+    /// The addresses of the forges that there are, without a trailing slash. Each has one, but for git
+    /// servers of no kind, which may be several.
+    forges: BTreeMap<ForgeName, Vec<String>>,
     pub limits: Limits,
+}
+
+impl Rules {
+    /// With GitHub at this address.
+    pub fn new(github: &str, limits: Limits) -> Self {
+        Self { forges: BTreeMap::new(), limits }.with(ForgeName::Github, github)
+    }
+
+    /// The same, with a forge or server more.
+    pub fn with(mut self, forge: ForgeName, url: &str) -> Self {
+        self.forges.entry(forge).or_default().push(url.trim_end_matches('/').to_owned());
+        self
+    }
+
+    fn urls(&self, forge: ForgeName) -> &[String] {
+        self.forges.get(&forge).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// A request that breaks a rule.
@@ -264,7 +284,7 @@ impl Reader<'_> {
         let token = source.secret("token");
         let token_ref = self.token_ref(&mut top, token.is_some());
         let forge = self.forge(source.text("connector"));
-        let repo = self.repo(&mut source);
+        let repo = self.repo(&mut source, forge.unwrap_or(ForgeName::Github));
         let target = if nested.is_some() {
             Some(self.nested_target(&mut source))
         } else {
@@ -296,7 +316,7 @@ impl Reader<'_> {
         Some(BuildRequest {
             build_id: build_id.to_owned(),
             user_id: user_id?,
-            application_id: application_id.unwrap_or_else(|| repo.name.clone()),
+            application_id: application_id.unwrap_or_else(|| without_git(&repo.name).to_owned()),
             forge: forge?,
             repo,
             target: target?,
@@ -342,9 +362,14 @@ impl Reader<'_> {
 
     fn forge(&mut self, connector: Option<String>) -> Option<ForgeName> {
         let Some(name) = connector else { return Some(ForgeName::Github) };
-        let forge = ForgeName::from_name(&name);
+        let forge = ForgeName::from_name(&name).filter(|forge| !self.rules.urls(*forge).is_empty());
         if forge.is_none() {
-            let message = format!("`connector` {} is not supported; `github` is.", quote(&name));
+            let known = self.rules.forges.keys().map(|forge| format!("`{}`", forge.as_str()));
+            let known = known.collect::<Vec<_>>().join(", ");
+            let message = format!(
+                "`connector` {} is not supported by this build service; it knows {known}.",
+                quote(&name)
+            );
             self.faults.add(Reason::Unsupported, message);
         }
         forge
@@ -364,7 +389,7 @@ impl Reader<'_> {
         Some(reference)
     }
 
-    fn repo(&mut self, source: &mut Fields<'_>) -> Option<RepoName> {
+    fn repo(&mut self, source: &mut Fields<'_>, forge: ForgeName) -> Option<RepoName> {
         let text = source.required("repo")?;
         if text.contains('@') {
             self.invalid("`repo` must hold no credential and no SSH address: give `owner/name`.");
@@ -372,29 +397,37 @@ impl Reader<'_> {
         }
         // A query may be a credential.
         let address = text.split(['?', '#']).next().unwrap_or_default();
-        let Some(path) = self.path_at_forge(&text) else {
-            let forge = &self.rules.forge_url;
-            let message = format!("`repo` {} is not at the forge {forge}.", quote(address));
+        let Some(path) = self.path_at_forge(&text, forge) else {
+            let urls = self.rules.urls(forge).join(", ");
+            let message = format!("`repo` {} is not at {urls}.", quote(address));
             self.faults.add(Reason::ForbiddenSource, message);
             return None;
         };
-        let path = path.trim_end_matches('/');
-        let path = path.strip_suffix(".git").unwrap_or(path);
-        let repo =
-            path.split_once('/').filter(|(owner, name)| is_repo_part(owner) && is_repo_part(name));
-        let Some((owner, name)) = repo else {
-            self.invalid(format!("`repo` must be `owner/name`; it is {}.", quote(address)));
+        let Some(repo) = repo_name(&path, forge) else {
+            let form = match forge {
+                ForgeName::Git => "the address of a repository",
+                ForgeName::Gitlab => "`group/name`, with all groups",
+                _ => "`owner/name`",
+            };
+            self.invalid(format!("`repo` must be {form}; it is {}.", quote(address)));
             return None;
         };
-        Some(RepoName { owner: owner.to_owned(), name: name.to_owned() })
+        Some(repo)
     }
 
-    /// The path in a repository's address, which must be at the forge; a name is its own path.
-    fn path_at_forge<'t>(&self, text: &'t str) -> Option<&'t str> {
-        let Some((_, address)) = text.split_once("://") else { return Some(text) };
-        let forge = &self.rules.forge_url;
-        let forge = forge.split_once("://").map_or(forge.as_str(), |(_, forge)| forge);
-        strip_prefix_ignoring_case(address, forge)?.strip_prefix('/')
+    /// The path in a repository's address, which must be at the forge; a name is its own path, but at git
+    /// servers of no kind, where the path begins with the server.
+    fn path_at_forge(&self, text: &str, forge: ForgeName) -> Option<String> {
+        let urls = self.rules.urls(forge);
+        if forge == ForgeName::Git {
+            return urls.iter().find_map(|server| {
+                let path = strip_prefix_ignoring_case(text, server)?.strip_prefix('/')?;
+                Some(format!("{}/{path}", without_scheme(server)))
+            });
+        }
+        let Some((_, address)) = text.split_once("://") else { return Some(text.to_owned()) };
+        let forge = without_scheme(urls.first()?);
+        Some(strip_prefix_ignoring_case(address, forge)?.strip_prefix('/')?.to_owned())
     }
 
     fn target(&mut self, source: &mut Fields<'_>) -> Option<Target> {
@@ -465,8 +498,37 @@ fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str
     head.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
 }
 
+fn without_scheme(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, address)| address)
+}
+
+fn without_git(path: &str) -> &str {
+    path.strip_suffix(".git").unwrap_or(path)
+}
+
+/// Most parts of a repository's path.
+const MOST_PARTS: usize = 20;
+
+/// The repository that a path names. Git servers of no kind want it exactly as it was given.
+fn repo_name(path: &str, forge: ForgeName) -> Option<RepoName> {
+    let path = path.trim_end_matches('/');
+    let path = if forge == ForgeName::Git { path } else { without_git(path) };
+    let has_groups = matches!(forge, ForgeName::Git | ForgeName::Gitlab);
+    let (owner, name) = if has_groups { path.rsplit_once('/') } else { path.split_once('/') }?;
+    let mut owners = owner.split('/');
+    // A server has a port.
+    let server = (forge == ForgeName::Git).then(|| owners.next());
+    let is_good = owner.split('/').count() < MOST_PARTS
+        && owners.all(is_repo_part)
+        && is_repo_part(name)
+        && !without_git(name).is_empty()
+        && server.is_none_or(|server| server.is_some());
+    is_good.then(|| RepoName { owner: owner.to_owned(), name: name.to_owned() })
+}
+
 fn is_repo_part(part: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let allowed =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
     (1..=100).contains(&part.len())
         && part.bytes().all(allowed)
         && !matches!(part, "." | "..")

@@ -4,7 +4,7 @@ use super::*;
 use crate::model::request::BuilderKind;
 
 fn rules() -> Rules {
-    Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() }
+    Rules::new("https://github.com", Limits::default())
 }
 
 fn read(body: &Value) -> Result<BuildRequest, Box<Rejected>> {
@@ -425,4 +425,62 @@ fn a_message_names_some_of_many_faults_and_counts_the_rest() {
     let message = parse(body.as_bytes(), "b", &rules()).expect_err("it is bad").fault.message;
     assert!(message.len() < 4_000, "{} bytes", message.len());
     assert!(message.ends_with("29990 more rules are broken."), "{message}");
+}
+
+/// What is read where there are all forges.
+fn at(connector: &str, repo: &str) -> Result<BuildRequest, Box<Rejected>> {
+    let rules = rules()
+        .with(ForgeName::Gitlab, "https://gitlab.example/")
+        .with(ForgeName::Git, "https://git.example")
+        .with(ForgeName::Git, "http://10.0.0.7:3000");
+    let body = json!({"userID": "u", "connector": connector, "repo": repo});
+    parse(body.to_string().as_bytes(), "id", &rules)
+}
+
+#[test]
+fn each_forge_has_its_own_repositories() {
+    for (connector, repo, owner, name, application) in [
+        ("gitlab", "group/name", "group", "name", "name"),
+        ("gitlab", "https://GitLab.example/a/b/c/name.git", "a/b/c", "name", "name"),
+        ("git", "https://git.example/name", "git.example", "name", "name"),
+        ("git", "https://Git.example/~joe/x/name.git", "git.example/~joe/x", "name.git", "name"),
+        ("git", "http://10.0.0.7:3000/a/b", "10.0.0.7:3000/a", "b", "b"),
+    ] {
+        let request = at(connector, repo).expect(repo);
+        assert_eq!((&*request.repo.owner, &*request.repo.name), (owner, name), "{repo}");
+        assert_eq!(request.application_id, application, "{repo}");
+        assert_eq!(request.forge.as_str(), connector);
+    }
+    for (connector, repo, reason) in [
+        ("gitea", "o/n", Reason::Unsupported),
+        ("svn", "o/n", Reason::Unsupported),
+        ("gitlab", "name", Reason::InvalidRequest),
+        ("gitlab", "a//name", Reason::InvalidRequest),
+        ("gitlab", "a/../name", Reason::InvalidRequest),
+        ("gitlab", "https://github.com/o/n", Reason::ForbiddenSource),
+        ("github", "a/b/name", Reason::InvalidRequest),
+        ("git", "o/n", Reason::ForbiddenSource),
+        ("git", "http://git.example/o/n", Reason::ForbiddenSource),
+        ("git", "https://git.example.evil.example/o/n", Reason::ForbiddenSource),
+        ("git", "https://git.example:444/o/n", Reason::ForbiddenSource),
+        ("git", "https://git.example/", Reason::InvalidRequest),
+        ("git", "https://git.example/a/../b", Reason::InvalidRequest),
+        ("git", "https://git.example/a/.git", Reason::InvalidRequest),
+    ] {
+        let fault = at(connector, repo).expect_err(repo).fault;
+        assert_eq!(fault.reason, reason, "{connector} {repo}: {}", fault.message);
+    }
+}
+
+#[test]
+fn a_reference_to_a_credential_stands_in_the_place_of_a_token() {
+    let body = json!({"userID": "u", "repo": "o/n", "tokenRef": "team-7"});
+    let request = read(&body).expect("a good request");
+    assert_eq!((request.token_ref.as_deref(), request.token.is_none()), (Some("team-7"), true));
+    let older = json!({"pullInfo": {"userID": "u", "repo": "o/n"}, "tokenRef": "team-7"});
+    assert_eq!(read(&older).expect("good").token_ref.as_deref(), Some("team-7"));
+    let both = json!({"userID": "u", "repo": "o/n", "tokenRef": "team-7", "token": "t"});
+    assert!(fault(&both).message.contains("stands beside `token`"));
+    let long = json!({"userID": "u", "repo": "o/n", "tokenRef": "x".repeat(1025)});
+    assert!(fault(&long).message.contains("1024"));
 }

@@ -59,7 +59,7 @@ pub struct World {
 pub fn settings() -> PipelineSettings {
     let stage = |concurrency| StageSettings { concurrency, timeout: Duration::from_secs(10) };
     PipelineSettings {
-        rules: Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() },
+        rules: Rules::new("https://github.com", Limits::default()),
         service: Vec::new(),
         workspaces: std::path::PathBuf::new(),
         registry_name: "registry.test".to_owned(),

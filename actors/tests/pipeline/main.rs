@@ -1,6 +1,7 @@
 //! A job's way through the six actors, on ports in memory.
 
 mod capacity;
+mod credentials;
 mod deaths;
 mod engine_deaths;
 mod faults;

@@ -1,17 +1,25 @@
 //! The forges that requests can name: a file each, and an entry in [`Forges`].
 
+mod api;
+mod bitbucket;
+mod git;
+mod gitea;
 mod github;
+mod gitlab;
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::request::{ForgeName, RepoName};
+use image_builder_actors::model::fault::{Fault, Reason};
+use image_builder_actors::model::request::{BuildRequest, ForgeName, RepoName};
 use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
 pub use self::github::GithubSettings;
-use super::GitSetupError;
 use super::http::{Address, Http, RateLimitHeaders, below};
+use super::{GitSetupError, fault};
 use crate::net::http::basic;
 
 /// Where repositories are, and all in which their hosts differ. Git itself is the same everywhere.
@@ -20,8 +28,8 @@ pub(super) trait Forge: Send + Sync + 'static {
     /// Its address for people and for git. This origin is trusted with the request's token.
     fn url(&self) -> &Url;
 
-    /// The address of its API, which is asked for the tags of releases.
-    fn api(&self) -> &Url;
+    /// The address of its API, which is asked for the tags of releases; `None` = it has no releases.
+    fn api(&self) -> Option<&Url>;
 
     /// The user that git names beside a token, which is the password.
     fn git_user(&self) -> &'static str;
@@ -43,7 +51,7 @@ pub(super) trait Forge: Send + Sync + 'static {
     /// Where a repository is cloned from.
     fn repository(&self, repo: &RepoName) -> Address {
         Address {
-            url: below(self.url(), [repo.owner.as_str(), &format!("{}.git", repo.name)]),
+            url: below(self.url(), repo.owner.split('/').chain([&*format!("{}.git", repo.name)])),
             is_trusted: true,
             is_api: false,
             label: format!("repository `{repo}`"),
@@ -52,7 +60,7 @@ pub(super) trait Forge: Send + Sync + 'static {
 
     /// A repository's address for people.
     fn page(&self, repo: &RepoName) -> Url {
-        below(self.url(), [repo.owner.as_str(), &repo.name])
+        below(self.url(), repo.owner.split('/').chain([&*repo.name]))
     }
 
     /// A token as git shows it.
@@ -61,21 +69,86 @@ pub(super) trait Forge: Send + Sync + 'static {
     }
 }
 
+/// Where the other forges are. What has no address is not there.
+#[derive(Debug, Clone, Default)]
+pub struct ForgeSettings {
+    /// `GITLAB_URL`.
+    pub gitlab: Option<String>,
+    /// `GITEA_URL`.
+    pub gitea: Option<String>,
+    /// `BITBUCKET_URL`.
+    pub bitbucket: Option<String>,
+    /// `GIT_SERVERS`: the servers that requests may name by an address, http or https.
+    pub git: Vec<String>,
+}
+
 /// Every forge that a request can name.
 pub(super) struct Forges {
-    github: Box<dyn Forge>,
+    github: Arc<dyn Forge>,
+    others: HashMap<ForgeName, Arc<dyn Forge>>,
+    /// Git servers by `host:port`, as the owners of their repositories begin.
+    git: HashMap<String, Arc<dyn Forge>>,
 }
 
 impl Forges {
-    pub(super) fn new(github: &GithubSettings) -> Result<Self, GitSetupError> {
-        Ok(Self { github: Box::new(github::Github::new(github)?) })
+    pub(super) fn new(
+        github: &GithubSettings,
+        settings: &ForgeSettings,
+    ) -> Result<Self, GitSetupError> {
+        let mut others: HashMap<ForgeName, Arc<dyn Forge>> = HashMap::new();
+        if let Some(url) = &settings.gitlab {
+            others.insert(ForgeName::Gitlab, Arc::new(gitlab::Gitlab::new(url)?));
+        }
+        if let Some(url) = &settings.gitea {
+            others.insert(ForgeName::Gitea, Arc::new(gitea::Gitea::new(url)?));
+        }
+        if let Some(url) = &settings.bitbucket {
+            others.insert(ForgeName::Bitbucket, Arc::new(bitbucket::Bitbucket::new(url)?));
+        }
+        let mut git: HashMap<String, Arc<dyn Forge>> = HashMap::new();
+        for server in &settings.git {
+            let url = base("GIT_SERVERS", server)?;
+            git.insert(url.authority().to_owned(), Arc::new(git::GitServer { url }));
+        }
+        Ok(Self { github: Arc::new(github::Github::new(github)?), others, git })
     }
 
-    pub(super) fn get(&self, name: ForgeName) -> &dyn Forge {
-        match name {
-            ForgeName::Github => &*self.github,
-        }
+    /// GitHub, which requests mean that name no forge.
+    pub(super) fn usual(&self) -> &dyn Forge {
+        &*self.github
     }
+
+    /// The forge of a request. Whoever reads requests knows which there are, so that only one that was read
+    /// by other settings names one that is not.
+    pub(super) fn of(&self, request: &BuildRequest) -> Result<&Arc<dyn Forge>, Fault> {
+        let found = match request.forge {
+            ForgeName::Github => Some(&self.github),
+            ForgeName::Git => {
+                self.git.get(request.repo.owner.split('/').next().unwrap_or_default())
+            }
+            other => self.others.get(&other),
+        };
+        found.ok_or_else(|| {
+            let name = request.forge.as_str();
+            let message = format!("The build service has no forge `{name}` for this repository.");
+            fault(Reason::Unsupported, message)
+        })
+    }
+}
+
+/// The tag of a release at a forge that has none: of the same name, and there is no newest one.
+fn tag_of_no_release(release: &str) -> Result<Option<String>, Fault> {
+    if release == "latest" {
+        let message = "This forge has no releases, so none is the latest: name a tag or a branch.";
+        return Err(fault(Reason::Unsupported, message));
+    }
+    Ok(Some(release.to_owned()))
+}
+
+/// A token as git shows it, which may be given with its user: `user:password`.
+fn user_and_password(token: &Secret, user: &str) -> HeaderValue {
+    let (user, password) = token.expose().split_once(':').unwrap_or((user, token.expose()));
+    basic(user, password)
 }
 
 /// A forge's address, as a setting gives it.

@@ -73,24 +73,7 @@ impl World for GitServer {
     }
 
     async fn publish(&self, repository: FakeRepository) -> (RepoName, Vec<String>) {
-        let owner = if repository.token.is_some() { PRIVATE } else { "contract" };
-        let repo = GitRepo::create(owner, "suite");
-        let mut ids = Vec::new();
-        for commit in &repository.commits {
-            let files: Vec<_> =
-                commit.files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-            ids.push(repo.commit(&files));
-        }
-        for (branch, place) in &repository.branches {
-            repo.git_on_server(&["branch", "-f", branch, &ids[*place]]);
-        }
-        for (tag, place) in &repository.tags {
-            repo.git_on_server(&["tag", "-a", "-m", "a tag", tag, &ids[*place]]);
-        }
-        repo.set_default_branch(&repository.default_branch);
-        if !repository.branches.contains_key("main") {
-            repo.git_on_server(&["branch", "-D", "main"]);
-        }
+        let (repo, ids) = publish(&repository);
         let name = name(&repo);
         let mut releases = self.releases.lock().expect("no test panics here");
         releases.push((name.clone(), repository.releases));
@@ -101,6 +84,29 @@ impl World for GitServer {
     fn token(&self) -> &'static str {
         GOOD_TOKEN
     }
+}
+
+/// Makes a repository real on the git server; its commits have these ids.
+pub(crate) fn publish(repository: &FakeRepository) -> (GitRepo, Vec<String>) {
+    let owner = if repository.token.is_some() { PRIVATE } else { "contract" };
+    let repo = GitRepo::create(owner, "suite");
+    let mut ids = Vec::new();
+    for commit in &repository.commits {
+        let files: Vec<_> =
+            commit.files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+        ids.push(repo.commit(&files));
+    }
+    for (branch, place) in &repository.branches {
+        repo.git_on_server(&["branch", "-f", branch, &ids[*place]]);
+    }
+    for (tag, place) in &repository.tags {
+        repo.git_on_server(&["tag", "-a", "-m", "a tag", tag, &ids[*place]]);
+    }
+    repo.set_default_branch(&repository.default_branch);
+    if !repository.branches.contains_key("main") {
+        repo.git_on_server(&["branch", "-D", "main"]);
+    }
+    (repo, ids)
 }
 
 /// Stands in for the part of GitHub's REST API that is about releases.

@@ -23,6 +23,10 @@ pub trait World {
     fn publish(&self, repository: FakeRepository) -> impl Future<Output = (RepoName, Vec<String>)>;
     /// The token that private repositories want here.
     fn token(&self) -> &'static str;
+    /// Whether the forge has releases; where it has none, one is its tag, and none is the latest.
+    fn has_releases(&self) -> bool {
+        true
+    }
 }
 
 /// Makes a test of each promise, each in a world of its own.
@@ -189,10 +193,15 @@ pub async fn a_tag_is_fetched_at_its_commit(world: &impl World) {
 
 pub async fn a_release_is_found_by_its_tag_by_its_name_and_as_the_latest(world: &impl World) {
     let (repo, commits) = world.publish(story()).await;
-    for name in ["v1", "First", "latest"] {
+    let names: &[&str] = if world.has_releases() { &["v1", "First", "latest"] } else { &["v1"] };
+    for name in names.iter().copied() {
         let request = request(&repo, Target::Release(name.to_owned()), None);
         let got = fetched(world.connector(), &request).await;
         assert_eq!((&got.source.commit, got.source.version.as_str()), (&commits[0], "v1"));
+    }
+    if !world.has_releases() {
+        let request = request(&repo, Target::Release("latest".to_owned()), None);
+        refused(world.connector(), &request, Reason::Unsupported, "name a tag").await;
     }
 }
 
@@ -230,10 +239,11 @@ pub async fn the_tree_is_inside_the_workspace_and_goes_with_it(world: &impl Worl
 
 pub async fn a_ref_that_does_not_exist_is_not_found(world: &impl World) {
     let (repo, _) = world.publish(story()).await;
+    let release = if world.has_releases() { "release `v9`" } else { "tag `v9`" };
     for (target, naming) in [
         (branch("nowhere"), "branch `nowhere`"),
         (Target::Tag("v9".to_owned()), "tag `v9`"),
-        (Target::Release("v9".to_owned()), "release `v9`"),
+        (Target::Release("v9".to_owned()), release),
         (commit(&"0123456789".repeat(4)), "0123456789012345678901234567890123456789"),
         (commit("0123456789"), "0123456789"),
     ] {

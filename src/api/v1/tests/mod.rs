@@ -56,7 +56,7 @@ fn backend(token: Option<&str>) -> (Backend, Parts) {
     let broker = FakeBroker::default();
     let letters = FakeDeadLetters::new(broker.clone());
     let (store, queues) = (FakeBuildStore::default(), Arc::<OnceLock<Queues>>::default());
-    let rules = Rules { forge_url: "https://github.com".to_owned(), limits: Limits::default() };
+    let rules = Rules::new("https://github.com", Limits::default());
     let backend = Backend {
         store: Arc::new(store.clone()),
         queues: queues.clone(),
