@@ -17,7 +17,7 @@ const WORD: usize = 3;
 /// Single lines of a secret are known by themselves from this many bytes on.
 const LINE: usize = 8;
 /// Of a longer form each piece of this many bytes is known by itself.
-const PIECE: usize = 1024;
+const PIECE: usize = 256;
 /// Forms are found by their first bytes, and compared then.
 const HEAD: usize = 32;
 /// A longer secret, in bytes, is known as it is alone, and in no other form.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, MatchKind};
 
 use super::{Secret, forms};
 
@@ -15,6 +15,8 @@ const SHORTEST_OF_LETTERS: usize = 20;
 const LONGEST: usize = 256;
 /// A longer secret, in bytes, is looked for as it is alone.
 const LONGEST_ENCODED: usize = 4 * 1024;
+/// So much is looked at at a time, in bytes.
+const WINDOW: usize = 64 * 1024;
 /// So many secrets are looked for at the most.
 const MOST: usize = 256;
 
@@ -49,7 +51,11 @@ impl Tripwire {
         if known.is_empty() {
             return Self::default();
         }
-        let forms = AhoCorasick::new(&known).expect("what is looked for is bounded");
+        // Which one is found does not matter, and this kind is the fastest.
+        let forms = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostFirst)
+            .build(&known)
+            .expect("what is looked for is bounded");
         Self { forms: Some(forms), names }
     }
 
@@ -68,10 +74,28 @@ impl Tripwire {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn find_in(&self, bytes: impl Read) -> io::Result<Option<&str>> {
-        let Some(forms) = &self.forms else { return Ok(None) };
-        let found = forms.stream_find_iter(bytes).next().transpose()?;
-        Ok(found.map(|found| &*self.names[found.pattern()]))
+    pub fn find_in(&self, mut bytes: impl Read) -> io::Result<Option<&str>> {
+        let mut window = vec![0; WINDOW];
+        let mut filled = 0;
+        loop {
+            let read = match bytes.read(&mut window[filled..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            if read == 0 {
+                return Ok(None);
+            }
+            // What was read before may have the beginning of a form.
+            let from = filled.saturating_sub(LONGEST - 1);
+            filled += read;
+            if let Some(name) = self.find(&window[from..filled]) {
+                return Ok(Some(name));
+            }
+            if filled == WINDOW {
+                window.copy_within(WINDOW - (LONGEST - 1).., 0);
+                filled = LONGEST - 1;
+            }
+        }
     }
 }
 
@@ -134,9 +158,13 @@ mod tests {
     #[test]
     fn a_secret_is_found_whatever_pieces_it_is_read_in() {
         let wire = tripwire("s3cr3t/of-mine");
-        let mut bytes = vec![0xff; 200_000];
-        bytes.extend_from_slice(b"s3cr3t/of-mine");
-        assert_eq!(wire.find_in(Drip(&bytes)).expect("read"), Some("its name"));
-        assert_eq!(wire.find_in(Drip(&bytes[..200_013])).expect("read"), None);
+        for before in (WINDOW - 20..WINDOW + 20).chain([0, 1, 200_000]) {
+            let mut bytes = vec![0xff; before];
+            bytes.extend_from_slice(b"s3cr3t/of-mine");
+            let cut = &bytes[..bytes.len() - 1];
+            assert_eq!(wire.find_in(Drip(&bytes)).expect("read"), Some("its name"));
+            assert_eq!(wire.find_in(&*bytes).expect("read"), Some("its name"), "{before}");
+            assert_eq!(wire.find_in(cut).expect("read"), None, "{before}");
+        }
     }
 }

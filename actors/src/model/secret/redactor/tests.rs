@@ -75,7 +75,7 @@ fn a_secret_of_nothing_is_none() {
 fn a_long_secret_is_known_by_its_pieces() {
     let long: String = (0..2_000).map(|n| format!("{n:04}")).collect();
     let redactor = redactor(&long);
-    assert_eq!(redactor.redact(&format!("<{long}>")).matches("[secret]").count(), 8);
+    assert_eq!(redactor.redact(&format!("<{long}>")).matches("[secret]").count(), 32);
     let part = &long[PIECE..2 * PIECE];
     assert_eq!(redactor.redact(&format!("<{part}>")), "<[secret]>");
 }
