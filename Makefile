@@ -2,9 +2,10 @@
 # The work is done by scripts in .devcontainer/, which the dev container and CI share.
 
 .DEFAULT_GOAL := help
-.PHONY: help services run up logs down prep devc demo test chaos soak bench lint fmt
+.PHONY: help services run up logs down prep devc demo test newer chaos soak bench lint fmt
 
 OPS := .devcontainer/ops.sh
+SUITE ?= trixie
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ demo: ## see it work, from nothing (BROKER=rabbitmq; REPO=owner/name [TOKEN=...]
 
 test: ## set everything up and run all tests
 	@$(OPS) test
+
+newer: ## run the tests of engine and broker on newer ones alone (SUITE=trixie, or sid, which moves)
+	@NEWER_SUITE=$(SUITE) $(OPS) newer
 
 chaos: ## break everything at random while building, and count (BROKER=embedded RUNS=500 SEED=n CHAOS_RESTARTS=0)
 	@$(OPS) chaos

@@ -20,6 +20,8 @@ unset TOKEN MAKEFLAGS MFLAGS MAKEOVERRIDES
 . "$here/services.sh"
 # shellcheck source=images.sh
 . "$here/images.sh"
+# shellcheck source=newer.sh
+. "$here/newer.sh"
 # shellcheck source=replicas.sh
 . "$here/replicas.sh"
 
@@ -27,7 +29,7 @@ NEEDS_SOMETHING=69 # exit code: something that is needed is not available
 
 usage() {
     cat <<USAGE
-usage: ops.sh services | up | logs | down | prep | devc | demo | test | chaos | soak | bench | lint
+usage: ops.sh services | up | logs | down | prep | devc | demo | test | newer | chaos | soak | bench | lint
 The Makefile says what each of them does.
 USAGE
 }
@@ -143,10 +145,77 @@ run_tests() {
     cargo test --workspace --no-fail-fast --features failpoints 2>&1 | tee "$log" || result=$?
     # The same, on the other broker.
     BROKER=embedded cargo test --features failpoints --test chaos every_confirmed 2>&1 | tee -a "$log" || result=$?
-    heading "in short (all of it is in $log)"
-    grep -E '^(test result|error): |^test .* FAILED$' "$log" || true
-    grep -E -A 2 '^thread .* panicked at' "$log" || true
+    test_on_newer "$log" || result=$?
+    in_short "$log"
     return "$result"
+}
+
+in_short() { # LOG
+    heading "in short (all of it is in $1)"
+    grep -E '^(==> |test result: |error: )|^test .* FAILED$' "$1" || true
+    grep -E -A 2 '^thread .* panicked at' "$1" || true
+}
+
+# What speaks to engines and brokers, on newer ones alone.
+newer() {
+    local log=${CARGO_TARGET_DIR:-target}/newer.log result=0
+    heading "setting the machine up"
+    test_bed
+    heading "compiling"
+    cargo test --no-run --features failpoints --test contract --test disk
+    mkdir -p "${log%/*}"
+    : >"$log"
+    test_on_newer "$log" || result=$?
+    in_short "$log"
+    return "$result"
+}
+
+# Runs the suites of what speaks to engines and brokers on newer ones than the machine's; what does not is not repeated.
+# Two at a time: most of what they do is waiting.
+test_on_newer() { # LOG
+    local result=0 on_engines
+    heading "testing on the engines and the broker of Debian's $NEWER_SUITE"
+    {
+        stack down "${NEWER_SERVICES[@]}" # those of another suite would answer in their place
+        stack up "${NEWER_SERVICES[@]}" && stack share "$DEBIAN_IMAGE" && stack_environment
+    } || return
+    newer_engines >"$1.engines" 2>&1 &
+    on_engines=$!
+    newer_broker_and_disks >"$1.others" 2>&1 || result=$?
+    wait "$on_engines" || result=$?
+    cat "$1.engines" "$1.others" >>"$1"
+    rm -f "$1.engines" "$1.others"
+    stack down "${NEWER_SERVICES[@]}"
+    return "$result"
+}
+
+newer_engines() {
+    local result=0
+    suite "builder" DOCKER_HOST="$NEWER_DOCKER_HOST" -- contract builder:: publishing:: || result=$?
+    suite "builder, containerd's image store" DOCKER_HOST="$NEWER_CONTAINERD_DOCKER_HOST" \
+        -- contract builder:: publishing:: || result=$?
+    return "$result"
+}
+
+newer_broker_and_disks() {
+    local result=0
+    suite "broker" RABBITMQ_URI="$NEWER_RABBITMQ_URI" \
+        RABBITMQ_MANAGEMENT_URL="$NEWER_RABBITMQ_MANAGEMENT_URL" -- contract broker:: || result=$?
+    suite "disk" ENGINE_ROOT="$NEWER_ROOT" -- disk || result=$?
+    suite "disk, containerd's image store" ENGINE_ROOT="$NEWER_ROOT" ENGINE_STORE=containerd -- disk || result=$?
+    return "$result"
+}
+
+# Runs a test target, or those tests of it that are named, in this environment.
+suite() { # TITLE NAME=value... -- TARGET [TEST...]
+    local -a environment=()
+    heading "$1 ($NEWER_SUITE)"
+    shift
+    while [[ $1 != -- ]]; do
+        environment+=("$1")
+        shift
+    done
+    env "${environment[@]}" cargo test --features failpoints --test "$2" -- "${@:3}"
 }
 
 # A long run; `make test` has a short one. Its broker and its engine are its own.
@@ -228,7 +297,7 @@ demo() {
 
 command=${1:-help}
 case $command in
-    services | up | logs | down | prep | devc | chaos | soak | bench | lint | demo) "$command" ;;
+    services | up | logs | down | prep | devc | newer | chaos | soak | bench | lint | demo) "$command" ;;
     test) run_tests ;;
     help | -h | --help) usage ;;
     *)

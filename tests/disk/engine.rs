@@ -1,14 +1,17 @@
 //! A container engine of the test's own, with a small disk.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Instant;
 
 use image_builder::engine::docker::disk::space::{Place, Room};
 use image_builder::engine::docker::{DockerEngine, DockerSettings};
 use tempfile::TempDir;
 
+use crate::support::PATIENCE;
 use crate::support::own_engine::OwnEngine;
 
 /// An engine whose data lies on a file system in a file. It is gone with this value.
@@ -47,6 +50,33 @@ impl SmallEngine {
 
     pub(crate) fn room(&self) -> Room {
         Place { name: "the small disk", path: self.disk.at.clone() }.room().expect("it is mounted")
+    }
+
+    /// Waits until the engine has let go of what it built. For a moment after a build nothing of it can be pruned,
+    /// and nothing tells when that is over: it is tried with a build that nobody needs.
+    pub(crate) async fn has_let_go(&self) {
+        let before = self.cache_records();
+        let context = tempfile::tempdir().expect("a directory");
+        std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n")
+            .expect("written");
+        let image = self.own.docker(&["build", "--quiet", path(context.path())]);
+        self.own.docker(&["image", "rm", image.trim()]);
+        let records = self.cache_records();
+        let of_this: Vec<&String> = records.difference(&before).collect();
+        assert!(!of_this.is_empty(), "a build has records in the cache");
+        let deadline = Instant::now() + PATIENCE;
+        while of_this.iter().any(|id| self.cache_records().contains(*id)) {
+            assert!(Instant::now() < deadline, "the engine holds on to {of_this:?}");
+            for id in &of_this {
+                self.own.docker(&["builder", "prune", "--force", "--filter", &format!("id={id}")]);
+            }
+        }
+    }
+
+    fn cache_records(&self) -> HashSet<String> {
+        let format = "{{range .BuildCache}}{{.ID}} {{end}}";
+        let listed = self.own.docker(&["system", "df", "--verbose", "--format", format]);
+        listed.split_whitespace().map(str::to_owned).collect()
     }
 
     /// Takes up room on the disk until only this much is free; given back when the file is removed

@@ -56,6 +56,7 @@ async fn below_the_low_watermark_nothing_is_built_until_pruning_made_room() {
     });
     let old = Order::of_bytes(150 * MB);
     old.build(&*small.engine).await.expect("the build is good");
+    small.has_let_go().await;
     let capacity = at_work(&worker);
     // Somebody else fills the disk.
     small.fill_up_to(100 * MB);

@@ -23,6 +23,7 @@ async fn the_oldest_use_goes_first_and_only_down_to_the_budget() {
         order.build(&*small.engine).await.expect("the build is good");
     }
     orders[0].find(&*small.engine).await.expect("it is there");
+    small.has_let_go().await;
     let before = small.room().free;
 
     worker.guard.tidy().await;

@@ -106,6 +106,8 @@ pub struct ImageUsage {
     /// Containers that were made of it, running or not.
     #[serde(default)]
     containers: i64,
+    #[serde(default)]
+    size: i64,
 }
 
 impl ImageUsage {
@@ -121,6 +123,12 @@ impl ImageUsage {
 
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// The bytes that the engine keeps for it, shared ones included: those of its layers, and in containerd's store
+    /// those of the packed layers too.
+    pub fn bytes(&self) -> u64 {
+        self.size.max(0).unsigned_abs()
     }
 
     pub fn has_containers(&self) -> bool {

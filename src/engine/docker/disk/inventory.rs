@@ -14,6 +14,12 @@ pub struct Layer {
     bytes: u64,
 }
 
+impl Layer {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// The layers of an image, of which `digests` are the contents, the lowest first, and `bytes` the
 /// sizes of those that have any.
 pub fn layers(digests: &[String], bytes: &[u64]) -> Vec<Layer> {
@@ -41,6 +47,40 @@ pub struct Image {
     /// When somebody last built or pushed it.
     pub last_use: OffsetDateTime,
     pub layers: Vec<Layer>,
+}
+
+/// Adds to the layers of each image the bytes that the engine keeps of it besides them, of which it only tells the
+/// sum: containerd's store has every layer packed as well. What images share is held once.
+///
+/// Each layer gets its part of the sum by its size. Layers of one base pack better beside some than beside others, by
+/// this reckoning: the least counts, and what is left of an image's sum goes to the layers that it alone has.
+pub fn add_packed(images: &mut [Image], packed: &[u64]) {
+    let part_of = |image: &Image, packed: u64, layer: &Layer| {
+        let all: u128 = image.layers.iter().map(|layer| u128::from(layer.bytes)).sum();
+        let part = u128::from(packed) * u128::from(layer.bytes) / all.max(1);
+        u64::try_from(part).unwrap_or(u64::MAX)
+    };
+    let mut parts: HashMap<[u8; 32], (u64, usize)> = HashMap::new();
+    for (image, packed) in images.iter().zip(packed) {
+        for layer in &image.layers {
+            let part = part_of(image, *packed, layer);
+            let (least, users) = parts.entry(layer.chain).or_insert((part, 0));
+            *least = part.min(*least);
+            *users += 1;
+        }
+    }
+    for (image, packed) in images.iter_mut().zip(packed) {
+        let mut left = *packed;
+        for layer in &mut image.layers {
+            let (part, _) = parts[&layer.chain];
+            layer.bytes += part;
+            left = left.saturating_sub(part);
+        }
+        let own = image.layers.iter_mut().rev().find(|layer| parts[&layer.chain].1 == 1);
+        if let Some(own) = own {
+            own.bytes += left;
+        }
+    }
 }
 
 /// Who may do away with an image.
@@ -296,6 +336,36 @@ mod tests {
         };
         // The oldest one frees a single byte, so the next one goes as well.
         assert_eq!(inventory.choose(1010).images, [0, 1]);
+    }
+
+    #[test]
+    fn what_is_kept_packed_is_held_with_its_layer_and_once_where_it_is_shared() {
+        let mut images = vec![
+            image(Whose::Others, 0, &[("base", 1000)]),
+            image(Whose::Ours, 1, &[("base", 1000), ("a", 50)]),
+            image(Whose::Ours, 2, &[("base", 1000), ("b", 500)]),
+            // Of nothing but what it is made of.
+            image(Whose::Ours, 3, &[]),
+        ];
+        // The base packs to 400, and what is on top of it to 50 and to 1.
+        add_packed(&mut images, &[400, 450, 401, 2]);
+        let inventory = Inventory { images, cache: Vec::new() };
+        let of =
+            |at: usize| inventory.images[at].layers.iter().map(|layer| layer.bytes).sum::<u64>();
+        assert_eq!([of(1), of(2)], [1050 + 450, 1500 + 401]);
+        let base = inventory.images[1].layers[0];
+        assert!((1200..=1400).contains(&base.bytes), "{base:?}");
+        assert_eq!([inventory.images[0].layers[0], inventory.images[2].layers[0]], [base; 2]);
+        // More than the packed tops, by what is not known of the base.
+        assert_eq!(inventory.held().images, of(1) + of(2) - 2 * base.bytes);
+    }
+
+    #[test]
+    fn an_engine_that_keeps_nothing_packed_is_counted_by_its_layers() {
+        let mut images =
+            vec![image(Whose::Ours, 1, &[BASE, ("a", 1)]), image(Whose::Ours, 1, &[BASE])];
+        add_packed(&mut images, &[0, 0]);
+        assert_eq!(Inventory { images, cache: Vec::new() }.held().images, 101);
     }
 
     #[test]

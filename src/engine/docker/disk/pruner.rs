@@ -8,7 +8,7 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::image::{KEY_LABEL, REVISION_LABEL};
 use time::OffsetDateTime;
 
-use super::inventory::{HeldBytes, Image, Inventory, Layer, Whose, layers};
+use super::inventory::{HeldBytes, Image, Inventory, Layer, Whose, add_packed, layers};
 use super::pins::Pins;
 use super::size::Size;
 use crate::engine::docker::local::is_local;
@@ -109,19 +109,24 @@ impl Pruner {
         self.known.retain(|id, _| usage.images.iter().any(|image| image.id == *id));
         let now = OffsetDateTime::now_utc();
         let mut images = Vec::with_capacity(usage.images.len());
+        let mut packed = Vec::with_capacity(usage.images.len());
         for image in usage.images {
             let detail = unless_failed(&image.id, self.engine.image_detail(&image.id).await)?;
             // Gone since the engine counted.
             let Some(detail) = detail.flatten() else { continue };
             let layers = unless_failed(&image.id, self.layers(&image.id, &detail).await)?;
+            let layers = layers.unwrap_or_default();
+            let unpacked: u64 = layers.iter().map(Layer::bytes).sum();
+            packed.push(image.bytes().saturating_sub(unpacked));
             images.push(Image {
                 whose: self.whose(&image, detail.last_use, now),
                 names: image.names(),
                 last_use: detail.last_use,
-                layers: layers.unwrap_or_default(),
+                layers,
                 id: image.id,
             });
         }
+        add_packed(&mut images, &packed);
         let in_use = |record: CacheRecord| CacheRecord {
             in_use: record.in_use || now - record.last_use() < self.young.cache,
             ..record
@@ -185,9 +190,17 @@ fn unless_failed<T>(image: &str, done: Result<T, Fault>) -> Result<Option<T>, Fa
 /// for longer than any job lasts.
 fn whose(image: &ImageUsage, registry: &str, old: bool) -> Whose {
     let (names, labelled) = (image.names(), image.label(KEY_LABEL).is_some());
-    // What was pulled has a digest of where it came from. Some engines also give a digest to what
-    // only has a name of ours.
-    if image.digests().iter().any(|digest| !is_local(digest)) {
+    // What was pulled has a digest of where it came from. Engines with containerd's store give one to every name,
+    // which on an image that was made here tells nothing.
+    let made_here = names.iter().any(|name| is_local(name));
+    let of_a_name = |digest: &str| {
+        digest.rsplit_once('@').is_some_and(|(repository, digest)| {
+            let is_name =
+                |name: &String| name.rsplit_once(':').is_some_and(|(it, _)| it == repository);
+            digest == image.id && names.iter().any(is_name)
+        })
+    };
+    if image.digests().iter().any(|it| !is_local(it) && !(made_here && of_a_name(it))) {
         return Whose::Others;
     }
     if names.is_empty() {
@@ -253,6 +266,11 @@ mod tests {
             (&[local, pushed], &[], Some("k"), false, Whose::InUse),
             (&[local, pushed], &[], Some("k"), true, Whose::Ours),
             (&[pushed], &[], Some("k"), true, Whose::Ours),
+            // The same with containerd's store, where pulling the last one would look no different.
+            (&[local, pushed], &["registry:5000/u/a@sha256:0"], Some("k"), false, Whose::InUse),
+            (&[local, pushed], &["registry:5000/u/a@sha256:0"], Some("k"), true, Whose::Ours),
+            (&[pushed], &["registry:5000/u/a@sha256:0"], Some("k"), true, Whose::Others),
+            (&[local, "b:1"], &["registry:5000/u/a@sha256:0"], Some("k"), true, Whose::Others),
             (&["registry:5000/u/a:key-k"], &[], Some("k"), true, Whose::Ours),
             (&["registry:5000/u/a:latest"], &[], Some("k"), true, Whose::Others),
             (&["registry:50001/u/a:c0ffee"], &[], Some("k"), true, Whose::Others),
