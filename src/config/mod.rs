@@ -61,6 +61,8 @@ pub struct Config {
     pub notify: NotifyConfig,
     pub forge: ForgeConfig,
     pub network: NetworkConfig,
+    /// What may be kept of repositories; `None` = nothing.
+    pub git_cache: Option<Size>,
     pub history: HistoryConfig,
     pub pipeline: PipelineConfig,
     pub api: ApiConfig,
@@ -118,6 +120,7 @@ impl Config {
             registry: RegistryConfig::read(read),
             notify: NotifyConfig::read(read),
             forge: ForgeConfig { url: read.github_url(), api_url: read.github_api_url() },
+            git_cache: read.git_cache_budget(),
             history: HistoryConfig::read(read),
             pipeline,
             api: ApiConfig::read(read),
