@@ -145,6 +145,11 @@ impl DataDir {
         self.path.join(QUEUE)
     }
 
+    /// What is kept of repositories.
+    pub fn git(&self) -> PathBuf {
+        self.path.join("git")
+    }
+
     /// Where jobs have their workspaces.
     pub fn workspaces(&self) -> PathBuf {
         self.path.join("work")

@@ -1,8 +1,8 @@
 //! image-builder: builds container images from Git repositories.
 //!
 //! This crate is the outside: one room an adapter, plus configuration and wiring. The inside, which
-//! decides what happens to a job, is [`image_builder_actors`]. Adapters know the inside, [`net`] and `blocking`,
-//! and never each other: only [`wiring`] knows them all.
+//! decides what happens to a job, is [`image_builder_actors`]. Adapters know the inside, [`net`], `blocking` and
+//! `child`, and never each other: only [`wiring`] knows them all.
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -25,6 +25,7 @@
 pub mod api;
 mod blocking;
 pub mod broker;
+mod child;
 pub mod cli;
 pub mod config;
 pub mod credentials;

@@ -8,7 +8,7 @@ use image_builder::cli::{
     read_log, serve, status, submit,
 };
 use image_builder::exit::Exit;
-use image_builder::planner;
+use image_builder::{planner, source};
 
 /// Builds container images from Git repositories: takes build requests over HTTP or from a RabbitMQ queue,
 /// clones, builds on a container engine, pushes to a registry, and tells the platform. `build`, `plan` and
@@ -63,7 +63,7 @@ enum Command {
 
 fn main() -> ExitCode {
     // Not a subcommand: nothing of it is for people.
-    if let Some(code) = planner::child::run() {
+    if let Some(code) = planner::child::run().or_else(source::run_child) {
         return code;
     }
     let arguments = match Arguments::try_parse() {

@@ -45,7 +45,7 @@ use crate::exit::{Exit, StartError};
 use crate::notify::{WebhookNotifier, WebhookSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::{RegistryClient, RegistrySettings};
-use crate::source::{GitConnector, GitSettings, GithubSettings};
+use crate::source::{CacheSettings, GitConnector, GitSettings, GithubSettings};
 use crate::store;
 use crate::store::{Place, Store, StoreSettings};
 
@@ -201,10 +201,20 @@ impl Adapters {
         };
         let builds = build_store(config, place).context("DATABASE_URL")?;
         let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
+        let git_cache = config.git_cache.map(|budget| CacheSettings {
+            directory: data_dir.git(),
+            budget: budget.0,
+            secret: secret.clone(),
+        });
         let planner = PlannerSettings::new(config.limits.clone(), secret);
         Ok(Self {
             registry_name,
-            forge: Arc::new(forge_client(&config.forge, &config.network, &config.limits)?),
+            forge: Arc::new(forge_client(
+                &config.forge,
+                &config.network,
+                &config.limits,
+                git_cache,
+            )?),
             credentials: Arc::new(TokenMaker::new(credentials).context("the makers of tokens")?),
             planner: Arc::new(SourcePlanner::new(planner)),
             engine,
@@ -299,12 +309,14 @@ fn forge_client(
     forge: &ForgeConfig,
     network: &NetworkConfig,
     limits: &Limits,
+    cache: Option<CacheSettings>,
 ) -> anyhow::Result<GitConnector> {
     let settings = GitSettings {
         github: GithubSettings { url: forge.url.clone(), api_url: forge.api_url.clone() },
         forges: forge.others.clone(),
         proxies: network.own_proxies(),
         limits: limits.clone(),
+        cache,
         ..GitSettings::default()
     };
     GitConnector::new(settings).context("the forge's client")

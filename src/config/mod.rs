@@ -65,6 +65,8 @@ pub struct Config {
     pub notify: NotifyConfig,
     pub forge: ForgeConfig,
     pub network: NetworkConfig,
+    /// What may be kept of repositories; `None` = nothing.
+    pub git_cache: Option<Size>,
     pub history: HistoryConfig,
     pub pipeline: PipelineConfig,
     pub api: ApiConfig,
@@ -122,6 +124,7 @@ impl Config {
             registry: RegistryConfig::read(read),
             notify: NotifyConfig::read(read),
             forge: ForgeConfig::read(read),
+            git_cache: read.git_cache_budget(),
             history: HistoryConfig::read(read),
             pipeline,
             api: ApiConfig::read(read),

@@ -106,6 +106,9 @@ macro_rules! settings { ($of:ident) => { $of! {
         /// What images made here and the engine's build cache may hold. What was used longest ago
         /// goes first.
         cache_budget: Size = SIZE or "20GB";
+        /// What is kept of repositories below `DATA_DIR`, so that the next build of one fetches only what is new.
+        /// Never more than a quarter of what would be free without it. `0`: nothing is kept.
+        git_cache_budget: Option<Size> = SIZE_OR_NONE or "5GB";
     }
 
     "Registry" {

@@ -91,6 +91,9 @@ pub(super) const TTL_OR_NONE: Kind<Option<Duration>> = Kind::new("duration", |te
     if none { Ok(None) } else { ttl(text).map(Some) }
 });
 pub(super) const SIZE: Kind<Size> = Kind::new("size", size);
+/// `0` is `None`.
+pub(super) const SIZE_OR_NONE: Kind<Option<Size>> =
+    Kind::new("size", |text| if text == "0" { Ok(None) } else { size(text).map(Some) });
 pub(super) const WATERMARK: Kind<Watermark> = Kind::new("share, size or both", watermark);
 
 pub(super) const COUNT: Kind<u16> = Kind::new("number", |text| match text.parse() {

@@ -27,8 +27,10 @@ use ::nixpacks::nixpacks::plan::phase::{Phase, StartPhase};
 use ::nixpacks::nixpacks::plan::{BuildPlan, PlanGenerator};
 use anyhow::{Context, Result, bail};
 use futures_util::FutureExt;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
+
+use crate::child;
 
 /// The argument that makes the program this child. Not for people.
 pub const COMMAND: &str = "__nixpacks-child";
@@ -82,44 +84,30 @@ pub(super) struct Planned {
 /// Runs the child if the program was called as it; `None` = it was not. To be asked first thing in
 /// `main`, before anything is read or started.
 pub fn run() -> Option<ExitCode> {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next()? != COMMAND {
+    if !child::is_called(COMMAND) {
         return None;
     }
     Some(match answer() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             drop(writeln!(io::stderr(), "{error:#}"));
-            ExitCode::from(EXIT_WORKER)
+            ExitCode::from(child::EXIT_WORKER)
         }
     })
 }
-
-/// The child failed for a reason that is the worker's.
-pub(super) const EXIT_WORKER: u8 = 70;
 
 fn answer() -> Result<()> {
     let mut task = String::new();
     io::stdin().read_to_string(&mut task).context("cannot read the task")?;
     let task: Task = serde_json::from_str(&task).context("cannot understand the task")?;
-    limit(Resource::Core, 0, 0)?;
-    // The soft limit ends it with a signal of its own, the hard one with one that does not say why.
-    limit(Resource::Cpu, task.cpu_seconds, task.cpu_seconds + 1)?;
-    limit(Resource::As, task.memory_bytes, task.memory_bytes)?;
-    limit(Resource::Fsize, LONGEST_OUTPUT, LONGEST_OUTPUT)?;
+    child::limit(Resource::Core, 0, 0)?;
+    child::limit_cpu(task.cpu_seconds)?;
+    child::limit(Resource::As, task.memory_bytes, task.memory_bytes)?;
+    child::limit(Resource::Fsize, LONGEST_OUTPUT, LONGEST_OUTPUT)?;
 
     let answer = plan(&task).unwrap_or_else(|error| refusal(&task, &error));
     // On a line of its own, whatever nixpacks has printed.
     writeln!(io::stdout(), "\n{}", serde_json::to_string(&answer)?).context("cannot answer")
-}
-
-/// Lowers a limit of this process; one that is lower already stays.
-fn limit(resource: Resource, soft: u64, hard: u64) -> Result<()> {
-    let before = getrlimit(resource);
-    let lower = |before: Option<u64>, to: u64| Some(before.map_or(to, |before| before.min(to)));
-    let limit =
-        Rlimit { current: lower(before.current, soft), maximum: lower(before.maximum, hard) };
-    setrlimit(resource, limit).with_context(|| format!("cannot limit {resource:?}"))
 }
 
 fn refusal(task: &Task, error: &anyhow::Error) -> Answer {

@@ -16,6 +16,7 @@ use image_builder_actors::ports::{FetchedSource, Plan, Planner};
 use self::confine::Unusable;
 use self::nixpacks::Sight;
 use crate::blocking::blocking;
+use crate::child::THIS_PROGRAM;
 use crate::net::proxy;
 
 mod aside;
@@ -42,12 +43,7 @@ pub struct PlannerSettings {
 
 impl PlannerSettings {
     pub fn new(limits: Limits, cache_secret: Secret) -> Self {
-        Self {
-            limits,
-            // Stays right when the file is replaced under a running worker.
-            program: PathBuf::from("/proc/self/exe"),
-            cache_secret,
-        }
+        Self { limits, program: PathBuf::from(THIS_PROGRAM), cache_secret }
     }
 }
 

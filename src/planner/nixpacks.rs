@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 
 use ::nixpacks::get_providers;
 use image_builder_actors::model::build_log::{BuildLog, cut};
@@ -13,8 +13,7 @@ use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::{BuildRequest, BuilderKind, PlanRequest};
 use image_builder_actors::ports::{FetchedSource, Plan};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::io::AsyncWriteExt;
 
 use super::aside::Aside;
 use super::cache::cache_key;
@@ -23,6 +22,7 @@ use super::confine::{self, Unusable};
 use super::fingerprint::Fingerprint;
 use super::{Context, PlannerSettings, disk_fault, invalid};
 use crate::blocking::blocking;
+use crate::child as process;
 
 /// The release of the library that plans. `tests/contract/planner.rs` holds it against the command.
 pub const VERSION: &str = "1.41.0";
@@ -162,17 +162,7 @@ async fn ask_child(
 ) -> Result<Answer, Fault> {
     let failed = |error: io::Error| disk_fault("run nixpacks", &error);
     let body = serde_json::to_vec(task).map_err(|error| failed(error.into()))?;
-    let mut child = Command::new(&settings.program)
-        .arg(child::COMMAND)
-        // Nothing of the worker's environment: it holds credentials.
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
+    let mut child = process::command(&settings.program, child::COMMAND).spawn().map_err(failed)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let send_task = async {
         let Some(mut stdin) = stdin else { return };
@@ -181,8 +171,8 @@ async fn ask_child(
     };
     let ((), output, warnings, status) = tokio::join!(
         send_task,
-        read_some(stdout, LONGEST_ANSWER),
-        read_some(stderr, LONGEST_WARNINGS),
+        process::read_some(stdout, LONGEST_ANSWER),
+        process::read_some(stderr, LONGEST_WARNINGS),
         child.wait()
     );
     for line in String::from_utf8_lossy(&warnings).lines().filter(|line| !line.trim().is_empty()) {
@@ -196,20 +186,9 @@ async fn ask_child(
     serde_json::from_slice(last.unwrap_or_default()).map_err(|error| failed(error.into()))
 }
 
-/// The first `longest` bytes of a pipe; what goes past them is read and dropped.
-async fn read_some(pipe: Option<impl AsyncRead + Unpin>, longest: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let Some(pipe) = pipe else { return bytes };
-    let mut start = pipe.take(longest);
-    // An error ends the pipe as its end does; the child's exit status says the rest.
-    drop(start.read_to_end(&mut bytes).await);
-    drop(tokio::io::copy(&mut start.into_inner(), &mut tokio::io::sink()).await);
-    bytes
-}
-
 fn broken_off(settings: &PlannerSettings, status: ExitStatus) -> Fault {
     const SIGXCPU: i32 = 24;
-    if status.code() == Some(i32::from(child::EXIT_WORKER)) {
+    if status.code() == Some(i32::from(process::EXIT_WORKER)) {
         return disk_fault("run nixpacks", &io::Error::other(status.to_string()));
     }
     let what = match status.signal() {

@@ -9,6 +9,8 @@ mod git;
 mod http;
 mod session;
 
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +27,12 @@ use image_builder_actors::ports::{FetchedSource, SourceConnector};
 use self::concerns::Concerns;
 use self::forge::{Forge, Forges};
 pub use self::forge::{ForgeSettings, GithubSettings};
-use self::git::{Fetch, Home};
+pub use self::git::CacheSettings;
+use self::git::{Cache, Fetch, Git, Home};
 use self::http::{Clients, Http};
 use self::session::Session;
 use crate::blocking::blocking;
+use crate::child::THIS_PROGRAM;
 use crate::net::proxy::Proxies;
 
 /// Where the forges are, and what a source may cost.
@@ -41,6 +45,10 @@ pub struct GitSettings {
     /// How long a server may be silent before it is given up.
     pub silence: Duration,
     pub limits: Limits,
+    /// The program that becomes git's process: this one.
+    pub program: PathBuf,
+    /// Where objects are kept for the next build; `None` = nowhere.
+    pub cache: Option<CacheSettings>,
 }
 
 impl Default for GitSettings {
@@ -51,6 +59,8 @@ impl Default for GitSettings {
             proxies: Proxies::default(),
             silence: Duration::from_secs(30),
             limits: Limits::default(),
+            program: PathBuf::from(THIS_PROGRAM),
+            cache: None,
         }
     }
 }
@@ -62,8 +72,8 @@ pub enum GitSetupError {
     BadUrl { variable: &'static str, problem: String },
     #[error("the HTTP client cannot be made: {0}")]
     Http(#[from] reqwest::Error),
-    #[error("libgit2 cannot be set up: {0}")]
-    Git(String),
+    #[error("DATA_DIR: the cache of git objects cannot be opened: {0}")]
+    Cache(std::io::Error),
 }
 
 /// Fetches sources over git from the forges.
@@ -72,18 +82,25 @@ pub struct GitConnector {
     clients: Clients,
     silence: Duration,
     limits: Limits,
+    git: Git,
+    cache: Option<Arc<Cache>>,
 }
 
 impl GitConnector {
-    /// Needs an installed rustls provider. Sets libgit2 up for the whole process: it reads no
-    /// configuration of the machine or its user, and opens no connection by itself.
+    /// Needs an installed rustls provider.
     pub fn new(settings: GitSettings) -> Result<Self, GitSetupError> {
-        git::set_up_libgit2().map_err(GitSetupError::Git)?;
+        let git = Git {
+            program: settings.program,
+            memory_bytes: settings.limits.git_memory_bytes,
+            cpu_time: settings.limits.git_cpu_time,
+        };
         Ok(Self {
             forges: Forges::new(&settings.github, &settings.forges)?,
             clients: Clients::new(&settings.proxies)?,
             silence: settings.silence,
             limits: settings.limits,
+            git,
+            cache: settings.cache.map(Cache::open).transpose().map_err(GitSetupError::Cache)?,
         })
     }
 
@@ -126,6 +143,9 @@ impl GitConnector {
                 url: forge.url().clone(),
                 authorization: token.map(|token| forge.git_authorization(token)),
             },
+            git: self.git.clone(),
+            cache: self.cache.clone(),
+            user: request.user_id.clone(),
             repository: forge.repository(&request.repo),
             page: forge.page(&request.repo),
             target,
@@ -169,6 +189,12 @@ impl SourceConnector for GitConnector {
         let api = forge.api().filter(|_| asks_api);
         self.concerns(&**forge, request).all(forge.url(), api)
     }
+}
+
+/// Runs git's process if the program was called as it; `None` = it was not. To be asked first thing in
+/// `main`, before anything is read or started.
+pub fn run_child() -> Option<ExitCode> {
+    git::objects::child::run()
 }
 
 fn token(request: &BuildRequest) -> Option<&Secret> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::limits::Limits;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +21,8 @@ const BETWEEN_NOTES: Duration = Duration::from_secs(5);
 pub(super) struct Session {
     /// How long a server may be silent.
     pub(super) silence: Duration,
-    /// Longest file that git itself stores, in bytes.
-    pub(super) largest_file: u64,
+    /// What the source tree may hold.
+    pub(super) room: Room,
     pub(super) cancel: CancellationToken,
     /// Whom it concerns when a server has no room for the fetch.
     pub(super) concerns: Concerns,
@@ -29,8 +30,6 @@ pub(super) struct Session {
     progress: BuildLog,
     last_note: Mutex<Instant>,
     transferred: Budget,
-    bytes: Budget,
-    entries: Budget,
     submodules: Budget,
 }
 
@@ -43,15 +42,17 @@ impl Session {
     ) -> Self {
         Self {
             silence,
-            largest_file: limits.source_file_bytes,
+            room: Room {
+                largest_file: limits.source_file_bytes,
+                bytes: Budget::new(limits.source_bytes),
+                entries: Budget::new(limits.source_entries),
+            },
             cancel: CancellationToken::new(),
             concerns,
             runtime: Handle::current(),
             progress,
             last_note: Mutex::new(Instant::now()),
             transferred: Budget::new(limits.transfer_bytes),
-            bytes: Budget::new(limits.source_bytes),
-            entries: Budget::new(limits.source_entries),
             submodules: Budget::new(limits.submodules as u64),
         }
     }
@@ -76,10 +77,10 @@ impl Session {
 
     /// Notes what the source tree holds.
     pub(super) fn note_total(&self) {
-        let (bytes, transferred) = (size(self.bytes.spent()), size(self.transferred.spent()));
+        let (bytes, transferred) = (size(self.room.bytes.spent()), size(self.transferred.spent()));
         self.progress.note(format!(
             "{} files and directories, {bytes}, of a transfer of {transferred}",
-            self.entries.spent()
+            self.room.entries.spent()
         ));
     }
 
@@ -89,6 +90,25 @@ impl Session {
         self.transferred.spend(bytes, over)
     }
 
+    /// Counts a submodule, nested ones included.
+    pub(super) fn count_submodule(&self) -> Result<(), Fault> {
+        let over = |limit| {
+            format!("The repository has more than {limit} submodules, nested ones included.")
+        };
+        self.submodules.spend(1, over)
+    }
+}
+
+/// What a source tree may hold, and holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Room {
+    /// Longest file that git itself stores, in bytes.
+    pub(super) largest_file: u64,
+    bytes: Budget,
+    entries: Budget,
+}
+
+impl Room {
     /// Counts bytes that the source tree will hold.
     pub(super) fn count_bytes(&self, bytes: u64) -> Result<(), Fault> {
         let over = |limit| format!("The source tree holds more than {}.", size(limit));
@@ -101,19 +121,24 @@ impl Session {
         self.entries.spend(1, over)
     }
 
-    /// Counts a submodule, nested ones included.
-    pub(super) fn count_submodule(&self) -> Result<(), Fault> {
-        let over = |limit| {
-            format!("The repository has more than {limit} submodules, nested ones included.")
-        };
-        self.submodules.spend(1, over)
+    /// Takes over what was counted elsewhere, in a copy of this.
+    pub(super) fn take_over(&self, counted: &Room) {
+        self.bytes.spent.store(counted.bytes.spent(), Ordering::Relaxed);
+        self.entries.spent.store(counted.entries.spent(), Ordering::Relaxed);
     }
 }
 
 /// What a fetch may have of something, and has had.
+#[derive(Debug, Serialize, Deserialize)]
 struct Budget {
     limit: u64,
     spent: AtomicU64,
+}
+
+impl Clone for Budget {
+    fn clone(&self) -> Self {
+        Self { limit: self.limit, spent: self.spent().into() }
+    }
 }
 
 impl Budget {

@@ -74,7 +74,7 @@ impl Tools {
     /// They cannot be read.
     pub fn forge(&self) -> Result<GitConnector, StartError> {
         let ToolConfig { forge, network, limits, .. } = &self.config;
-        let forge = forge_client(forge, network, limits);
+        let forge = forge_client(forge, network, limits, None);
         forge.map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))
     }
 }

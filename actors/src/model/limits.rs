@@ -16,6 +16,11 @@ pub struct Limits {
     pub source_file_bytes: u64,
     /// What a source tree may hold, in files and directories.
     pub source_entries: u64,
+    /// Memory of its own that git may use on one repository, in bytes: a file as large as is allowed, and
+    /// what goes with it.
+    pub git_memory_bytes: u64,
+    /// Processor time that git may spend on one repository.
+    pub git_cpu_time: Duration,
     /// How many submodules a repository may have, nested ones included.
     pub submodules: usize,
     /// Longest Dockerfile, `.dockerignore` or plan file, in bytes.
@@ -43,6 +48,8 @@ impl Default for Limits {
             source_bytes: 4 << 30,
             source_file_bytes: 512 << 20,
             source_entries: 500_000,
+            git_memory_bytes: 640 << 20,
+            git_cpu_time: Duration::from_secs(90),
             submodules: 64,
             plan_file_bytes: 1 << 20,
             planner_file_bytes: 64 << 20,

@@ -1,7 +1,5 @@
 //! The refs that a server offers, as git's HTTP protocol (version 0) lists them.
 
-use std::fmt::Write as _;
-
 use git2::Oid;
 
 /// What a server said about a repository.
@@ -82,29 +80,10 @@ impl Advertisement {
         self.capabilities.split(' ').any(|word| word == capability)
     }
 
-    /// An advertisement by the same server that lists nothing but `wanted`, each under the name that
-    /// [`wanted_ref`] gives it: what libgit2 is shown, so that it asks for exactly these.
-    pub(super) fn listing_only(&self, wanted: &[Oid]) -> Vec<u8> {
-        let capabilities: Vec<_> =
-            self.capabilities.split(' ').filter(|word| !word.starts_with("symref=")).collect();
-        let mut text = "001e# service=git-upload-pack\n0000".to_owned();
-        for (index, id) in wanted.iter().enumerate() {
-            let mut line = format!("{id} {}", wanted_ref(index));
-            if index == 0 {
-                line.push('\0');
-                line.push_str(&capabilities.join(" "));
-            }
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{:04x}{line}", line.len() + 5);
-        }
-        text.push_str("0000");
-        text.into_bytes()
+    /// Whether the server says what program it is, and may be told the same.
+    pub(super) fn names_agents(&self) -> bool {
+        self.capabilities.split(' ').any(|word| word.starts_with("agent="))
     }
-}
-
-/// The local name of a wanted object.
-pub(super) fn wanted_ref(index: usize) -> String {
-    format!("refs/wanted/{index}")
 }
 
 /// Git's framing: four hex digits of length, their own four included, then the data.
@@ -174,20 +153,6 @@ mod tests {
         let zero = "0".repeat(40);
         let read = advertised(&[format!("{zero} capabilities^{{}}\0shallow")]).expect("is good");
         assert!(read.refs.is_empty());
-    }
-
-    #[test]
-    fn what_libgit2_is_shown_lists_the_wanted_objects_alone() {
-        let read = advertised(&[
-            format!("{A} HEAD\0shallow symref=HEAD:refs/heads/trunk"),
-            format!("{A} refs/heads/trunk"),
-        ])
-        .expect("a good advertisement");
-        let wanted = [Oid::from_str(B).expect("an object name")];
-        let shown = Advertisement::parse(&read.listing_only(&wanted)).expect("is read again");
-        assert_eq!(shown.refs.len(), 1);
-        assert_eq!((shown.refs[0].name.as_str(), shown.refs[0].id), ("refs/wanted/0", wanted[0]));
-        assert!(shown.has("shallow") && shown.head_target().is_none());
     }
 
     #[test]

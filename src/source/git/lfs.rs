@@ -139,7 +139,7 @@ pub(super) fn fill_in(
 ) -> Result<(), Fault> {
     let session = &connection.http.session;
     for placeholder in placeholders {
-        session.count_bytes(placeholder.pointer.size)?;
+        session.room.count_bytes(placeholder.pointer.size)?;
     }
     session.note(format!("fetching {} Git LFS files", placeholders.len()));
     let endpoint = endpoint(connection, config)?;

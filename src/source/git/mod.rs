@@ -1,38 +1,39 @@
 //! Git's smart HTTP protocol: from a repository's address to a tree of files. Knows no forge.
 //!
-//! libgit2 speaks the git protocol and keeps the objects; everything that touches the network goes
-//! through [`Http`], so that a credential, an address, a status code, a limit and a cancelled job are
-//! looked after in one place.
+//! Everything that touches the network goes through [`Http`], so that a credential, an address, a status code,
+//! a limit and a cancelled job are looked after in one place. What is fetched is read by libgit2, in a
+//! [process of its own](objects::child).
 //!
 //! | file | does |
 //! |---|---|
 //! | `remote` | the protocol's requests |
 //! | `advertisement` | the refs that a server offers |
 //! | `resolve` | what of them a request asks for |
-//! | `transport` | one fetch by libgit2 over our HTTP |
+//! | `negotiation` | one fetch: what is wanted, what is there, and the pack |
 //! | `transfer` | getting a commit from servers that allow more or less |
-//! | `repository` | the clone itself |
-//! | `walk`, `checkout`, `files` | from a commit to files, within the limits |
+//! | `objects` | packs, and the files in them |
+//! | `cache` | objects that are kept for the next time |
+//! | `fetcher` | one repository, with all of these |
+//! | `files` | what is written, with git's modes |
 //! | `ini`, `address`, `submodules` | repositories inside repositories |
 //! | `lfs` | real content in place of Git LFS pointers |
 
 mod address;
 mod advertisement;
-mod checkout;
+mod cache;
+mod fetcher;
 mod files;
 mod ini;
 mod lfs;
+mod negotiation;
+pub(super) mod objects;
 mod remote;
-mod repository;
 mod resolve;
 mod submodules;
 mod transfer;
-mod transport;
-mod walk;
 
 use std::sync::Arc;
 
-use git2::Repository;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::request::Target;
 use image_builder_actors::model::workspace::Workspace;
@@ -41,8 +42,10 @@ use reqwest::Url;
 use time::OffsetDateTime;
 
 pub(super) use self::address::Home;
-use self::submodules::Recorded;
-pub(super) use self::transport::set_up_libgit2;
+pub(super) use self::cache::Cache;
+pub use self::cache::CacheSettings;
+use self::fetcher::Fetcher;
+pub(super) use self::objects::Git;
 use super::http::{Address, Http};
 
 /// One fetch, on a blocking thread. It owns the workspace: when the job was given up, the workspace
@@ -50,6 +53,10 @@ use super::http::{Address, Http};
 pub(super) struct Fetch {
     pub(super) http: Arc<Http>,
     pub(super) home: Home,
+    pub(super) git: Git,
+    pub(super) cache: Option<Arc<Cache>>,
+    /// Whose request it is.
+    pub(super) user: String,
     pub(super) repository: Address,
     /// The repository's address for people.
     pub(super) page: Url,
@@ -61,36 +68,27 @@ pub(super) struct Fetch {
 
 impl Fetch {
     pub(super) fn run(self) -> Result<FetchedSource, Fault> {
-        let Self { http, home, repository: address, page, target, pinned, workspace } = self;
-        let session = &http.session;
+        let Self { http, home, git, cache, user, .. } = self;
+        let (address, page, workspace) = (self.repository, self.page, self.workspace);
+        let session = http.session.clone();
         session.check()?;
-        let authorization = home.authorization_for(&address);
-        let (connection, refs) = remote::discover(&http, &address, authorization)?;
-        let resolved = resolve::resolve(&refs, &target, pinned.as_deref(), &address)?;
+        let (connection, refs) =
+            remote::discover(&http, &address, home.authorization_for(&address))?;
+        let pinned = self.pinned.as_deref();
+        let resolved = resolve::resolve(&refs, &self.target, pinned, &address)?;
 
-        session.note(format!("fetching {target} of {}", address.label));
-        let bare = workspace.path().join("repository.git");
-        let repository = repository::create(&bare)?;
-        let connection = Arc::new(connection);
-        let commit = transfer::obtain(&connection, &refs, &resolved.wanted, &repository)?;
-
+        session.note(format!("fetching {} of {}", self.target, address.label));
+        let scratch = workspace.path().to_owned();
+        let fetcher = Fetcher { http, home, git, cache, user, scratch };
         let tree = workspace.path().join("tree");
-        let recorded = Recorded { connection, commit };
-        submodules::check_out(&home, &repository, &recorded, &tree, workspace.path())?;
-        let committed_at = committed_at(&repository, commit)?;
-        drop(repository);
-        repository::remove(&bare)?;
+        let (commit, checked_out) = fetcher.fetch(&connection, &refs, &resolved.wanted, &tree)?;
+        // A time that no calendar has counts as the beginning of time.
+        let committed_at = OffsetDateTime::from_unix_timestamp(checked_out.committed_at)
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        submodules::finish(&fetcher, &connection, checked_out, &tree)?;
 
-        let commit = commit.to_string();
         session.note_total();
         let version = resolved.version.unwrap_or_else(|| commit[..12].to_owned());
         Ok(FetchedSource { commit, committed_at, version, url: page.into(), tree, workspace })
     }
-}
-
-/// When the commit was made; a time that no calendar has counts as the beginning of time.
-fn committed_at(repository: &Repository, commit: git2::Oid) -> Result<OffsetDateTime, Fault> {
-    let commit = repository.find_commit(commit).map_err(|error| repository::git_fault(&error))?;
-    let seconds = commit.committer().when().seconds();
-    Ok(OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH))
 }

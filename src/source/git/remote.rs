@@ -94,7 +94,7 @@ fn not_a_repository(address: &Address) -> Fault {
 }
 
 /// Sends the body of a fetch request, and returns the answer's.
-pub(super) fn upload_pack(connection: &Connection, body: Vec<u8>) -> Result<Body, Fault> {
+pub(super) async fn upload_pack(connection: &Connection, body: Vec<u8>) -> Result<Body, Fault> {
     let Connection { http, address, url, authorization } = connection;
     let mut url = url.clone();
     url.set_path(&format!("{}/git-upload-pack", url.path()));
@@ -107,8 +107,6 @@ pub(super) fn upload_pack(connection: &Connection, body: Vec<u8>) -> Result<Body
     }
     *request.body_mut() = Some(body.into());
 
-    http.session.runtime.block_on(async {
-        let response = http.send_once(address, request).await?;
-        http.accepted(address, response, authorization.is_some()).await
-    })
+    let response = http.send_once(address, request).await?;
+    http.accepted(address, response, authorization.is_some()).await
 }

@@ -4,29 +4,19 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use git2::{Oid, Repository};
+use git2::Oid;
 use image_builder_actors::model::fault::{Fault, Reason};
 
 use super::address::Home;
-use super::checkout::write_tree;
+use super::fetcher::Fetcher;
+use super::lfs::{Placeholder, Pointer};
+use super::objects::{CheckedOut, FoundPointer, shown};
 use super::remote::{Connection, discover};
-use super::repository::{self, git_fault};
 use super::resolve::Wanted;
-use super::walk::shown;
-use super::{ini, lfs, transfer};
+use super::{ini, lfs};
 use crate::source::fault;
-use crate::source::http::{Address, Http, check_address};
-
-/// Longest `.gitmodules` or `.lfsconfig` that is read, in bytes.
-const LONGEST_CONFIG: usize = 1 << 20;
-
-/// A commit of a repository.
-pub(super) struct Recorded {
-    pub(super) connection: Arc<Connection>,
-    pub(super) commit: Oid,
-}
+use crate::source::http::{Address, check_address};
 
 /// A submodule that has still to be fetched.
 struct Pending {
@@ -38,57 +28,56 @@ struct Pending {
     directory: PathBuf,
 }
 
-/// Writes the files of `recorded`, which is in `repository`, into `tree`, and those of its
-/// submodules below it. Clones them into directories of their own in `scratch`, one at a time.
-pub(super) fn check_out(
-    home: &Home,
-    repository: &Repository,
-    recorded: &Recorded,
+/// Fills in what is unfinished of a tree of files: the content of Git LFS files and the submodules, nested
+/// ones included, one at a time.
+pub(super) fn finish(
+    fetcher: &Fetcher,
+    connection: &Connection,
+    checked_out: CheckedOut,
     tree: &Path,
-    scratch: &Path,
 ) -> Result<(), Fault> {
-    let http = &recorded.connection.http;
-    let mut pending = check_out_one(home, repository, recorded, tree, "", scratch)?;
+    let session = &fetcher.http.session;
+    let mut pending = finish_one(fetcher, connection, checked_out, tree, "")?;
     while let Some(submodule) = pending.pop() {
-        http.session.check()?;
-        http.session.note(format!("fetching submodule {}", submodule.path));
-        let bare = scratch.join("submodule.git");
-        let repository = repository::create(&bare)?;
+        session.check()?;
+        session.note(format!("fetching submodule {}", submodule.path));
         let Pending { address, commit, path, directory } = submodule;
-        let connection = fetch(http, home, &address, commit, &repository)?;
-        let recorded = Recorded { connection, commit };
+        let authorization = fetcher.home.authorization_for(&address);
+        let (connection, refs) = discover(&fetcher.http, &address, authorization)?;
+        let wanted = match refs.refs.iter().find(|each| each.id == commit) {
+            Some(_) => Wanted::Tip(commit),
+            None => Wanted::Commit { id: commit, branch: None },
+        };
+        let (_, checked_out) = fetcher.fetch(&connection, &refs, &wanted, &directory)?;
         let prefix = format!("{path}/");
-        let below = check_out_one(home, &repository, &recorded, &directory, &prefix, scratch)?;
-        pending.extend(below);
-        drop(repository);
-        repository::remove(&bare)?;
+        pending.extend(finish_one(fetcher, &connection, checked_out, &directory, &prefix)?);
     }
     Ok(())
 }
 
-/// Writes one repository's own files, and returns the submodules that belong among them.
-fn check_out_one(
-    home: &Home,
-    repository: &Repository,
-    recorded: &Recorded,
+/// Fills in the Git LFS files of one repository, and returns the submodules that belong among its files.
+fn finish_one(
+    fetcher: &Fetcher,
+    connection: &Connection,
+    checked_out: CheckedOut,
     directory: &Path,
     prefix: &str,
-    scratch: &Path,
 ) -> Result<Vec<Pending>, Fault> {
-    let session = &recorded.connection.http.session;
-    let unfinished = write_tree(session, repository, recorded.commit, directory)?;
-    if !unfinished.pointers.is_empty() {
-        let config = file(repository, recorded.commit, ".lfsconfig")?;
-        let pointers = &unfinished.pointers;
-        lfs::fill_in(&recorded.connection, config.as_deref(), pointers, scratch)?;
+    let session = &fetcher.http.session;
+    let CheckedOut { pointers, submodules, modules, lfs_config, .. } = checked_out;
+    if !pointers.is_empty() {
+        let placeholder = |found: FoundPointer| Placeholder {
+            file: directory.join(OsStr::from_bytes(&found.path)),
+            path: shown(&found.path),
+            executable: found.executable,
+            pointer: Pointer { oid: found.oid, size: found.size },
+        };
+        let pointers: Vec<_> = pointers.into_iter().map(placeholder).collect();
+        lfs::fill_in(connection, lfs_config.as_deref(), &pointers, &fetcher.scratch)?;
     }
-    if unfinished.submodules.is_empty() {
-        return Ok(Vec::new());
-    }
-    let declared = file(repository, recorded.commit, ".gitmodules")?;
-    let declared = declarations(declared.as_deref().unwrap_or_default());
+    let declared = declarations(modules.as_deref().unwrap_or_default());
     let mut pending = Vec::new();
-    for (path, commit) in unfinished.submodules {
+    for (path, commit) in submodules {
         session.count_submodule()?;
         let shown_path = format!("{prefix}{}", shown(&path));
         let declaration = std::str::from_utf8(&path).ok().and_then(|path| declared.get(path));
@@ -96,37 +85,19 @@ fn check_out_one(
             continue;
         }
         let url = declaration.and_then(|declaration| declaration.url.as_deref());
-        let url = url.ok_or_else(|| {
-            fault(
-                Reason::RepositoryNotFound,
-                format!("Submodule `{shown_path}` has no `url` in .gitmodules."),
-            )
-        })?;
+        let missing = |what: &str| {
+            let message = format!("Submodule `{shown_path}` has no {what}.");
+            fault(Reason::RepositoryNotFound, message)
+        };
+        let url = url.ok_or_else(|| missing("`url` in .gitmodules"))?;
         pending.push(Pending {
-            address: address(home, &recorded.connection.address, &shown_path, url)?,
-            commit,
-            path: shown_path,
+            address: address(&fetcher.home, &connection.address, &shown_path, url)?,
+            commit: Oid::from_str(&commit).map_err(|_| missing("commit"))?,
             directory: directory.join(OsStr::from_bytes(&path)),
+            path: shown_path,
         });
     }
     Ok(pending)
-}
-
-fn fetch(
-    http: &Arc<Http>,
-    home: &Home,
-    address: &Address,
-    commit: Oid,
-    repository: &Repository,
-) -> Result<Arc<Connection>, Fault> {
-    let (connection, refs) = discover(http, address, home.authorization_for(address))?;
-    let wanted = match refs.refs.iter().find(|each| each.id == commit) {
-        Some(_) => Wanted::Tip(commit),
-        None => Wanted::Commit { id: commit, branch: None },
-    };
-    let connection = Arc::new(connection);
-    transfer::obtain(&connection, &refs, &wanted, repository)?;
-    Ok(connection)
 }
 
 /// Where a submodule is, as far as a build may go there.
@@ -171,18 +142,4 @@ fn declarations(text: &str) -> HashMap<String, Declaration> {
         }
     }
     by_name.into_values().filter_map(|(path, declaration)| Some((path?, declaration))).collect()
-}
-
-/// The text of a plain file in the root of a commit's tree.
-fn file(repository: &Repository, commit: Oid, name: &str) -> Result<Option<String>, Fault> {
-    let tree = repository
-        .find_commit(commit)
-        .and_then(|commit| commit.tree())
-        .map_err(|error| git_fault(&error))?;
-    let Some(entry) = tree.get_name(name) else { return Ok(None) };
-    let Ok(blob) = repository.find_blob(entry.id()) else { return Ok(None) };
-    if blob.content().len() > LONGEST_CONFIG {
-        return Err(fault(Reason::TooLarge, format!("The file `{name}` has more than 1 MiB.")));
-    }
-    Ok(Some(String::from_utf8_lossy(blob.content()).into_owned()))
 }

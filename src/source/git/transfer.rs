@@ -1,62 +1,78 @@
 //! Getting a commit with as little of its history as the server allows.
 
-use std::sync::Arc;
+use std::fs;
+use std::path::Path;
 
-use git2::{ErrorCode, ObjectType, Oid, Repository};
-use image_builder_actors::model::fault::{Fault, Reason};
+use git2::Oid;
+use image_builder_actors::model::fault::Reason;
 
-use super::advertisement::{Advertisement, wanted_ref};
+use super::advertisement::Advertisement;
+use super::files::disk_fault;
+use super::negotiation::{Wish, fetch};
+use super::objects::{Objects, Trouble};
 use super::remote::Connection;
-use super::repository::{check_size, git_fault};
 use super::resolve::Wanted;
-use super::transport::{FetchError, fetch};
 use crate::source::fault;
 
-/// All history, for a fetch into an empty repository.
-const ALL: i32 = 0;
-/// All history, where a part of it is there already.
-const THE_REST: i32 = i32::MAX;
 /// How much history is looked through for a short commit before all of it is fetched.
-const DEPTHS: [i32; 2] = [50, 500];
+const DEPTHS: [u32; 2] = [50, 500];
 /// From this many digits on, a commit that is found in a part of the history is the one that is
 /// meant; fewer digits may well mean several commits, so all of them are looked at.
 const TELLING_DIGITS: usize = 7;
 
-/// Fetches what is wanted into an empty repository; returns the commit.
-pub(super) fn obtain(
-    connection: &Arc<Connection>,
-    refs: &Advertisement,
-    wanted: &Wanted,
-    repository: &Repository,
-) -> Result<Oid, Fault> {
-    let search = Search { connection, refs, repository };
-    match wanted {
-        Wanted::Tip(id) => search.tip(*id),
-        Wanted::Commit { id, branch } => search.commit(*id, branch.as_deref()),
-        Wanted::Prefix { digits, branch } => search.prefix(digits, branch.as_deref()),
-    }
+/// What servers call that they send a part of a history.
+const SHALLOW: &str = "shallow";
+/// What they call that they give out any commit.
+const ANY_REACHABLE: &str = "allow-reachable-sha1-in-want";
+
+/// Whether this server sends what is wanted as a single commit, so that it can be kept.
+pub(super) fn is_single(refs: &Advertisement, wanted: &Wanted) -> bool {
+    refs.has(SHALLOW)
+        && match wanted {
+            Wanted::Tip(_) => true,
+            Wanted::Commit { .. } => refs.has(ANY_REACHABLE),
+            Wanted::Prefix { .. } => false,
+        }
 }
 
-struct Search<'a> {
-    connection: &'a Arc<Connection>,
-    refs: &'a Advertisement,
-    repository: &'a Repository,
+/// What is fetched, and where to.
+pub(super) struct Search<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) refs: &'a Advertisement,
+    pub(super) objects: &'a mut Objects,
+    /// The repository that the objects are in.
+    pub(super) repository: &'a Path,
+    /// Commits that are there, without their history.
+    pub(super) known: &'a [Oid],
 }
 
 impl Search<'_> {
-    fn tip(&self, id: Oid) -> Result<Oid, Fault> {
-        self.shallow(id).map_err(|error| self.of_listed(error))?;
+    /// Fetches what is wanted, as far as it is not there; returns the commit.
+    pub(super) fn obtain(&mut self, wanted: &Wanted) -> Result<String, Trouble> {
+        match wanted {
+            Wanted::Tip(id) => self.tip(*id),
+            Wanted::Commit { id, branch } => self.commit(*id, branch.as_deref()),
+            Wanted::Prefix { digits, branch } => self.prefix(digits, branch.as_deref()),
+        }
+    }
+
+    fn tip(&mut self, id: Oid) -> Result<String, Trouble> {
+        // The server has just listed it, so it gives it out.
+        if self.known.is_empty() || !self.objects.has(&id.to_string())? {
+            self.shallow(id).map_err(|trouble| self.of_listed(trouble))?;
+        }
         self.peel(id)
     }
 
-    fn commit(&self, id: Oid, branch: Option<&str>) -> Result<Oid, Fault> {
-        let any_reachable = self.refs.has("allow-reachable-sha1-in-want");
+    fn commit(&mut self, id: Oid, branch: Option<&str>) -> Result<String, Trouble> {
+        let any_reachable = self.refs.has(ANY_REACHABLE);
         if any_reachable || self.refs.has("allow-tip-sha1-in-want") {
+            // The server is asked even where the commit is there: it may no longer give it out.
             match self.shallow(id) {
                 Ok(()) => return self.peel(id),
-                Err(FetchError::NotOurs) if any_reachable => return Err(self.missing_commit(id)),
-                Err(FetchError::NotOurs) => {}
-                Err(FetchError::Fault(fault)) => return Err(fault),
+                Err(Trouble::NotOurs) if any_reachable => return Err(self.missing_commit(id)),
+                Err(Trouble::NotOurs) => {}
+                Err(trouble) => return Err(trouble),
             }
         }
         self.connection
@@ -64,57 +80,44 @@ impl Search<'_> {
             .session
             .note("the server gives out no single commits: fetching the history");
         for tips in self.places(branch) {
-            self.history(&tips, ALL)?;
-            if self.repository.find_object(id, None).is_ok() {
+            self.history(&tips, None)?;
+            if self.objects.has(&id.to_string())? {
                 return self.peel(id);
             }
         }
         Err(self.missing_commit(id))
     }
 
-    fn prefix(&self, digits: &str, branch: Option<&str>) -> Result<Oid, Fault> {
+    fn prefix(&mut self, digits: &str, branch: Option<&str>) -> Result<String, Trouble> {
         self.connection.http.session.note(format!("looking for commit {digits} in the history"));
-        let shallow = self.refs.has("shallow");
+        let shallow = self.refs.has(SHALLOW);
         for tips in self.places(branch) {
-            if shallow {
-                for depth in DEPTHS {
-                    self.history(&tips, depth)?;
-                    let found = self.starting_with(digits, tips.len())?;
-                    if digits.len() >= TELLING_DIGITS && found.len() == 1 {
-                        return self.the_one(digits, &found);
-                    }
-                    if !self.repository.is_shallow() {
-                        break;
-                    }
+            let depths = DEPTHS.into_iter().filter(|_| shallow).map(Some).chain([None]);
+            for depth in depths {
+                let is_all = self.history(&tips, depth)? || depth.is_none();
+                let names: Vec<_> = tips.iter().map(Oid::to_string).collect();
+                let found = self.objects.starting(digits, &names)?;
+                let is_telling = digits.len() >= TELLING_DIGITS && found.len() == 1;
+                if is_telling || (is_all && !found.is_empty()) {
+                    return self.the_one(digits, &found);
                 }
-            }
-            if self.repository.is_shallow() {
-                self.history(&tips, THE_REST)?;
-            } else if !shallow {
-                self.history(&tips, ALL)?;
-            }
-            let found = self.starting_with(digits, tips.len())?;
-            if !found.is_empty() {
-                return self.the_one(digits, &found);
+                if is_all {
+                    break;
+                }
             }
         }
         self.the_one(digits, &[])
     }
 
-    fn the_one(&self, digits: &str, found: &[Oid]) -> Result<Oid, Fault> {
+    fn the_one(&self, digits: &str, found: &[String]) -> Result<String, Trouble> {
         let label = self.label();
+        let missing = |message: String| Err(fault(Reason::RefNotFound, message).into());
         match found {
-            [one] => Ok(*one),
-            [] => Err(fault(
-                Reason::RefNotFound,
-                format!("The {label} has no commit that begins with `{digits}`."),
-            )),
-            [_, _, ..] => Err(fault(
-                Reason::RefNotFound,
-                format!(
-                    "Commit `{digits}` is ambiguous: the {label} has several that begin with it. \
-                     Give more digits."
-                ),
+            [one] => Ok(one.clone()),
+            [] => missing(format!("The {label} has no commit that begins with `{digits}`.")),
+            [_, _, ..] => missing(format!(
+                "Commit `{digits}` is ambiguous: the {label} has several that begin with it. Give more \
+                 digits."
             )),
         }
     }
@@ -139,69 +142,50 @@ impl Search<'_> {
     }
 
     /// Fetches one object at depth 1, or with its history where the server knows no depth.
-    fn shallow(&self, id: Oid) -> Result<(), FetchError> {
-        let depth = if self.refs.has("shallow") { 1 } else { ALL };
-        fetch(self.connection, self.refs, &[id], depth, self.repository)
+    fn shallow(&mut self, id: Oid) -> Result<(), Trouble> {
+        let depth = self.refs.has(SHALLOW).then_some(1);
+        let wish = Wish { wanted: &[id], depth, known: self.known };
+        fetch(self.connection, self.refs, &wish, self.objects).map(drop)
     }
 
-    fn history(&self, tips: &[Oid], depth: i32) -> Result<(), Fault> {
-        fetch(self.connection, self.refs, tips, depth, self.repository)
-            .map_err(|error| self.of_listed(error))
+    /// Fetches so much history; whether that is all there is.
+    fn history(&mut self, tips: &[Oid], depth: Option<u32>) -> Result<bool, Trouble> {
+        let wish = Wish { wanted: tips, depth, known: &[] };
+        let ends = fetch(self.connection, self.refs, &wish, self.objects)
+            .map_err(|trouble| self.of_listed(trouble))?;
+        let text: String = ends.iter().map(|id| format!("{id}\n")).collect();
+        // Where the history ends, as git has it: a walk goes no further.
+        fs::write(self.repository.join("shallow"), text)
+            .map_err(|error| disk_fault(&error, "the clone"))?;
+        Ok(ends.is_empty())
     }
 
-    /// The fault of not getting what was listed a moment ago.
-    fn of_listed(&self, error: FetchError) -> Fault {
-        match error {
-            FetchError::NotOurs => fault(
+    /// The trouble of not getting what was listed a moment ago.
+    fn of_listed(&self, trouble: Trouble) -> Trouble {
+        match trouble {
+            Trouble::NotOurs => fault(
                 Reason::ForgeFailed,
                 format!("The {} changed while it was being fetched.", self.label()),
-            ),
-            FetchError::Fault(fault) => fault,
+            )
+            .into(),
+            trouble => trouble,
         }
-    }
-
-    /// The commits that were fetched and begin with these digits, two at the most.
-    fn starting_with(&self, digits: &str, tips: usize) -> Result<Vec<Oid>, Fault> {
-        let mut walk = self.repository.revwalk().map_err(|error| git_fault(&error))?;
-        for index in 0..tips {
-            // A tag may point to something without a history.
-            let _ = walk.push_ref(&wanted_ref(index));
-        }
-        let mut found = Vec::new();
-        for id in walk {
-            self.connection.http.session.check()?;
-            let id = id.map_err(|error| git_fault(&error))?;
-            if id.to_string().starts_with(digits) {
-                found.push(id);
-                if found.len() > 1 {
-                    break;
-                }
-            }
-        }
-        Ok(found)
     }
 
     /// The commit that an object is, or that a tag points to in the end.
-    fn peel(&self, id: Oid) -> Result<Oid, Fault> {
-        check_size(self.repository, id, self.label())?;
-        let object = self.repository.find_object(id, None).map_err(|error| git_fault(&error))?;
-        match object.peel(ObjectType::Commit) {
-            Ok(commit) => Ok(commit.id()),
-            Err(error)
-                if matches!(error.code(), ErrorCode::InvalidSpec | ErrorCode::Peel)
-                    || object.kind() != Some(ObjectType::Tag) =>
-            {
-                Err(fault(
-                    Reason::RefNotFound,
-                    format!("What `{id}` of the {} names is not a commit.", self.label()),
-                ))
-            }
-            Err(error) => Err(git_fault(&error)),
-        }
+    fn peel(&mut self, id: Oid) -> Result<String, Trouble> {
+        let commit = self.objects.peel(&id.to_string())?;
+        commit.ok_or_else(|| {
+            fault(
+                Reason::RefNotFound,
+                format!("What `{id}` of the {} names is not a commit.", self.label()),
+            )
+            .into()
+        })
     }
 
-    fn missing_commit(&self, id: Oid) -> Fault {
-        fault(Reason::RefNotFound, format!("The {} has no commit `{id}`.", self.label()))
+    fn missing_commit(&self, id: Oid) -> Trouble {
+        fault(Reason::RefNotFound, format!("The {} has no commit `{id}`.", self.label())).into()
     }
 
     /// How messages name the repository.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::git::{at, name, plain, with};
+use super::git::{at, name, plain, settings, with};
 use super::git_server::{GitRepo, server_url};
 use super::stand_in::{Answer, StandIn};
 use super::{empties, fetch_into, list, refused, request, scratch};
@@ -143,7 +143,7 @@ async fn a_server_that_goes_silent_is_given_up_after_a_while() {
     let connector = with(GitSettings {
         github: GithubSettings { url, ..GithubSettings::default() },
         silence,
-        ..GitSettings::default()
+        ..settings()
     });
     let repo = RepoName { owner: "some".to_owned(), name: "where".to_owned() };
     let request = request(&repo, Target::DefaultBranch, None);

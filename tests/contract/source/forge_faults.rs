@@ -127,11 +127,7 @@ async fn a_request_that_the_forge_hangs_up_on_is_made_once_more() {
     .await;
     let patient = at(&forge.url());
     fetched(&patient, &request(&name(&repo), Target::DefaultBranch, None)).await;
-    assert_eq!(
-        forge.asked().len(),
-        5,
-        "the refs, and the pack in two rounds; the first of each twice"
-    );
+    assert_eq!(forge.asked().len(), 4, "the refs and the pack, each twice");
 
     let forge = StandIn::start(|_| Answer::HangUp).await;
     refused_by(&forge, None, Reason::ForgeFailed, "broke").await;

@@ -18,8 +18,13 @@ pub(crate) fn connector(url: &str, api_url: &str, limits: Limits) -> GitConnecto
     with(GitSettings {
         github: GithubSettings { url: url.to_owned(), api_url: api_url.to_owned() },
         limits,
-        ..GitSettings::default()
+        ..settings()
     })
+}
+
+/// The settings that all have in common.
+pub(crate) fn settings() -> GitSettings {
+    GitSettings { program: env!("CARGO_BIN_EXE_image-builder").into(), ..GitSettings::default() }
 }
 
 /// A connector for a forge at this address, which has its API there too.

@@ -19,7 +19,7 @@ fn behind(proxy: &ForwardProxy) -> GitSettings {
             https: None,
             exempt: Some("127.0.0.1".to_owned()),
         },
-        ..GitSettings::default()
+        ..settings()
     }
 }
 

@@ -5,7 +5,6 @@ use image_builder_actors::model::fault::{Fault, Reason};
 
 use super::repository::{check_size, git_fault};
 use crate::source::fault;
-use crate::source::session::Session;
 
 /// Longest path below the tree's root, in bytes: what Linux takes, with room for the workspace.
 const LONGEST_PATH: usize = 3_500;
@@ -32,19 +31,17 @@ pub(super) struct Entry<'a> {
 /// Shows `visit` every entry below `root`, a directory before what is in it. Uses no recursion: the
 /// depth is a stranger's choice.
 pub(super) fn walk(
-    session: &Session,
     repository: &Repository,
     root: Oid,
     mut visit: impl FnMut(Entry<'_>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let tree = |id| {
-        check_size(repository, id, "repository")?;
+        check_size(repository, id)?;
         repository.find_tree(id).map_err(|error| git_fault(&error))
     };
     let mut path = Vec::new();
     let mut levels = vec![Level { tree: tree(root)?, next: 0, length: 0 }];
     while let Some(level) = levels.last_mut() {
-        session.check()?;
         path.truncate(level.length);
         let Some(entry) = level.tree.get(level.next) else {
             levels.pop();
@@ -101,7 +98,7 @@ fn push_name(path: &mut Vec<u8>, name: &[u8]) -> Result<(), Fault> {
 }
 
 /// A path for people: of a bounded length.
-pub(super) fn shown(path: &[u8]) -> String {
+pub(in crate::source::git) fn shown(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     match text.char_indices().nth(200) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -15,32 +15,32 @@ use std::path::Path;
 use git2::{Oid, Repository};
 use image_builder_actors::model::fault::{Fault, Reason};
 
-use super::files::{disk_fault, new_directory, new_file};
-use super::lfs::{Placeholder, Pointer};
 use super::repository::git_fault;
 use super::walk::{Entry, Kind, shown, walk};
+use super::wire::FoundPointer;
 use crate::source::fault;
-use crate::source::session::{Session, size};
+use crate::source::git::files::{disk_fault, new_directory, new_file};
+use crate::source::git::lfs::Pointer;
+use crate::source::session::{Room, size};
+
+/// Longest `.gitmodules` or `.lfsconfig` that is read, in bytes.
+const LONGEST_CONFIG: usize = 1 << 20;
 
 /// What has still to be put into a tree of files.
 #[derive(Debug, Default)]
 pub(super) struct Unfinished {
-    /// The submodules: their paths and commits. An empty directory stands there.
-    pub(super) submodules: Vec<(Vec<u8>, Oid)>,
-    /// The Git LFS pointers, which stand where their content belongs.
-    pub(super) pointers: Vec<Placeholder>,
+    pub(super) submodules: Vec<(Vec<u8>, String)>,
+    pub(super) pointers: Vec<FoundPointer>,
 }
 
-/// Writes the tree of `commit` into `directory`, which is empty or does not exist.
+/// Writes a tree into `directory`, which is empty or does not exist.
 pub(super) fn write_tree(
-    session: &Session,
     repository: &Repository,
-    commit: Oid,
+    root: Oid,
     directory: &Path,
+    room: &Room,
 ) -> Result<Unfinished, Fault> {
-    let root = repository.find_commit(commit).map_err(|error| git_fault(&error))?.tree_id();
-    measure(session, repository, root)?;
-
+    measure(repository, root, room)?;
     match new_directory(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(disk_fault(&error, "the source"));
@@ -48,18 +48,31 @@ pub(super) fn write_tree(
         _ => {}
     }
     let mut unfinished = Unfinished::default();
-    walk(session, repository, root, |entry| {
-        write_entry(repository, directory, &entry, &mut unfinished)
-    })?;
+    walk(repository, root, |entry| write_entry(repository, directory, &entry, &mut unfinished))?;
     Ok(unfinished)
 }
 
+/// The text of a plain file in the root of a tree.
+pub(super) fn text(
+    repository: &Repository,
+    root: Oid,
+    name: &str,
+) -> Result<Option<String>, Fault> {
+    let tree = repository.find_tree(root).map_err(|error| git_fault(&error))?;
+    let Some(entry) = tree.get_name(name) else { return Ok(None) };
+    let Ok(blob) = repository.find_blob(entry.id()) else { return Ok(None) };
+    if blob.content().len() > LONGEST_CONFIG {
+        return Err(fault(Reason::TooLarge, format!("The file `{name}` has more than 1 MiB.")));
+    }
+    Ok(Some(String::from_utf8_lossy(blob.content()).into_owned()))
+}
+
 /// Counts what the tree will hold against the limits.
-fn measure(session: &Session, repository: &Repository, root: Oid) -> Result<(), Fault> {
+fn measure(repository: &Repository, root: Oid, room: &Room) -> Result<(), Fault> {
     let odb = repository.odb().map_err(|error| git_fault(&error))?;
-    let largest = session.largest_file;
-    walk(session, repository, root, |entry| {
-        session.count_entry()?;
+    let largest = room.largest_file;
+    walk(repository, root, |entry| {
+        room.count_entry()?;
         if !matches!(entry.kind, Kind::File { .. } | Kind::Link) {
             return Ok(());
         }
@@ -76,7 +89,7 @@ fn measure(session: &Session, repository: &Repository, root: Oid) -> Result<(), 
                 ),
             ));
         }
-        session.count_bytes(bytes)
+        room.count_bytes(bytes)
     })
 }
 
@@ -91,18 +104,18 @@ fn write_entry(
     let written = match entry.kind {
         Kind::Directory => new_directory(&path),
         Kind::Submodule => {
-            unfinished.submodules.push((entry.path.to_vec(), entry.id));
+            unfinished.submodules.push((entry.path.to_vec(), entry.id.to_string()));
             new_directory(&path)
         }
         Kind::Link => symlink(OsStr::from_bytes(blob()?.content()), &path),
         Kind::File { executable } => {
             let blob = blob()?;
             if let Some(pointer) = Pointer::parse(blob.content()) {
-                unfinished.pointers.push(Placeholder {
-                    file: path.clone(),
-                    path: shown(entry.path),
+                unfinished.pointers.push(FoundPointer {
+                    path: entry.path.to_vec(),
                     executable,
-                    pointer,
+                    oid: pointer.oid,
+                    size: pointer.size,
                 });
             }
             new_file(&path, executable).and_then(|mut file| file.write_all(blob.content()))
