@@ -156,7 +156,9 @@ impl Adapters {
     /// settings are good, or there would be no [`Config`].
     pub fn assemble(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
         let registry_name = config.registry.url.to_string();
+        let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
         let engine = DockerSettings {
+            salt_key: secret.clone(),
             push_auth: push_auth(&config.registry),
             push_journal: Some(data_dir.pushes()),
             ..config.engine.clone()
@@ -181,7 +183,6 @@ impl Adapters {
             budget: config.history.budget.0,
         };
         let builds = store::open(builds).context("DATABASE_URL")?;
-        let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
         let planner = PlannerSettings::new(config.limits.clone(), secret);
         Ok(Self {
             registry_name,

@@ -14,6 +14,7 @@ use super::environment::{Environment, Source};
 use super::settings::settings;
 use super::table::{Fallback, Name, Setting, Variables};
 use super::values::*;
+use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::without_credentials;
 use crate::notify::SigningKeys;

@@ -12,6 +12,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
+use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::{MISREAD, is_misread};
 use crate::notify::SigningKeys;
@@ -124,6 +125,12 @@ pub(super) const POSTGRES: Kind<Secret> = Kind::address("`postgres://` URL", |te
 pub(super) const ENGINE: Kind<String> = Kind::address("address", |text| Ok(text.to_owned()));
 pub(super) const NETWORK: Kind<String> =
     Kind::new("`host` or `none`", |text| one_of(text, &["host", "none"]));
+pub(super) const TENANCY: Kind<Tenancy> = Kind::new("`strict` or `trusted`", |text| {
+    one_of(text, &["strict", "trusted"]).map(|text| match text.as_str() {
+        "trusted" => Tenancy::Trusted,
+        _ => Tenancy::Strict,
+    })
+});
 pub(super) const PROTOCOL: Kind<String> =
     Kind::new("`http/protobuf`", |text| one_of(text, &["http/protobuf"]));
 pub(super) const REGISTRY: Kind<RegistryUrl> = Kind::new("`host:port/path`", |text| {

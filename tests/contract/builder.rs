@@ -4,6 +4,7 @@ mod docker;
 mod proxy;
 mod pruning;
 mod pushing;
+mod tenants;
 pub(crate) mod world;
 
 mod conformance {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use image_builder::engine::docker::disk::space::{Place, Room};
-use image_builder::engine::docker::{DockerEngine, DockerSettings};
+use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use tempfile::TempDir;
 
 use crate::support::own_engine::OwnEngine;
@@ -33,6 +33,7 @@ impl SmallEngine {
         let settings = DockerSettings {
             host: own.host(),
             network: Some("none".to_owned()),
+            tenancy: Tenancy::Trusted,
             ..DockerSettings::default()
         };
         let engine = Arc::new(DockerEngine::connect(settings).expect("good settings"));

@@ -154,7 +154,9 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded_and_the_oldest_is_forgotten() {
         let times = FileTimes::default();
-        for (key, files) in [("a", MOST_FILES / 2), ("b", MOST_FILES / 2), ("a", 3), ("c", MOST_FILES / 2)] {
+        for (key, files) in
+            [("a", MOST_FILES / 2), ("b", MOST_FILES / 2), ("a", 3), ("c", MOST_FILES / 2)]
+        {
             let build = times.begin(key, moment(1), false);
             for file in 0..files {
                 build.of(file as u64);

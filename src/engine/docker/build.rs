@@ -55,6 +55,8 @@ pub(super) async fn build(
         files: Arc::new(Files::new(context, times.clone())),
         shared_key: shared_key.clone(),
         registry_auth: engine.settings.registry_auth.clone(),
+        tenancy: engine.settings.tenancy,
+        salt_key: &engine.settings.salt_key,
         output_bytes: engine.settings.limits.output_bytes,
     };
     progress.note("the engine fetches what it needs of the build context");

@@ -42,7 +42,11 @@ pub(in crate::engine) fn engine_broke(what: &str, error: &dyn Display) -> Fault 
 }
 
 /// What bollard could not do.
-pub(in crate::engine) fn of_client(address: &Address, what: &str, error: &bollard::errors::Error) -> Fault {
+pub(in crate::engine) fn of_client(
+    address: &Address,
+    what: &str,
+    error: &bollard::errors::Error,
+) -> Fault {
     use bollard::errors::Error;
     match error {
         Error::IOError { .. } => engine_down(address, error),

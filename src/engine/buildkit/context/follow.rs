@@ -90,7 +90,10 @@ mod tests {
         fs::create_dir(root.path().join("src")).expect("a directory");
         std::os::unix::fs::symlink("src", root.path().join("link")).expect("a link");
         let of = |paths: &[&str]| {
-            Follow::of(root.path(), &paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>())
+            Follow::of(
+                root.path(),
+                &paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>(),
+            )
         };
         for all in [&[][..], &["/"], &["src", "."], &["*.txt"], &["src/*"], &["link"], &["link/x"]]
         {

@@ -53,12 +53,19 @@ impl Files {
         Self { context: Arc::new(context), times, failure: Mutex::default() }
     }
 
+    /// The text of the Dockerfile.
+    pub(in crate::engine) fn dockerfile(&self) -> &[u8] {
+        &self.context.dockerfile
+    }
+
     /// The cause of whatever the engine says of a context that it has but half of. A panic while it was
     /// sent goes on here.
     pub(in crate::engine) fn failure(&self) -> Option<Fault> {
         match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()? {
             Failure::Unusable(fault) => Some(fault),
-            Failure::Panic(panic) => panic.try_into_panic().map_or(None, |panic| resume_unwind(panic)),
+            Failure::Panic(panic) => {
+                panic.try_into_panic().map_or(None, |panic| resume_unwind(panic))
+            }
         }
     }
 
@@ -142,7 +149,11 @@ impl Wanted {
             let unreadable = headers.contains_key("followpaths-encoded");
             let paths = headers.get_all("followpaths").iter();
             let paths = paths.map(|path| path.to_str().map(str::to_owned));
-            if unreadable { Vec::new() } else { paths.collect::<Result<_, _>>().unwrap_or_default() }
+            if unreadable {
+                Vec::new()
+            } else {
+                paths.collect::<Result<_, _>>().unwrap_or_default()
+            }
         };
         match headers.get("dir-name").map(|name| name.as_bytes()) {
             Some(name) if name == CONTEXT.as_bytes() => Ok(Wanted::Context { paths: paths() }),

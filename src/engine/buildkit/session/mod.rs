@@ -34,8 +34,8 @@ use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use auth::PullCredentials;
-pub(in crate::engine) use file_sync::Files;
 use file_sync::FileSync;
+pub(in crate::engine) use file_sync::Files;
 use secrets::MountedSecrets;
 
 use super::control::{Upgrade, upgrade};
@@ -166,4 +166,3 @@ impl Health for AlwaysServing {
         Err(Status::unimplemented("watch"))
     }
 }
-

@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 
 use super::packet::{DIRECTORY, LINK, Packet, Stat};
-use crate::engine::buildkit::context::{Context, Follow, Unsent, Visitor, invalid, open_seen, unreadable};
+use crate::engine::buildkit::context::{
+    Context, Follow, Unsent, Visitor, invalid, open_seen, unreadable,
+};
 use crate::engine::buildkit::times::BuildTimes;
 
 /// Bytes of a file that are sent at once.
