@@ -170,7 +170,9 @@ impl Adapters {
     /// settings are good, or there would be no [`Config`].
     pub fn assemble(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
         let registry_name = config.registry.url.to_string();
+        let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
         let engine = DockerSettings {
+            salt_key: secret.clone(),
             push_auth: push_auth(&config.registry),
             own_registry: Some(config.registry.url.server_address().to_owned()),
             push_journal: Some(data_dir.pushes()),
@@ -200,7 +202,6 @@ impl Adapters {
             None => Place::File(data_dir.history()),
         };
         let builds = build_store(config, place).context("DATABASE_URL")?;
-        let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
         let git_cache = config.git_cache.map(|budget| CacheSettings {
             directory: data_dir.git(),
             budget: budget.0,

@@ -47,7 +47,7 @@ pub use self::table::{Fallback, GROUPS, Group, Setting};
 use crate::broker::rabbitmq::topology::{Topology, TopologySettings};
 use crate::credentials::GithubAppSettings;
 use crate::engine::docker::disk::size::{Size, Watermark};
-use crate::engine::docker::{DockerEngine, DockerSettings};
+use crate::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use crate::net::proxy::Proxies;
 use crate::net::signature::SigningKeys;
 use crate::registry::{RegistryCredentials, RegistryUrl};
@@ -107,7 +107,14 @@ impl Config {
                 "LISTENER_CONCURRENCY: {places} is less than BUILDER_CONCURRENCY ({builders}): some builders never have anything to build; raise it, or lower BUILDER_CONCURRENCY"
             )
         });
-        self.remarks.iter().cloned().chain(cut_short).chain(idle).collect()
+        let trusted = (self.engine.tenancy == Tenancy::Trusted).then(|| {
+            "TENANCY: with `trusted` every user can reach what the builds of others read and make on the engine, and what the engine's machine reaches; set it to `strict` if they do not trust each other".to_owned()
+        });
+        let host = (self.engine.network.as_deref() == Some("host")).then(|| {
+            "BUILDER_NETWORK: with `host` every build step reaches what the engine's machine reaches, services on its loopback included; leave it unset if users are not trusted with that".to_owned()
+        });
+        let own = self.remarks.iter().cloned();
+        own.chain(cut_short).chain(idle).chain(trusted).chain(host).collect()
     }
 
     /// `None` only where there are errors.
@@ -328,6 +335,7 @@ fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> Doc
         tls_verify: read.docker_tls_verify().is_some(),
         network: read.builder_network(),
         proxies: network.proxies.clone(),
+        tenancy: read.tenancy(),
         limits,
         docker_config,
         ..DockerSettings::default()

@@ -15,6 +15,7 @@ use super::settings::settings;
 use super::table::{Fallback, Name, Setting, Variables};
 use super::values::*;
 use crate::credentials::AppKey;
+use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::without_credentials;
 use crate::net::proxy::ProxyUrl;

@@ -76,6 +76,9 @@ macro_rules! settings { ($of:ident) => { $of! {
         docker_tls_verify: String = TEXT unset "off";
         /// Network of the builds' `RUN` steps.
         builder_network: String = NETWORK unset "the engine's default";
+        /// Whether users are kept apart on the engine. `strict`: an engine that cannot keep them apart builds
+        /// nothing. `trusted`: all users are one, and any engine will do.
+        tenancy: Tenancy = TENANCY or "strict";
     }
 
     "Network" {

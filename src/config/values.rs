@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::broker::rabbitmq::topology::LONGEST_TTL;
 use crate::credentials::AppKey;
+use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::{MISREAD, is_misread};
 use crate::net::proxy::ProxyUrl;
@@ -145,6 +146,12 @@ pub(super) const PROXY: Kind<ProxyUrl> =
 pub(super) const ENGINE: Kind<String> = Kind::address("address", |text| Ok(text.to_owned()));
 pub(super) const NETWORK: Kind<String> =
     Kind::new("`host` or `none`", |text| one_of(text, &["host", "none"]));
+pub(super) const TENANCY: Kind<Tenancy> = Kind::new("`strict` or `trusted`", |text| {
+    one_of(text, &["strict", "trusted"]).map(|text| match text.as_str() {
+        "trusted" => Tenancy::Trusted,
+        _ => Tenancy::Strict,
+    })
+});
 pub(super) const PROTOCOL: Kind<String> =
     Kind::new("`http/protobuf`", |text| one_of(text, &["http/protobuf"]));
 pub(super) const REGISTRY: Kind<RegistryUrl> = Kind::new("`host:port/path`", |text| {

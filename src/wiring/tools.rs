@@ -8,7 +8,7 @@ use image_builder_actors::ports::Plan;
 
 use super::{forge_client, push_auth, registry_client};
 use crate::config::ToolConfig;
-use crate::engine::docker::{ContextSize, DockerEngine, DockerSettings, context_size};
+use crate::engine::docker::{ContextSize, DockerEngine, DockerSettings, Tenancy, context_size};
 use crate::exit::{Exit, StartError};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::RegistryClient;
@@ -30,10 +30,18 @@ impl Tools {
     pub fn assemble(config: ToolConfig, no_cache: bool) -> Result<Self, StartError> {
         let push_auth = push_auth(&config.registry);
         let own_registry = Some(config.registry.url.server_address().to_owned());
-        let engine = DockerSettings { push_auth, own_registry, no_cache, ..config.engine.clone() };
+        let secret = caches(config.home.as_deref());
+        let engine = DockerSettings {
+            push_auth,
+            own_registry,
+            no_cache,
+            salt_key: secret.clone(),
+            // Whoever builds by hand is the engine's one user.
+            tenancy: Tenancy::Trusted,
+            ..config.engine.clone()
+        };
         let engine =
             DockerEngine::connect(engine).map_err(|error| StartError::new(Exit::Config, error))?;
-        let secret = caches(config.home.as_deref());
         let planner = SourcePlanner::new(PlannerSettings::new(config.limits.clone(), secret));
         Ok(Self { engine, planner, config })
     }

@@ -60,6 +60,7 @@ impl World {
             ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
             ("GITHUB_URL", format!("http://{}", forge.address())),
             ("REGISTRY_URL", registry.address()),
+            ("TENANCY", "trusted".to_owned()),
             ("NOTIFIER_SECRET", managers.secret()),
             ("LISTENER_CONCURRENCY", "6".to_owned()),
             ("BUILDER_CONCURRENCY", "2".to_owned()),

@@ -5,6 +5,7 @@ mod proxy;
 mod pruning;
 mod pushing;
 mod secrets;
+mod tenants;
 pub(crate) mod world;
 
 mod conformance {

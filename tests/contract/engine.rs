@@ -11,7 +11,7 @@ use bollard::query_parameters::{
 };
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
-use image_builder::engine::docker::{DockerEngine, DockerSettings};
+use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, digest_of};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
@@ -29,10 +29,19 @@ pub(crate) fn any_image() -> BuiltImage {
     BuiltImage::new(id, BuilderKind::Dockerfile, key())
 }
 
+/// Which tenancy the tests have: old engines know no other than this one, unless `TENANCY` says so.
+pub(crate) fn tenancy() -> Tenancy {
+    match std::env::var("TENANCY").as_deref() {
+        Ok("strict") => Tenancy::Strict,
+        _ => Tenancy::Trusted,
+    }
+}
+
 /// The engine of this machine, as a worker has it with these settings.
 pub(crate) fn docker_engine(settings: DockerSettings) -> DockerEngine {
     let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| settings.host.clone());
-    DockerEngine::connect(DockerSettings { host, ..settings }).expect("good settings")
+    DockerEngine::connect(DockerSettings { host, tenancy: tenancy(), ..settings })
+        .expect("good settings")
 }
 
 /// The engine of this machine. What a test made on it goes with this value.

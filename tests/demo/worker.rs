@@ -43,6 +43,7 @@ pub(crate) fn settings(
     let mut settings: HashMap<String, String> = [
         ("DATA_DIR", text(directory.join("data"))),
         ("REGISTRY_URL", inherited("REGISTRY_URL", "localhost:5000")),
+        ("TENANCY", inherited("TENANCY", "trusted")),
         ("CONTAINER_MANAGER_URL", container_manager.to_owned()),
         ("CONNECTOR_MANAGER_URL", connector_manager.to_owned()),
         ("NOTIFIER_SECRET", secret.to_owned()),

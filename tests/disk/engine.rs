@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use image_builder::engine::docker::disk::space::{Place, Room};
-use image_builder::engine::docker::{DockerEngine, DockerSettings};
+use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use tempfile::TempDir;
 
 use crate::support::PATIENCE;
@@ -36,6 +36,7 @@ impl SmallEngine {
         let settings = DockerSettings {
             host: own.host(),
             network: Some("none".to_owned()),
+            tenancy: Tenancy::Trusted,
             ..DockerSettings::default()
         };
         let engine = Arc::new(DockerEngine::connect(settings).expect("good settings"));

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use image_builder::engine::docker::{DockerEngine, DockerSettings};
+use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::image::BuiltImage;
 use image_builder_actors::model::reference::ImageReference;
@@ -100,6 +100,7 @@ async fn worker_that_builds() {
     let settings = DockerSettings {
         host: variable("HOST"),
         network: Some("none".to_owned()),
+        tenancy: Tenancy::Trusted,
         ..DockerSettings::default()
     };
     let engine = DockerEngine::connect(settings).expect("an engine");

@@ -15,7 +15,7 @@ use super::managers::{Managers, Notification};
 use super::stand_in::{Answer, StandIn};
 use super::turnstile::Steps;
 use super::worker::{Settings, Worker};
-use super::{PATIENCE, engine, registry, runtime, unique, until};
+use super::{PATIENCE, engine, registry, runtime, setting, unique, until};
 
 /// A deployment. Dropping it removes its queues from the shared broker; its workers must be dropped
 /// before.
@@ -60,6 +60,7 @@ impl World {
             ("GITHUB_URL", git_server::server_url()),
             ("GITHUB_API_URL", forge_api.url()),
             ("REGISTRY_URL", registry::open()),
+            ("TENANCY", setting("TENANCY", "trusted")),
             ("CONTAINER_MANAGER_URL", managers.container_url()),
             ("CONNECTOR_MANAGER_URL", managers.connector_url()),
             ("NOTIFIER_SECRET", managers.secret()),

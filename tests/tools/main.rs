@@ -25,6 +25,7 @@ fn settings() -> Settings {
     let settings = [
         ("DOCKER_HOST", setting("DOCKER_HOST", "unix:///var/run/docker.sock")),
         ("REGISTRY_URL", setting("REGISTRY_URL", "localhost:5000")),
+        ("TENANCY", setting("TENANCY", "trusted")),
         ("GITHUB_URL", git.clone()),
         ("GITHUB_API_URL", git),
     ];

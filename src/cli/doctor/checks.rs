@@ -16,6 +16,7 @@ use crate::broker::sqlite::queues::waiting_by_queue;
 use crate::config::{Config, ConfigErrors, DoctorConfig, ForgeConfig, NotifyConfig, ToolConfig};
 use crate::data_dir::QUEUE;
 use crate::data_dir::{self, Seen};
+use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::Size;
 use crate::engine::docker::disk::space::{Place, Room};
 use crate::net::address::without_credentials;
@@ -145,9 +146,9 @@ fn off_by(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Which engine it is.
-pub(super) async fn engine(tools: Arc<Tools>) -> Vec<Finding> {
+pub(super) async fn engine(config: DoctorConfig, tools: Arc<Tools>) -> Vec<Finding> {
     let name = "engine";
-    vec![match tools.engine.facts().await {
+    let found = match tools.engine.facts().await {
         Err(fault) => of_fault(name, &fault),
         Ok(facts) => {
             let detail = format!(
@@ -161,7 +162,14 @@ pub(super) async fn engine(tools: Arc<Tools>) -> Vec<Finding> {
                 Finding::ok(name, detail)
             }
         }
-    }]
+    };
+    let strict = config.tools.engine.tenancy == Tenancy::Strict;
+    let apart = if strict && found.status == Status::Ok {
+        tools.engine.keeps_users_apart().await
+    } else {
+        Ok(())
+    };
+    std::iter::once(found).chain(apart.err().map(|fault| of_fault(name, &fault))).collect()
 }
 
 fn is_too_old(api: &str) -> bool {

@@ -158,7 +158,7 @@ impl Doctor<'_> {
         add("data", PATIENCE, Box::pin(checks::data_dir(config.data_dir.clone())));
         add("disk", PATIENCE, Box::pin(checks::disk(config.clone(), tools.clone())));
         add("clock", PATIENCE, Box::pin(checks::clock(config.tools.clone())));
-        add("engine", PATIENCE, Box::pin(checks::engine(tools.clone())));
+        add("engine", PATIENCE, Box::pin(checks::engine(config.clone(), tools.clone())));
         add("registry", PATIENCE, Box::pin(checks::registry(tools.clone())));
         add("broker", PATIENCE, Box::pin(checks::broker(self.whole.clone())));
         add("history", PATIENCE, Box::pin(checks::history(self.whole.clone())));

@@ -22,19 +22,26 @@ use crate::engine::docker::{ANSWER_TIMEOUT, faults};
 /// Longest message that is taken, in bytes: what BuildKit itself allows.
 const LONGEST_MESSAGE: usize = 16 << 20;
 
+/// Longest error that is taken, with its details, in bytes.
+const LONGEST_ERROR: u32 = 1 << 20;
+
 /// An open connection: dropping it closes it, and the engine stops what it was asked for there.
-pub(super) struct Control {
+pub(in crate::engine) struct Control {
     pub(super) client: ControlClient<Channel>,
     _driver: JoinSet<()>,
 }
 
 impl Control {
-    pub(super) async fn open(address: &Address, version: ClientVersion) -> Result<Self, Fault> {
+    pub(in crate::engine) async fn open(
+        address: &Address,
+        version: ClientVersion,
+    ) -> Result<Self, Fault> {
         let what = "opening its control API";
         let stream =
             upgrade(address, version, Upgrade { path: "/grpc", headers: &[], what }).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .adaptive_window(true)
+            .max_header_list_size(LONGEST_ERROR)
             .handshake(stream)
             .await
             .map_err(|error| faults::engine_broke(what, &error))?;
@@ -53,7 +60,7 @@ impl Control {
 
 /// The calls' way to the engine.
 #[derive(Clone)]
-pub(super) struct Channel(http2::SendRequest<Body>);
+pub(in crate::engine) struct Channel(http2::SendRequest<Body>);
 
 impl Service<http::Request<Body>> for Channel {
     type Response = http::Response<Incoming>;

@@ -7,11 +7,14 @@ use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
 use image_builder_actors::model::build_log::{BuildEvent, BuildLog, StepRef};
 
-use super::faults::FailedStep;
+use super::faults::{FailedStep, is_cancelled};
 
 /// A line of output that is longer is cut here, in bytes. Longer than what the progress shows, so
 /// that a secret is still whole when it is looked for.
 const LINE_BYTES: usize = 64 * 1024;
+
+/// The step in which the engine reads the Dockerfile.
+const DEFINITION: &str = "[internal] load build definition";
 
 /// Follows one build: turns the engine's news into progress, and keeps how it ended.
 pub(super) struct Follower<'a> {
@@ -20,7 +23,8 @@ pub(super) struct Follower<'a> {
     /// Steps that have begun.
     begun: u32,
     output: Output<'a>,
-    pub(super) failed: Option<FailedStep>,
+    /// Digest and error of the step that failed first by itself.
+    failed: Option<(String, String)>,
 }
 
 #[derive(Default)]
@@ -62,6 +66,21 @@ impl<'a> Follower<'a> {
         }
     }
 
+    /// The step that failed: the one of this digest, where the engine names one.
+    pub(super) fn failed(&self, digest: Option<&str>) -> Option<FailedStep> {
+        let (told, error) = self.failed.as_ref().map_or((None, ""), |(d, e)| (Some(d.as_str()), e));
+        let digest = digest.filter(|digest| self.steps.contains_key(*digest)).or(told)?;
+        let error = if told == Some(digest) { error.to_owned() } else { String::new() };
+        Some(FailedStep { name: self.steps.get(digest)?.name.clone(), error })
+    }
+
+    /// Whether the engine has read the Dockerfile and begun none of its steps: what goes wrong then is the
+    /// Dockerfile itself.
+    pub(super) fn reads_dockerfile(&self) -> bool {
+        let read = |step: &Step| step.finished && step.name.starts_with(DEFINITION);
+        self.steps.values().any(read) && self.steps.values().all(|step| is_internal(&step.name))
+    }
+
     fn started(&mut self, vertex: &Vertex) {
         let step = self.steps.entry(vertex.digest.clone()).or_default();
         step.name.clone_from(&vertex.name);
@@ -75,11 +94,8 @@ impl<'a> Follower<'a> {
 
     fn finished(&mut self, vertex: &Vertex) {
         let Some(step) = self.steps.get_mut(&vertex.digest) else { return };
-        // Steps beside the one that failed are cancelled; they are not the cause.
-        let cancelled = vertex.error.contains("context canceled");
-        if !vertex.error.is_empty() && !cancelled && self.failed.is_none() {
-            self.failed =
-                Some(FailedStep { name: vertex.name.clone(), error: vertex.error.clone() });
+        if !vertex.error.is_empty() && self.failed.is_none() && is_cause(vertex) {
+            self.failed = Some((vertex.digest.clone(), vertex.error.clone()));
         }
         if vertex.completed.is_none() || step.finished {
             return;
@@ -113,8 +129,14 @@ impl<'a> Follower<'a> {
 
 impl Step {
     fn reference(&self) -> StepRef {
-        StepRef { number: self.number, internal: !is_shown(&self.name) }
+        StepRef { number: self.number, internal: is_internal(&self.name) }
     }
+}
+
+/// Whether what a step failed with is its own: steps beside the one that failed are cancelled, and the
+/// engine asks for a credential before it is known whether one is needed.
+fn is_cause(vertex: &Vertex) -> bool {
+    !vertex.name.starts_with("[auth] ") && !is_cancelled(&vertex.error)
 }
 
 /// How long the engine worked on a step.
@@ -127,9 +149,9 @@ fn duration(vertex: &Vertex) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or_default())
 }
 
-/// Whether a step is the Dockerfile's own, and not the engine's housekeeping.
-fn is_shown(name: &str) -> bool {
-    !name.starts_with("[internal]") && !name.starts_with("docker-image://")
+/// Whether a step is the engine's housekeeping, and none of the Dockerfile.
+fn is_internal(name: &str) -> bool {
+    ["[internal] ", "[auth] ", "docker-image://"].iter().any(|start| name.starts_with(start))
 }
 
 fn extend(line: &mut Vec<u8>, more: &[u8]) {
@@ -228,13 +250,40 @@ mod tests {
     }
 
     #[test]
-    fn the_first_step_that_failed_by_itself_is_the_cause() {
+    fn the_first_step_that_failed_by_itself_is_the_cause_unless_the_engine_names_another() {
         let progress = BuildLog::new("b", Redactor::default());
         let mut follower = Follower::new(&progress, 1000);
-        for (name, error) in [("RUN a", "executor: context canceled"), ("RUN b", "exit code: 1")] {
-            let failed = Vertex { error: error.to_owned(), ..vertex(name) };
+        for (digest, name, error) in [
+            ("0", "[auth] library/x:pull token for x", "no"),
+            ("1", "[2/2] RUN a", "executor failed running [/bin/sh -c a]: context canceled"),
+            ("2", "[2/2] COPY b", "\"/context canceled\" not found: not found"),
+            ("3", "[2/2] RUN c", ""),
+        ] {
+            let (digest, error) = (digest.to_owned(), error.to_owned());
+            let failed = Vertex { digest, error, ..vertex(name) };
             follower.status(StatusResponse { vertexes: vec![failed], ..StatusResponse::default() });
         }
-        assert_eq!(follower.failed.map(|step| step.name).as_deref(), Some("RUN b"));
+        let failed = |digest| follower.failed(digest).map(|step| (step.name, step.error));
+        let error = "\"/context canceled\" not found: not found".to_owned();
+        let copy = ("[2/2] COPY b".to_owned(), error);
+        assert_eq!(failed(None), Some(copy.clone()));
+        assert_eq!(failed(Some("unheard of")), Some(copy));
+        assert_eq!(failed(Some("3")), Some(("[2/2] RUN c".to_owned(), String::new())));
+    }
+
+    #[test]
+    fn the_dockerfile_is_what_went_wrong_between_its_reading_and_its_first_step() {
+        let progress = BuildLog::new("b", Redactor::default());
+        let mut follower = Follower::new(&progress, 1000);
+        let mut after = |digest: &str, name: &str| {
+            let completed = Some(Timestamp::default());
+            let vertex = Vertex { digest: digest.to_owned(), completed, ..vertex(name) };
+            follower.status(StatusResponse { vertexes: vec![vertex], ..StatusResponse::default() });
+            follower.reads_dockerfile()
+        };
+        assert!(!after("0", "[internal] load .dockerignore"));
+        assert!(after("1", "[internal] load build definition from Dockerfile"));
+        assert!(after("2", "[internal] load metadata for docker.io/library/x:1"));
+        assert!(!after("3", "[1/2] FROM docker.io/library/x:1"));
     }
 }

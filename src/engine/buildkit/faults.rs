@@ -1,12 +1,15 @@
 //! What a build failed with, as a fault with a reason.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::sync::LazyLock;
 
+use bollard_buildkit_proto::google;
 use image_builder_actors::model::build_log::cut;
 use image_builder_actors::model::fault::{Fault, Reason};
+use prost::Message;
 use regex::Regex;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::events::Follower;
 use crate::engine::docker::faults::{SHOWN_BYTES, engine_broke, fault, pattern, scrub, shown_step};
@@ -25,20 +28,75 @@ pub(super) fn broke(error: &dyn Display) -> Fault {
 
 /// A build that failed with `status`.
 pub(super) fn of_build(status: &Status, follower: &Follower<'_>) -> Fault {
-    eprintln!(
-        "STATUS {:?} {:?} {:?}",
-        status.code(),
+    // What the engine itself answers has no source: that is a connection that broke.
+    if status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Cancelled) {
+        return broke(&status.message());
+    }
+    of_error(
         status.message(),
-        String::from_utf8_lossy(status.details())
-    );
-    of_error(status.message(), follower.failed.as_ref())
+        follower.failed(failed_vertex(status.details()).as_deref()).as_ref(),
+        follower.reads_dockerfile(),
+    )
 }
 
-fn of_error(error: &str, failed: Option<&FailedStep>) -> Fault {
-    match failed {
-        Some(step) => of_step(error, step).at_step(step.name.clone()),
-        None => of_dockerfile(error),
+/// The digest of the step that failed, of engines that say it with the error.
+fn failed_vertex(details: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Vertex {
+        digest: String,
     }
+    let status = google::rpc::Status::decode(details).ok()?;
+    let of_vertex = |detail: &&google::protobuf::Any| detail.type_url.contains("errdefs.Vertex");
+    let vertex = status.details.iter().find(of_vertex)?;
+    Some(serde_json::from_slice::<Vertex>(&vertex.value).ok()?.digest)
+}
+
+/// `error` is what the engine said last, `failed` the step that failed; `reads_dockerfile` = the engine has
+/// the Dockerfile, and has begun none of its steps.
+fn of_error(error: &str, failed: Option<&FailedStep>, reads_dockerfile: bool) -> Fault {
+    // Of a command that failed the engine says how it ended; what it wrote is not in it.
+    if let Some(denied) = of_policy(error).filter(|_| exit_code(error).is_none()) {
+        return denied;
+    }
+    if let Some(step) = failed {
+        return of_step(error, step).at_step(step.name.clone());
+    }
+    // A step that two builds share is shown to one of them.
+    if let Some((command, code)) = shared_command(error) {
+        return failed_command(&shown_step(command), code);
+    }
+    let cause = cause(error);
+    if is_engines_own(error, &cause) {
+        return broke(&cause);
+    }
+    if is_disk_full(&cause) {
+        return disk_full();
+    }
+    if reads_dockerfile {
+        // The Dockerfile stays what it is: to try again is pointless.
+        return fault(Reason::InvalidPlan, format!("The Dockerfile cannot be built: {cause}."));
+    }
+    broke(&cause)
+}
+
+/// A source that the policy keeps from the build.
+fn of_policy(error: &str) -> Option<Fault> {
+    static DENIED: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r#"source "([^"]*)" denied by policy[^"]*$"#));
+    let source = DENIED.captures(error)?.get(1)?.as_str();
+    let shown = cut(source.trim_start_matches("docker-image://").to_owned(), SHOWN_BYTES);
+    Some(fault(
+        Reason::ForbiddenSource,
+        format!(
+            "The Dockerfile takes `{shown}`, which a build must not reach here: it is not public, or \
+             somebody else's."
+        ),
+    ))
+}
+
+/// Whether an error says no more than that others had failed.
+pub(super) fn is_cancelled(error: &str) -> bool {
+    cause(error) == "context canceled"
 }
 
 fn of_step(error: &str, step: &FailedStep) -> Fault {
@@ -46,16 +104,12 @@ fn of_step(error: &str, step: &FailedStep) -> Fault {
     let error = if step.error.is_empty() { error } else { &step.error };
     let shown = shown_step(&step.name);
     if let Some(code) = exit_code(error) {
-        let why = match code {
-            // 128 + SIGKILL: nobody else than the kernel kills a step.
-            137 => " (killed: it most likely ran out of memory)",
-            127 => " (command not found)",
-            _ => "",
-        };
-        let message = format!("Step `{shown}` failed with exit code {code}{why}.");
-        return fault(Reason::BuildFailed, message);
+        return failed_command(&shown, code);
     }
     let cause = cause(error);
+    if step.name.starts_with("exporting to ") {
+        return if is_disk_full(&cause) { disk_full() } else { broke(&cause) };
+    }
     if let Some(image) = step.name.strip_prefix("resolve image config for ") {
         let why = why_not_pulled(&cause);
         return fault(
@@ -80,38 +134,10 @@ fn of_step(error: &str, step: &FailedStep) -> Fault {
     if is_disk_full(&cause) {
         return disk_full();
     }
-    // The context can be fetched once; somebody pruned the engine's build cache in between.
-    let lost_context =
-        step.name == "[internal] load remote build context" && cause.ends_with("context not found");
-    if lost_context || is_engines_own(&cause) {
+    if step.name.starts_with("[internal] ") || is_engines_own(error, &cause) {
         return engine_broke(&format!("running step `{shown}`"), &cause);
     }
     fault(Reason::BuildFailed, format!("Step `{shown}` failed: {cause}."))
-}
-
-/// An error of no step: the Dockerfile cannot be used, or the engine itself failed.
-fn of_dockerfile(error: &str) -> Fault {
-    const DOCKERFILE: [&str; 7] = [
-        "dockerfile parse error",
-        "failed to create LLB definition",
-        "failed to read dockerfile",
-        "Dockerfile cannot be empty",
-        "failed to parse stage name",
-        "target stage",
-        "should not be blank",
-    ];
-    let cause = cause(error);
-    if is_engines_own(&cause) {
-        return engine_broke("building", &cause);
-    }
-    // The Dockerfile stays what it is: to try again is pointless.
-    if DOCKERFILE.iter().any(|sign| error.contains(sign)) {
-        return fault(Reason::InvalidPlan, format!("The Dockerfile cannot be built: {cause}."));
-    }
-    if is_disk_full(&cause) {
-        return disk_full();
-    }
-    engine_broke("building", &cause)
 }
 
 fn why_not_pulled(cause: &str) -> String {
@@ -148,6 +174,28 @@ fn exit_code(error: &str) -> Option<u32> {
     CODE.captures(error)?.get(1)?.as_str().parse().ok()
 }
 
+fn failed_command(command: &str, code: u32) -> Fault {
+    let why = match code {
+        // 128 + SIGKILL: nobody else than the kernel kills a step.
+        137 => " (killed: it most likely ran out of memory)",
+        127 => " (command not found)",
+        _ => "",
+    };
+    let message = format!("Step `{command}` failed with exit code {code}{why}.");
+    fault(Reason::BuildFailed, message)
+}
+
+/// The command that an error of no step is about.
+fn shared_command(error: &str) -> Option<(&str, u32)> {
+    static COMMAND: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r#"^(?s:executor failed running \[(.*)\]|process "(.*)" did not complete successfully): exit code: \d+\s*$"#,
+        )
+    });
+    let found = COMMAND.captures(error)?;
+    Some((found.get(1).or(found.get(2))?.as_str(), exit_code(error)?))
+}
+
 fn missing_secret(cause: &str) -> Option<&str> {
     static SECRET: LazyLock<Regex> =
         LazyLock::new(|| pattern(r"^(?:.*: )?secret ([^\s:]+):? not found"));
@@ -162,18 +210,14 @@ fn is_disk_full(cause: &str) -> bool {
         && !cause.contains("erver message")
 }
 
-/// Whether the engine's own machinery failed: it restarts, or lost the client's session.
-fn is_engines_own(cause: &str) -> bool {
-    [
-        "no active session",
-        "context canceled",
-        "transport is closing",
-        "error reading from server",
-        "code = Unavailable",
-        "graceful shutdown",
-    ]
-    .iter()
-    .any(|sign| cause.contains(sign))
+/// Whether the engine's own machinery failed: it restarts, or lost the client's session. What a stranger
+/// wrote stands in quotes, or behind words of the engine's.
+fn is_engines_own(error: &str, cause: &str) -> bool {
+    cause == "context canceled"
+        || error.starts_with("rpc error: code = Unavailable")
+        || ["no active session", "transport is closing", "error reading from server", "graceful"]
+            .iter()
+            .any(|start| cause.starts_with(start))
 }
 
 fn disk_full() -> Fault {
@@ -184,7 +228,7 @@ fn disk_full() -> Fault {
 fn cause(error: &str) -> String {
     static LAYERS: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
-            r"^(?:failed to solve(?: with frontend [\w.]+)?|failed to create LLB definition|failed to (?:load|compute) cache key|rpc error: code = \w+ desc =|(?:executor failed running|process) (?s:.*)(?:\]|did not complete successfully)):?\s+",
+            r"^(?:failed to solve(?: with frontend [\w.]+)?|failed to create LLB definition|failed to (?:load|compute) cache key|failed to calculate checksum of ref \S+:|rpc error: code = \w+ desc =|(?:executor failed running|process) (?s:.*)(?:\]|did not complete successfully)):?\s+",
         )
     });
     let scrubbed = scrub(error);
@@ -194,6 +238,8 @@ fn cause(error: &str) -> String {
     }
     let text =
         text.strip_suffix(": not found").filter(|t| t.ends_with("not found")).unwrap_or(text);
+    static QUOTED: LazyLock<Regex> = LazyLock::new(|| pattern(r#"^("[^"]*"): not found$"#));
+    let text = &QUOTED.replace(text, "$1 not found");
     cut(text.trim_end_matches('.').to_owned(), SHOWN_BYTES)
 }
 
@@ -204,7 +250,7 @@ mod tests {
     use super::*;
 
     fn step(name: &str, error: &str) -> Fault {
-        of_error(error, Some(&FailedStep { name: name.to_owned(), error: error.to_owned() }))
+        of_error(error, Some(&FailedStep { name: name.to_owned(), error: error.to_owned() }), false)
     }
 
     #[test]
@@ -227,20 +273,6 @@ mod tests {
         let metadata = "[internal] load metadata for docker.io/library/x:1";
         let llb = "failed to solve with frontend dockerfile.v0: failed to create LLB definition: ";
         let table: &[(Option<&str>, &str, Reason, &str)] = &[
-            (
-                None,
-                "dockerfile parse error line 2: unknown instruction: RUNN",
-                Reason::InvalidPlan,
-                "RUNN",
-            ),
-            (
-                None,
-                "failed to solve: dockerfile parse error on line 2: x",
-                Reason::InvalidPlan,
-                "line 2",
-            ),
-            (None, "target stage zz could not be found", Reason::InvalidPlan, "zz"),
-            (None, "the Dockerfile cannot be empty", Reason::InvalidPlan, "empty"),
             (
                 Some(metadata),
                 "docker.io/library/x:1: not found",
@@ -297,6 +329,24 @@ mod tests {
                 Reason::EngineFailed,
                 "context not found",
             ),
+            (
+                Some("[internal] load build context"),
+                "transferring context: broken pipe",
+                Reason::EngineFailed,
+                "broken pipe",
+            ),
+            (
+                Some("exporting to image"),
+                "failed to commit: already exists",
+                Reason::EngineFailed,
+                "already exists",
+            ),
+            (
+                Some("[2/2] COPY nothere /x"),
+                "failed to compute cache key: failed to calculate checksum of ref 1-2::3x: \"/nothere\": not found",
+                Reason::BuildFailed,
+                "failed: \"/nothere\" not found.",
+            ),
             (None, "no space left on device", Reason::DiskLow, "disk"),
             (None, "something new", Reason::EngineFailed, "something new"),
         ];
@@ -305,11 +355,55 @@ mod tests {
                 let error = format!("{prefix}{error}");
                 let fault = match name {
                     Some(name) => step(name, &error),
-                    None => of_error(&error, None),
+                    None => of_error(&error, None, false),
                 };
                 assert_eq!(fault.reason, *reason, "{error}");
                 assert!(fault.message.contains(message), "{error}: {}", fault.message);
             }
+        }
+    }
+
+    #[test]
+    fn what_fails_while_the_dockerfile_is_read_is_its_own_whatever_the_words() {
+        for (error, reason, message) in [
+            ("failed to solve: dockerfile parse error on line 2: x", Reason::InvalidPlan, "line 2"),
+            ("target stage zz could not be found", Reason::InvalidPlan, "zz"),
+            ("something new", Reason::InvalidPlan, "something new"),
+            ("target stage \"context canceled\" could not be found", Reason::InvalidPlan, "stage"),
+            ("failed to solve: context canceled", Reason::EngineFailed, "context canceled"),
+            ("write /x: no space left on device", Reason::DiskLow, "disk"),
+        ] {
+            let fault = of_error(error, None, true);
+            assert_eq!(fault.reason, reason, "{error}");
+            assert!(fault.message.contains(message), "{}", fault.message);
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_shown_to_another_build_is_told_all_the_same() {
+        for error in [
+            "executor failed running [/bin/sh -c exit 7]: exit code: 7",
+            "process \"/bin/sh -c exit 7\" did not complete successfully: exit code: 7",
+        ] {
+            let fault = of_error(error, None, false);
+            assert_eq!(fault.reason, Reason::BuildFailed);
+            assert_eq!(fault.message, "Step `/bin/sh -c exit 7` failed with exit code 7.");
+        }
+    }
+
+    #[test]
+    fn words_that_a_stranger_wrote_make_no_fault_of_the_service() {
+        for (name, error) in [
+            ("[2/2] COPY a b", "\"/context canceled\" not found: not found"),
+            ("[2/2] COPY a b", "\"/no active session\": not found"),
+            ("[2/2] COPY a b", "failed to walk /x/code = Unavailable: no such file or directory"),
+            (
+                "[2/2] RUN exporting to image",
+                "process \"x\" did not complete successfully: exit code: 1",
+            ),
+            ("[internal 2/2] COPY a b", "\"/a\": not found"),
+        ] {
+            assert_eq!(step(name, error).kind(), Kind::Build, "{name} {error}");
         }
     }
 

@@ -3,10 +3,13 @@
 //!
 //! The API is reached through a Docker Engine (`control`), which has a BuildKit of its own.
 
+pub(super) mod abilities;
 pub(super) mod context;
-mod control;
+pub(super) mod control;
 mod events;
 mod faults;
 pub(super) mod session;
 pub(super) mod solve;
+mod syntax;
+pub(super) mod tenancy;
 pub(super) mod times;

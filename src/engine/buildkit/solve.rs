@@ -10,6 +10,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::{
 };
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::BuildOrder;
 use tonic::{Response, Status, Streaming};
 
@@ -17,6 +18,7 @@ use super::control::Control;
 use super::events::Follower;
 use super::faults;
 use super::session::{DOCKERFILE_NAME, Files, Offer, Session};
+use super::tenancy::{self, Tenancy};
 use crate::engine::credentials::PullCredentials;
 use crate::engine::docker::address::Address;
 
@@ -24,6 +26,8 @@ use crate::engine::docker::address::Address;
 const LONGEST_REQUEST: usize = 60 * 1024;
 /// How long the last news of a build that has ended may be under way.
 const LAST_NEWS: Duration = Duration::from_secs(2);
+/// The build argument that the front end takes for the name space of cache mounts.
+const CACHE_NAME_SPACE: &str = "build-arg:BUILDKIT_CACHE_MOUNT_NS";
 /// What the engine gives back as the id of an image.
 const IMAGE_ID: &str = "containerimage.digest";
 
@@ -43,6 +47,9 @@ pub(in crate::engine) struct Solve<'a> {
     pub(in crate::engine) credentials: PullCredentials,
     /// What the build is told of proxies, in place of what it may say of them itself.
     pub(in crate::engine) proxies: BTreeMap<String, String>,
+    pub(in crate::engine) tenancy: Tenancy,
+    /// Keeps secrets from being guessed by what steps see.
+    pub(in crate::engine) salt_key: &'a Secret,
     /// What the build may write to the log, in bytes.
     pub(in crate::engine) output_bytes: u64,
 }
@@ -50,7 +57,10 @@ pub(in crate::engine) struct Solve<'a> {
 impl Solve<'_> {
     /// Builds the image, and returns the engine's id of it. Dropping the future stops the build.
     pub(in crate::engine) async fn run(self, progress: &BuildLog) -> Result<String, Fault> {
-        let attributes = self.attributes()?;
+        if self.tenancy == Tenancy::Strict {
+            tenancy::check_front_end(self.files.dockerfile())?;
+        }
+        let attributes = self.attributes(progress)?;
         let offer = Offer {
             files: Some(self.files.clone()),
             shared_key: self.shared_key.clone(),
@@ -90,17 +100,25 @@ impl Solve<'_> {
             exporter_attrs_deprecated: HashMap::from([name]),
             entitlements: host.then(|| "network.host".to_owned()).into_iter().collect(),
             cache: Some(CacheOptions::default()),
+            source_policy: (self.tenancy == Tenancy::Strict)
+                .then(|| tenancy::source_policy(&self.order.reference)),
             ..SolveRequest::default()
         }
     }
 
     /// What the Dockerfile's front end is told.
-    fn attributes(&self) -> Result<HashMap<String, String>, Fault> {
-        let plan = &self.order.plan;
+    fn attributes(&self, progress: &BuildLog) -> Result<HashMap<String, String>, Fault> {
+        let (plan, reference) = (&self.order.plan, &self.order.reference);
+        let strict = self.tenancy == Tenancy::Strict;
         let mut attributes = HashMap::new();
         let mut set = |name: String, value: &str| attributes.insert(name, value.to_owned());
         set("filename".to_owned(), DOCKERFILE_NAME);
-        for (name, value) in plan.build_args.iter().chain(&self.proxies) {
+        for (name, value) in &plan.build_args {
+            if strict && tenancy::is_reserved(name) {
+                let left_out = "the build argument is the service's own to set, and is left out";
+                progress.note(format!("{left_out}: {name}"));
+                continue;
+            }
             set(format!("build-arg:{name}"), value);
         }
         for (name, value) in &self.order.labels {
@@ -109,8 +127,22 @@ impl Solve<'_> {
         if let Some(target) = &plan.target {
             set("target".to_owned(), target);
         }
+        if !plan.platforms.is_empty() {
+            let platforms: Vec<_> = plan.platforms.iter().map(|one| one.as_str()).collect();
+            set("platform".to_owned(), &platforms.join(","));
+        }
         if let Some(network) = self.network {
             set("force-network-mode".to_owned(), network);
+        }
+        // After the request's own, which must not win.
+        for (name, value) in &self.proxies {
+            set(format!("build-arg:{name}"), value);
+        }
+        set(CACHE_NAME_SPACE.to_owned(), &tenancy::cache_name_space(reference));
+        set("add-hosts".to_owned(), &tenancy::extra_host(reference, plan, self.salt_key));
+        if strict {
+            // Tells the front end that it is the one that was asked for.
+            set("cmdline".to_owned(), "");
         }
         if self.no_cache {
             set("no-cache".to_owned(), "");

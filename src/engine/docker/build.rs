@@ -56,6 +56,8 @@ pub(super) async fn build(
         shared_key: shared_key.clone(),
         credentials: engine.settings.pull_credentials(&order.plan),
         proxies: engine.settings.proxies.variables(),
+        tenancy: engine.settings.tenancy,
+        salt_key: &engine.settings.salt_key,
         output_bytes: engine.settings.limits.output_bytes,
     };
     progress.note("the engine fetches what it needs of the build context");

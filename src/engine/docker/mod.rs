@@ -42,11 +42,13 @@ use revisions::Revisions;
 
 use super::credentials::PullCredentials;
 use super::platforms;
-use super::platforms::Abilities;
 use crate::blocking::blocking;
+use crate::engine::buildkit::abilities::Abilities;
 use crate::engine::buildkit::context::Context;
 pub use crate::engine::buildkit::context::ContextSize;
+use crate::engine::buildkit::control::Control;
 use crate::engine::buildkit::session::Session;
+pub use crate::engine::buildkit::tenancy::Tenancy;
 use crate::engine::buildkit::times::FileTimes;
 use crate::net::address::without_credentials;
 use crate::net::proxy::Proxies;
@@ -82,6 +84,10 @@ pub struct DockerSettings {
     pub push_journal: Option<PathBuf>,
     /// Whether every step is run, whatever the build cache has.
     pub no_cache: bool,
+    /// `TENANCY`: whether users are kept apart. Where they are to be and the engine cannot, nothing is built.
+    pub tenancy: Tenancy,
+    /// What steps see of their build's secrets is made with it, so that it tells nothing.
+    pub salt_key: Secret,
     pub limits: Limits,
 }
 
@@ -98,6 +104,8 @@ impl Default for DockerSettings {
             push_auth: None,
             push_journal: None,
             no_cache: false,
+            tenancy: Tenancy::default(),
+            salt_key: Secret::new("image-builder"),
             limits: Limits::default(),
         }
     }
@@ -146,6 +154,8 @@ pub struct DockerEngine {
     settings: Arc<DockerSettings>,
     /// Whether engine and client have agreed on an API version.
     negotiated: Arc<AtomicBool>,
+    /// Whether the engine keeps users apart as the settings ask for.
+    admitted: Arc<AtomicBool>,
     pushes: Arc<EnginePush>,
     revisions: Arc<Revisions>,
     file_times: Arc<FileTimes>,
@@ -168,7 +178,8 @@ impl DockerEngine {
             docker,
             address,
             settings: Arc::new(settings),
-            negotiated: Arc::new(AtomicBool::new(false)),
+            negotiated: Arc::default(),
+            admitted: Arc::default(),
             revisions: Arc::default(),
             file_times: Arc::default(),
         })
@@ -186,16 +197,12 @@ impl DockerEngine {
     /// `engine_down`, `engine_failed` or `timeout`.
     pub async fn negotiated(&self) -> Result<&Docker, Fault> {
         if !self.negotiated.load(Ordering::Relaxed) {
-            self.ping().await?;
+            self.negotiate().await?;
         }
         Ok(&self.docker)
     }
 
-    /// Asks the engine for its version: whether it is up, and answers.
-    ///
-    /// # Errors
-    /// `engine_down`, `engine_failed` or `timeout`.
-    pub async fn ping(&self) -> Result<(), Fault> {
+    async fn negotiate(&self) -> Result<(), Fault> {
         let what = "asking for its version";
         faults::in_time(ANSWER_TIMEOUT, what, self.docker.clone().negotiate_version())
             .await?
@@ -204,20 +211,51 @@ impl DockerEngine {
         Ok(())
     }
 
+    /// Asks the engine for its version, whether it is up and answers, and what it can do.
+    ///
+    /// # Errors
+    /// `engine_down`, also where the engine cannot keep users apart and has to; `engine_failed` or `timeout`.
+    pub async fn ping(&self) -> Result<(), Fault> {
+        self.negotiate().await?;
+        if self.settings.tenancy == Tenancy::Strict {
+            self.keeps_users_apart().await?;
+        }
+        self.admitted.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Asks the engine whether it can keep users apart.
+    ///
+    /// # Errors
+    /// `engine_down`, also where it cannot; `engine_failed` or `timeout`.
+    pub async fn keeps_users_apart(&self) -> Result<(), Fault> {
+        let what = "asking what it can do";
+        let asked = async {
+            let version = self.docker.version().await;
+            let version =
+                version.map_err(|error| faults::of_client(&self.address, what, &error))?;
+            let mut control = Control::open(&self.address, self.docker.client_version()).await?;
+            let abilities = Abilities::of(&mut control).await?;
+            abilities
+                .keep_users_apart(version.version.as_deref().unwrap_or("of an unknown version"))
+        };
+        faults::in_time(ANSWER_TIMEOUT, what, asked).await?
+    }
+
     /// Removes the names that pushes of dead workers left on images.
     pub async fn clear_left_names(&self) {
         self.pushes.clear_left_names().await;
     }
 
     /// What it can build for, as far as its own API tells.
-    async fn abilities(&self) -> Result<Abilities, Fault> {
+    async fn platforms(&self) -> Result<platforms::Abilities, Fault> {
         let what = "asking for its platform";
         let version = faults::in_time(ANSWER_TIMEOUT, what, self.docker.version())
             .await?
             .map_err(|error| faults::of_client(&self.address, what, &error))?;
         let name = |part: Option<String>| part.unwrap_or_default();
         let platform = format!("{}/{}", name(version.os), name(version.arch));
-        Ok(Abilities {
+        Ok(platforms::Abilities {
             platforms: Platform::from_name(&platform).into_iter().collect(),
             several: false,
         })
@@ -242,10 +280,13 @@ pub async fn context_size(plan: &Plan, limits: &Limits) -> Result<ContextSize, F
 #[async_trait]
 impl ImageBuilder for DockerEngine {
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
-        let version = self.negotiated().await?.client_version();
-        if !order.plan.platforms.is_empty() {
-            platforms::check(&order.plan.platforms, &self.abilities().await?)?;
+        if !self.admitted.load(Ordering::Relaxed) {
+            self.ping().await?;
         }
+        if !order.plan.platforms.is_empty() {
+            platforms::check(&order.plan.platforms, &self.platforms().await?)?;
+        }
+        let version = self.docker.client_version();
         let life = self.life().await?;
         match build::build(self, version, order, progress).await {
             Ok(id) => {

@@ -23,7 +23,7 @@ use serde_json::json;
 
 use super::proxy::{Certificates, Proxy};
 use super::world::{BASE, RealWorld, names_of};
-use crate::engine::Engine;
+use crate::engine::{Engine, tenancy};
 use crate::registry::server::USER;
 use crate::registry::{CLOSED, CLOSED_PASSWORD, reference_in, unique};
 
@@ -128,7 +128,7 @@ async fn build_arguments_and_labels_reach_the_image() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn build_arguments_that_no_request_line_holds_are_the_users_fault() {
+async fn build_arguments_that_are_too_long_are_the_users_fault() {
     let world = RealWorld::new().await;
     let mut order = world.dockerfile("ARG LONG");
     order.plan.build_args.insert("LONG".to_owned(), "x".repeat(40_000));
@@ -243,6 +243,26 @@ async fn no_file_of_a_context_is_of_the_future_or_of_another_time_than_the_other
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_changed_since_the_last_build_is_built_and_nothing_that_is_gone() {
+    let world = RealWorld::new().await;
+    let order = world.order(&[
+        ("Dockerfile", &format!("FROM {BASE}\nCOPY . /c\nRUN cat /c/version; ls /c\n")),
+        ("version", "one\n"),
+        ("gone", ""),
+    ]);
+    let big = order.plan.context.join("big");
+    std::fs::write(&big, vec![b'x'; 8 << 20]).expect("a file");
+    let output = world.output(&order).await;
+    assert!(said(&output, "one") && said(&output, "gone"), "{output:?}");
+    // Of the same length, in a tree that was checked out anew.
+    std::fs::write(order.plan.context.join("version"), "two\n").expect("a file");
+    std::fs::remove_file(order.plan.context.join("gone")).expect("it is there");
+    std::fs::write(&big, vec![b'x'; 8 << 20]).expect("a file");
+    let output = world.output(&order).await;
+    assert!(said(&output, "two") && !said(&output, "gone"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_cannot_be_sent_is_named() {
     let world = RealWorld::new().await;
     let order = world.order(&[("Dockerfile", &format!("FROM {BASE}\nCOPY . /c\n"))]);
@@ -316,6 +336,37 @@ async fn faults_of_the_dockerfile_tell_what_is_wrong_with_it() {
         assert!(fault.message.contains(message), "{steps}: {}", fault.message);
         assert_eq!(fault.step.is_some(), reason == Reason::BuildFailed, "{steps}: {fault:?}");
         assert!(!fault.message.contains("/var/lib"), "{}", fault.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_that_no_engine_builds_is_the_users_fault_on_every_engine() {
+    let world = RealWorld::new().await;
+    for text in [
+        "FROM scratch\nEXPOSE notaport\n",
+        "FROM scratch\nUNKNOWN key=1\n",
+        "FROM scratch\nHEALTHCHECK --nosuch=1 CMD x\n",
+        "FROM scratch\nCOPY --from=b /x /x\nFROM scratch AS b\nCOPY --from=0 /x /x\n",
+        "FROM scratch AS a\nCOPY --from=a /x /x\n",
+        "FROM scratch\nCOPY one\n",
+        "FROM scratch\nLABEL =x\n",
+        "FROM scratch AS Bad/Name\n",
+        "FROM scratch\nSTOPSIGNAL nosuch\n",
+        "FROM scratch\nUSER\n",
+    ] {
+        let fault = world.fault(&world.order(&[("Dockerfile", text)])).await;
+        assert_eq!(fault.reason, Reason::InvalidPlan, "{text}: {fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_read_like_the_engines_own_troubles_are_the_users_fault() {
+    let world = RealWorld::new().await;
+    for name in ["context canceled", "no active session", "transport is closing"] {
+        let step = format!("COPY [\"{name}\", \"no space left on device\"]");
+        let fault = world.fault(&world.dockerfile(&step)).await;
+        assert_eq!(fault.reason, Reason::BuildFailed, "{fault}");
+        assert!(fault.message.contains(&format!("\"/{name}\" not found")), "{}", fault.message);
     }
 }
 
@@ -521,8 +572,8 @@ async fn an_engine_that_comes_up_later_is_found_and_works_over_tcp() {
     let address = listener.local_addr().expect("its address");
     drop(listener);
     let host = format!("tcp://{address}");
-    let engine = DockerEngine::connect(DockerSettings { host, ..DockerSettings::default() })
-        .expect("good settings");
+    let settings = DockerSettings { host, tenancy: tenancy(), ..DockerSettings::default() };
+    let engine = DockerEngine::connect(settings).expect("good settings");
     let down = engine.ping().await.expect_err("nothing listens yet");
     assert_eq!(down.reason, Reason::EngineDown);
 
@@ -542,8 +593,8 @@ async fn an_engine_that_goes_away_during_a_build_is_down() {
     let free = "127.0.0.1:0".parse().expect("an address");
     let proxy = Proxy::start(free, None).await;
     let host = format!("tcp://{}", proxy.address);
-    let engine = DockerEngine::connect(DockerSettings { host, ..DockerSettings::default() })
-        .expect("good settings");
+    let settings = DockerSettings { host, tenancy: tenancy(), ..DockerSettings::default() };
+    let engine = DockerEngine::connect(settings).expect("good settings");
     let order = world.endless();
     let progress = BuildLog::new(&order.build_id, Redactor::default());
     let gone = async {
@@ -565,6 +616,7 @@ async fn an_engine_behind_tls_is_told_by_its_certificate_and_tells_its_client_by
     let settings = DockerSettings {
         host: format!("tcp://{}", proxy.address),
         tls_verify: true,
+        tenancy: tenancy(),
         cert_path: Some(certificates.directory().to_owned()),
         ..DockerSettings::default()
     };

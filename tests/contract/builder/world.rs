@@ -98,6 +98,11 @@ impl RealWorld {
         self.order(&[("Dockerfile", &format!("FROM {BASE}\n{steps}\n"))])
     }
 
+    /// An order of an image of one small file.
+    pub(super) fn small_order(&self) -> BuildOrder {
+        self.order(&[("Dockerfile", "FROM scratch\nCOPY mark /\n"), ("mark", &unique())])
+    }
+
     /// Builds, and returns the progress with the result.
     pub(super) async fn build(&self, order: &BuildOrder) -> (Result<BuiltImage, Fault>, BuildLog) {
         let secrets: Vec<Secret> = order.plan.secrets.values().cloned().collect();
@@ -169,7 +174,7 @@ impl World for RealWorld {
     }
 
     fn small(&self) -> BuildOrder {
-        self.order(&[("Dockerfile", "FROM scratch\nCOPY mark /\n"), ("mark", &unique())])
+        self.small_order()
     }
 
     fn babbling(&self, secret: &str) -> BuildOrder {

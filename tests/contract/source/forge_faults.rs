@@ -232,7 +232,7 @@ fn an_address_that_is_none_is_named_by_its_variable() {
             (GithubSettings { url: url.to_owned(), ..good.clone() }, "GITHUB_URL"),
             (GithubSettings { api_url: url.to_owned(), ..good.clone() }, "GITHUB_API_URL"),
         ] {
-            let settings = GitSettings { github, ..GitSettings::default() };
+            let settings = GitSettings { github, ..super::git::settings() };
             let error = GitConnector::new(settings).err().expect("the address is refused");
             assert!(error.to_string().starts_with(&format!("{variable} ")), "{error}");
             assert!(!error.to_string().contains("word"), "{error}");

@@ -6,7 +6,7 @@ use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::request::Target;
 
 use super::forward_proxy::ForwardProxy;
-use super::git::{name, with};
+use super::git::{name, settings, with};
 use super::git_server::{GitRepo, server_url};
 use super::{fetched, refused, request};
 

@@ -53,6 +53,11 @@ impl Files {
         Self { context: Arc::new(context), times, failure: Mutex::default() }
     }
 
+    /// The text of the Dockerfile.
+    pub(in crate::engine) fn dockerfile(&self) -> &[u8] {
+        &self.context.dockerfile
+    }
+
     /// The cause of whatever the engine says of a context that it has but half of. A panic while it was
     /// sent goes on here.
     pub(in crate::engine) fn failure(&self) -> Option<Fault> {

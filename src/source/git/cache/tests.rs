@@ -84,6 +84,6 @@ async fn what_a_kill_left_is_cleared_and_a_long_winded_entry_is_begun_anew() {
     let entry = cache.entry(&kept).await.expect("an entry");
     assert!(entry.known().is_empty() && !path.exists());
     fs::create_dir_all(path.with_extension("x.going")).expect("made");
-    super::eviction::clear(directory.path()).expect("cleared");
+    eviction::clear(directory.path()).expect("cleared");
     assert!(!path.with_extension("x.going").exists());
 }
