@@ -67,7 +67,7 @@ macro_rules! settings { ($of:ident) => { $of! {
         /// The engine, in Docker's own form: `unix://`, `tcp://`, `http://` or `https://`.
         docker_host: String = ENGINE or "unix:///var/run/docker.sock";
         /// Directory of Docker's own `config.json`, with whose credentials and credential helpers base images are
-        /// pulled. Every build can pull with them whatever they open, see [Base images](safety.md#base-images).
+        /// pulled. Every build can pull with them whatever they open, see [Base images](operations.md#base-images).
         docker_config: PathBuf = PATH unset "`~/.docker`";
         /// Directory with `ca.pem`, `cert.pem` and `key.pem`, for an engine behind TLS.
         docker_cert_path: PathBuf = PATH unset "`DOCKER_CONFIG`";

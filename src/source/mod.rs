@@ -142,6 +142,8 @@ impl GitConnector {
             home: Home {
                 url: forge.url().clone(),
                 authorization: token.map(|token| forge.git_authorization(token)),
+                // No credential looks like it.
+                reference: request.token_ref.as_ref().map(|name| format!("tokenRef {name}")),
             },
             git: self.git.clone(),
             cache: self.cache.clone(),

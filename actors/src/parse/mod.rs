@@ -5,6 +5,7 @@ pub(crate) mod base_images;
 mod document;
 mod fields;
 mod plan;
+mod repository;
 
 use std::collections::BTreeMap;
 
@@ -316,7 +317,8 @@ impl Reader<'_> {
         Some(BuildRequest {
             build_id: build_id.to_owned(),
             user_id: user_id?,
-            application_id: application_id.unwrap_or_else(|| without_git(&repo.name).to_owned()),
+            application_id: application_id
+                .unwrap_or_else(|| repository::without_git(&repo.name).to_owned()),
             forge: forge?,
             repo,
             target: target?,
@@ -391,43 +393,8 @@ impl Reader<'_> {
 
     fn repo(&mut self, source: &mut Fields<'_>, forge: ForgeName) -> Option<RepoName> {
         let text = source.required("repo")?;
-        if text.contains('@') {
-            self.invalid("`repo` must hold no credential and no SSH address: give `owner/name`.");
-            return None;
-        }
-        // A query may be a credential.
-        let address = text.split(['?', '#']).next().unwrap_or_default();
-        let Some(path) = self.path_at_forge(&text, forge) else {
-            let urls = self.rules.urls(forge).join(", ");
-            let message = format!("`repo` {} is not at {urls}.", quote(address));
-            self.faults.add(Reason::ForbiddenSource, message);
-            return None;
-        };
-        let Some(repo) = repo_name(&path, forge) else {
-            let form = match forge {
-                ForgeName::Git => "the address of a repository",
-                ForgeName::Gitlab => "`group/name`, with all groups",
-                _ => "`owner/name`",
-            };
-            self.invalid(format!("`repo` must be {form}; it is {}.", quote(address)));
-            return None;
-        };
-        Some(repo)
-    }
-
-    /// The path in a repository's address, which must be at the forge; a name is its own path, but at git
-    /// servers of no kind, where the path begins with the server.
-    fn path_at_forge(&self, text: &str, forge: ForgeName) -> Option<String> {
-        let urls = self.rules.urls(forge);
-        if forge == ForgeName::Git {
-            return urls.iter().find_map(|server| {
-                let path = strip_prefix_ignoring_case(text, server)?.strip_prefix('/')?;
-                Some(format!("{}/{path}", without_scheme(server)))
-            });
-        }
-        let Some((_, address)) = text.split_once("://") else { return Some(text.to_owned()) };
-        let forge = without_scheme(urls.first()?);
-        Some(strip_prefix_ignoring_case(address, forge)?.strip_prefix('/')?.to_owned())
+        let read = repository::read(&text, forge, self.rules);
+        read.map_err(|(reason, message)| self.faults.add(reason, message)).ok()
     }
 
     fn target(&mut self, source: &mut Fields<'_>) -> Option<Target> {
@@ -491,48 +458,6 @@ impl Reader<'_> {
         }
         Some(id)
     }
-}
-
-fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
-    let head = text.get(..prefix.len())?;
-    head.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
-}
-
-fn without_scheme(url: &str) -> &str {
-    url.split_once("://").map_or(url, |(_, address)| address)
-}
-
-fn without_git(path: &str) -> &str {
-    path.strip_suffix(".git").unwrap_or(path)
-}
-
-/// Most parts of a repository's path.
-const MOST_PARTS: usize = 20;
-
-/// The repository that a path names. Git servers of no kind want it exactly as it was given.
-fn repo_name(path: &str, forge: ForgeName) -> Option<RepoName> {
-    let path = path.trim_end_matches('/');
-    let path = if forge == ForgeName::Git { path } else { without_git(path) };
-    let has_groups = matches!(forge, ForgeName::Git | ForgeName::Gitlab);
-    let (owner, name) = if has_groups { path.rsplit_once('/') } else { path.split_once('/') }?;
-    let mut owners = owner.split('/');
-    // A server has a port.
-    let server = (forge == ForgeName::Git).then(|| owners.next());
-    let is_good = owner.split('/').count() < MOST_PARTS
-        && owners.all(is_repo_part)
-        && is_repo_part(name)
-        && !without_git(name).is_empty()
-        && server.is_none_or(|server| server.is_some());
-    is_good.then(|| RepoName { owner: owner.to_owned(), name: name.to_owned() })
-}
-
-fn is_repo_part(part: &str) -> bool {
-    let allowed =
-        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-    (1..=100).contains(&part.len())
-        && part.bytes().all(allowed)
-        && !matches!(part, "." | "..")
-        && !part.starts_with('-')
 }
 
 /// The rules of `git check-ref-format`.

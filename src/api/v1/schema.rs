@@ -1,5 +1,6 @@
 //! What a build request is, for machines: the rules of `actors/src/parse` as far as a schema can say them.
 
+use image_builder_actors::model::platform::Platform;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
@@ -33,6 +34,20 @@ pub(super) fn request() -> Value {
     let packages = json!({"type": ["array", "null"], "items": {
         "type": "string", "pattern": r"^[A-Za-z0-9._+:=~-]{1,128}$",
     }});
+    let login = json!({
+        "type": "object", "required": ["username", "password"],
+        "properties": {
+            "username": {"type": "string", "pattern": r"^[^\x00-\x1f\x7f-\x9f:]{1,64}$"},
+            "password": {"type": "string", "pattern": r"^[^\x00]{1,4096}$"},
+        },
+    });
+    let logins = json!({
+        "type": ["object", "null"], "additionalProperties": false, "maxProperties": 16,
+        "patternProperties": {r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?(:[1-9][0-9]{0,3})?$": login},
+    });
+    let platforms = json!({"type": ["array", "null"], "maxItems": 4, "items": {
+        "enum": Platform::all().map(Platform::as_str).collect::<Vec<_>>(),
+    }});
     let reference = json!({"type": "string", "pattern": r"^[A-Za-z0-9_]+([./-][A-Za-z0-9_]+)*$", "maxLength": 200});
     let commit = json!({"type": "string", "pattern": "^[0-9A-Fa-f]{4,40}$"});
     let of_type = |kind: &str, schema: &Value| json!({"required": ["type", kind], "properties": {"type": {"const": kind}, kind: schema}});
@@ -56,7 +71,14 @@ pub(super) fn request() -> Value {
                 "enum": ["repo", "branch", "tag", "release", "commit", "", null],
                 "description": "What is built: the default branch's head (`repo`), or what the field of this name says.",
             },
-            "connector": {"enum": ["github", "", null], "description": "Which forge."},
+            "tokenRef": {
+                "type": ["string", "null"], "maxLength": 1024, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$",
+                "description": "A credential by its name, in the place of `token`.",
+            },
+            "connector": {
+                "enum": ["github", "gitlab", "bitbucket", "", null],
+                "description": "Which forge; `gitea` and `git` as well where the service knows one.",
+            },
             "applicationID": described(
                 or_none(&name), "The application that the image is for; else the repository's name."
             ),
@@ -75,6 +97,7 @@ pub(super) fn request() -> Value {
                     "builder": {"enum": ["dockerfile", "docker", "nixpacks", "", null]},
                     "rootDirectory": text, "dockerfilePath": text, "nixpacksPath": text, "target": text,
                     "envs": {"anyOf": [values, pairs]}, "buildArgs": values, "secrets": values,
+                    "registryAuth": logins, "platforms": platforms,
                     "nixPkgs": packages, "nixLibs": packages, "aptPkgs": packages,
                     "installCommand": line, "buildCommand": line, "startCommand": line,
                 },

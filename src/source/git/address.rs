@@ -10,12 +10,20 @@ use crate::source::http::{Address, below};
 pub(crate) struct Home {
     pub(crate) url: Url,
     pub(crate) authorization: Option<HeaderValue>,
+    /// What the credential was made of for this fetch; `None` = it is the request's own.
+    pub(crate) reference: Option<String>,
 }
 
 impl Home {
     /// What a server is shown for an address.
     pub(super) fn authorization_for(&self, address: &Address) -> Option<&HeaderValue> {
         self.authorization.as_ref().filter(|_| address.is_trusted)
+    }
+
+    /// What a credential is known by from one fetch to the next. One that is made for each is another one
+    /// each time; what it was made of stays.
+    pub(super) fn known_as<'a>(&'a self, authorization: &'a HeaderValue) -> &'a [u8] {
+        self.reference.as_ref().map_or(authorization.as_bytes(), String::as_bytes)
     }
 
     /// Whether an address is at the server's own scheme, host and port.
@@ -127,7 +135,7 @@ mod tests {
 
     fn submodule(text: &str) -> Result<String, &'static str> {
         let url = |text| Url::parse(text).expect("a valid address");
-        let home = Home { url: url("https://forge.example"), authorization: None };
+        let home = Home { url: url("https://forge.example"), authorization: None, reference: None };
         let parent = url("https://forge.example/owner/name.git");
         home.submodule_url(&parent, text).map(|url| url.to_string())
     }

@@ -71,7 +71,8 @@ impl Fetcher {
             return Ok(None);
         };
         let session = &self.http.session;
-        let authorization = connection.authorization.as_ref().map(|value| value.as_bytes());
+        let shown = connection.authorization.as_ref();
+        let authorization = shown.map(|shown| self.home.known_as(shown));
         let kept = Kept { user: &self.user, url: connection.url.as_str(), authorization };
         session.runtime.block_on(async {
             tokio::select! {
