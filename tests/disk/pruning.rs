@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use image_builder::engine::docker::disk::inventory::HeldBytes;
 use image_builder::engine::docker::disk::size::Size;
 
 use crate::engine::SmallEngine;
@@ -12,11 +13,17 @@ use crate::orders::{Guarded, MB, Order, has};
 /// Longest wait for the engine to let go of what was removed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What is held where nothing has to go.
+async fn held_by(small: &SmallEngine) -> HeldBytes {
+    let worker = Guarded::new(small, |settings| settings.budget = Size(10_000 * MB));
+    worker.guard.tidy().await;
+    *worker.guard.held().borrow()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_use_goes_first_and_only_down_to_the_budget() {
-    let small = SmallEngine::start(700).await;
-    // An image's layer is in the cache two times more: as the context came, and unpacked.
-    let worker = Guarded::new(&small, |settings| settings.budget = Size(125 * MB));
+    let small = SmallEngine::start(900).await;
+    let empty = small.room().free;
     // Built by another worker, which is done with them.
     let orders = [30, 30, 30].map(|megabytes| Order::of_bytes(megabytes * MB));
     for order in &orders {
@@ -25,17 +32,23 @@ async fn the_oldest_use_goes_first_and_only_down_to_the_budget() {
     orders[0].find(&*small.engine).await.expect("it is there");
     small.has_let_go().await;
     let before = small.room().free;
+    let all = held_by(&small).await;
+    // How often an engine keeps what it was sent, and what it made of it, is its own affair.
+    assert!(all.images >= 90 * MB, "{all:?}");
+    assert!(all.total().abs_diff(empty - before) < 15 * MB, "{all:?}, {}", Size(empty - before));
+    let (image, cache) = (all.images / 3, all.cache / 3);
 
+    let budget = 2 * image + cache + 5 * MB;
+    let worker = Guarded::new(&small, |settings| settings.budget = Size(budget));
     worker.guard.tidy().await;
     assert!(has(&small, &orders[0]).await, "the image that was used last is gone");
     assert!(!has(&small, &orders[1]).await, "the image that was used first is still there");
     assert!(has(&small, &orders[2]).await, "more went than had to");
     let held = *worker.guard.held().borrow();
-    assert_eq!(held.images, 60 * MB);
-    assert!(held.total() <= 125 * MB, "{held:?}");
-    // One image's layer, and the contexts of two builds.
+    assert!(held.images.abs_diff(2 * image) < MB, "{held:?}");
+    assert!(held.total() <= budget, "{held:?}");
     let freed = small.room().free - before;
-    assert!(freed >= 140 * MB, "only {} were freed", Size(freed));
+    assert!(freed >= image + 2 * cache - 10 * MB, "only {} were freed", Size(freed));
 
     let again = small.room().free;
     worker.guard.tidy().await;

@@ -49,38 +49,52 @@ pub struct Image {
     pub layers: Vec<Layer>,
 }
 
-/// Adds to the layers of each image the bytes that the engine keeps of it besides them, of which it only tells the
-/// sum: containerd's store has every layer packed as well. What images share is held once.
+/// Adds to the layers of images what containerd's store keeps of them besides, where an image has any such bytes:
 ///
-/// Each layer gets its part of the sum by its size. Layers of one base pack better beside some than beside others, by
-/// this reckoning: the least counts, and what is left of an image's sum goes to the layers that it alone has.
-pub fn add_packed(images: &mut [Image], packed: &[u64]) {
-    let part_of = |image: &Image, packed: u64, layer: &Layer| {
+/// - Every layer packed, as it is pushed. Of these the engine tells the sum of an image, `packed`, and each layer gets
+///   its part by its size. By this reckoning a layer that images share packs better in some than in others: the least
+///   counts, and what is left of an image's sum goes to the layers that it alone has.
+/// - What the build made of the layer. It belongs to the build cache, and cannot be pruned before the image is gone.
+pub fn add_copies(images: &mut [Image], packed: &[u64]) {
+    let of_others: HashSet<_> = images
+        .iter()
+        .filter(|image| image.whose == Whose::Others)
+        .flat_map(|image| image.layers.iter().map(|layer| layer.chain))
+        .collect();
+    let mut parts: HashMap<[u8; 32], Part> = HashMap::new();
+    for (image, packed) in images.iter().zip(packed).filter(|(_, packed)| **packed > 0) {
         let all: u128 = image.layers.iter().map(|layer| u128::from(layer.bytes)).sum();
-        let part = u128::from(packed) * u128::from(layer.bytes) / all.max(1);
-        u64::try_from(part).unwrap_or(u64::MAX)
-    };
-    let mut parts: HashMap<[u8; 32], (u64, usize)> = HashMap::new();
-    for (image, packed) in images.iter().zip(packed) {
         for layer in &image.layers {
-            let part = part_of(image, *packed, layer);
-            let (least, users) = parts.entry(layer.chain).or_insert((part, 0));
-            *least = part.min(*least);
-            *users += 1;
+            let bytes = u128::from(*packed) * u128::from(layer.bytes) / all.max(1);
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            let part = parts.entry(layer.chain).or_insert(Part { bytes, users: 0 });
+            part.bytes = bytes.min(part.bytes);
+            part.users += 1;
         }
     }
     for (image, packed) in images.iter_mut().zip(packed) {
         let mut left = *packed;
+        let mut own = None;
         for layer in &mut image.layers {
-            let (part, _) = parts[&layer.chain];
-            layer.bytes += part;
-            left = left.saturating_sub(part);
+            let Some(part) = parts.get(&layer.chain) else { continue };
+            let built = if of_others.contains(&layer.chain) { 0 } else { layer.bytes };
+            layer.bytes = layer.bytes.saturating_add(part.bytes).saturating_add(built);
+            left = left.saturating_sub(part.bytes);
+            if part.users == 1 {
+                own = Some(layer);
+            }
         }
-        let own = image.layers.iter_mut().rev().find(|layer| parts[&layer.chain].1 == 1);
         if let Some(own) = own {
-            own.bytes += left;
+            own.bytes = own.bytes.saturating_add(left);
         }
     }
+}
+
+/// A layer's part of what its images are packed.
+struct Part {
+    bytes: u64,
+    /// How many images have it.
+    users: usize,
 }
 
 /// Who may do away with an image.
@@ -339,32 +353,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_packed_is_held_with_its_layer_and_once_where_it_is_shared() {
+    fn what_the_store_keeps_besides_is_held_with_its_layer_and_once_where_it_is_shared() {
         let mut images = vec![
             image(Whose::Others, 0, &[("base", 1000)]),
             image(Whose::Ours, 1, &[("base", 1000), ("a", 50)]),
             image(Whose::Ours, 2, &[("base", 1000), ("b", 500)]),
-            // Of nothing but what it is made of.
+            // Nothing but a configuration.
             image(Whose::Ours, 3, &[]),
         ];
         // The base packs to 400, and what is on top of it to 50 and to 1.
-        add_packed(&mut images, &[400, 450, 401, 2]);
+        add_copies(&mut images, &[400, 450, 401, 2]);
         let inventory = Inventory { images, cache: Vec::new() };
-        let of =
-            |at: usize| inventory.images[at].layers.iter().map(|layer| layer.bytes).sum::<u64>();
-        assert_eq!([of(1), of(2)], [1050 + 450, 1500 + 401]);
+        let of = |at: usize| inventory.images[at].layers.iter().map(Layer::bytes).sum::<u64>();
+        // Unpacked, packed, and what was built: the base was not.
+        assert_eq!([of(1), of(2)], [1050 + 450 + 50, 1500 + 401 + 500]);
         let base = inventory.images[1].layers[0];
         assert!((1200..=1400).contains(&base.bytes), "{base:?}");
         assert_eq!([inventory.images[0].layers[0], inventory.images[2].layers[0]], [base; 2]);
-        // More than the packed tops, by what is not known of the base.
         assert_eq!(inventory.held().images, of(1) + of(2) - 2 * base.bytes);
     }
 
     #[test]
-    fn an_engine_that_keeps_nothing_packed_is_counted_by_its_layers() {
+    fn an_engine_that_keeps_nothing_besides_is_counted_by_its_layers() {
         let mut images =
             vec![image(Whose::Ours, 1, &[BASE, ("a", 1)]), image(Whose::Ours, 1, &[BASE])];
-        add_packed(&mut images, &[0, 0]);
+        add_copies(&mut images, &[0, 0]);
         assert_eq!(Inventory { images, cache: Vec::new() }.held().images, 101);
     }
 

@@ -8,7 +8,7 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::image::{KEY_LABEL, REVISION_LABEL};
 use time::OffsetDateTime;
 
-use super::inventory::{HeldBytes, Image, Inventory, Layer, Whose, add_packed, layers};
+use super::inventory::{HeldBytes, Image, Inventory, Layer, Whose, add_copies, layers};
 use super::pins::Pins;
 use super::size::Size;
 use crate::engine::docker::local::is_local;
@@ -126,7 +126,7 @@ impl Pruner {
                 id: image.id,
             });
         }
-        add_packed(&mut images, &packed);
+        add_copies(&mut images, &packed);
         let in_use = |record: CacheRecord| CacheRecord {
             in_use: record.in_use || now - record.last_use() < self.young.cache,
             ..record
