@@ -69,7 +69,7 @@ fn connector(forge: ForgeName, url: &str) -> Of {
         ForgeName::Git => ForgeSettings { git: vec![server_url()], ..ForgeSettings::default() },
         ForgeName::Github => ForgeSettings::default(),
     };
-    Of { forge, connector: with(GitSettings { forges, ..GitSettings::default() }) }
+    Of { forge, connector: with(GitSettings { forges, ..super::git::settings() }) }
 }
 
 type Releases = Arc<Mutex<Vec<(RepoName, Vec<FakeRelease>)>>>;
@@ -243,7 +243,7 @@ async fn shown(forge: ForgeName, token: &str) -> String {
     if forge == ForgeName::Git {
         let git = vec![server.url()];
         let forges = ForgeSettings { git, ..ForgeSettings::default() };
-        of.connector = with(GitSettings { forges, ..GitSettings::default() });
+        of.connector = with(GitSettings { forges, ..super::git::settings() });
     }
     let owner = match forge {
         ForgeName::Git => format!("{}/some", server.address),
