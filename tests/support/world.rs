@@ -1,6 +1,7 @@
 //! One deployment of its own: queues, users, managers and a forge that nobody else has.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use base64::Engine as _;
@@ -219,7 +220,7 @@ impl World {
     }
 
     /// Drains the workers, and checks what holds of every deployment: nothing is left in a queue,
-    /// every notification was signed, each was accepted once, and no secret got out. Returns the
+    /// every notification was signed, each was accepted once, and no secret got out, not even to a file. Returns the
     /// accepted notifications and the dead letters.
     #[track_caller]
     pub fn finish(&self, workers: &[&Worker]) -> (Vec<Notification>, Vec<Fetched>) {
@@ -243,6 +244,10 @@ impl World {
         for worker in workers {
             self.assert_no_secret_in("the log", &worker.lines());
         }
+        // The history, and whatever else workers keep.
+        for (path, content) in files_below(self.data.path()) {
+            self.assert_no_secret_in(&path.display().to_string(), [&content]);
+        }
         let accepted: Vec<Notification> =
             told.into_iter().filter(|told| told.answered < 300).collect();
         (accepted, letters)
@@ -258,6 +263,27 @@ impl World {
             }
         }
     }
+}
+
+/// All files below a directory, as far as they are text.
+fn files_below(directory: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).expect("it is there") {
+            let path = entry.expect("it can be read").path();
+            if path.is_symlink() {
+                continue;
+            }
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.is_file() {
+                let content = std::fs::read(&path).expect("it can be read");
+                found.push((path, String::from_utf8_lossy(&content).into_owned()));
+            }
+        }
+    }
+    found
 }
 
 /// A text as it is and as it looks inside of base64, wherever it begins there.

@@ -120,8 +120,8 @@ pub fn parse(body: &[u8], build_id: &str, rules: &Rules) -> Result<BuildRequest,
         let message = format!("The build request must be a JSON object; it is {found}.");
         return Err(unread(invalid(message)));
     };
-    let known = known_credentials(map);
     let reject = |fault: Fault| {
+        let known = known_credentials(map);
         let subject = subject(&document, map, build_id, &known);
         let fault = Fault { message: known.redact(&fault.message), ..fault };
         Box::new(Rejected { fault, subject })

@@ -194,7 +194,7 @@ pub async fn a_tag_is_fetched_at_its_commit(world: &impl World) {
 pub async fn a_release_is_found_by_its_tag_by_its_name_and_as_the_latest(world: &impl World) {
     let (repo, commits) = world.publish(story()).await;
     let names: &[&str] = if world.has_releases() { &["v1", "First", "latest"] } else { &["v1"] };
-    for name in names.iter().copied() {
+    for &name in names {
         let request = request(&repo, Target::Release(name.to_owned()), None);
         let got = fetched(world.connector(), &request).await;
         assert_eq!((&got.source.commit, got.source.version.as_str()), (&commits[0], "v1"));
