@@ -5,6 +5,7 @@ use image_builder_actors::ports::Queue;
 
 use super::table::Variable;
 use super::*;
+use crate::engine::docker::Tenancy;
 
 fn vars(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -34,6 +35,7 @@ fn every_bad_value_is_named_at_once() {
         ("BUILDER_CONCURRENCY", "0"),
         ("BUILDER_TIMEOUT", "soon"),
         ("BUILDER_NETWORK", "mine"),
+        ("TENANCY", "none"),
         ("GITHUB_URL", "https://me:hunter2@example.com"),
         ("CONTAINER_MANAGER_URL", "hunter2"),
         ("DOCKER_HOST", "nowhere"),
@@ -49,6 +51,7 @@ fn every_bad_value_is_named_at_once() {
         "BUILDER_CONCURRENCY",
         "BUILDER_TIMEOUT",
         "BUILDER_NETWORK",
+        "TENANCY",
         "GITHUB_URL",
         "CONTAINER_MANAGER_URL",
         "DOCKER_HOST",
@@ -94,6 +97,17 @@ fn a_worker_that_takes_fewer_builds_than_it_has_builders_is_warned_of() {
     let [warning] = &of("2")[..] else { panic!("one warning") };
     assert!(warning.starts_with("LISTENER_CONCURRENCY: "), "{warning}");
     assert!(warning.contains("BUILDER_CONCURRENCY"), "{warning}");
+}
+
+#[test]
+fn users_are_kept_apart_unless_an_operator_says_that_they_are_one() {
+    let of = |pairs: &[_]| Config::read(vars(&[&[URI], pairs].concat())).expect("good");
+    assert_eq!(of(&[]).engine.tenancy, Tenancy::Strict);
+    assert_eq!(of(&[("TENANCY", "trusted")]).engine.tenancy, Tenancy::Trusted);
+    for (name, value) in [("TENANCY", "trusted"), ("BUILDER_NETWORK", "host")] {
+        let [warning] = &of(&[(name, value)]).warnings()[..] else { panic!("one warning") };
+        assert!(warning.starts_with(&format!("{name}: with `{value}`")), "{warning}");
+    }
 }
 
 #[test]

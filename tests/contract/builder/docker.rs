@@ -245,21 +245,25 @@ async fn no_file_of_a_context_is_of_the_future_or_of_another_time_than_the_other
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changed_since_the_last_build_is_built_and_nothing_that_is_gone() {
     let world = RealWorld::new().await;
+    let (one, two) = (unique(), unique());
     let order = world.order(&[
         ("Dockerfile", &format!("FROM {BASE}\nCOPY . /c\nRUN cat /c/version; ls /c\n")),
-        ("version", "one\n"),
+        ("version", &format!("{one}\n")),
         ("gone", ""),
+        ("kept", ""),
     ]);
-    let big = order.plan.context.join("big");
-    std::fs::write(&big, vec![b'x'; 8 << 20]).expect("a file");
     let output = world.output(&order).await;
-    assert!(said(&output, "one") && said(&output, "gone"), "{output:?}");
+    assert!(said(&output, &one) && said(&output, "gone"), "{output:?}");
     // Of the same length, in a tree that was checked out anew.
-    std::fs::write(order.plan.context.join("version"), "two\n").expect("a file");
+    for (name, text) in [("version", format!("{two}\n")), ("kept", String::new())] {
+        let path = order.plan.context.join(name);
+        std::fs::remove_file(&path).expect("it is there");
+        std::fs::write(path, text).expect("a file");
+    }
     std::fs::remove_file(order.plan.context.join("gone")).expect("it is there");
-    std::fs::write(&big, vec![b'x'; 8 << 20]).expect("a file");
     let output = world.output(&order).await;
-    assert!(said(&output, "two") && !said(&output, "gone"), "{output:?}");
+    assert!(said(&output, &two) && said(&output, "kept"), "{output:?}");
+    assert!(!said(&output, "gone"), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,18 +3,11 @@
 use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::{Redactor, Secret};
-use image_builder_actors::ports::{BuildOrder, ImageBuilder};
+use image_builder_actors::ports::ImageBuilder;
 
 use super::world::{BASE, RealWorld};
 use crate::registry::{OPEN, unique};
-
-/// The order, as one of this user for an application of its own.
-fn of(user: &str, order: BuildOrder) -> BuildOrder {
-    let reference = ImageReference::for_build(OPEN, user, &unique(), &order.reference.tag);
-    BuildOrder { reference, ..order }
-}
 
 /// A world that keeps users apart; `None` = this engine cannot, and says so when it is to build.
 async fn strict() -> Option<RealWorld> {
@@ -47,7 +40,7 @@ async fn a_step_that_ran_for_one_user_runs_again_for_another() {
     let step = format!("RUN : {}; echo drawn $(tr -dc a-z < /dev/urandom | head -c 20)", unique());
     let (alice, bob) = (unique(), unique());
     let drawn = |user: &str| {
-        let order = of(user, world.dockerfile(&step));
+        let order = world.of(user, world.dockerfile(&step));
         let world = &world;
         async move { said(&world.output(&order).await, "drawn ") }
     };
@@ -65,7 +58,7 @@ async fn a_step_runs_again_with_another_secret() {
         unique()
     );
     let ran = |secret: Option<&str>| {
-        let mut order = of(&user, world.dockerfile(&step));
+        let mut order = world.of(&user, world.dockerfile(&step));
         if let Some(secret) = secret {
             order.plan.secrets.insert("it".to_owned(), Secret::new(secret));
         }
@@ -83,7 +76,7 @@ async fn a_cache_mount_is_its_users_own_whatever_a_request_asks_for() {
     let world = RealWorld::new().await;
     let (cache, alice, bob) = (unique(), unique(), unique());
     let kept = |user: &str, name_space: Option<&str>| {
-        let mut order = of(
+        let mut order = world.of(
             user,
             world.dockerfile(&format!(
                 "RUN --mount=type=cache,id={cache},target=/c : {}; echo has $(ls /c | wc -l); touch /c/kept",
@@ -126,7 +119,7 @@ async fn an_image_keeps_nothing_of_what_tells_users_apart() {
 async fn images_of_another_user_are_out_of_reach() {
     let Some(world) = strict().await else { return };
     let (alice, bob) = (unique(), unique());
-    let order = of(&alice, world.small_order());
+    let order = world.of(&alice, world.small_order());
     let image = world.build(&order).await.0.expect("the build is good");
     let progress = BuildLog::new(&order.build_id, Redactor::default());
     let pushed = world.engine.push(&image, &order.reference, &progress).await;
@@ -137,13 +130,13 @@ async fn images_of_another_user_are_out_of_reach() {
         for text in
             [format!("FROM {name}\nENV a=1\n"), format!("FROM scratch\nCOPY --from={name} / /\n")]
         {
-            let fault = world.fault(&of(&bob, world.order(&[("Dockerfile", &text)]))).await;
+            let fault = world.fault(&world.of(&bob, world.order(&[("Dockerfile", &text)]))).await;
             assert_eq!(fault.reason, Reason::ForbiddenSource, "{text}: {fault}");
             assert!(fault.message.contains(&name), "{text}: {fault}");
         }
     }
     let own = format!("FROM {}\nENV a=1\n", order.reference);
-    world.output(&of(&alice, world.order(&[("Dockerfile", &own)]))).await;
+    world.output(&world.of(&alice, world.order(&[("Dockerfile", &own)]))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

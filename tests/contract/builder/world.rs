@@ -98,6 +98,13 @@ impl RealWorld {
         self.order(&[("Dockerfile", &format!("FROM {BASE}\n{steps}\n"))])
     }
 
+    /// The order, as one of this user for an application of its own.
+    pub(super) fn of(&self, user: &str, order: BuildOrder) -> BuildOrder {
+        let reference = ImageReference::for_build(OPEN, user, &unique(), &order.reference.tag);
+        self.built.lock().expect("no test panics with it").push(reference.repository.clone());
+        BuildOrder { reference, ..order }
+    }
+
     /// An order of an image of one small file.
     pub(super) fn small_order(&self) -> BuildOrder {
         self.order(&[("Dockerfile", "FROM scratch\nCOPY mark /\n"), ("mark", &unique())])
