@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use bollard::query_parameters::TagImageOptionsBuilder;
+use bollard::query_parameters::{RemoveImageOptions, TagImageOptionsBuilder};
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 
@@ -81,7 +81,7 @@ async fn a_base_image_that_moved_is_another_input_and_one_that_nobody_knows_cann
     tag(&built.expect("a build").id).await;
     let moved = inputs(&world, &order).await.expect("it can be told");
     assert_ne!(moved, first);
-    docker.remove_image(&name, None, None).await.expect("removed");
+    docker.remove_image(&name, None::<RemoveImageOptions>, None).await.expect("removed");
     for text in [&format!("FROM localhost:1/{name}"), "ARG X\nFROM $X"] {
         let order = world.order(&[("Dockerfile", text)]);
         assert_eq!(inputs(&world, &order).await, None, "{text}");
