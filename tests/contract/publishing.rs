@@ -62,6 +62,7 @@ impl Worker {
             planned: Planned { key: image.key.clone(), builder: image.builder },
             location: ImageLocation::OnEngine(image.clone()),
             reused: false,
+            fresh: true,
         };
         let ready = self.images.publish(&request, artifact, &progress).await?;
         assert_eq!(ready.reference, *reference);
@@ -111,6 +112,7 @@ impl Push {
             planned: Planned { key: self.image.key.clone(), builder: self.image.builder },
             location: ImageLocation::InRegistry(image.clone()),
             reused: true,
+            fresh: true,
         };
         let ready = self.worker.images.publish(&request, artifact, &progress).await?;
         Ok(ready.image)

@@ -6,6 +6,8 @@ mod forward_proxy;
 mod git_server;
 use crate::stand_in;
 
+#[path = "source/bounds.rs"]
+mod bounds;
 #[path = "source/cancelling.rs"]
 mod cancelling;
 #[path = "source/commits.rs"]
@@ -16,6 +18,8 @@ mod forge_faults;
 mod forges;
 #[path = "source/git.rs"]
 mod git;
+#[path = "source/kept.rs"]
+mod kept;
 #[path = "source/lfs.rs"]
 mod lfs;
 #[path = "source/proxies.rs"]

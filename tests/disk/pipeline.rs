@@ -43,6 +43,10 @@ struct PushesInMemory {
 
 #[async_trait]
 impl ImageBuilder for PushesInMemory {
+    async fn inputs(&self, plan: &Plan) -> Result<Option<String>, Fault> {
+        self.builder.inputs(plan).await
+    }
+
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         self.builder.build(order, progress).await
     }

@@ -49,6 +49,27 @@ fn an_image_is_named_labelled_and_to_be_had_by_its_digest() {
 }
 
 #[test]
+fn a_commit_beside_the_application_builds_nothing() {
+    let world = shared();
+    let repo = repository("beside", &[("app/Dockerfile", &dockerfile("COPY a /")), ("app/a", "1")]);
+    let wish = || with(world.request(&repo), json!({"buildPlan": {"rootDirectory": "app"}}));
+    let first = world.build(&wish()).ready();
+    let commit = repo.commit(&[("elsewhere/a", "2")]);
+    let second = world.build(&wish()).ready();
+    assert_eq!(second.data()["reused"], true);
+    let image = |field: &str| (&first.data()["image"][field], &second.data()["image"][field]);
+    assert_eq!(image("digest").0, image("digest").1);
+    assert_eq!((image("tag").1, &second.data()["commit"]), (&json!(commit), &json!(commit)));
+    let repository = second.text("/image/repository").to_owned();
+    let repository = repository.replace(&format!("{}/", registry::open()), "");
+    let digest = second.data()["image"]["digest"].as_str();
+    assert_eq!(registry::digest(&repository, &commit).as_deref(), digest);
+
+    repo.commit(&[("app/a", "2")]);
+    assert_eq!(world.build(&wish()).ready().data()["reused"], false);
+}
+
+#[test]
 fn the_same_inputs_are_served_from_the_registry_and_force_builds_them_anew() {
     let world = shared();
     // What the step writes is new each time that it runs without the engine's cache.

@@ -8,7 +8,8 @@
 //!
 //! The last one is what a worker goes by that knows nothing of a build but its request: whatever a
 //! crash took with it, an image that was pushed is never built again, and a build that may have been
-//! notified as ready is never notified as failed.
+//! notified as ready is never notified as failed. It tells the commit by its labels. So an image that was
+//! built of another commit with the same inputs does not get it: after a crash it is found by its key.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,6 +45,9 @@ pub struct Artifact {
     pub location: ImageLocation,
     /// Whether an image of the same inputs stands in for a build.
     pub reused: bool,
+    /// Whether it was built of this commit just now. Any other may have been built of another commit with the
+    /// same inputs, which its labels then name.
+    pub fresh: bool,
 }
 
 /// An image that is in the registry, and how it came there.
@@ -106,26 +110,48 @@ impl Images {
         artifact: Artifact,
         progress: &BuildLog,
     ) -> Result<Ready, Fault> {
-        let Artifact { commit, planned: Planned { key, builder }, location, reused } = artifact;
+        let Artifact { commit, planned, location, reused, fresh } = artifact;
+        let Planned { key, builder } = planned;
         let reference = self.reference(request, &commit);
-        let mut tags = vec![build_tag(request)];
+        let mut tags = Vec::new();
         // An image that is reused was found by its key's tag.
         if !reused {
             tags.push(key.tag());
+        }
+        if fresh {
+            tags.push(build_tag(request));
         }
         let image = match location {
             ImageLocation::OnEngine(built) => {
                 self.refuse_exposed(request, &built, progress).await?;
                 progress.note(format!("pushing {reference}"));
-                self.push(&built, &reference, &tags, progress).await?
+                let image = self.push(&built, &reference, &tags, progress).await?;
+                if !fresh && self.is_labelled(&reference, &image, &commit).await? {
+                    self.tag(&image, &reference, &[build_tag(request)]).await?;
+                }
+                image
             }
             ImageLocation::InRegistry(image) => {
                 tags.push(reference.tag.clone());
+                if !fresh && self.is_labelled(&reference, &image, &commit).await? {
+                    tags.push(build_tag(request));
+                }
                 self.tag(&image, &reference, &tags).await?;
                 image
             }
         };
         Ok(Ready { image, reference, commit, builder, reused })
+    }
+
+    /// Whether an image's labels name this commit. Only then is it found again as the image of a build.
+    async fn is_labelled(
+        &self,
+        reference: &ImageReference,
+        image: &RegistryImage,
+        commit: &str,
+    ) -> Result<bool, Fault> {
+        let labels = self.registry.labels(reference, image).await?;
+        Ok(labels.get(REVISION_LABEL).is_some_and(|revision| revision == commit))
     }
 
     /// Ends a build whose image shows a secret of its request. The forge's token never gets to a build, so

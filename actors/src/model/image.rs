@@ -120,15 +120,16 @@ pub struct BuildKey(String);
 
 impl BuildKey {
     /// The key of a build: `plan` is the [fingerprint](crate::ports::Plan::fingerprint) of the plan,
-    /// build arguments and planner version included.
-    pub fn of(request: &BuildRequest, commit: &str, plan: &str) -> Self {
+    /// build arguments and planner version included; `seen` is what the build sees beside it, by its
+    /// [inputs](crate::ports::ImageBuilder::inputs), else the commit.
+    pub fn of(request: &BuildRequest, seen: &str, plan: &str) -> Self {
         let mut hash = Sha256::new();
         for part in [
             &request.user_id,
             &request.application_id,
             request.forge.as_str(),
             &request.repo.to_string(),
-            commit,
+            seen,
             &request.plan.root_directory,
             plan,
         ] {

@@ -37,11 +37,11 @@ impl Stage for Builder {
         job.history.checkpoint.planned = None;
         let (planned, order) = self.plan(job, &source).await?;
         job.history.checkpoint.planned = Some(planned.clone());
-        let (location, reused) = self.build(job, &order).await?;
+        let Found { location, reused, fresh } = self.build(job, &order).await?;
         if let ImageLocation::OnEngine(image) = &location {
             job.history.checkpoint.image = Some(image.clone());
         }
-        Ok(Artifact { commit: source.commit, planned, location, reused })
+        Ok(Artifact { commit: source.commit, planned, location, reused, fresh })
     }
 
     async fn hand_over(&self, job: Job, artifact: Artifact) {
@@ -64,7 +64,9 @@ impl Builder {
         source: &FetchedSource,
     ) -> Result<(Planned, BuildOrder), Fault> {
         let plan = self.planner.plan(source, &job.request, &job.progress).await?;
-        let key = BuildKey::of(&job.request, &source.commit, &plan.fingerprint);
+        let inputs = self.engine.inputs(&plan).await?;
+        let seen = inputs.as_deref().unwrap_or(&source.commit);
+        let key = BuildKey::of(&job.request, seen, &plan.fingerprint);
         tracing::info!(builder = plan.builder.as_str(), key = key.as_str(), "build planned");
         let planned = Planned { key: key.clone(), builder: plan.builder };
         let (build_id, labels) = (job.request.build_id.clone(), labels(source, &plan, &key));
@@ -72,22 +74,34 @@ impl Builder {
         Ok((planned, BuildOrder { build_id, labels, plan, key, reference }))
     }
 
-    /// Builds what is not there yet: where the image is, and whether it stands in for a build.
-    async fn build(&self, job: &Job, order: &BuildOrder) -> Result<(ImageLocation, bool), Fault> {
+    /// Builds what is not there yet.
+    async fn build(&self, job: &Job, order: &BuildOrder) -> Result<Found, Fault> {
+        let built = |location| Found { location, reused: false, fresh: true };
         if !job.request.may_reuse() {
-            return Ok((self.engine.build(order, &job.progress).await?, false));
+            return self.engine.build(order, &job.progress).await.map(built);
         }
         let turn = self.equal.lock(order.key.clone()).await;
         if let Some(image) = self.images.of_key(&job.request, &order.key).await? {
             job.progress.note("the registry has an image of the same inputs: it is reused");
-            return Ok((ImageLocation::InRegistry(image), true));
+            let location = ImageLocation::InRegistry(image);
+            return Ok(Found { location, reused: true, fresh: false });
         }
         // An engine with thousands of images takes longer to look for one than to build from its cache.
         let may_be_there = turn.waited || !job.lease.is_first();
         if may_be_there && let Some(image) = self.engine.find(&order.key, &order.reference).await? {
             job.progress.note("the engine has an image of the same inputs: it is pushed");
-            return Ok((ImageLocation::OnEngine(image), false));
+            let location = ImageLocation::OnEngine(image);
+            return Ok(Found { location, reused: false, fresh: false });
         }
-        Ok((self.engine.build(order, &job.progress).await?, false))
+        self.engine.build(order, &job.progress).await.map(built)
     }
+}
+
+/// Where the image is, and how it came there.
+struct Found {
+    location: ImageLocation,
+    /// Whether it stands in for a build.
+    reused: bool,
+    /// Whether it was built just now.
+    fresh: bool,
 }

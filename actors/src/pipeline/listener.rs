@@ -294,7 +294,7 @@ impl Listener {
                 tracing::info!(image = image.id, "built by an earlier try: only to be pushed");
                 let planned = Planned { key: found.key.clone(), builder: found.builder };
                 let location = ImageLocation::OnEngine(found);
-                Some(Artifact { commit, planned, location, reused: false })
+                Some(Artifact { commit, planned, location, reused: false, fresh: false })
             }
             Ok(_) => None,
             Err(fault) => {

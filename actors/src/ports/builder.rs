@@ -46,6 +46,14 @@ pub struct Exposed {
 /// ([`Fault::of_dead_engine`]), which is more than that one connection to it was lost.
 #[async_trait]
 pub trait ImageBuilder: Send + Sync + 'static {
+    /// Names all that a build sees beside its plan: what it is sent of the context, and the base images as they
+    /// are now. Plans of the same inputs and fingerprint give the same image. It begins with `inputs:`, so it
+    /// is no commit. `None` = it cannot be told: then only the same commit gives the same image.
+    ///
+    /// # Errors
+    /// The context cannot be sent.
+    async fn inputs(&self, plan: &Plan) -> Result<Option<String>, Fault>;
+
     /// Builds the image, and returns where it is. Dropping the future stops the build on the engine.
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault>;
 

@@ -12,7 +12,7 @@ use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::image::{BuildKey, BuiltImage, ImageLocation, digest_of};
 use crate::model::reference::ImageReference;
 use crate::model::secret::Tripwire;
-use crate::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Registry};
+use crate::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan, Registry};
 use crate::testing::registry::FakeRegistry;
 use crate::testing::script::Script;
 
@@ -38,6 +38,8 @@ struct FakeEngine {
 struct Work {
     /// By build: the lines that it writes, and how it ends.
     scripts: HashMap<String, (String, End)>,
+    /// What every build sees.
+    inputs: Option<String>,
     held: bool,
     running: BTreeSet<String>,
     built: usize,
@@ -81,6 +83,11 @@ impl FakeBuilder {
     /// Every build with this id writes these lines, and ends like this.
     pub fn script(&self, build_id: &str, output: &str, end: End) {
         self.change(|work| work.scripts.insert(build_id.to_owned(), (output.to_owned(), end)));
+    }
+
+    /// Every build from now on sees these inputs; `None` = it cannot be told what it sees.
+    pub fn sees(&self, inputs: Option<&str>) {
+        self.change(|work| work.inputs = inputs.map(|inputs| format!("inputs:{inputs}")));
     }
 
     /// Builds that have begun wait until [`Self::release`].
@@ -188,6 +195,10 @@ impl Drop for Running<'_> {
 
 #[async_trait]
 impl ImageBuilder for FakeBuilder {
+    async fn inputs(&self, _plan: &Plan) -> Result<Option<String>, Fault> {
+        Ok(self.lock().inputs.clone())
+    }
+
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let next = self.0.next.play();
         let ((output, end), deaths) = self.change(|work| {

@@ -109,6 +109,41 @@ fn a_tag_that_somebody_moved_to_an_image_of_other_inputs_is_not_reused() {
 }
 
 #[test]
+fn a_commit_that_changes_nothing_that_the_build_sees_is_told_with_the_image_there_is() {
+    with_pipeline(settings(), async |world| {
+        let of_branch = |id: &str, branch: &str| {
+            let mut body = request_with(id, "type", "branch");
+            body["branch"] = branch.into();
+            body
+        };
+        world.engine.sees(Some("one"));
+        world.request(&of_branch("b1", "one")).await;
+        world.notified(1).await;
+        world.request(&of_branch("b2", "two")).await;
+        let notified = world.notified(2).await;
+        let [first, second] = [0, 1].map(|n| notified[n].1["data"].clone());
+        assert_eq!(second["reused"], true);
+        assert_ne!(first["commit"], second["commit"]);
+        assert_eq!(first["image"]["digest"], second["image"]["digest"]);
+        assert_eq!(second["image"]["tag"], second["commit"]);
+        assert_eq!(world.engine.built(), 1);
+        // The image's labels name the other commit: it is not the second build's own.
+        let pushed = world.registry.pushed.all();
+        let builds = world.registry.tags(&pushed[0]);
+        assert_eq!(builds.iter().filter(|tag| tag.starts_with("build-")).count(), 1, "{builds:?}");
+
+        world.engine.sees(Some("another"));
+        world.request(&of_branch("b3", "one")).await;
+        assert_eq!(world.notified(3).await[2].1["data"]["reused"], false);
+        world.engine.sees(None);
+        for (at, (id, branch)) in [("b4", "one"), ("b5", "two")].into_iter().enumerate() {
+            world.request(&of_branch(id, branch)).await;
+            assert_eq!(world.notified(4 + at).await[3 + at].1["data"]["reused"], false);
+        }
+    });
+}
+
+#[test]
 fn the_same_request_twice_at_once_is_built_once_and_notified_under_one_id() {
     with_pipeline(settings(), async |world| {
         world.engine.hold();

@@ -8,6 +8,7 @@ mod build;
 pub mod disk;
 pub(super) mod faults;
 mod housekeeping;
+mod inputs;
 mod local;
 mod loss;
 mod push;
@@ -279,6 +280,10 @@ pub async fn context_size(plan: &Plan, limits: &Limits) -> Result<ContextSize, F
 
 #[async_trait]
 impl ImageBuilder for DockerEngine {
+    async fn inputs(&self, plan: &Plan) -> Result<Option<String>, Fault> {
+        inputs::of(self, plan).await
+    }
+
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         if !self.admitted.load(Ordering::Relaxed) {
             self.ping().await?;

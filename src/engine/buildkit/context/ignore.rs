@@ -1,7 +1,7 @@
 //! `.dockerignore`, with the meaning that Docker gives it (moby's `patternmatcher`): the engine does
 //! not apply it to an uploaded context, so the client does.
 
-use regex::{Regex, RegexBuilder};
+use super::pattern::Pattern;
 
 /// The rules of a `.dockerignore` file, in its order: the last one that matches a path decides.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ struct Rule {
     pattern: String,
     /// `!`: what matches is sent after all.
     exception: bool,
-    regex: Regex,
+    matcher: Pattern,
 }
 
 /// Which rules matched a directory; what lies below it is matched by them too.
@@ -27,11 +27,14 @@ pub(super) struct Matched {
 impl IgnoreRules {
     /// More rules than honest files have: matching costs rules times files.
     const MOST: usize = 2_000;
+    /// The same of `*`, in all rules together.
+    const MOST_WILD: usize = 10_000;
 
     /// Reads the text of a `.dockerignore` file. The error says which line is wrong.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut rules = Vec::new();
+        let mut wild = 0;
         for (number, line) in text.lines().enumerate() {
             if line.starts_with('#') {
                 continue;
@@ -55,9 +58,13 @@ impl IgnoreRules {
                 Some(rest) if !rest.is_empty() => rest.to_owned(),
                 _ => cleaned,
             };
-            let regex = regex_of(&pattern)
+            let matcher = Pattern::parse(&pattern)
                 .ok_or_else(|| format!("line {}: bad pattern `{pattern}`", number + 1))?;
-            rules.push(Rule { pattern, exception, regex });
+            wild += matcher.wild();
+            if wild > Self::MOST_WILD {
+                return Err(format!("its patterns have more than {} `*`", Self::MOST_WILD));
+            }
+            rules.push(Rule { pattern, exception, matcher });
         }
         Ok(Self(rules))
     }
@@ -68,7 +75,7 @@ impl IgnoreRules {
         let mut result = Matched { rules: Vec::with_capacity(self.0.len()), ignored: false };
         for (index, rule) in self.0.iter().enumerate() {
             let by_parent = parent.rules.get(index).copied().unwrap_or(false);
-            let matches = by_parent || rule.regex.is_match(path);
+            let matches = by_parent || rule.matcher.matches(path);
             result.rules.push(matches);
             if matches {
                 result.ignored = !rule.exception;
@@ -104,65 +111,6 @@ fn clean(path: &str) -> String {
         (false, true) => ".".to_owned(),
         (false, false) => joined,
     }
-}
-
-/// The pattern as a regular expression: `*` and `?` stop at a slash, `**` does not, `\` takes the
-/// next character as it is.
-fn regex_of(pattern: &str) -> Option<Regex> {
-    let mut regex = String::from("^");
-    let mut rest = pattern.chars().peekable();
-    let mut first = true;
-    while let Some(c) = rest.next() {
-        match c {
-            '*' if rest.next_if_eq(&'*').is_some() => {
-                let slash = rest.next_if_eq(&'/').is_some();
-                let tail: String = rest.clone().collect();
-                // `**name` at the start means any path that ends so, as long as nothing else in it
-                // is special; moby has it so.
-                let suffix = first && !slash && !tail.contains(['*', '?', '[', ']', '\\']);
-                regex.push_str(if tail.is_empty() || suffix { ".*" } else { "(.*/)?" });
-            }
-            '*' => regex.push_str("[^/]*"),
-            '?' => regex.push_str("[^/]"),
-            '\\' => match rest.next() {
-                Some(literal) => push_literal(&mut regex, literal),
-                None => return None,
-            },
-            '[' => push_class(&mut regex, &mut rest)?,
-            literal => push_literal(&mut regex, literal),
-        }
-        first = false;
-    }
-    regex.push('$');
-    RegexBuilder::new(&regex).dot_matches_new_line(true).build().ok()
-}
-
-/// A class such as `[a-c]` or `[^x]`, whose `[` was read. `None` = it is not closed, or empty.
-fn push_class(
-    regex: &mut String,
-    rest: &mut std::iter::Peekable<std::str::Chars<'_>>,
-) -> Option<()> {
-    regex.push('[');
-    if rest.next_if_eq(&'^').is_some() {
-        regex.push('^');
-    }
-    let mut empty = true;
-    loop {
-        match rest.next()? {
-            ']' if empty => return None,
-            ']' => break,
-            '-' => regex.push('-'),
-            '\\' => push_literal(regex, rest.next()?),
-            literal => push_literal(regex, literal),
-        }
-        empty = false;
-    }
-    regex.push(']');
-    Some(())
-}
-
-fn push_literal(regex: &mut String, literal: char) {
-    regex.push_str(&regex::escape(literal.encode_utf8(&mut [0; 4])));
 }
 
 #[cfg(test)]

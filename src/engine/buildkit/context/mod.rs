@@ -4,9 +4,13 @@
 //! whatever worker the tree was cloned. What `.dockerignore` names stays behind, and so does what the
 //! engine did not ask for (`follow`).
 
+mod bases;
+mod contents;
 mod follow;
 mod ignore;
+mod pattern;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -17,7 +21,9 @@ use std::path::{Component, Path, PathBuf};
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::ports::Plan;
+use tokio_util::sync::CancellationToken;
 
+use contents::Contents;
 pub(super) use follow::Follow;
 use follow::Place;
 use ignore::{IgnoreRules, Matched};
@@ -75,6 +81,25 @@ impl Context {
             Err(Unsent::Unusable(fault)) => Err(fault),
             // Nobody hangs up on a count.
             Ok(()) | Err(Unsent::HungUp) => Ok(size),
+        }
+    }
+
+    /// The images that the Dockerfile names; `None` = that cannot be told.
+    pub(in crate::engine) fn bases(&self) -> Option<BTreeSet<String>> {
+        bases::bases(&String::from_utf8_lossy(&self.dockerfile))
+    }
+
+    /// A name for all that would be sent: other paths, modes, link targets or contents have another one. `None`
+    /// = nobody wants to know any more. Blocks.
+    pub(in crate::engine) fn contents(
+        &self,
+        unwanted: CancellationToken,
+    ) -> Result<Option<String>, Fault> {
+        let mut contents = Contents::new(unwanted);
+        match self.walk(&Follow::All, &mut contents) {
+            Ok(()) => Ok(Some(contents.finish())),
+            Err(Unsent::HungUp) => Ok(None),
+            Err(Unsent::Unusable(fault)) => Err(fault),
         }
     }
 

@@ -10,7 +10,7 @@ use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Tripwire;
-use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder};
+use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 
 use super::DiskGuard;
 use crate::engine::docker::faults::shown_step;
@@ -23,6 +23,10 @@ const MOST_REMEMBERED: usize = 1000;
 
 #[async_trait]
 impl ImageBuilder for DiskGuard {
+    async fn inputs(&self, plan: &Plan) -> Result<Option<String>, Fault> {
+        self.inner.engine.inputs(plan).await
+    }
+
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
         let inner = &self.inner;
         if let Err(complaint) = self.look().await {

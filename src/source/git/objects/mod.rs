@@ -252,7 +252,8 @@ fn broken_off(git: &Git, status: ExitStatus) -> Trouble {
             fault(Reason::TooLarge, message).into()
         }
         Some(SIGKILL) => worker("was stopped by the system").into(),
-        None if status.code() == Some(i32::from(process::EXIT_WORKER)) => worker("failed").into(),
+        // Any other than the code of a panic.
+        None if status.code() != Some(101) => worker("failed").into(),
         _ => Trouble::Unreadable(fault(
             Reason::ForbiddenSource,
             format!("Git breaks off when it reads the repository ({status}): it is malformed."),
