@@ -11,7 +11,6 @@ use prost::Message;
 use regex::Regex;
 use tonic::{Code, Status};
 
-use super::events::Follower;
 use crate::engine::docker::faults::{SHOWN_BYTES, engine_broke, fault, pattern, scrub, shown_step};
 
 /// A step that failed, as the engine reports it.
@@ -26,17 +25,19 @@ pub(super) fn broke(error: &dyn Display) -> Fault {
     engine_broke("building", error)
 }
 
-/// A build that failed with `status`.
-pub(super) fn of_build(status: &Status, follower: &Follower<'_>) -> Fault {
+/// A build that failed with `status`. `failed` tells of the step that failed, by its digest where the engine
+/// names one; `reads_dockerfile` = the engine has the Dockerfile, and has begun none of its steps.
+pub(super) fn of_build(
+    status: &Status,
+    failed: impl FnOnce(Option<&str>) -> Option<FailedStep>,
+    reads_dockerfile: bool,
+) -> Fault {
     // What the engine itself answers has no source: that is a connection that broke.
     if status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::Cancelled) {
         return broke(&status.message());
     }
-    of_error(
-        status.message(),
-        follower.failed(failed_vertex(status.details()).as_deref()).as_ref(),
-        follower.reads_dockerfile(),
-    )
+    let failed = failed(failed_vertex(status.details()).as_deref());
+    of_error(status.message(), failed.as_ref(), reads_dockerfile)
 }
 
 /// The digest of the step that failed, of engines that say it with the error.

@@ -83,7 +83,11 @@ impl Solve<'_> {
                 .get(IMAGE_ID)
                 .cloned()
                 .ok_or_else(|| faults::broke(&"it does not say which image it made")),
-            Err(status) => Err(faults::of_build(&status, &follower)),
+            Err(status) => Err(faults::of_build(
+                &status,
+                |digest| follower.failed(digest),
+                follower.reads_dockerfile(),
+            )),
         }
     }
 

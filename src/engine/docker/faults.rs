@@ -13,6 +13,9 @@ use super::address::Address;
 /// A step's name and an error are cut to this many bytes in a message.
 pub(in crate::engine) const SHOWN_BYTES: usize = 300;
 
+/// A short question to the engine is answered within this time.
+pub(in crate::engine) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The engine takes no connection.
 pub(in crate::engine) fn engine_down(address: &Address, error: &dyn Display) -> Fault {
     fault(

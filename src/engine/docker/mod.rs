@@ -9,7 +9,7 @@ pub mod disk;
 pub(super) mod faults;
 mod housekeeping;
 mod inputs;
-mod local;
+pub(super) mod local;
 mod loss;
 mod push;
 mod revisions;
@@ -19,7 +19,6 @@ pub(super) mod wire;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::Docker;
@@ -36,6 +35,7 @@ use image_builder_actors::model::secret::{Secret, Tripwire};
 use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 
 use address::Address;
+use faults::ANSWER_TIMEOUT;
 pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
@@ -54,8 +54,6 @@ use crate::engine::buildkit::times::FileTimes;
 use crate::net::address::without_credentials;
 use crate::net::proxy::Proxies;
 
-/// A short question to the engine is answered within this time.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What bollard allows for the start of an answer, in seconds.
 const CLIENT_TIMEOUT: u64 = 120;
 
