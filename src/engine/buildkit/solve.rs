@@ -25,7 +25,7 @@ use crate::engine::docker::address::Address;
 /// Most that the build arguments, labels and the like of a build hold together, in bytes.
 const LONGEST_REQUEST: usize = 60 * 1024;
 /// How long the last news of a build that has ended may be under way.
-const LAST_NEWS: Duration = Duration::from_secs(2);
+const LAST_NEWS: Duration = Duration::from_secs(15);
 /// The build argument that the front end takes for the name space of cache mounts.
 const CACHE_NAME_SPACE: &str = "build-arg:BUILDKIT_CACHE_MOUNT_NS";
 /// What the engine gives back as the id of an image.

@@ -52,6 +52,7 @@ async fn no_repository_has_a_proxy_reach_what_is_private() {
         let proxy = ForwardProxy::start("a-password", &names).await;
         let outer = GitRepo::create("contract", "outer");
         outer.add_submodule("part", &format!("http://{host}:{port}/a/b.git"), &"1".repeat(40));
+        outer.commit_index();
         let request = request(&name(&outer), Target::DefaultBranch, None);
         refused(&with(behind(&proxy)), &request, Reason::ForbiddenSource, "public address").await;
         assert_eq!(proxy.asked(), [""; 0], "{host}");
