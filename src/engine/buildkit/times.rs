@@ -97,7 +97,7 @@ impl FileTimes {
 pub(in crate::engine) struct BuildTimes {
     /// In nanoseconds since 1970, as all times here.
     now: i64,
-    /// Of the last build, by [`identity`].
+    /// Of the last build, by what each entry is: its path, mode and content.
     known: Arc<HashMap<u64, i64>>,
     seen: Mutex<HashMap<u64, i64>>,
 }
@@ -108,7 +108,7 @@ impl BuildTimes {
         self.now
     }
 
-    /// The time of a file, by its [`identity`].
+    /// The time of an entry that is this one.
     pub(super) fn of(&self, identity: u64) -> i64 {
         let time = self.known.get(&identity).copied().unwrap_or(self.now);
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(identity, time);
