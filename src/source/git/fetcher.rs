@@ -53,7 +53,7 @@ impl Fetcher {
             }
         }
         let repository = self.scratch.join("repository.git");
-        let fetched = self.into_scratch(connection, refs, wanted, tree, &repository);
+        let fetched = self.fetch_into_scratch(connection, refs, wanted, tree, &repository);
         let fetched = fetched.map_err(settled)?;
         remove(&repository)?;
         Ok(fetched)
@@ -114,7 +114,7 @@ impl Fetcher {
         result
     }
 
-    fn into_scratch(
+    fn fetch_into_scratch(
         &self,
         connection: &Connection,
         refs: &Advertisement,

@@ -200,7 +200,7 @@ fn whose(image: &ImageUsage, registry: &str, old: bool) -> Whose {
             digest == image.id && names.iter().any(is_name)
         })
     };
-    if image.digests().iter().any(|it| !is_local(it) && !(made_here && of_a_name(it))) {
+    if image.digests().iter().any(|it| !(is_local(it) || made_here && of_a_name(it))) {
         return Whose::Others;
     }
     if names.is_empty() {
