@@ -3,8 +3,13 @@
 use image_builder_actors::model::fault::{Reason, StageName};
 use image_builder_actors::model::request::RepoName;
 use image_builder_actors::testing::source::{FakeCommit, FakeRepository};
-use image_builder_actors::testing::world::{fault, request_with, settings, with_pipeline};
-use serde_json::json;
+use image_builder_actors::testing::world::{fault, settings, with_pipeline};
+use serde_json::{Value, json};
+
+/// A request of this repository with the credential of this name.
+fn request(repo: &str, reference: &str) -> Value {
+    json!({"uuid": "b1", "userID": "alice", "repo": repo, "tokenRef": reference})
+}
 
 /// A repository that wants this token.
 fn private(token: &str) -> FakeRepository {
@@ -24,8 +29,7 @@ fn a_token_is_made_at_each_try() {
         world.forge.add(repo, private("the-token-of-this-hour"));
         world.forge.script.fail(1, fault(StageName::Connector, Reason::ForgeFailed));
         world.credentials.know("team-7", "the-token-of-this-hour");
-        let mut request = request_with("b1", "tokenRef", "team-7");
-        request["repo"] = json!("o/private");
+        let request = request("o/private", "team-7");
         let (id, body) = world.outcome_of(&request).await;
         assert_eq!((id.as_str(), &body["data"]["attempts"]), ("b1.image.ready", &json!(2)));
         assert_eq!(world.credentials.calls.all(), ["b1", "b1"]);
@@ -35,7 +39,7 @@ fn a_token_is_made_at_each_try() {
 #[test]
 fn a_credential_that_is_not_given_is_told_and_nothing_is_fetched() {
     with_pipeline(settings(), async |world| {
-        let request = request_with("b1", "tokenRef", "of-somebody-else");
+        let request = request("owner/name", "of-somebody-else");
         let (id, body) = world.outcome_of(&request).await;
         assert_eq!(id, "b1.build.failed");
         assert_eq!(body["data"]["reason"], "unauthorized");
@@ -50,7 +54,7 @@ fn who_makes_the_tokens_may_fail_for_a_while() {
     with_pipeline(settings(), async |world| {
         world.credentials.know("team-7", "a-token");
         world.credentials.script.fail(1, fault(StageName::Connector, Reason::ForgeFailed));
-        let request = request_with("b1", "tokenRef", "team-7");
+        let request = request("owner/name", "team-7");
         let (id, body) = world.outcome_of(&request).await;
         assert_eq!((id.as_str(), &body["data"]["attempts"]), ("b1.image.ready", &json!(2)));
     });
