@@ -156,7 +156,8 @@ async fn a_commit_that_the_server_no_longer_gives_out_is_not_taken_from_what_is_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_damaged_or_half_there_is_thrown_away_and_never_a_wrong_tree() {
-    let damage: [(&str, fn(&Path)); 5] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 5] = [
         ("a pack of zeros", |pack| {
             let length = pack.metadata().expect("there").len() as usize;
             std::fs::remove_file(pack).expect("removed");

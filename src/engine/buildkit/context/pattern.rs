@@ -217,7 +217,7 @@ mod tests {
             "?".repeat(2_999),
             "*a".repeat(500) + "b",
             "**/a".repeat(500) + "b",
-            "*".repeat(1) + &"?*".repeat(500) + "b",
+            "*".to_owned() + &"?*".repeat(500) + "b",
         ] {
             let pattern = Pattern::parse(&pattern).expect("a pattern");
             assert!(!pattern.matches(&path));
