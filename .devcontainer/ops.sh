@@ -181,7 +181,7 @@ test_on_newer() { # LOG
     } || return
     newer_engines >"$1.engines" 2>&1 &
     on_engines=$!
-    newer_broker_and_disks >"$1.others" 2>&1 || result=$?
+    newer_broker_and_disk >"$1.others" 2>&1 || result=$?
     wait "$on_engines" || result=$?
     cat "$1.engines" "$1.others" >>"$1"
     rm -f "$1.engines" "$1.others"
@@ -197,12 +197,11 @@ newer_engines() {
     return "$result"
 }
 
-newer_broker_and_disks() {
+newer_broker_and_disk() {
     local result=0
     suite "broker" RABBITMQ_URI="$NEWER_RABBITMQ_URI" \
         RABBITMQ_MANAGEMENT_URL="$NEWER_RABBITMQ_MANAGEMENT_URL" -- contract broker:: || result=$?
     suite "disk" ENGINE_ROOT="$NEWER_ROOT" -- disk || result=$?
-    suite "disk, containerd's image store" ENGINE_ROOT="$NEWER_ROOT" ENGINE_STORE=containerd -- disk || result=$?
     return "$result"
 }
 

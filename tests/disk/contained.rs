@@ -25,7 +25,7 @@ async fn guard_of(host: String, data_dir: &Path) -> DiskGuard {
 async fn a_worker_in_a_container_prunes_for_the_disk_that_its_volume_is_on() {
     let small = SmallEngine::start(1200).await;
     small.own.load(BASE);
-    let old = Order::of_bytes(150 * MB);
+    let old = Order::of_bytes(200 * MB);
     old.build(&*small.engine).await.expect("the build is good");
     small.fill_up_to(100 * MB);
 
