@@ -20,9 +20,15 @@ struct Stored {
     used: SystemTime,
 }
 
-/// Removes what is over the budget and in use by nobody: the least used of the user who has most.
+/// Makes room, unless somebody does so already.
 pub(super) fn make_room(cache: &Cache) {
-    let Ok(_alone) = cache.evicting.try_lock() else { return };
+    if let Ok(_alone) = cache.evicting.try_lock() {
+        evict(cache);
+    }
+}
+
+/// Removes what is over the budget and in use by nobody: the least used of the user who has most.
+pub(super) fn evict(cache: &Cache) {
     let mut users = match stored(&cache.settings.directory) {
         Ok(users) => users,
         Err(error) => {
