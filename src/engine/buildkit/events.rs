@@ -16,6 +16,9 @@ const LINE_BYTES: usize = 64 * 1024;
 /// The step in which the engine reads the Dockerfile.
 const DEFINITION: &str = "[internal] load build definition";
 
+/// What a line counts beside its text, in bytes: about what a log writes around it.
+const AROUND_LINE: u64 = 128;
+
 /// Follows one build: turns the engine's news into progress, and keeps how it ended.
 pub(super) struct Follower<'a> {
     progress: &'a BuildLog,
@@ -173,7 +176,7 @@ impl Output<'_> {
         if self.over {
             return;
         }
-        let cost = line.len() as u64 + 1;
+        let cost = line.len() as u64 + AROUND_LINE;
         if cost > self.left {
             self.over = true;
             let over =
@@ -227,10 +230,13 @@ mod tests {
 
     #[test]
     fn output_past_the_limit_is_dropped_and_one_line_says_so() {
-        let lines = followed(8, &[(1, b"123\n456\n789\nabc\n")]);
+        let limit = 2 * (AROUND_LINE + 3);
+        let lines = followed(limit, &[(1, b"123\n456\n789\nabc\n")]);
         assert_eq!(lines[..2], ["123", "456"]);
         assert_eq!(lines.len(), 3, "{lines:?}");
-        assert!(lines[2].contains("8 bytes"), "{lines:?}");
+        assert!(lines[2].contains(&format!("{limit} bytes")), "{lines:?}");
+        // Of nothing but line feeds there are not more either.
+        assert_eq!(followed(limit, &[(1, &[b'\n'; 1000])]).len(), 3);
     }
 
     #[test]
