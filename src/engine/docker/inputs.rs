@@ -15,7 +15,8 @@ use crate::blocking::blocking;
 use crate::engine::buildkit::context::Context;
 use crate::engine::credentials::PullCredentials;
 
-/// How long a registry may take to say what an image is now. It is asked again when the image is pulled.
+/// How long an engine or a registry may take to say what an image is now. A registry is asked again when the
+/// image is pulled.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same where the engine has an image of that name, which most engines take then.
 const LESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -73,7 +74,8 @@ async fn now(engine: &DockerEngine, base: &str, credentials: &PullCredentials) -
         password: Some(login.password.expose().to_owned()),
         ..DockerCredentials::default()
     });
-    let here = inspect_image(docker, base).await.ok().flatten();
+    let asked = tokio::time::timeout(PATIENCE, inspect_image(docker, base)).await;
+    let here = asked.ok().and_then(Result::ok).flatten();
     let patience = if here.is_some() { LESS_PATIENCE } else { PATIENCE };
     let asked = tokio::time::timeout(patience, docker.inspect_registry_image(base, login)).await;
     let there = asked.ok().and_then(Result::ok).and_then(|image| image.descriptor.digest);
