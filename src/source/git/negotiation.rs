@@ -38,6 +38,10 @@ impl Wish<'_> {
         if self.depth.is_some() {
             capabilities.push("shallow");
         }
+        // Servers leave out what single commits hold only where they may build on it.
+        if !self.known.is_empty() && refs.has("thin-pack") {
+            capabilities.push("thin-pack");
+        }
         if refs.names_agents() {
             capabilities.push(agent);
         }
@@ -249,7 +253,10 @@ mod tests {
         let body = String::from_utf8(wish.body(&refs)).expect("text");
         let agent = concat!("agent=git/2-image-builder-", env!("CARGO_PKG_VERSION"));
         let lines: Vec<&str> = body.split('\n').collect();
-        assert!(lines[0].ends_with(&format!("want {A} side-band-64k shallow {agent}")), "{body}");
+        assert!(
+            lines[0].ends_with(&format!("want {A} side-band-64k shallow thin-pack {agent}")),
+            "{body}"
+        );
         assert_eq!(lines[1], format!("0035shallow {B}"));
         assert_eq!(lines[2], "000ddeepen 1");
         assert_eq!(lines[3], format!("00000032have {B}"));

@@ -108,8 +108,10 @@ fn perform(
 /// Takes a pack. It is there as a whole, or not at all.
 fn index(repository: &Repository, input: &mut impl Read) -> Result<Answer, Fault> {
     let packs = repository.path().join("objects/pack");
+    // A pack may build on what is there.
+    let there = repository.odb().map_err(|error| git_fault(&error))?;
     let mut indexer =
-        Indexer::new(None, &packs, 0o444, false).map_err(|error| git_fault(&error))?;
+        Indexer::new(Some(&there), &packs, 0o444, false).map_err(|error| git_fault(&error))?;
     let mut head = Vec::with_capacity(HEAD);
     let lost = |error: io::Error| fault(Reason::Crashed, format!("A pack was lost: {error}."));
     while let Some(piece) = wire::piece(input).map_err(lost)? {
