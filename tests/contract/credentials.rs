@@ -222,7 +222,14 @@ async fn what_the_platform_answers_has_its_reason() {
         (|| Answer::bytes("{\"token\": \"hunter2\""), Kind::Service),
         (|| Answer::json(&json!({"token": ""})), Kind::Service),
         (|| Answer::json(&json!({"token": "hunter2", "expiresAt": in_minutes(-1)})), Kind::Service),
-        (|| Answer::Endless { headers: Vec::new(), piece: vec![b' '; 1 << 16] }, Kind::Service),
+        (
+            || Answer::Endless {
+                headers: Vec::new(),
+                first: Vec::new(),
+                piece: vec![b' '; 1 << 16],
+            },
+            Kind::Service,
+        ),
     ];
     for (number, (answer, kind)) in answers.into_iter().enumerate() {
         let server = StandIn::start(move |_| answer()).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use image_builder::engine::docker::disk::DiskGuard;
 use image_builder::engine::docker::disk::size::Size;
-use image_builder::engine::docker::{DockerEngine, DockerSettings};
+use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use tokio::net::{TcpListener, UnixStream};
 
 use crate::engine::SmallEngine;
@@ -15,7 +15,7 @@ use crate::orders::{MB, Order, guard, has, prune_for_room};
 const BASE: &str = "debian:bookworm-slim";
 
 async fn guard_of(host: String, data_dir: &Path) -> DiskGuard {
-    let settings = DockerSettings { host, ..DockerSettings::default() };
+    let settings = DockerSettings { host, tenancy: Tenancy::Trusted, ..DockerSettings::default() };
     let engine = DockerEngine::connect(settings).expect("good settings");
     engine.ping().await.expect("the engine answers");
     guard(&Arc::new(engine), data_dir, prune_for_room)

@@ -11,6 +11,7 @@ use image_builder::engine::docker::disk::space::{Place, Room};
 use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use tempfile::TempDir;
 
+use crate::orders::Order;
 use crate::support::PATIENCE;
 use crate::support::own_engine::OwnEngine;
 
@@ -57,11 +58,8 @@ impl SmallEngine {
     /// and nothing tells when that is over: it is tried with a build that nobody needs.
     pub(crate) async fn has_let_go(&self) {
         let before = self.cache_records();
-        let context = tempfile::tempdir().expect("a directory");
-        std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n")
-            .expect("written");
-        let image = self.own.docker(&["build", "--quiet", path(context.path())]);
-        self.own.docker(&["image", "rm", image.trim()]);
+        let image = Order::of_bytes(1000).build(&*self.engine).await.expect("the build is good");
+        self.own.docker(&["image", "rm", "--force", &image.id]);
         let records = self.cache_records();
         let of_this: Vec<&String> = records.difference(&before).collect();
         assert!(!of_this.is_empty(), "a build has records in the cache");

@@ -128,8 +128,8 @@ async fn full_in_the_middle() {
     }
     assert_eq!(worker.guard.look().await, Ok(()), "the watermark is not what stops the build");
 
-    // Three times that is needed: as the context comes, unpacked, and as a layer.
-    let large = Order::of_bytes(120 * MB);
+    // Twice that is needed: as the context comes, and as a layer.
+    let large = Order::of_bytes(200 * MB);
     let (broker, managers) = (FakeBroker::default(), FakeNotifier::default());
     let (builder, registry) = (worker.builder.clone(), FakeRegistry::default());
     let ports = Ports {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -51,9 +52,10 @@ pub enum Answer {
         headers: Vec<(String, String)>,
         body: Vec<u8>,
     },
-    /// Sends this piece for ever.
+    /// Sends the first piece once, and the other one for ever.
     Endless {
         headers: Vec<(String, String)>,
+        first: Vec<u8>,
         piece: Vec<u8>,
     },
     /// Passes the request on to this server, and its answer back.
@@ -185,11 +187,10 @@ type Body = BoxBody<Bytes, Infallible>;
 async fn respond(answer: Answer, asked: Asked) -> io::Result<Response<Body>> {
     let (status, headers, body): (u16, Vec<(String, String)>, Body) = match answer {
         Answer::Text { status, headers, body } => (status, headers, Full::from(body).boxed()),
-        Answer::Endless { headers, piece } => {
-            let piece = Bytes::from(piece);
-            let frames = futures_util::stream::repeat_with(move || {
-                Ok::<_, Infallible>(Frame::data(piece.clone()))
-            });
+        Answer::Endless { headers, first, piece } => {
+            let pieces = std::iter::once(Bytes::from(first)).chain(std::iter::repeat(piece.into()));
+            let frames = futures_util::stream::iter(pieces);
+            let frames = frames.map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
             (200, headers, BodyExt::boxed(StreamBody::new(frames)))
         }
         Answer::From(server) => pass_on(&server, asked).await,

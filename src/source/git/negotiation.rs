@@ -18,6 +18,9 @@ use crate::source::session::size;
 /// The words of git's upload-pack about an object that it does not give out.
 const NOT_OURS: &str = "not our ref";
 
+/// Commits at which the history that is sent may end: there is one for each that is wanted, or known.
+const MOST_ENDS: usize = 10_000;
+
 /// What is wanted, and what is there.
 pub(super) struct Wish<'a> {
     pub(super) wanted: &'a [Oid],
@@ -121,6 +124,9 @@ impl Answer<'_> {
                 Line::End => return Err(self.odd("it ends early")),
                 Line::Data(line) => {
                     let text = String::from_utf8_lossy(&line);
+                    if ends.len() >= MOST_ENDS {
+                        return Err(self.odd("more ends of its history than there can be"));
+                    }
                     if let Some(id) = text.strip_prefix("shallow ") {
                         let id = Oid::from_str(id.trim_end());
                         ends.push(id.map_err(|_| self.odd("a line without an object name"))?);

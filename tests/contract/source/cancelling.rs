@@ -117,7 +117,8 @@ async fn a_fetch_ends_when_it_is_dropped_in_the_middle_of_a_pack() {
             return Answer::From(server_url());
         }
         tell.notify_one();
-        Answer::Endless { headers: Vec::new(), piece: b"0008NAK\n".to_vec() }
+        let first = b"00000008NAK\n".to_vec();
+        Answer::Endless { headers: Vec::new(), first, piece: b"0006\x02.".to_vec() }
             .with("content-type", "application/x-git-upload-pack-result")
     })
     .await;

@@ -107,7 +107,11 @@ async fn a_forge_that_speaks_nonsense_or_breaks_off_has_failed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_refs_without_an_end_is_bounded() {
     let kind = "application/x-git-upload-pack-advertisement";
-    let endless = move || Answer::Endless { headers: Vec::new(), piece: vec![b'0'; 1 << 16] };
+    let endless = move || Answer::Endless {
+        headers: Vec::new(),
+        first: Vec::new(),
+        piece: vec![b'0'; 1 << 16],
+    };
     let forge = StandIn::start(move |_| endless().with("content-type", kind)).await;
     let limits = Limits { transfer_bytes: 10 << 20, ..Limits::default() };
     let connector = connector(&forge.url(), &forge.url(), limits);
