@@ -160,11 +160,7 @@ impl Admission {
 
     /// Waits until a job moves on or ends, from this call on.
     pub fn changed(&self) -> impl Future<Output = ()> + use<> {
-        let moved = self.moved.clone();
-        let mut notified = Box::pin(async move { moved.notified().await });
-        // Polled once, it waits already.
-        let _ = futures_util::FutureExt::now_or_never(&mut notified);
-        notified
+        self.moved.clone().notified_owned()
     }
 
     /// How many builds of each user are in hand; what is only pushed is built.

@@ -57,8 +57,8 @@ async fn what_is_over_the_budget_goes_from_who_has_most_and_never_while_it_is_us
     let small = fill(&cache, &kept("small", "x", None), 300).await;
     let old = fill(&cache, &kept("large", "old", None), 300).await;
     let used = fill(&cache, &kept("large", "used", None), 300).await;
-    let past = SystemTime::now() - std::time::Duration::from_secs(60);
-    for path in [&small, &old] {
+    for (path, seconds) in [(&small, 60), (&old, 60), (&used, 30)] {
+        let past = SystemTime::now() - std::time::Duration::from_secs(seconds);
         let file = fs::File::options().write(true).open(path.join(COMMITS)).expect("opened");
         file.set_modified(past).expect("set");
     }
