@@ -110,8 +110,8 @@ fn a_word_of_a_later_version_is_unsupported_and_named() {
     let requests = vec![
         (plain(&world, json!({"type": "merge-queue", "mergeQueue": "main"})), "`merge-queue`"),
         (plain(&world, json!({"type": "Branch", "branch": "main"})), "`Branch`"),
-        (plain(&world, json!({"connector": "gitlab"})), "`gitlab`"),
-        (nested(&world, json!({"connector": "gitlab"})), "`gitlab`"),
+        (plain(&world, json!({"connector": "sourcehut"})), "`sourcehut`"),
+        (nested(&world, json!({"connector": "sourcehut"})), "`sourcehut`"),
         (plain(&world, json!({"buildPlan": {"builder": "bazel"}})), "`bazel`"),
         (
             plain(&world, json!({"version": 99, "connector": "gitea", "instance": {"id": 1}})),

@@ -138,7 +138,8 @@ impl BuildLog {
     fn hold_or_pass_on(&self, step: Option<StepRef>, event: BuildEvent) {
         match event {
             BuildEvent::Output(line) => {
-                let lines = self.held().add(&self.redactor, step, line.trim_end());
+                let lines =
+                    self.held().add(&self.redactor, step, line.trim_end_matches(['\r', '\n']));
                 self.pass_on_lines(step, lines);
             }
             BuildEvent::StepFinished { .. } => {

@@ -270,7 +270,8 @@ impl Row {
             Request::UsedUp => check_failures(&told, "registry_failed", 5),
             _ => {
                 check_images(&told, if self.request == Request::Failed { 2 } else { 1 });
-                assert_eq!(source.builds(&[&first, &second]), 1, "{self:?}: it was built once");
+                // The last lines of the one that was killed may be lost with it.
+                assert!(source.builds(&[&first, &second]) <= 1, "{self:?}: it was built once");
             }
         }
         assert_eq!(workspaces(&data), 0, "{self:?}");

@@ -92,6 +92,8 @@ mod tests {
         );
         let split = [(1, "x corre"), (2, "y"), (1, "ct h"), (1, ""), (1, "orse battery"), (1, "z")];
         assert_eq!(written(&split), ["y", "x [secret]", "z"]);
+        // A part of it may end with what else would be left out at the end of a line.
+        assert_eq!(written(&[(1, "correct "), (1, "horse "), (1, "battery")]), ["[secret]"]);
         // Its base64, as programs wrap it.
         let wrapped = [(1, "Y29ycmVjdCBo"), (1, "b3JzZSBiYXR0"), (1, "ZXJ5Cg==")];
         assert_eq!(written(&wrapped), ["[secret]Cg=="]);
