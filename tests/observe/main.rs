@@ -35,6 +35,7 @@ impl Idle {
             ("RABBITMQ_URI", "amqp://guest:guest@127.0.0.1:1/%2f"),
             ("DATA_DIR", &data.path().display().to_string()),
             ("HTTP_ADDR", "127.0.0.1:0"),
+            ("TENANCY", "trusted"),
         ]
         .iter()
         .chain(more)

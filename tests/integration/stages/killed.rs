@@ -316,8 +316,7 @@ impl Row {
     }
 
     fn dies_with_a_workspace(&self) -> bool {
-        ["connector::fetched", "builder::handle", "builder::work", "builder::built"]
-            .contains(&self.at)
+        ["connector::fetched", "builder::handle", "builder::work"].contains(&self.at)
     }
 
     #[track_caller]
