@@ -1,4 +1,4 @@
-//! The objects of one repository, as the worker sees them: in the hands of a [child](self::child) process.
+//! The objects of one repository, as the worker sees them: in the hands of a [child] process.
 //!
 //! | file | does |
 //! |---|---|
