@@ -1,11 +1,14 @@
 //! Releases by a forge's REST API: what those that have them have in common.
 
 use image_builder_actors::model::fault::{Fault, Reason};
-use reqwest::header::{HeaderMap, LINK};
+use image_builder_actors::model::request::RepoName;
+use image_builder_actors::model::secret::Secret;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LINK};
 use reqwest::{Method, Request, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::net::http::authorization;
 use crate::source::fault;
 use crate::source::http::{Address, Http, below};
 
@@ -16,8 +19,8 @@ const PAGES: usize = 20;
 
 /// A release, as all of them describe it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Release {
-    pub(super) tag_name: String,
+struct Release {
+    tag_name: String,
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
@@ -29,38 +32,77 @@ pub(super) struct Release {
 
 impl Release {
     /// Whether it is out.
-    pub(super) fn is_out(&self) -> bool {
+    fn is_out(&self) -> bool {
         !self.draft && !self.is_upcoming
     }
 }
 
-/// The releases of one repository.
-pub(super) struct Releases<'a> {
-    pub(super) http: &'a Http,
-    /// What the API is asked with beside the address; with a token, its credential among it.
-    pub(super) headers: HeaderMap,
-    pub(super) with_token: bool,
+/// Where a forge's API has the releases of a repository, and how it is asked.
+pub(in crate::source) struct ReleaseApi {
     /// The list of them.
     pub(super) url: Url,
     /// The query that lists them, newest first, as many as one page can have.
     pub(super) listing: &'static str,
-    pub(super) label: String,
+    /// Where the newest one is below the list; `None` = it is the list's first.
+    pub(super) latest: Option<&'static str>,
+    /// Below what of the list a release is by its tag; `None` = below the list itself.
+    pub(super) by_tag: Option<&'static str>,
+    /// What is sent along, a credential apart.
+    pub(super) headers: HeaderMap,
+    /// The scheme in which a token is shown.
+    pub(super) scheme: &'static str,
+}
+
+impl ReleaseApi {
+    /// The tag of a release; see [`Forge::release_tag`](super::Forge::release_tag).
+    pub(super) async fn tag(
+        mut self,
+        http: &Http,
+        token: Option<&Secret>,
+        repo: &RepoName,
+        release: &str,
+    ) -> Result<Option<String>, Fault> {
+        if let Some(token) = token {
+            let token = authorization(self.scheme, token.expose()).ok_or_else(unusable_token)?;
+            self.headers.insert(AUTHORIZATION, token);
+        }
+        let label = format!("repository `{repo}`");
+        let releases = Releases { api: &self, http, with_token: token.is_some(), label };
+        let found = match (release, self.latest) {
+            ("latest", Some(latest)) => releases.get(&[latest]).await?,
+            ("latest", None) => releases.newest(|_| true).await?,
+            (tag, _) => {
+                let segments: Vec<_> = self.by_tag.into_iter().chain([tag]).collect();
+                match releases.get(&segments).await? {
+                    Some(found) => Some(found),
+                    None => releases.named(release).await?,
+                }
+            }
+        };
+        Ok(found.map(|release| release.tag_name))
+    }
+}
+
+/// The releases of one repository.
+struct Releases<'a> {
+    api: &'a ReleaseApi,
+    http: &'a Http,
+    /// Whether a credential is shown.
+    with_token: bool,
+    label: String,
 }
 
 impl Releases<'_> {
     /// The release below the list's address.
-    pub(super) async fn get(&self, segments: &[&str]) -> Result<Option<Release>, Fault> {
-        let url = below(&self.url, segments.iter().copied());
+    async fn get(&self, segments: &[&str]) -> Result<Option<Release>, Fault> {
+        let url = below(&self.api.url, segments.iter().copied());
         Ok(self.page(url).await?.map(|(release, _)| release))
     }
 
     /// The newest release that is out and meant.
-    pub(super) async fn newest(
-        &self,
-        is_meant: impl Fn(&Release) -> bool,
-    ) -> Result<Option<Release>, Fault> {
-        let mut url = self.url.clone();
-        url.set_query(Some(self.listing));
+    async fn newest(&self, is_meant: impl Fn(&Release) -> bool) -> Result<Option<Release>, Fault> {
+        let mut url = self.api.url.clone();
+        url.set_query(Some(self.api.listing));
         let mut next = Some(url);
         for _ in 0..PAGES {
             let Some(url) = next else { break };
@@ -75,7 +117,7 @@ impl Releases<'_> {
     }
 
     /// The newest release of this name.
-    pub(super) async fn named(&self, name: &str) -> Result<Option<Release>, Fault> {
+    async fn named(&self, name: &str) -> Result<Option<Release>, Fault> {
         self.newest(|release| release.name.as_deref() == Some(name)).await
     }
 
@@ -84,7 +126,7 @@ impl Releases<'_> {
         let (is_trusted, label) = (true, self.label.clone());
         let address = Address { url: url.clone(), is_trusted, is_api: true, label };
         let mut request = Request::new(Method::GET, url);
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = self.api.headers.clone();
 
         let (response, url) = self.http.send(&address, request).await?;
         if response.status() == StatusCode::NOT_FOUND {
@@ -110,8 +152,13 @@ impl Releases<'_> {
     }
 }
 
+/// What forges are told that have no media type of their own.
+pub(super) fn accept_json() -> HeaderMap {
+    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))])
+}
+
 /// A token has characters that no header holds.
-pub(super) fn unusable_token() -> Fault {
+fn unusable_token() -> Fault {
     fault(Reason::Unauthorized, "The token has characters that no token has.")
 }
 

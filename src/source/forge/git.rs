@@ -1,14 +1,12 @@
 //! Any git server over HTTPS that the operator has named.
 
-use async_trait::async_trait;
-use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::request::RepoName;
 use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
-use super::{Forge, tag_of_no_release, user_and_password};
-use crate::source::http::{Address, Http, RateLimitHeaders, below};
+use super::{Forge, user_and_password};
+use crate::source::http::{Address, below};
 
 /// One server.
 pub(super) struct GitServer {
@@ -24,32 +22,13 @@ impl GitServer {
     }
 }
 
-#[async_trait]
 impl Forge for GitServer {
     fn url(&self) -> &Url {
         &self.url
     }
 
-    fn api(&self) -> Option<&Url> {
-        None
-    }
-
     fn git_user(&self) -> &'static str {
         "git"
-    }
-
-    fn rate_limit(&self) -> RateLimitHeaders {
-        RateLimitHeaders { remaining: "x-ratelimit-remaining", reset: "x-ratelimit-reset" }
-    }
-
-    async fn release_tag(
-        &self,
-        _http: &Http,
-        _token: Option<&Secret>,
-        _repo: &RepoName,
-        release: &str,
-    ) -> Result<Option<String>, Fault> {
-        tag_of_no_release(release)
     }
 
     fn repository(&self, repo: &RepoName) -> Address {

@@ -1,17 +1,13 @@
 //! GitHub, and GitHub Enterprise: what is its own beside git, and its REST API.
 
-use async_trait::async_trait;
-use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::request::RepoName;
-use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
 
-use super::api::{Releases, unusable_token};
+use super::api::ReleaseApi;
 use super::{Forge, base};
-use crate::net::http::bearer;
 use crate::source::GitSetupError;
-use crate::source::http::{Http, RateLimitHeaders, below};
+use crate::source::http::below;
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.github+json");
 const API_VERSION: (HeaderName, HeaderValue) =
@@ -44,7 +40,6 @@ impl Github {
     }
 }
 
-#[async_trait]
 impl Forge for Github {
     fn url(&self) -> &Url {
         &self.url
@@ -58,37 +53,14 @@ impl Forge for Github {
         "x-access-token"
     }
 
-    fn rate_limit(&self) -> RateLimitHeaders {
-        RateLimitHeaders { remaining: "x-ratelimit-remaining", reset: "x-ratelimit-reset" }
-    }
-
-    async fn release_tag(
-        &self,
-        http: &Http,
-        token: Option<&Secret>,
-        repo: &RepoName,
-        release: &str,
-    ) -> Result<Option<String>, Fault> {
-        let mut headers = HeaderMap::from_iter([(ACCEPT, MEDIA_TYPE), API_VERSION]);
-        if let Some(token) = token {
-            let token = bearer(token.expose()).ok_or_else(unusable_token)?;
-            headers.insert(AUTHORIZATION, token);
-        }
-        let releases = Releases {
-            http,
-            headers,
-            with_token: token.is_some(),
+    fn releases(&self, repo: &RepoName) -> Option<ReleaseApi> {
+        Some(ReleaseApi {
             url: below(&self.api, ["repos", &repo.owner, &repo.name, "releases"]),
             listing: "per_page=100",
-            label: format!("repository `{repo}`"),
-        };
-        let found = match release {
-            "latest" => releases.get(&["latest"]).await?,
-            tag => match releases.get(&["tags", tag]).await? {
-                Some(found) => Some(found),
-                None => releases.named(release).await?,
-            },
-        };
-        Ok(found.map(|release| release.tag_name))
+            latest: Some("latest"),
+            by_tag: Some("tags"),
+            headers: HeaderMap::from_iter([(ACCEPT, MEDIA_TYPE), API_VERSION]),
+            scheme: "Bearer",
+        })
     }
 }

@@ -17,6 +17,7 @@ use image_builder_actors::model::secret::Secret;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
+use self::api::ReleaseApi;
 pub use self::github::GithubSettings;
 use super::http::{Address, Http, RateLimitHeaders, below};
 use super::{GitSetupError, fault};
@@ -29,13 +30,22 @@ pub(super) trait Forge: Send + Sync + 'static {
     fn url(&self) -> &Url;
 
     /// The address of its API, which is asked for the tags of releases; `None` = it has no releases.
-    fn api(&self) -> Option<&Url>;
+    fn api(&self) -> Option<&Url> {
+        None
+    }
+
+    /// What its API says of a repository's releases; `None` = it has none.
+    fn releases(&self, _repo: &RepoName) -> Option<ReleaseApi> {
+        None
+    }
 
     /// The user that git names beside a token, which is the password.
     fn git_user(&self) -> &'static str;
 
-    /// Where it states its limit on requests.
-    fn rate_limit(&self) -> RateLimitHeaders;
+    /// Where it states its limit on requests, or what stands before it does.
+    fn rate_limit(&self) -> RateLimitHeaders {
+        RateLimitHeaders { remaining: "x-ratelimit-remaining", reset: "x-ratelimit-reset" }
+    }
 
     /// The tag of a release, by the forge's API: of the newest full one for `latest`, else of the one
     /// with this tag, else of the newest one with this name. `None` = the API knows none; it does not
@@ -46,7 +56,12 @@ pub(super) trait Forge: Send + Sync + 'static {
         token: Option<&Secret>,
         repo: &RepoName,
         release: &str,
-    ) -> Result<Option<String>, Fault>;
+    ) -> Result<Option<String>, Fault> {
+        match self.releases(repo) {
+            Some(api) => api.tag(http, token, repo, release).await,
+            None => tag_of_no_release(release),
+        }
+    }
 
     /// Where a repository is cloned from.
     fn repository(&self, repo: &RepoName) -> Address {

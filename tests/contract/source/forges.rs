@@ -19,7 +19,7 @@ use image_builder_actors::testing::source::{FakeRelease, FakeRepository};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::git::{name, publish, with};
+use super::git::{Releases, name, publish_known, with};
 use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use super::stand_in::{Answer, Asked, StandIn};
 use super::{fetched, refused, request};
@@ -72,8 +72,6 @@ fn connector(forge: ForgeName, url: &str) -> Of {
     Of { forge, connector: with(GitSettings { forges, ..super::git::settings() }) }
 }
 
-type Releases = Arc<Mutex<Vec<(RepoName, Vec<FakeRelease>)>>>;
-
 struct Forge {
     connector: Of,
     releases: Releases,
@@ -98,12 +96,7 @@ impl World for Forge {
     }
 
     async fn publish(&self, repository: FakeRepository) -> (RepoName, Vec<String>) {
-        let (repo, ids) = publish(&repository);
-        let name = name(&repo);
-        let mut releases = self.releases.lock().expect("no test panics here");
-        releases.push((name.clone(), repository.releases));
-        self.repos.lock().expect("no test panics here").push(repo);
-        (name, ids)
+        publish_known(repository, &self.releases, &self.repos)
     }
 
     fn token(&self) -> &'static str {

@@ -52,7 +52,7 @@ pub(crate) fn name(repo: &GitRepo) -> RepoName {
     RepoName { owner: repo.owner.clone(), name: repo.name.clone() }
 }
 
-type Releases = Arc<Mutex<Vec<(RepoName, Vec<FakeRelease>)>>>;
+pub(crate) type Releases = Arc<Mutex<Vec<(RepoName, Vec<FakeRelease>)>>>;
 
 pub(crate) struct GitServer {
     connector: GitConnector,
@@ -78,17 +78,26 @@ impl World for GitServer {
     }
 
     async fn publish(&self, repository: FakeRepository) -> (RepoName, Vec<String>) {
-        let (repo, ids) = publish(&repository);
-        let name = name(&repo);
-        let mut releases = self.releases.lock().expect("no test panics here");
-        releases.push((name.clone(), repository.releases));
-        self.repos.lock().expect("no test panics here").push(repo);
-        (name, ids)
+        publish_known(repository, &self.releases, &self.repos)
     }
 
     fn token(&self) -> &'static str {
         GOOD_TOKEN
     }
+}
+
+/// Makes a repository real that a stand-in's API is to know, for as long as `repos` has it.
+pub(crate) fn publish_known(
+    repository: FakeRepository,
+    releases: &Releases,
+    repos: &Mutex<Vec<GitRepo>>,
+) -> (RepoName, Vec<String>) {
+    let (repo, ids) = publish(&repository);
+    let name = name(&repo);
+    let mut releases = releases.lock().expect("no test panics here");
+    releases.push((name.clone(), repository.releases));
+    repos.lock().expect("no test panics here").push(repo);
+    (name, ids)
 }
 
 /// Makes a repository real on the git server; its commits have these ids.
