@@ -152,12 +152,18 @@ async fn submit(client: &Client, body: Vec<u8>, arguments: &Arguments) -> Result
     }
     eprintln!("build {shown}");
     let ended = follow(client, id, user.as_deref(), true, progress()).await?;
-    if arguments.json {
-        print(&format!("{}\n", ascii(&ended)));
-    } else if let Some(image) = outcome::image(&ended) {
-        print(&format!("{image}\n"));
+    match outcome::image(&ended).filter(|_| !arguments.json) {
+        Some(image) => {
+            eprintln!("-- ready");
+            print(&format!("{image}\n"));
+        }
+        None => {
+            if arguments.json {
+                print(&format!("{}\n", ascii(&ended)));
+            }
+            eprintln!("{}", outcome::sentence(&ended));
+        }
     }
-    eprintln!("{}", outcome::sentence(&ended));
     Ok(outcome::exit(&ended))
 }
 
@@ -182,6 +188,8 @@ fn progress() -> impl FnMut(Followed<'_>) {
     let mut told = String::new();
     move |followed| match followed {
         Followed::Line(line) => eprintln!("{}", plain(line)),
+        // How it ended is told when all of the log is.
+        Followed::State("ready" | "failed" | "cancelled") => {}
         Followed::State(state) if state != told => {
             state.clone_into(&mut told);
             eprintln!("-- {}", plain(state));

@@ -121,6 +121,10 @@ impl Recorder {
     pub fn stage(&self, build: &BuildIdentity, attempt: u32, stage: StageName) {
         if let Some(shared) = &self.0 {
             let worker = shared.worker.clone();
+            if stage == StageName::Connector {
+                // One that a worker was killed over begins again under its number.
+                self.tell(build, Change::Output(format!("-- attempt {attempt} on {worker}\n")));
+            }
             self.tell(build, Change::Stage { attempt, stage, worker });
         }
     }

@@ -1,0 +1,66 @@
+//! `make bench`: the worker beside the plain commands `git clone --depth 1`, `docker build` and `docker push`.
+//!
+//! | part | what it times |
+//! |---|---|
+//! | `pairs` | the same build by both, again and again in turns: the medians of their ratios against what is aimed at |
+//! | `memory` | the worker's own resident memory: idle, and with eight builds of 200 MB at once |
+//! | `growth` | how cost grows: with requests that wait, with the size of a repository, with workers |
+//!
+//! `cargo bench --bench commands -- pairs memory` runs only these parts. `ROUNDS` (10) is the number of pairs;
+//! `PLOTS` names a directory for the plots of `growth`. The engine is that of `DOCKER_HOST`.
+
+#![allow(clippy::print_stdout, reason = "its figures are for whoever runs it")]
+
+#[path = "../../support/mod.rs"]
+mod support;
+
+mod growth;
+mod memory;
+mod pairs;
+mod plot;
+mod sides;
+mod trees;
+
+use support::setting;
+use support::world::World;
+
+fn main() {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
+    let parts: [(&str, fn()); 3] =
+        [("pairs", pairs::run), ("memory", memory::run), ("growth", growth::run)];
+    println!("engine {}", support::engine::docker(&["version", "--format", "{{.Server.Version}}"]));
+    for (name, run) in parts {
+        if asked.is_empty() || asked.iter().any(|it| it == name) {
+            println!("\n{name}: load average {}", load());
+            run();
+        }
+    }
+    println!("\nload average {}", load());
+}
+
+/// What else the machine does: the figures are only as good as that is low.
+fn load() -> String {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+fn number(name: &str, default: &str) -> usize {
+    setting(name, default).parse().unwrap_or_else(|_| panic!("{name} is a number"))
+}
+
+/// All as it is where nothing is set, but for so many builders.
+fn world(builders: usize) -> World {
+    let mut world = World::new().with("BUILDER_CONCURRENCY", &builders.to_string());
+    for name in
+        ["LISTENER_CONCURRENCY", "RETRY_INITIAL_DELAY", "RETRY_MULTIPLIER", "RETRY_MAX_DELAY"]
+    {
+        world.settings.remove(name);
+    }
+    world
+}
+
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
