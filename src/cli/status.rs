@@ -177,7 +177,7 @@ fn whole(build: &Value, colours: Colours) -> String {
     let none = Vec::new();
     let attempts = build["attempts"].as_array().unwrap_or(&none);
     if !attempts.is_empty() {
-        out.push_str("\ntries\n");
+        out.push_str("\nattempts\n");
     }
     for attempt in attempts {
         let stages = attempt["stages"].as_array().unwrap_or(&none);
