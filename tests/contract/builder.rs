@@ -1,6 +1,7 @@
 //! The builder port: what it promises, and what only a real engine can show.
 
 mod docker;
+mod features;
 mod inputs;
 mod proxy;
 mod pruning;

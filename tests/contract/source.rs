@@ -3,7 +3,7 @@
 #[path = "../support/forward_proxy.rs"]
 mod forward_proxy;
 #[path = "../support/git_server.rs"]
-mod git_server;
+pub(crate) mod git_server;
 use crate::stand_in;
 
 #[path = "source/bounds.rs"]
