@@ -1,0 +1,30 @@
+//! In-memory commit statuses.
+
+use async_trait::async_trait;
+
+use super::script::{Record, Script};
+use crate::model::secret::Secret;
+use crate::ports::{CommitStatus, CommitStatuses, StatusError};
+
+/// A forge in memory that remembers what it shows. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct FakeCommitStatuses {
+    pub script: Script<StatusError>,
+    taken: Record<CommitStatus>,
+}
+
+impl FakeCommitStatuses {
+    /// What was shown, in order.
+    pub fn shown(&self) -> Vec<CommitStatus> {
+        self.taken.all()
+    }
+}
+
+#[async_trait]
+impl CommitStatuses for FakeCommitStatuses {
+    async fn show(&self, status: &CommitStatus, _token: &Secret) -> Result<(), StatusError> {
+        self.script.play().await?;
+        self.taken.push(status.clone());
+        Ok(())
+    }
+}
