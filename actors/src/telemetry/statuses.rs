@@ -45,6 +45,8 @@ struct Shared {
     /// The builds that have a task, with what it is to show next.
     builds: Mutex<HashMap<BuildIdentity, Option<Order>>>,
     turns: Semaphore,
+    /// Before further tries of one.
+    pauses: [Duration; 3],
 }
 
 /// A status that is to be shown.
@@ -66,8 +68,17 @@ impl StatusReporter {
         credentials: Arc<dyn Credentials>,
         link: Link,
     ) -> Self {
+        Self::with_pauses(forges, credentials, link, PAUSES)
+    }
+
+    fn with_pauses(
+        forges: Arc<dyn CommitStatuses>,
+        credentials: Arc<dyn Credentials>,
+        link: Link,
+        pauses: [Duration; 3],
+    ) -> Self {
         let (builds, turns) = (Mutex::default(), Semaphore::new(AT_ONCE));
-        Self(Some(Arc::new(Shared { forges, credentials, link, builds, turns })))
+        Self(Some(Arc::new(Shared { forges, credentials, link, builds, turns, pauses })))
     }
 
     /// A build stands so. It is shown on the commit that is known, or that the request names in full.
@@ -92,7 +103,7 @@ impl StatusReporter {
             commit: commit.to_owned(),
             name: format!("image-builder/{}", request.application_id),
             state,
-            description: cut(line, CommitStatus::LONGEST_DESCRIPTION - '…'.len_utf8()),
+            description: cut(line, CommitStatus::LONGEST_DESCRIPTION - " […]".len()),
             link: (shared.link)(&build),
         };
         let request = BuildRequest { plan: PlanRequest::default(), ..request.clone() };
@@ -114,7 +125,7 @@ impl Shared {
     /// Shows what there is to show of a build, until there is nothing more.
     async fn work(self: Arc<Self>, build: BuildIdentity) {
         while let Some(order) = self.take(&build) {
-            let mut pauses = PAUSES.iter();
+            let mut pauses = self.pauses.iter();
             loop {
                 let Err(error) = self.show(&order).await else { break };
                 let pause = pauses.next().filter(|_| error.passes);
@@ -192,7 +203,7 @@ mod tests {
 
     fn request() -> BuildRequest {
         let repo = RepoName { owner: "o".to_owned(), name: "n".to_owned() };
-        let request = source::request(&repo, Target::DefaultBranch, Some(Secret::new("t0ken")));
+        let request = source::request(&repo, Target::DefaultBranch, Some("t0ken"));
         BuildRequest { commit_status: true, ..request }
     }
 
@@ -200,59 +211,64 @@ mod tests {
         let forges = FakeCommitStatuses::default();
         let link: Link = Arc::new(|build| Some(format!("https://b.example/{}", build.build_id)));
         let credentials = Arc::new(FakeCredentials::default());
-        (StatusReporter::new(Arc::new(forges.clone()), credentials, link), forges)
+        let pauses = [Duration::from_millis(1); 3];
+        let at = Arc::new(forges.clone());
+        (StatusReporter::with_pauses(at, credentials, link, pauses), forges)
     }
 
     fn refused(passes: bool) -> StatusError {
         StatusError { message: "not now".to_owned(), passes, retry_after: None }
     }
 
-    async fn states(forges: &FakeCommitStatuses, most: usize) -> Vec<StatusState> {
-        // Under a clock that stands still but when everybody waits.
-        tokio::time::sleep(Duration::from_secs(600)).await;
-        let shown = forges.shown();
-        assert!(shown.len() <= most, "{shown:?}");
-        shown.into_iter().map(|status| status.state).collect()
+    fn states(statuses: &[CommitStatus]) -> Vec<StatusState> {
+        statuses.iter().map(|status| status.state).collect()
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_status_that_is_late_never_takes_the_place_of_a_later_one() {
         let (reporter, forges) = reporter();
-        forges.script.fail(1, refused(true));
+        let gate = forges.script.wait_and_fail(refused(true));
         let request = request();
         reporter.tell(&request, Some(COMMIT), StatusState::Building, "Building.");
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(forges.shown(), [], "it is refused once");
+        gate.reached().await;
+        reporter.tell(&request, Some(COMMIT), StatusState::Building, "Building again.");
         reporter.tell(&request, Some(COMMIT), StatusState::Success, "It\n is ready.");
-        assert_eq!(states(&forges, 1).await, [StatusState::Success]);
-        let [status] = &forges.shown()[..] else { panic!("one status") };
-        assert_eq!((&*status.name, &*status.description), ("image-builder/n", "It is ready."));
+        gate.open();
+        let shown = forges.taken.wait_for(1).await;
+        assert_eq!(states(&shown), [StatusState::Success]);
+        let status = &shown[0];
+        assert_eq!(status.name, format!("image-builder/{}", request.application_id));
+        assert_eq!((&*status.description, &*status.commit), ("It is ready.", COMMIT));
         assert_eq!(status.link, Some(format!("https://b.example/{}", request.build_id)));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_is_refused_for_good_is_left_alone_and_what_may_pass_is_tried_again() {
         let (reporter, forges) = reporter();
-        forges.script.fail(1, refused(false));
-        reporter.tell(&request(), Some(COMMIT), StatusState::Building, "");
-        assert_eq!(states(&forges, 0).await, []);
+        let gate = forges.script.wait_and_fail(refused(false));
         forges.script.fail(PAUSES.len(), refused(true));
+        reporter.tell(&request(), Some(COMMIT), StatusState::Building, "");
+        gate.reached().await;
         reporter.tell(&request(), Some(COMMIT), StatusState::Success, "");
-        assert_eq!(states(&forges, 1).await, [StatusState::Success]);
+        gate.open();
+        forges.taken.wait_for(1).await;
+        let (first, others) = (StatusState::Building, [StatusState::Success; 4]);
+        assert_eq!(states(&forges.calls.all()), [&[first], &others[..]].concat());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn nothing_is_shown_that_nobody_asked_for_or_on_no_commit() {
         let (reporter, forges) = reporter();
         let request = request();
         let unasked = BuildRequest { commit_status: false, ..request.clone() };
         reporter.tell(&unasked, Some(COMMIT), StatusState::Success, "");
-        reporter.tell(&request, None, StatusState::Queued, "");
+        reporter.tell(&request, None, StatusState::Building, "");
         StatusReporter::default().tell(&request, Some(COMMIT), StatusState::Success, "");
-        assert_eq!(states(&forges, 0).await, []);
         let target = Target::Commit { id: COMMIT.to_owned(), branch: None };
         let pinned = BuildRequest { target, ..request };
-        reporter.tell(&pinned, None, StatusState::Queued, "");
-        assert_eq!(states(&forges, 1).await, [StatusState::Queued]);
+        reporter.tell(&pinned, None, StatusState::Queued, &"x".repeat(1000));
+        let shown = forges.taken.wait_for(1).await;
+        assert_eq!(states(&shown), [StatusState::Queued]);
+        assert!(shown[0].description.len() <= CommitStatus::LONGEST_DESCRIPTION);
     }
 }

@@ -10,19 +10,16 @@ use crate::ports::{CommitStatus, CommitStatuses, StatusError};
 #[derive(Debug, Clone, Default)]
 pub struct FakeCommitStatuses {
     pub script: Script<StatusError>,
-    taken: Record<CommitStatus>,
-}
-
-impl FakeCommitStatuses {
-    /// What was shown, in order.
-    pub fn shown(&self) -> Vec<CommitStatus> {
-        self.taken.all()
-    }
+    /// What it was asked to show.
+    pub calls: Record<CommitStatus>,
+    /// What it shows.
+    pub taken: Record<CommitStatus>,
 }
 
 #[async_trait]
 impl CommitStatuses for FakeCommitStatuses {
     async fn show(&self, status: &CommitStatus, _token: &Secret) -> Result<(), StatusError> {
+        self.calls.push(status.clone());
         self.script.play().await?;
         self.taken.push(status.clone());
         Ok(())

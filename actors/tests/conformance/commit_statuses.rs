@@ -25,7 +25,7 @@ impl World for InMemory {
     }
 
     fn shown(&self, repo: &RepoName, commit: &str) -> Vec<Shown> {
-        let shown = self.0.shown().into_iter();
+        let shown = self.0.taken.all().into_iter();
         let of = shown.filter(|status| status.repo == *repo && status.commit == commit);
         of.map(|status| {
             let good = match status.state {
