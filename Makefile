@@ -2,7 +2,7 @@
 # The work is done by scripts in .devcontainer/, which the dev container and CI share.
 
 .DEFAULT_GOAL := help
-.PHONY: help services run up logs down prep devc demo test newer chaos soak bench lint fmt
+.PHONY: help services run up logs down prep devc demo test newer chaos soak bench lint manifests fmt
 
 OPS := .devcontainer/ops.sh
 SUITE ?= trixie
@@ -51,6 +51,9 @@ bench: ## time the worker beside git clone, docker build and docker push, and wi
 
 lint: ## check format, lints, documentation, dependencies and scripts
 	@$(OPS) lint
+
+manifests: ## check config/kubernetes against the schemas of Kubernetes (gets a package from PyPI)
+	@$(OPS) manifests
 
 fmt: ## format the code
 	cargo fmt --all

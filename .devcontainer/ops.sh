@@ -29,7 +29,7 @@ NEEDS_SOMETHING=69 # exit code: something that is needed is not available
 
 usage() {
     cat <<USAGE
-usage: ops.sh services | up | logs | down | prep | devc | demo | test | newer | chaos | soak | bench | lint
+usage: ops.sh services | up | logs | down | prep | devc | demo | test | newer | chaos | soak | bench | lint | manifests
 The Makefile says what each of them does.
 USAGE
 }
@@ -274,6 +274,19 @@ lint() {
     fi
 }
 
+# What config/kubernetes has, against the schemas that a package from PyPI brings.
+manifests() {
+    local python=$STATE/manifests/bin/python
+    if ! "$python" -c 'import kubernetes_validate' 2>/dev/null; then
+        if ! { python3 -m venv "$STATE/manifests" \
+            && "$python" -m pip install --quiet kubernetes-validate==1.37.0; }; then
+            say "the manifests were NOT checked: that needs python3 with venv, and kubernetes-validate from PyPI"
+            exit "$NEEDS_SOMETHING"
+        fi
+    fi
+    "$python" tests/kubernetes/check.py
+}
+
 demo() {
     heading "setting the machine up"
     if [[ ${REPO:-} ]]; then
@@ -296,7 +309,7 @@ demo() {
 
 command=${1:-help}
 case $command in
-    services | up | logs | down | prep | devc | newer | chaos | soak | bench | lint | demo) "$command" ;;
+    services | up | logs | down | prep | devc | newer | chaos | soak | bench | lint | manifests | demo) "$command" ;;
     test) run_tests ;;
     help | -h | --help) usage ;;
     *)

@@ -18,6 +18,7 @@
 //! | [`notify`] | who is told |
 //! | [`store`] | what is known of builds, for whoever asks |
 //! | `dead_letters` | which are meant, and what requests are made of them |
+//! | [`hooks`] | what forges send, and which builds come of it |
 //! | [`api`] | what the worker tells over HTTP |
 //! | [`telemetry`] | logs and traces |
 //! | [`net`] | what every client of somebody else's server needs |
@@ -33,6 +34,7 @@ pub mod data_dir;
 mod dead_letters;
 pub mod engine;
 pub mod exit;
+pub mod hooks;
 #[cfg(feature = "failpoints")]
 pub mod kill_points;
 pub mod memory;

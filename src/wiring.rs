@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
@@ -21,6 +22,9 @@ use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::Health;
 use image_builder_actors::telemetry::history::Recorder;
 use image_builder_actors::telemetry::metrics::Metrics;
+use image_builder_actors::telemetry::statuses::{Link, StatusReporter};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::Url;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
@@ -28,6 +32,7 @@ use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
 use crate::api::v1::{self, Backend};
+use crate::blocking::blocking;
 use crate::broker::rabbitmq::dead_letters::DeadQueue;
 use crate::broker::rabbitmq::queues::{Queues, QueuesError};
 use crate::broker::rabbitmq::{ConnectError, RabbitMq, RabbitSettings, host_name};
@@ -42,6 +47,7 @@ use crate::engine::docker::disk::inventory::HeldBytes;
 use crate::engine::docker::disk::{DiskGuard, DiskSettings};
 use crate::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
 use crate::exit::{Exit, StartError};
+use crate::hooks::Applications;
 use crate::notify::{WebhookNotifier, WebhookSettings};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::{RegistryClient, RegistrySettings};
@@ -54,6 +60,9 @@ const NEEDS: [&str; 4] = ["broker", "engine", "registry", "disk"];
 
 /// And of this: builds go on without it.
 const HISTORY: &str = "history";
+
+/// And of this, where there are any: those that were read before stay in force.
+const APPLICATIONS: &str = "applications";
 
 /// How often it is looked through for what is kept no longer.
 const BETWEEN_TIDIES: Duration = Duration::from_secs(60 * 60);
@@ -84,10 +93,17 @@ impl Worker {
     /// A setting cannot be used on this machine or with this broker, or something is in use.
     pub async fn start(config: &Config, observer: Observer) -> Result<Self, StartError> {
         let data_dir = DataDir::open(&config.data_dir)?;
-        let readiness = Readiness::of(&NEEDS).wanting(HISTORY);
+        let mut readiness = Readiness::of(&NEEDS).wanting(HISTORY);
+        if config.hooks.applications.is_used() {
+            readiness = readiness.wanting(APPLICATIONS);
+        }
         let health = pipeline::health();
         let shutdown = Shutdown::default();
-        let listener = api::listen(&config.api.address).await?;
+        let listener = api::listen("HTTP_ADDR", &config.api.address).await?;
+        let of_hooks = match &config.hooks.address {
+            Some(address) => Some(api::listen("HOOKS_ADDR", address).await?),
+            None => None,
+        };
         // Not always what was asked for: port 0 means any that is free.
         let http = listener.local_addr().map_or(config.api.address.clone(), |at| at.to_string());
         let observed = Observed {
@@ -100,13 +116,21 @@ impl Worker {
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
         let (builds, name) = (adapters.builds(), worker_name(&http));
         let queues = Arc::<OnceLock<v1::Queues>>::default();
+        let applications = Applications::open(config.hooks.applications.clone(), rules(config))
+            .map_err(|lines| StartError::new(Exit::Config, lines.join("\n")))?;
+        let applications = Arc::new(applications);
         let backend = Backend {
             store: builds.clone(),
             queues: queues.clone(),
             rules: Arc::new(rules(config)),
             token: config.api.token.clone(),
             worker: name.clone(),
+            applications: applications.clone(),
         };
+        if let Some(listener) = of_hooks {
+            tracing::info!(http = config.hooks.address, "hooks are served here as well");
+            tokio::spawn(api::serve_hooks(listener, observed.clone(), backend.clone()));
+        }
         tokio::spawn(api::serve(listener, observed, backend));
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -115,8 +139,15 @@ impl Worker {
             "starting"
         );
         adapters.watch(&readiness);
+        let looked_at = applications;
+        readiness.watch(APPLICATIONS, move || {
+            let applications = looked_at.clone();
+            blocking(move || applications.look())
+        });
         let history = Recorder::start(builds.clone(), &name);
-        let observer = observer.with_history(history.clone());
+        let observer = observer
+            .with_history(history.clone())
+            .with_statuses(adapters.statuses(config.hooks.public_url.as_ref()));
         tokio::spawn(tidy(builds, shutdown.clone()));
         let watched = watch_broker(&readiness);
         let queue = connect(config, &data_dir).await?;
@@ -255,6 +286,13 @@ impl Adapters {
         self.builds.clone()
     }
 
+    /// Has forges show on commits how builds stand, with links to where people reach the service.
+    fn statuses(&self, public: Option<&Url>) -> StatusReporter {
+        let public = public.map(|url| url.as_str().trim_end_matches('/').to_owned());
+        let link: Link = Arc::new(move |build| Some(page_of(public.as_ref()?, build)));
+        StatusReporter::new(self.forge.clone(), self.credentials.clone(), link)
+    }
+
     /// Keeps an eye on the disks, for as long as the worker works.
     pub fn disk(&self) -> DiskGuard {
         self.disk.clone()
@@ -281,6 +319,15 @@ impl Adapters {
             managers: self.managers,
         }
     }
+}
+
+/// Where people see a build.
+fn page_of(public: &str, build: &BuildIdentity) -> String {
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let user = build.user_id.as_deref().map(|user| format!("?user={}", encoded(user)));
+    // Of random ids nothing needs another form.
+    let id = encoded(&build.build_id).replace("%2D", "-");
+    format!("{public}/builds/{id}{}", user.unwrap_or_default())
 }
 
 /// What this worker is called where several are spoken of: no other one has its machine and its port.

@@ -76,6 +76,11 @@ async fn nothing_here() -> impl IntoResponse {
     (StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics or /v1/openapi.json\n")
 }
 
+/// Serves the hooks of forges alone, until the program ends.
+pub async fn serve_hooks(listener: TcpListener, observed: Observed, backend: Backend) {
+    server::serve(listener, v1::router_of_hooks(backend, observed), Bounds::default()).await;
+}
+
 /// Serves until the program ends.
 pub async fn serve(listener: TcpListener, observed: Observed, backend: Backend) {
     server::serve(listener, router(observed, backend), Bounds::default()).await;

@@ -48,6 +48,7 @@ use crate::broker::rabbitmq::topology::{Topology, TopologySettings};
 use crate::credentials::GithubAppSettings;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings, Tenancy};
+use crate::hooks::ApplicationsSettings;
 use crate::net::proxy::Proxies;
 use crate::net::signature::SigningKeys;
 use crate::registry::{RegistryCredentials, RegistryUrl};
@@ -64,6 +65,7 @@ pub struct Config {
     pub registry: RegistryConfig,
     pub notify: NotifyConfig,
     pub forge: ForgeConfig,
+    pub hooks: HooksConfig,
     pub network: NetworkConfig,
     /// What may be kept of repositories; `None` = nothing.
     pub git_cache: Option<Size>,
@@ -124,13 +126,16 @@ impl Config {
         let pipeline = PipelineConfig::read(read, cores);
         // All is read before the first that is missing ends it: all errors are reported at once.
         let broker = BrokerConfig::read(read, &pipeline.retry);
+        let (forge, good) = read.good(ForgeConfig::read);
+        let hooks = HooksConfig::read(read, good.then(|| forge.rules(&limits)));
         Some(Self {
             engine: engine(read, &network, limits.clone()),
             network,
             disk: DiskConfig::read(read),
             registry: RegistryConfig::read(read),
             notify: NotifyConfig::read(read),
-            forge: ForgeConfig::read(read),
+            forge,
+            hooks,
             git_cache: read.git_cache_budget(),
             history: HistoryConfig::read(read),
             pipeline,
@@ -323,6 +328,34 @@ impl BrokerConfig {
 /// What is wrong with it, without a credential.
 pub fn broker_address(text: &str) -> Result<Secret, String> {
     (values::AMQP_URI.read)(text)
+}
+
+#[derive(Debug, Clone)]
+pub struct HooksConfig {
+    /// `host:port` of a server that has hooks alone; `None` = there is none.
+    pub address: Option<String>,
+    /// Where people reach the service.
+    pub public_url: Option<Url>,
+    /// What is built after a push.
+    pub applications: ApplicationsSettings,
+}
+
+impl HooksConfig {
+    /// The file of the applications is looked at where it is known which forges there are.
+    fn read(read: &mut Reader<'_>, rules: Option<Rules>) -> Self {
+        let secrets = [
+            (ForgeName::Github, read.github_hook_secret()),
+            (ForgeName::Gitlab, read.gitlab_hook_secret()),
+            (ForgeName::Gitea, read.gitea_hook_secret()),
+        ];
+        let secrets = secrets.into_iter().filter_map(|(forge, secret)| Some((forge, secret?)));
+        let applications =
+            ApplicationsSettings { file: read.applications_file(), secrets: secrets.collect() };
+        if let Some(Err(lines)) = rules.map(|rules| applications.check(&rules)) {
+            read.errors.extend(lines);
+        }
+        Self { address: read.hooks_addr(), public_url: read.public_url(), applications }
+    }
 }
 
 /// The engine, as Docker's own client would find it.

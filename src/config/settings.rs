@@ -58,6 +58,11 @@ macro_rules! settings { ($of:ident) => { $of! {
         /// Whoever asks at `/v1` has to send it, as `Authorization: Bearer …`. They may do everything for all
         /// users.
         api_token / api_token_file: Secret = TOKEN unset "`/v1` is served to this machine alone";
+        /// Where hooks of forges are served as well, and nothing else: for a listener that the forges reach and nobody
+        /// needs to log in at. See [Hooks](hooks.md).
+        hooks_addr: String = ADDRESS unset "hooks are served at `HTTP_ADDR` alone";
+        /// Where people reach this service, such as `https://builds.example.com`: commit statuses link there.
+        public_url: Url = HTTP_URL unset "commit statuses have no link";
         /// The service that the commands `submit`, `status`, `logs`, `cancel` and `dead` ask, with `API_TOKEN` where
         /// that is set. The worker does not read it.
         image_builder_url: Url = HTTP_URL unset "`http://` and `HTTP_ADDR`";
@@ -158,6 +163,17 @@ macro_rules! settings { ($of:ident) => { $of! {
         github_app_id: String = TEXT unset "no App";
         /// Private key of that App, as GitHub gives it out: PEM.
         github_app_key / github_app_key_file: AppKey = APP_KEY unset "no App";
+    }
+
+    "Hooks" {
+        /// Which applications are built after a push, see [Hooks](hooks.md). It is read anew when it changes.
+        applications_file: PathBuf = PATH unset "`config/applications.toml`, if it is there";
+        /// What GitHub's hooks are signed with, where the application names no secret of its own.
+        github_hook_secret / github_hook_secret_file: Secret = SECRET unset "each application needs one of its own";
+        /// The same for GitLab's: its secret token, or its signing token (`whsec_…`).
+        gitlab_hook_secret / gitlab_hook_secret_file: Secret = SECRET unset "each application needs one of its own";
+        /// The same for those of Gitea and Forgejo.
+        gitea_hook_secret / gitea_hook_secret_file: Secret = SECRET unset "each application needs one of its own";
     }
 
     "History" {

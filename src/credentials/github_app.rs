@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{Made, fault, read, refusal, send};
+use super::{Made, Use, fault, read, refusal, send};
 use crate::net::http::bearer;
 
 const WHOM: &str = "GitHub (for the App of GITHUB_APP_ID)";
@@ -79,7 +79,7 @@ pub struct GithubAppSettings {
 pub(super) struct GithubApp {
     settings: GithubAppSettings,
     http: Client,
-    kept: Mutex<HashMap<RepoName, Kept>>,
+    kept: Mutex<HashMap<(RepoName, Use), Kept>>,
 }
 
 struct Kept {
@@ -98,12 +98,13 @@ impl GithubApp {
     }
 
     /// A token for this repository: one that was made before, while it is good.
-    pub(super) async fn token(&self, repo: &RepoName) -> Result<Secret, Fault> {
+    pub(super) async fn token(&self, repo: &RepoName, what_for: Use) -> Result<Secret, Fault> {
         let now = OffsetDateTime::now_utc();
-        if let Some(kept) = self.kept().get(repo).filter(|kept| kept.until > now) {
+        let key = (repo.clone(), what_for);
+        if let Some(kept) = self.kept().get(&key).filter(|kept| kept.until > now) {
             return Ok(kept.token.clone());
         }
-        let made = self.make(repo).await?;
+        let made = self.make(repo, what_for).await?;
         if let Some(end) = made.expires_at {
             let kept = Kept { token: made.token.clone(), until: end - SPARE };
             let mut all = self.kept();
@@ -111,13 +112,13 @@ impl GithubApp {
                 all.retain(|_, kept| kept.until > now);
             }
             if all.len() < MOST_KEPT {
-                all.insert(repo.clone(), kept);
+                all.insert(key, kept);
             }
         }
         Ok(made.token)
     }
 
-    async fn make(&self, repo: &RepoName) -> Result<Made, Fault> {
+    async fn make(&self, repo: &RepoName, what_for: Use) -> Result<Made, Fault> {
         let RepoName { owner, name } = repo;
         let path = ["repos", owner, name, "installation"];
         let response = send(self.request(Method::GET, &path)?, WHOM).await?;
@@ -127,11 +128,15 @@ impl GithubApp {
         }
         let Installation { id } = read(response, WHOM).await?;
         let path = ["app", "installations", &id.to_string(), "access_tokens"];
-        let wish = json!({"repositories": [name], "permissions": {"contents": "read"}});
+        let (permissions, refused) = match what_for {
+            Use::Fetch => (json!({"contents": "read"}), format!("read `{repo}`")),
+            Use::ShowStatus => (json!({"statuses": "write"}), format!("show statuses in `{repo}`")),
+        };
+        let wish = json!({"repositories": [name], "permissions": permissions});
         let request = self.request(Method::POST, &path)?.json(&wish);
         let response = send(request, WHOM).await?;
         if !response.status().is_success() {
-            let refused = format!("The build service's GitHub App may not read `{repo}`.");
+            let refused = format!("The build service's GitHub App may not {refused}.");
             return Err(refusal(&response, WHOM, &refused));
         }
         let made: Made = read(response, WHOM).await?;
@@ -154,7 +159,7 @@ impl GithubApp {
         Ok(request.header(ACCEPT, MEDIA_TYPE).header("x-github-api-version", API_VERSION))
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<RepoName, Kept>> {
+    fn kept(&self) -> MutexGuard<'_, HashMap<(RepoName, Use), Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

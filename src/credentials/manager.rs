@@ -12,7 +12,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Made, fault, read, refusal, send};
+use super::{Made, Use, fault, read, refusal, send};
 use crate::net::signature::SigningKeys;
 
 const WHOM: &str = "the platform (CREDENTIALS_URL)";
@@ -47,9 +47,10 @@ impl Manager {
         &self,
         request: &BuildRequest,
         reference: &str,
+        what_for: Use,
     ) -> Result<Secret, Fault> {
         let now = OffsetDateTime::now_utc();
-        let body = json!({
+        let mut body = json!({
             "type": "token.requested",
             "timestamp": now.format(&Rfc3339).expect("the time of a clock has a text"),
             "data": {
@@ -60,8 +61,11 @@ impl Manager {
                 "connector": request.forge.as_str(),
                 "repo": request.repo.to_string(),
             },
-        })
-        .to_string();
+        });
+        if what_for == Use::ShowStatus {
+            body["data"]["purpose"] = json!("commitStatus");
+        }
+        let body = body.to_string();
         let id = format!("token_{}", uuid::Uuid::new_v4().simple());
         let mut asking = self
             .http

@@ -81,6 +81,28 @@ impl fmt::Debug for TokenMaker {
 #[async_trait]
 impl Credentials for TokenMaker {
     async fn token(&self, request: &BuildRequest, reference: &str) -> Result<Secret, Fault> {
+        self.make(request, reference, Use::Fetch).await
+    }
+
+    async fn status_token(&self, request: &BuildRequest, reference: &str) -> Result<Secret, Fault> {
+        self.make(request, reference, Use::ShowStatus).await
+    }
+}
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Use {
+    Fetch,
+    ShowStatus,
+}
+
+impl TokenMaker {
+    async fn make(
+        &self,
+        request: &BuildRequest,
+        reference: &str,
+        what_for: Use,
+    ) -> Result<Secret, Fault> {
         let lacking = |setting: &str| {
             let message = format!(
                 "The request names a credential by `tokenRef`, and the build service knows none of its kind: \
@@ -90,10 +112,11 @@ impl Credentials for TokenMaker {
         };
         if reference == GITHUB_APP && request.forge == ForgeName::Github {
             let app = self.github_app.as_ref();
-            return app.ok_or_else(|| lacking("GITHUB_APP_ID"))?.token(&request.repo).await;
+            let app = app.ok_or_else(|| lacking("GITHUB_APP_ID"))?;
+            return app.token(&request.repo, what_for).await;
         }
         let manager = self.manager.as_ref().ok_or_else(|| lacking("CREDENTIALS_URL"))?;
-        manager.token(request, reference).await
+        manager.token(request, reference, what_for).await
     }
 }
 

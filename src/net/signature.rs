@@ -1,4 +1,4 @@
-//! Signatures of what is sent to the platform, by the Standard Webhooks specification (symmetric, `v1`).
+//! Signatures by the Standard Webhooks specification (symmetric, `v1`), and secrets that are compared.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
 use image_builder_actors::model::secret::Secret;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 const PREFIX: &str = "whsec_";
 /// How long a key may be, in bytes, by the specification.
@@ -40,18 +40,26 @@ impl SigningKeys {
 
     /// The `webhook-signature`: one signature a key, with spaces between.
     pub(crate) fn sign(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
-        let signatures: Vec<_> = self
-            .0
-            .iter()
-            .map(|key| {
-                let mut mac =
-                    Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-                mac.update(format!("{id}.{timestamp}.").as_bytes());
-                mac.update(body);
-                format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
-            })
+        let signed = self.macs(id, timestamp, body);
+        let signatures: Vec<_> = signed
+            .map(|mac| format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
             .collect();
         signatures.join(" ")
+    }
+
+    /// Whether one of these `webhook-signature`s is by one of the keys.
+    pub(crate) fn signed(&self, signatures: &str, id: &str, timestamp: u64, body: &[u8]) -> bool {
+        let shown = signatures.split(' ').filter_map(|one| one.strip_prefix("v1,"));
+        let shown: Vec<_> = shown.filter_map(|one| STANDARD.decode(one).ok()).collect();
+        self.macs(id, timestamp, body)
+            .any(|mac| shown.iter().any(|shown| mac.clone().verify_slice(shown).is_ok()))
+    }
+
+    fn macs(&self, id: &str, timestamp: u64, body: &[u8]) -> impl Iterator<Item = Hmac<Sha256>> {
+        self.0.iter().map(move |key| {
+            let mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+            mac.chain_update(format!("{id}.{timestamp}.")).chain_update(body)
+        })
     }
 }
 
@@ -59,6 +67,12 @@ impl fmt::Debug for SigningKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SigningKeys({})", self.0.len())
     }
+}
+
+/// Compares in a time that says nothing of what differs, nor of how long the one that is right is.
+pub(crate) fn is_same(shown: &str, right: &str) -> bool {
+    let [shown, right] = [shown, right].map(Sha256::digest);
+    shown.iter().zip(right).fold(0, |differ, (one, other)| differ | (one ^ other)) == 0
 }
 
 fn key(text: &str) -> Result<Vec<u8>, SigningKeysError> {
@@ -83,6 +97,17 @@ mod tests {
     #[test]
     fn the_published_example_is_signed_as_published() {
         assert_eq!(signed(SECRET), SIGNATURE);
+    }
+
+    #[test]
+    fn what_is_signed_is_known_again_and_nothing_else_is() {
+        let keys = SigningKeys::parse(&Secret::new(SECRET)).expect("keys");
+        let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+        let of = |signatures: &str, body: &[u8]| keys.signed(signatures, id, 1_614_265_330, body);
+        let body = br#"{"test": 2432232314}"#;
+        assert!(of(SIGNATURE, body) && of(&format!("v1,AAAA v2,x {SIGNATURE}"), body));
+        assert!(!of(SIGNATURE, b"{}") && !of("", body) && !of(&SIGNATURE[3..], body));
+        assert!(!keys.signed(SIGNATURE, id, 1_614_265_331, body));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use image_builder_actors::model::fault::{Fault, Reason};
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Client, Request, Response, StatusCode, Url};
+use reqwest::{Client, Request, RequestBuilder, Response, StatusCode, Url};
 
 use super::fault;
 use super::session::{Session, cancelled};
@@ -56,6 +56,11 @@ impl Clients {
                 .build()?,
             behind_proxy: !proxies.is_empty(),
         })
+    }
+
+    /// A request that tells a forge something.
+    pub(super) fn post(&self, forge: Url) -> RequestBuilder {
+        self.forge.post(forge)
     }
 
     /// Whether a forge answers at all.
@@ -102,7 +107,7 @@ impl RateLimitHeaders {
     }
 
     /// How long it is until there are requests again, where there are none left.
-    fn wait(self, headers: &HeaderMap) -> Option<Duration> {
+    pub(super) fn wait(self, headers: &HeaderMap) -> Option<Duration> {
         if !self.is_exhausted(headers) {
             return None;
         }

@@ -8,6 +8,7 @@ mod forge;
 mod git;
 mod http;
 mod session;
+mod statuses;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

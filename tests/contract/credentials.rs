@@ -277,6 +277,30 @@ async fn an_app_proves_itself_and_asks_for_one_repository_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_shows_statuses_may_do_that_alone() {
+    let (key, _) = key(&[]);
+    let state = State::default();
+    *state.token.lock().expect("mine") = Some("t".to_owned());
+    let known = state.clone();
+    let server = StandIn::start(move |asked| github(&known, asked, &in_minutes(60))).await;
+    let maker = by_app(&server.url(), &key);
+    maker.token(&request(), "github-app").await.expect("a token");
+    for _ in 0..2 {
+        maker.status_token(&request(), "github-app").await.expect("a token");
+    }
+    let asked = server.asked();
+    let [_, _, _, made] = &asked[..] else { panic!("two tokens: {asked:?}") };
+    let wish: Value = serde_json::from_slice(&made.body).expect("JSON");
+    assert_eq!(wish, json!({"repositories": ["name"], "permissions": {"statuses": "write"}}));
+
+    let server = StandIn::start(|_| Answer::json(&json!({"token": "t"}))).await;
+    let maker = by_platform(&server.url(), None);
+    maker.status_token(&request(), "team-7").await.expect("a token");
+    let body: Value = serde_json::from_slice(&server.asked()[0].body).expect("JSON");
+    assert_eq!(body["data"]["purpose"], "commitStatus");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_an_app_is_used_again_until_shortly_before_its_end() {
     let (key, _) = key(&[]);
     for (minutes, asked) in [(60, 2), (4, 4)] {

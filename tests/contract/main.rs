@@ -17,4 +17,5 @@ mod registry;
 mod source;
 #[path = "../support/stand_in.rs"]
 mod stand_in;
+mod statuses;
 mod store;

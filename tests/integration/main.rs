@@ -13,6 +13,7 @@ mod concurrency;
 mod embedded;
 mod failures;
 mod history;
+mod hooks;
 mod identity;
 mod images;
 mod lifecycle;

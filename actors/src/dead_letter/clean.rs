@@ -74,7 +74,7 @@ impl Cleaner {
                 "registryAuth" => self.lost(&name, &value),
                 "pullInfo" => self.pull_info(value),
                 "buildPlan" => self.plan(value),
-                "force" => value.is_boolean().then_some(value),
+                "force" | "supersede" | "commitStatus" => value.is_boolean().then_some(value),
                 text if TEXTS.contains(&text) => self.scalar(text, value, suspect::text),
                 _ => None,
             };

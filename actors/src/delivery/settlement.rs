@@ -40,7 +40,7 @@ use crate::model::scope::Scope;
 use crate::ports::build_store::Change;
 use crate::ports::{
     Broker, BrokerError, DeadLetters, Message, OutcomeCopy, OutcomeLedger, Probe, Queue,
-    request_name,
+    StatusState, request_name,
 };
 use crate::scheduling::capacity::Capacity;
 use crate::scheduling::holds::Holds;
@@ -159,6 +159,14 @@ impl Settlement {
         let (build, kind) = (request.identity(), NotificationType::ImageReady);
         let published = self.outcome(&build, kind, &data, history, &lease).await;
         if published.is_ok() {
+            let found = if ready.reused {
+                "An image of the same inputs was there"
+            } else {
+                "The image is ready"
+            };
+            let line = format!("{found} after {:.0} s.", data.seconds.total);
+            let statuses = &self.observer.statuses;
+            statuses.tell(request, Some(&data.commit), StatusState::Success, &line);
             self.observer.metrics.ended(ended, history.requested_at);
         }
         settle(lease, published).await;
@@ -395,6 +403,15 @@ impl Settlement {
         let ended = BuildResult::given_up(failed.fault.reason);
         lease.span(|span| span.fail(&failed.fault).result(ended.result()));
         let given_up = self.publish_failure(&lease, &failed).await;
+        if let (Ok(()), Ok(request)) = (&given_up, &failed.request) {
+            let state = match (failed.fault.kind(), Culprit::of(failed.fault.reason)) {
+                (Kind::Withdrawn, _) => StatusState::Cancelled,
+                (_, Some(Culprit::User)) => StatusState::Failure,
+                _ => StatusState::Error,
+            };
+            let commit = failed.history.checkpoint.commit.as_deref();
+            self.observer.statuses.tell(request, commit, state, &failed.fault.message);
+        }
         if given_up.is_ok() {
             self.observer.metrics.ended(ended, failed.history.requested_at);
         }

@@ -163,6 +163,8 @@ mod tests {
             target: Target::DefaultBranch,
             token: None,
             force: false,
+            supersede: false,
+            commit_status: false,
             redrive_of: None,
             token_ref: None,
             plan: PlanRequest { root_directory: "apps/web".to_owned(), ..PlanRequest::default() },

@@ -28,6 +28,11 @@ pub struct BuildRequest {
     pub token_ref: Option<String>,
     /// Build even where an image of the same inputs is in the registry.
     pub force: bool,
+    /// It takes the place of older requests for the same application and ref that do not build yet, whatever the
+    /// service does otherwise.
+    pub supersede: bool,
+    /// The forge is to show on the commit how the build stands.
+    pub commit_status: bool,
     /// The build that was given up and that an operator asks for again with this request.
     pub redrive_of: Option<String>,
     pub plan: PlanRequest,
@@ -43,7 +48,11 @@ impl BuildRequest {
     /// though they bring the same id.
     pub fn meaning(&self) -> String {
         let Self { application_id, forge, repo, target, token_ref, force, plan, .. } = self;
-        format!("{application_id:?} {forge:?} {repo:?} {target:?} {token_ref:?} {force} {plan:?}")
+        let Self { supersede, commit_status, .. } = self;
+        format!(
+            "{application_id:?} {forge:?} {repo:?} {target:?} {token_ref:?} {force} {supersede} {commit_status} \
+             {plan:?}"
+        )
     }
 
     /// Takes every secret of the request out of what others write.

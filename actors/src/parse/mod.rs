@@ -293,6 +293,8 @@ impl Reader<'_> {
         };
         let application_id = top.name("applicationID", false);
         let force = top.flag("force");
+        let supersede = top.flag("supersede");
+        let commit_status = top.flag("commitStatus");
         let _ = top.text("uuid");
         let redrive_of = top.text("redriveOf");
         for name in ["uuid", "redriveOf"] {
@@ -325,6 +327,8 @@ impl Reader<'_> {
             token,
             token_ref,
             force,
+            supersede,
+            commit_status,
             redrive_of,
             plan,
         })

@@ -28,7 +28,7 @@ use crate::parse::Rules;
 use crate::pipeline::consumer::Delivered;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::stage::Work;
-use crate::ports::{ImageBuilder, Message, Place, Queue, SourceConnector};
+use crate::ports::{ImageBuilder, Message, Place, Queue, SourceConnector, StatusState};
 use crate::scheduling::admission::{Admission, Ticket, withdrawn};
 use crate::scheduling::retry_policy::FailedIn;
 use crate::supervision::Mailbox;
@@ -164,6 +164,10 @@ impl Listener {
         let published = self.settlement.broker.enqueue(message, place).await;
         if published.is_ok() {
             self.requested(&lease, &Subject::of(&request), &history);
+            if history.attempts.is_empty() {
+                let statuses = &self.settlement.observer.statuses;
+                statuses.tell(&request, None, StatusState::Queued, "Waiting to be built.");
+            }
         }
         settle(lease, published).await;
         in_hand.done();

@@ -15,6 +15,7 @@ use crate::delivery::lease::{Lease, Leased, Phase};
 use crate::delivery::settlement::Settlement;
 use crate::model::fault::{Fault, StageName};
 use crate::pipeline::pool::{Pool, Slot};
+use crate::ports::StatusState;
 use crate::ports::build_store::Change;
 use crate::scheduling::admission::withdrawn;
 
@@ -97,6 +98,10 @@ impl<S: Stage> StageActor<S> {
         let history = &self.settlement.observer.history;
         let (build, commit) = (job.request.identity(), job.history.checkpoint.commit.clone());
         history.stage(&build, job.attempt(), S::NAME);
+        if S::NAME == StageName::Builder {
+            let statuses = &self.settlement.observer.statuses;
+            statuses.tell(&job.request, commit.as_deref(), StatusState::Building, "Building.");
+        }
         let started = Instant::now();
         let out = self.run(&slot, &mut job, input).await;
         job.timings.add(S::NAME, started.elapsed());

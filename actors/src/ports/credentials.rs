@@ -19,4 +19,12 @@ pub trait Credentials: Send + Sync + 'static {
     /// the service knows no references of its kind; else the service that makes tokens failed, `forge_failed`
     /// or `timeout`. No message repeats the reference, which may be a credential by mistake.
     async fn token(&self, request: &BuildRequest, reference: &str) -> Result<Secret, Fault>;
+
+    /// A token that may show statuses on the commits of that repository, where that is another one.
+    ///
+    /// # Errors
+    /// As of [`token`](Self::token).
+    async fn status_token(&self, request: &BuildRequest, reference: &str) -> Result<Secret, Fault> {
+        self.token(request, reference).await
+    }
 }

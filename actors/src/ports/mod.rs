@@ -4,6 +4,7 @@
 mod broker;
 pub mod build_store;
 mod builder;
+mod commit_statuses;
 mod credentials;
 mod dead_letters;
 mod notifier;
@@ -19,6 +20,7 @@ pub use self::broker::{
     Taker, Turn,
 };
 pub use self::builder::{BuildOrder, Claim, Exposed, ImageBuilder};
+pub use self::commit_statuses::{CommitStatus, CommitStatuses, StatusError, StatusState};
 pub use self::credentials::Credentials;
 pub use self::dead_letters::{
     DeadLetterReading, DeadLetterStore, DeadLetters, DeadLettersError, KeptLetter,

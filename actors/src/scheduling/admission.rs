@@ -5,7 +5,8 @@
 //!   then another request is taken for that builder meanwhile.
 //! - **Supersede**: a newer request for the same application and ref makes an older one pointless that
 //!   has not started building. Newer is what was requested later, whenever it came.
-//!   What this worker put in the backlog counts before it is taken.
+//!   What this worker put in the backlog counts before it is taken. A setting makes all requests do so, and a
+//!   request can ask for it itself: then commits of one branch are one ref.
 //! - **Cancel**: by user and build id, wherever the job is. A cancellation is remembered for a while, since
 //!   its request may still be in the backlog or on the ladder.
 
@@ -18,7 +19,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::identity::BuildIdentity;
-use crate::model::request::BuildRequest;
+use crate::model::request::{BuildRequest, Target};
 use crate::ports::Load;
 
 /// How long a cancellation is remembered, and what was put in the backlog.
@@ -186,7 +187,7 @@ impl Admission {
 
     /// Says that a request is put in the backlog: what was requested before it is out of date.
     pub fn expect(&self, request: &BuildRequest, given_id: bool, requested_at: OffsetDateTime) {
-        if !self.rules.supersede {
+        if !self.supersedes(request) {
             return;
         }
         let subject = subject(request);
@@ -200,6 +201,11 @@ impl Admission {
         if jobs.expected.insert(subject.clone(), expected).is_none() {
             jobs.subjects.push_back((Instant::now(), subject));
         }
+    }
+
+    /// Whether a request takes the place of older ones.
+    fn supersedes(&self, request: &BuildRequest) -> bool {
+        self.rules.supersede || request.supersede
     }
 
     /// Withdraws a build, now or when it comes into sight.
@@ -322,7 +328,7 @@ impl Ticket {
         let read =
             ReadEntry { build, given_id, subject: subject(request), requested_at, building: false };
         // Whoever redrives an old request wants it, whatever came after it.
-        if self.admission.rules.supersede
+        if self.admission.supersedes(request)
             && request.redrive_of.is_none()
             && let Some(reason) = jobs.supersede(&read)
         {
@@ -381,12 +387,19 @@ impl std::fmt::Debug for Ticket {
 
 /// What makes two requests mean the same thing, at different times.
 fn subject(request: &BuildRequest) -> String {
+    // One that says so means its branch as it was at some time.
+    let target = match &request.target {
+        Target::Commit { branch: Some(branch), .. } if request.supersede => {
+            Target::Branch(branch.clone())
+        }
+        target => target.clone(),
+    };
     let parts = [
         request.user_id.clone(),
         request.application_id.clone(),
         request.forge.as_str().to_owned(),
         request.repo.to_string(),
-        format!("{:?}", request.target),
+        format!("{target:?}"),
         request.plan.root_directory.clone(),
     ];
     // A line break is in none of them.

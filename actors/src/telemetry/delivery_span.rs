@@ -20,6 +20,7 @@ use crate::model::request::BuildRequest;
 use crate::ports::Message;
 use crate::telemetry::history::Recorder;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::statuses::StatusReporter;
 use crate::telemetry::trace;
 
 /// Longest text in a span, in bytes.
@@ -33,6 +34,8 @@ pub struct Observer {
     pub tracer: Arc<BoxedTracer>,
     /// Keeps what happens to builds for whoever asks.
     pub history: Recorder,
+    /// Has forges show how builds stand.
+    pub statuses: StatusReporter,
 }
 
 impl Default for Observer {
@@ -44,12 +47,22 @@ impl Default for Observer {
 
 impl Observer {
     pub fn new(metrics: Metrics, tracer: BoxedTracer) -> Self {
-        Self { metrics, tracer: Arc::new(tracer), history: Recorder::default() }
+        Self {
+            metrics,
+            tracer: Arc::new(tracer),
+            history: Recorder::default(),
+            statuses: StatusReporter::default(),
+        }
     }
 
     /// The same one, which keeps what happens to builds.
     pub fn with_history(self, history: Recorder) -> Self {
         Self { history, ..self }
+    }
+
+    /// The same one, which has forges show how builds stand.
+    pub fn with_statuses(self, statuses: StatusReporter) -> Self {
+        Self { statuses, ..self }
     }
 
     /// A request begins a try on this worker.

@@ -4,4 +4,5 @@ pub mod delivery_span;
 pub mod health;
 pub mod history;
 pub mod metrics;
+pub mod statuses;
 pub mod trace;

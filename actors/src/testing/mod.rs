@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod build_store;
 pub mod builder;
+pub mod commit_statuses;
 pub mod conformance;
 pub mod credentials;
 pub mod dead_letters;

@@ -16,9 +16,11 @@ use crate::supervision::RestartIntensity;
 use crate::telemetry::delivery_span::Observer;
 use crate::telemetry::health::{ActorName, Health, Snapshot};
 use crate::telemetry::history::Recorder;
+use crate::telemetry::statuses::StatusReporter;
 use crate::testing::broker::FakeBroker;
 use crate::testing::build_store::FakeBuildStore;
 use crate::testing::builder::FakeBuilder;
+use crate::testing::commit_statuses::FakeCommitStatuses;
 use crate::testing::credentials::FakeCredentials;
 use crate::testing::dead_letters::FakeDeadLetters;
 use crate::testing::notifier::FakeNotifier;
@@ -46,6 +48,8 @@ pub struct World {
     pub registry: FakeRegistry,
     pub managers: FakeNotifier,
     pub probe: FakeProbe,
+    /// What forges show on commits.
+    pub statuses: FakeCommitStatuses,
     /// What is known of the builds.
     pub builds: FakeBuildStore,
     pub history: Recorder,
@@ -132,7 +136,13 @@ impl World {
         let (health, shutdown) = (pipeline::health(), Shutdown::default());
         let builds = FakeBuildStore::default();
         let history = Recorder::start(Arc::new(builds.clone()), "worker");
-        let observer = Observer::default().with_history(history.clone());
+        let statuses = FakeCommitStatuses::default();
+        let reporter = StatusReporter::new(
+            Arc::new(statuses.clone()),
+            Arc::new(credentials.clone()),
+            Arc::new(|build| Some(format!("https://builds.test/{}", build.build_id))),
+        );
+        let observer = Observer::default().with_history(history.clone()).with_statuses(reporter);
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         Self {
             broker,
@@ -145,6 +155,7 @@ impl World {
             registry,
             managers,
             probe,
+            statuses,
             builds,
             history,
             shutdown,

@@ -3,6 +3,7 @@
 mod broker;
 mod build_store;
 mod builder;
+mod commit_statuses;
 mod credentials;
 mod dead_letters;
 mod notifier;

@@ -12,6 +12,7 @@ mod outcomes;
 mod publishing;
 mod resuming;
 mod sharing;
+mod statuses;
 mod supervision;
 
 mod ward;

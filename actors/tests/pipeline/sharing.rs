@@ -81,6 +81,43 @@ fn a_newer_request_takes_the_place_of_an_older_one_that_does_not_build_yet() {
 }
 
 #[test]
+fn a_request_can_ask_for_that_itself_and_means_its_branch_then() {
+    let mut settings = settings();
+    settings.builder.concurrency = 1;
+    settings.builds_per_user = 1;
+    with_pipeline(settings, async |world| {
+        world.hold_build(&of_user("busy", 0)).await;
+        let push = |id: &str, branch: &str, supersede: bool| {
+            let commit = format!("{:0>40}", id.len());
+            serde_json::json!({
+                "uuid": id, "supersede": supersede,
+                "pullInfo": {"userID": "alice", "repo": "o/n", "branch": branch, "commit": commit},
+            })
+        };
+        let pushes = [
+            push("kept", "main", false),
+            push("old", "main", true),
+            push("other", "dev", true),
+            push("newest", "main", true),
+        ];
+        for (waiting, push) in pushes.iter().enumerate() {
+            world.request(push).await;
+            world.broker.wait_until(|broker| broker.backlog().len() == waiting + 1).await;
+        }
+        world.engine.release();
+        let notified = world.notified(5).await;
+        let ended = |id: &str| {
+            let of = notified.iter().find(|(_, body)| body["data"]["buildID"] == id);
+            of.expect("it is told").1["type"].clone()
+        };
+        assert_eq!(ended("old"), "build.cancelled");
+        for id in ["other", "newest"] {
+            assert_eq!(ended(id), "image.ready", "{id}");
+        }
+    });
+}
+
+#[test]
 fn a_build_that_has_begun_is_not_superseded() {
     let mut settings = settings();
     settings.supersede = true;

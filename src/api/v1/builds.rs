@@ -317,16 +317,13 @@ pub(super) async fn submit(
     let build_id = own.map_or_else(|| Uuid::new_v4().to_string(), |own| own.build_id);
     let request = parse::parse(&body, &build_id, rules)
         .map_err(|rejected| Problem::rejected(rejected.fault.reason, rejected.fault.message))?;
-    // Before anything is known of it: what cannot be published is not accepted.
-    let queues = api.queues()?;
-    let requested = requested(&request, &body);
-    let build = requested.build.clone();
+    let build = request.identity();
     let submitted = |state: BuildState| Submitted {
         url: address(&headers, &build, has_uuid),
         build_id: build.build_id.clone(),
         status: state.as_str(),
     };
-    match api.backend.store.accept(&requested).await? {
+    match api.take(&request, body.into()).await? {
         Acceptance::New => {}
         Acceptance::Known => {
             let known = api.find(&build.build_id, build.user_id.as_deref()).await;
@@ -339,20 +336,39 @@ pub(super) async fn submit(
             ));
         }
     }
-    let message = Message {
-        body: body.into(),
-        message_id: Some(build.build_id.clone()),
-        timestamp: Some(requested.requested_at),
-        ..Message::default()
-    };
-    queues.broker.publish(Queue::Build, message, Duration::ZERO).await?;
-    api.note_requested(requested).await;
     let submitted = submitted(BuildState::Queued);
     let location = [(LOCATION, submitted.url.clone())];
     Ok((location, json(StatusCode::ACCEPTED, &submitted)).into_response())
 }
 
 impl Api {
+    /// Puts a request in the queue, unless it is known to be there.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made durable now: nothing of it is taken.
+    pub(super) async fn take(
+        &self,
+        request: &BuildRequest,
+        body: Vec<u8>,
+    ) -> Result<Acceptance, Problem> {
+        // Before anything is known of it: what cannot be published is not accepted.
+        let queues = self.queues()?;
+        let requested = requested(request, &body);
+        let acceptance = self.backend.store.accept(&requested).await?;
+        if acceptance == Acceptance::New {
+            let message = Message {
+                body,
+                message_id: Some(requested.build.build_id.clone()),
+                timestamp: Some(requested.requested_at),
+                ..Message::default()
+            };
+            queues.broker.publish(Queue::Build, message, Duration::ZERO).await?;
+            self.note_requested(requested).await;
+        }
+        Ok(acceptance)
+    }
+
     /// Makes it known that a request is in the queue. A worker does the same once it has it in hand.
     pub(super) async fn note_requested(&self, requested: RequestedBuild) {
         let build = requested.build.clone();

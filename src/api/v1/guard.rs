@@ -9,9 +9,9 @@ use axum::http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, Method, Uri};
 use image_builder_actors::model::secret::Secret;
-use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
+use crate::net::signature::is_same;
 
 /// What a browser says of whose page wants something.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -47,12 +47,6 @@ fn bears(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {
             "This service has an API_TOKEN: send it as `Authorization: Bearer …`.",
         )),
     }
-}
-
-/// Compares in a time that says nothing of what differs, nor of how long the one that is right is.
-fn is_same(shown: &str, right: &str) -> bool {
-    let [shown, right] = [shown, right].map(Sha256::digest);
-    shown.iter().zip(right).fold(0, |differ, (one, other)| differ | (one ^ other)) == 0
 }
 
 fn is_local(peer: IpAddr, headers: &HeaderMap) -> Result<(), Problem> {

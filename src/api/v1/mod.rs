@@ -9,6 +9,7 @@
 //! | `log.rs` | a build's log, as a whole or in parts |
 //! | `events.rs` | a build's log, live |
 //! | `dead.rs` | dead letters |
+//! | `hooks.rs` | what forges send after a push |
 //! | `workers.rs` | what the worker's actors do |
 //! | `openapi.rs` | the description for machines, made from the code |
 //! | `schema.rs` | what a build request is, for that description |
@@ -20,6 +21,7 @@ mod builds;
 mod dead;
 mod events;
 mod guard;
+mod hooks;
 #[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
 mod log;
 mod openapi;
@@ -49,6 +51,7 @@ use self::guard::Rate;
 use self::problem::Problem;
 use super::Observed;
 use super::server::{Connection, Hold};
+use crate::hooks::Applications;
 
 /// Where the API is served.
 pub const PREFIX: &str = "/v1";
@@ -72,6 +75,8 @@ pub struct Backend {
     pub token: Option<Secret>,
     /// What the build store calls this worker.
     pub worker: String,
+    /// What is built after a push.
+    pub applications: Arc<Applications>,
 }
 
 /// Where requests, cancellations and dead letters are.
@@ -86,6 +91,8 @@ struct Api {
     backend: Backend,
     observed: Observed,
     writes: Rate,
+    /// Bytes of hooks' bodies that are in memory.
+    hooks: Arc<Semaphore>,
     readers: Arc<Semaphore>,
     /// Longest silence of a log that is followed.
     keep_alive: Duration,
@@ -96,7 +103,8 @@ impl Api {
         let (a_second, at_once) = WRITES;
         let readers = Arc::new(Semaphore::new(MOST_READERS));
         let writes = Rate::new(a_second, at_once);
-        Self { backend, observed, writes, readers, keep_alive: events::KEEP_ALIVE }
+        let hooks = Arc::new(Semaphore::new(hooks::MOST_BYTES));
+        Self { backend, observed, writes, hooks, readers, keep_alive: events::KEEP_ALIVE }
     }
 
     /// The queues.
@@ -143,9 +151,25 @@ pub(super) fn router(backend: Backend, observed: Observed) -> Router {
         .route("/openapi.json", get(openapi::document).fallback(only_get))
         .fallback(nothing_here)
         .layer(from_fn_with_state(api.clone(), admit))
+        .merge(hooks())
         .layer(middleware::map_response(harmless))
         .with_state(api);
     Router::new().nest(PREFIX, routes)
+}
+
+/// The routes of a listener that has hooks alone.
+pub(super) fn router_of_hooks(backend: Backend, observed: Observed) -> Router {
+    let api = Arc::new(Api::new(backend, observed));
+    let routes = hooks().layer(middleware::map_response(harmless)).with_state(api);
+    Router::new().nest(PREFIX, routes).fallback(nothing_here)
+}
+
+/// Hooks: the forges' signatures are all that admits them.
+fn hooks() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/hooks/github", post(hooks::github).fallback(only_post))
+        .route("/hooks/gitlab", post(hooks::gitlab).fallback(only_post))
+        .route("/hooks/gitea", post(hooks::gitea).fallback(only_post))
 }
 
 async fn admit(

@@ -12,7 +12,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::problem::PROBLEM;
-use super::{builds, dead, log, problem, schema, workers};
+use super::{builds, dead, hooks, log, problem, schema, workers};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,7 +24,7 @@ use super::{builds, dead, log, problem, schema, workers};
     paths(
         builds::submit, builds::list, builds::show, builds::cancel, log::log,
         dead::list, dead::show, dead::drop, dead::redrive,
-        workers::list, document,
+        hooks::github, hooks::gitlab, hooks::gitea, workers::list, document,
     ),
     components(schemas(problem::Body)),
     modifiers(&Shared),

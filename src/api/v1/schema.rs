@@ -90,6 +90,14 @@ pub(super) fn request() -> Value {
                 "type": ["boolean", "null"],
                 "description": "Build even where the registry has an image of the same inputs.",
             },
+            "supersede": {
+                "type": ["boolean", "null"],
+                "description": "Take the place of older requests for the same application and ref that do not build yet.",
+            },
+            "commitStatus": {
+                "type": ["boolean", "null"],
+                "description": "Have the forge show on the commit how the build stands.",
+            },
             "buildPlan": {
                 "type": ["object", "null"],
                 "description": "How it is built.",

@@ -244,6 +244,8 @@ fn request(id: &str) -> BuildRequest {
         target: Target::DefaultBranch,
         token: None,
         force: true,
+        supersede: false,
+        commit_status: false,
         redrive_of: None,
         token_ref: None,
         plan: PlanRequest::default(),

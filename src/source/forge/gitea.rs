@@ -1,10 +1,15 @@
 //! Gitea and Forgejo: what is their own beside git, and their REST API, which is the same.
 
 use image_builder_actors::model::request::RepoName;
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::{CommitStatus, StatusState};
 use reqwest::Url;
+use reqwest::header::HeaderValue;
+use serde_json::json;
 
 use super::api::{ReleaseApi, accept_json};
-use super::{Forge, base};
+use super::{Forge, StatusCall, base};
+use crate::net::http::authorization;
 use crate::source::GitSetupError;
 use crate::source::http::below;
 
@@ -31,6 +36,28 @@ impl Forge for Gitea {
     /// Any will do where the password is a token.
     fn git_user(&self) -> &'static str {
         "oauth2"
+    }
+
+    fn status(&self, status: &CommitStatus) -> Option<StatusCall> {
+        let CommitStatus { repo, commit, name, state, description, link, .. } = status;
+        let state = match state {
+            StatusState::Queued | StatusState::Building => "pending",
+            StatusState::Success => "success",
+            StatusState::Failure => "failure",
+            StatusState::Error | StatusState::Cancelled => "error",
+        };
+        let segments = ["api", "v1", "repos", &repo.owner, &repo.name, "statuses", commit];
+        Some(StatusCall {
+            url: below(&self.url, segments),
+            headers: accept_json(),
+            body: json!({
+                "state": state, "context": name, "description": description, "target_url": link,
+            }),
+        })
+    }
+
+    fn api_authorization(&self, token: &Secret) -> Option<HeaderValue> {
+        authorization("token", token.expose())
     }
 
     fn releases(&self, repo: &RepoName) -> Option<ReleaseApi> {

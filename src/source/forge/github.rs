@@ -1,11 +1,13 @@
 //! GitHub, and GitHub Enterprise: what is its own beside git, and its REST API.
 
 use image_builder_actors::model::request::RepoName;
+use image_builder_actors::ports::{CommitStatus, StatusState};
 use reqwest::Url;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
+use serde_json::json;
 
 use super::api::ReleaseApi;
-use super::{Forge, base};
+use super::{Forge, StatusCall, base};
 use crate::source::GitSetupError;
 use crate::source::http::below;
 
@@ -18,7 +20,8 @@ const API_VERSION: (HeaderName, HeaderValue) =
 pub struct GithubSettings {
     /// Its address for people and for git (`GITHUB_URL`), http or https.
     pub url: String,
-    /// The address of its REST API (`GITHUB_API_URL`), http or https; used for releases alone.
+    /// The address of its REST API (`GITHUB_API_URL`), http or https; used for releases and
+    /// commit statuses alone.
     pub api_url: String,
 }
 
@@ -51,6 +54,23 @@ impl Forge for Github {
 
     fn git_user(&self) -> &'static str {
         "x-access-token"
+    }
+
+    fn status(&self, status: &CommitStatus) -> Option<StatusCall> {
+        let CommitStatus { repo, commit, name, state, description, link, .. } = status;
+        let state = match state {
+            StatusState::Queued | StatusState::Building => "pending",
+            StatusState::Success => "success",
+            StatusState::Failure => "failure",
+            StatusState::Error | StatusState::Cancelled => "error",
+        };
+        Some(StatusCall {
+            url: below(&self.api, ["repos", &repo.owner, &repo.name, "statuses", commit]),
+            headers: HeaderMap::from_iter([(ACCEPT, MEDIA_TYPE), API_VERSION]),
+            body: json!({
+                "state": state, "context": name, "description": description, "target_url": link,
+            }),
+        })
     }
 
     fn releases(&self, repo: &RepoName) -> Option<ReleaseApi> {

@@ -1,10 +1,12 @@
 //! GitLab, its own and others': what is its own beside git, and its REST API.
 
 use image_builder_actors::model::request::RepoName;
+use image_builder_actors::ports::{CommitStatus, StatusState};
 use reqwest::Url;
+use serde_json::json;
 
 use super::api::{ReleaseApi, accept_json};
-use super::{Forge, base};
+use super::{Forge, StatusCall, base};
 use crate::source::GitSetupError;
 use crate::source::http::{RateLimitHeaders, below};
 
@@ -34,6 +36,25 @@ impl Forge for Gitlab {
 
     fn rate_limit(&self) -> RateLimitHeaders {
         RateLimitHeaders { remaining: "ratelimit-remaining", reset: "ratelimit-reset" }
+    }
+
+    fn status(&self, status: &CommitStatus) -> Option<StatusCall> {
+        let CommitStatus { repo, commit, name, state, description, link, .. } = status;
+        let state = match state {
+            StatusState::Queued => "pending",
+            StatusState::Building => "running",
+            StatusState::Success => "success",
+            StatusState::Failure | StatusState::Error => "failed",
+            StatusState::Cancelled => "canceled",
+        };
+        let project = repo.to_string();
+        Some(StatusCall {
+            url: below(&self.url, ["api", "v4", "projects", &project, "statuses", commit]),
+            headers: accept_json(),
+            body: json!({
+                "state": state, "name": name, "description": description, "target_url": link,
+            }),
+        })
     }
 
     fn releases(&self, repo: &RepoName) -> Option<ReleaseApi> {

@@ -14,14 +14,16 @@ use async_trait::async_trait;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::request::{BuildRequest, ForgeName, RepoName};
 use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::CommitStatus;
 use reqwest::Url;
-use reqwest::header::HeaderValue;
+use reqwest::header::{HeaderMap, HeaderValue};
+use serde_json::Value;
 
 use self::api::ReleaseApi;
 pub use self::github::GithubSettings;
 use super::http::{Address, Http, RateLimitHeaders, below};
 use super::{GitSetupError, fault};
-use crate::net::http::basic;
+use crate::net::http::{authorization, basic};
 
 /// Where repositories are, and all in which their hosts differ. Git itself is the same everywhere.
 #[async_trait]
@@ -37,6 +39,16 @@ pub(super) trait Forge: Send + Sync + 'static {
     /// What its API says of a repository's releases; `None` = it has none.
     fn releases(&self, _repo: &RepoName) -> Option<ReleaseApi> {
         None
+    }
+
+    /// How its API is told what to show on a commit; `None` = it shows nothing.
+    fn status(&self, _status: &CommitStatus) -> Option<StatusCall> {
+        None
+    }
+
+    /// A token as its API wants it; `None` = it has characters that no header holds.
+    fn api_authorization(&self, token: &Secret) -> Option<HeaderValue> {
+        authorization("Bearer", token.expose())
     }
 
     /// The user that git names beside a token, which is the password.
@@ -82,6 +94,13 @@ pub(super) trait Forge: Send + Sync + 'static {
     fn git_authorization(&self, token: &Secret) -> HeaderValue {
         basic(self.git_user(), token.expose())
     }
+}
+
+/// A request that has a forge show something on a commit.
+pub(super) struct StatusCall {
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
 }
 
 /// Where the other forges are. What has no address is not there.
@@ -136,18 +155,22 @@ impl Forges {
     /// The forge of a request. Whoever reads requests knows which there are, so that only one that was read
     /// by other settings names one that is not.
     pub(super) fn of(&self, request: &BuildRequest) -> Result<&Arc<dyn Forge>, Fault> {
-        let found = match request.forge {
-            ForgeName::Github => Some(&self.github),
-            ForgeName::Git => {
-                self.git.get(request.repo.owner.split('/').next().unwrap_or_default())
-            }
-            other => self.others.get(&other),
-        };
-        found.ok_or_else(|| {
+        self.find(request.forge, &request.repo).ok_or_else(|| {
             let name = request.forge.as_str();
             let message = format!("The build service has no forge `{name}` for this repository.");
             fault(Reason::Unsupported, message)
         })
+    }
+}
+
+impl Forges {
+    /// The forge of a repository.
+    pub(super) fn find(&self, forge: ForgeName, repo: &RepoName) -> Option<&Arc<dyn Forge>> {
+        match forge {
+            ForgeName::Github => Some(&self.github),
+            ForgeName::Git => self.git.get(repo.owner.split('/').next().unwrap_or_default()),
+            other => self.others.get(&other),
+        }
     }
 }
 

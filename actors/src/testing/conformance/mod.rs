@@ -6,6 +6,7 @@
 pub mod broker;
 pub mod build_store;
 pub mod builder;
+pub mod commit_statuses;
 pub mod credentials;
 pub mod dead_letters;
 pub mod notifier;

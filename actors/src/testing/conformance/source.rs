@@ -53,6 +53,8 @@ macro_rules! source_conformance {
 /// A request for a target of a repository.
 pub fn request(repo: &RepoName, target: Target, token: Option<&str>) -> BuildRequest {
     BuildRequest {
+        supersede: false,
+        commit_status: false,
         redrive_of: None,
         token_ref: None,
         build_id: "a-build".to_owned(),

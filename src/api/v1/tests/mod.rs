@@ -1,5 +1,6 @@
 //! The API over a real socket, on a broker, a store and dead letters in memory.
 
+mod hooks;
 mod schema;
 
 use std::sync::{Arc, OnceLock};
@@ -12,6 +13,7 @@ use image_builder_actors::model::history::History;
 use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::notification::NotificationType;
+use image_builder_actors::model::request::ForgeName;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::parse;
@@ -33,6 +35,7 @@ use super::*;
 use crate::api::readiness::Readiness;
 use crate::api::router;
 use crate::api::server::{self, Bounds};
+use crate::hooks::ApplicationsSettings;
 
 /// A service, and what it works with.
 pub(crate) struct World {
@@ -53,16 +56,24 @@ struct Parts {
 }
 
 fn backend(token: Option<&str>) -> (Backend, Parts) {
+    with_applications(token, ApplicationsSettings::default())
+}
+
+fn with_applications(token: Option<&str>, settings: ApplicationsSettings) -> (Backend, Parts) {
     let broker = FakeBroker::default();
     let letters = FakeDeadLetters::new(broker.clone());
     let (store, queues) = (FakeBuildStore::default(), Arc::<OnceLock<Queues>>::default());
-    let rules = Rules::new("https://github.com", Limits::default());
+    let rules = Rules::new("https://github.com", Limits::default())
+        .with(ForgeName::Gitlab, "https://gitlab.com")
+        .with(ForgeName::Gitea, "https://git.example.com");
+    let applications = Applications::open(settings, rules.clone()).expect("the file is good");
     let backend = Backend {
         store: Arc::new(store.clone()),
         queues: queues.clone(),
         rules: Arc::new(rules),
         token: token.map(Secret::new),
         worker: "here".to_owned(),
+        applications: Arc::new(applications),
     };
     (backend, Parts { broker, letters, store, queues })
 }
@@ -107,7 +118,15 @@ impl World {
 
     /// A service whose queue is not connected yet.
     async fn with(token: Option<&'static str>, bounds: Bounds) -> Self {
-        let (backend, Parts { broker, letters, store, queues }) = backend(token);
+        Self::of(backend(token), token, bounds).await
+    }
+
+    async fn of(
+        (backend, parts): (Backend, Parts),
+        token: Option<&'static str>,
+        bounds: Bounds,
+    ) -> Self {
+        let Parts { broker, letters, store, queues } = parts;
         let observed = observed();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
@@ -126,7 +145,7 @@ impl World {
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: &[u8],
     ) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).await.expect("it listens");
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
@@ -136,8 +155,9 @@ impl World {
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
-        head += &format!("Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        head += &format!("Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).await.expect("it reads");
+        stream.write_all(body).await.expect("it reads");
         stream
     }
 
@@ -148,11 +168,11 @@ impl World {
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
-        body: &str,
+        body: impl AsRef<[u8]>,
     ) -> impl Future<Output = Answer> {
         let at = std::panic::Location::caller();
         async move {
-            let mut stream = self.open(method, path, headers, body).await;
+            let mut stream = self.open(method, path, headers, body.as_ref()).await;
             let mut whole = Vec::new();
             stream.read_to_end(&mut whole).await.expect("it answers");
             let whole = String::from_utf8(whole).expect("text");
@@ -476,7 +496,7 @@ async fn a_log_is_followed_live_and_ends_with_the_outcome() {
     world.submit(&request("a")).await;
     world.record("u", "a", [output("one\n")]).await;
     let accept = [("Accept", "text/event-stream")];
-    let mut stream = world.open("GET", "/v1/builds/a/log", &accept, "").await;
+    let mut stream = world.open("GET", "/v1/builds/a/log", &accept, b"").await;
     let begun = read_until(&mut stream, "id: 4\ndata: one\n\n").await;
     assert!(begun.contains(": queued\n\n") && begun.contains("text/event-stream"), "{begun}");
     world.record("u", "a", [stage(StageName::Builder), output("half a")]).await;
@@ -680,11 +700,11 @@ async fn so_many_readers_leave_room_for_others() {
     let accept = [("Accept", "text/event-stream")];
     let mut readers = Vec::new();
     for _ in 0..MOST_READERS {
-        let mut stream = world.open("GET", "/v1/builds/a/log", &accept, "").await;
+        let mut stream = world.open("GET", "/v1/builds/a/log", &accept, b"").await;
         read_until(&mut stream, ": queued").await;
         readers.push(stream);
     }
-    let refused = world.ask("GET", "/v1/builds/a/log", &accept, "").await;
+    let refused = world.ask("GET", "/v1/builds/a/log", &accept, b"").await;
     assert_eq!(refused.status, 503);
     assert_eq!(world.get("/v1/builds/a").await.status, 200);
     // Whoever leaves makes room: the service notices it when it has something to send.
@@ -709,7 +729,7 @@ async fn a_stream_of_events_outlives_the_age_of_its_connection_and_other_answers
     world.connect();
     world.submit(&request("a")).await;
     let accept = [("Accept", "text/event-stream")];
-    let mut stream = world.open("GET", "/v1/builds/a/log", &accept, "").await;
+    let mut stream = world.open("GET", "/v1/builds/a/log", &accept, b"").await;
     read_until(&mut stream, ": queued").await;
     tokio::time::sleep(Duration::from_millis(800)).await;
     world.record("u", "a", [output("one\n")]).await;
@@ -734,7 +754,7 @@ async fn whoever_reads_nothing_of_a_log_is_sent_away() {
     world.submit(&request("a")).await;
     // More than the system's buffers take.
     world.record("u", "a", [output(&"x".repeat(64 << 20))]).await;
-    let _stream = world.open("GET", "/v1/builds/a/log", &[], "").await;
+    let _stream = world.open("GET", "/v1/builds/a/log", &[], b"").await;
     let next = tokio::time::timeout(Duration::from_secs(20), world.get("/v1/workers")).await;
     assert_eq!(next.expect("there is room again").status, 200);
 }
