@@ -2,7 +2,7 @@
 # The work is done by scripts in .devcontainer/, which the dev container and CI share.
 
 .DEFAULT_GOAL := help
-.PHONY: help services run up logs down prep devc demo test newer chaos soak bench lint manifests fmt
+.PHONY: help services run up logs down prep devc demo test browser newer chaos soak bench lint manifests fmt
 
 OPS := .devcontainer/ops.sh
 SUITE ?= trixie
@@ -36,6 +36,9 @@ demo: ## see it work, from nothing (BROKER=rabbitmq; REPO=owner/name [TOKEN=...]
 
 test: ## set everything up and run all tests
 	@$(OPS) test
+
+browser: ## try the page in Chromium, on real builds as well, and keep pictures of it in target/screenshots
+	@$(OPS) browser
 
 newer: ## run the tests of engine and broker on newer ones alone (SUITE=trixie, or sid, which moves)
 	@NEWER_SUITE=$(SUITE) $(OPS) newer

@@ -29,7 +29,7 @@ NEEDS_SOMETHING=69 # exit code: something that is needed is not available
 
 usage() {
     cat <<USAGE
-usage: ops.sh services | up | logs | down | prep | devc | demo | test | newer | chaos | soak | bench | lint | manifests
+usage: ops.sh services | up | logs | down | prep | devc | demo | test | newer | chaos | soak | bench | browser | lint | manifests
 The Makefile says what each of them does.
 USAGE
 }
@@ -145,14 +145,38 @@ run_tests() {
     cargo test --workspace --no-fail-fast --features failpoints 2>&1 | tee "$log" || result=$?
     # The same, on the other broker.
     BROKER=embedded cargo test --features failpoints --test chaos every_confirmed 2>&1 | tee -a "$log" || result=$?
+    browser_tests "$log" seeded || result=$?
     test_on_newer "$log" || result=$?
     in_short "$log"
     return "$result"
 }
 
+# The page in a browser: those of its tests, or all. The program is built.
+browser_tests() { # LOG [TEST...]
+    local log=$1
+    shift
+    heading "the page in a browser"
+    if ! { stack install browser && npm --prefix tests/browser ci --no-audit --no-fund; } >&2; then
+        say "the packages of the browser tests cannot be had, so the page was NOT looked at in a browser"
+        return
+    fi
+    tests/browser/run "$@" 2>&1 | tee -a "$log"
+}
+
+browser() {
+    local log=${CARGO_TARGET_DIR:-target}/browser.log
+    heading "setting the machine up"
+    test_bed
+    mkdir -p "${log%/*}"
+    : >"$log"
+    heading "compiling (several minutes the first time)"
+    cargo build --bin image-builder --example page-seed
+    browser_tests "$log" "$@"
+}
+
 in_short() { # LOG
     heading "in short (all of it is in $1)"
-    grep -E '^(==> |test result: |error: )|^test .* FAILED$' "$1" || true
+    grep -E '^(==> |test result: |error: |✖ |ℹ (pass|fail) )|^test .* FAILED$' "$1" || true
     grep -E -A 2 '^thread .* panicked at' "$1" || true
 }
 
@@ -259,7 +283,7 @@ lint() {
     heading "documentation"
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --features failpoints
     heading "scripts"
-    shellcheck -x "$here"/*.sh .ci/run
+    shellcheck -x "$here"/*.sh .ci/run tests/browser/run
     heading "dependencies"
     if ! cargo deny --version >/dev/null 2>&1; then
         say "cargo-deny is not installed, so licences, sources and advisories were NOT checked"
@@ -309,7 +333,7 @@ demo() {
 
 command=${1:-help}
 case $command in
-    services | up | logs | down | prep | devc | newer | chaos | soak | bench | lint | manifests | demo) "$command" ;;
+    services | up | logs | down | prep | devc | newer | chaos | soak | bench | browser | lint | manifests | demo) "$command" ;;
     test) run_tests ;;
     help | -h | --help) usage ;;
     *)

@@ -32,6 +32,13 @@ COMMANDS
     [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || echo debian-archive-keyring
 }
 
+# Prints the packages that the browser tests need besides.
+missing_browser_packages() {
+    type -P chromium >/dev/null || echo chromium
+    type -P node >/dev/null || echo nodejs
+    type -P npm >/dev/null || echo npm
+}
+
 # The daemons are started by 'stack.sh up'; their packages must not do it (they
 # would take the ports, or hang where there is no systemd).
 POLICY=/usr/sbin/policy-rc.d
@@ -52,10 +59,11 @@ allow_service_starts() {
     trap - EXIT
 }
 
-install_packages() {
+# Installs what is missing, as one of these functions prints it.
+install_packages() { # FUNCTION
     local log
     local -a missing apt
-    mapfile -t missing < <(missing_packages | sort -u)
+    mapfile -t missing < <("$1" | sort -u)
     if ((${#missing[@]} == 0)); then
         say "install: nothing is missing"
         return

@@ -20,7 +20,7 @@ usage() {
     cat <<USAGE
 usage: stack.sh COMMAND [ARGUMENT...]
 
-  install            install the Debian packages that are missing
+  install [browser]  install the Debian packages that are missing; those of the browser tests
   up [SERVICE...]    start the services and wait until each of them answers
   down [SERVICE...]  stop what 'up' started, and nothing else
   status             one line a service; exits 0 when all of them answer
@@ -104,7 +104,10 @@ ENV
 command=${1:-help}
 (($# == 0)) || shift
 case $command in
-    install) install_packages ;;
+    install)
+        check_names "group of packages" "browser" "$@"
+        install_packages "missing_${1:+$1_}packages"
+        ;;
     up) stack_up "$@" ;;
     down) stack_down "$@" ;;
     status) stack_status ;;

@@ -16,10 +16,11 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate has a parent")
 }
 
-/// The README and everything in `docs/`, by path from the repository's root.
+/// The README and all pages in `docs/`, by path from the repository's root.
 fn pages() -> BTreeMap<PathBuf, String> {
     let docs = fs::read_dir(root().join("docs")).expect("there is a directory docs");
     docs.map(|entry| Path::new("docs").join(entry.expect("readable").file_name()))
+        .filter(|page| page.extension().is_some_and(|extension| extension == "md"))
         .chain([PathBuf::from("README.md")])
         .map(|page| {
             let text = fs::read_to_string(root().join(&page)).expect("a page is text");

@@ -1,11 +1,14 @@
-//! What the worker shows over HTTP: `/livez`, `/readyz`, `/metrics`, and the API of builds, [`v1`].
+//! What the worker shows over HTTP: `/livez`, `/readyz`, `/metrics`, the API of builds, [`v1`], and the
+//! page for people, `page/`.
 //!
 //! [`router`] is where a route is added.
 
 mod listen;
 mod metrics;
+mod page;
 pub mod readiness;
 mod server;
+mod session;
 pub mod v1;
 
 use std::sync::Arc;
@@ -23,7 +26,7 @@ use tokio::net::TcpListener;
 
 pub use self::listen::listen;
 use self::server::Bounds;
-use self::v1::Backend;
+use self::v1::{Api, Backend};
 use crate::api::readiness::Readiness;
 
 /// What the endpoints show.
@@ -43,7 +46,7 @@ impl Observed {
 
 /// Every route that there is.
 fn router(observed: Observed, backend: Backend) -> Router {
-    let builds = v1::router(backend, observed.clone());
+    let api = Arc::new(Api::new(backend, observed.clone()));
     Router::new()
         .route("/livez", get("ok\n"))
         .route("/readyz", get(readyz))
@@ -51,7 +54,8 @@ fn router(observed: Observed, backend: Backend) -> Router {
         .method_not_allowed_fallback(only_reading)
         .fallback(nothing_here)
         .with_state(observed)
-        .merge(builds)
+        .merge(v1::router(api.clone()))
+        .merge(page::router(api))
 }
 
 async fn readyz(State(observed): State<Observed>) -> impl IntoResponse {
@@ -73,7 +77,7 @@ async fn only_reading() -> impl IntoResponse {
 }
 
 async fn nothing_here() -> impl IntoResponse {
-    (StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics or /v1/openapi.json\n")
+    (StatusCode::NOT_FOUND, "try /, /livez, /readyz, /metrics or /v1/openapi.json\n")
 }
 
 /// Serves the hooks of forges alone, until the program ends.

@@ -20,16 +20,18 @@ pub struct Readiness {
     needs: Arc<Mutex<Vec<Need>>>,
 }
 
+/// Something that the worker needs.
 #[derive(Debug, Clone, Serialize)]
-struct Need {
-    name: &'static str,
+pub(super) struct Need {
+    pub(super) name: &'static str,
     /// Whether the worker cannot work without it.
-    required: bool,
-    ready: bool,
+    pub(super) required: bool,
+    pub(super) ready: bool,
     #[serde(with = "time::serde::rfc3339")]
-    since: OffsetDateTime,
+    pub(super) since: OffsetDateTime,
+    /// What is wrong with it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
+    pub(super) detail: Option<String>,
     /// What the log last said of it.
     #[serde(skip)]
     said: Option<bool>,
@@ -92,6 +94,11 @@ impl Readiness {
     /// Each need, and whether it is met.
     pub fn states(&self) -> Vec<(&'static str, bool)> {
         self.lock().iter().map(|need| (need.name, need.ready)).collect()
+    }
+
+    /// Each need, as it stands.
+    pub(super) fn needs(&self) -> Vec<Need> {
+        self.lock().clone()
     }
 
     fn note(&self, name: &'static str, found: Result<(), String>) {

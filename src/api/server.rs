@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 
 /// The bounds of connections.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// Connections at once; further ones wait to be accepted.
     pub(super) connections: usize,
     /// Longest head of a request, in bytes.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::ports::build_store::{
     Acceptance, BuildState, Change, Cursor, Filter, Page, Recorded, RequestedBuild, StoreError,
-    StoredBuild, batch_name, build_key, nanos,
+    StoredBuild, Tally, UserTally, batch_name, build_key, nanos,
 };
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
@@ -206,7 +206,7 @@ pub(super) async fn list(
     most: usize,
 ) -> Result<Page, StoreError> {
     let after = cursor.map(str::parse::<Cursor>).transpose()?;
-    let Filter { state, user_id, application_id, repo, commit, build_id } = filter;
+    let Filter { state, user_id, application_id, repo, commit, build_id, search } = filter;
     let mut query = format!("SELECT {COLUMNS} FROM builds WHERE queued = 1");
     let mut values = Vec::new();
     let state = state.map(|state| state.as_str().to_owned());
@@ -228,6 +228,14 @@ pub(super) async fn list(
         let (length, at) = (commit.chars().count(), values.len());
         query.push_str(&format!(" AND substr(commit_id, 1, {length}) = ${at}"));
     }
+    if let Some(search) = search {
+        values.push(text(search));
+        let (length, at) = (search.chars().count(), values.len());
+        query.push_str(&format!(
+            " AND (user_id = ${at} OR application_id = ${at} OR repo = ${at} \
+             OR substr(build_id, 1, {length}) = ${at} OR substr(commit_id, 1, {length}) = ${at})"
+        ));
+    }
     if let Some(Cursor { requested_at, key }) = &after {
         values.push(key.clone());
         let at = values.len();
@@ -246,6 +254,44 @@ pub(super) async fn list(
     let next = builds.last().filter(|_| rows.len() > most);
     let next = next.map(|last| Cursor::of(&last.requested).to_string());
     Ok(Page { builds, next })
+}
+
+pub(super) async fn tally(store: &Store) -> Result<Tally, StoreError> {
+    let pool = store.there().await?;
+    // An index answers it alone: a build that something was done for was in a queue.
+    let states = "SELECT state, COUNT(*) AS builds FROM builds WHERE state <> 'queued' GROUP BY state \
+         UNION ALL SELECT 'queued', COUNT(*) FROM builds WHERE state = 'queued' AND queued = 1";
+    let states = sqlx::query(states).fetch_all(pool).await.map_err(unavailable)?;
+    let users = format!(
+        "SELECT user_id, SUM(CASE WHEN state IN ('queued', 'waiting') THEN 1 ELSE 0 END) AS waiting, \
+         COUNT(*) AS builds FROM builds WHERE queued = 1 \
+         AND state IN ('queued', 'fetching', 'building', 'pushing', 'waiting') \
+         GROUP BY user_id ORDER BY builds DESC, user_id LIMIT {}",
+        Tally::MOST_USERS
+    );
+    let users = sqlx::query(&users).fetch_all(pool).await.map_err(unavailable)?;
+    let count = |row: &AnyRow, column: &str| -> Result<u64, sqlx::Error> {
+        Ok(row.try_get::<i64, _>(column)?.unsigned_abs())
+    };
+    let in_state = |row: &AnyRow| -> Result<_, StoreError> {
+        let name: String = row.try_get("state").map_err(unreadable)?;
+        let state = BuildState::from_name(&name);
+        let state = state.ok_or_else(|| unreadable(format!("a state `{name}`")))?;
+        Ok((state, count(row, "builds").map_err(unreadable)?))
+    };
+    let of_user = |row: &AnyRow| -> Result<_, sqlx::Error> {
+        let (waiting, all) = (count(row, "waiting")?, count(row, "builds")?);
+        Ok(UserTally {
+            user_id: row.try_get("user_id")?,
+            waiting,
+            in_hand: all.saturating_sub(waiting),
+        })
+    };
+    let states = states.iter().map(in_state).collect::<Result<Vec<_>, _>>()?;
+    Ok(Tally {
+        states: states.into_iter().filter(|(_, count)| *count > 0).collect(),
+        users: users.iter().map(of_user).collect::<Result<_, _>>().map_err(unreadable)?,
+    })
 }
 
 /// A row, read.

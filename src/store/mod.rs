@@ -28,7 +28,7 @@ use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::build_store::{
     Acceptance, BuildStore, Filter, LogPart, Page, Recorded, RequestedBuild, StoreError,
-    StoredBuild,
+    StoredBuild, Tally,
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
@@ -243,6 +243,10 @@ impl BuildStore for Store {
         most: usize,
     ) -> Result<Page, StoreError> {
         within(LIMIT, builds::list(self, filter, cursor, most)).await
+    }
+
+    async fn tally(&self) -> Result<Tally, StoreError> {
+        within(LIMIT, builds::tally(self)).await
     }
 
     async fn log(

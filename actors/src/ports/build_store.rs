@@ -12,6 +12,7 @@
 //! - What happens to a build that nobody requested is not recorded.
 //! - Builds are listed newest first, a page at a time, and a page is never disturbed by what is recorded
 //!   meanwhile.
+//! - A tally counts what is listed: the builds in each state, and of each user those that have not ended.
 //! - A log is what was appended, byte by byte, and is read from any offset. What was lost is marked in it.
 //! - What is older than it may be goes, and so do the oldest builds that ended where all hold too many bytes: a
 //!   build that has not ended never goes for its size.
@@ -364,6 +365,8 @@ pub struct Filter {
     /// A commit, or how it begins.
     pub commit: Option<String>,
     pub build_id: Option<String>,
+    /// A user, an application or a repository, or how a build's id or a commit begins: any of them.
+    pub search: Option<String>,
 }
 
 impl Filter {
@@ -375,12 +378,19 @@ impl Filter {
         };
         let begins =
             |commit: &String| build.commit.as_ref().is_some_and(|known| known.starts_with(commit));
+        let is_searched = |text: &String| {
+            [&requested.build.user_id, &requested.application_id, &requested.repo]
+                .contains(&&Some(text.clone()))
+                || requested.build.build_id.starts_with(text)
+                || begins(text)
+        };
         self.state.is_none_or(|state| state == build.state)
             && same(&self.user_id, requested.build.user_id.as_ref())
             && same(&self.application_id, requested.application_id.as_ref())
             && same(&self.repo, requested.repo.as_ref())
             && same(&self.build_id, Some(&requested.build.build_id))
             && self.commit.as_ref().is_none_or(begins)
+            && self.search.as_ref().is_none_or(is_searched)
     }
 }
 
@@ -390,6 +400,36 @@ pub struct Page {
     pub builds: Vec<StoredBuild>,
     /// Where the next page begins, opaque; `None` = there is none.
     pub next: Option<String>,
+}
+
+/// How many builds there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Builds in each state; one that no build is in is missing.
+    pub states: Vec<(BuildState, u64)>,
+    /// The users who have the most builds that have not ended, those with most first.
+    pub users: Vec<UserTally>,
+}
+
+/// The builds of one user that have not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserTally {
+    /// `None` = the requests do not say clearly whose they are.
+    pub user_id: Option<String>,
+    /// In a queue, or between two attempts.
+    pub waiting: u64,
+    /// In the hands of a stage.
+    pub in_hand: u64,
+}
+
+impl Tally {
+    /// So many users are named at the most.
+    pub const MOST_USERS: usize = 50;
+
+    /// How many builds are in a state.
+    pub fn of(&self, state: BuildState) -> u64 {
+        self.states.iter().filter(|(known, _)| *known == state).map(|(_, count)| count).sum()
+    }
 }
 
 /// A part of a build's log.
@@ -430,6 +470,9 @@ pub trait BuildStore: Send + Sync + 'static {
         cursor: Option<&str>,
         most: usize,
     ) -> Result<Page, StoreError>;
+
+    /// How many builds there are, by state and by user.
+    async fn tally(&self) -> Result<Tally, StoreError>;
 
     /// At most `most` bytes of a build's log from an offset on; `None` = no such build is known.
     async fn log(

@@ -1,6 +1,7 @@
 //! A build store in memory, with faults on demand. Clones are the same store.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use tokio::sync::watch;
 
 use crate::model::identity::BuildIdentity;
 use crate::ports::build_store::{
-    Acceptance, BuildStore, Change, Cursor, Filter, LogPart, Page, Recorded, RequestedBuild,
-    StoreError, StoredBuild, batch_name,
+    Acceptance, BuildState, BuildStore, Change, Cursor, Filter, LogPart, Page, Recorded,
+    RequestedBuild, StoreError, StoredBuild, Tally, UserTally, batch_name,
 };
 
 /// A build store in memory.
@@ -174,6 +175,29 @@ impl BuildStore for FakeBuildStore {
         found.truncate(most);
         let next = found.last().filter(|_| !is_last).map(|(at, _)| at.to_string());
         Ok(Page { builds: found.into_iter().map(|(_, build)| build).collect(), next })
+    }
+
+    async fn tally(&self) -> Result<Tally, StoreError> {
+        let inner = self.there()?;
+        let (mut states, mut users) = (HashMap::new(), HashMap::<_, (u64, u64)>::new());
+        for known in inner.builds.values().filter(|known| known.is_queued) {
+            let state = known.build.state;
+            *states.entry(state).or_default() += 1;
+            if state.is_ended() {
+                continue;
+            }
+            let (waiting, in_hand) =
+                users.entry(known.build.requested.build.user_id.clone()).or_default();
+            match state {
+                BuildState::Queued | BuildState::Waiting => *waiting += 1,
+                _ => *in_hand += 1,
+            }
+        }
+        let tally = |(user_id, (waiting, in_hand))| UserTally { user_id, waiting, in_hand };
+        let mut users: Vec<_> = users.into_iter().map(tally).collect();
+        users.sort_by_key(|user| (Reverse(user.waiting + user.in_hand), user.user_id.clone()));
+        users.truncate(Tally::MOST_USERS);
+        Ok(Tally { states: states.into_iter().collect(), users })
     }
 
     async fn log(

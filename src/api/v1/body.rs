@@ -50,7 +50,12 @@ pub(super) async fn read_if_any(
     read(headers, Body::from(bytes), most).await.map(Some)
 }
 
-async fn collect(body: Body, most: usize) -> Result<Bytes, Problem> {
+/// Reads a body of at most so many bytes, whatever it is.
+///
+/// # Errors
+///
+/// It is too long, or was not sent in time.
+pub(in crate::api) async fn collect(body: Body, most: usize) -> Result<Bytes, Problem> {
     in_time(most, async { Ok(limited(body, most)?.collect().await?.to_bytes()) }).await
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::header::{HOST, LOCATION};
@@ -32,7 +32,8 @@ const PAGE: usize = 50;
 const LONGEST_PAGE: usize = 200;
 
 /// What a reverse proxy says of how it was asked.
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(in crate::api) const X_FORWARDED_PROTO: HeaderName =
+    HeaderName::from_static("x-forwarded-proto");
 
 /// A build that was asked for.
 #[derive(Debug, Serialize, ToSchema)]
@@ -242,7 +243,7 @@ impl<S: Send + Sync> FromRequestParts<S> for OneBuild {
 }
 
 /// What a query says: nothing, where it is empty.
-pub(super) fn said(text: Option<String>) -> Option<String> {
+pub(in crate::api) fn said(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
@@ -257,6 +258,8 @@ pub(super) struct Listing {
     repo: Option<String>,
     /// A commit, or how it begins.
     commit: Option<String>,
+    /// A user, an application or a repository, or how a build's id or a commit begins: any of them.
+    search: Option<String>,
     /// Where the page begins: `next` of the page before.
     cursor: Option<String>,
     /// How many builds a page has at the most.
@@ -270,7 +273,7 @@ impl Api {
     /// # Errors
     ///
     /// Nothing, or it is not clear whose is meant.
-    pub(super) async fn find(
+    pub(in crate::api) async fn find(
         &self,
         build_id: &str,
         user: Option<&str>,
@@ -310,35 +313,53 @@ pub(super) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let rules = &api.backend.rules;
-    let body = body::read(&headers, body, rules.limits.request_bytes).await?;
-    let own = parse::identity(&body, None);
-    let has_uuid = own.is_some();
-    let build_id = own.map_or_else(|| Uuid::new_v4().to_string(), |own| own.build_id);
-    let request = parse::parse(&body, &build_id, rules)
-        .map_err(|rejected| Problem::rejected(rejected.fault.reason, rejected.fault.message))?;
-    let build = request.identity();
-    let submitted = |state: BuildState| Submitted {
-        url: address(&headers, &build, has_uuid),
-        build_id: build.build_id.clone(),
-        status: state.as_str(),
-    };
-    match api.take(&request, body.into()).await? {
-        Acceptance::New => {}
-        Acceptance::Known => {
-            let known = api.find(&build.build_id, build.user_id.as_deref()).await;
-            let state = known.map_or(BuildState::Queued, |known| known.state);
-            return Ok(json(StatusCode::OK, &submitted(state)));
-        }
-        Acceptance::OtherRequest => {
-            return Err(Problem::conflict(
-                "This user has a build of this `uuid` already, which another request asked for.",
-            ));
-        }
+    let body = body::read(&headers, body, api.backend.rules.limits.request_bytes).await?;
+    let Taken { build, has_uuid, state, is_new } = api.submit(body).await?;
+    let url = address(&headers, &build, has_uuid);
+    let submitted =
+        Submitted { build_id: build.build_id, status: state.as_str(), url: url.clone() };
+    if !is_new {
+        return Ok(json(StatusCode::OK, &submitted));
     }
-    let submitted = submitted(BuildState::Queued);
-    let location = [(LOCATION, submitted.url.clone())];
-    Ok((location, json(StatusCode::ACCEPTED, &submitted)).into_response())
+    Ok(([(LOCATION, url)], json(StatusCode::ACCEPTED, &submitted)).into_response())
+}
+
+/// A request that was taken, now or before.
+pub(in crate::api) struct Taken {
+    pub(in crate::api) build: BuildIdentity,
+    /// Whether the request says its id: others may have a build of it.
+    has_uuid: bool,
+    state: BuildState,
+    is_new: bool,
+}
+
+impl Api {
+    /// Puts a request into the queue, unless this very one is or was in it.
+    ///
+    /// # Errors
+    ///
+    /// It breaks a rule, another one has its id, or it cannot be made durable.
+    pub(in crate::api) async fn submit(&self, body: Bytes) -> Result<Taken, Problem> {
+        let own = parse::identity(&body, None);
+        let has_uuid = own.is_some();
+        let build_id = own.map_or_else(|| Uuid::new_v4().to_string(), |own| own.build_id);
+        let request = parse::parse(&body, &build_id, &self.backend.rules)
+            .map_err(|rejected| Problem::rejected(rejected.fault.reason, rejected.fault.message))?;
+        let build = request.identity();
+        let (state, is_new) = match self.take(&request, body.into()).await? {
+            Acceptance::New => (BuildState::Queued, true),
+            Acceptance::Known => {
+                let known = self.find(&build.build_id, build.user_id.as_deref()).await;
+                (known.map_or(BuildState::Queued, |known| known.state), false)
+            }
+            Acceptance::OtherRequest => {
+                return Err(Problem::conflict(
+                    "This user has a build of this `uuid` already, which another request asked for.",
+                ));
+            }
+        };
+        Ok(Taken { build, has_uuid, state, is_new })
+    }
 }
 
 impl Api {
@@ -438,6 +459,7 @@ pub(super) async fn list(
         repo: said(listing.repo),
         commit: said(listing.commit),
         build_id: None,
+        search: said(listing.search),
     };
     let cursor = said(listing.cursor);
     let page = api.backend.store.list(&filter, cursor.as_deref(), most).await?;
@@ -484,17 +506,32 @@ pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
     OneBuild { id, user }: OneBuild,
 ) -> Result<Response, Problem> {
-    let build = match (api.find(&id, user.as_deref()).await, user) {
-        (Ok(found), _) if found.state.is_ended() => {
-            let state = found.state.as_str();
-            return Err(Problem::conflict(format!("The build has ended: it is {state}.")));
-        }
-        (Ok(found), _) => found.requested.build,
-        // It is in the queue and not read yet, or the store is away: the workers know it by these.
-        (Err(_), Some(user)) => BuildIdentity::new(Some(&user), &id),
-        (Err(problem), None) => return Err(problem),
-    };
-    api.queues()?.broker.cancel(&build).await?;
-    let BuildIdentity { build_id, user_id } = build;
+    let BuildIdentity { build_id, user_id } = api.cancel(&id, user).await?;
     Ok(json(StatusCode::ACCEPTED, &Cancelling { build_id, user_id }))
+}
+
+impl Api {
+    /// Tells every worker that a build is to be stopped.
+    ///
+    /// # Errors
+    ///
+    /// It has ended, nothing is known of it and nobody says whose it is, or nobody can be told.
+    pub(in crate::api) async fn cancel(
+        &self,
+        id: &str,
+        user: Option<String>,
+    ) -> Result<BuildIdentity, Problem> {
+        let build = match (self.find(id, user.as_deref()).await, user) {
+            (Ok(found), _) if found.state.is_ended() => {
+                let state = found.state.as_str();
+                return Err(Problem::conflict(format!("The build has ended: it is {state}.")));
+            }
+            (Ok(found), _) => found.requested.build,
+            // It is in the queue and not read yet, or the store is away: the workers know it by these.
+            (Err(_), Some(user)) => BuildIdentity::new(Some(&user), id),
+            (Err(problem), None) => return Err(problem),
+        };
+        self.queues()?.broker.cancel(&build).await?;
+        Ok(build)
+    }
 }

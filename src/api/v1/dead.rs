@@ -8,24 +8,21 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::parse;
-use image_builder_actors::ports::{DeadLetterReading, DeadLettersError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
-use super::builds::{OneBuild, Whose, address, requested, said};
+use super::builds::{OneBuild, Whose, address, said};
+use super::letters::Filter;
 use super::problem::{self, Problem};
 use super::{Api, body, json};
-use crate::dead_letters::letter::{FaultName, Found, Letters, NotFound, Wanted};
-use crate::dead_letters::redrive::{self, Given, Refusal, Values};
+use crate::dead_letters::letter::{FaultName, Found};
+use crate::dead_letters::redrive::{Given, Refusal, Values};
 
 /// Letters on a page, where nobody says how many, and at the most.
 const PAGE: usize = 100;
 const LONGEST_PAGE: usize = 1000;
-/// A page holds no further letter once it has so many bytes.
-const LARGEST_PAGE: usize = 8 << 20;
 
 /// A copy of a build that was given up.
 #[derive(Debug, Serialize, ToSchema)]
@@ -143,29 +140,6 @@ impl From<Refusal> for Problem {
     }
 }
 
-impl Api {
-    async fn read_letters(&self) -> Result<Box<dyn DeadLetterReading>, Problem> {
-        Ok(self.queues()?.dead_letters.read().await?)
-    }
-}
-
-/// The letters of one user's build of exactly this id.
-async fn find(
-    reading: &mut dyn DeadLetterReading,
-    id: &str,
-    user: Option<String>,
-) -> Result<Result<Letters, Problem>, DeadLettersError> {
-    let wanted = Wanted { id: id.to_owned(), user };
-    let found = Letters::find(reading, &wanted).await?.and_then(Letters::of_one_user);
-    Ok(match found {
-        Ok(letters) if letters.id() == id => Ok(letters),
-        Err(NotFound::OfSeveralUsers { .. }) => Err(Problem::conflict(
-            "Several users have a dead letter of this id: say whose is meant, with `?user=`.",
-        )),
-        Ok(_) | Err(_) => Err(Problem::not_found("There is no dead letter of such a build.")),
-    })
-}
-
 /// List dead letters
 ///
 /// Copies of the builds that were given up, without any credential, oldest first.
@@ -191,31 +165,10 @@ pub(super) async fn list(
     if !(1..=LONGEST_PAGE).contains(&most) {
         return Err(Problem::bad_request(format!("`limit` is from 1 to {LONGEST_PAGE}.")));
     }
-    let user = said(user);
-    let is_wanted = |found: &Found| {
-        user.as_deref().is_none_or(|user| found.user() == Some(user))
-            && fault.is_none_or(|fault| {
-                found.letter.as_ref().is_some_and(|letter| fault.names(letter.reason))
-            })
-    };
-    let mut reading = api.read_letters().await?;
-    let (mut letters, mut seen, mut bytes, mut next) = (Vec::new(), 0, 0, None);
-    'pages: while let Some(batch) = reading.next().await? {
-        for kept in batch {
-            if seen >= skipped && (letters.len() == most || bytes > LARGEST_PAGE) {
-                next = Some(seen.to_string());
-                break 'pages;
-            }
-            seen += 1;
-            let found = Found::of(kept);
-            if seen > skipped && is_wanted(&found) {
-                bytes += found.body.len();
-                letters.push(Letter::of(found));
-            }
-        }
-    }
-    reading.close().await?;
-    Ok(json(StatusCode::OK, &DeadLetters { letters, next }))
+    let filter = Filter { user: said(user), fault };
+    let (found, next) = api.letters(&filter, skipped, most).await?;
+    let letters = found.into_iter().map(Letter::of).collect();
+    Ok(json(StatusCode::OK, &DeadLetters { letters, next: next.map(|next| next.to_string()) }))
 }
 
 /// Show a dead letter
@@ -234,10 +187,7 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     OneBuild { id, user }: OneBuild,
 ) -> Result<Response, Problem> {
-    let mut reading = api.read_letters().await?;
-    let found = find(&mut *reading, &id, user).await?;
-    reading.close().await?;
-    Ok(json(StatusCode::OK, &Letter::of(found?.into_newest())))
+    Ok(json(StatusCode::OK, &Letter::of(api.letter(&id, user).await?)))
 }
 
 /// Drop a dead letter
@@ -258,13 +208,8 @@ pub(super) async fn drop(
     State(api): State<Arc<Api>>,
     OneBuild { id, user }: OneBuild,
 ) -> Result<Response, Problem> {
-    let mut reading = api.read_letters().await?;
-    let found = find(&mut *reading, &id, user).await?;
-    if let Ok(letters) = &found {
-        reading.remove(&letters.tags()).await?;
-    }
-    reading.close().await?;
-    found.map(|_| StatusCode::NO_CONTENT.into_response())
+    api.drop_letter(&id, user).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Ask for a build again
@@ -301,34 +246,7 @@ pub(super) async fn redrive(
         None => None,
     };
     let given = Given::from(given.unwrap_or_default());
-    let mut reading = api.read_letters().await?;
-    let found = find(&mut *reading, &id, user).await?;
-    let prepared = found.and_then(|letters| {
-        let letter = letters.newest();
-        let new_id = redrive::new_id(letter);
-        redrive::check_secrets(letter, &given)?;
-        let body = redrive::request(letter, &given, redrive::Token::Always, &new_id)?;
-        Ok((letters.tags(), new_id, body))
-    });
-    let (tags, new_id, body) = match prepared {
-        Ok(prepared) => prepared,
-        Err(problem) => {
-            reading.close().await?;
-            return Err(problem);
-        }
-    };
-    let build = parse::identity(&body, Some(&new_id));
-    let known = parse::parse(&body, &new_id, rules).ok().map(|request| requested(&request, &body));
-    if let Some(requested) = &known
-        && let Err(error) = api.backend.store.accept(requested).await
-    {
-        tracing::warn!(%error, "a request that is made again will be listed once a worker has it");
-    }
-    reading.redrive(redrive::message(body, &new_id), &tags).await?;
-    reading.close().await?;
-    if let Some(requested) = known {
-        api.note_requested(requested).await;
-    }
+    let (build, new_id) = api.redrive_letter(&id, user, &given).await?;
     let url = build.map_or_else(String::new, |build| address(&headers, &build, false));
     let redriven = Redriven { build_id: new_id, redrive_of: id, status: "queued", url };
     Ok(json(StatusCode::ACCEPTED, &redriven))

@@ -14,7 +14,7 @@ use super::problem::Problem;
 use crate::net::signature::is_same;
 
 /// What a browser says of whose page wants something.
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub(in crate::api) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// What a reverse proxy says of whom it asks for.
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -23,7 +23,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// # Errors
 ///
 /// Why not.
-pub(super) fn admit(
+pub(in crate::api) fn admit(
     token: Option<&Secret>,
     peer: IpAddr,
     uri: &Uri,
@@ -35,7 +35,7 @@ pub(super) fn admit(
     }
 }
 
-fn bears(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {
+pub(in crate::api) fn bears(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {
     let shown = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, shown) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| shown.trim())
@@ -97,27 +97,33 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Whether a method changes something.
-pub(super) fn writes(method: &Method) -> bool {
+pub(in crate::api) fn writes(method: &Method) -> bool {
     !method.is_safe()
 }
 
 /// Bounds how often something is done: so often a second, and so often at once after a pause.
 #[derive(Debug)]
-pub(super) struct Rate {
+pub(in crate::api) struct Rate {
     a_second: f64,
     at_once: f64,
     left: Mutex<(f64, Instant)>,
 }
 
 impl Rate {
-    pub(super) fn new(a_second: u32, at_once: u32) -> Self {
+    pub(in crate::api) fn new(a_second: u32, at_once: u32) -> Self {
         let at_once = f64::from(at_once);
         let left = Mutex::new((at_once, Instant::now()));
         Self { a_second: a_second.into(), at_once, left }
     }
 
+    /// Whether it was not done for so long that nothing of that counts any more.
+    pub(in crate::api) fn is_full(&self) -> bool {
+        let (tokens, at) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens + at.elapsed().as_secs_f64() * self.a_second >= self.at_once
+    }
+
     /// Whether it may be done now.
-    pub(super) fn admits(&self) -> bool {
+    pub(in crate::api) fn admits(&self) -> bool {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let (tokens, at) = *left;
         let now = Instant::now();

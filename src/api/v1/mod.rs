@@ -8,25 +8,29 @@
 //! | `builds.rs` | requests, what is known of builds, cancelling |
 //! | `log.rs` | a build's log, as a whole or in parts |
 //! | `events.rs` | a build's log, live |
+//! | `summary.rs` | how many builds there are |
 //! | `dead.rs` | dead letters |
+//! | `letters.rs` | what is done with them, for the page as well |
 //! | `hooks.rs` | what forges send after a push |
 //! | `workers.rs` | what the worker's actors do |
 //! | `openapi.rs` | the description for machines, made from the code |
 //! | `schema.rs` | what a build request is, for that description |
 
-mod body;
+pub(super) mod body;
 #[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
-mod builds;
+pub(super) mod builds;
 #[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
-mod dead;
+pub(super) mod dead;
 mod events;
-mod guard;
+pub(super) mod guard;
 mod hooks;
+pub(super) mod letters;
 #[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
 mod log;
 mod openapi;
-mod problem;
+pub(super) mod problem;
 mod schema;
+mod summary;
 #[cfg(test)]
 pub(crate) mod tests;
 mod workers;
@@ -36,7 +40,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -51,6 +55,7 @@ use self::guard::Rate;
 use self::problem::Problem;
 use super::Observed;
 use super::server::{Connection, Hold};
+use super::session::{Session, Sessions};
 use crate::hooks::Applications;
 
 /// Where the API is served.
@@ -86,10 +91,12 @@ pub struct Queues {
     pub dead_letters: Arc<dyn DeadLetterStore>,
 }
 
-/// The API, as its routes share it.
-struct Api {
-    backend: Backend,
-    observed: Observed,
+/// The API, as its routes and the page share it.
+pub(super) struct Api {
+    pub(super) backend: Backend,
+    pub(super) observed: Observed,
+    /// Those who showed the token at the page; `None` = only this machine is served.
+    pub(super) sessions: Option<Sessions>,
     writes: Rate,
     /// Bytes of hooks' bodies that are in memory.
     hooks: Arc<Semaphore>,
@@ -99,12 +106,30 @@ struct Api {
 }
 
 impl Api {
-    fn new(backend: Backend, observed: Observed) -> Self {
+    pub(super) fn new(backend: Backend, observed: Observed) -> Self {
         let (a_second, at_once) = WRITES;
         let readers = Arc::new(Semaphore::new(MOST_READERS));
         let writes = Rate::new(a_second, at_once);
         let hooks = Arc::new(Semaphore::new(hooks::MOST_BYTES));
-        Self { backend, observed, writes, hooks, readers, keep_alive: events::KEEP_ALIVE }
+        let sessions = backend.token.as_ref().map(Sessions::of);
+        Self { backend, observed, sessions, writes, hooks, readers, keep_alive: events::KEEP_ALIVE }
+    }
+
+    /// Counts a change that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// Too many are.
+    pub(super) fn count_write(&self) -> Result<(), Problem> {
+        let (a_second, _) = WRITES;
+        let too_many =
+            || Problem::too_many(format!("At most {a_second} changes a second are taken."));
+        self.writes.admits().then_some(()).ok_or_else(too_many)
+    }
+
+    /// The session of the page that a request belongs to.
+    pub(super) fn session(&self, headers: &HeaderMap) -> Option<Session> {
+        self.sessions.as_ref()?.of_request(headers)
     }
 
     /// The queues.
@@ -112,7 +137,7 @@ impl Api {
     /// # Errors
     ///
     /// They were not reached yet.
-    fn queues(&self) -> Result<&Queues, Problem> {
+    pub(super) fn queues(&self) -> Result<&Queues, Problem> {
         let queues = self.backend.queues.get();
         queues.ok_or_else(|| Problem::unavailable("The queue is not connected yet.", 2))
     }
@@ -122,7 +147,7 @@ impl Api {
     /// # Errors
     ///
     /// Too many do.
-    fn reader(&self, connection: &Connection) -> Result<Reader, Problem> {
+    pub(super) fn reader(&self, connection: &Connection) -> Result<Reader, Problem> {
         let turn = self.readers.clone().try_acquire_owned().map_err(|_| {
             Problem::unavailable("Too many logs are read at the moment: try again later.", 5)
         })?;
@@ -132,18 +157,18 @@ impl Api {
 
 /// One who reads for long: its connection stands meanwhile.
 #[derive(Debug)]
-struct Reader {
+pub(super) struct Reader {
     _turn: OwnedSemaphorePermit,
     _hold: Hold,
 }
 
 /// The routes.
-pub(super) fn router(backend: Backend, observed: Observed) -> Router {
-    let api = Arc::new(Api::new(backend, observed));
+pub(super) fn router(api: Arc<Api>) -> Router {
     let routes = Router::new()
         .route("/builds", get(builds::list).post(builds::submit).fallback(get_or_post))
         .route("/builds/{id}", get(builds::show).delete(builds::cancel).fallback(get_or_delete))
         .route("/builds/{id}/log", get(log::log).fallback(only_get))
+        .route("/summary", get(summary::summary).fallback(only_get))
         .route("/dead", get(dead::list).fallback(only_get))
         .route("/dead/{id}", get(dead::show).delete(dead::drop).fallback(get_or_delete))
         .route("/dead/{id}/redrive", post(dead::redrive).fallback(only_post))
@@ -179,11 +204,16 @@ async fn admit(
 ) -> Result<Response, Problem> {
     let connection = request.extensions().get::<Connection>();
     let peer = connection.expect("the server says who asks").peer.ip();
-    let token = api.backend.token.as_ref();
-    guard::admit(token, peer, request.uri(), request.headers())?;
-    if guard::writes(request.method()) && !api.writes.admits() {
-        let (a_second, _) = WRITES;
-        return Err(Problem::too_many(format!("At most {a_second} changes a second are taken.")));
+    let writes = guard::writes(request.method());
+    // Who is logged in at the page reads what its script shows. A cookie comes along with whatever a browser
+    // is made to send, so it changes nothing here: forms of the page do that.
+    let is_page = !writes && api.session(request.headers()).is_some();
+    if !is_page {
+        let token = api.backend.token.as_ref();
+        guard::admit(token, peer, request.uri(), request.headers())?;
+    }
+    if writes {
+        api.count_write()?;
     }
     Ok(next.run(request).await)
 }
@@ -224,7 +254,7 @@ fn json(status: StatusCode, value: &impl serde::Serialize) -> Response {
 }
 
 /// A part of a path or a query, as it stands in an address.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
         .to_string()
         // What no part of an address takes for anything else stays readable.

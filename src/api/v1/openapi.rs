@@ -12,7 +12,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::problem::PROBLEM;
-use super::{builds, dead, hooks, log, problem, schema, workers};
+use super::{builds, dead, hooks, log, problem, schema, summary, workers};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,7 +22,7 @@ use super::{builds, dead, hooks, log, problem, schema, workers};
         license(name = "MIT", identifier = "MIT"),
     ),
     paths(
-        builds::submit, builds::list, builds::show, builds::cancel, log::log,
+        builds::submit, builds::list, builds::show, builds::cancel, summary::summary, log::log,
         dead::list, dead::show, dead::drop, dead::redrive,
         hooks::github, hooks::gitlab, hooks::gitea, workers::list, document,
     ),

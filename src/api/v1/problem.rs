@@ -15,7 +15,7 @@ pub(super) const PROBLEM: &str = "application/problem+json";
 
 /// Why a request was not done. The detail says what to do, and holds no credential.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(in crate::api) struct Problem {
     status: StatusCode,
     detail: String,
     reason: Option<Reason>,
@@ -41,49 +41,49 @@ pub(super) struct Body<'a> {
 }
 
 impl Problem {
-    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(in crate::api) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into(), reason: None, header: None }
     }
 
-    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+    pub(in crate::api) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+    pub(in crate::api) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    pub(super) fn conflict(detail: impl Into<String>) -> Self {
+    pub(in crate::api) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
-    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+    pub(in crate::api) fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
 
     /// Another try in so many seconds may do.
-    pub(super) fn unavailable(detail: impl Into<String>, seconds: u16) -> Self {
+    pub(in crate::api) fn unavailable(detail: impl Into<String>, seconds: u16) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with(RETRY_AFTER, seconds.into())
     }
 
-    pub(super) fn too_many(detail: impl Into<String>) -> Self {
+    pub(in crate::api) fn too_many(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, detail).with(RETRY_AFTER, 1_u16.into())
     }
 
-    pub(super) fn unauthorized(detail: impl Into<String>) -> Self {
+    pub(in crate::api) fn unauthorized(detail: impl Into<String>) -> Self {
         let scheme = HeaderValue::from_static("Bearer");
         Self::new(StatusCode::UNAUTHORIZED, detail).with(WWW_AUTHENTICATE, scheme)
     }
 
     /// The method is none that the route has.
-    pub(super) fn method_not_allowed(allowed: &'static str) -> Self {
+    pub(in crate::api) fn method_not_allowed(allowed: &'static str) -> Self {
         let detail = format!("Only {allowed} may be asked for here.");
         let allowed = HeaderValue::from_static(allowed);
         Self::new(StatusCode::METHOD_NOT_ALLOWED, detail).with(ALLOW, allowed)
     }
 
     /// A range of something that has so many bytes.
-    pub(super) fn range_not_satisfiable(total: u64) -> Self {
+    pub(in crate::api) fn range_not_satisfiable(total: u64) -> Self {
         let detail =
             format!("The log has {total} bytes by now, and ends before what was asked for.");
         let range = HeaderValue::try_from(format!("bytes */{total}"));
@@ -92,7 +92,7 @@ impl Problem {
     }
 
     /// A build request that breaks a rule.
-    pub(super) fn rejected(reason: Reason, detail: impl Into<String>) -> Self {
+    pub(in crate::api) fn rejected(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason: Some(reason), ..Self::bad_request(detail) }
     }
 
@@ -100,8 +100,18 @@ impl Problem {
         Self { header: Some((name, value)), ..self }
     }
 
-    #[cfg(test)]
-    pub(super) fn status(&self) -> StatusCode {
+    /// What is wrong, and what to do.
+    pub(in crate::api) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// What is said beside it.
+    pub(in crate::api) fn into_header(self) -> Option<(HeaderName, HeaderValue)> {
+        self.header
+    }
+
+    /// What is answered.
+    pub(in crate::api) fn status(&self) -> StatusCode {
         self.status
     }
 }

@@ -14,7 +14,7 @@ use crate::model::identity::BuildIdentity;
 use crate::model::notification::NotificationType;
 use crate::ports::build_store::{
     Acceptance, BuildState, BuildStore, Change, Filter, Recorded, RequestedBuild, StoreError,
-    StoredBuild,
+    StoredBuild, Tally, UserTally,
 };
 
 /// A store that nobody else uses.
@@ -41,6 +41,7 @@ macro_rules! build_store_conformance {
             workers_that_record_at_once_lose_nothing,
             builds_are_listed_newest_first_and_pages_are_not_disturbed,
             builds_are_found_by_what_is_known_of_them,
+            a_tally_counts_what_is_listed,
             a_log_is_what_was_appended_and_is_read_from_any_offset,
             whoever_waits_hears_of_what_is_recorded,
             what_is_too_old_goes,
@@ -390,6 +391,43 @@ pub async fn builds_are_found_by_what_is_known_of_them(world: &impl World) {
     assert_eq!(found(Filter { commit: text("c0ff_e"), ..all() }).await, [""; 0]);
     let both = Filter { user_id: text("bob"), commit: text("c0"), ..all() };
     assert_eq!(found(both).await, ["2"]);
+    for (search, ids) in [
+        ("ann", &["3", "1"][..]),
+        ("bob", &["2"]),
+        ("shop", &["3", "1"]),
+        ("other/%", &["3"]),
+        ("c0ffee00", &["1"]),
+        ("3", &["3"]),
+        ("%", &[]),
+        ("sho", &[]),
+    ] {
+        assert_eq!(found(Filter { search: text(search), ..all() }).await, ids, "{search}");
+    }
+    let anns = Filter { search: text("c0ffee"), user_id: text("ann"), ..all() };
+    assert_eq!(found(anns).await, ["1"]);
+}
+
+pub async fn a_tally_counts_what_is_listed(world: &impl World) {
+    let store = world.worker();
+    assert_eq!(store.tally().await.expect("read"), Tally::default());
+    let [one, two, three, four] = [("ann", "1"), ("bob", "2"), ("bob", "3"), ("bob", "4")]
+        .map(|(user, id)| requested(user, id, 1));
+    for build in [&one, &two, &three, &four] {
+        request(&*store, build).await;
+    }
+    store.accept(&requested("ann", "in no queue yet", 1)).await.expect("accepted");
+    record(&*store, &two.build, vec![(2, stage(1, StageName::Builder))]).await;
+    record(&*store, &four.build, vec![(2, ended(NotificationType::ImageReady))]).await;
+    let tally = store.tally().await.expect("read");
+    let count = |state| tally.of(state);
+    assert_eq!(
+        [BuildState::Queued, BuildState::Building, BuildState::Ready, BuildState::Failed]
+            .map(count),
+        [2, 1, 1, 0]
+    );
+    let user =
+        |id: &str, waiting, in_hand| UserTally { user_id: Some(id.to_owned()), waiting, in_hand };
+    assert_eq!(tally.users, [user("bob", 1, 1), user("ann", 1, 0)]);
 }
 
 pub async fn a_log_is_what_was_appended_and_is_read_from_any_offset(world: &impl World) {

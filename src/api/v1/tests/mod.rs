@@ -39,9 +39,9 @@ use crate::hooks::ApplicationsSettings;
 
 /// A service, and what it works with.
 pub(crate) struct World {
-    broker: FakeBroker,
+    pub(crate) broker: FakeBroker,
     letters: FakeDeadLetters,
-    store: FakeBuildStore,
+    pub(crate) store: FakeBuildStore,
     queues: Arc<OnceLock<Queues>>,
     pub(crate) address: String,
     token: Option<&'static str>,
@@ -91,8 +91,8 @@ fn observed() -> Observed {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    head: String,
-    body: String,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
@@ -100,7 +100,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines
             .into_iter()
@@ -117,7 +117,7 @@ impl World {
     }
 
     /// A service whose queue is not connected yet.
-    async fn with(token: Option<&'static str>, bounds: Bounds) -> Self {
+    pub(crate) async fn with(token: Option<&'static str>, bounds: Bounds) -> Self {
         Self::of(backend(token), token, bounds).await
     }
 
@@ -134,7 +134,7 @@ impl World {
         Self { broker, letters, store, queues, address, token }
     }
 
-    fn connect(&self) {
+    pub(crate) fn connect(&self) {
         let (broker, dead_letters) = (self.broker.clone(), self.letters.clone());
         let queues = Queues { broker: Arc::new(broker), dead_letters: Arc::new(dead_letters) };
         assert!(self.queues.set(queues).is_ok(), "it is connected once");
@@ -149,7 +149,9 @@ impl World {
     ) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).await.expect("it listens");
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
-        if let Some(token) = self.token {
+        // A test that shows something else does not bear the token.
+        let is_shown = headers.iter().any(|(name, _)| *name == "Cookie");
+        if let Some(token) = self.token.filter(|_| !is_shown) {
             head += &format!("Authorization: Bearer {token}\r\n");
         }
         for (name, value) in headers {
@@ -159,6 +161,28 @@ impl World {
         stream.write_all(head.as_bytes()).await.expect("it reads");
         stream.write_all(body).await.expect("it reads");
         stream
+    }
+
+    /// Asks for whatever it is.
+    pub(crate) async fn fetch(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
+        let mut stream = self.open(method, path, headers, body.as_ref()).await;
+        let mut whole = Vec::new();
+        stream.read_to_end(&mut whole).await.expect("it answers");
+        let whole = String::from_utf8(whole).expect("text");
+        let (head, body) =
+            whole.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {whole}"));
+        let status = head[9..12].parse().expect("a status");
+        let body = match head.to_lowercase().contains("transfer-encoding: chunked") {
+            true => unchunked(body),
+            false => body.to_owned(),
+        };
+        Answer { status, head: head.to_owned(), body }
     }
 
     /// Asks, and checks that the answer is one that is described.
@@ -172,18 +196,8 @@ impl World {
     ) -> impl Future<Output = Answer> {
         let at = std::panic::Location::caller();
         async move {
-            let mut stream = self.open(method, path, headers, body.as_ref()).await;
-            let mut whole = Vec::new();
-            stream.read_to_end(&mut whole).await.expect("it answers");
-            let whole = String::from_utf8(whole).expect("text");
-            let (head, body) =
-                whole.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{at}: {whole}"));
-            let status = head[9..12].parse().expect("a status");
-            let body = match head.to_lowercase().contains("transfer-encoding: chunked") {
-                true => unchunked(body),
-                false => body.to_owned(),
-            };
-            let answer = Answer { status, head: head.to_owned(), body };
+            let answer = self.fetch(method, path, headers, body.as_ref()).await;
+            let status = answer.status;
             let kind = if answer.body.is_empty() {
                 ""
             } else {
@@ -193,7 +207,7 @@ impl World {
                 assert_eq!(
                     answer.header("content-type"),
                     Some("application/problem+json"),
-                    "{at}: {whole}"
+                    "{at}: {answer:?}"
                 );
             }
             assert_described(method, path, status, kind, &answer.body);
@@ -260,7 +274,7 @@ pub(crate) fn ended(kind: NotificationType, data: &Value) -> Change {
     Change::Ended { kind, data: data.to_string() }
 }
 
-fn stage(stage: StageName) -> Change {
+pub(crate) fn stage(stage: StageName) -> Change {
     Change::Stage { attempt: 1, stage, worker: "here".to_owned() }
 }
 
@@ -771,4 +785,25 @@ async fn a_head_that_is_too_long_is_refused() {
     let _ = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
+async fn builds_are_counted_by_state_and_by_user() {
+    let world = World::start().await;
+    for (user, id) in [("ann", "a"), ("ann", "b"), ("bob", "c")] {
+        let body = json!({"userID": user, "repo": "o/n", "uuid": id});
+        assert_eq!(world.submit(&body).await.status, 202);
+    }
+    world.record("ann", "a", [stage(StageName::Builder)]).await;
+    world.record("bob", "c", [ended(NotificationType::ImageReady, &json!({}))]).await;
+    let summary = world.get("/v1/summary").await.json();
+    assert_eq!(summary["states"]["queued"], 1);
+    assert_eq!(summary["states"]["building"], 1);
+    assert_eq!(summary["states"]["ready"], 1);
+    assert_eq!(summary["states"]["failed"], 0);
+    assert_eq!(summary["users"], json!([{"userID": "ann", "waiting": 1, "inHand": 1}]));
+    let found = world.get("/v1/builds?search=ann").await.json();
+    assert_eq!(found["builds"].as_array().map(Vec::len), Some(2));
+    world.store.set_away(true);
+    assert_eq!(world.get("/v1/summary").await.status, 503);
 }
