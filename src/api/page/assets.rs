@@ -2,14 +2,10 @@
 
 use std::sync::LazyLock;
 
-use axum::extract::Path;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use image_builder_actors::model::digest::hex;
 use sha2::{Digest, Sha256};
-
-use super::refused::Refused;
-use crate::api::v1::problem::Problem;
 
 const STYLE: &str = include_str!("assets/page.css");
 const SCRIPT: &str = include_str!("assets/page.js");
@@ -22,15 +18,16 @@ pub(super) static VERSION: LazyLock<String> = LazyLock::new(|| {
     hex(&Sha256::digest(all.as_bytes()))[..12].to_owned()
 });
 
-pub(super) async fn asset(Path(name): Path<String>) -> Result<Response, Refused> {
-    let (kind, text) = match name.as_str() {
+/// The file of this name, as it is answered.
+pub(super) fn file(name: &str) -> Option<Response> {
+    let (kind, text) = match name {
         "page.css" => ("text/css; charset=utf-8", STYLE),
         "page.js" => ("text/javascript; charset=utf-8", SCRIPT),
         "log.js" => ("text/javascript; charset=utf-8", LOG_SCRIPT),
         "icon.svg" => ("image/svg+xml", ICON),
-        _ => return Err(Problem::not_found("There is no such file.").into()),
+        _ => return None,
     };
     // Its address changes with it.
     let headers = [(CONTENT_TYPE, kind), (CACHE_CONTROL, "public, max-age=31536000, immutable")];
-    Ok((headers, text).into_response())
+    Some((headers, text).into_response())
 }

@@ -107,7 +107,7 @@ async fn find(
         let builds = page.api.backend.store.builds_of_id(id).await?;
         if builds.len() > 1 {
             let which = WhichPage {
-                frame: Frame::new(visitor, "builds", "Whose build?"),
+                frame: visitor.frame("builds", "Whose build?"),
                 id: plain(id),
                 rows: builds.iter().map(Row::of).collect(),
             };
@@ -151,7 +151,7 @@ pub(super) async fn show(
     let whose = query([("user", requested.build.user_id.as_deref())]);
     let name = if row.application.is_empty() { &row.id } else { &row.application };
     let answer = BuildPage {
-        frame: Frame::new(&visitor, "builds", format!("{name}: {}", row.title)),
+        frame: visitor.frame("builds", format!("{name}: {}", row.title)),
         commit: build.commit.as_deref().map(plain).unwrap_or_default(),
         connector: requested.connector.as_deref().map(plain).unwrap_or_default(),
         ended: build.ended_at.map(When::new),
@@ -208,7 +208,7 @@ pub(super) async fn confirm_cancel(
     }
     let whose = query([("user", build.requested.build.user_id.as_deref())]);
     let action = format!("/builds/{}/cancel{whose}", encoded(&id));
-    let frame = Frame::new(&visitor, "builds", "Cancel a build");
+    let frame = visitor.frame("builds", "Cancel a build");
     Ok(html(&CancelPage { frame, row: Row::of(&build), action }))
 }
 

@@ -143,7 +143,7 @@ pub(super) async fn list(
     let of_state = |state: BuildState| tab(Some(state), title_of(state), Tally::of(&tally, state));
     let tabs = std::iter::once(tab(None, "All", all)).chain(BuildState::ALL.map(of_state));
     let answer = BuildsPage {
-        frame: Frame::new(&visitor, "builds", state.map_or("Builds", title_of)),
+        frame: visitor.frame("builds", state.map_or("Builds", title_of)),
         tabs: tabs.collect(),
         state: state.map_or("", BuildState::as_str),
         rows: found.builds.iter().map(Row::of).collect(),

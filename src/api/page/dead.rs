@@ -147,7 +147,7 @@ pub(super) async fn list(
     let faults =
         ["user", "service"].into_iter().chain(Reason::ALL.iter().map(|reason| reason.as_str()));
     let answer = DeadPage {
-        frame: Frame::new(&visitor, "dead", "Dead letters"),
+        frame: visitor.frame("dead", "Dead letters"),
         rows: found.iter().map(Row::of).collect(),
         next: next.map_or_else(String::new, |next| wanted.at("/dead", Some(&next))),
         first: cursor.map_or_else(String::new, |_| wanted.at("/dead", None)),
@@ -197,7 +197,7 @@ pub(super) async fn show(
     let request = letter.map(|letter| format!("{:#}", Value::Object(letter.request.clone())));
     let lines = |text: String| text.lines().map(plain).collect::<Vec<_>>().join("\n");
     let answer = LetterPage {
-        frame: Frame::new(&visitor, "dead", format!("Dead letter of {}", plain(&found.id))),
+        frame: visitor.frame("dead", format!("Dead letter of {}", plain(&found.id))),
         row: Row::of(&found),
         kept_until: found.kept_until.map(When::new),
         removed: letter

@@ -78,7 +78,7 @@ async fn confirm(
         false => ("Drop", "Drop this dead letter?"),
     };
     let answer = ConfirmPage {
-        frame: Frame::new(visitor, "dead", title),
+        frame: visitor.frame("dead", title),
         title: title.to_owned(),
         action: if is_redrive { row.redrive_url.clone() } else { row.drop_url.clone() },
         verb,
@@ -130,7 +130,7 @@ async fn confirm_all(
         false => format!("Drop {what} that match?"),
     };
     let answer = ConfirmPage {
-        frame: Frame::new(visitor, "dead", title.as_str()),
+        frame: visitor.frame("dead", title.as_str()),
         title,
         action: wanted.at(&format!("/all-dead/{path}"), None),
         verb,

@@ -37,6 +37,7 @@ mod workers;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Path;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
@@ -47,7 +48,9 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use uuid::Uuid;
 
+use self::refused::Refused;
 use super::v1::Api;
+use super::v1::problem::Problem;
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -83,10 +86,14 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .route("/logout", post(login::log_out))
         .layer(from_fn_with_state(page.clone(), visitor::admit))
         .route("/login", get(login::form).post(login::log_in))
-        .route("/assets/{name}", get(assets::asset))
+        .route("/assets/{name}", get(asset))
         .method_not_allowed_fallback(refused::other_method)
         .layer(map_response(guarded))
         .with_state(page)
+}
+
+async fn asset(Path(name): Path<String>) -> Result<Response, Refused> {
+    assets::file(&name).ok_or_else(|| Problem::not_found("There is no such file.").into())
 }
 
 /// Adds what has a browser guard an answer, and nobody keep it.

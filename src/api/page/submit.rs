@@ -180,7 +180,7 @@ pub(super) async fn form(
 fn filled(visitor: &Visitor, asked: Asked, wrong: String, is_again: bool) -> NewPage {
     let title = if is_again { "Build again" } else { "New build" };
     NewPage {
-        frame: Frame::new(visitor, "new", title),
+        frame: visitor.frame("new", title),
         asked,
         wrong,
         is_again,

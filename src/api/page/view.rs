@@ -7,7 +7,6 @@ use time::macros::format_description;
 use time::{Duration, OffsetDateTime};
 
 use super::assets;
-use super::visitor::Visitor;
 
 /// What stands around each page.
 pub(super) struct Frame {
@@ -24,17 +23,6 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn new(visitor: &Visitor, here: &'static str, title: impl Into<String>) -> Self {
-        Self {
-            title: title.into(),
-            here,
-            form_token: visitor.form_token.clone().unwrap_or_default(),
-            is_logged_in: visitor.session.is_some(),
-            has_menu: true,
-            assets: &assets::VERSION,
-        }
-    }
-
     /// For whoever is not known.
     pub(super) fn bare(title: impl Into<String>) -> Self {
         Self {

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::Page;
 use super::refused::Refused;
+use super::view::Frame;
 use crate::api::server::Connection;
 use crate::api::session::Session;
 use crate::api::v1::guard::{self, SEC_FETCH_SITE};
@@ -30,6 +31,19 @@ pub(super) struct Visitor {
     pub(super) form_token: Option<String>,
     /// `None` = nobody logs in here, or the request bears the token.
     pub(super) session: Option<Session>,
+}
+
+impl Visitor {
+    /// What stands around a page for them; `here` is the entry of the menu that it belongs to.
+    pub(super) fn frame(&self, here: &'static str, title: impl Into<String>) -> Frame {
+        Frame {
+            here,
+            form_token: self.form_token.clone().unwrap_or_default(),
+            is_logged_in: self.session.is_some(),
+            has_menu: true,
+            ..Frame::bare(title)
+        }
+    }
 }
 
 /// Lets those in who are served, and sends others to the login.

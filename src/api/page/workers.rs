@@ -110,7 +110,7 @@ pub(super) async fn show(
         in_hand: grouped(user.in_hand),
     });
     let answer = WorkersPage {
-        frame: Frame::new(&visitor, "workers", "Workers"),
+        frame: visitor.frame("workers", "Workers"),
         name: plain(&page.api.backend.worker),
         version: env!("CARGO_PKG_VERSION"),
         ready,
