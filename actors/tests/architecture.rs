@@ -26,8 +26,17 @@ const INSIDE: [&str; 10] = [
 const SHARED: [&str; 3] = ["net", "blocking", "child"];
 
 /// The rooms of the outside that are adapters: they never know each other.
-const ADAPTERS: [&str; 8] =
-    ["broker", "credentials", "engine", "notify", "planner", "registry", "source", "store"];
+const ADAPTERS: [&str; 9] = [
+    "broker",
+    "credentials",
+    "engine",
+    "hooks",
+    "notify",
+    "planner",
+    "registry",
+    "source",
+    "store",
+];
 
 /// Modules by path, such as `["model", "fault"]`, with their code.
 type Modules = BTreeMap<Vec<String>, String>;

@@ -157,7 +157,7 @@ impl Watched {
         if self.paths.is_none() && self.ignore.is_none() {
             return true;
         }
-        files.iter().map(|file| Candidate::new(file)).any(|file| {
+        files.iter().map(Candidate::new).any(|file| {
             self.paths.as_ref().is_none_or(|paths| paths.is_match_candidate(&file))
                 && !self.ignore.as_ref().is_some_and(|ignore| ignore.is_match_candidate(&file))
         })

@@ -105,7 +105,11 @@ def check_pods(where, it, config_maps, known, names):
                 problem(where, f"no such config map: {source}")
         ports = {port["name"] for port in container["ports"]}
         for probe in ["startupProbe", "livenessProbe", "readinessProbe"]:
-            asked = container[probe].get("httpGet") or container[probe].get("tcpSocket")
+            how = container.get(probe)
+            if not how:
+                problem(where, f"has no {probe}")
+                continue
+            asked = how.get("httpGet") or how.get("tcpSocket")
             if asked and asked["port"] not in ports:
                 problem(where, f"{probe} asks {asked['port']}")
         if not container["securityContext"].get("readOnlyRootFilesystem"):
@@ -136,9 +140,9 @@ def check_scaling(where, it, names):
         problem(where, f"no such target: {target}")
     metrics = (ROOT / "docs/operations.md").read_text()
     for trigger in it["spec"]["triggers"]:
-        metric = re.search(r"image_builder_(\w+)", trigger["metadata"]["query"]).group(1)
-        if f"| `{metric}` |" not in metrics:
-            problem(where, f"no such metric: {metric}")
+        for metric in re.findall(r"image_builder_(\w+)", trigger["metadata"]["query"]) or ["none"]:
+            if f"`{metric}`" not in metrics:
+                problem(where, f"no such metric: {metric}")
 
 
 if __name__ == "__main__":

@@ -91,10 +91,13 @@ fn what_is_missing_is_said_with_its_remedy() {
 fn bad_settings_are_findings_and_a_running_worker_is_seen() {
     let folder = folder(&[]);
     let bad = with(settings(), &[("REGISTRY_URL", "ftp://x"), ("BUILD_LANES", "no")]);
+    let bad = with(bad, &[("APPLICATIONS_FILE", "/nowhere.toml")]);
     let ended = run(&["doctor"], folder.path(), &bad);
     assert_eq!(ended.code, 69);
     assert!(ended.stdout.contains("FAIL  settings     REGISTRY_URL: "), "{}", ended.stdout);
     assert!(ended.stdout.contains("FAIL  settings     BUILD_LANES: "), "{}", ended.stdout);
+    let line = "FAIL  settings     APPLICATIONS_FILE: /nowhere.toml cannot be read";
+    assert!(ended.stdout.contains(line), "{}", ended.stdout);
 
     let data = folder.path().join("data");
     std::fs::create_dir(&data).expect("made");

@@ -89,7 +89,10 @@ impl StatusReporter {
         state: StatusState,
         description: &str,
     ) {
-        let Some(shared) = self.0.as_ref().filter(|_| request.commit_status) else { return };
+        // Without a credential no forge lets anybody show anything.
+        let wanted =
+            request.commit_status && (request.token.is_some() || request.token_ref.is_some());
+        let Some(shared) = self.0.as_ref().filter(|_| wanted) else { return };
         let named = match &request.target {
             Target::Commit { id, .. } if id.len() == 40 => Some(&**id),
             _ => None,
@@ -262,6 +265,8 @@ mod tests {
         let request = request();
         let unasked = BuildRequest { commit_status: false, ..request.clone() };
         reporter.tell(&unasked, Some(COMMIT), StatusState::Success, "");
+        let anonymous = BuildRequest { token: None, ..request.clone() };
+        reporter.tell(&anonymous, Some(COMMIT), StatusState::Success, "");
         reporter.tell(&request, None, StatusState::Building, "");
         StatusReporter::default().tell(&request, Some(COMMIT), StatusState::Success, "");
         let target = Target::Commit { id: COMMIT.to_owned(), branch: None };

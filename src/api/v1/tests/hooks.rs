@@ -255,6 +255,18 @@ fn world_rules() -> Rules {
     Rules::new("https://github.com", Limits::default())
 }
 
+#[test]
+fn a_plan_in_the_applications_file_has_the_fields_of_a_request() {
+    let described = document();
+    let plan = &described["components"]["schemas"]["BuildRequest"]["properties"]["buildPlan"];
+    let mut of_request: Vec<_> =
+        plan["properties"].as_object().expect("fields").keys().map(String::as_str).collect();
+    let mut of_file = crate::hooks::PLAN_FIELDS.to_vec();
+    of_request.sort_unstable();
+    of_file.sort_unstable();
+    assert_eq!(of_file, of_request);
+}
+
 #[tokio::test]
 async fn a_hook_that_is_longer_than_any_forges_is_refused_before_it_is_sent() {
     let world = service(fixture("applications.toml")).await;
