@@ -256,7 +256,8 @@ impl Reader<'_> {
                 Some(secret)
             }
             Err(why) => {
-                self.bad(line, &format!("`{name}`: {path} {why}"));
+                // Not its name: somebody may have put the secret itself here.
+                self.bad(line, &format!("`{name}`: the file {why}"));
                 None
             }
         }

@@ -44,11 +44,7 @@ fn what_is_wrong_is_told_by_its_line() {
         ("branches = \"main\"", 4, "expected a sequence"),
         ("\n\npaths = [\"a[\"]", 6, "`paths`: `a[` is no pattern"),
         ("tags = [\"\"]", 4, "`tags` has an empty pattern"),
-        (
-            "hookSecretFile = \"/nowhere/secret\"",
-            4,
-            "`hookSecretFile`: /nowhere/secret cannot be read",
-        ),
+        ("hookSecretFile = \"/nowhere/secret\"", 4, "`hookSecretFile`: the file cannot be read"),
         ("connector = \"gitlab\"", 1, "set GITLAB_HOOK_SECRET, or `hookSecretFile`"),
         (
             "connector = \"bitbucket\"",
@@ -62,6 +58,7 @@ fn what_is_wrong_is_told_by_its_line() {
             6,
             "no field `rootDir`",
         ),
+        ("tokenFile = \"hunter2\"", 4, "`tokenFile`: the file cannot be read"),
         ("token = \"hunter2\"", 4, "unknown field `token`"),
         ("x = ", 4, ""),
     ] {

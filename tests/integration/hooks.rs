@@ -100,11 +100,7 @@ fn a_push_builds_and_its_commit_says_so() {
     let id = answer["builds"][0]["buildID"].as_str().expect("a build").to_owned();
     let ready = world.outcome(&id).ready();
     let seconds = started.elapsed().as_secs_f64();
-    std::io::Write::write_fmt(
-        &mut std::io::stderr(),
-        format_args!("from `git push` to the image: {seconds:.1} s\n"),
-    )
-    .expect("it is written");
+    eprintln!("from `git push` to the image: {seconds:.1} s");
     assert_eq!(ready.data()["commit"], second);
     assert_eq!(ready.data()["userID"], world.user);
 

@@ -213,7 +213,8 @@ impl Known {
                 }
             }
         }
-        if tried.is_empty() {
+        // Whether a repository has an application with a secret of its own is nobody's affair.
+        if tried.is_empty() && !applications.iter().any(|it| it.forge == forge) {
             let setting = hooks::Applications::setting_of(forge);
             let why = format!("This service has no secret for hooks of this forge: set {setting}.");
             return Err(Problem::forbidden(why));

@@ -307,6 +307,27 @@ async fn the_file_is_read_anew_and_what_it_said_before_holds_while_it_is_bad() {
 }
 
 #[tokio::test]
+async fn nobody_learns_which_repositories_have_a_secret_of_their_own() {
+    let without = async |file: &str| {
+        let settings =
+            ApplicationsSettings { file: Some(fixture(file)), ..ApplicationsSettings::default() };
+        let world = World::of(with_applications(None, settings), None, Bounds::default()).await;
+        world.connect();
+        let mut hooks = Vec::new();
+        for name in ["an application with a secret of its own", "a repository of nobody"] {
+            let mut case = push("github.json", name);
+            case["secret"] = json!("guessed");
+            hooks.push(Hook::of("github", "one", &case).send(&world).await);
+        }
+        let [own, nobody] = &hooks[..] else { unreachable!("two were sent") };
+        assert_eq!((own.status, &own.body), (nobody.status, &nobody.body));
+        own.status
+    };
+    assert_eq!(without("own.toml").await, 401);
+    assert_eq!(without("none.toml").await, 403, "there is no secret at all");
+}
+
+#[tokio::test]
 async fn a_listener_of_hooks_has_nothing_else() {
     let (backend, parts) = with_applications(Some("t0ken"), settings(fixture("applications.toml")));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
