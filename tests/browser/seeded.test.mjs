@@ -202,5 +202,7 @@ test("dead letters are listed, shown, asked for again and dropped", async () => 
   await page.click("button:text-is('Drop')");
   await page.waitForURL("**/dead?done=**");
   assert.equal(await page.textContent(".note"), `Dropped ${ofService} letters.`);
-  assert.equal(await count(), 6 - ofService);
+  // The build that was asked for again may have left a letter of its own by now.
+  await page.goto("/dead?fault=service");
+  assert.equal(await count(), 0);
 });
