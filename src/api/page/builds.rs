@@ -76,7 +76,7 @@ pub(super) struct Row {
     pub(super) took: String,
     /// What it failed of; empty = it did not.
     pub(super) reason: String,
-    /// The attempt that it is at, where that is not the first.
+    /// The attempt that it is at, where that is not the first, and it has not ended.
     pub(super) attempt: Option<u32>,
 }
 
@@ -99,7 +99,11 @@ impl Row {
             requested: When::new(since),
             took: took(until - since),
             reason: reason_of(build).unwrap_or_default(),
-            attempt: build.attempts.last().map(|last| last.number).filter(|number| *number > 1),
+            attempt: build
+                .attempts
+                .last()
+                .map(|last| last.number)
+                .filter(|number| *number > 1 && !build.state.is_ended()),
         }
     }
 }
