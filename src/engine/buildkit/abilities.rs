@@ -5,7 +5,7 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use tonic::Code;
 
 use super::control::Control;
-use crate::engine::docker::faults::{engine_broke, fault};
+use crate::engine::faults::{engine_broke, fault};
 
 /// BuildKit whose holes to its machine's files are mended (CVE-2024-23651, CVE-2024-23652).
 const SAFE_BUILDKIT: [u32; 3] = [0, 12, 5];

@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 
-use crate::engine::docker::address::Address;
-use crate::engine::docker::faults::{self, ANSWER_TIMEOUT};
-use crate::engine::docker::wire::{self, Connection};
+use crate::engine::address::Address;
+use crate::engine::faults::{self, ANSWER_TIMEOUT};
+use crate::engine::wire::{self, Connection};
 
 /// Longest message that is taken, in bytes: what BuildKit itself allows.
 const LONGEST_MESSAGE: usize = 16 << 20;

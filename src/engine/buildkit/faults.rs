@@ -11,7 +11,7 @@ use prost::Message;
 use regex::Regex;
 use tonic::{Code, Status};
 
-use crate::engine::docker::faults::{SHOWN_BYTES, engine_broke, fault, pattern, scrub, shown_step};
+use crate::engine::faults::{SHOWN_BYTES, engine_broke, fault, pattern, scrub, shown_step};
 
 /// A step that failed, as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use super::events::Follower;
 use super::faults;
 use super::session::{DOCKERFILE_NAME, Files, Offer, Session};
 use super::tenancy::{self, Tenancy};
+use crate::engine::address::Address;
 use crate::engine::credentials::PullCredentials;
-use crate::engine::docker::address::Address;
 
 /// Most that the build arguments, labels and the like of a build hold together, in bytes.
 const LONGEST_REQUEST: usize = 60 * 1024;

@@ -17,8 +17,8 @@ use image_builder_actors::ports::Plan;
 use sha2::{Digest, Sha256};
 
 use super::syntax;
-use crate::engine::docker::faults::fault;
 use crate::engine::docker::local::LOCAL_REGISTRY;
+use crate::engine::faults::fault;
 
 /// Whether the users of an engine may reach each other's builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -3,10 +3,8 @@
 //! Builds go by BuildKit's control API (`super::buildkit`). bollard serves for everything else that the
 //! engine is asked, over the same connections (`wire`, `address`).
 
-pub(super) mod address;
 mod build;
 pub mod disk;
-pub(super) mod faults;
 mod housekeeping;
 mod inputs;
 pub(super) mod local;
@@ -14,7 +12,6 @@ mod loss;
 mod push;
 mod revisions;
 mod search;
-pub(super) mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,15 +31,15 @@ use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::{Secret, Tripwire};
 use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 
-use address::Address;
-use faults::ANSWER_TIMEOUT;
 pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
 use revisions::Revisions;
 
+use super::address::Address;
 use super::credentials::PullCredentials;
-use super::platforms;
+use super::faults::{self, ANSWER_TIMEOUT};
+use super::{platforms, wire};
 use crate::blocking::blocking;
 use crate::engine::buildkit::abilities::Abilities;
 use crate::engine::buildkit::context::Context;

@@ -38,8 +38,8 @@ pub(in crate::engine) use file_sync::Files;
 use secrets::MountedSecrets;
 
 use super::control::{Upgrade, upgrade};
+use crate::engine::address::Address;
 use crate::engine::credentials::PullCredentials;
-use crate::engine::docker::address::Address;
 
 /// Under which name the engine looks for the Dockerfile.
 pub(super) const DOCKERFILE_NAME: &str = "Dockerfile";

@@ -11,7 +11,7 @@ use image_builder_actors::ports::Exposed;
 use serde::Deserialize;
 use tar::Archive;
 
-use crate::engine::docker::faults::shown_step;
+use crate::engine::faults::shown_step;
 
 /// How much tells what a file of the archive is, in bytes.
 const BEGINNING: usize = 512;

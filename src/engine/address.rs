@@ -12,18 +12,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::{DockerSettings, DockerSettingsError};
+use super::docker::{DockerSettings, DockerSettingsError};
 
 /// An engine that has not taken a connection for this long is out of reach.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the engine, whatever it runs over.
-pub(in crate::engine) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// Where the engine listens.
 #[derive(Clone)]
-pub(in crate::engine) enum Address {
+pub(super) enum Address {
     Unix(PathBuf),
     /// `host:port`.
     Tcp(String),
@@ -75,7 +75,7 @@ impl Address {
     }
 
     /// Opens a connection, within [`CONNECT_TIMEOUT`].
-    pub(in crate::engine) async fn open(&self) -> io::Result<Box<dyn Wire>> {
+    pub(super) async fn open(&self) -> io::Result<Box<dyn Wire>> {
         tokio::time::timeout(CONNECT_TIMEOUT, self.dial())
             .await
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
@@ -94,7 +94,7 @@ impl Address {
     }
 
     /// What stands in a request's `Host` header.
-    pub(in crate::engine) fn host_header(&self) -> &str {
+    pub(super) fn host_header(&self) -> &str {
         match self {
             Address::Unix(_) => "docker",
             Address::Tcp(authority) | Address::Tls { authority, .. } => authority,

@@ -11,13 +11,13 @@ use regex::Regex;
 use super::address::Address;
 
 /// A step's name and an error are cut to this many bytes in a message.
-pub(in crate::engine) const SHOWN_BYTES: usize = 300;
+pub(super) const SHOWN_BYTES: usize = 300;
 
 /// A short question to the engine is answered within this time.
-pub(in crate::engine) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The engine takes no connection.
-pub(in crate::engine) fn engine_down(address: &Address, error: &dyn Display) -> Fault {
+pub(super) fn engine_down(address: &Address, error: &dyn Display) -> Fault {
     fault(
         Reason::EngineDown,
         format!("The container engine at {address} is out of reach: {error}."),
@@ -30,7 +30,7 @@ fn engine_silent(what: &str) -> Fault {
 }
 
 /// Waits for the engine's answer, but not for longer than `limit`.
-pub(in crate::engine) async fn in_time<T>(
+pub(super) async fn in_time<T>(
     limit: Duration,
     what: &str,
     answer: impl Future<Output = T>,
@@ -39,17 +39,13 @@ pub(in crate::engine) async fn in_time<T>(
 }
 
 /// The engine answered with an error of its own, or the connection broke.
-pub(in crate::engine) fn engine_broke(what: &str, error: &dyn Display) -> Fault {
+pub(super) fn engine_broke(what: &str, error: &dyn Display) -> Fault {
     let error = scrub(&error.to_string());
     fault(Reason::EngineFailed, format!("The container engine failed while {what}: {error}."))
 }
 
 /// What bollard could not do.
-pub(in crate::engine) fn of_client(
-    address: &Address,
-    what: &str,
-    error: &bollard::errors::Error,
-) -> Fault {
+pub(super) fn of_client(address: &Address, what: &str, error: &bollard::errors::Error) -> Fault {
     use bollard::errors::Error;
     match error {
         Error::IOError { .. } => engine_down(address, error),
@@ -59,7 +55,7 @@ pub(in crate::engine) fn of_client(
 }
 
 /// `text` without what gives away the engine's machine: its data directory, its own addresses.
-pub(in crate::engine) fn scrub(text: &str) -> String {
+pub(super) fn scrub(text: &str) -> String {
     static SCRUB: LazyLock<[(Regex, &str); 4]> = LazyLock::new(|| {
         [
             // Where the engine mounts a build's own files: what is below is the stranger's path.
@@ -81,17 +77,17 @@ pub(in crate::engine) fn scrub(text: &str) -> String {
 }
 
 /// A step's name for a sentence: without its number, in one line, and not too long.
-pub(in crate::engine) fn shown_step(name: &str) -> String {
+pub(super) fn shown_step(name: &str) -> String {
     static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[[^\]]*\d+/\d+\] "));
     let name = NUMBER.replace(name, "");
     cut(name.split_whitespace().collect::<Vec<_>>().join(" "), SHOWN_BYTES)
 }
 
-pub(in crate::engine) fn fault(reason: Reason, message: String) -> Fault {
+pub(super) fn fault(reason: Reason, message: String) -> Fault {
     Fault::new(StageName::Builder, reason, message)
 }
 
-pub(in crate::engine) fn pattern(text: &str) -> Regex {
+pub(super) fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("the pattern is a constant, and a test uses it")
 }
 
