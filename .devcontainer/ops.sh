@@ -218,6 +218,7 @@ newer_engines() {
     suite "builder" DOCKER_HOST="$NEWER_DOCKER_HOST" -- contract builder:: publishing:: || result=$?
     suite "builder, containerd's image store" DOCKER_HOST="$NEWER_CONTAINERD_DOCKER_HOST" \
         -- contract builder:: publishing:: || result=$?
+    suite "fleet" ENGINE_ROOT="$NEWER_ROOT" ENGINE_STORE=containerd -- fleet || result=$?
     return "$result"
 }
 

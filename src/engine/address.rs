@@ -17,6 +17,9 @@ use super::docker::{DockerSettings, DockerSettingsError};
 /// An engine that has not taken a connection for this long is out of reach.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The port of a `buildkitd`, by its own examples.
+const BUILDKIT_PORT: u16 = 1234;
+
 /// A connection to the engine, whatever it runs over.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
@@ -66,12 +69,31 @@ impl Address {
             return Ok(Address::Tcp(authority));
         }
         let directory = settings.cert_path.as_ref().ok_or(DockerSettingsError::NoCertPath)?;
-        let host_only = authority.rsplit_once(':').map_or(authority.as_str(), |(name, _)| name);
-        let host_only = host_only.trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(host_only.to_owned())
-            .map_err(|_| DockerSettingsError::Host(host.to_owned()))?;
-        let config = Arc::new(client_config(directory)?);
+        let config = Arc::new(client_config(directory).map_err(DockerSettingsError::Certificate)?);
+        let name = server_name(&authority).ok_or(DockerSettingsError::Host(host.to_owned()))?;
         Ok(Address::Tls { authority, name, config })
+    }
+
+    /// Reads one address of `BUILDKIT_HOST`: `unix://` or `tcp://`, which with certificates is TLS. The port is
+    /// 1234 unless it is named. `None` = it is none.
+    pub(super) fn of_buildkit(host: &str, tls: Option<&Arc<ClientConfig>>) -> Option<Self> {
+        if let Some(path) = host.strip_prefix("unix://") {
+            return path.starts_with('/').then(|| Address::Unix(path.into()));
+        }
+        let authority = host.strip_prefix("tcp://")?.trim_end_matches('/');
+        if authority.is_empty() || authority.contains(['/', '\\', '@', '?', '#', '%', ' ']) {
+            return None;
+        }
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+        let authority =
+            if has_port { authority.to_owned() } else { format!("{authority}:{BUILDKIT_PORT}") };
+        match tls {
+            None => Some(Address::Tcp(authority)),
+            Some(config) => {
+                let name = server_name(&authority)?;
+                Some(Address::Tls { authority, name, config: config.clone() })
+            }
+        }
     }
 
     /// Opens a connection, within [`CONNECT_TIMEOUT`].
@@ -102,6 +124,12 @@ impl Address {
     }
 }
 
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -118,11 +146,27 @@ async fn tcp(authority: &str) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The configuration of `DOCKER_CERT_PATH`, with the file names that Docker uses.
-fn client_config(directory: &Path) -> Result<ClientConfig, DockerSettingsError> {
+/// The name that an engine's certificate has to have.
+fn server_name(authority: &str) -> Option<ServerName<'static>> {
+    let host = authority.rsplit_once(':').map_or(authority, |(name, _)| name);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(host.to_owned()).ok()
+}
+
+/// A file of certificates that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {}: {why}", path.display())]
+pub struct BadCertificate {
+    pub path: PathBuf,
+    pub why: String,
+}
+
+/// The configuration of a directory with `ca.pem`, `cert.pem` and `key.pem`: the names that Docker and `buildctl`
+/// use.
+pub(super) fn client_config(directory: &Path) -> Result<ClientConfig, BadCertificate> {
     let (ca, cert, key) =
         (directory.join("ca.pem"), directory.join("cert.pem"), directory.join("key.pem"));
-    let bad = |path: &Path, why: &dyn std::fmt::Display| DockerSettingsError::Certificate {
+    let bad = |path: &Path, why: &dyn std::fmt::Display| BadCertificate {
         path: path.to_owned(),
         why: why.to_string(),
     };

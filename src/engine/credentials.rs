@@ -16,8 +16,11 @@ use base64::engine::general_purpose::STANDARD;
 use image_builder_actors::model::login::{DOCKER_HUB, RegistryLogin, registry_host};
 use image_builder_actors::model::secret::Secret;
 use serde::Deserialize;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+
+use super::settings::RegistryAuth;
 
 /// Longest `config.json`, and longest answer of a credential helper, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -39,12 +42,19 @@ pub(super) struct PullCredentials {
     pub(super) docker_config: Option<PathBuf>,
     /// The registry that images are pushed to.
     pub(super) own_registry: Option<String>,
+    /// What BuildKit itself pushes with, images and caches. It counts before all others: the registry that it is
+    /// for takes nobody else's pushes.
+    pub(super) own: Vec<RegistryAuth>,
 }
 
 impl PullCredentials {
     /// The credential for a registry; `None` = it is asked as nobody.
     pub(super) async fn of(&self, host: &str) -> Option<RegistryLogin> {
         let host = registry_host(host);
+        if let Some(own) = self.own.iter().find(|own| registry_host(&own.host) == host) {
+            let (username, password) = (own.username.clone(), own.password.clone());
+            return Some(RegistryLogin { username, password });
+        }
         if let Some(login) = self.request.get(&host) {
             return Some(login.clone());
         }
@@ -231,6 +241,20 @@ mod tests {
             ("evil.example/registry.example", ""),
             ("", ""),
         ] {
+            assert_eq!(user_and_password(&credentials, asked).await.0, user, "{asked}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_buildkit_pushes_with_goes_to_its_registry_alone_and_before_all_others() {
+        let own = RegistryAuth {
+            host: "own.example:5000".to_owned(),
+            username: "push".to_owned(),
+            password: Secret::new("p"),
+        };
+        let request = BTreeMap::from([("own.example:5000".to_owned(), login("joe", "his"))]);
+        let credentials = PullCredentials { own: vec![own], request, ..Default::default() };
+        for (asked, user) in [("own.example:5000", "push"), ("own.example", ""), ("else", "")] {
             assert_eq!(user_and_password(&credentials, asked).await.0, user, "{asked}");
         }
     }

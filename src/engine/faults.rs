@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use image_builder_actors::model::build_log::cut;
+use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use regex::Regex;
 
@@ -76,15 +76,17 @@ pub(super) fn scrub(text: &str) -> String {
         .fold(text.to_owned(), |text, (regex, with)| regex.replace_all(&text, *with).into_owned())
 }
 
-/// A step's name for a sentence: without its number, in one line, and not too long.
-pub(super) fn shown_step(name: &str) -> String {
-    static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[[^\]]*\d+/\d+\] "));
-    let name = NUMBER.replace(name, "");
-    cut(name.split_whitespace().collect::<Vec<_>>().join(" "), SHOWN_BYTES)
-}
-
 pub(super) fn fault(reason: Reason, message: String) -> Fault {
     Fault::new(StageName::Builder, reason, message)
+}
+
+/// A fault without what is secret to this build: message and step hold what others wrote.
+pub(super) fn redacted(fault: Fault, progress: &BuildLog) -> Fault {
+    Fault {
+        message: progress.redact(&fault.message),
+        step: fault.step.as_deref().map(|step| progress.redact(step)),
+        ..fault
+    }
 }
 
 pub(super) fn pattern(text: &str) -> Regex {
