@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::select_ok;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
@@ -142,42 +143,27 @@ impl Fleet {
         host.look().await.map_err(|fault| fault.message)
     }
 
-    /// Whether any host can build.
+    /// Whether any host can build. All are asked at once.
     ///
     /// # Errors
     /// What is wrong with the last of them.
     pub async fn look(&self) -> Result<(), String> {
-        let mut last = Ok(());
-        for host in self.inner.hosts.iter().filter(|host| !host.drains) {
-            last = host.look().await.map_err(|fault| fault.message);
-            if last.is_ok() {
-                break;
-            }
-        }
-        last
+        let taking = self.inner.hosts.iter().filter(|host| !host.drains);
+        let looked = select_ok(taking.map(|host| Box::pin(host.look()))).await;
+        looked.map(drop).map_err(|fault| fault.message)
     }
 
-    /// The hosts that a build may go to, the best first. `tried` are those that did not take it.
+    /// The host that a build is to go to. `tried` are those that did not take it.
     fn next(&self, reference: &ImageReference, tried: &[usize]) -> Option<usize> {
         let most = self.inner.settings.builds_per_host;
         let names = self.inner.hosts.iter().map(|host| host.name.as_str());
-        let standing = rank(names, &reference.repository).into_iter().map(|at| {
+        let open = rank(names, &reference.repository).into_iter().filter_map(|at| {
             let host = &self.inner.hosts[at];
-            let is_out = host.is_out();
-            (
-                at,
-                host.drains,
-                Standing { is_out, is_full: host.in_hand() >= most, in_hand: host.in_hand() },
-            )
+            let in_hand = host.in_hand();
+            let standing = Standing { is_out: host.is_out(), is_full: in_hand >= most, in_hand };
+            (!host.drains && !tried.contains(&at)).then_some((at, standing))
         });
-        let open = standing.filter(|(at, drains, _)| !drains && !tried.contains(at));
-        turn(open.map(|(at, _, standing)| (at, standing)))
-    }
-
-    /// The application's own host, which takes the build where nothing is amiss.
-    #[cfg(test)]
-    fn home(&self, reference: &ImageReference) -> Option<usize> {
-        self.next(reference, &[])
+        turn(open)
     }
 }
 
@@ -275,6 +261,11 @@ mod tests {
         Fleet::new(settings(hosts, drain), ".".into())
     }
 
+    /// The application's own host, which takes the build where nothing is amiss.
+    fn home(fleet: &Fleet, reference: &ImageReference) -> Option<usize> {
+        fleet.next(reference, &[])
+    }
+
     #[test]
     fn bad_addresses_are_named() {
         for (hosts, drain, said) in [
@@ -296,17 +287,17 @@ mod tests {
         let names = ["tcp://a", "tcp://b", "tcp://c"];
         let reference = ImageReference::for_build("r:1", "alice", "shop", "c");
         let all = fleet(&names, &[]).expect("good settings");
-        let home = all.home(&reference).expect("there is one");
-        assert_eq!(all.home(&reference), Some(home));
+        let own = home(&all, &reference).expect("there is one");
+        assert_eq!(home(&all, &reference), Some(own));
 
-        let draining = fleet(&names, &[names[home]]).expect("good settings");
-        let second = draining.home(&reference).expect("there is one");
-        assert_ne!(second, home);
+        let draining = fleet(&names, &[names[own]]).expect("good settings");
+        let second = home(&draining, &reference).expect("there is one");
+        assert_ne!(second, own);
 
-        let turn = all.inner.hosts[home].take();
-        assert_eq!(all.home(&reference), Some(second), "its own host has enough to do");
-        assert_eq!(all.next(&reference, &[second]), Some(3 - home - second));
+        let turn = all.inner.hosts[own].take();
+        assert_eq!(home(&all, &reference), Some(second), "its own host has enough to do");
+        assert_eq!(all.next(&reference, &[second]), Some(3 - own - second));
         drop(turn);
-        assert_eq!(all.home(&reference), Some(home));
+        assert_eq!(home(&all, &reference), Some(own));
     }
 }
