@@ -89,12 +89,11 @@ macro_rules! settings { ($of:ident) => { $of! {
     "BuildKit" {
         /// One `buildkitd` or several, in place of a Docker Engine: `unix:///PATH` or `tcp://HOST:PORT`, separated by
         /// commas. See [Build hosts](operations.md#build-hosts).
-        buildkit_host: Vec<String> = ENGINES unset "the Docker Engine of `DOCKER_HOST`"
-            example "tcp://buildkit-1:1234,tcp://buildkit-2:1234";
+        buildkit_host: Vec<String> = BUILDKITS unset "the Docker Engine of `DOCKER_HOST`";
         /// Directory with `ca.pem`, `cert.pem` and `key.pem`, as `buildctl --tlsdir` has it: `tcp://` then means TLS.
         buildkit_tls_dir: PathBuf = PATH unset "no TLS";
         /// Those of the hosts on which no build begins any more.
-        buildkit_drain: Vec<String> = ENGINES unset "none";
+        buildkit_drain: Vec<String> = BUILDKITS unset "none";
         /// Builds of this worker that a host has at once, before others of its builds go to another host.
         buildkit_builds_per_host: u16 = COUNT otherwise "`BUILDER_CONCURRENCY`, shared out among the hosts";
         /// Gives images the time of their commit, and none of their files a later one, so that the same commit makes

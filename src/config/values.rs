@@ -145,12 +145,16 @@ pub(super) const PROXY: Kind<ProxyUrl> =
     Kind::address("address", |text| text.parse().map_err(str::to_owned));
 /// An engine; the adapter says what is wrong with one.
 pub(super) const ENGINE: Kind<String> = Kind::address("address", |text| Ok(text.to_owned()));
-/// Several of them. One that is good has room for no credential.
-pub(super) const ENGINES: Kind<Vec<String>> = Kind::new("`address,…`", |text| {
+/// Several of BuildKit's, which have room for no credential.
+pub(super) const BUILDKITS: Kind<Vec<String>> = Kind::new("`address,…`", |text| {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let hosts: Vec<_> = parts.map(|part| part.trim_end_matches('/').to_owned()).collect();
-    match hosts.is_empty() {
-        true => Err("must name a host, like tcp://buildkit:1234".into()),
+    let is_good = |host: &String| {
+        let is_known = ["unix:///", "tcp://"].iter().any(|scheme| host.starts_with(scheme));
+        is_known && !host.contains(['@', '?', '#', '%'])
+    };
+    match hosts.is_empty() || !hosts.iter().all(is_good) {
+        true => Err("must be addresses, like tcp://buildkit:1234,unix:///run/buildkit.sock".into()),
         false => Ok(hosts),
     }
 });
