@@ -51,33 +51,47 @@ impl Host {
     }
 }
 
-/// Two hosts that know nothing of each other. Their engines are shared by all tests that run at the same time;
-/// besides what those build they have nothing but the base image.
+/// Two hosts that know nothing of each other. Their engines are shared by all tests that run at the same time.
 pub(crate) async fn hosts() -> [Host; 2] {
     static SHARED: Mutex<Weak<[OwnEngine; 2]>> = Mutex::new(Weak::<[OwnEngine; 2]>::new());
-    let engines = tokio::task::spawn_blocking(|| {
+    let shared = || {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let start = || {
-                let engine = OwnEngine::new();
-                engine.load(BASE);
-                engine
-            };
-            let engines = thread::scope(|scope| {
-                let both = [scope.spawn(start), scope.spawn(start)];
-                both.map(|one| one.join().expect("it starts"))
-            });
-            let engines = Arc::new(engines);
+            let engines = engines();
             *shared = Arc::downgrade(&engines);
             engines
         })
-    });
-    let engines = engines.await.expect("they start");
+    };
+    before(shared).await
+}
+
+/// Two more, for builds that read or write caches elsewhere: those of others at the same time, on the same engine,
+/// then do not always find what they stored.
+pub(crate) async fn own_hosts() -> [Host; 2] {
+    before(engines).await
+}
+
+async fn before(engines: impl FnOnce() -> Arc<[OwnEngine; 2]> + Send + 'static) -> [Host; 2] {
+    let engines = tokio::task::spawn_blocking(engines).await.expect("they start");
     let host = async |at: usize| {
         let bridge = BuildkitBridge::start(&engines[at].socket()).await;
         Host { bridge, engines: engines.clone(), at }
     };
     [host(0).await, host(1).await]
+}
+
+/// Starts two engines that have nothing but the base image.
+fn engines() -> Arc<[OwnEngine; 2]> {
+    let start = || {
+        let engine = OwnEngine::new();
+        engine.load(BASE);
+        engine
+    };
+    let engines = thread::scope(|scope| {
+        let both = [scope.spawn(start), scope.spawn(start)];
+        both.map(|one| one.join().expect("it starts"))
+    });
+    Arc::new(engines)
 }
 
 /// What builds may do here.
