@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::docker::{DockerSettings, DockerSettingsError};
+use crate::net::address::without_credentials;
 
 /// An engine that has not taken a connection for this long is out of reach.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,26 +40,30 @@ pub(super) enum Address {
 
 impl Address {
     /// Reads `DOCKER_HOST` and its companions. `https://`, and `tcp://` with `DOCKER_TLS_VERIFY`,
-    /// are TLS with a client certificate; the engine's certificate is always verified.
-    pub(super) fn of(settings: &DockerSettings) -> Result<Self, DockerSettingsError> {
-        let host = settings.host.trim();
+    /// are TLS with a client certificate of `DOCKER_CERT_PATH`; the engine's certificate is always verified.
+    pub(super) fn of_docker(
+        host: &str,
+        tls_verify: bool,
+        cert_path: Option<&Path>,
+    ) -> Result<Self, DockerAddressError> {
+        let host = host.trim();
         if let Some(path) = host.strip_prefix("unix://") {
             return match path {
-                "" => Err(DockerSettingsError::Host(host.to_owned())),
+                "" => Err(DockerAddressError::Host(host.to_owned())),
                 path => Ok(Address::Unix(path.into())),
             };
         }
         let (scheme, rest) =
-            host.split_once("://").ok_or_else(|| DockerSettingsError::Host(host.to_owned()))?;
+            host.split_once("://").ok_or_else(|| DockerAddressError::Host(host.to_owned()))?;
         let authority = rest.trim_end_matches('/');
         if authority.is_empty() || authority.contains(['/', '\\', '@', '?', '#', '%']) {
-            return Err(DockerSettingsError::Host(host.to_owned()));
+            return Err(DockerAddressError::Host(host.to_owned()));
         }
         let tls = match scheme {
             "https" => true,
-            "tcp" => settings.tls_verify,
+            "tcp" => tls_verify,
             "http" => false,
-            _ => return Err(DockerSettingsError::Host(host.to_owned())),
+            _ => return Err(DockerAddressError::Host(host.to_owned())),
         };
         // The ports that Docker itself assumes.
         let port = if tls { 2376 } else { 2375 };
@@ -68,9 +72,9 @@ impl Address {
         if !tls {
             return Ok(Address::Tcp(authority));
         }
-        let directory = settings.cert_path.as_ref().ok_or(DockerSettingsError::NoCertPath)?;
-        let config = Arc::new(client_config(directory).map_err(DockerSettingsError::Certificate)?);
-        let name = server_name(&authority).ok_or(DockerSettingsError::Host(host.to_owned()))?;
+        let directory = cert_path.ok_or(DockerAddressError::NoCertPath)?;
+        let config = Arc::new(client_config(directory).map_err(DockerAddressError::Certificate)?);
+        let name = server_name(&authority).ok_or(DockerAddressError::Host(host.to_owned()))?;
         Ok(Address::Tls { authority, name, config })
     }
 
@@ -153,6 +157,17 @@ fn server_name(authority: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(host.to_owned()).ok()
 }
 
+/// An address of a Docker Engine that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerAddressError {
+    #[error("DOCKER_HOST: {} is not unix://PATH, tcp://HOST:PORT or https://HOST:PORT", without_credentials(.0))]
+    Host(String),
+    #[error("DOCKER_CERT_PATH: needed for a DOCKER_HOST with TLS")]
+    NoCertPath,
+    #[error("DOCKER_CERT_PATH: {0}")]
+    Certificate(BadCertificate),
+}
+
 /// A file of certificates that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use {}: {why}", path.display())]
@@ -193,9 +208,8 @@ pub(super) fn client_config(directory: &Path) -> Result<ClientConfig, BadCertifi
 mod tests {
     use super::*;
 
-    fn parse(host: &str) -> Result<String, DockerSettingsError> {
-        let settings = DockerSettings { host: host.to_owned(), ..DockerSettings::default() };
-        Address::of(&settings).map(|address| address.to_string())
+    fn parse(host: &str) -> Result<String, DockerAddressError> {
+        Address::of_docker(host, false, None).map(|address| address.to_string())
     }
 
     #[test]
@@ -209,8 +223,8 @@ mod tests {
             assert_eq!(parse(host).ok().as_deref(), Some(address), "{host}");
         }
         for host in ["", "docker", "unix://", "ssh://x", "tcp://", "tcp://u:p@x", "tcp://x/y"] {
-            assert!(matches!(parse(host), Err(DockerSettingsError::Host(_))), "{host}");
+            assert!(matches!(parse(host), Err(DockerAddressError::Host(_))), "{host}");
         }
-        assert!(matches!(parse("https://x"), Err(DockerSettingsError::NoCertPath)));
+        assert!(matches!(parse("https://x"), Err(DockerAddressError::NoCertPath)));
     }
 }

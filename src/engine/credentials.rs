@@ -20,8 +20,6 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use super::settings::RegistryAuth;
-
 /// Longest `config.json`, and longest answer of a credential helper, in bytes.
 const LONGEST: u64 = 1 << 20;
 /// Longest wait for a credential helper.
@@ -32,6 +30,15 @@ const DOCKER_HUB_ADDRESS: &str = "https://index.docker.io/v1/";
 const NOT_FOUND: &str = "credentials not found";
 /// The user of a token that others are bought with.
 const TOKEN_USER: &str = "<token>";
+
+/// A credential for one registry.
+#[derive(Debug, Clone)]
+pub struct RegistryAuth {
+    /// `host` or `host:port`, as the engine calls the registry; Docker Hub has several names.
+    pub host: String,
+    pub username: String,
+    pub password: Secret,
+}
 
 /// What one build may pull with. The default is nothing.
 #[derive(Debug, Clone, Default)]

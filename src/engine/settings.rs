@@ -10,6 +10,7 @@ use image_builder_actors::ports::Plan;
 
 use super::buildkit::tenancy::Tenancy;
 use super::credentials::PullCredentials;
+pub use super::credentials::RegistryAuth;
 use crate::net::proxy::Proxies;
 
 /// The settings of builds.
@@ -40,15 +41,6 @@ pub struct BuildSettings {
     /// What steps see of their build's secrets is made with it, so that it tells nothing.
     pub salt_key: Secret,
     pub limits: Limits,
-}
-
-/// A credential for one registry.
-#[derive(Debug, Clone)]
-pub struct RegistryAuth {
-    /// `host` or `host:port`, as the engine calls the registry; Docker Hub has several names.
-    pub host: String,
-    pub username: String,
-    pub password: Secret,
 }
 
 /// How BuildKit is to push by itself.

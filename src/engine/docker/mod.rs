@@ -35,7 +35,8 @@ pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, Image
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
 
-use super::address::{Address, BadCertificate};
+use super::address::{Address, DockerAddressError};
+pub use super::credentials::RegistryAuth;
 use super::faults::{self, ANSWER_TIMEOUT, redacted};
 use super::{platforms, wire};
 use crate::blocking::blocking;
@@ -47,9 +48,7 @@ use crate::engine::buildkit::control::{Control, Door, Endpoint};
 use crate::engine::buildkit::session::Session;
 use crate::engine::buildkit::solve::Output;
 pub use crate::engine::buildkit::tenancy::Tenancy;
-pub use crate::engine::settings::RegistryAuth;
 use crate::engine::settings::{BuildSettings, CacheRegistry, StraightPush};
-use crate::net::address::without_credentials;
 use crate::net::proxy::Proxies;
 
 /// What bollard allows for the start of an answer, in seconds.
@@ -141,12 +140,8 @@ impl DockerSettings {
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerSettingsError {
-    #[error("DOCKER_HOST: {} is not unix://PATH, tcp://HOST:PORT or https://HOST:PORT", without_credentials(.0))]
-    Host(String),
-    #[error("DOCKER_CERT_PATH: needed for a DOCKER_HOST with TLS")]
-    NoCertPath,
-    #[error("DOCKER_CERT_PATH: {0}")]
-    Certificate(BadCertificate),
+    #[error(transparent)]
+    Address(#[from] DockerAddressError),
     #[error("BUILDER_NETWORK: `{0}` is neither `host` nor `none`")]
     Network(String),
     #[error("DATA_DIR: the journal of pushes cannot be written: {0}")]
@@ -174,7 +169,8 @@ impl DockerEngine {
         if let Some(bad) = network.filter(|network| !matches!(*network, "host" | "none")) {
             return Err(DockerSettingsError::Network(bad.to_owned()));
         }
-        let address = Address::of(&settings)?;
+        let (host, cert_path) = (&settings.host, settings.cert_path.as_deref());
+        let address = Address::of_docker(host, settings.tls_verify, cert_path)?;
         let docker = wire::client(address.clone(), CLIENT_TIMEOUT);
         let (auth, journal) = (settings.push_auth.as_deref(), settings.push_journal.as_deref());
         let pushes = EnginePush::new(docker.clone(), auth, journal)
