@@ -205,7 +205,7 @@ test_on_newer() { # LOG
     } || return
     newer_engines >"$1.engines" 2>&1 &
     on_engines=$!
-    newer_broker_and_disk >"$1.others" 2>&1 || result=$?
+    newer_others >"$1.others" 2>&1 || result=$?
     wait "$on_engines" || result=$?
     cat "$1.engines" "$1.others" >>"$1"
     rm -f "$1.engines" "$1.others"
@@ -221,11 +221,12 @@ newer_engines() {
     return "$result"
 }
 
-newer_broker_and_disk() {
+newer_others() {
     local result=0
     suite "broker" RABBITMQ_URI="$NEWER_RABBITMQ_URI" \
         RABBITMQ_MANAGEMENT_URL="$NEWER_RABBITMQ_MANAGEMENT_URL" -- contract broker:: || result=$?
     suite "disk" ENGINE_ROOT="$NEWER_ROOT" -- disk || result=$?
+    suite "fleet" ENGINE_ROOT="$NEWER_ROOT" ENGINE_STORE=containerd -- fleet || result=$?
     return "$result"
 }
 

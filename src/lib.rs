@@ -1,8 +1,8 @@
 //! image-builder: builds container images from Git repositories.
 //!
 //! This crate is the outside: one room an adapter, plus configuration and wiring. The inside, which
-//! decides what happens to a job, is [`image_builder_actors`]. Adapters know the inside, [`net`], `blocking` and
-//! `child`, and never each other: only [`wiring`] knows them all.
+//! decides what happens to a job, is [`image_builder_actors`]. Adapters know the inside, [`net`], `blocking`,
+//! `child` and `exposure`, and never each other: only [`wiring`] knows them all.
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -21,6 +21,7 @@
 //! | [`hooks`] | what forges send, and which builds come of it |
 //! | [`api`] | what the worker tells over HTTP |
 //! | [`telemetry`] | logs and traces |
+//! | `exposure` | whether an image shows a secret |
 //! | [`net`] | what every client of somebody else's server needs |
 
 pub mod api;
@@ -34,6 +35,7 @@ pub mod data_dir;
 mod dead_letters;
 pub mod engine;
 pub mod exit;
+mod exposure;
 pub mod hooks;
 #[cfg(feature = "failpoints")]
 pub mod kill_points;

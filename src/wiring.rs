@@ -1,5 +1,6 @@
 //! The worker, put together from the settings: the one place that knows them and every adapter.
 
+mod engines;
 pub mod tools;
 
 use std::sync::{Arc, OnceLock};
@@ -26,8 +27,8 @@ use image_builder_actors::telemetry::statuses::{Link, StatusReporter};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 use time::OffsetDateTime;
-use tokio::sync::watch;
 
+use self::engines::Engines;
 use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
@@ -43,9 +44,8 @@ use crate::config::{
 };
 use crate::credentials::{CredentialsSettings, ManagerSettings, TokenMaker};
 use crate::data_dir::DataDir;
-use crate::engine::docker::disk::inventory::HeldBytes;
-use crate::engine::docker::disk::{DiskGuard, DiskSettings};
-use crate::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
+use crate::engine::docker::DockerSettings;
+use crate::engine::settings::{RegistryAuth, StraightPush};
 use crate::exit::{Exit, StartError};
 use crate::hooks::Applications;
 use crate::notify::{WebhookNotifier, WebhookSettings};
@@ -97,6 +97,7 @@ impl Worker {
         if config.hooks.applications.is_used() {
             readiness = readiness.wanting(APPLICATIONS);
         }
+        readiness = engines::host_needs(config).fold(readiness, Readiness::wanting);
         let health = pipeline::health();
         let shutdown = Shutdown::default();
         let listener = api::listen("HTTP_ADDR", &config.api.address).await?;
@@ -158,12 +159,12 @@ impl Worker {
         let _ = queues.set(reached);
 
         let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
-        let disk = adapters.disk();
-        tokio::spawn(show_caches(disk.held(), observer.metrics.clone()));
+        let engines = adapters.engines.clone();
+        engines.show(&observer.metrics);
         tokio::spawn(count_waiting(broker.clone(), observer.metrics.clone(), shutdown.clone()));
         let ports = adapters.ports(queue);
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
-        tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
+        tokio::spawn(engines.run(pipeline.capacity.clone(), shutdown.clone()));
         Ok(Self { pipeline, broker, health, history, shutdown, _data_dir: data_dir })
     }
 }
@@ -175,10 +176,9 @@ pub struct Adapters {
     forge: Arc<GitConnector>,
     credentials: Arc<TokenMaker>,
     planner: Arc<SourcePlanner>,
-    engine: Arc<DockerEngine>,
+    engines: Engines,
     registry: Arc<RegistryClient>,
     managers: Arc<WebhookNotifier>,
-    disk: DiskGuard,
     builds: Arc<dyn BuildStore>,
 }
 
@@ -206,14 +206,12 @@ impl Adapters {
             salt_key: secret.clone(),
             push_auth: push_auth(&config.registry),
             own_registry: Some(config.registry.url.server_address().to_owned()),
+            straight: Some(StraightPush { plain_http: config.registry.url.is_plain_http() }),
             push_journal: Some(data_dir.pushes()),
             ..config.engine.clone()
         };
-        let engine = Arc::new(DockerEngine::connect(engine)?);
+        let engines = Engines::assemble(config, engine, data_dir.path())?;
         let registry = registry_client(&config.registry).context("the registry's client")?;
-        let disk = config.disk.clone();
-        let disk = DiskSettings::new(disk.low, disk.high, disk.budget);
-        let disk = DiskGuard::new(disk, data_dir.path(), engine.clone(), registry_name.clone());
         let managers = WebhookSettings {
             container_manager_url: config.notify.container_manager.clone(),
             connector_manager_url: config.notify.connector_manager.clone(),
@@ -249,21 +247,16 @@ impl Adapters {
             )?),
             credentials: Arc::new(TokenMaker::new(credentials).context("the makers of tokens")?),
             planner: Arc::new(SourcePlanner::new(planner)),
-            engine,
+            engines,
             registry: Arc::new(registry),
             managers: Arc::new(WebhookNotifier::new(managers).context("the managers' client")?),
-            disk,
             builds: Arc::new(builds),
         })
     }
 
     /// Keeps an eye on what the worker needs.
     pub fn watch(&self, readiness: &Readiness) {
-        let engine = self.engine.clone();
-        readiness.watch("engine", move || {
-            let engine = engine.clone();
-            async move { engine.ping().await.map_err(|fault| fault.message) }
-        });
+        self.engines.watch(readiness);
         let registry = self.registry.clone();
         readiness.watch("registry", move || {
             let registry = registry.clone();
@@ -273,11 +266,6 @@ impl Adapters {
         readiness.watch(HISTORY, move || {
             let builds = builds.clone();
             async move { builds.look().await.map_err(|error| error.to_string()) }
-        });
-        let disk = self.disk.clone();
-        readiness.watch("disk", move || {
-            let disk = disk.clone();
-            async move { disk.look().await }
         });
     }
 
@@ -293,18 +281,12 @@ impl Adapters {
         StatusReporter::new(self.forge.clone(), self.credentials.clone(), link)
     }
 
-    /// Keeps an eye on the disks, for as long as the worker works.
-    pub fn disk(&self) -> DiskGuard {
-        self.disk.clone()
-    }
-
     /// All ports, with this broker.
     pub fn ports(self, Queueing { broker, ledger, dead_letters, .. }: Queueing) -> Ports {
         let probe = Probes {
             forge: self.forge.clone(),
-            engine: self.engine.clone(),
+            engines: self.engines.clone(),
             registry: self.registry.clone(),
-            disk: self.disk.clone(),
         };
         Ports {
             probe: Arc::new(probe),
@@ -314,7 +296,7 @@ impl Adapters {
             forge: self.forge,
             credentials: self.credentials,
             planner: self.planner,
-            engine: Arc::new(self.disk),
+            engine: self.engines.builder(),
             registry: self.registry,
             managers: self.managers,
         }
@@ -373,9 +355,8 @@ fn forge_client(
 /// Looks at what the worker needs.
 struct Probes {
     forge: Arc<GitConnector>,
-    engine: Arc<DockerEngine>,
+    engines: Engines,
     registry: Arc<RegistryClient>,
-    disk: DiskGuard,
 }
 
 #[async_trait]
@@ -383,10 +364,10 @@ impl Probe for Probes {
     async fn look(&self, reason: Reason) -> Result<(), String> {
         let answer = match reason {
             Reason::ForgeDown => self.forge.ping().await,
-            Reason::EngineDown => self.engine.ping().await,
+            Reason::EngineDown => return self.engines.look().await,
             // Where the forge asks for patience, that is a hold and looked at by nobody.
             Reason::RegistryDown | Reason::RateLimited => self.registry.ping().await,
-            Reason::DiskLow => return self.disk.look().await,
+            Reason::DiskLow => return self.engines.look_at_disk().await,
             _ => Ok(()),
         };
         answer.map_err(|fault| fault.message)
@@ -394,7 +375,7 @@ impl Probe for Probes {
 
     async fn probe(&self, reason: Reason) -> Result<(), String> {
         match reason {
-            Reason::DiskLow => self.disk.make_room().await,
+            Reason::DiskLow => self.engines.make_room().await,
             _ => self.look(reason).await,
         }
     }
@@ -588,13 +569,5 @@ async fn tidy(builds: Arc<dyn BuildStore>, shutdown: Shutdown) {
             // `/readyz` says so where it is away.
             tracing::debug!(%error, "the history is not tidied");
         }
-    }
-}
-
-/// Shows how much the caches hold, whenever that was counted.
-async fn show_caches(mut held: watch::Receiver<HeldBytes>, metrics: Metrics) {
-    while held.changed().await.is_ok() {
-        let bytes = held.borrow_and_update().total();
-        metrics.cache_bytes(bytes);
     }
 }

@@ -23,7 +23,7 @@ const INSIDE: [&str; 10] = [
 ];
 
 /// What every room of the outside may know.
-const SHARED: [&str; 3] = ["net", "blocking", "child"];
+const SHARED: [&str; 4] = ["net", "blocking", "child", "exposure"];
 
 /// The rooms of the outside that are adapters: they never know each other.
 const ADAPTERS: [&str; 9] = [

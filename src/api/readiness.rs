@@ -64,6 +64,18 @@ impl Readiness {
         self
     }
 
+    /// The same for a need whose name was made.
+    pub fn watch_named<F, Fut>(&self, name: &str, look: F)
+    where
+        F: Fn() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), String>> + Send,
+    {
+        let known = self.lock().iter().map(|need| need.name).find(|known| *known == name);
+        if let Some(name) = known {
+            self.watch(name, look);
+        }
+    }
+
     /// Looks at a need again and again from now on, and writes a line on each change.
     pub fn watch<F, Fut>(&self, name: &'static str, look: F)
     where

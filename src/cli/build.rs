@@ -198,7 +198,7 @@ impl<'a> Run<'a> {
         };
         let image = match tools.engine.build(&order, log).await? {
             ImageLocation::OnEngine(image) => image,
-            ImageLocation::InRegistry(_) => {
+            ImageLocation::InRegistry(_) | ImageLocation::Pushed { .. } => {
                 let message = "The engine did not keep the image.";
                 return Err(Fault::new(StageName::Builder, Reason::EngineFailed, message));
             }

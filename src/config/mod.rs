@@ -48,6 +48,8 @@ use crate::broker::rabbitmq::topology::{Topology, TopologySettings};
 use crate::credentials::GithubAppSettings;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings, Tenancy};
+use crate::engine::fleet::{Fleet, FleetSettings};
+use crate::engine::settings::CacheRegistry;
 use crate::hooks::ApplicationsSettings;
 use crate::net::proxy::Proxies;
 use crate::net::signature::SigningKeys;
@@ -61,6 +63,8 @@ use crate::telemetry::traces::TraceSettings;
 pub struct Config {
     pub broker: BrokerConfig,
     pub engine: DockerSettings,
+    /// What builds in place of that engine; `None` = it does.
+    pub fleet: Option<FleetSettings>,
     pub disk: DiskConfig,
     pub registry: RegistryConfig,
     pub notify: NotifyConfig,
@@ -128,10 +132,13 @@ impl Config {
         let broker = BrokerConfig::read(read, &pipeline.retry);
         let (forge, good) = read.good(ForgeConfig::read);
         let hooks = HooksConfig::read(read, good.then(|| forge.rules(&limits)));
+        let engine = engine(read, &network, limits.clone());
+        let disk = DiskConfig::read(read);
         Some(Self {
-            engine: engine(read, &network, limits.clone()),
+            fleet: fleet(read, &engine, &disk, pipeline.builder.concurrency),
+            engine,
             network,
-            disk: DiskConfig::read(read),
+            disk,
             registry: RegistryConfig::read(read),
             notify: NotifyConfig::read(read),
             forge,
@@ -208,9 +215,11 @@ impl Environment {
     /// All of these that are bad.
     pub fn doctor(&self) -> Result<DoctorConfig, ConfigErrors> {
         let mut reader = Reader::new(self);
+        let (tools, disk) = (ToolConfig::read(&mut reader), DiskConfig::read(&mut reader));
         let doctor = DoctorConfig {
-            tools: ToolConfig::read(&mut reader),
-            disk: DiskConfig::read(&mut reader),
+            fleet: fleet(&mut reader, &tools.engine, &disk, 1),
+            tools,
+            disk,
             notify: NotifyConfig::read(&mut reader),
             data_dir: reader.data_dir(),
         };
@@ -271,6 +280,8 @@ impl ToolConfig {
 #[derive(Debug, Clone)]
 pub struct DoctorConfig {
     pub tools: ToolConfig,
+    /// What builds in place of the Docker Engine.
+    pub fleet: Option<FleetSettings>,
     pub disk: DiskConfig,
     pub notify: NotifyConfig,
     pub data_dir: PathBuf,
@@ -371,6 +382,8 @@ fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> Doc
         tenancy: read.tenancy(),
         limits,
         docker_config,
+        reproducible: read.reproducible_images(),
+        cache: cache_registry(read),
         ..DockerSettings::default()
     };
     if let Err(error) = DockerEngine::connect(settings.clone()) {
@@ -378,6 +391,41 @@ fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> Doc
         read.errors.push(error.to_string());
     }
     settings
+}
+
+/// Where build caches are kept beside the engine.
+fn cache_registry(read: &mut Reader<'_>) -> Option<CacheRegistry> {
+    let mode = read.cache_mode();
+    let url = read.cache_registry()?;
+    Some(CacheRegistry { name: url.to_string(), plain_http: url.is_plain_http(), mode })
+}
+
+/// The hosts of `BUILDKIT_HOST`; `None` = it is not set. `concurrency` = builds at once.
+fn fleet(
+    read: &mut Reader<'_>,
+    engine: &DockerSettings,
+    disk: &DiskConfig,
+    concurrency: usize,
+) -> Option<FleetSettings> {
+    let (hosts, tls_dir) = (read.buildkit_host(), read.buildkit_tls_dir());
+    let drain = read.buildkit_drain().unwrap_or_default();
+    let taking = hosts.as_ref().map_or(1, |hosts| hosts.len().saturating_sub(drain.len()).max(1));
+    let shared = u16::try_from(concurrency.div_ceil(taking)).unwrap_or(u16::MAX);
+    let builds_per_host = usize::from(read.buildkit_builds_per_host(shared));
+    let settings = FleetSettings {
+        hosts: hosts?,
+        tls_dir,
+        drain,
+        builds_per_host,
+        budget: disk.budget,
+        low: disk.low.clone(),
+        builds: engine.builds(),
+    };
+    if let Err(error) = Fleet::new(settings.clone(), PathBuf::new()) {
+        // It names the variable itself.
+        read.errors.push(error.to_string());
+    }
+    Some(settings)
 }
 
 #[derive(Debug, Clone)]

@@ -56,7 +56,7 @@ mod tests {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
             "OTEL_TRACES_SAMPLER",
             "IMAGE_BUILDER_TOKEN",
-            "BUILDKIT_HOST",
+            "BUILDKIT_PROGRESS",
             "SSL_KEY_FILE",
             "LOG_LEVEL",
             "FAILPOINTS",

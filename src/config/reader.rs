@@ -17,6 +17,7 @@ use super::values::*;
 use crate::credentials::AppKey;
 use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
+use crate::engine::settings::CacheMode;
 use crate::net::address::without_credentials;
 use crate::net::proxy::ProxyUrl;
 use crate::net::signature::SigningKeys;

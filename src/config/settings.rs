@@ -86,6 +86,27 @@ macro_rules! settings { ($of:ident) => { $of! {
         tenancy: Tenancy = TENANCY or "strict";
     }
 
+    "BuildKit" {
+        /// One `buildkitd` or several, in place of a Docker Engine: `unix:///PATH` or `tcp://HOST:PORT`, separated by
+        /// commas. See [Build hosts](operations.md#build-hosts).
+        buildkit_host: Vec<String> = BUILDKITS unset "the Docker Engine of `DOCKER_HOST`";
+        /// Directory with `ca.pem`, `cert.pem` and `key.pem`, as `buildctl --tlsdir` has it: `tcp://` then means TLS.
+        buildkit_tls_dir: PathBuf = PATH unset "no TLS";
+        /// Those of the hosts on which no build begins any more.
+        buildkit_drain: Vec<String> = BUILDKITS unset "none";
+        /// Builds of this worker that a host has at once, before others of its builds go to another host.
+        buildkit_builds_per_host: u16 = COUNT otherwise "`BUILDER_CONCURRENCY`, shared out among the hosts";
+        /// Gives images the time of their commit, and none of their files a later one, so that the same commit makes
+        /// the same digest. It costs writing every layer once more, and needs hosts of `BUILDKIT_HOST`, or an engine
+        /// with the containerd image store. See [Reproducible images](operations.md#reproducible-images).
+        reproducible_images: bool = FLAG or "false";
+        /// Registry in which the build cache of each application is kept for engines that do not have it:
+        /// `host[:port][/prefix]`. Needs what `REPRODUCIBLE_IMAGES` needs.
+        cache_registry: RegistryUrl = REGISTRY unset "caches stay where they are";
+        /// What is kept there: `min`, the layers of the image, or `max`, those of all its stages.
+        cache_mode: CacheMode = CACHE_MODE or "min";
+    }
+
     "Network" {
         /// Proxy for what is fetched from `http://` addresses: by the worker itself, and by builds, which get it as a
         /// build argument. `http://user:password@host:port`; the password is kept out of logs. Each of these three

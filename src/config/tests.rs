@@ -353,6 +353,29 @@ fn without_a_number_as_much_is_done_at_once_as_fits_the_cores() {
 }
 
 #[test]
+fn builds_are_shared_out_among_the_hosts_that_take_some() {
+    let hosts = ("BUILDKIT_HOST", "tcp://a:1, tcp://b:1/,unix:///run/c.sock");
+    let of = |more: &[(&str, &str)]| {
+        let all = [&[URI, ("BUILDER_CONCURRENCY", "5"), hosts], more].concat();
+        Config::read(vars(&all)).map(|config| config.fleet.expect("hosts are named"))
+    };
+    let fleet = of(&[]).expect("good");
+    assert_eq!(fleet.hosts, ["tcp://a:1", "tcp://b:1", "unix:///run/c.sock"]);
+    assert_eq!(fleet.builds_per_host, 2);
+    let draining = of(&[("BUILDKIT_DRAIN", "tcp://b:1"), ("CACHE_REGISTRY", "http://r:1/caches")]);
+    let draining = draining.expect("good");
+    assert_eq!(draining.builds_per_host, 3);
+    let cache = draining.builds.cache.expect("it is set");
+    assert!(cache.name == "r:1/caches" && cache.plain_http, "{cache:?}");
+    assert_eq!(of(&[("BUILDKIT_BUILDS_PER_HOST", "7")]).expect("good").builds_per_host, 7);
+    for (name, value) in [("BUILDKIT_DRAIN", "tcp://d:1"), ("BUILDKIT_TLS_DIR", "/nowhere")] {
+        let errors = of(&[(name, value)]).expect_err("it cannot be").to_string();
+        assert!(errors.starts_with(&format!("{name}: ")), "{errors}");
+    }
+    assert!(Config::read(vars(&[URI])).expect("good").fleet.is_none());
+}
+
+#[test]
 fn no_copies_are_kept_for_no_time_however_it_is_written() {
     for none in ["0", "0s", "0h"] {
         let config = Config::read(vars(&[URI, ("DEAD_QUEUE_TTL", none)])).expect("good");
@@ -596,6 +619,9 @@ fn nothing_secret_in_an_address_is_ever_told() {
         "CONNECTOR_MANAGER_URL",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "DOCKER_HOST",
+        "BUILDKIT_HOST",
+        "BUILDKIT_DRAIN",
+        "CACHE_REGISTRY",
         "HTTP_ADDR",
     ];
     for name in names {

@@ -17,6 +17,7 @@ use crate::broker::rabbitmq::topology::LONGEST_TTL;
 use crate::credentials::AppKey;
 use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
+use crate::engine::settings::CacheMode;
 use crate::net::address::{MISREAD, is_misread};
 use crate::net::proxy::ProxyUrl;
 use crate::net::signature::SigningKeys;
@@ -144,6 +145,25 @@ pub(super) const PROXY: Kind<ProxyUrl> =
     Kind::address("address", |text| text.parse().map_err(str::to_owned));
 /// An engine; the adapter says what is wrong with one.
 pub(super) const ENGINE: Kind<String> = Kind::address("address", |text| Ok(text.to_owned()));
+/// Several of BuildKit's, which have room for no credential.
+pub(super) const BUILDKITS: Kind<Vec<String>> = Kind::new("`address,…`", |text| {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let hosts: Vec<_> = parts.map(|part| part.trim_end_matches('/').to_owned()).collect();
+    let is_good = |host: &String| {
+        let is_known = ["unix:///", "tcp://"].iter().any(|scheme| host.starts_with(scheme));
+        is_known && !host.contains(['@', '?', '#', '%'])
+    };
+    match hosts.is_empty() || !hosts.iter().all(is_good) {
+        true => Err("must be addresses, like tcp://buildkit:1234,unix:///run/buildkit.sock".into()),
+        false => Ok(hosts),
+    }
+});
+pub(super) const CACHE_MODE: Kind<CacheMode> = Kind::new("`min` or `max`", |text| {
+    one_of(text, &["min", "max"]).map(|text| match text.as_str() {
+        "max" => CacheMode::AllSteps,
+        _ => CacheMode::Image,
+    })
+});
 pub(super) const NETWORK: Kind<String> =
     Kind::new("`host` or `none`", |text| one_of(text, &["host", "none"]));
 pub(super) const TENANCY: Kind<Tenancy> = Kind::new("`strict` or `trusted`", |text| {

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use image_builder_actors::model::login::{DOCKER_HUB, RegistryLogin, registry_host};
 use image_builder_actors::model::secret::Secret;
 use serde::Deserialize;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
@@ -30,6 +31,15 @@ const NOT_FOUND: &str = "credentials not found";
 /// The user of a token that others are bought with.
 const TOKEN_USER: &str = "<token>";
 
+/// A credential for one registry.
+#[derive(Debug, Clone)]
+pub struct RegistryAuth {
+    /// `host` or `host:port`, as the engine calls the registry; Docker Hub has several names.
+    pub host: String,
+    pub username: String,
+    pub password: Secret,
+}
+
 /// What one build may pull with. The default is nothing.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PullCredentials {
@@ -39,12 +49,19 @@ pub(super) struct PullCredentials {
     pub(super) docker_config: Option<PathBuf>,
     /// The registry that images are pushed to.
     pub(super) own_registry: Option<String>,
+    /// What BuildKit itself pushes with, images and caches. It counts before all others: the registry that it is
+    /// for takes nobody else's pushes.
+    pub(super) own: Vec<RegistryAuth>,
 }
 
 impl PullCredentials {
     /// The credential for a registry; `None` = it is asked as nobody.
     pub(super) async fn of(&self, host: &str) -> Option<RegistryLogin> {
         let host = registry_host(host);
+        if let Some(own) = self.own.iter().find(|own| registry_host(&own.host) == host) {
+            let (username, password) = (own.username.clone(), own.password.clone());
+            return Some(RegistryLogin { username, password });
+        }
         if let Some(login) = self.request.get(&host) {
             return Some(login.clone());
         }
@@ -231,6 +248,20 @@ mod tests {
             ("evil.example/registry.example", ""),
             ("", ""),
         ] {
+            assert_eq!(user_and_password(&credentials, asked).await.0, user, "{asked}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_buildkit_pushes_with_goes_to_its_registry_alone_and_before_all_others() {
+        let own = RegistryAuth {
+            host: "own.example:5000".to_owned(),
+            username: "push".to_owned(),
+            password: Secret::new("p"),
+        };
+        let request = BTreeMap::from([("own.example:5000".to_owned(), login("joe", "his"))]);
+        let credentials = PullCredentials { own: vec![own], request, ..Default::default() };
+        for (asked, user) in [("own.example:5000", "push"), ("own.example", ""), ("else", "")] {
             assert_eq!(user_and_password(&credentials, asked).await.0, user, "{asked}");
         }
     }

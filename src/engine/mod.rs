@@ -1,6 +1,11 @@
 //! The container engine: it builds the images, and its disk is looked after.
 
+pub mod address;
 mod buildkit;
 mod credentials;
 pub mod docker;
+mod faults;
+pub mod fleet;
 mod platforms;
+pub mod settings;
+mod wire;

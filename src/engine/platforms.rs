@@ -13,28 +13,44 @@ pub(super) struct Abilities {
     pub(super) several: bool,
 }
 
-/// Refuses platforms that the engine cannot build for.
+/// Refuses platforms that the engine cannot build for, and says what is to be known of the others: a step that
+/// runs commands on another machine's platform is emulated, if that.
 ///
 /// # Errors
 /// `unsupported`, with what can be done.
-pub(super) fn check(wanted: &[Platform], engine: &Abilities) -> Result<(), Fault> {
+pub(super) fn check(wanted: &[Platform], engine: &Abilities) -> Result<Option<String>, Fault> {
     let unsupported = |message| Err(Fault::new(StageName::Builder, Reason::Unsupported, message));
     let foreign = wanted.iter().copied().filter(|one| !engine.platforms.contains(one));
     let foreign = list(foreign);
-    if !foreign.is_empty() {
-        let own = list(engine.platforms.iter().copied());
-        return unsupported(format!(
-            "`buildPlan.platforms`: the build service builds for {own}, and not for {foreign}."
-        ));
+    if !engine.several {
+        if !foreign.is_empty() {
+            let own = list(engine.platforms.iter().copied());
+            return unsupported(format!(
+                "`buildPlan.platforms`: the build service builds for {own}, and not for {foreign}."
+            ));
+        }
+        if wanted.len() > 1 {
+            return unsupported(format!(
+                "`buildPlan.platforms`: the engine keeps images of one platform each, and cannot make one for {}: \
+                 ask for one platform, or have the operator use an engine with the containerd image store.",
+                list(wanted.iter().copied())
+            ));
+        }
     }
-    if wanted.len() > 1 && !engine.several {
-        return unsupported(format!(
-            "`buildPlan.platforms`: the engine keeps images of one platform each, and cannot make one for {}: \
-             ask for one platform, or have the operator use an engine with the containerd image store.",
-            list(wanted.iter().copied())
-        ));
-    }
-    Ok(())
+    let native = engine.platforms.first();
+    let emulated = wanted.iter().copied();
+    let emulated = emulated.filter(|one| Some(one) != native && engine.platforms.contains(one));
+    let emulated = list(emulated);
+    let remedy = "`FROM --platform=$BUILDPLATFORM` runs them on the engine's own";
+    Ok(match (foreign.is_empty(), emulated.is_empty()) {
+        (true, true) => None,
+        (true, false) => Some(format!(
+            "warning: the engine emulates {emulated}: steps that run commands take much longer there; {remedy}"
+        )),
+        (false, _) => Some(format!(
+            "warning: the engine cannot run commands of {foreign}, and steps that do fail; {remedy}"
+        )),
+    })
 }
 
 #[cfg(test)]
@@ -55,10 +71,17 @@ mod tests {
             assert_eq!(fault.reason, Reason::Unsupported);
             fault.message
         };
-        assert_eq!(check(&[], &engine(&[amd64], false)), Ok(()));
-        assert_eq!(check(&[amd64], &engine(&[amd64], false)), Ok(()));
-        assert_eq!(check(&[amd64, arm64], &engine(&[amd64, arm64], true)), Ok(()));
-        let message = refused(&[amd64, arm64], engine(&[amd64], true));
+        assert_eq!(check(&[], &engine(&[amd64], false)), Ok(None));
+        assert_eq!(check(&[amd64], &engine(&[amd64], false)), Ok(None));
+        assert_eq!(check(&[amd64], &engine(&[amd64, arm64], true)), Ok(None));
+        for (platforms, said) in [
+            (vec![amd64, arm64], "emulates `linux/arm64`"),
+            (vec![amd64], "cannot run commands of `linux/arm64`"),
+        ] {
+            let warning = check(&[amd64, arm64], &engine(&platforms, true)).expect("it can");
+            assert!(warning.is_some_and(|warning| warning.contains(said)), "{said}");
+        }
+        let message = refused(&[amd64, arm64], engine(&[amd64], false));
         assert!(message.contains("for `linux/amd64`, and not for `linux/arm64`"), "{message}");
         let message = refused(&[amd64, arm64], engine(&[amd64, arm64], false));
         assert!(message.contains("containerd"), "{message}");

@@ -116,21 +116,51 @@ impl Api {
         repository: &str,
         config: &str,
     ) -> Result<BTreeMap<String, String>, Fault> {
-        let what = format!("cannot read the configuration `{}` of `{repository}`", excerpt(config));
-        if !is_digest(config) {
-            return Err(failed(&what, "that is no digest".to_owned()));
-        }
-        let url = format!("{}v2/{repository}/blobs/{config}", self.base);
-        let response = self.send(&what, || self.http.get(&url), &Scope::pull(repository)).await?;
-        let failed = |why| failed(&what, why);
-        if response.status() == StatusCode::NOT_FOUND {
-            return Err(failed("the registry does not have it".to_owned()));
-        }
+        let bytes = self.configuration(repository, config).await?;
+        read_labels(&bytes).map_err(|error| {
+            let what = of_configuration(repository, config);
+            failed(&what, excerpt(&error.to_string()))
+        })
+    }
+
+    /// An image's configuration, which is checked against its digest.
+    pub(super) async fn configuration(
+        &self,
+        repository: &str,
+        config: &str,
+    ) -> Result<Vec<u8>, Fault> {
+        let what = of_configuration(repository, config);
+        let response = self.blob(repository, config, &what, None).await?;
         let bytes = self.body(&what, response, LONGEST_CONFIG).await?;
         if digest_of(&bytes) != config {
-            return Err(failed(format!("the registry sent {}", digest_of(&bytes))));
+            return Err(failed(&what, format!("the registry sent {}", digest_of(&bytes))));
         }
-        read_labels(&bytes).map_err(|error| failed(excerpt(&error.to_string())))
+        Ok(bytes)
+    }
+
+    /// The answer with what is stored under a digest, to be read to its end within this time; `None` = that of
+    /// any request.
+    pub(super) async fn blob(
+        &self,
+        repository: &str,
+        digest: &str,
+        what: &str,
+        time: Option<Duration>,
+    ) -> Result<Response, Fault> {
+        if !is_digest(digest) {
+            return Err(failed(what, "that is no digest".to_owned()));
+        }
+        let url = format!("{}v2/{repository}/blobs/{digest}", self.base);
+        let request = || match time {
+            Some(time) => self.http.get(&url).timeout(time),
+            None => self.http.get(&url),
+        };
+        let response = self.send(what, request, &Scope::pull(repository)).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Err(failed(what, "the registry does not have it".to_owned())),
+            status if status.is_success() => Ok(response),
+            _ => Err(self.refusal(what, response).await),
+        }
     }
 
     /// Stores a manifest under one more tag. `Ok(Some(_))`: the registry does not take it this way, and
@@ -284,6 +314,10 @@ impl Api {
 fn is_page(content_type: Option<&str>, body: &[u8]) -> bool {
     content_type.is_some_and(|it| it.to_ascii_lowercase().starts_with("text/html"))
         || body.trim_ascii_start().starts_with(b"<")
+}
+
+fn of_configuration(repository: &str, config: &str) -> String {
+    format!("cannot read the configuration `{}` of `{repository}`", excerpt(config))
 }
 
 /// The registry's answer cannot be used.

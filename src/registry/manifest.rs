@@ -36,9 +36,11 @@ pub(super) enum Content {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Image {
     /// Digest of the image's configuration.
-    config: String,
+    pub(super) config: String,
+    /// Digests of its layers, the lowest first.
+    pub(super) layers: Vec<String>,
     /// Configuration and compressed layers, in bytes.
-    size_bytes: u64,
+    pub(super) size_bytes: u64,
 }
 
 /// One image of an index.
@@ -97,9 +99,11 @@ impl Manifest {
             .map_err(|error| excerpt(&format!("the manifest cannot be read: {error}")))?;
         let content = match (document.config, document.manifests) {
             (Some(config), None) => {
-                let sizes = document.layers.iter().flatten().map(|layer| layer.size);
+                let layers = document.layers.unwrap_or_default();
+                let sizes = layers.iter().map(|layer| layer.size);
                 let size_bytes = sizes.fold(config.size, u64::saturating_add);
-                Content::Image(Image { config: config.digest, size_bytes })
+                let layers = layers.into_iter().map(|layer| layer.digest).collect();
+                Content::Image(Image { config: config.digest, layers, size_bytes })
             }
             (None, Some(entries)) => Content::Index(
                 entries

@@ -8,23 +8,27 @@ mod api;
 mod auth;
 mod faults;
 mod manifest;
+mod search;
 mod url;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::image::{RegistryImage, is_digest};
+use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::model::secret::Redactor;
-use image_builder_actors::ports::{RefusedTag, Registry};
+use image_builder_actors::model::secret::{Redactor, Tripwire};
+use image_builder_actors::ports::{Exposed, RefusedTag, Registry};
 
 use self::api::{Api, Refusal};
 pub use self::auth::RegistryCredentials;
 use self::faults::fault;
 pub use self::manifest::Platform;
 use self::manifest::{Content, Manifest, choose};
+use self::search::Search;
 pub use self::url::{RegistryUrl, RegistryUrlError};
 use crate::net::http::excerpt;
 
@@ -38,6 +42,8 @@ pub struct RegistrySettings {
     pub request_timeout: Duration,
     /// Which image of an index counts.
     pub platform: Platform,
+    /// How much of an image is searched for secrets, and for how long.
+    pub limits: Limits,
 }
 
 impl RegistrySettings {
@@ -48,6 +54,7 @@ impl RegistrySettings {
             credentials: None,
             request_timeout: Duration::from_secs(30),
             platform: Platform::of_this_machine(),
+            limits: Limits::default(),
         }
     }
 }
@@ -57,6 +64,7 @@ pub struct RegistryClient {
     url: RegistryUrl,
     api: Api,
     platform: Platform,
+    limits: Limits,
 }
 
 impl RegistryClient {
@@ -65,10 +73,10 @@ impl RegistryClient {
     /// # Errors
     /// The system's certificates cannot be loaded.
     pub fn new(settings: RegistrySettings) -> anyhow::Result<Self> {
-        let RegistrySettings { url, credentials, request_timeout, platform } = settings;
+        let RegistrySettings { url, credentials, request_timeout, platform, limits } = settings;
         let redactor = Redactor::new(credentials.iter().map(|known| known.password.clone()));
         let api = Api::new(&url.api_base(), credentials, redactor, request_timeout)?;
-        Ok(Self { url, api, platform })
+        Ok(Self { url, api, platform, limits })
     }
 
     /// Whether the registry answers, for readiness; it need not let the worker in.
@@ -84,14 +92,6 @@ impl RegistryClient {
     pub async fn try_out(&self, repository: &str) -> Result<(), Fault> {
         let bytes = format!("image-builder doctor {}\n", uuid::Uuid::new_v4());
         self.api.store_and_read(&self.url.api_repository(repository), bytes.as_bytes()).await
-    }
-
-    /// Removes an image that was pushed to try the registry out, where the registry lets that.
-    ///
-    /// # Errors
-    /// The registry cannot be asked.
-    pub async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault> {
-        self.api.delete_manifest(&self.repository(reference)?, digest).await
     }
 
     /// The API's name for the reference's repository. The worker's credential is this registry's
@@ -180,5 +180,23 @@ impl Registry for RegistryClient {
         image: &RegistryImage,
     ) -> Result<BTreeMap<String, String>, Fault> {
         self.api.labels(&self.repository(reference)?, &image.image_id).await
+    }
+
+    async fn search(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        wanted: &Tripwire,
+        files: bool,
+        progress: &BuildLog,
+    ) -> Result<Option<Exposed>, Fault> {
+        let repository = &self.repository(reference)?;
+        let (api, limits) = (&self.api, &self.limits);
+        let search = Search { api, repository, wanted, files, limits, progress };
+        search.run(&image.digest).await
+    }
+
+    async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault> {
+        self.api.delete_manifest(&self.repository(reference)?, digest).await
     }
 }

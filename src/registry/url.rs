@@ -101,6 +101,12 @@ impl RegistryUrl {
         format!("{scheme}://{host}")
     }
 
+    /// Whether it is spoken to in plain HTTP, although it is not on this machine.
+    pub fn is_plain_http(&self) -> bool {
+        let host = split_port(&self.host).map_or(self.host.as_str(), |(host, _)| host);
+        !self.tls && !is_this_machine(host)
+    }
+
     /// What the engine calls this registry in the credentials of a push.
     pub fn server_address(&self) -> &str {
         if self.is_docker_hub() { DOCKER_HUB_SERVER } else { &self.host }
@@ -205,6 +211,19 @@ mod tests {
         ] {
             let url = parsed(text);
             assert_eq!((url.to_string().as_str(), url.api_base().as_str()), (name, api), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_plain_http_to_another_machine_has_to_be_asked_for() {
+        for (text, plain) in [
+            ("localhost:5000", false),
+            ("http://127.0.0.1:5000", false),
+            ("[::1]:5000", false),
+            ("http://registry:5000/x", true),
+            ("registry:5000", false),
+        ] {
+            assert_eq!(parsed(text).is_plain_http(), plain, "{text}");
         }
     }
 

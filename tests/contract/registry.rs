@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use image_builder::registry::{RegistryClient, RegistryCredentials, RegistrySettings, RegistryUrl};
+use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::RegistryImage;
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{RefusedTag, Registry};
+use image_builder_actors::model::secret::{Secret, Tripwire};
+use image_builder_actors::ports::{Exposed, RefusedTag, Registry};
 use image_builder_actors::testing::conformance::registry::World;
 
 use self::server::USER;
@@ -135,6 +136,21 @@ impl Registry for Fronted {
         image: &RegistryImage,
     ) -> Result<BTreeMap<String, String>, Fault> {
         self.client.labels(reference, image).await
+    }
+
+    async fn search(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        wanted: &Tripwire,
+        files: bool,
+        progress: &BuildLog,
+    ) -> Result<Option<Exposed>, Fault> {
+        self.client.search(image, reference, wanted, files, progress).await
+    }
+
+    async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault> {
+        self.client.remove(reference, digest).await
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this")]
 
 pub mod broker;
+pub mod buildkit_bridge;
 pub mod daemon;
 pub mod engine;
 pub mod forward_proxy;

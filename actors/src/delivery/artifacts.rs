@@ -37,6 +37,13 @@ pub struct Images {
     pub registry_name: String,
 }
 
+/// An image that is looked at before anybody is told of it.
+#[derive(Clone, Copy)]
+enum Looked<'a> {
+    OnEngine(&'a BuiltImage),
+    InRegistry(&'a RegistryImage),
+}
+
 /// The image that a request asked for, before the registry has it under the request's names.
 #[derive(Debug)]
 pub struct Artifact {
@@ -123,12 +130,22 @@ impl Images {
         }
         let image = match location {
             ImageLocation::OnEngine(built) => {
-                self.refuse_exposed(request, &built, progress).await?;
+                self.refuse_exposed(request, Looked::OnEngine(&built), &reference, progress)
+                    .await?;
                 progress.note(format!("pushing {reference}"));
                 let image = self.push(&built, &reference, &tags, progress).await?;
                 if !fresh && self.is_labelled(&reference, &image, &commit).await? {
                     self.tag(&image, &reference, &[build_tag(request)]).await?;
                 }
+                image
+            }
+            ImageLocation::Pushed { digest } => {
+                let image = self.pushed(&reference, &digest).await?;
+                let looked = Looked::InRegistry(&image);
+                self.refuse_exposed(request, looked, &reference, progress).await?;
+                tags.push(reference.tag.clone());
+                self.tag(&image, &reference, &tags).await?;
+                progress.note(format!("{reference} is {digest}, which the engine has pushed"));
                 image
             }
             ImageLocation::InRegistry(image) => {
@@ -159,25 +176,46 @@ impl Images {
     async fn refuse_exposed(
         &self,
         request: &BuildRequest,
-        built: &BuiltImage,
+        looked: Looked<'_>,
+        reference: &ImageReference,
         progress: &BuildLog,
     ) -> Result<(), Fault> {
         let (wanted, files) = (request.tripwire(), !request.plan.secrets.is_empty());
         if wanted.is_empty() {
             return Ok(());
         }
-        match self.engine.search(built, &wanted, files, progress).await? {
-            None => Ok(()),
-            Some(Exposed { secret, place }) => {
-                let message = format!(
-                    "The image was not pushed, since it holds {secret} in {place}. Whoever may pull it could \
-                     read that, even where a later step removes it. Mount a secret in the steps that need it, \
-                     and neither copy it nor give its value to a variable or build argument; replace it if \
-                     others may have seen it.",
-                );
-                Err(Fault::new(StageName::Pusher, Reason::SecretInImage, message))
+        let found = match looked {
+            Looked::OnEngine(built) => self.engine.search(built, &wanted, files, progress).await?,
+            Looked::InRegistry(image) => {
+                self.registry.search(image, reference, &wanted, files, progress).await?
             }
+        };
+        let Some(Exposed { secret, place }) = found else { return Ok(()) };
+        if let Looked::InRegistry(image) = looked
+            && let Err(fault) = self.registry.remove(reference, &image.digest).await
+        {
+            // It has no tag, and nobody is told its digest.
+            tracing::warn!(%fault, digest = image.digest, "an image with a secret stays in the registry");
         }
+        let message = format!(
+            "The image was not published, since it holds {secret} in {place}. Whoever may pull it could \
+             read that, even where a later step removes it. Mount a secret in the steps that need it, \
+             and neither copy it nor give its value to a variable or build argument; replace it if \
+             others may have seen it.",
+        );
+        Err(Fault::new(StageName::Pusher, Reason::SecretInImage, message))
+    }
+
+    /// What the registry has under the digest by which a builder pushed.
+    async fn pushed(
+        &self,
+        reference: &ImageReference,
+        digest: &str,
+    ) -> Result<RegistryImage, Fault> {
+        self.registry.find(&reference.with_tag(digest)).await?.ok_or_else(|| {
+            let why = format!("the registry does not have {digest}, which it took");
+            failed(format!("cannot trust the push of `{reference}`: {why}"))
+        })
     }
 
     /// Pushes once, and has the registry put the further tags on what it got: that sends a few hundred
@@ -191,9 +229,7 @@ impl Images {
     ) -> Result<RegistryImage, Fault> {
         let digest = self.push_once(built, reference, progress).await?;
         let failed = |why| failed(format!("cannot trust the push of `{reference}`: {why}"));
-        let Some(pushed) = self.registry.find(&reference.with_tag(&digest)).await? else {
-            return Err(failed(format!("the registry does not have {digest}, which it took")));
-        };
+        let pushed = self.pushed(reference, &digest).await?;
         if !is_of(&pushed, built) {
             return Err(failed(format!(
                 "{digest} is not the image {}; somebody else pushed under the same name",

@@ -72,8 +72,11 @@ impl Eq for ImagePin {}
 pub enum ImageLocation {
     /// On the engine, which has yet to push it.
     OnEngine(BuiltImage),
-    /// In the registry, where some builders put it by themselves.
+    /// In the registry, which was asked for it.
     InRegistry(RegistryImage),
+    /// In the registry, where some builders put it by themselves: by this digest, under no tag, and looked at
+    /// by nobody yet.
+    Pushed { digest: String },
 }
 
 /// An image that the registry has.

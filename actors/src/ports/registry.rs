@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
+use super::builder::Exposed;
+use crate::model::build_log::BuildLog;
 use crate::model::fault::Fault;
 use crate::model::image::RegistryImage;
 use crate::model::reference::ImageReference;
+use crate::model::secret::Tripwire;
 
 /// A tag that a registry does not take, and why.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,4 +43,19 @@ pub trait Registry: Send + Sync + 'static {
         reference: &ImageReference,
         image: &RegistryImage,
     ) -> Result<BTreeMap<String, String>, Fault>;
+
+    /// Looks for secrets in what an image shows of itself, as
+    /// [`ImageBuilder::search`](super::ImageBuilder::search) does on an engine: those of all its platforms.
+    async fn search(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        wanted: &Tripwire,
+        files: bool,
+        progress: &BuildLog,
+    ) -> Result<Option<Exposed>, Fault>;
+
+    /// Removes an image from the reference's repository, with all tags that stand for it. Many registries refuse
+    /// that unless they are told otherwise, which is no error.
+    async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault>;
 }

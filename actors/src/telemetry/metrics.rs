@@ -99,6 +99,7 @@ struct Figures {
     capacity_paused: IntGaugeVec,
     capacity_holds: IntGaugeVec,
     cache_bytes: IntGauge,
+    host_builds: IntGaugeVec,
     requests_waiting: IntGauge,
     /// Asked at each scrape; empty until the pipeline works.
     capacity: OnceLock<(Capacity, Holds)>,
@@ -188,6 +189,13 @@ impl Metrics {
                     "What images made here and the build cache hold on disk.",
                 )),
             ),
+            host_builds: register(
+                &registry,
+                IntGaugeVec::new(
+                    options("host_builds", "Builds of this worker on a host of BUILDKIT_HOST."),
+                    &["host"],
+                ),
+            ),
             capacity: OnceLock::new(),
             registry,
         };
@@ -236,6 +244,12 @@ impl Metrics {
     /// How much the caches hold on disk now.
     pub fn cache_bytes(&self, bytes: u64) {
         self.0.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// How many builds a build host has in hand now.
+    pub fn host_builds(&self, host: &str, builds: usize) {
+        let builds = i64::try_from(builds).unwrap_or(i64::MAX);
+        self.0.host_builds.with_label_values(&[host]).set(builds);
     }
 
     /// Shows this capacity, and these holds, from now on.

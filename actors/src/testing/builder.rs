@@ -12,7 +12,7 @@ use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::image::{BuildKey, BuiltImage, ImageLocation, digest_of};
 use crate::model::reference::ImageReference;
 use crate::model::secret::Tripwire;
-use crate::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan, Registry};
+use crate::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 use crate::testing::registry::FakeRegistry;
 use crate::testing::script::Script;
 
@@ -61,6 +61,8 @@ pub enum End {
     Showing(String),
     /// The builder pushes the image by itself, under this reference.
     Pushed(ImageReference),
+    /// The same, with this text in a file.
+    PushedShowing(ImageReference, String),
     Fault(Fault),
     /// The engine dies of it.
     EngineDies,
@@ -173,7 +175,7 @@ impl FakeBuilder {
 pub fn on_engine(location: ImageLocation) -> BuiltImage {
     match location {
         ImageLocation::OnEngine(image) => image,
-        ImageLocation::InRegistry(image) => panic!("it is in the registry: {image:?}"),
+        elsewhere => panic!("it is not on the engine: {elsewhere:?}"),
     }
 }
 
@@ -225,7 +227,9 @@ impl ImageBuilder for FakeBuilder {
         }
         let ends = match (next.await, &end) {
             (Err(fault), _) => Err(fault),
-            (Ok(()), End::Image | End::Showing(_) | End::Pushed(_)) => Ok(()),
+            (Ok(()), End::Image | End::Showing(_) | End::Pushed(_) | End::PushedShowing(..)) => {
+                Ok(())
+            }
             (Ok(()), End::Fault(fault)) => Err(fault.clone()),
             (Ok(()), End::EngineDies) => unreachable!("it has died"),
             (Ok(()), End::Panic) => panic!("the test asked for a panic"),
@@ -250,11 +254,13 @@ impl ImageBuilder for FakeBuilder {
             work.built += 1;
             work.shown.insert(order.key.clone(), shown);
         });
-        if let End::Pushed(reference) = end {
+        if let End::Pushed(reference) | End::PushedShowing(reference, _) = &end {
             let registry = &self.0.registry;
-            let digest = registry.take(&image, &reference).await?;
-            let pushed = registry.find(&reference.with_tag(&digest)).await?;
-            return Ok(ImageLocation::InRegistry(pushed.expect("it was just stored")));
+            let digest = registry.take(&image, reference).await?;
+            if let End::PushedShowing(_, text) = &end {
+                registry.show(&digest, text);
+            }
+            return Ok(ImageLocation::Pushed { digest });
         }
         let place = (order.key.clone(), order.reference.repository.clone());
         self.change(|work| drop(work.images.insert(place, image.clone())));

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use super::script::{Record, Script};
+use crate::model::build_log::BuildLog;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::image::{
     BUILDER_LABEL, BuiltImage, KEY_LABEL, REVISION_LABEL, RegistryImage, StoredManifest, digest_of,
     is_digest,
 };
 use crate::model::reference::ImageReference;
-use crate::ports::{RefusedTag, Registry};
+use crate::model::secret::Tripwire;
+use crate::ports::{Exposed, RefusedTag, Registry};
 
 /// What every image weighs here, in bytes.
 const SIZE: u64 = 1_000;
@@ -37,6 +39,8 @@ struct Contents {
     images: HashMap<String, RegistryImage>,
     /// The labels of each image, by its digest.
     labels: HashMap<String, BTreeMap<String, String>>,
+    /// What stands in a file of an image, by its digest.
+    files: HashMap<String, String>,
     refuses_tags: bool,
     /// Whether a tag stands for one image for ever.
     immutable: bool,
@@ -123,6 +127,11 @@ impl FakeRegistry {
         Ok(())
     }
 
+    /// The image of this digest has a file with this text.
+    pub fn show(&self, digest: &str, text: &str) {
+        self.lock().files.insert(digest.to_owned(), text.to_owned());
+    }
+
     /// How often something was looked up, failed calls included.
     pub fn finds(&self) -> usize {
         self.lock().finds
@@ -189,5 +198,34 @@ impl Registry for FakeRegistry {
             let message = format!("`{reference}` has no configuration {}", image.image_id);
             Fault::new(StageName::Pusher, Reason::RegistryFailed, message)
         })
+    }
+
+    async fn search(
+        &self,
+        image: &RegistryImage,
+        _: &ImageReference,
+        wanted: &Tripwire,
+        files: bool,
+        _: &BuildLog,
+    ) -> Result<Option<Exposed>, Fault> {
+        let contents = self.up()?;
+        let labels = contents.labels.get(&image.digest).into_iter().flatten();
+        let labels = labels.map(|(name, text)| (format!("the label `{name}`"), text));
+        let file = contents.files.get(&image.digest).filter(|_| files);
+        let file = file.map(|text| ("the file `/scripted`".to_owned(), text));
+        let found = labels.chain(file).find_map(|(place, text)| {
+            let secret = wanted.find(text)?.to_owned();
+            Some(Exposed { secret, place })
+        });
+        Ok(found)
+    }
+
+    async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault> {
+        let repository = format!("{}:", reference.name());
+        let mut contents = self.up()?;
+        contents
+            .images
+            .retain(|name, image| image.digest != digest || !name.starts_with(&repository));
+        Ok(())
     }
 }

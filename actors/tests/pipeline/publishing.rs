@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::ports::Registry;
 use image_builder_actors::testing::builder::End;
-use image_builder_actors::testing::world::{World, request, settings, with_pipeline};
-use serde_json::Value;
+use image_builder_actors::testing::world::{World, request, request_with, settings, with_pipeline};
+use serde_json::{Value, json};
 
 /// Asserts that the image of `b1`, which was pushed first, has all three names.
 fn assert_named(world: &World, notified: &Value) {
@@ -26,6 +27,26 @@ fn an_image_that_the_builder_pushed_by_itself_is_only_tagged() {
         assert_eq!(body["data"]["reused"], false);
         assert_eq!(world.registry.pushed.all().len(), 1);
         assert_named(&world, &body);
+    });
+}
+
+#[test]
+fn an_image_that_the_builder_pushed_with_a_secret_in_it_gets_no_tag_and_is_removed() {
+    with_pipeline(settings(), async |world| {
+        let secret = "hush-hush-hush";
+        let reference = ImageReference::for_build("registry.test", "alice", "name", "by-itself");
+        let end = End::PushedShowing(reference.clone(), format!("_authToken={secret}"));
+        world.engine.script("b1", "", end);
+        let plan = json!({"secrets": {"npm": secret}});
+        let (id, body) = world.outcome_of(&request_with("b1", "buildPlan", plan)).await;
+        assert_eq!(
+            (id.as_str(), &body["data"]["reason"]),
+            ("b1.build.failed", &json!("secret_in_image"))
+        );
+        assert!(!body.to_string().contains(secret), "{body}");
+        assert_eq!(world.registry.pushed.all().len(), 1, "nothing is pushed a second time");
+        assert_eq!(world.registry.tags(&reference), [""; 0]);
+        assert_eq!(world.registry.find(&reference).await, Ok(None));
     });
 }
 

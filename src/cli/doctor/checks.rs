@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::ports::build_store::BuildStore;
 use reqwest::header::{DATE, HeaderMap};
@@ -19,6 +20,7 @@ use crate::data_dir::{self, Seen};
 use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::Size;
 use crate::engine::docker::disk::space::{Place, Room};
+use crate::engine::fleet::{Fleet, FleetSettings};
 use crate::net::address::without_credentials;
 use crate::net::http::{USER_AGENT, causes};
 use crate::store;
@@ -80,7 +82,8 @@ pub(super) async fn data_dir(path: PathBuf) -> Vec<Finding> {
 /// Whether the disks have the room that the watermarks ask for.
 pub(super) async fn disk(config: DoctorConfig, tools: Arc<Tools>) -> Vec<Finding> {
     let mut places = vec![Place { name: "the disk of DATA_DIR", path: existing(&config.data_dir) }];
-    if tools.engine.is_local()
+    if config.fleet.is_none()
+        && tools.engine.is_local()
         && let Ok(Some(root)) = tools.engine.data_root().await
     {
         places.push(Place { name: "the engine's disk", path: root.into() });
@@ -148,6 +151,9 @@ fn off_by(headers: &HeaderMap) -> Option<u64> {
 /// Which engine it is.
 pub(super) async fn engine(config: DoctorConfig, tools: Arc<Tools>) -> Vec<Finding> {
     let name = "engine";
+    if let Some(fleet) = config.fleet {
+        return hosts(name, fleet, config.data_dir).await;
+    }
     let found = match tools.engine.facts().await {
         Err(fault) => of_fault(name, &fault),
         Ok(facts) => {
@@ -170,6 +176,30 @@ pub(super) async fn engine(config: DoctorConfig, tools: Arc<Tools>) -> Vec<Findi
         Ok(())
     };
     std::iter::once(found).chain(apart.err().map(|fault| of_fault(name, &fault))).collect()
+}
+
+/// Each host of `BUILDKIT_HOST`.
+async fn hosts(name: &'static str, settings: FleetSettings, data_dir: PathBuf) -> Vec<Finding> {
+    let drain = settings.drain.clone();
+    let fleet = match Fleet::new(settings, data_dir) {
+        Ok(fleet) => fleet,
+        Err(error) => return vec![Finding::fail(name, error.to_string(), "Correct that setting")],
+    };
+    let look = |host: String| {
+        let (fleet, drains) = (fleet.clone(), drain.contains(&host));
+        async move {
+            let drains = if drains { ", and drains" } else { "" };
+            match fleet.look_at(&host).await {
+                Ok(()) => Finding::ok(name, format!("BuildKit at {host} answers{drains}")),
+                Err(why) => Finding::fail(
+                    name,
+                    format!("{host}: {why}"),
+                    "See that `buildkitd` runs there, and listens to this machine",
+                ),
+            }
+        }
+    };
+    join_all(fleet.hosts().into_iter().map(look)).await
 }
 
 fn is_too_old(api: &str) -> bool {

@@ -190,7 +190,7 @@ async fn build(
     })?;
     match tools.engine.build(order, log).await? {
         ImageLocation::OnEngine(image) => Ok(image),
-        ImageLocation::InRegistry(_) => {
+        ImageLocation::InRegistry(_) | ImageLocation::Pushed { .. } => {
             let message = "the engine did not keep the image";
             Err(Fault::new(StageName::Builder, Reason::EngineFailed, message))
         }

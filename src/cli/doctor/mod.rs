@@ -3,6 +3,7 @@
 mod checks;
 mod inside;
 
+use std::future::ready;
 use std::io::IsTerminal;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -167,13 +168,17 @@ impl Doctor<'_> {
         let image = self.arguments.image.clone();
         let forge = config.tools.forge.url.clone();
         let folder = place.path().to_owned();
-        let push = inside::push(tools.clone(), folder.clone());
-        add(inside::PUSH, BUILD_PATIENCE, Box::pin(push));
-        add(
-            inside::BUILD,
-            BUILD_PATIENCE,
-            Box::pin(inside::look(tools.clone(), image, forge, folder)),
-        );
+        if config.fleet.is_some() {
+            let skipped =
+                "not looked at: images are built by BUILDKIT_HOST, and this asks a Docker Engine";
+            let skipped = [inside::PUSH, inside::BUILD].map(|name| Finding::skip(name, skipped));
+            add(inside::BUILD, PATIENCE, Box::pin(ready(skipped.into())));
+        } else {
+            let push = inside::push(tools.clone(), folder.clone());
+            add(inside::PUSH, BUILD_PATIENCE, Box::pin(push));
+            let build = inside::look(tools.clone(), image, forge, folder);
+            add(inside::BUILD, BUILD_PATIENCE, Box::pin(build));
+        }
         loop {
             tokio::select! {
                 found = checks.next() => match found {

@@ -1,11 +1,12 @@
 //! What an engine's BuildKit can do: asked of it, and of its version only which holes it has.
 
-use bollard_buildkit_proto::moby::buildkit::v1::InfoRequest;
+use bollard_buildkit_proto::moby::buildkit::v1::{InfoRequest, ListWorkersRequest};
 use image_builder_actors::model::fault::{Fault, Reason};
+use image_builder_actors::model::platform::Platform;
 use tonic::Code;
 
 use super::control::Control;
-use crate::engine::docker::faults::{engine_broke, fault};
+use crate::engine::faults::{engine_broke, fault};
 
 /// BuildKit whose holes to its machine's files are mended (CVE-2024-23651, CVE-2024-23652).
 const SAFE_BUILDKIT: [u32; 3] = [0, 12, 5];
@@ -37,13 +38,38 @@ impl Abilities {
         }
     }
 
-    /// Refuses an engine that cannot keep users apart. `docker` is the Docker Engine's version.
+    /// What it can build for: its own platform first, then those that it can emulate.
+    ///
+    /// # Errors
+    /// `engine_failed`.
+    pub(in crate::engine) async fn platforms(
+        control: &mut Control,
+    ) -> Result<Vec<Platform>, Fault> {
+        let asked = control.client.list_workers(ListWorkersRequest::default()).await;
+        let workers = asked
+            .map_err(|status| engine_broke("asking for its platforms", &status.message()))?
+            .into_inner()
+            .record;
+        let mut platforms = Vec::new();
+        // The first worker is the one that builds.
+        for found in workers.into_iter().next().into_iter().flat_map(|worker| worker.platforms) {
+            let name = match found.variant.as_str() {
+                "" => format!("{}/{}", found.os, found.architecture),
+                variant => format!("{}/{}/{variant}", found.os, found.architecture),
+            };
+            platforms.extend(Platform::from_name(&name).filter(|one| !platforms.contains(one)));
+        }
+        Ok(platforms)
+    }
+
+    /// Refuses an engine that cannot keep users apart. `docker` is the Docker Engine's version; `None` = it is a
+    /// BuildKit of its own.
     ///
     /// # Errors
     /// `engine_down`: nothing is built there, and whoever waits is told nothing.
-    pub(in crate::engine) fn keep_users_apart(&self, docker: &str) -> Result<(), Fault> {
+    pub(in crate::engine) fn keep_users_apart(&self, docker: Option<&str>) -> Result<(), Fault> {
         let buildkit = self.buildkit.as_deref().and_then(version);
-        let docker_is_safe = version(docker).is_some_and(|version| {
+        let docker_is_safe = docker.and_then(version).is_some_and(|version| {
             version >= SAFE_DOCKER || (version[0] == 24 && version >= SAFE_DOCKER_24)
         });
         let safe = buildkit.map_or(docker_is_safe, |version| version >= SAFE_BUILDKIT);
@@ -54,12 +80,18 @@ impl Abilities {
         } else {
             return Ok(());
         };
+        let (engine, newer) = match docker {
+            Some(docker) => (format!("Docker {docker}"), "Docker 25.0.2"),
+            None => {
+                let version = self.buildkit.as_deref().filter(|version| !version.is_empty());
+                (format!("BuildKit {}", version.unwrap_or("of no version")), "BuildKit 0.12.5")
+            }
+        };
         Err(fault(
             Reason::EngineDown,
             format!(
-                "Docker {docker} cannot keep users apart ({lacks}), and TENANCY is `strict`: use \
-                 Docker 25.0.2 or later, or set TENANCY=trusted if all users may reach each other's \
-                 builds."
+                "{engine} cannot keep users apart ({lacks}), and TENANCY is `strict`: use {newer} or later, or \
+                 set TENANCY=trusted if all users may reach each other's builds."
             ),
         ))
     }
@@ -81,8 +113,17 @@ mod tests {
     #[test]
     fn engines_that_cannot_keep_users_apart_are_told_by_what_they_answer() {
         let of = |buildkit: Option<&str>, policies, docker| {
-            Abilities { buildkit: buildkit.map(str::to_owned), policies }.keep_users_apart(docker)
+            let buildkit = buildkit.map(str::to_owned);
+            Abilities { buildkit, policies }.keep_users_apart(Some(docker))
         };
+        let alone = |buildkit: &str| {
+            Abilities { buildkit: Some(buildkit.to_owned()), policies: true }.keep_users_apart(None)
+        };
+        assert_eq!(alone("v0.12.5"), Ok(()));
+        for (version, shown) in [("v0.12.4", "BuildKit v0.12.4"), ("", "BuildKit of no version")] {
+            let fault = alone(version).expect_err(version);
+            assert!(fault.message.starts_with(shown), "{fault}");
+        }
         for (buildkit, docker) in [
             (Some("v0.12.5"), "24.0.8"),
             (Some("v0.13.2"), "26.1.5+dfsg1"),

@@ -1,4 +1,5 @@
-//! The control API of a Docker Engine's own BuildKit: gRPC on a connection that `POST /grpc` upgraded.
+//! BuildKit's control API, gRPC: of a BuildKit of its own on the connection itself, of a Docker Engine's on one
+//! that `POST /grpc` upgraded.
 
 use std::task::{Context, Poll};
 
@@ -7,17 +8,18 @@ use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::header::{CONNECTION, UPGRADE};
+use hyper::rt::{Read, Write};
 use hyper::upgrade::Upgraded;
 use hyper::{Method, StatusCode, Uri};
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use image_builder_actors::model::fault::Fault;
 use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 
-use crate::engine::docker::address::Address;
-use crate::engine::docker::faults::{self, ANSWER_TIMEOUT};
-use crate::engine::docker::wire::{self, Connection};
+use crate::engine::address::Address;
+use crate::engine::faults::{self, ANSWER_TIMEOUT};
+use crate::engine::wire::{self, Connection};
 
 /// Longest message that is taken, in bytes: what BuildKit itself allows.
 const LONGEST_MESSAGE: usize = 16 << 20;
@@ -25,20 +27,50 @@ const LONGEST_MESSAGE: usize = 16 << 20;
 /// Longest error that is taken, with its details, in bytes.
 const LONGEST_ERROR: u32 = 1 << 20;
 
+/// A BuildKit, and how it is spoken to.
+#[derive(Debug, Clone)]
+pub(in crate::engine) struct Endpoint {
+    pub(in crate::engine) address: Address,
+    pub(in crate::engine) door: Door,
+}
+
+/// What stands before a BuildKit.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) enum Door {
+    /// A Docker Engine whose API is spoken in this version.
+    Docker(ClientVersion),
+    /// Nothing: `buildkitd`.
+    Open,
+}
+
 /// An open connection: dropping it closes it, and the engine stops what it was asked for there.
 pub(in crate::engine) struct Control {
-    pub(super) client: ControlClient<Channel>,
+    pub(in crate::engine) client: ControlClient<Channel>,
     _driver: JoinSet<()>,
 }
 
 impl Control {
-    pub(in crate::engine) async fn open(
-        address: &Address,
-        version: ClientVersion,
-    ) -> Result<Self, Fault> {
+    pub(in crate::engine) async fn open(endpoint: &Endpoint) -> Result<Self, Fault> {
         let what = "opening its control API";
-        let stream =
-            upgrade(address, version, Upgrade { path: "/grpc", headers: &[], what }).await?;
+        let address = &endpoint.address;
+        match endpoint.door {
+            Door::Docker(version) => {
+                let upgrade = Upgrade { path: "/grpc", headers: &[], what };
+                let stream = self::upgrade(address, version, upgrade).await?;
+                Self::over(stream, what).await
+            }
+            Door::Open => {
+                let wire = address.open().await;
+                let wire = wire.map_err(|error| faults::engine_down(address, &error))?;
+                Self::over(TokioIo::new(wire), what).await
+            }
+        }
+    }
+
+    async fn over(
+        stream: impl Read + Write + Send + Unpin + 'static,
+        what: &str,
+    ) -> Result<Self, Fault> {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .adaptive_window(true)
             .max_header_list_size(LONGEST_ERROR)

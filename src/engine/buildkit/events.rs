@@ -7,7 +7,9 @@ use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
 use image_builder_actors::model::build_log::{BuildEvent, BuildLog, StepRef};
 
+use super::cache::{self, is_about_cache};
 use super::faults::{FailedStep, is_cancelled};
+use crate::engine::faults::scrub;
 
 /// A line of output that is longer is cut here, in bytes. Longer than what the progress shows, so
 /// that a secret is still whole when it is looked for.
@@ -97,6 +99,12 @@ impl<'a> Follower<'a> {
 
     fn finished(&mut self, vertex: &Vertex) {
         let Some(step) = self.steps.get_mut(&vertex.digest) else { return };
+        if is_about_cache(&vertex.name) && !vertex.error.is_empty() && !step.finished {
+            step.finished = true;
+            let warning = cache::warning(&vertex.name, &scrub(&vertex.error));
+            warning.into_iter().for_each(|warning| self.progress.note(warning));
+            return;
+        }
         if !vertex.error.is_empty() && self.failed.is_none() && is_cause(vertex) {
             self.failed = Some((vertex.digest.clone(), vertex.error.clone()));
         }
@@ -139,7 +147,8 @@ impl Step {
 /// Whether what a step failed with is its own: steps beside the one that failed are cancelled, and the
 /// engine asks for a credential before it is known whether one is needed.
 fn is_cause(vertex: &Vertex) -> bool {
-    !vertex.name.starts_with("[auth] ") && !is_cancelled(&vertex.error)
+    let is_beside = vertex.name.starts_with("[auth] ") || is_about_cache(&vertex.name);
+    !is_beside && !is_cancelled(&vertex.error)
 }
 
 /// How long the engine worked on a step.
@@ -154,7 +163,8 @@ fn duration(vertex: &Vertex) -> Duration {
 
 /// Whether a step is the engine's housekeeping, and none of the Dockerfile.
 fn is_internal(name: &str) -> bool {
-    ["[internal] ", "[auth] ", "docker-image://"].iter().any(|start| name.starts_with(start))
+    is_about_cache(name)
+        || ["[internal] ", "[auth] ", "docker-image://"].iter().any(|start| name.starts_with(start))
 }
 
 fn extend(line: &mut Vec<u8>, more: &[u8]) {

@@ -11,7 +11,9 @@ use prost::Message;
 use regex::Regex;
 use tonic::{Code, Status};
 
-use crate::engine::docker::faults::{SHOWN_BYTES, engine_broke, fault, pattern, scrub, shown_step};
+use crate::engine::docker::push::faults::of_words;
+use crate::engine::faults::{SHOWN_BYTES, engine_broke, fault, pattern, scrub};
+use crate::exposure::shown_step;
 
 /// A step that failed, as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +111,9 @@ fn of_step(error: &str, step: &FailedStep) -> Fault {
     }
     let cause = cause(error);
     if step.name.starts_with("exporting to ") {
+        if let Some((image, why)) = failed_push(&cause) {
+            return of_words(&format!("cannot push to `{image}`"), why);
+        }
         return if is_disk_full(&cause) { disk_full() } else { broke(&cause) };
     }
     if let Some(image) = step.name.strip_prefix("resolve image config for ") {
@@ -139,6 +144,13 @@ fn of_step(error: &str, step: &FailedStep) -> Fault {
         return engine_broke(&format!("running step `{shown}`"), &cause);
     }
     fault(Reason::BuildFailed, format!("Step `{shown}` failed: {cause}."))
+}
+
+/// The name and the cause of a push that failed.
+fn failed_push(cause: &str) -> Option<(&str, &str)> {
+    static PUSH: LazyLock<Regex> = LazyLock::new(|| pattern(r"^failed to push (\S+): ((?s:.*))$"));
+    let found = PUSH.captures(cause)?;
+    Some((found.get(1)?.as_str(), found.get(2)?.as_str()))
 }
 
 fn why_not_pulled(cause: &str) -> String {
@@ -309,6 +321,18 @@ mod tests {
                 "failed to compute cache key: \"/nothere\" not found: not found",
                 Reason::BuildFailed,
                 "failed: \"/nothere\" not found.",
+            ),
+            (
+                Some("exporting to image"),
+                "failed to push r:1/a/b: failed to do request: Head \"http://r:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused",
+                Reason::RegistryDown,
+                "cannot push to `r:1/a/b`",
+            ),
+            (
+                Some("exporting to image"),
+                "failed to push r:1/a/b: unexpected status from POST request to http://r:1/v2/a/b/blobs/uploads/: 401 Unauthorized",
+                Reason::RegistryRefused,
+                "401",
             ),
             (Some("[2/2] RUN x"), "secret npmrc not found", Reason::InvalidPlan, "secret `npmrc`"),
             (Some("[2/2] RUN x"), "secret npmrc: not found", Reason::InvalidPlan, "secret `npmrc`"),

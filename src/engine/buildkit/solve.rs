@@ -1,26 +1,30 @@
 //! One build: what is asked of BuildKit, and what comes of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::ClientVersion;
 use bollard_buildkit_proto::moby::buildkit::v1::{
-    CacheOptions, SolveRequest, SolveResponse, StatusRequest, StatusResponse,
+    SolveRequest, SolveResponse, StatusRequest, StatusResponse,
 };
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::model::secret::Secret;
+use image_builder_actors::model::image::CREATED_LABEL;
+use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::model::secret::Redactor;
 use image_builder_actors::ports::BuildOrder;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tonic::{Response, Status, Streaming};
 
-use super::control::Control;
+use super::cache::RemoteCache;
+use super::control::{Control, Endpoint};
 use super::events::Follower;
 use super::faults;
 use super::session::{DOCKERFILE_NAME, Files, Offer, Session};
 use super::tenancy::{self, Tenancy};
 use crate::engine::credentials::PullCredentials;
-use crate::engine::docker::address::Address;
+use crate::engine::settings::{BuildSettings, StraightPush};
 
 /// Most that the build arguments, labels and the like of a build hold together, in bytes.
 const LONGEST_REQUEST: usize = 60 * 1024;
@@ -28,36 +32,72 @@ const LONGEST_REQUEST: usize = 60 * 1024;
 const LAST_NEWS: Duration = Duration::from_secs(15);
 /// The build argument that the front end takes for the name space of cache mounts.
 const CACHE_NAME_SPACE: &str = "build-arg:BUILDKIT_CACHE_MOUNT_NS";
+/// The build argument by which the front end dates an image.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// What the engine gives back as the id of an image.
 const IMAGE_ID: &str = "containerimage.digest";
 
+/// Where the image goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::engine) enum Output {
+    /// Into the store of a Docker Engine, under this name.
+    Engine { name: String },
+    /// Into this repository of a registry, by its digest alone.
+    Registry { repository: String, plain_http: bool },
+}
+
+impl Output {
+    /// Straight to the registry.
+    pub(in crate::engine) fn straight(order: &BuildOrder, push: StraightPush) -> Self {
+        let ImageReference { registry, repository, .. } = &order.reference;
+        let repository = format!("{registry}/{repository}");
+        Output::Registry { repository, plain_http: push.plain_http }
+    }
+
+    /// The exporter, with its attributes. `epoch` = no file of the image is to be younger.
+    fn exporter(&self, epoch: Option<i64>) -> (&'static str, HashMap<String, String>) {
+        let mut attributes = HashMap::new();
+        let mut set =
+            |name: &str, value: &str| attributes.insert(name.to_owned(), value.to_owned());
+        match self {
+            Output::Engine { name } => {
+                set("name", name);
+                ("moby", attributes)
+            }
+            Output::Registry { repository, plain_http } => {
+                set("name", repository);
+                set("push", "true");
+                set("push-by-digest", "true");
+                // An engine with an image store of its own would keep it as well.
+                set("store", "false");
+                if *plain_http {
+                    set("registry.insecure", "true");
+                }
+                if epoch.is_some() {
+                    set("rewrite-timestamp", "true");
+                }
+                ("image", attributes)
+            }
+        }
+    }
+}
+
 /// A build that is to be made.
-pub(in crate::engine) struct Solve<'a> {
-    pub(in crate::engine) address: &'a Address,
-    pub(in crate::engine) version: ClientVersion,
-    pub(in crate::engine) order: &'a BuildOrder,
-    /// What the engine is to call the image.
-    pub(in crate::engine) name: &'a str,
-    /// The network of build steps, `host` or `none`; `None` = the engine's default.
-    pub(in crate::engine) network: Option<&'a str>,
+pub(super) struct Solve<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) settings: &'a BuildSettings,
+    pub(super) order: &'a BuildOrder,
+    pub(super) output: &'a Output,
     /// Whether every step is run, whatever the build cache has.
-    pub(in crate::engine) no_cache: bool,
-    pub(in crate::engine) files: Arc<Files>,
-    pub(in crate::engine) shared_key: String,
-    pub(in crate::engine) credentials: PullCredentials,
-    /// What the build is told of proxies, in place of what it may say of them itself.
-    pub(in crate::engine) proxies: BTreeMap<String, String>,
-    pub(in crate::engine) tenancy: Tenancy,
-    /// Keeps secrets from being guessed by what steps see.
-    pub(in crate::engine) salt_key: &'a Secret,
-    /// What the build may write to the log, in bytes.
-    pub(in crate::engine) output_bytes: u64,
+    pub(super) no_cache: bool,
+    pub(super) files: Arc<Files>,
+    pub(super) shared_key: String,
 }
 
 impl Solve<'_> {
-    /// Builds the image, and returns the engine's id of it. Dropping the future stops the build.
-    pub(in crate::engine) async fn run(self, progress: &BuildLog) -> Result<String, Fault> {
-        if self.tenancy == Tenancy::Strict {
+    /// Builds the image, and returns the engine's digest of it. Dropping the future stops the build.
+    pub(super) async fn run(self, progress: &BuildLog) -> Result<String, Fault> {
+        if self.settings.tenancy == Tenancy::Strict {
             tenancy::check_front_end(self.files.dockerfile())?;
         }
         let attributes = self.attributes(progress)?;
@@ -65,12 +105,12 @@ impl Solve<'_> {
             files: Some(self.files.clone()),
             shared_key: self.shared_key.clone(),
             secrets: self.order.plan.secrets.clone(),
-            credentials: self.credentials.clone(),
+            credentials: self.credentials(),
         };
-        let session = Session::open(self.address, self.version, offer).await?;
-        let control = Control::open(self.address, self.version).await?;
+        let session = Session::open(self.endpoint, offer).await?;
+        let control = Control::open(self.endpoint).await?;
         let request = self.request(session.id.clone(), attributes);
-        let mut follower = Follower::new(progress, self.output_bytes);
+        let mut follower = Follower::new(progress, self.settings.limits.output_bytes);
         let ended = follow(control, request, &mut follower).await;
         drop(session);
         // A tree that cannot be sent is the cause of whatever the engine says about half a context.
@@ -83,29 +123,65 @@ impl Solve<'_> {
                 .get(IMAGE_ID)
                 .cloned()
                 .ok_or_else(|| faults::broke(&"it does not say which image it made")),
-            Err(status) => Err(faults::of_build(
-                &status,
-                |digest| follower.failed(digest),
-                follower.reads_dockerfile(),
-            )),
+            Err(status) => {
+                let failed = |digest: Option<&str>| follower.failed(digest);
+                let fault = faults::of_build(&status, failed, follower.reads_dockerfile());
+                Err(self.without_credential(fault))
+            }
         }
     }
 
+    /// A registry may repeat what it was sent.
+    fn without_credential(&self, fault: Fault) -> Fault {
+        let passwords = self.settings.push_auth.iter().map(|auth| auth.password.clone());
+        let message = Redactor::new(passwords).redact(&fault.message);
+        Fault { message, ..fault }
+    }
+
+    /// What the build may pull with, and what BuildKit may push the image with. The source policy keeps the
+    /// second from all but the user's own images.
+    fn credentials(&self) -> PullCredentials {
+        let mut credentials = self.settings.pull_credentials(&self.order.plan);
+        if matches!(self.output, Output::Registry { .. }) {
+            credentials.own.extend(self.settings.push_auth.as_deref().cloned());
+        }
+        credentials
+    }
+
+    /// Where the cache of the application is, where there is one and the engine can read and write it: those that
+    /// push by themselves can.
+    fn cache(&self) -> Option<RemoteCache> {
+        let cache = self.settings.cache.as_ref()?;
+        matches!(self.output, Output::Registry { .. })
+            .then(|| RemoteCache::of(cache, &self.order.reference))
+    }
+
+    /// The time of the commit, in seconds since 1970, where images are to be the same whenever they are built.
+    fn epoch(&self) -> Option<i64> {
+        if !self.settings.reproducible || !matches!(self.output, Output::Registry { .. }) {
+            return None;
+        }
+        let committed = OffsetDateTime::parse(self.order.labels.get(CREATED_LABEL)?, &Rfc3339);
+        committed.ok().map(OffsetDateTime::unix_timestamp)
+    }
+
     fn request(&self, session: String, attributes: HashMap<String, String>) -> SolveRequest {
-        let name = ("name".to_owned(), self.name.to_owned());
-        let host = self.network == Some("host");
+        let host = self.settings.network.as_deref() == Some("host");
+        let (exporter, exporter_attributes) = self.output.exporter(self.epoch());
         SolveRequest {
             r#ref: uuid::Uuid::new_v4().simple().to_string(),
             session,
             frontend: "dockerfile.v0".to_owned(),
             frontend_attrs: attributes,
             // Newer engines take these for the first of their `exporters`.
-            exporter_deprecated: "moby".to_owned(),
-            exporter_attrs_deprecated: HashMap::from([name]),
+            exporter_deprecated: exporter.to_owned(),
+            exporter_attrs_deprecated: exporter_attributes,
             entitlements: host.then(|| "network.host".to_owned()).into_iter().collect(),
-            cache: Some(CacheOptions::default()),
-            source_policy: (self.tenancy == Tenancy::Strict)
-                .then(|| tenancy::source_policy(&self.order.reference)),
+            cache: Some(self.cache().map(|cache| cache.options()).unwrap_or_default()),
+            source_policy: (self.settings.tenancy == Tenancy::Strict).then(|| {
+                let cache = self.settings.cache.as_ref().map(|cache| cache.name.as_str());
+                tenancy::source_policy(&self.order.reference, cache)
+            }),
             ..SolveRequest::default()
         }
     }
@@ -113,7 +189,7 @@ impl Solve<'_> {
     /// What the Dockerfile's front end is told.
     fn attributes(&self, progress: &BuildLog) -> Result<HashMap<String, String>, Fault> {
         let (plan, reference) = (&self.order.plan, &self.order.reference);
-        let strict = self.tenancy == Tenancy::Strict;
+        let strict = self.settings.tenancy == Tenancy::Strict;
         let mut attributes = HashMap::new();
         let mut set = |name: String, value: &str| attributes.insert(name, value.to_owned());
         set("filename".to_owned(), DOCKERFILE_NAME);
@@ -125,6 +201,12 @@ impl Solve<'_> {
             }
             set(format!("build-arg:{name}"), value);
         }
+        if let Some(epoch) = self.epoch().filter(|_| !plan.build_args.contains_key(EPOCH)) {
+            set(format!("build-arg:{EPOCH}"), &epoch.to_string());
+        }
+        if let Some(cache) = self.cache() {
+            set("cache-imports".to_owned(), &cache.imports());
+        }
         for (name, value) in &self.order.labels {
             set(format!("label:{name}"), value);
         }
@@ -135,15 +217,15 @@ impl Solve<'_> {
             let platforms: Vec<_> = plan.platforms.iter().map(|one| one.as_str()).collect();
             set("platform".to_owned(), &platforms.join(","));
         }
-        if let Some(network) = self.network {
+        if let Some(network) = &self.settings.network {
             set("force-network-mode".to_owned(), network);
         }
         // After the request's own, which must not win.
-        for (name, value) in &self.proxies {
-            set(format!("build-arg:{name}"), value);
+        for (name, value) in self.settings.proxies.variables() {
+            set(format!("build-arg:{name}"), &value);
         }
         set(CACHE_NAME_SPACE.to_owned(), &tenancy::cache_name_space(reference));
-        set("add-hosts".to_owned(), &tenancy::extra_host(reference, plan, self.salt_key));
+        set("add-hosts".to_owned(), &tenancy::extra_host(reference, plan, &self.settings.salt_key));
         if strict {
             // Tells the front end that it is the one that was asked for.
             set("cmdline".to_owned(), "");

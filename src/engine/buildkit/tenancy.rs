@@ -17,8 +17,8 @@ use image_builder_actors::ports::Plan;
 use sha2::{Digest, Sha256};
 
 use super::syntax;
-use crate::engine::docker::faults::fault;
 use crate::engine::docker::local::LOCAL_REGISTRY;
+use crate::engine::faults::fault;
 
 /// Whether the users of an engine may reach each other's builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,12 +100,13 @@ pub(super) fn check_front_end(dockerfile: &[u8]) -> Result<(), Fault> {
 }
 
 /// Which sources a user's build may have. Of several rules that match, the last one counts.
-pub(super) fn source_policy(reference: &ImageReference) -> Policy {
+/// `cache` = the registry that has the build caches of all users, where that is another one.
+pub(super) fn source_policy(reference: &ImageReference, cache: Option<&str>) -> Policy {
     use PolicyAction::{Allow, Deny};
     let image = |start: &str| format!("^docker-image://{}", regex::escape(start));
     let (registry, own) = (&reference.registry, user(reference));
     let host = registry.split('/').next().unwrap_or_default();
-    let rules = vec![
+    let mut rules = vec![
         rule(Deny, r"^(https?|git|ssh|oci-layout)://".to_owned()),
         rule(Allow, at(r"([a-z0-9_-]+\.)+[a-z][a-z0-9-]*\.?")),
         rule(Allow, at(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")),
@@ -119,8 +120,10 @@ pub(super) fn source_policy(reference: &ImageReference) -> Policy {
         ),
         rule(Deny, image(&format!("{LOCAL_REGISTRY}/"))),
         rule(Deny, image(&format!("{host}/"))),
-        rule(Allow, image(&format!("{registry}/{own}/"))),
     ];
+    let cache = cache.map(|name| name.split('/').next().unwrap_or_default());
+    rules.extend(cache.map(|cache| rule(Deny, image(&format!("{cache}/")))));
+    rules.push(rule(Allow, image(&format!("{registry}/{own}/"))));
     Policy { version: 1, rules }
 }
 
@@ -196,7 +199,7 @@ mod tests {
 
     #[test]
     fn sources_are_the_users_own_or_public() {
-        let policy = source_policy(&reference("alice"));
+        let policy = source_policy(&reference("alice"), Some("caches.example/all"));
         for good in [
             "docker-image://docker.io/library/debian:12",
             "docker-image://ghcr.io/railwayapp/nixpacks:ubuntu-1745885067",
@@ -215,6 +218,8 @@ mod tests {
             "docker-image://localhost:5000/images/bob/shop:1",
             "docker-image://localhost:5000/images/alice-2/shop:1",
             "docker-image://localhost:5000/elsewhere:1",
+            "docker-image://caches.example/all/alice/shop:cache",
+            "docker-image://caches.example/all/bob/shop:cache",
             "docker-image://127.0.0.1:5000/images/bob/shop:1",
             "docker-image://[::1]:5000/images/bob/shop:1",
             "docker-image://image-builder.local/bob/shop:1234567-0123456789ab",

@@ -21,9 +21,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::address::Address;
-use super::wire::{self, Body, Connection};
 use super::{ANSWER_TIMEOUT, DockerEngine, LOCAL_REGISTRY, faults, remove_image};
+use crate::engine::address::Address;
+use crate::engine::wire::{self, Body, Connection};
 
 /// Counting what every image and cache record holds may take an engine with many of them a while.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(120);

@@ -1,18 +1,14 @@
-//! What a build sees beside its plan, by name.
+//! What the base images of a build are now, by an engine and the registries that it asks.
 
 use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
 use futures_util::future::join_all;
-use image_builder_actors::model::digest::{add_part, hex};
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::ports::Plan;
-use sha2::{Digest, Sha256};
-use tokio_util::sync::CancellationToken;
 
 use super::{DockerEngine, inspect_image};
-use crate::blocking::blocking;
-use crate::engine::buildkit::context::Context;
+use crate::engine::buildkit::inputs::{Now, Seen};
 use crate::engine::credentials::PullCredentials;
 
 /// How long an engine or a registry may take to say what an image is now. A registry is asked again when the
@@ -20,53 +16,19 @@ use crate::engine::credentials::PullCredentials;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same where the engine has an image of that name, which most engines take then.
 const LESS_PATIENCE: Duration = Duration::from_secs(2);
-/// Names the front end that reads the Dockerfile, in place of a line in it.
-const FRONT_END: &str = "BUILDKIT_SYNTAX";
 
 /// See [`inputs`](image_builder_actors::ports::ImageBuilder::inputs).
 pub(super) async fn of(engine: &DockerEngine, plan: &Plan) -> Result<Option<String>, Fault> {
-    if plan.build_args.contains_key(FRONT_END) {
-        return Ok(None);
-    }
-    let unwanted = CancellationToken::new();
-    let _end = unwanted.clone().drop_guard();
-    let (opened, limits) = (plan.clone(), engine.settings.limits.clone());
-    let seen = blocking(move || {
-        let context = Context::open(&opened, &limits)?;
-        let Some(bases) = context.bases() else { return Ok(None) };
-        Ok(context.contents(unwanted)?.map(|contents| (bases, contents)))
-    });
-    let Some((bases, contents)) = seen.await? else { return Ok(None) };
-
-    let credentials = engine.settings.pull_credentials(plan);
-    let known = join_all(bases.iter().map(|base| now(engine, base, &credentials))).await;
-    let mut hash = Sha256::new();
-    add_part(&mut hash, contents);
-    for (base, now) in bases.iter().zip(known) {
-        let Some(now) = now else {
-            tracing::debug!(base, "what this base image is now cannot be told");
-            return Ok(None);
-        };
-        add_part(&mut hash, base);
-        add_part(&mut hash, now.here);
-        add_part(&mut hash, now.at_its_registry);
-    }
-    Ok(Some(format!("inputs:{}", hex(&hash.finalize()))))
-}
-
-/// What an image is. Engines differ in which of both they take, so both count.
-#[derive(Debug, Default)]
-struct Now {
-    /// The engine's id of it; empty = the engine has none of this name.
-    here: String,
-    /// Its digest; empty = the registry does not say.
-    at_its_registry: String,
+    let Some(seen) = Seen::of(plan, &engine.settings.limits).await? else { return Ok(None) };
+    let credentials = engine.builds.settings.pull_credentials(plan);
+    let known = join_all(seen.bases.iter().map(|base| now(engine, base, &credentials))).await;
+    Ok(seen.name(known))
 }
 
 /// What a base image is now; `None` = neither the engine nor the registry says.
 async fn now(engine: &DockerEngine, base: &str, credentials: &PullCredentials) -> Option<Now> {
-    if let Some((_, digest)) = base.split_once('@') {
-        return Some(Now { at_its_registry: digest.to_owned(), ..Now::default() });
+    if let Some(now) = Now::by_digest(base) {
+        return Some(now);
     }
     let docker = engine.negotiated().await.ok()?;
     let login = credentials.of(registry(base)).await.map(|login| DockerCredentials {

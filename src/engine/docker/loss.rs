@@ -12,8 +12,8 @@ use bollard::query_parameters::InspectNetworkOptions;
 use image_builder_actors::model::fault::{Fault, Reason};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::address::Address;
 use super::{DockerEngine, faults};
+use crate::engine::address::Address;
 
 /// How long an engine that does not answer has to come back.
 const PATIENCE: Duration = Duration::from_secs(20);

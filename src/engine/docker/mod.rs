@@ -3,18 +3,13 @@
 //! Builds go by BuildKit's control API (`super::buildkit`). bollard serves for everything else that the
 //! engine is asked, over the same connections (`wire`, `address`).
 
-pub(super) mod address;
-mod build;
 pub mod disk;
-pub(super) mod faults;
 mod housekeeping;
 mod inputs;
 pub(super) mod local;
 mod loss;
-mod push;
-mod revisions;
+pub(super) mod push;
 mod search;
-pub(super) mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::ImageInspect;
+use bollard::models::{ImageInspect, SystemInfo};
 use bollard::query_parameters::RemoveImageOptionsBuilder;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, StageName};
@@ -33,25 +28,27 @@ use image_builder_actors::model::platform::Platform;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::{Secret, Tripwire};
 use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use address::Address;
-use faults::ANSWER_TIMEOUT;
 pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
-use revisions::Revisions;
 
-use super::credentials::PullCredentials;
-use super::platforms;
+use super::address::{Address, DockerAddressError};
+pub use super::credentials::RegistryAuth;
+use super::faults::{self, ANSWER_TIMEOUT, redacted};
+use super::{platforms, wire};
 use crate::blocking::blocking;
 use crate::engine::buildkit::abilities::Abilities;
+use crate::engine::buildkit::build::Builds;
 use crate::engine::buildkit::context::Context;
 pub use crate::engine::buildkit::context::ContextSize;
-use crate::engine::buildkit::control::Control;
+use crate::engine::buildkit::control::{Control, Door, Endpoint};
 use crate::engine::buildkit::session::Session;
+use crate::engine::buildkit::solve::Output;
 pub use crate::engine::buildkit::tenancy::Tenancy;
-use crate::engine::buildkit::times::FileTimes;
-use crate::net::address::without_credentials;
+use crate::engine::settings::{BuildSettings, CacheRegistry, StraightPush};
 use crate::net::proxy::Proxies;
 
 /// What bollard allows for the start of an answer, in seconds.
@@ -78,6 +75,13 @@ pub struct DockerSettings {
     pub own_registry: Option<String>,
     /// The credential that images are pushed with; `None` = anonymous.
     pub push_auth: Option<Arc<RegistryAuth>>,
+    /// How images are to go straight from BuildKit to the registry, where the engine can do that; `None` = they
+    /// are kept on the engine, and pushed from there.
+    pub straight: Option<StraightPush>,
+    /// `CACHE_REGISTRY`; `None` = the build cache is kept on the engine alone.
+    pub cache: Option<CacheRegistry>,
+    /// `REPRODUCIBLE_IMAGES`: whether an image that goes straight to the registry has the time of its commit.
+    pub reproducible: bool,
     /// A directory to write down which names pushes gave to images, so that those of a worker that was
     /// killed are cleared; `None` = they are not.
     pub push_journal: Option<PathBuf>,
@@ -101,6 +105,9 @@ impl Default for DockerSettings {
             docker_config: None,
             own_registry: None,
             push_auth: None,
+            straight: None,
+            cache: None,
+            reproducible: false,
             push_journal: None,
             no_cache: false,
             tenancy: Tenancy::default(),
@@ -111,34 +118,30 @@ impl Default for DockerSettings {
 }
 
 impl DockerSettings {
-    /// What a build by this plan may pull with.
-    fn pull_credentials(&self, plan: &Plan) -> PullCredentials {
-        PullCredentials {
-            request: plan.registry_auth.clone(),
+    /// What of it is about builds.
+    pub fn builds(&self) -> BuildSettings {
+        BuildSettings {
+            network: self.network.clone(),
+            proxies: self.proxies.clone(),
             docker_config: self.docker_config.clone(),
             own_registry: self.own_registry.clone(),
+            push_auth: self.push_auth.clone(),
+            straight: self.straight,
+            cache: self.cache.clone(),
+            reproducible: self.reproducible,
+            no_cache: self.no_cache,
+            tenancy: self.tenancy,
+            salt_key: self.salt_key.clone(),
+            limits: self.limits.clone(),
         }
     }
-}
-
-/// A credential for one registry.
-#[derive(Debug, Clone)]
-pub struct RegistryAuth {
-    /// `host` or `host:port`, as the engine calls the registry; Docker Hub has several names.
-    pub host: String,
-    pub username: String,
-    pub password: Secret,
 }
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerSettingsError {
-    #[error("DOCKER_HOST: {} is not unix://PATH, tcp://HOST:PORT or https://HOST:PORT", without_credentials(.0))]
-    Host(String),
-    #[error("DOCKER_CERT_PATH: needed for a DOCKER_HOST with TLS")]
-    NoCertPath,
-    #[error("DOCKER_CERT_PATH: cannot use {}: {why}", path.display())]
-    Certificate { path: PathBuf, why: String },
+    #[error(transparent)]
+    Address(#[from] DockerAddressError),
     #[error("BUILDER_NETWORK: `{0}` is neither `host` nor `none`")]
     Network(String),
     #[error("DATA_DIR: the journal of pushes cannot be written: {0}")]
@@ -156,8 +159,7 @@ pub struct DockerEngine {
     /// Whether the engine keeps users apart as the settings ask for.
     admitted: Arc<AtomicBool>,
     pushes: Arc<EnginePush>,
-    revisions: Arc<Revisions>,
-    file_times: Arc<FileTimes>,
+    builds: Arc<Builds>,
 }
 
 impl DockerEngine {
@@ -167,20 +169,20 @@ impl DockerEngine {
         if let Some(bad) = network.filter(|network| !matches!(*network, "host" | "none")) {
             return Err(DockerSettingsError::Network(bad.to_owned()));
         }
-        let address = Address::of(&settings)?;
+        let (host, cert_path) = (&settings.host, settings.cert_path.as_deref());
+        let address = Address::of_docker(host, settings.tls_verify, cert_path)?;
         let docker = wire::client(address.clone(), CLIENT_TIMEOUT);
         let (auth, journal) = (settings.push_auth.as_deref(), settings.push_journal.as_deref());
         let pushes = EnginePush::new(docker.clone(), auth, journal)
             .map_err(DockerSettingsError::PushJournal)?;
         Ok(Self {
             pushes: Arc::new(pushes),
+            builds: Arc::new(Builds::new(settings.builds(), Arc::default())),
             docker,
             address,
             settings: Arc::new(settings),
             negotiated: Arc::default(),
             admitted: Arc::default(),
-            revisions: Arc::default(),
-            file_times: Arc::default(),
         })
     }
 
@@ -199,6 +201,12 @@ impl DockerEngine {
             self.negotiate().await?;
         }
         Ok(&self.docker)
+    }
+
+    /// Its BuildKit, once engine and client have agreed on an API version.
+    fn endpoint(&self) -> Endpoint {
+        let door = Door::Docker(self.docker.client_version());
+        Endpoint { address: self.address.clone(), door }
     }
 
     async fn negotiate(&self) -> Result<(), Fault> {
@@ -233,10 +241,11 @@ impl DockerEngine {
             let version = self.docker.version().await;
             let version =
                 version.map_err(|error| faults::of_client(&self.address, what, &error))?;
-            let mut control = Control::open(&self.address, self.docker.client_version()).await?;
+            let mut control = Control::open(&self.endpoint()).await?;
             let abilities = Abilities::of(&mut control).await?;
-            abilities
-                .keep_users_apart(version.version.as_deref().unwrap_or("of an unknown version"))
+            abilities.keep_users_apart(Some(
+                version.version.as_deref().unwrap_or("of an unknown version"),
+            ))
         };
         faults::in_time(ANSWER_TIMEOUT, what, asked).await?
     }
@@ -246,18 +255,45 @@ impl DockerEngine {
         self.pushes.clear_left_names().await;
     }
 
-    /// What it can build for, as far as its own API tells.
-    async fn platforms(&self) -> Result<platforms::Abilities, Fault> {
-        let what = "asking for its platform";
-        let version = faults::in_time(ANSWER_TIMEOUT, what, self.docker.version())
-            .await?
-            .map_err(|error| faults::of_client(&self.address, what, &error))?;
-        let name = |part: Option<String>| part.unwrap_or_default();
-        let platform = format!("{}/{}", name(version.os), name(version.arch));
+    /// What it can build for: of an engine that keeps its images as manifests its BuildKit tells.
+    async fn platforms(&self, info: &SystemInfo) -> Result<platforms::Abilities, Fault> {
+        if keeps_manifests(info) {
+            let mut control = Control::open(&self.endpoint()).await?;
+            let platforms = Abilities::platforms(&mut control).await?;
+            return Ok(platforms::Abilities { platforms, several: true });
+        }
+        let name = |part: &Option<String>| part.clone().unwrap_or_default();
+        let platform = format!("{}/{}", name(&info.os_type), name(&info.architecture));
         Ok(platforms::Abilities {
             platforms: Platform::from_name(&platform).into_iter().collect(),
             several: false,
         })
+    }
+
+    /// Builds, and returns where the image is.
+    async fn make(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
+        let what = "asking for its time";
+        let info = faults::in_time(ANSWER_TIMEOUT, what, self.docker.info())
+            .await?
+            .map_err(|error| faults::of_client(&self.address, what, &error))?;
+        if !order.plan.platforms.is_empty() {
+            let warning = platforms::check(&order.plan.platforms, &self.platforms(&info).await?)?;
+            warning.into_iter().for_each(|warning| progress.note(warning));
+        }
+        let told = info.system_time.as_deref();
+        let told = told.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+        let now = told.unwrap_or_else(OffsetDateTime::now_utc);
+        let straight = self.settings.straight.filter(|_| keeps_manifests(&info));
+        let output = match straight {
+            Some(push) => Output::straight(order, push),
+            None => Output::Engine { name: local::new_name(&order.reference) },
+        };
+        let digest = self.builds.build(&self.endpoint(), now, order, &output, progress).await?;
+        if straight.is_some() {
+            return Ok(ImageLocation::Pushed { digest });
+        }
+        self.keep_one_name(&digest, &order.reference).await;
+        Ok(ImageLocation::OnEngine(BuiltImage::new(digest, order.plan.builder, order.key.clone())))
     }
 
     async fn inspect(&self, name_or_id: &str, what: &str) -> Result<Option<ImageInspect>, Fault> {
@@ -286,24 +322,12 @@ impl ImageBuilder for DockerEngine {
         if !self.admitted.load(Ordering::Relaxed) {
             self.ping().await?;
         }
-        if !order.plan.platforms.is_empty() {
-            platforms::check(&order.plan.platforms, &self.platforms().await?)?;
-        }
-        let version = self.docker.client_version();
         let life = self.life().await?;
-        match build::build(self, version, order, progress).await {
-            Ok(id) => {
-                let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
-                Ok(ImageLocation::OnEngine(image))
-            }
+        match self.make(order, progress).await {
+            Ok(location) => Ok(location),
             Err(fault) => {
                 let fault = self.outlived(&life, fault).await;
-                Err(Fault {
-                    // Both hold what others wrote.
-                    message: progress.redact(&fault.message),
-                    step: fault.step.as_deref().map(|step| progress.redact(step)),
-                    ..fault
-                })
+                Err(redacted(fault, progress))
             }
         }
     }
@@ -320,8 +344,8 @@ impl ImageBuilder for DockerEngine {
     }
 
     async fn claim(&self) -> Result<Option<Claim>, Fault> {
-        let version = self.negotiated().await?.client_version();
-        let session = Session::claim(&self.address, version).await?;
+        self.negotiated().await?;
+        let session = Session::claim(&self.endpoint()).await?;
         Ok(session.map(Claim::held_by))
     }
 
@@ -350,6 +374,13 @@ impl ImageBuilder for DockerEngine {
             Err(fault) => Err(self.outlived(&life, fault).await),
         }
     }
+}
+
+/// Whether the engine keeps its images as manifests, in containerd's image store: its BuildKit then makes all
+/// kinds of images by itself.
+fn keeps_manifests(info: &SystemInfo) -> bool {
+    let status = info.driver_status.iter().flatten();
+    status.flatten().any(|text| text.starts_with("io.containerd.snapshotter"))
 }
 
 /// What the engine says of an image; `None` = it does not have it.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::build_log::BuildLog;
 use crate::model::fault::{Reason, StageName};
 use crate::model::image::{RegistryImage, digest_of};
 use crate::model::reference::ImageReference;
+use crate::model::secret::{Redactor, Secret, Tripwire};
 use crate::ports::Registry;
 
 /// A registry, and a way to fill it.
@@ -34,6 +36,7 @@ macro_rules! registry_conformance {
             an_image_is_found_by_tag_and_by_digest,
             a_further_tag_is_put_on_an_image_that_is_there_and_on_no_other,
             the_labels_of_an_image_are_told,
+            a_secret_that_an_image_shows_is_found_and_its_place_named,
             an_image_of_one_repository_is_not_found_in_another,
             a_tag_follows_the_last_image_and_the_digest_stays,
             an_immutable_tag_is_put_where_it_stands_and_moved_nowhere,
@@ -92,6 +95,19 @@ pub async fn the_labels_of_an_image_are_told(world: &impl World) {
     let missing = RegistryImage { digest: missing.clone(), image_id: missing, ..stored };
     let fault = world.registry().labels(&reference, &missing).await;
     assert_eq!(fault.expect_err("there is none").reason, Reason::RegistryFailed);
+}
+
+pub async fn a_secret_that_an_image_shows_is_found_and_its_place_named(world: &impl World) {
+    let reference = world.reference();
+    let labels = BTreeMap::from([("npm".to_owned(), "_authToken=hush-hush-hush".to_owned())]);
+    let stored = world.store(&reference, labels).await;
+    let progress = BuildLog::new("a build", Redactor::default());
+    for (secret, place) in [("hush-hush-hush", Some("the label `npm`")), ("quite-another", None)] {
+        let wanted = Tripwire::new([("it".to_owned(), Secret::new(secret))]);
+        let found = world.registry().search(&stored, &reference, &wanted, false, &progress).await;
+        let found = found.expect("it can be asked").map(|found| (found.secret, found.place));
+        assert_eq!(found, place.map(|place| ("it".to_owned(), place.to_owned())), "{secret}");
+    }
 }
 
 pub async fn an_image_of_one_repository_is_not_found_in_another(world: &impl World) {

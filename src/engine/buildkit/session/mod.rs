@@ -1,20 +1,21 @@
 //! The BuildKit session of one build: what the engine may ask back of the client while it builds.
 //!
-//! `POST /session` is upgraded to HTTP/2, on which the *engine* is the client: it calls the services
+//! A connection is turned round: it carries HTTP/2 on which the *engine* is the client, and calls the services
 //! that this side offers. Those are health, the files that are built, the request's secrets, and the
-//! credentials for pulling base images.
+//! credentials for pulling base images. A Docker Engine upgrades `POST /session` to it; a BuildKit of its own
+//! has it within a call of the control API ([`tunnel`]).
 
 mod auth;
 mod file_sync;
 mod packet;
 mod secrets;
 mod sender;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bollard::ClientVersion;
 use bollard_buildkit_proto::health::health_check_response::ServingStatus;
 use bollard_buildkit_proto::health::health_server::{Health, HealthServer};
 use bollard_buildkit_proto::health::{
@@ -23,9 +24,9 @@ use bollard_buildkit_proto::health::{
 use bollard_buildkit_proto::moby::buildkit::secrets::v1::secrets_server::SecretsServer;
 use bollard_buildkit_proto::moby::filesync::v1::auth_server::AuthServer;
 use futures_util::Stream;
+use hyper::rt::{Read, Write};
 use hyper::server::conn::http2;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::secret::Secret;
@@ -37,9 +38,8 @@ use file_sync::FileSync;
 pub(in crate::engine) use file_sync::Files;
 use secrets::MountedSecrets;
 
-use super::control::{Upgrade, upgrade};
+use super::control::{Control, Door, Endpoint, Upgrade, upgrade};
 use crate::engine::credentials::PullCredentials;
-use crate::engine::docker::address::Address;
 
 /// Under which name the engine looks for the Dockerfile.
 pub(super) const DOCKERFILE_NAME: &str = "Dockerfile";
@@ -75,24 +75,15 @@ pub(in crate::engine) struct Session {
 
 impl Session {
     /// Opens a session of its own for one build.
-    pub(super) async fn open(
-        address: &Address,
-        version: ClientVersion,
-        offer: Offer,
-    ) -> Result<Self, Fault> {
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        let stream = shake_hands(address, version, &id, &offer.shared_key).await?;
-        Ok(Self::serve(id, stream, offer))
+    pub(super) async fn open(endpoint: &Endpoint, offer: Offer) -> Result<Self, Fault> {
+        Self::named(endpoint, uuid::Uuid::new_v4().simple().to_string(), offer).await
     }
 
     /// Opens the session of which each engine has one at a time; `None` = somebody has it. It gives the
     /// engine nothing.
-    pub(in crate::engine) async fn claim(
-        address: &Address,
-        version: ClientVersion,
-    ) -> Result<Option<Self>, Fault> {
-        match shake_hands(address, version, CLAIM, "").await {
-            Ok(stream) => Ok(Some(Self::serve(CLAIM.to_owned(), stream, Offer::default()))),
+    pub(in crate::engine) async fn claim(endpoint: &Endpoint) -> Result<Option<Self>, Fault> {
+        match Self::named(endpoint, CLAIM.to_owned(), Offer::default()).await {
+            Ok(session) => Ok(Some(session)),
             Err(fault) if fault.message.contains(&format!("session {CLAIM} already exists")) => {
                 Ok(None)
             }
@@ -100,40 +91,46 @@ impl Session {
         }
     }
 
-    fn serve(id: String, stream: Upgraded, offer: Offer) -> Self {
-        let mut routes = Routes::new(HealthServer::new(AlwaysServing))
-            .add_service(SecretsServer::new(MountedSecrets(offer.secrets)))
-            .add_service(AuthServer::new(offer.credentials));
-        if let Some(files) = offer.files {
-            routes = routes.add_service(FileSync(files));
-        }
-        let routes = routes.prepare();
+    async fn named(endpoint: &Endpoint, id: String, offer: Offer) -> Result<Self, Fault> {
+        let shared_key = offer.shared_key.clone();
+        let mut headers = vec![
+            ("X-Docker-Expose-Session-Uuid", id.as_str()),
+            ("X-Docker-Expose-Session-Name", "image-builder"),
+            ("X-Docker-Expose-Session-Sharedkey", &shared_key),
+        ];
+        headers.extend(METHODS.map(|method| ("X-Docker-Expose-Session-Grpc-Method", method)));
+        let what = "opening a build session";
         let mut server = JoinSet::new();
-        server.spawn(async move {
-            let serving = http2::Builder::new(TokioExecutor::new())
-                .serve_connection(stream, TowerToHyperService::new(routes));
-            if let Err(error) = serving.await {
-                tracing::debug!(%error, "a build session ended with an error");
+        match endpoint.door {
+            Door::Docker(version) => {
+                let upgraded = Upgrade { path: "/session", headers: &headers, what };
+                let stream = upgrade(&endpoint.address, version, upgraded).await?;
+                server.spawn(serve(stream, offer));
             }
-        });
-        Self { id, _server: server }
+            Door::Open => {
+                let control = Control::open(endpoint).await?;
+                let (stream, carrying) = tunnel::open(control, &headers, what).await?;
+                server.spawn(carrying);
+                server.spawn(serve(TokioIo::new(stream), offer));
+            }
+        }
+        Ok(Self { id, _server: server })
     }
 }
 
-async fn shake_hands(
-    address: &Address,
-    version: ClientVersion,
-    id: &str,
-    shared_key: &str,
-) -> Result<Upgraded, Fault> {
-    let mut headers = vec![
-        ("X-Docker-Expose-Session-Uuid", id),
-        ("X-Docker-Expose-Session-Name", "image-builder"),
-        ("X-Docker-Expose-Session-Sharedkey", shared_key),
-    ];
-    headers.extend(METHODS.map(|method| ("X-Docker-Expose-Session-Grpc-Method", method)));
-    let what = "opening a build session";
-    upgrade(address, version, Upgrade { path: "/session", headers: &headers, what }).await
+/// Answers the engine until it hangs up.
+async fn serve(stream: impl Read + Write + Send + Unpin + 'static, offer: Offer) {
+    let mut routes = Routes::new(HealthServer::new(AlwaysServing))
+        .add_service(SecretsServer::new(MountedSecrets(offer.secrets)))
+        .add_service(AuthServer::new(offer.credentials));
+    if let Some(files) = offer.files {
+        routes = routes.add_service(FileSync(files));
+    }
+    let serving = http2::Builder::new(TokioExecutor::new())
+        .serve_connection(stream, TowerToHyperService::new(routes.prepare()));
+    if let Err(error) = serving.await {
+        tracing::debug!(%error, "a build session ended with an error");
+    }
 }
 
 /// The engine ends a session that does not answer its health checks.

@@ -13,7 +13,7 @@ use image_builder_actors::model::secret::Tripwire;
 use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 
 use super::DiskGuard;
-use crate::engine::docker::faults::shown_step;
+use crate::exposure::shown_step;
 
 /// A build that fills the engine's disk this many times in a row, although there was room when it
 /// began, does not fit: it would go on to fail everybody else's builds.

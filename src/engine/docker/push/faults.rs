@@ -37,6 +37,15 @@ pub(super) fn of_push(what: &str, error: EngineError, redactor: &Redactor) -> Fa
         // be gone for good, the next try cannot even connect to it.
         _ => return fault(Reason::EngineFailed, told(what, &error.to_string(), redactor)),
     };
+    of_text(what, text, by_default, redactor)
+}
+
+/// What a BuildKit means that pushed by itself, in its own words or those of the registry.
+pub(in crate::engine) fn of_words(what: &str, text: &str) -> Fault {
+    of_text(what, text, Reason::RegistryFailed, &Redactor::default())
+}
+
+fn of_text(what: &str, text: &str, by_default: Reason, redactor: &Redactor) -> Fault {
     let Some(answer) = Answer::read(text).or_else(|| Answer::of_page(text)) else {
         let reason = reason_of_words(text).unwrap_or(by_default);
         let advice = (reason == Reason::RegistryRefused).then(|| advice(None, text)).flatten();

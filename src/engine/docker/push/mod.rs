@@ -3,7 +3,7 @@
 //! The engine decides by its own configuration (`insecure-registries`) whether it speaks TLS to a
 //! registry.
 
-mod faults;
+pub(in crate::engine) mod faults;
 mod journal;
 
 use std::io;

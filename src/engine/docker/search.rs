@@ -4,13 +4,9 @@
 //! `docker save`, which the engine writes to its disk first: only images of a bounded size are asked for it,
 //! and only for a bounded time.
 
-mod layers;
-mod shown;
-
-use std::io::{self, Read};
-
 use bollard::errors::Error;
-use bytes::{Buf, Bytes};
+use bollard::models::{ImageHistoryResponseItem, ImageInspect};
+use bytes::Bytes;
 use futures_util::{StreamExt, pin_mut};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
@@ -20,6 +16,8 @@ use tokio::sync::mpsc;
 
 use super::{DockerEngine, faults};
 use crate::blocking::{begin, joined};
+use crate::exposure::shown::{Configuration, Step};
+use crate::exposure::{Pieces, layers};
 
 const WHAT: &str = "searching an image for secrets";
 /// Pieces of the archive that wait to be searched.
@@ -38,17 +36,12 @@ pub(super) async fn search(
         Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
         history => history.map_err(|error| faults::of_client(&engine.address, WHAT, &error))?,
     };
-    if let Some(found) = shown::in_configuration(&image, wanted) {
-        return Ok(Some(found));
+    let size = image.size.unwrap_or_default();
+    let shown = configuration(image, history).shows(wanted);
+    if shown.is_some() || !files {
+        return Ok(shown);
     }
-    if let Some(found) = shown::in_history(&history, wanted) {
-        return Ok(Some(found));
-    }
-    if !files {
-        return Ok(None);
-    }
-    let (size, most) =
-        (image.size.unwrap_or_default(), engine.settings.limits.searched_image_bytes);
+    let most = engine.settings.limits.searched_image_bytes;
     if u64::try_from(size).unwrap_or_default() > most {
         let (size, most) = (size >> 20, most >> 20);
         progress.note(format!(
@@ -59,6 +52,22 @@ pub(super) async fn search(
     in_files(engine, image_id, wanted, progress).await
 }
 
+/// What the engine tells of an image, as the image itself has it.
+fn configuration(image: ImageInspect, history: Vec<ImageHistoryResponseItem>) -> Configuration {
+    let step = |made: ImageHistoryResponseItem| Step {
+        created_by: made.created_by,
+        comment: made.comment,
+        ..Step::default()
+    };
+    Configuration {
+        author: image.author,
+        comment: image.comment,
+        config: serde_json::to_value(&image.config).unwrap_or_default(),
+        // The engine lists the newest first.
+        history: Some(history.into_iter().rev().map(step).collect()),
+    }
+}
+
 async fn in_files(
     engine: &DockerEngine,
     image_id: &str,
@@ -67,7 +76,7 @@ async fn in_files(
 ) -> Result<Option<Exposed>, Fault> {
     let (pieces, received) = mpsc::channel(WAITING);
     let wanted = wanted.clone();
-    let searching = begin(move || layers::search(Pieces::from(received), &wanted));
+    let searching = begin(move || layers::in_archive(Pieces::from(received), &wanted));
     let time = engine.settings.limits.search_time;
     let sent = tokio::time::timeout(time, send(engine, image_id, pieces)).await;
     // Dropping the sender has ended what is searched.
@@ -100,30 +109,4 @@ async fn send(
         }
     }
     Ok(())
-}
-
-/// Reads what comes in pieces from elsewhere, on a thread that may block.
-struct Pieces {
-    received: mpsc::Receiver<Bytes>,
-    piece: Bytes,
-}
-
-impl From<mpsc::Receiver<Bytes>> for Pieces {
-    fn from(received: mpsc::Receiver<Bytes>) -> Self {
-        Self { received, piece: Bytes::new() }
-    }
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.received.blocking_recv() {
-                Some(piece) => self.piece = piece,
-                None => return Ok(0),
-            }
-        }
-        let read = self.piece.len().min(buffer.len());
-        self.piece.copy_to_slice(&mut buffer[..read]);
-        Ok(read)
-    }
 }

@@ -4,20 +4,20 @@ use std::fmt::Display;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use image_builder_actors::model::build_log::cut;
+use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use regex::Regex;
 
 use super::address::Address;
 
 /// A step's name and an error are cut to this many bytes in a message.
-pub(in crate::engine) const SHOWN_BYTES: usize = 300;
+pub(super) const SHOWN_BYTES: usize = 300;
 
 /// A short question to the engine is answered within this time.
-pub(in crate::engine) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The engine takes no connection.
-pub(in crate::engine) fn engine_down(address: &Address, error: &dyn Display) -> Fault {
+pub(super) fn engine_down(address: &Address, error: &dyn Display) -> Fault {
     fault(
         Reason::EngineDown,
         format!("The container engine at {address} is out of reach: {error}."),
@@ -30,7 +30,7 @@ fn engine_silent(what: &str) -> Fault {
 }
 
 /// Waits for the engine's answer, but not for longer than `limit`.
-pub(in crate::engine) async fn in_time<T>(
+pub(super) async fn in_time<T>(
     limit: Duration,
     what: &str,
     answer: impl Future<Output = T>,
@@ -39,17 +39,13 @@ pub(in crate::engine) async fn in_time<T>(
 }
 
 /// The engine answered with an error of its own, or the connection broke.
-pub(in crate::engine) fn engine_broke(what: &str, error: &dyn Display) -> Fault {
+pub(super) fn engine_broke(what: &str, error: &dyn Display) -> Fault {
     let error = scrub(&error.to_string());
     fault(Reason::EngineFailed, format!("The container engine failed while {what}: {error}."))
 }
 
 /// What bollard could not do.
-pub(in crate::engine) fn of_client(
-    address: &Address,
-    what: &str,
-    error: &bollard::errors::Error,
-) -> Fault {
+pub(super) fn of_client(address: &Address, what: &str, error: &bollard::errors::Error) -> Fault {
     use bollard::errors::Error;
     match error {
         Error::IOError { .. } => engine_down(address, error),
@@ -59,7 +55,7 @@ pub(in crate::engine) fn of_client(
 }
 
 /// `text` without what gives away the engine's machine: its data directory, its own addresses.
-pub(in crate::engine) fn scrub(text: &str) -> String {
+pub(super) fn scrub(text: &str) -> String {
     static SCRUB: LazyLock<[(Regex, &str); 4]> = LazyLock::new(|| {
         [
             // Where the engine mounts a build's own files: what is below is the stranger's path.
@@ -80,18 +76,20 @@ pub(in crate::engine) fn scrub(text: &str) -> String {
         .fold(text.to_owned(), |text, (regex, with)| regex.replace_all(&text, *with).into_owned())
 }
 
-/// A step's name for a sentence: without its number, in one line, and not too long.
-pub(in crate::engine) fn shown_step(name: &str) -> String {
-    static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[[^\]]*\d+/\d+\] "));
-    let name = NUMBER.replace(name, "");
-    cut(name.split_whitespace().collect::<Vec<_>>().join(" "), SHOWN_BYTES)
-}
-
-pub(in crate::engine) fn fault(reason: Reason, message: String) -> Fault {
+pub(super) fn fault(reason: Reason, message: String) -> Fault {
     Fault::new(StageName::Builder, reason, message)
 }
 
-pub(in crate::engine) fn pattern(text: &str) -> Regex {
+/// A fault without what is secret to this build: message and step hold what others wrote.
+pub(super) fn redacted(fault: Fault, progress: &BuildLog) -> Fault {
+    Fault {
+        message: progress.redact(&fault.message),
+        step: fault.step.as_deref().map(|step| progress.redact(step)),
+        ..fault
+    }
+}
+
+pub(super) fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("the pattern is a constant, and a test uses it")
 }
 

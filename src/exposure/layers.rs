@@ -1,5 +1,5 @@
-//! The files of an image, as the archive of `docker save` has them: a layer is an archive within it, which
-//! some engines compress.
+//! The files of an image: layer by layer, as a registry has them, or as the archive of `docker save` has them,
+//! where a layer is an archive within it. Some are compressed.
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
@@ -11,7 +11,8 @@ use image_builder_actors::ports::Exposed;
 use serde::Deserialize;
 use tar::Archive;
 
-use crate::engine::docker::faults::shown_step;
+use super::shown::Configuration;
+use super::shown_step;
 
 /// How much tells what a file of the archive is, in bytes.
 const BEGINNING: usize = 512;
@@ -25,9 +26,9 @@ const LONGEST_LAYER: u64 = 4 << 30;
 const LONGEST_PATH: usize = 200;
 
 /// What was found, and whether all could be read.
-pub(super) struct Searched {
-    pub(super) found: Option<Exposed>,
-    pub(super) read: io::Result<()>,
+pub(crate) struct Searched {
+    pub(crate) found: Option<Exposed>,
+    pub(crate) read: io::Result<()>,
 }
 
 /// Which layers an image has: `manifest.json`.
@@ -38,34 +39,56 @@ struct Manifest {
     layers: Vec<String>,
 }
 
-/// An image's configuration, as far as it is needed here.
-#[derive(Deserialize)]
-struct Config {
-    #[serde(default)]
-    history: Vec<Step>,
-}
-
-#[derive(Deserialize)]
-struct Step {
-    #[serde(default)]
-    created_by: String,
-    #[serde(default)]
-    empty_layer: bool,
-}
-
 /// Looks for secrets in every file of every layer, up to the first one. The archive is read to its end all
 /// the same, where it says which step a layer is of.
-pub(super) fn search(archive: impl Read, wanted: &Tripwire) -> Searched {
+pub(crate) fn in_archive(archive: impl Read, wanted: &Tripwire) -> Searched {
     let mut documents = HashMap::new();
     let mut found: Option<(String, Exposed)> = None;
     let read = read(archive, wanted, &mut documents, &mut found);
-    let found = found.map(|(layer, mut exposed)| {
-        if let Some(step) = step_of(&layer, &documents) {
-            exposed.place = format!("{}, in the layer of the step `{step}`", exposed.place);
-        }
-        exposed
+    let found = found.map(|(layer, exposed)| match step_of(&layer, &documents) {
+        Some(step) => at_step(exposed, &step),
+        None => exposed,
     });
     Searched { found, read }
+}
+
+/// Looks for secrets in every file of a layer, compressed or not, that the step of this name made.
+pub(crate) fn in_layer_of(layer: impl Read, step: Option<&str>, wanted: &Tripwire) -> Searched {
+    let mut layer = layer;
+    let mut search = || -> io::Result<Option<Exposed>> {
+        let mut beginning = Vec::new();
+        layer.by_ref().take(BEGINNING as u64).read_to_end(&mut beginning)?;
+        let is = Kind::of(&beginning);
+        let mut whole = Cursor::new(beginning).chain(&mut layer);
+        match is {
+            Kind::CompressedLayer => {
+                in_layer(MultiGzDecoder::new(whole).take(LONGEST_LAYER), wanted)
+            }
+            Kind::Layer => in_layer(whole, wanted),
+            // What stands beside images, such as where they are from.
+            Kind::Document => {
+                let secret = wanted.find_in(&mut whole)?;
+                let place = "what is attached to it".to_owned();
+                Ok(secret.map(|secret| Exposed { secret: secret.to_owned(), place }))
+            }
+            Kind::Other => {
+                Err(io::Error::other("it is compressed in a way that is not known here"))
+            }
+        }
+    };
+    let (found, read) = match search() {
+        Ok(found) => (found, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let found = found.map(|exposed| match step {
+        Some(step) => at_step(exposed, &shown_step(&without_escapes(step))),
+        None => exposed,
+    });
+    Searched { found, read }
+}
+
+fn at_step(exposed: Exposed, step: &str) -> Exposed {
+    Exposed { place: format!("{}, in the layer of the step `{step}`", exposed.place), ..exposed }
 }
 
 fn read(
@@ -148,10 +171,8 @@ fn step_of(layer: &str, documents: &HashMap<String, Vec<u8>>) -> Option<String> 
     let manifests: Vec<Manifest> = serde_json::from_slice(documents.get("manifest.json")?).ok()?;
     let manifest = manifests.into_iter().next()?;
     let number = manifest.layers.iter().position(|name| name == layer)?;
-    let config: Config = serde_json::from_slice(documents.get(&manifest.config)?).ok()?;
-    let mut steps = config.history.into_iter().filter(|step| !step.empty_layer);
-    let step = steps.nth(number)?.created_by;
-    (!step.is_empty()).then(|| shown_step(&without_escapes(&step)))
+    let steps = Configuration::read(documents.get(&manifest.config)?).ok()?.steps();
+    Some(shown_step(&without_escapes(steps.get(number)?)))
 }
 
 #[cfg(test)]
@@ -184,7 +205,7 @@ mod tests {
 
     fn found(archive: &[u8]) -> Option<String> {
         let wanted = Tripwire::new([("it".to_owned(), Secret::new("hush-hush-hush"))]);
-        let searched = search(archive, &wanted);
+        let searched = in_archive(archive, &wanted);
         searched.read.expect("it can be read");
         searched.found.map(|found| found.place)
     }
@@ -220,6 +241,23 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_by_itself_is_searched_as_one_of_an_archive() {
+        let wanted = Tripwire::new([("it".to_owned(), Secret::new("hush-hush-hush"))]);
+        let leaking = archive(&[("app/.npmrc", b"hush-hush-hush")]);
+        for layer in [leaking.clone(), compressed(&leaking)] {
+            let searched = in_layer_of(&*layer, Some("RUN copy it"), &wanted);
+            searched.read.expect("it can be read");
+            let place = "the file `/app/.npmrc`, in the layer of the step `RUN copy it`";
+            assert_eq!(searched.found.map(|found| found.place).as_deref(), Some(place));
+        }
+        let attached = in_layer_of(&br#"{"args": "hush-hush-hush"}"#[..], None, &wanted);
+        assert_eq!(attached.found.map(|it| it.place).as_deref(), Some("what is attached to it"));
+        let unknown = in_layer_of(&b"(\xb5/\xfd zstd"[..], None, &wanted);
+        assert!(unknown.read.is_err() && unknown.found.is_none());
+        assert!(in_layer_of(&*archive(&[("a", b"b")]), None, &wanted).found.is_none());
+    }
+
+    #[test]
     fn names_and_links_are_searched() {
         let named = archive(&[("app/hush-hush-hush", b"")]);
         let place = "the name of a file, in the layer of the step `RUN copy it`";
@@ -245,11 +283,11 @@ mod tests {
         let whole = image(&archive(&[("a", &[7; 3000])]), &archive(&[("b", &[7; 3000])]));
         let wanted = Tripwire::new([("it".to_owned(), Secret::new("hush-hush-hush"))]);
         for length in (0..whole.len()).step_by(511) {
-            let _ = search(&whole[..length], &wanted);
+            let _ = in_archive(&whole[..length], &wanted);
         }
-        assert!(search(&whole[..5000], &wanted).read.is_err());
+        assert!(in_archive(&whole[..5000], &wanted).read.is_err());
         let leaking = image(&[], &archive(&[("a", b"hush-hush-hush")]));
-        let cut = search(&leaking[..5000], &wanted);
+        let cut = in_archive(&leaking[..5000], &wanted);
         assert!(cut.read.is_err() && cut.found.is_some(), "what was found stays found");
     }
 }

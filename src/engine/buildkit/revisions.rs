@@ -13,7 +13,7 @@ const MOST: usize = 10_000;
 
 /// The builds since the worker began whose steps may keep files from build to build.
 #[derive(Debug, Default)]
-pub(super) struct Revisions(Mutex<VecDeque<Built>>);
+pub(in crate::engine) struct Revisions(Mutex<VecDeque<Built>>);
 
 #[derive(Debug)]
 struct Built {

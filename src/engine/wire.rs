@@ -18,22 +18,22 @@ use super::address::Address;
 use super::faults;
 
 /// A request's body.
-pub(in crate::engine) type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The body of a request that has none.
-pub(in crate::engine) fn no_body() -> Body {
+pub(super) fn no_body() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// An open connection: dropping it closes it.
-pub(in crate::engine) struct Connection {
+pub(super) struct Connection {
     sender: http1::SendRequest<Body>,
     _driver: JoinSet<()>,
 }
 
 impl Connection {
     /// Opens a connection; an engine that does not take it is [down](faults::engine_down).
-    pub(in crate::engine) async fn open(address: &Address) -> Result<Self, Fault> {
+    pub(super) async fn open(address: &Address) -> Result<Self, Fault> {
         let wire = address.open().await.map_err(|error| faults::engine_down(address, &error))?;
         let (sender, connection) = http1::handshake(TokioIo::new(wire))
             .await
@@ -48,7 +48,7 @@ impl Connection {
     }
 
     /// Sends the connection's one request.
-    pub(in crate::engine) async fn send(
+    pub(super) async fn send(
         &mut self,
         request: Request<Body>,
     ) -> hyper::Result<Response<Incoming>> {
@@ -94,7 +94,7 @@ async fn exchange(
 }
 
 /// The start of a request for the engine's `path_and_query`.
-pub(in crate::engine) fn request(
+pub(super) fn request(
     method: Method,
     address: &Address,
     version: ClientVersion,
@@ -107,7 +107,7 @@ pub(in crate::engine) fn request(
 }
 
 /// What the engine says in an answer that is an error: `{"message": …}`.
-pub(in crate::engine) async fn error_message(response: Response<Incoming>) -> String {
+pub(super) async fn error_message(response: Response<Incoming>) -> String {
     #[derive(serde::Deserialize)]
     struct Answer {
         message: String,

@@ -1,0 +1,89 @@
+//! What builds may do, whichever engine makes them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use image_builder_actors::model::limits::Limits;
+use image_builder_actors::model::reference::ImageReference;
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::ports::Plan;
+
+use super::buildkit::tenancy::Tenancy;
+use super::credentials::PullCredentials;
+pub use super::credentials::RegistryAuth;
+use crate::net::proxy::Proxies;
+
+/// The settings of builds.
+#[derive(Debug, Clone)]
+pub struct BuildSettings {
+    /// `BUILDER_NETWORK`: the network of build steps, `host` or `none`; `None` = the engine's default.
+    pub network: Option<String>,
+    /// What builds are told of proxies, as build arguments that no cache's key knows.
+    pub proxies: Proxies,
+    /// `DOCKER_CONFIG`: the directory of Docker's own `config.json`, with whose credentials base images are
+    /// pulled; `None` = with those of requests alone.
+    pub docker_config: Option<PathBuf>,
+    /// The registry that has the images of all tenants: to it that file opens nothing.
+    pub own_registry: Option<String>,
+    /// The credential that images are pushed with; `None` = anonymous.
+    pub push_auth: Option<Arc<RegistryAuth>>,
+    /// Whether images go straight from BuildKit to a registry, where it can; and that registry.
+    pub straight: Option<StraightPush>,
+    /// Where caches are kept for other engines; `None` = nowhere.
+    pub cache: Option<CacheRegistry>,
+    /// `REPRODUCIBLE_IMAGES`: whether images have the time of their commit, and no file of theirs a later one,
+    /// where BuildKit pushes by itself.
+    pub reproducible: bool,
+    /// Whether every step is run, whatever the build cache has.
+    pub no_cache: bool,
+    /// `TENANCY`: whether users are kept apart. Where they are to be and the engine cannot, nothing is built.
+    pub tenancy: Tenancy,
+    /// What steps see of their build's secrets is made with it, so that it tells nothing.
+    pub salt_key: Secret,
+    pub limits: Limits,
+}
+
+/// How BuildKit is to push by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StraightPush {
+    /// Whether `REGISTRY_URL` asks for plain HTTP.
+    pub plain_http: bool,
+}
+
+/// `CACHE_REGISTRY`: where the build cache of each application is kept, for engines that do not have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheRegistry {
+    /// `host[:port][/prefix]`.
+    pub name: String,
+    /// Whether it is spoken to in plain HTTP.
+    pub plain_http: bool,
+    pub mode: CacheMode,
+}
+
+/// `CACHE_MODE`: which layers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Those of the image.
+    Image,
+    /// Those of all stages.
+    AllSteps,
+}
+
+impl CacheRegistry {
+    /// Where the cache is of the application whose image this is. It is the user's alone.
+    pub(super) fn of(&self, reference: &ImageReference) -> String {
+        format!("{}/{}:cache", self.name, reference.repository)
+    }
+}
+
+impl BuildSettings {
+    /// What a build by this plan may pull with.
+    pub(super) fn pull_credentials(&self, plan: &Plan) -> PullCredentials {
+        PullCredentials {
+            request: plan.registry_auth.clone(),
+            docker_config: self.docker_config.clone(),
+            own_registry: self.own_registry.clone(),
+            own: Vec::new(),
+        }
+    }
+}
