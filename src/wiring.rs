@@ -363,6 +363,7 @@ fn forge_client(
         github: GithubSettings { url: forge.url.clone(), api_url: forge.api_url.clone() },
         forges: forge.others.clone(),
         proxies: network.own_proxies(),
+        allowed: network.allowed.clone(),
         limits: limits.clone(),
         cache,
         ..GitSettings::default()

@@ -49,6 +49,7 @@ use crate::credentials::GithubAppSettings;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use crate::hooks::ApplicationsSettings;
+use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
 use crate::net::signature::SigningKeys;
 use crate::registry::{RegistryCredentials, RegistryUrl};
@@ -368,6 +369,7 @@ fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> Doc
         tls_verify: read.docker_tls_verify().is_some(),
         network: read.builder_network(),
         proxies: network.proxies.clone(),
+        allowed: network.allowed.clone(),
         tenancy: read.tenancy(),
         limits,
         docker_config,
@@ -507,6 +509,8 @@ impl ForgeConfig {
 pub struct NetworkConfig {
     /// As builds are told of them.
     pub proxies: Proxies,
+    /// What may be reached for strangers though it is not public.
+    pub allowed: Networks,
     certificates: [(&'static str, Option<String>); 2],
 }
 
@@ -519,6 +523,7 @@ impl NetworkConfig {
                 https: read.https_proxy(),
                 exempt: read.no_proxy(),
             },
+            allowed: read.builder_allow_cidr().unwrap_or_default(),
             certificates: [("SSL_CERT_FILE", file), ("SSL_CERT_DIR", read.ssl_cert_dir())],
         }
     }

@@ -18,6 +18,7 @@ use crate::credentials::AppKey;
 use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::without_credentials;
+use crate::net::networks::Networks;
 use crate::net::proxy::ProxyUrl;
 use crate::net::signature::SigningKeys;
 use crate::registry::RegistryUrl;

@@ -81,6 +81,10 @@ macro_rules! settings { ($of:ident) => { $of! {
         docker_tls_verify: String = TEXT unset "off";
         /// Network of the builds' `RUN` steps.
         builder_network: String = NETWORK unset "the engine's default";
+        /// Networks that build steps and the sources which a repository names may reach though they are not public:
+        /// `10.1.0.0/16,192.168.7.5`. Of build steps it is `image-builder build-network` that goes by it, see
+        /// [The network of build steps](operations.md#the-network-of-build-steps).
+        builder_allow_cidr: Networks = CIDRS unset "public addresses alone";
         /// Whether users are kept apart on the engine. `strict`: an engine that cannot keep them apart builds
         /// nothing. `trusted`: all users are one, and any engine will do.
         tenancy: Tenancy = TENANCY or "strict";

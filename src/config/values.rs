@@ -18,6 +18,7 @@ use crate::credentials::AppKey;
 use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::net::address::{MISREAD, is_misread};
+use crate::net::networks::Networks;
 use crate::net::proxy::ProxyUrl;
 use crate::net::signature::SigningKeys;
 use crate::registry::RegistryUrl;
@@ -146,6 +147,7 @@ pub(super) const PROXY: Kind<ProxyUrl> =
 pub(super) const ENGINE: Kind<String> = Kind::address("address", |text| Ok(text.to_owned()));
 pub(super) const NETWORK: Kind<String> =
     Kind::new("`host` or `none`", |text| one_of(text, &["host", "none"]));
+pub(super) const CIDRS: Kind<Networks> = Kind::new("`10.1.0.0/16,…`", str::parse);
 pub(super) const TENANCY: Kind<Tenancy> = Kind::new("`strict` or `trusted`", |text| {
     one_of(text, &["strict", "trusted"]).map(|text| match text.as_str() {
         "trusted" => Tenancy::Trusted,

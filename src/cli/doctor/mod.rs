@@ -2,6 +2,7 @@
 
 mod checks;
 mod inside;
+mod reach;
 
 use std::io::IsTerminal;
 use std::pin::Pin;
@@ -13,6 +14,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use serde::Serialize;
 use serde_json::json;
+
+use reach::Reach;
 
 use super::stop::Stop;
 use super::{environment, print, temporary_folder, wait_for};
@@ -166,13 +169,14 @@ impl Doctor<'_> {
         add("managers", PATIENCE, Box::pin(checks::managers(config.notify.clone())));
         let image = self.arguments.image.clone();
         let forge = config.tools.forge.url.clone();
+        let reach = Reach::of(&config.tools, self.whole.as_ref()).await;
         let folder = place.path().to_owned();
         let push = inside::push(tools.clone(), folder.clone());
         add(inside::PUSH, BUILD_PATIENCE, Box::pin(push));
         add(
             inside::BUILD,
             BUILD_PATIENCE,
-            Box::pin(inside::look(tools.clone(), image, forge, folder)),
+            Box::pin(inside::look(tools.clone(), image, forge, reach, folder)),
         );
         loop {
             tokio::select! {

@@ -21,6 +21,7 @@ use super::session::{DOCKERFILE_NAME, Files, Offer, Session};
 use super::tenancy::{self, Tenancy};
 use crate::engine::credentials::PullCredentials;
 use crate::engine::docker::address::Address;
+use crate::net::networks::Networks;
 
 /// Most that the build arguments, labels and the like of a build hold together, in bytes.
 const LONGEST_REQUEST: usize = 60 * 1024;
@@ -47,6 +48,8 @@ pub(in crate::engine) struct Solve<'a> {
     pub(in crate::engine) credentials: PullCredentials,
     /// What the build is told of proxies, in place of what it may say of them itself.
     pub(in crate::engine) proxies: BTreeMap<String, String>,
+    /// What may be a source though it is not public.
+    pub(in crate::engine) allowed: &'a Networks,
     pub(in crate::engine) tenancy: Tenancy,
     /// Keeps secrets from being guessed by what steps see.
     pub(in crate::engine) salt_key: &'a Secret,
@@ -105,7 +108,7 @@ impl Solve<'_> {
             entitlements: host.then(|| "network.host".to_owned()).into_iter().collect(),
             cache: Some(CacheOptions::default()),
             source_policy: (self.tenancy == Tenancy::Strict)
-                .then(|| tenancy::source_policy(&self.order.reference)),
+                .then(|| tenancy::source_policy(&self.order.reference, self.allowed)),
             ..SolveRequest::default()
         }
     }

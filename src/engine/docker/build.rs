@@ -56,6 +56,7 @@ pub(super) async fn build(
         shared_key: shared_key.clone(),
         credentials: engine.settings.pull_credentials(&order.plan),
         proxies: engine.settings.proxies.variables(),
+        allowed: &engine.settings.allowed,
         tenancy: engine.settings.tenancy,
         salt_key: &engine.settings.salt_key,
         output_bytes: engine.settings.limits.output_bytes,

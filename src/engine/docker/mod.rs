@@ -52,6 +52,7 @@ use crate::engine::buildkit::session::Session;
 pub use crate::engine::buildkit::tenancy::Tenancy;
 use crate::engine::buildkit::times::FileTimes;
 use crate::net::address::without_credentials;
+use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
 
 /// What bollard allows for the start of an answer, in seconds.
@@ -70,6 +71,8 @@ pub struct DockerSettings {
     pub network: Option<String>,
     /// What builds are told of proxies, as build arguments that no cache's key knows.
     pub proxies: Proxies,
+    /// `BUILDER_ALLOW_CIDR`: what may be a source of builds though it is not public.
+    pub allowed: Networks,
     /// `DOCKER_CONFIG`: the directory of Docker's own `config.json`, with whose credentials base images are
     /// pulled; `None` = with those of requests alone. Whoever sends a build request can pull with them
     /// whatever they open, so they must not open what tenants keep from each other.
@@ -98,6 +101,7 @@ impl Default for DockerSettings {
             tls_verify: false,
             network: None,
             proxies: Proxies::default(),
+            allowed: Networks::default(),
             docker_config: None,
             own_registry: None,
             push_auth: None,
