@@ -64,6 +64,9 @@ const HISTORY: &str = "history";
 /// And of this, where there are any: those that were read before stay in force.
 const APPLICATIONS: &str = "applications";
 
+/// And of this, where users are kept apart: whether build steps reach what they should not.
+pub const NETWORK: &str = "network";
+
 /// How often it is looked through for what is kept no longer.
 const BETWEEN_TIDIES: Duration = Duration::from_secs(60 * 60);
 
@@ -78,6 +81,8 @@ pub struct Worker {
     pub health: Arc<[Arc<Health>]>,
     /// Records what happens to builds.
     pub history: Recorder,
+    /// How what the worker needs stands.
+    pub readiness: Readiness,
     /// Tells everything in the worker when it is to end.
     pub shutdown: Shutdown,
     /// Its own for as long as it works.
@@ -96,6 +101,9 @@ impl Worker {
         let mut readiness = Readiness::of(&NEEDS).wanting(HISTORY);
         if config.hooks.applications.is_used() {
             readiness = readiness.wanting(APPLICATIONS);
+        }
+        if config.keeps_network_apart() {
+            readiness = readiness.wanting(NETWORK);
         }
         let health = pipeline::health();
         let shutdown = Shutdown::default();
@@ -164,7 +172,7 @@ impl Worker {
         let ports = adapters.ports(queue);
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         tokio::spawn(disk.run(pipeline.capacity.clone(), shutdown.clone()));
-        Ok(Self { pipeline, broker, health, history, shutdown, _data_dir: data_dir })
+        Ok(Self { pipeline, broker, health, history, readiness, shutdown, _data_dir: data_dir })
     }
 }
 

@@ -120,6 +120,24 @@ impl Config {
         own.chain(cut_short).chain(idle).chain(trusted).chain(host).collect()
     }
 
+    /// What a command needs that builds by itself.
+    pub fn tools(&self) -> ToolConfig {
+        ToolConfig {
+            engine: self.engine.clone(),
+            registry: self.registry.clone(),
+            forge: self.forge.clone(),
+            network: self.network.clone(),
+            limits: self.limits.clone(),
+            home: None,
+        }
+    }
+
+    /// Whether build steps are on the engine's bridge, and users are to be kept apart: then it matters what steps
+    /// reach.
+    pub fn keeps_network_apart(&self) -> bool {
+        self.engine.tenancy == Tenancy::Strict && self.engine.network.is_none()
+    }
+
     /// `None` only where there are errors.
     fn assemble(read: &mut Reader<'_>, cores: usize) -> Option<Self> {
         let limits = Limits::default();
@@ -370,6 +388,9 @@ fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> Doc
         network: read.builder_network(),
         proxies: network.proxies.clone(),
         allowed: network.allowed.clone(),
+        memory: read.builder_memory(),
+        cpus: read.builder_cpus(),
+        cgroups: read.builder_cgroups().unwrap_or_default(),
         tenancy: read.tenancy(),
         limits,
         docker_config,

@@ -135,7 +135,11 @@ impl Http {
     /// # Errors
     /// `forbidden_source`.
     pub(super) fn check(&self, address: &Address, url: &Url) -> Result<(), Fault> {
-        if address.is_trusted {
+        self.check_as(address, url, address.is_trusted)
+    }
+
+    fn check_as(&self, address: &Address, url: &Url, is_trusted: bool) -> Result<(), Fault> {
+        if is_trusted {
             return Ok(());
         }
         check_literal(url, &self.clients.allowed).map_err(|refused| forbidden(address, &refused))
@@ -149,9 +153,27 @@ impl Http {
         address: &Address,
         request: Request,
     ) -> Result<Response, Fault> {
-        self.check(address, request.url())?;
-        let client = if address.is_trusted { &self.clients.forge } else { &self.clients.foreign };
-        if !address.is_trusted && self.clients.behind_proxy {
+        self.send_as(address, request, address.is_trusted).await
+    }
+
+    /// The same, for a request to a server that `address` sends to: only to a public one, whoever says so.
+    pub(super) async fn send_elsewhere(
+        &self,
+        address: &Address,
+        request: Request,
+    ) -> Result<Response, Fault> {
+        self.send_as(address, request, false).await
+    }
+
+    async fn send_as(
+        &self,
+        address: &Address,
+        request: Request,
+        is_trusted: bool,
+    ) -> Result<Response, Fault> {
+        self.check_as(address, request.url(), is_trusted)?;
+        let client = if is_trusted { &self.clients.forge } else { &self.clients.foreign };
+        if !is_trusted && self.clients.behind_proxy {
             let looked = check_resolved(request.url(), &self.clients.allowed).await;
             looked.map_err(|refused| forbidden(address, &refused))?;
         }

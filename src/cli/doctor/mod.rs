@@ -1,5 +1,6 @@
 //! `image-builder doctor`: looks at all that the worker needs, and says what to mend.
 
+pub(super) mod at_start;
 mod checks;
 mod inside;
 mod reach;

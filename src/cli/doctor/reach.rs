@@ -12,7 +12,7 @@ use crate::engine::docker::Tenancy;
 use crate::net::public::is_public;
 
 /// What the finding is called.
-const NAME: &str = "step reach";
+pub(super) const NAME: &str = "step reach";
 /// How probes call the machine that a step's bridge is on.
 const GATEWAY: &str = "gateway";
 /// Where clouds tell a machine who it is.

@@ -19,8 +19,10 @@ use super::events::Follower;
 use super::faults;
 use super::session::{DOCKERFILE_NAME, Files, Offer, Session};
 use super::tenancy::{self, Tenancy};
+use crate::engine::cgroups::{Cgroup, Memory, ran_out};
 use crate::engine::credentials::PullCredentials;
 use crate::engine::docker::address::Address;
+use crate::engine::docker::disk::size::Size;
 use crate::net::networks::Networks;
 
 /// Most that the build arguments, labels and the like of a build hold together, in bytes.
@@ -29,6 +31,8 @@ const LONGEST_REQUEST: usize = 60 * 1024;
 const LAST_NEWS: Duration = Duration::from_secs(15);
 /// The build argument that the front end takes for the name space of cache mounts.
 const CACHE_NAME_SPACE: &str = "build-arg:BUILDKIT_CACHE_MOUNT_NS";
+/// In which processor time is counted, in microseconds.
+const CPU_PERIOD: u32 = 100_000;
 /// What the engine gives back as the id of an image.
 const IMAGE_ID: &str = "containerimage.digest";
 
@@ -50,6 +54,12 @@ pub(in crate::engine) struct Solve<'a> {
     pub(in crate::engine) proxies: BTreeMap<String, String>,
     /// What may be a source though it is not public.
     pub(in crate::engine) allowed: &'a Networks,
+    /// What a step may hold, on engines that can bound it.
+    pub(in crate::engine) memory: Option<Size>,
+    /// How many processors a step may keep busy, on engines that can bound it.
+    pub(in crate::engine) cpus: Option<f64>,
+    /// Where steps run; `None` = where the engine has them.
+    pub(in crate::engine) cgroup: Option<Cgroup>,
     pub(in crate::engine) tenancy: Tenancy,
     /// Keeps secrets from being guessed by what steps see.
     pub(in crate::engine) salt_key: &'a Secret,
@@ -74,6 +84,7 @@ impl Solve<'_> {
         let control = Control::open(self.address, self.version).await?;
         let request = self.request(session.id.clone(), attributes);
         let mut follower = Follower::new(progress, self.output_bytes);
+        let before = self.cgroup.as_ref().and_then(Cgroup::memory);
         let ended = follow(control, request, &mut follower).await;
         drop(session);
         // A tree that cannot be sent is the cause of whatever the engine says about half a context.
@@ -86,12 +97,26 @@ impl Solve<'_> {
                 .get(IMAGE_ID)
                 .cloned()
                 .ok_or_else(|| faults::broke(&"it does not say which image it made")),
-            Err(status) => Err(faults::of_build(
-                &status,
-                |digest| follower.failed(digest),
-                follower.reads_dockerfile(),
-            )),
+            Err(status) => {
+                let fault = faults::of_build(
+                    &status,
+                    |digest| follower.failed(digest),
+                    follower.reads_dockerfile(),
+                );
+                Err(self.of_memory(before, &status, fault))
+            }
         }
+    }
+
+    /// The same fault, or the one that memory ran out, where the kernel says so.
+    fn of_memory(&self, before: Option<Memory>, status: &Status, fault: Fault) -> Fault {
+        let (Some(cgroup), Some(code)) = (&self.cgroup, faults::exit_code(status.message())) else {
+            return fault;
+        };
+        if fault.reason == Reason::BuildFailed && ran_out(before, cgroup.memory(), code) {
+            return faults::out_of_memory(fault, cgroup.limit());
+        }
+        fault
     }
 
     fn request(&self, session: String, attributes: HashMap<String, String>) -> SolveRequest {
@@ -144,6 +169,18 @@ impl Solve<'_> {
         // After the request's own, which must not win.
         for (name, value) in &self.proxies {
             set(format!("build-arg:{name}"), value);
+        }
+        if let Some(Size(bytes)) = self.memory {
+            set("memory".to_owned(), &bytes.to_string());
+            // Together with swap.
+            set("memswap".to_owned(), &bytes.to_string());
+        }
+        if let Some(cpus) = self.cpus {
+            set("cpuperiod".to_owned(), &CPU_PERIOD.to_string());
+            set("cpuquota".to_owned(), &format!("{:.0}", cpus * f64::from(CPU_PERIOD)));
+        }
+        if let Some(cgroup) = &self.cgroup {
+            set("cgroup-parent".to_owned(), &cgroup.path);
         }
         set(CACHE_NAME_SPACE.to_owned(), &tenancy::cache_name_space(reference));
         set("add-hosts".to_owned(), &tenancy::extra_host(reference, plan, self.salt_key));

@@ -44,7 +44,7 @@ const PRIVATE_NAMES: &str = "localhost|local|internal|intranet|lan|home|corp|loc
 const PRIVATE_ADDRESSES: &str = r"0\.|10\.|127\.|169\.254\.|192\.168\.|192\.0\.0\.|172\.(1[6-9]|2[0-9]|3[01])\.|100\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\.|198\.1[89]\.|22[4-9]\.|2[3-5][0-9]\.";
 
 /// Whose build it is: the part of the image's name that no two users share.
-fn user(reference: &ImageReference) -> &str {
+pub(in crate::engine) fn user(reference: &ImageReference) -> &str {
     reference.repository.split('/').next().unwrap_or_default()
 }
 

@@ -15,6 +15,8 @@ use crate::blocking::blocking;
 use crate::engine::buildkit::context::Context;
 use crate::engine::buildkit::session::Files;
 use crate::engine::buildkit::solve::Solve;
+use crate::engine::buildkit::tenancy::user;
+use crate::engine::cgroups::Cgroup;
 
 /// Builds an image and returns the engine's id of it.
 pub(super) async fn build(
@@ -57,6 +59,9 @@ pub(super) async fn build(
         credentials: engine.settings.pull_credentials(&order.plan),
         proxies: engine.settings.proxies.variables(),
         allowed: &engine.settings.allowed,
+        memory: engine.settings.memory,
+        cpus: engine.settings.cpus,
+        cgroup: Cgroup::of(&engine.settings.cgroups, user(&order.reference)),
         tenancy: engine.settings.tenancy,
         salt_key: &engine.settings.salt_key,
         output_bytes: engine.settings.limits.output_bytes,

@@ -35,6 +35,7 @@ use image_builder_actors::model::secret::{Secret, Tripwire};
 use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 
 use address::Address;
+use disk::size::Size;
 use faults::ANSWER_TIMEOUT;
 pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
@@ -73,6 +74,12 @@ pub struct DockerSettings {
     pub proxies: Proxies,
     /// `BUILDER_ALLOW_CIDR`: what may be a source of builds though it is not public.
     pub allowed: Networks,
+    /// `BUILDER_MEMORY`: what a step may hold, on engines that can bound it.
+    pub memory: Option<Size>,
+    /// `BUILDER_CPUS`: how many processors a step may keep busy, on engines that can bound it.
+    pub cpus: Option<f64>,
+    /// `BUILDER_CGROUPS`: control groups with limits; each user's builds run in one of them.
+    pub cgroups: Vec<String>,
     /// `DOCKER_CONFIG`: the directory of Docker's own `config.json`, with whose credentials base images are
     /// pulled; `None` = with those of requests alone. Whoever sends a build request can pull with them
     /// whatever they open, so they must not open what tenants keep from each other.
@@ -102,6 +109,9 @@ impl Default for DockerSettings {
             network: None,
             proxies: Proxies::default(),
             allowed: Networks::default(),
+            memory: None,
+            cpus: None,
+            cgroups: Vec::new(),
             docker_config: None,
             own_registry: None,
             push_auth: None,
