@@ -73,8 +73,8 @@ pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
 
 /// The name servers that a step is told of: not those on the machine's loopback.
 fn resolvers() -> Vec<IpAddr> {
-    let read = |path: &&str| named(&fs::read_to_string(path).unwrap_or_default());
-    RESOLVERS.iter().map(|path| read(&path)).find(|found| !found.is_empty()).unwrap_or_default()
+    let read = |path| named(&fs::read_to_string(path).unwrap_or_default());
+    RESOLVERS.iter().map(read).find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 fn named(resolv_conf: &str) -> Vec<IpAddr> {
