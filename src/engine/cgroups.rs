@@ -114,8 +114,8 @@ mod tests {
         write("memory/builds/1", &old);
         assert_eq!((group.memory(), group.limit()), (Some(Memory::Full(7)), Some(Size(1 << 29))));
         let events = "low 0\nhigh 0\nmax 40\noom 2\noom_kill 3\noom_group_kill 0\n";
-        write("builds/1", &[("memory.events", events), ("memory.max", "max\n")]);
-        assert_eq!((group.memory(), group.limit()), (Some(Memory::Killed(3)), Some(Size(1 << 29))));
+        write("builds/1", &[("memory.events", events), ("memory.max", "268435456\n")]);
+        assert_eq!((group.memory(), group.limit()), (Some(Memory::Killed(3)), Some(Size(1 << 28))));
     }
 
     #[test]
