@@ -13,6 +13,8 @@ pkg-config pkg-config
 git git
 curl curl
 jq jq
+nft nftables
+ip iproute2
 rabbitmq-server rabbitmq-server
 docker-registry docker-registry
 lighttpd lighttpd

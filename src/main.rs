@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use image_builder::cli::{
-    self, build, cancel, completions, config, dead_letters, doctor, health, logs, plan, queue,
-    read_log, serve, status, submit,
+    self, build, build_network, cancel, completions, config, dead_letters, doctor, health, logs,
+    plan, queue, read_log, serve, status, submit,
 };
 use image_builder::exit::Exit;
 use image_builder::{planner, source};
@@ -49,6 +49,7 @@ enum Command {
     Logs(logs::Arguments),
     Cancel(cancel::Arguments),
     Doctor(doctor::Arguments),
+    BuildNetwork(build_network::Arguments),
     Config(config::Arguments),
     Health(health::Arguments),
     Queue(queue::Arguments),
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         Command::Logs(arguments) => logs::run(&arguments),
         Command::Cancel(arguments) => cancel::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::BuildNetwork(arguments) => build_network::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Queue(arguments) => queue::run(&arguments),

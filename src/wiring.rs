@@ -64,6 +64,9 @@ const HISTORY: &str = "history";
 /// And of this, where there are any: those that were read before stay in force.
 const APPLICATIONS: &str = "applications";
 
+/// And of this, where users are kept apart: whether build steps reach what they should not.
+pub const NETWORK: &str = "network";
+
 /// How often it is looked through for what is kept no longer.
 const BETWEEN_TIDIES: Duration = Duration::from_secs(60 * 60);
 
@@ -78,6 +81,8 @@ pub struct Worker {
     pub health: Arc<[Arc<Health>]>,
     /// Records what happens to builds.
     pub history: Recorder,
+    /// How what the worker needs stands.
+    pub readiness: Readiness,
     /// Tells everything in the worker when it is to end.
     pub shutdown: Shutdown,
     /// Its own for as long as it works.
@@ -98,6 +103,9 @@ impl Worker {
             readiness = readiness.wanting(APPLICATIONS);
         }
         readiness = engines::host_needs(config).fold(readiness, Readiness::wanting);
+        if config.keeps_network_apart() {
+            readiness = readiness.wanting(NETWORK);
+        }
         let health = pipeline::health();
         let shutdown = Shutdown::default();
         let listener = api::listen("HTTP_ADDR", &config.api.address).await?;
@@ -165,7 +173,7 @@ impl Worker {
         let ports = adapters.ports(queue);
         let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
         tokio::spawn(engines.run(pipeline.capacity.clone(), shutdown.clone()));
-        Ok(Self { pipeline, broker, health, history, shutdown, _data_dir: data_dir })
+        Ok(Self { pipeline, broker, health, history, readiness, shutdown, _data_dir: data_dir })
     }
 }
 
@@ -345,6 +353,7 @@ fn forge_client(
         github: GithubSettings { url: forge.url.clone(), api_url: forge.api_url.clone() },
         forges: forge.others.clone(),
         proxies: network.own_proxies(),
+        allowed: network.allowed.clone(),
         limits: limits.clone(),
         cache,
         ..GitSettings::default()

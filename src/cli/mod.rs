@@ -2,6 +2,7 @@
 
 mod api;
 pub mod build;
+pub mod build_network;
 pub mod cancel;
 pub mod completions;
 pub mod config;

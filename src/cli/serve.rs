@@ -10,7 +10,9 @@ use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::Health;
 use image_builder_actors::telemetry::metrics::Metrics;
 
+use super::doctor::at_start;
 use super::{choose_tls, environment};
+use crate::api::readiness::Readiness;
 use crate::config::{Config, ConfigErrors};
 use crate::exit::{Exit, StartError};
 use crate::memory;
@@ -18,7 +20,7 @@ use crate::signals::Signals;
 use crate::telemetry;
 use crate::telemetry::stream::{LogStream, tell_of_dropped_lines};
 use crate::telemetry::traces::Traces;
-use crate::wiring::Worker;
+use crate::wiring::{NETWORK, Worker};
 
 /// How long handing back may take after the drain's time is up.
 const HAND_BACK: Duration = Duration::from_secs(20);
@@ -116,6 +118,9 @@ async fn live(config: &Config, observer: Observer) -> Result<Exit, StartError> {
         }
     };
     tracing::info!("at work");
+    if config.keeps_network_apart() {
+        watch_network(config.clone(), &worker.readiness);
+    }
 
     let exit = tokio::select! {
         () = signals.next() => Exit::Ok,
@@ -142,6 +147,15 @@ async fn live(config: &Config, observer: Observer) -> Result<Exit, StartError> {
     worker.broker.close().await;
     tracing::info!("ended");
     Ok(exit)
+}
+
+/// Looks once at what build steps reach, and tells of it for as long as the worker works.
+fn watch_network(config: Config, readiness: &Readiness) {
+    let readiness = readiness.clone();
+    tokio::spawn(async move {
+        let found = at_start::look(&config).await;
+        readiness.watch(NETWORK, move || std::future::ready(found.clone()));
+    });
 }
 
 /// What each actor works on, and what waits for it, in words.

@@ -51,6 +51,7 @@ use crate::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use crate::engine::fleet::{Fleet, FleetSettings};
 use crate::engine::settings::CacheRegistry;
 use crate::hooks::ApplicationsSettings;
+use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
 use crate::net::signature::SigningKeys;
 use crate::registry::{RegistryCredentials, RegistryUrl};
@@ -121,6 +122,24 @@ impl Config {
         });
         let own = self.remarks.iter().cloned();
         own.chain(cut_short).chain(idle).chain(trusted).chain(host).collect()
+    }
+
+    /// What a command needs that builds by itself.
+    pub fn tools(&self) -> ToolConfig {
+        ToolConfig {
+            engine: self.engine.clone(),
+            registry: self.registry.clone(),
+            forge: self.forge.clone(),
+            network: self.network.clone(),
+            limits: self.limits.clone(),
+            home: None,
+        }
+    }
+
+    /// Whether build steps are on the engine's bridge, and users are to be kept apart: then it matters what steps
+    /// reach.
+    pub fn keeps_network_apart(&self) -> bool {
+        self.engine.tenancy == Tenancy::Strict && self.engine.network.is_none()
     }
 
     /// `None` only where there are errors.
@@ -379,6 +398,10 @@ fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> Doc
         tls_verify: read.docker_tls_verify().is_some(),
         network: read.builder_network(),
         proxies: network.proxies.clone(),
+        allowed: network.allowed.clone(),
+        memory: read.builder_memory(),
+        cpus: read.builder_cpus(),
+        cgroups: read.builder_cgroups().unwrap_or_default(),
         tenancy: read.tenancy(),
         limits,
         docker_config,
@@ -555,6 +578,8 @@ impl ForgeConfig {
 pub struct NetworkConfig {
     /// As builds are told of them.
     pub proxies: Proxies,
+    /// What may be reached for strangers though it is not public.
+    pub allowed: Networks,
     certificates: [(&'static str, Option<String>); 2],
 }
 
@@ -567,6 +592,7 @@ impl NetworkConfig {
                 https: read.https_proxy(),
                 exempt: read.no_proxy(),
             },
+            allowed: read.builder_allow_cidr().unwrap_or_default(),
             certificates: [("SSL_CERT_FILE", file), ("SSL_CERT_DIR", read.ssl_cert_dir())],
         }
     }

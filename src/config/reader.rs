@@ -19,6 +19,7 @@ use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::settings::CacheMode;
 use crate::net::address::without_credentials;
+use crate::net::networks::Networks;
 use crate::net::proxy::ProxyUrl;
 use crate::net::signature::SigningKeys;
 use crate::registry::RegistryUrl;

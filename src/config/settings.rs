@@ -81,6 +81,18 @@ macro_rules! settings { ($of:ident) => { $of! {
         docker_tls_verify: String = TEXT unset "off";
         /// Network of the builds' `RUN` steps.
         builder_network: String = NETWORK unset "the engine's default";
+        /// Memory that a step of a build may hold, swap included, on engines whose BuildKit has such limits (0.31 and
+        /// later). See [Limits of builds](operations.md#limits-of-builds), for other engines as well.
+        builder_memory: Size = SIZE unset "what the engine's machine has";
+        /// Processors that a step of a build may keep busy, such as `2` or `0.5`, on the same engines.
+        builder_cpus: f64 = CPUS unset "what the engine's machine has";
+        /// Control groups with limits that an operator made on the engine's machine: `/builds/1,/builds/2`. A user's
+        /// builds run in one of them.
+        builder_cgroups: Cgroups = CGROUPS unset "the engine's own";
+        /// Networks that build steps and the sources which a repository names may reach though they are not public:
+        /// `10.1.0.0/16,192.168.7.5`. Of build steps it is `image-builder build-network` that goes by it, see
+        /// [The network of build steps](operations.md#the-network-of-build-steps).
+        builder_allow_cidr: Networks = CIDRS unset "public addresses alone";
         /// Whether users are kept apart on the engine. `strict`: an engine that cannot keep them apart builds
         /// nothing. `trusted`: all users are one, and any engine will do.
         tenancy: Tenancy = TENANCY or "strict";

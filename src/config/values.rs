@@ -19,6 +19,7 @@ use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::settings::CacheMode;
 use crate::net::address::{MISREAD, is_misread};
+use crate::net::networks::Networks;
 use crate::net::proxy::ProxyUrl;
 use crate::net::signature::SigningKeys;
 use crate::registry::RegistryUrl;
@@ -166,6 +167,23 @@ pub(super) const CACHE_MODE: Kind<CacheMode> = Kind::new("`min` or `max`", |text
 });
 pub(super) const NETWORK: Kind<String> =
     Kind::new("`host` or `none`", |text| one_of(text, &["host", "none"]));
+/// At least a hundredth of one.
+pub(super) const CPUS: Kind<f64> = Kind::new("number", |text| match text.parse() {
+    Ok(count) if (0.01..=10_000.0).contains(&count) => Ok(count),
+    _ => Err(format!("`{text}` is no number from 0.01 to 10000")),
+});
+pub(super) type Cgroups = Vec<String>;
+pub(super) const CGROUPS: Kind<Cgroups> = Kind::new("`/path,…`", |text| {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let is_odd = |part: &str| part.is_empty() || part == "." || part == "..";
+    parts
+        .map(|part| match part.strip_prefix('/') {
+            Some(inner) if !inner.split('/').any(is_odd) => Ok(part.to_owned()),
+            _ => Err(format!("`{part}` is no path of a control group, like /builds/1")),
+        })
+        .collect()
+});
+pub(super) const CIDRS: Kind<Networks> = Kind::new("`10.1.0.0/16,…`", str::parse);
 pub(super) const TENANCY: Kind<Tenancy> = Kind::new("`strict` or `trusted`", |text| {
     one_of(text, &["strict", "trusted"]).map(|text| match text.as_str() {
         "trusted" => Tenancy::Trusted,

@@ -2,6 +2,7 @@
 
 pub mod address;
 mod buildkit;
+mod cgroups;
 mod credentials;
 pub mod docker;
 mod faults;

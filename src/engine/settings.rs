@@ -11,6 +11,8 @@ use image_builder_actors::ports::Plan;
 use super::buildkit::tenancy::Tenancy;
 use super::credentials::PullCredentials;
 pub use super::credentials::RegistryAuth;
+use super::docker::disk::size::Size;
+use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
 
 /// The settings of builds.
@@ -20,6 +22,14 @@ pub struct BuildSettings {
     pub network: Option<String>,
     /// What builds are told of proxies, as build arguments that no cache's key knows.
     pub proxies: Proxies,
+    /// `BUILDER_ALLOW_CIDR`: what may be a source of builds though it is not public.
+    pub allowed: Networks,
+    /// `BUILDER_MEMORY`: what a step may hold, on engines that can bound it.
+    pub memory: Option<Size>,
+    /// `BUILDER_CPUS`: how many processors a step may keep busy, on engines that can bound it.
+    pub cpus: Option<f64>,
+    /// `BUILDER_CGROUPS`: control groups with limits; each user's builds run in one of them.
+    pub cgroups: Vec<String>,
     /// `DOCKER_CONFIG`: the directory of Docker's own `config.json`, with whose credentials base images are
     /// pulled; `None` = with those of requests alone.
     pub docker_config: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod http;
+pub mod networks;
 pub mod proxy;
 pub(crate) mod public;
 pub(crate) mod refusal;

@@ -129,6 +129,15 @@ impl Proxies {
         self.all().filter_map(|proxy| proxy.url.host_str())
     }
 
+    /// Their hosts and ports.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (String, u16)> {
+        let port = |url: &Url| url.port_or_known_default().unwrap_or(80);
+        self.all().filter_map(move |proxy| {
+            let host = proxy.url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+            Some((host.to_owned(), port(&proxy.url)))
+        })
+    }
+
     fn all(&self) -> impl Iterator<Item = &ProxyUrl> {
         self.http.iter().chain(&self.https)
     }

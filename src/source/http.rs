@@ -17,6 +17,7 @@ use reqwest::{Client, Request, RequestBuilder, Response, StatusCode, Url};
 use super::fault;
 use super::session::{Session, cancelled};
 use crate::net::http::{chain, excerpt, retry_after, was_hung_up};
+use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
 use crate::net::public::{NotPublic, PublicOnly, check_literal, check_resolved};
 
@@ -34,12 +35,14 @@ const LONGEST_REFUSAL: usize = 8 << 10;
 pub(super) struct Clients {
     forge: Client,
     foreign: Client,
+    /// What a stranger may name though it is not public.
+    allowed: Networks,
     /// Whether there is a proxy, which connects to names that it resolves beyond our sight.
     behind_proxy: bool,
 }
 
 impl Clients {
-    pub(super) fn new(proxies: &Proxies) -> reqwest::Result<Self> {
+    pub(super) fn new(proxies: &Proxies, allowed: &Networks) -> reqwest::Result<Self> {
         let builder = || {
             Client::builder()
                 .user_agent(concat!("git/2 (image-builder ", env!("CARGO_PKG_VERSION"), ")"))
@@ -52,8 +55,10 @@ impl Clients {
             foreign: proxies
                 .apply(builder().dns_resolver(PublicOnly {
                     proxies: proxies.hosts().map(str::to_owned).collect(),
+                    allowed: allowed.clone(),
                 }))?
                 .build()?,
+            allowed: allowed.clone(),
             behind_proxy: !proxies.is_empty(),
         })
     }
@@ -125,6 +130,21 @@ pub(super) struct Http {
 }
 
 impl Http {
+    /// Refuses an address that a stranger names and that is not public.
+    ///
+    /// # Errors
+    /// `forbidden_source`.
+    pub(super) fn check(&self, address: &Address, url: &Url) -> Result<(), Fault> {
+        self.check_as(address, url, address.is_trusted)
+    }
+
+    fn check_as(&self, address: &Address, url: &Url, is_trusted: bool) -> Result<(), Fault> {
+        if is_trusted {
+            return Ok(());
+        }
+        check_literal(url, &self.clients.allowed).map_err(|refused| forbidden(address, &refused))
+    }
+
     /// Sends a request; a redirect is an answer like others.
     ///
     /// No request here changes anything, so one that was hung up on is sent once more.
@@ -133,10 +153,28 @@ impl Http {
         address: &Address,
         request: Request,
     ) -> Result<Response, Fault> {
-        check_address(address, request.url())?;
-        let client = if address.is_trusted { &self.clients.forge } else { &self.clients.foreign };
-        if !address.is_trusted && self.clients.behind_proxy {
-            let looked = check_resolved(request.url()).await;
+        self.send_as(address, request, address.is_trusted).await
+    }
+
+    /// The same, for a request to a server that `address` sends to: only to a public one, whoever says so.
+    pub(super) async fn send_elsewhere(
+        &self,
+        address: &Address,
+        request: Request,
+    ) -> Result<Response, Fault> {
+        self.send_as(address, request, false).await
+    }
+
+    async fn send_as(
+        &self,
+        address: &Address,
+        request: Request,
+        is_trusted: bool,
+    ) -> Result<Response, Fault> {
+        self.check_as(address, request.url(), is_trusted)?;
+        let client = if is_trusted { &self.clients.forge } else { &self.clients.foreign };
+        if !is_trusted && self.clients.behind_proxy {
+            let looked = check_resolved(request.url(), &self.clients.allowed).await;
             looked.map_err(|refused| forbidden(address, &refused))?;
         }
         let again = request.try_clone();
@@ -260,14 +298,6 @@ fn is_same_server(from: &Url, to: &Url, is_trusted: bool) -> bool {
             && from.host_str() == to.host_str()
             && from.scheme() == "http"
             && to.scheme() == "https")
-}
-
-/// An error when an address that a stranger names is not public.
-pub(super) fn check_address(address: &Address, url: &Url) -> Result<(), Fault> {
-    if address.is_trusted {
-        return Ok(());
-    }
-    check_literal(url).map_err(|refused| forbidden(address, &refused))
 }
 
 fn forbidden(address: &Address, refused: &NotPublic) -> Fault {

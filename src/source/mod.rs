@@ -34,6 +34,7 @@ use self::http::{Clients, Http};
 use self::session::Session;
 use crate::blocking::blocking;
 use crate::child::THIS_PROGRAM;
+use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
 
 /// Where the forges are, and what a source may cost.
@@ -43,6 +44,8 @@ pub struct GitSettings {
     /// The other forges.
     pub forges: ForgeSettings,
     pub proxies: Proxies,
+    /// What servers that repositories name may be though they are not public.
+    pub allowed: Networks,
     /// How long a server may be silent before it is given up.
     pub silence: Duration,
     pub limits: Limits,
@@ -58,6 +61,7 @@ impl Default for GitSettings {
             github: GithubSettings::default(),
             forges: ForgeSettings::default(),
             proxies: Proxies::default(),
+            allowed: Networks::default(),
             silence: Duration::from_secs(30),
             limits: Limits::default(),
             program: PathBuf::from(THIS_PROGRAM),
@@ -97,7 +101,7 @@ impl GitConnector {
         };
         Ok(Self {
             forges: Forges::new(&settings.github, &settings.forges)?,
-            clients: Clients::new(&settings.proxies)?,
+            clients: Clients::new(&settings.proxies, &settings.allowed)?,
             silence: settings.silence,
             limits: settings.limits,
             git,

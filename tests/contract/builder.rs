@@ -3,6 +3,7 @@
 mod docker;
 mod features;
 mod inputs;
+mod limits;
 mod proxy;
 mod pruning;
 mod pushing;

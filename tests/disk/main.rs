@@ -1,11 +1,13 @@
-//! Watermarks, pruning and what killed workers leave, on engines with small disks of their own.
+//! Watermarks, pruning and what killed workers leave, on engines with small disks of their own; and what build steps
+//! reach, on one with a network of its own.
 //!
-//! These tests need root, `dockerd`, `docker`, `unshare`, `mkfs.ext4` and loop devices.
+//! These tests need root, `dockerd`, `docker`, `unshare`, `nft`, `ip`, `mkfs.ext4` and loop devices.
 
 mod contained;
 mod engine;
 mod full;
 mod killed;
+mod network;
 mod orders;
 mod pipeline;
 mod pruning;

@@ -30,6 +30,8 @@ pub struct OwnEngine {
     // Ends before its directory does.
     daemon: Mutex<Option<Daemon>>,
     data: PathBuf,
+    /// The network that it is in; `None` = the machine's.
+    network: Option<PathBuf>,
     dir: TempDir,
 }
 
@@ -38,16 +40,23 @@ impl OwnEngine {
     pub fn new() -> Self {
         let dir = directory();
         let data = dir.path().join("data");
-        Self::start_in(dir, data)
+        Self::start_in(dir, data, None)
     }
 
     /// Starts an engine that keeps its data here.
     pub fn with_data(data: PathBuf) -> Self {
-        Self::start_in(directory(), data)
+        Self::start_in(directory(), data, None)
     }
 
-    fn start_in(dir: TempDir, data: PathBuf) -> Self {
-        let engine = Self { daemon: Mutex::new(None), data, dir };
+    /// Starts an engine in this network, which is its own: it has its bridge and its rules there, as by default.
+    pub fn in_network(network: &Path) -> Self {
+        let dir = directory();
+        let data = dir.path().join("data");
+        Self::start_in(dir, data, Some(network.to_owned()))
+    }
+
+    fn start_in(dir: TempDir, data: PathBuf, network: Option<PathBuf>) -> Self {
+        let engine = Self { daemon: Mutex::new(None), data, network, dir };
         engine.start();
         engine
     }
@@ -64,20 +73,29 @@ impl OwnEngine {
         let features = json!({"features": {"containerd-snapshotter": with_containerd}});
         std::fs::write(&configuration, features.to_string()).expect("the directory is ours");
         let mut command = daemon::command("a container engine");
+        if let Some(network) = &self.network {
+            command.arg("nsenter").arg(format!("--net={}", network.display()));
+        }
         command.args(["unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child"]);
         match setting("ENGINE_ROOT", "").as_str() {
             "" => command.arg("dockerd"),
             root => {
                 let enter = concat!(env!("CARGO_MANIFEST_DIR"), "/.devcontainer/in-root.sh");
-                command.args([enter, root]).arg(std::env::temp_dir());
-                command.args(["dockerd", "--bridge", BRIDGE])
+                command.args([enter, root]).arg(std::env::temp_dir()).arg("dockerd");
+                match self.network {
+                    Some(_) => &mut command,
+                    None => command.args(["--bridge", BRIDGE]),
+                }
             }
         };
+        if self.network.is_none() {
+            command.args(["--iptables=false", "--ip6tables=false"]);
+            command.args(["--ip-forward=false", "--ip-masq=false"]);
+        }
         command
             .arg("--config-file")
             .arg(configuration)
-            .args(["--iptables=false", "--ip6tables=false"])
-            .args(["--ip-forward=false", "--ip-masq=false", "--pidfile", "", "--host"])
+            .args(["--pidfile", "", "--host"])
             .arg(self.host())
             .arg("--data-root")
             .arg(&self.data)

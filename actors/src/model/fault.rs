@@ -125,6 +125,8 @@ reasons! {
     TooLarge = "too_large", User;
     /// The image would show a secret of its request.
     SecretInImage = "secret_in_image", User;
+    /// The build used more memory than it may.
+    OutOfMemory = "out_of_memory", User;
     /// A step of the build failed.
     BuildFailed = "build_failed", Build;
     /// The build ran longer than it may.

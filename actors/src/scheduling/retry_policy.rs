@@ -37,7 +37,7 @@
 //!
 //! | reason | kind | fault | counted | first failure | the same again | pauses |
 //! |---|---|---|---|---|---|---|
-//! | `invalid_request`, `unsupported`, `repository_not_found`, `unauthorized`, `ref_not_found`, `forbidden_source`, `no_build_plan`, `invalid_plan`, `too_large`, `secret_in_image` | user | user | yes | final | | no |
+//! | `invalid_request`, `unsupported`, `repository_not_found`, `unauthorized`, `ref_not_found`, `forbidden_source`, `no_build_plan`, `invalid_plan`, `too_large`, `secret_in_image`, `out_of_memory` | user | user | yes | final | | no |
 //! | `build_failed`, `build_timeout` | build | user | yes | retried | final | no |
 //! | `forge_failed`, `engine_failed`, `registry_failed`, `timeout` | service | service | yes | retried | retried, up to the total of tries | no |
 //! | `registry_refused` | refused | service | yes | final | | no |
@@ -343,7 +343,8 @@ mod tests {
             | R::NoBuildPlan
             | R::InvalidPlan
             | R::TooLarge
-            | R::SecretInImage => (Kind::User, Some(Culprit::User), true, [GiveUp; 3]),
+            | R::SecretInImage
+            | R::OutOfMemory => (Kind::User, Some(Culprit::User), true, [GiveUp; 3]),
             R::BuildFailed | R::BuildTimeout => {
                 let decisions = [Retry(secs(10)), GiveUp, GiveUp];
                 (Kind::Build, Some(Culprit::User), true, decisions)

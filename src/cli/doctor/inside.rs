@@ -21,6 +21,7 @@ use reqwest::Url;
 
 use super::Finding;
 use super::checks::of_fault;
+use super::reach::Reach;
 use crate::blocking::blocking;
 use crate::wiring::tools::Tools;
 
@@ -47,6 +48,7 @@ pub(super) async fn look(
     tools: Arc<Tools>,
     image: Option<String>,
     forge: String,
+    reach: Reach,
     folder: PathBuf,
 ) -> Vec<Finding> {
     let base = match base(&tools, image).await {
@@ -62,7 +64,7 @@ pub(super) async fn look(
         return vec![Finding::skip(BUILD, "GITHUB_URL is no address")];
     };
     let begun = Instant::now();
-    match probe(&tools, &base, &forge, folder).await {
+    match probe(&tools, &base, &forge, &reach, folder).await {
         Ok(seen) => {
             let seconds = begun.elapsed().as_secs_f64();
             let ran = format!("BuildKit ran a step from {base}, in {seconds:.1} s");
@@ -70,7 +72,10 @@ pub(super) async fn look(
             let has_proxy = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"]
                 .iter()
                 .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-            std::iter::once(built).chain(findings(&seen, &forge, has_proxy)).collect()
+            let mut found = vec![built];
+            found.extend(findings(&seen, &forge, has_proxy));
+            found.push(reach.finding(&seen));
+            found
         }
         Err(fault) => vec![of_engine(BUILD, &fault)],
     }
@@ -147,11 +152,17 @@ fn of_push(fault: &Fault) -> Finding {
 }
 
 /// Has a step tell what it sees.
-async fn probe(tools: &Tools, base: &str, forge: &Url, folder: PathBuf) -> Result<Said, Fault> {
+async fn probe(
+    tools: &Tools,
+    base: &str,
+    forge: &Url,
+    reach: &Reach,
+    folder: PathBuf,
+) -> Result<Said, Fault> {
     let folder = folder.join("probe");
     let id = uuid::Uuid::new_v4().to_string();
     let dockerfile = format!(
-        "FROM {base}\nCOPY probe.sh /image-builder-probe.sh\nARG RUN_ID HOST PORT URL\n\
+        "FROM {base}\nCOPY probe.sh /image-builder-probe.sh\nARG RUN_ID HOST PORT URL TARGETS\n\
          RUN sh /image-builder-probe.sh\n"
     );
     let arguments = [
@@ -160,6 +171,7 @@ async fn probe(tools: &Tools, base: &str, forge: &Url, folder: PathBuf) -> Resul
         ("HOST", forge.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned()),
         ("PORT", forge.port_or_known_default().unwrap_or(443).to_string()),
         ("URL", forge.to_string()),
+        ("TARGETS", reach.argument()),
     ];
     let arguments = arguments.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let said = Arc::new(Listener::default());

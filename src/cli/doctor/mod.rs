@@ -1,7 +1,9 @@
 //! `image-builder doctor`: looks at all that the worker needs, and says what to mend.
 
+pub(super) mod at_start;
 mod checks;
 mod inside;
+mod reach;
 
 use std::future::ready;
 use std::io::IsTerminal;
@@ -14,6 +16,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use serde::Serialize;
 use serde_json::json;
+
+use reach::Reach;
 
 use super::stop::Stop;
 use super::{environment, print, temporary_folder, wait_for};
@@ -167,6 +171,7 @@ impl Doctor<'_> {
         add("managers", PATIENCE, Box::pin(checks::managers(config.notify.clone())));
         let image = self.arguments.image.clone();
         let forge = config.tools.forge.url.clone();
+        let reach = Reach::of(&config.tools, self.whole.as_ref()).await;
         let folder = place.path().to_owned();
         if config.fleet.is_some() {
             let skipped =
@@ -176,7 +181,7 @@ impl Doctor<'_> {
         } else {
             let push = inside::push(tools.clone(), folder.clone());
             add(inside::PUSH, BUILD_PATIENCE, Box::pin(push));
-            let build = inside::look(tools.clone(), image, forge, folder);
+            let build = inside::look(tools.clone(), image, forge, reach, folder);
             add(inside::BUILD, BUILD_PATIENCE, Box::pin(build));
         }
         loop {

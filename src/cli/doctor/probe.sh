@@ -1,5 +1,5 @@
 # Run by a step of the doctor's tiny build: says what the step sees, one line each.
-# HOST, PORT and URL are the forge's.
+# HOST, PORT and URL are the forge's. TARGETS are what no step is to reach: name,address,port, with white space between.
 say() { echo "probe $*"; }
 has() { command -v "$1" > /dev/null 2>&1; }
 limited() { if has timeout; then timeout 8 "$@"; else "$@"; fi; }
@@ -44,5 +44,31 @@ if [ -n "$mirror" ] && has bash; then
         *) if [ "$scheme" = https ]; then port=443; else port=80; fi ;;
     esac
     if connects "$host" "$port"; then say mirror ok "$host"; else say mirror failed "$host"; fi
+fi
+
+# The machine that the bridge is on; the kernel writes its address backwards and in hexadecimal.
+gateway=
+hex=$(sed -n 's/^[^\t]*\t00000000\t\([0-9A-F]\{8\}\)\t.*/\1/p' /proc/net/route 2> /dev/null | head -n 1)
+for byte in $(echo "$hex" | sed 's/\(..\)\(..\)\(..\)\(..\)/\4 \3 \2 \1/'); do
+    gateway=$gateway${gateway:+.}$(printf %d "0x$byte")
+done
+
+# Connects to NAME ADDRESS PORT; whoever refuses has answered.
+reach() {
+    case "$2" in gateway) address=$gateway ;; *) address=$2 ;; esac
+    [ -n "$address" ] || return 0
+    if why=$(timeout 4 bash -c 'exec 3<> "/dev/tcp/$0/$1"' "$address" "$3" 2>&1); then
+        say "reach:$1" open
+    else
+        case "$why" in *refused*) say "reach:$1" refused ;; *) say "reach:$1" none ;; esac
+    fi
+}
+
+if has bash && has timeout; then
+    for target in $TARGETS; do
+        port=${target##*,} rest=${target%,*}
+        reach "${rest%%,*}" "${rest#*,}" "$port" &
+    done
+    wait
 fi
 exit 0

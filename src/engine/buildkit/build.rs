@@ -13,8 +13,10 @@ use super::control::Endpoint;
 use super::revisions::Revisions;
 use super::session::Files;
 use super::solve::{Output, Solve};
+use super::tenancy::user;
 use super::times::FileTimes;
 use crate::blocking::blocking;
+use crate::engine::cgroups::Cgroup;
 use crate::engine::settings::BuildSettings;
 
 /// The builds on one engine.
@@ -67,6 +69,7 @@ impl Builds {
             order,
             output,
             no_cache: goes_back || self.settings.no_cache,
+            cgroup: Cgroup::of(&self.settings.cgroups, user(&order.reference)),
             files: Arc::new(Files::new(context, times.clone())),
             shared_key: shared_key.clone(),
         };

@@ -11,6 +11,7 @@ use prost::Message;
 use regex::Regex;
 use tonic::{Code, Status};
 
+use crate::engine::docker::disk::size::Size;
 use crate::engine::docker::push::faults::of_words;
 use crate::engine::faults::{SHOWN_BYTES, engine_broke, fault, pattern, scrub};
 use crate::exposure::shown_step;
@@ -106,6 +107,15 @@ fn of_step(error: &str, step: &FailedStep) -> Fault {
     // The step's own error, where it has one, is nearer to the cause than the build's.
     let error = if step.error.is_empty() { error } else { &step.error };
     let shown = shown_step(&step.name);
+    if is_out_of_memory(error) {
+        return fault(
+            Reason::OutOfMemory,
+            format!(
+                "Step `{shown}` used up the memory that a step may have: let it need less, for example \
+                 with fewer processes at once."
+            ),
+        );
+    }
     if let Some(code) = exit_code(error) {
         return failed_command(&shown, code);
     }
@@ -182,7 +192,7 @@ fn image_name(name: &str) -> &str {
 }
 
 /// The exit code at the end of an error; before it stands the stranger's own command.
-fn exit_code(error: &str) -> Option<u32> {
+pub(super) fn exit_code(error: &str) -> Option<u32> {
     static CODE: LazyLock<Regex> = LazyLock::new(|| pattern(r"exit code: (\d+)\s*$"));
     CODE.captures(error)?.get(1)?.as_str().parse().ok()
 }
@@ -196,6 +206,26 @@ fn failed_command(command: &str, code: u32) -> Fault {
     };
     let message = format!("Step `{command}` failed with exit code {code}{why}.");
     fault(Reason::BuildFailed, message)
+}
+
+/// Whether the engine says that the kernel killed a process of the step for want of memory. Newer ones look for that
+/// where the machine has cgroup v2, and then tell no exit code; what a stranger wrote stands in the quotes.
+fn is_out_of_memory(error: &str) -> bool {
+    static KILLED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(r#"^process "(?s:.*)" did not complete successfully: cannot allocate memory\s*$"#)
+    });
+    KILLED.is_match(error)
+}
+
+/// A step failed when memory ran out: a fault that says so, of one that does not.
+pub(super) fn out_of_memory(fault: Fault, limit: Option<Size>) -> Fault {
+    let limit = limit.map(|limit| format!(" ({limit})")).unwrap_or_default();
+    let step = fault.step.as_deref().map(shown_step).unwrap_or_default();
+    let message = format!(
+        "Step `{step}` failed because the memory was used up that this user's builds may have{limit}: \
+         let it need less, for example with fewer processes at once."
+    );
+    Fault { reason: Reason::OutOfMemory, message, ..fault }
 }
 
 /// The command that an error of no step is about.
@@ -401,6 +431,22 @@ mod tests {
             let fault = of_error(error, None, true);
             assert_eq!(fault.reason, reason, "{error}");
             assert!(fault.message.contains(message), "{}", fault.message);
+        }
+    }
+
+    #[test]
+    fn memory_that_ran_out_is_told_by_what_the_engine_says_and_not_by_a_strangers_words() {
+        let error =
+            "process \"/bin/sh -c make\" did not complete successfully: cannot allocate memory";
+        let fault = step("[2/2] RUN make", error);
+        assert_eq!(fault.reason, Reason::OutOfMemory);
+        assert!(fault.message.starts_with("Step `RUN make` used up the memory"), "{fault}");
+        for error in [
+            "process \"/bin/sh -c cannot allocate memory\" did not complete successfully: exit code: 1",
+            "failed to copy files: cannot allocate memory",
+            "\"/process did not complete successfully: cannot allocate memory\": not found",
+        ] {
+            assert_ne!(step("[2/2] COPY a b", error).reason, Reason::OutOfMemory, "{error}");
         }
     }
 

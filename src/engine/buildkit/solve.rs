@@ -23,7 +23,9 @@ use super::events::Follower;
 use super::faults;
 use super::session::{DOCKERFILE_NAME, Files, Offer, Session};
 use super::tenancy::{self, Tenancy};
+use crate::engine::cgroups::{Cgroup, Memory, ran_out};
 use crate::engine::credentials::PullCredentials;
+use crate::engine::docker::disk::size::Size;
 use crate::engine::settings::{BuildSettings, StraightPush};
 
 /// Most that the build arguments, labels and the like of a build hold together, in bytes.
@@ -34,6 +36,8 @@ const LAST_NEWS: Duration = Duration::from_secs(15);
 const CACHE_NAME_SPACE: &str = "build-arg:BUILDKIT_CACHE_MOUNT_NS";
 /// The build argument by which the front end dates an image.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
+/// In which processor time is counted, in microseconds.
+const CPU_PERIOD: u32 = 100_000;
 /// What the engine gives back as the id of an image.
 const IMAGE_ID: &str = "containerimage.digest";
 
@@ -90,6 +94,8 @@ pub(super) struct Solve<'a> {
     pub(super) output: &'a Output,
     /// Whether every step is run, whatever the build cache has.
     pub(super) no_cache: bool,
+    /// Where steps run; `None` = where the engine has them.
+    pub(super) cgroup: Option<Cgroup>,
     pub(super) files: Arc<Files>,
     pub(super) shared_key: String,
 }
@@ -111,6 +117,7 @@ impl Solve<'_> {
         let control = Control::open(self.endpoint).await?;
         let request = self.request(session.id.clone(), attributes);
         let mut follower = Follower::new(progress, self.settings.limits.output_bytes);
+        let before = self.cgroup.as_ref().and_then(Cgroup::memory);
         let ended = follow(control, request, &mut follower).await;
         drop(session);
         // A tree that cannot be sent is the cause of whatever the engine says about half a context.
@@ -126,7 +133,7 @@ impl Solve<'_> {
             Err(status) => {
                 let failed = |digest: Option<&str>| follower.failed(digest);
                 let fault = faults::of_build(&status, failed, follower.reads_dockerfile());
-                Err(self.without_credential(fault))
+                Err(self.without_credential(self.of_memory(before, &status, fault)))
             }
         }
     }
@@ -165,6 +172,17 @@ impl Solve<'_> {
         committed.ok().map(OffsetDateTime::unix_timestamp)
     }
 
+    /// The same fault, or the one that memory ran out, where the kernel says so.
+    fn of_memory(&self, before: Option<Memory>, status: &Status, fault: Fault) -> Fault {
+        let (Some(cgroup), Some(code)) = (&self.cgroup, faults::exit_code(status.message())) else {
+            return fault;
+        };
+        if fault.reason == Reason::BuildFailed && ran_out(before, cgroup.memory(), code) {
+            return faults::out_of_memory(fault, cgroup.limit());
+        }
+        fault
+    }
+
     fn request(&self, session: String, attributes: HashMap<String, String>) -> SolveRequest {
         let host = self.settings.network.as_deref() == Some("host");
         let (exporter, exporter_attributes) = self.output.exporter(self.epoch());
@@ -180,7 +198,7 @@ impl Solve<'_> {
             cache: Some(self.cache().map(|cache| cache.options()).unwrap_or_default()),
             source_policy: (self.settings.tenancy == Tenancy::Strict).then(|| {
                 let cache = self.settings.cache.as_ref().map(|cache| cache.name.as_str());
-                tenancy::source_policy(&self.order.reference, cache)
+                tenancy::source_policy(&self.order.reference, &self.settings.allowed, cache)
             }),
             ..SolveRequest::default()
         }
@@ -223,6 +241,18 @@ impl Solve<'_> {
         // After the request's own, which must not win.
         for (name, value) in self.settings.proxies.variables() {
             set(format!("build-arg:{name}"), &value);
+        }
+        if let Some(Size(bytes)) = self.settings.memory {
+            set("memory".to_owned(), &bytes.to_string());
+            // Together with swap.
+            set("memswap".to_owned(), &bytes.to_string());
+        }
+        if let Some(cpus) = self.settings.cpus {
+            set("cpuperiod".to_owned(), &CPU_PERIOD.to_string());
+            set("cpuquota".to_owned(), &format!("{:.0}", cpus * f64::from(CPU_PERIOD)));
+        }
+        if let Some(cgroup) = &self.cgroup {
+            set("cgroup-parent".to_owned(), &cgroup.path);
         }
         set(CACHE_NAME_SPACE.to_owned(), &tenancy::cache_name_space(reference));
         set("add-hosts".to_owned(), &tenancy::extra_host(reference, plan, &self.settings.salt_key));

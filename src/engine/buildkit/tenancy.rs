@@ -14,11 +14,13 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::Plan;
+use ipnet::{IpNet, Ipv4Net};
 use sha2::{Digest, Sha256};
 
 use super::syntax;
 use crate::engine::docker::local::LOCAL_REGISTRY;
 use crate::engine::faults::fault;
+use crate::net::networks::Networks;
 
 /// Whether the users of an engine may reach each other's builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,7 +44,7 @@ const PRIVATE_NAMES: &str = "localhost|local|internal|intranet|lan|home|corp|loc
 const PRIVATE_ADDRESSES: &str = r"0\.|10\.|127\.|169\.254\.|192\.168\.|192\.0\.0\.|172\.(1[6-9]|2[0-9]|3[01])\.|100\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\.|198\.1[89]\.|22[4-9]\.|2[3-5][0-9]\.";
 
 /// Whose build it is: the part of the image's name that no two users share.
-fn user(reference: &ImageReference) -> &str {
+pub(in crate::engine) fn user(reference: &ImageReference) -> &str {
     reference.repository.split('/').next().unwrap_or_default()
 }
 
@@ -99,9 +101,13 @@ pub(super) fn check_front_end(dockerfile: &[u8]) -> Result<(), Fault> {
     ))
 }
 
-/// Which sources a user's build may have. Of several rules that match, the last one counts.
-/// `cache` = the registry that has the build caches of all users, where that is another one.
-pub(super) fn source_policy(reference: &ImageReference, cache: Option<&str>) -> Policy {
+/// Which sources a user's build may have, `allowed` ones among them. Of several rules that match, the last one
+/// counts. `cache` = the registry that has the build caches of all users, where that is another one.
+pub(super) fn source_policy(
+    reference: &ImageReference,
+    allowed: &Networks,
+    cache: Option<&str>,
+) -> Policy {
     use PolicyAction::{Allow, Deny};
     let image = |start: &str| format!("^docker-image://{}", regex::escape(start));
     let (registry, own) = (&reference.registry, user(reference));
@@ -118,13 +124,41 @@ pub(super) fn source_policy(reference: &ImageReference, cache: Option<&str>) -> 
                 r"(?i)^docker-image://(localhost|({PRIVATE_ADDRESSES})[0-9.]*|\[.*)(:[0-9]+)?/"
             ),
         ),
+    ];
+    for network in allowed.iter().filter_map(as_v4) {
+        let addresses = addresses(network);
+        rules.push(rule(Allow, at(&addresses)));
+        rules.push(rule(Allow, format!("^docker-image://({addresses})(:[0-9]+)?/")));
+    }
+    rules.extend([
         rule(Deny, image(&format!("{LOCAL_REGISTRY}/"))),
         rule(Deny, image(&format!("{host}/"))),
-    ];
+    ]);
     let cache = cache.map(|name| name.split('/').next().unwrap_or_default());
     rules.extend(cache.map(|cache| rule(Deny, image(&format!("{cache}/")))));
     rules.push(rule(Allow, image(&format!("{registry}/{own}/"))));
     Policy { version: 1, rules }
+}
+
+/// Addresses in brackets are denied whatever they are.
+fn as_v4(network: &IpNet) -> Option<Ipv4Net> {
+    match network {
+        IpNet::V4(network) => Some(*network),
+        IpNet::V6(_) => None,
+    }
+}
+
+/// A pattern of a network's addresses, as they are written with four numbers.
+fn addresses(network: Ipv4Net) -> String {
+    let (first, last) = (network.network().octets(), network.broadcast().octets());
+    let number = |(first, last): (u8, u8)| match (first, last) {
+        (0, 255) => "[0-9]{1,3}".to_owned(),
+        (first, last) => {
+            let each: Vec<String> = (first..=last).map(|number| number.to_string()).collect();
+            format!("({})", each.join("|"))
+        }
+    };
+    first.into_iter().zip(last).map(number).collect::<Vec<_>>().join(r"\.")
 }
 
 /// An address of HTTP or Git whose host is `host`, whatever stands around it.
@@ -199,7 +233,8 @@ mod tests {
 
     #[test]
     fn sources_are_the_users_own_or_public() {
-        let policy = source_policy(&reference("alice"), Some("caches.example/all"));
+        let cache = Some("caches.example/all");
+        let policy = source_policy(&reference("alice"), &Networks::default(), cache);
         for good in [
             "docker-image://docker.io/library/debian:12",
             "docker-image://ghcr.io/railwayapp/nixpacks:ubuntu-1745885067",
@@ -247,6 +282,30 @@ mod tests {
             "git://127.0.0.1/x.git",
             "git://git@localhost/x.git",
             "ssh://git@example.com/x.git",
+        ] {
+            assert!(!allows(&policy, bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_the_operator_lists_may_be_a_source() {
+        let allowed = "10.1.96.0/20,192.168.7.5,fd00::/8".parse().expect("networks");
+        let policy = source_policy(&reference("alice"), &allowed, None);
+        for good in [
+            "http://10.1.96.1/",
+            "http://10.1.111.255:8080/x",
+            "git://192.168.7.5/x.git",
+            "docker-image://192.168.7.5:5000/base:1",
+        ] {
+            assert!(allows(&policy, good), "{good}");
+        }
+        for bad in [
+            "http://10.1.95.1/",
+            "http://10.1.112.1/",
+            "http://192.168.7.50/",
+            "http://192.168.7.5.evil@127.0.0.1/",
+            "docker-image://192.168.7.6:5000/base:1",
+            "docker-image://localhost:5000/images/bob/shop:1",
         ] {
             assert!(!allows(&policy, bad), "{bad}");
         }

@@ -31,6 +31,7 @@ use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use disk::size::Size;
 pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
@@ -49,6 +50,7 @@ use crate::engine::buildkit::session::Session;
 use crate::engine::buildkit::solve::Output;
 pub use crate::engine::buildkit::tenancy::Tenancy;
 use crate::engine::settings::{BuildSettings, CacheRegistry, StraightPush};
+use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
 
 /// What bollard allows for the start of an answer, in seconds.
@@ -67,6 +69,14 @@ pub struct DockerSettings {
     pub network: Option<String>,
     /// What builds are told of proxies, as build arguments that no cache's key knows.
     pub proxies: Proxies,
+    /// `BUILDER_ALLOW_CIDR`: what may be a source of builds though it is not public.
+    pub allowed: Networks,
+    /// `BUILDER_MEMORY`: what a step may hold, on engines that can bound it.
+    pub memory: Option<Size>,
+    /// `BUILDER_CPUS`: how many processors a step may keep busy, on engines that can bound it.
+    pub cpus: Option<f64>,
+    /// `BUILDER_CGROUPS`: control groups with limits; each user's builds run in one of them.
+    pub cgroups: Vec<String>,
     /// `DOCKER_CONFIG`: the directory of Docker's own `config.json`, with whose credentials base images are
     /// pulled; `None` = with those of requests alone. Whoever sends a build request can pull with them
     /// whatever they open, so they must not open what tenants keep from each other.
@@ -102,6 +112,10 @@ impl Default for DockerSettings {
             tls_verify: false,
             network: None,
             proxies: Proxies::default(),
+            allowed: Networks::default(),
+            memory: None,
+            cpus: None,
+            cgroups: Vec::new(),
             docker_config: None,
             own_registry: None,
             push_auth: None,
@@ -123,6 +137,10 @@ impl DockerSettings {
         BuildSettings {
             network: self.network.clone(),
             proxies: self.proxies.clone(),
+            allowed: self.allowed.clone(),
+            memory: self.memory,
+            cpus: self.cpus,
+            cgroups: self.cgroups.clone(),
             docker_config: self.docker_config.clone(),
             own_registry: self.own_registry.clone(),
             push_auth: self.push_auth.clone(),

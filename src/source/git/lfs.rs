@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use image_builder_actors::model::digest::hex;
 use image_builder_actors::model::fault::{Fault, Reason};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE,
+};
 use reqwest::{Method, Request, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -35,6 +38,9 @@ const LONGEST_ANSWER: usize = 4 << 20;
 const AT_ONCE: usize = 4;
 /// How many redirects a download follows.
 const REDIRECTS: usize = 5;
+/// Headers of a request that no server of LFS has a say in: they name the server, or say how the request is sent.
+const OURS: [HeaderName; 6] =
+    [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHORIZATION];
 
 /// What stands in the repository for a large file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -332,7 +338,9 @@ impl Store<'_> {
                 return Err(self.odd("a download's header is none"));
             };
             value.set_sensitive(true);
-            headers.insert(name, value);
+            if !OURS.contains(&name) {
+                headers.insert(name, value);
+            }
         }
         if let Some(authorization) = authorization
             && url.origin() == self.connection.url.origin()
@@ -343,7 +351,12 @@ impl Store<'_> {
         for _ in 0..=REDIRECTS {
             let mut request = Request::new(Method::GET, url.clone());
             *request.headers_mut() = headers.clone();
-            let response = http.send_once(address, request).await?;
+            // Stores are often elsewhere. The server itself may be at any address, and nothing that it names.
+            let response = match url.host_str() == self.connection.url.host_str() {
+                true => http.send_once(address, request).await,
+                false => http.send_elsewhere(address, request).await,
+            };
+            let response = response.map_err(|fault| self.not_public(placeholder, &url, fault))?;
             if let Some(next) = redirect(&response) {
                 if next.origin() != url.origin() {
                     headers.clear();
@@ -357,6 +370,21 @@ impl Store<'_> {
             return http.accepted(address, response, authorization.is_some()).await;
         }
         Err(self.odd("a download redirects again and again"))
+    }
+
+    /// The fault of a download that is sent to where no build may go; others stay what they are.
+    fn not_public(&self, placeholder: &Placeholder, url: &Url, fault: Fault) -> Fault {
+        if fault.reason != Reason::ForbiddenSource {
+            return fault;
+        }
+        let message = format!(
+            "The content of `{}` must not be fetched from `{}`, where the Git LFS server of the {} sends for \
+             it: that is not a public address, and BUILDER_ALLOW_CIDR does not list it.",
+            placeholder.path,
+            excerpt(url.host_str().unwrap_or_default()),
+            self.connection.address.label,
+        );
+        Fault { message, ..fault }
     }
 
     fn not_there(&self, placeholder: &Placeholder) -> Fault {

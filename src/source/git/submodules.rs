@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use git2::Oid;
 use image_builder_actors::model::fault::{Fault, Reason};
 
-use super::address::Home;
 use super::fetcher::Fetcher;
 use super::lfs::{Placeholder, Pointer};
 use super::objects::{CheckedOut, FoundPointer, shown};
@@ -16,7 +15,7 @@ use super::remote::{Connection, discover};
 use super::resolve::Wanted;
 use super::{ini, lfs};
 use crate::source::fault;
-use crate::source::http::{Address, check_address};
+use crate::source::http::Address;
 
 /// A submodule that has still to be fetched.
 struct Pending {
@@ -91,7 +90,7 @@ fn finish_one(
         };
         let url = url.ok_or_else(|| missing("`url` in .gitmodules"))?;
         pending.push(Pending {
-            address: address(&fetcher.home, &connection.address, &shown_path, url)?,
+            address: address(fetcher, &connection.address, &shown_path, url)?,
             commit: Oid::from_str(&commit).map_err(|_| missing("commit"))?,
             directory: directory.join(OsStr::from_bytes(&path)),
             path: shown_path,
@@ -101,20 +100,25 @@ fn finish_one(
 }
 
 /// Where a submodule is, as far as a build may go there.
-fn address(home: &Home, parent: &Address, path: &str, declared: &str) -> Result<Address, Fault> {
-    let url = home.submodule_url(&parent.url, declared).map_err(|problem| {
+fn address(
+    fetcher: &Fetcher,
+    parent: &Address,
+    path: &str,
+    declared: &str,
+) -> Result<Address, Fault> {
+    let url = fetcher.home.submodule_url(&parent.url, declared).map_err(|problem| {
         fault(
             Reason::ForbiddenSource,
             format!("Submodule `{path}` must not be fetched from its address: {problem}."),
         )
     })?;
     let address = Address {
-        is_trusted: home.owns(&url),
+        is_trusted: fetcher.home.owns(&url),
         is_api: false,
         label: format!("submodule `{path}` ({url})"),
         url,
     };
-    check_address(&address, &address.url)?;
+    fetcher.http.check(&address, &address.url)?;
     Ok(address)
 }
 

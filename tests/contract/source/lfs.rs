@@ -13,7 +13,9 @@ use image_builder_actors::model::scope::Scope;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::git::{at, connector, name};
+use image_builder::source::{GitSettings, GithubSettings};
+
+use super::git::{at, connector, name, settings, with};
 use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use super::stand_in::{Answer, Asked, StandIn};
 use super::{fetch, fetched, list, refused, request};
@@ -58,7 +60,7 @@ fn batch(asked: &Asked, store: &Store, storage: &str) -> Answer {
             }
             let download = json!({
                 "href": format!("{storage}/objects/{oid}"),
-                "header": {"X-Ticket": "a ticket"},
+                "header": {"X-Ticket": "a ticket", "Host": "evil.example", "Connection": "x-ticket"},
             });
             json!({"oid": oid, "size": object["size"], "actions": {"download": download}})
         })
@@ -198,6 +200,49 @@ async fn what_a_store_of_lfs_objects_lacks_concerns_its_repository_alone() {
         let Err(fault) = fetch(&connector, &request, None).await else { panic!("it is not there") };
         assert_eq!(fault.scope, Scope::Repository(page(&forge, &repo)), "{fault}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_lfs_server_sends_a_download_to_a_private_address() {
+    let repo = GitRepo::create(PRIVATE, "lfs-private");
+    let content = "some content";
+    repo.commit(&[("a.bin", &pointer(content))]);
+    let known = store(&[content]);
+    let storage = storage(known.clone()).await;
+    let port = storage.address.port();
+    // The forge is at 127.0.0.1, where its own store may be.
+    let elsewhere = format!("http://localhost:{port}");
+    let redirecting = {
+        let to = elsewhere.clone();
+        StandIn::start(move |asked| {
+            Answer::status(302).with("location", &format!("{to}{}", asked.path))
+        })
+        .await
+    };
+    for (sent_to, host) in [
+        (elsewhere.clone(), "localhost"),
+        (format!("http://127.0.0.2:{port}"), "127.0.0.2"),
+        (format!("http://[::1]:{port}"), "[::1]"),
+        ("http://169.254.169.254".to_owned(), "169.254.169.254"),
+        (redirecting.url(), "localhost"),
+    ] {
+        let forge = forge(known.clone(), sent_to).await;
+        let request = request(&name(&repo), Target::DefaultBranch, Some(GOOD_TOKEN));
+        let part = format!("from `{host}`, where the Git LFS server");
+        refused(&at(&forge.url()), &request, Reason::ForbiddenSource, &part).await;
+    }
+    assert_eq!(storage.asked().len(), 0, "it was never asked");
+
+    // An operator may list the store.
+    let forge = forge(known, elsewhere).await;
+    let allowed = "127.0.0.0/8,::1".parse().expect("networks");
+    let github = GithubSettings { url: forge.url(), api_url: forge.url() };
+    let connector = with(GitSettings { github, allowed, ..settings() });
+    let request = request(&name(&repo), Target::DefaultBranch, Some(GOOD_TOKEN));
+    assert_eq!(fetched(&connector, &request).await.read("a.bin"), content);
+    // Neither the name that is asked for nor how the request is sent is the server's to choose.
+    let asked = storage.asked();
+    assert_eq!(asked[0].header("host"), format!("localhost:{port}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
