@@ -16,7 +16,7 @@ BASE = ROOT / "config/kubernetes"
 # The oldest that buildkit.yaml names, and the newest that there are schemas for.
 VERSIONS = ["1.33.0", kubernetes_validate.latest_version()]
 # What pods tell their containers, and what is no setting of this version's table.
-NO_SETTINGS = {"POD_INDEX", "BUILDKIT_HOST", "BUILDKIT_TLS_DIR"}
+NO_SETTINGS = {"POD_INDEX"}
 # Made by an overlay.
 SECRETS = {"image-builder", "buildkit-server", "buildkit-client"}
 
