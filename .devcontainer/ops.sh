@@ -142,6 +142,8 @@ run_tests() {
     "$here/nixpacks.sh" >/dev/null
     heading "testing"
     mkdir -p "${log%/*}"
+    # Most of what the tests do is waiting.
+    export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
     cargo test --workspace --no-fail-fast --features failpoints 2>&1 | tee "$log" || result=$?
     # The same, on the other broker.
     BROKER=embedded cargo test --features failpoints --test chaos every_confirmed 2>&1 | tee -a "$log" || result=$?
