@@ -81,6 +81,9 @@ fn is_host(text: &str) -> bool {
 /// The platforms that an image is to be for, each once, in a fixed order; none = the engine's own.
 pub(super) fn platforms(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Platform> {
     let names = fields.list("platforms");
+    if names.len() > MOST_PLATFORMS {
+        fields.fault("platforms", &format!("names more than {MOST_PLATFORMS} platforms"));
+    }
     let mut platforms = Vec::new();
     for name in &names {
         let Some(platform) = Platform::from_name(name) else {
@@ -96,8 +99,5 @@ pub(super) fn platforms(fields: &mut Fields<'_>, faults: &mut Faults) -> Vec<Pla
     }
     platforms.sort();
     platforms.dedup();
-    if platforms.len() > MOST_PLATFORMS {
-        fields.fault("platforms", &format!("names more than {MOST_PLATFORMS} platforms"));
-    }
     platforms
 }

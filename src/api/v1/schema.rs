@@ -50,6 +50,7 @@ pub(super) fn request() -> Value {
     }});
     let reference = json!({"type": "string", "pattern": r"^[A-Za-z0-9_]+([./-][A-Za-z0-9_]+)*$", "maxLength": 200});
     let commit = json!({"type": "string", "pattern": "^[0-9A-Fa-f]{4,40}$"});
+    let some_text = json!({"type": "string", "minLength": 1});
     let of_type = |kind: &str, schema: &Value| json!({"required": ["type", kind], "properties": {"type": {"const": kind}, kind: schema}});
     json!({
         "type": "object",
@@ -110,6 +111,10 @@ pub(super) fn request() -> Value {
                     "installCommand": line, "buildCommand": line, "startCommand": line,
                 },
             },
+        },
+        "not": {
+            "required": ["token", "tokenRef"],
+            "properties": {"token": some_text, "tokenRef": some_text},
         },
         "anyOf": [
             {"properties": {"type": {"enum": ["repo", "", null]}}},
