@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::Context;
 use async_trait::async_trait;
 use image_builder_actors::model::fault::Reason;
-use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
@@ -24,7 +23,6 @@ use image_builder_actors::telemetry::health::Health;
 use image_builder_actors::telemetry::history::Recorder;
 use image_builder_actors::telemetry::metrics::Metrics;
 use image_builder_actors::telemetry::statuses::{Link, StatusReporter};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 use time::OffsetDateTime;
 
@@ -285,7 +283,10 @@ impl Adapters {
     /// Has forges show on commits how builds stand, with links to where people reach the service.
     fn statuses(&self, public: Option<&Url>) -> StatusReporter {
         let public = public.map(|url| url.as_str().trim_end_matches('/').to_owned());
-        let link: Link = Arc::new(move |build| Some(page_of(public.as_ref()?, build)));
+        let link: Link = Arc::new(move |build| {
+            let page = api::path_of(&build.build_id, build.user_id.as_deref());
+            Some(format!("{}{page}", public.as_ref()?))
+        });
         StatusReporter::new(self.forge.clone(), self.credentials.clone(), link)
     }
 
@@ -309,15 +310,6 @@ impl Adapters {
             managers: self.managers,
         }
     }
-}
-
-/// Where people see a build.
-fn page_of(public: &str, build: &BuildIdentity) -> String {
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let user = build.user_id.as_deref().map(|user| format!("?user={}", encoded(user)));
-    // Of random ids nothing needs another form.
-    let id = encoded(&build.build_id).replace("%2D", "-");
-    format!("{public}/builds/{id}{}", user.unwrap_or_default())
 }
 
 /// What this worker is called where several are spoken of: no other one has its machine and its port.

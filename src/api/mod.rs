@@ -25,6 +25,7 @@ use image_builder_actors::telemetry::metrics::Metrics;
 use tokio::net::TcpListener;
 
 pub use self::listen::listen;
+pub use self::page::path_of;
 use self::server::Bounds;
 use self::v1::{Api, Backend};
 use crate::api::readiness::Readiness;

@@ -7,12 +7,13 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::api::client::{Client, Failure, build_path, encoded};
+use super::api::client::{Client, Failure, build_path};
 use super::api::outcome;
 use super::api::screen::{Colours, table};
 use super::{environment, print, wait_for};
 use crate::config::ConfigErrors;
 use crate::exit::Exit;
+use crate::net::address::encoded;
 use crate::text::{ascii, distance, plain, relative, shorten};
 
 /// Show a build, or the newest builds.

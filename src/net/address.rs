@@ -6,6 +6,7 @@
 
 use std::net::Ipv6Addr;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 
 /// What is shown in place of an address of which nothing may be.
@@ -23,6 +24,17 @@ pub fn without_credentials(text: &str) -> String {
         return text.to_owned();
     }
     public_part(text).unwrap_or_else(|| HIDDEN.to_owned())
+}
+
+/// A part of a path or a query, as it stands in an address.
+pub fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
+        .to_string()
+        // What no part of an address takes for anything else stays readable.
+        .replace("%2D", "-")
+        .replace("%2E", ".")
+        .replace("%5F", "_")
+        .replace("%7E", "~")
 }
 
 /// What is wrong with an address that [`is_misread`].

@@ -20,7 +20,7 @@ use super::refused::Refused;
 use super::view::{Frame, When, html, query, readable, size};
 use super::visitor::{Posted, Visitor};
 use crate::api::v1::builds::said;
-use crate::api::v1::encoded;
+use crate::net::address::encoded;
 use crate::text::plain;
 
 /// How much of a log is shown where the script does not, in bytes.

@@ -13,11 +13,11 @@ use time::OffsetDateTime;
 use super::Page;
 use super::attempts::reason_of;
 use super::refused::Refused;
-use super::view::{Frame, When, grouped, html, query, title_of, took};
+use super::view::{Frame, When, grouped, html, path_of, query, title_of, took};
 use super::visitor::Visitor;
 use crate::api::v1::builds::said;
-use crate::api::v1::encoded;
 use crate::api::v1::problem::Problem;
+use crate::net::address::encoded;
 use crate::text::plain;
 
 /// Builds on a page.
@@ -111,8 +111,7 @@ impl Row {
 /// Where a build is shown.
 pub(super) fn address(build: &StoredBuild) -> String {
     let build = &build.requested.build;
-    let user = query([("user", build.user_id.as_deref())]);
-    format!("/builds/{}{user}", encoded(&build.build_id))
+    path_of(&build.build_id, build.user_id.as_deref())
 }
 
 pub(super) async fn list(

@@ -12,13 +12,13 @@ use serde_json::Value;
 
 use super::Page;
 use super::refused::Refused;
-use super::view::{Frame, When, html, query};
+use super::view::{Frame, When, html, path_of, query};
 use super::visitor::Visitor;
 use crate::api::v1::builds::said;
-use crate::api::v1::encoded;
 use crate::api::v1::letters::Filter;
 use crate::api::v1::problem::Problem;
 use crate::dead_letters::letter::{FaultName, Found};
+use crate::net::address::encoded;
 use crate::text::plain;
 
 /// Letters on a page.
@@ -206,7 +206,7 @@ pub(super) async fn show(
         request: lines(
             request.unwrap_or_else(|| String::from_utf8_lossy(&found.body).into_owned()),
         ),
-        build_url: format!("/builds/{}{}", encoded(&found.id), query([("user", found.user())])),
+        build_url: path_of(&found.id, found.user()),
     };
     Ok(html(&answer))
 }

@@ -13,11 +13,10 @@ use time::OffsetDateTime;
 use super::Page;
 use super::dead::{All, Id, Of, PAGE, Row, Whose};
 use super::refused::Refused;
-use super::view::{Frame, html, query};
+use super::view::{Frame, html, path_of, query};
 use super::visitor::{Posted, Visitor};
 use crate::api::server::Connection;
 use crate::api::v1::builds::said;
-use crate::api::v1::encoded;
 use crate::api::v1::problem::Problem;
 use crate::dead_letters::letter::Found;
 use crate::dead_letters::redrive::Given;
@@ -64,26 +63,30 @@ fn removed(found: &Found) -> Vec<Removed> {
     paths.into_iter().map(|path| Removed { title: title(&path), path }).collect()
 }
 
-async fn confirm(
-    page: &Page,
-    visitor: &Visitor,
-    (id, whose): (Id, Of),
-    is_redrive: bool,
+/// What is done to letters, as the forms that ask and their routes are told.
+pub(super) const DROP: bool = false;
+pub(super) const REDRIVE: bool = true;
+
+pub(super) async fn confirm<const IS_REDRIVE: bool>(
+    State(page): State<Arc<Page>>,
+    Extension(visitor): Extension<Visitor>,
+    id: Id,
+    whose: Of,
 ) -> Result<Response, Refused> {
     let (Path(id), Query(Whose { user })) = (id?, whose?);
     let found = page.api.letter(&id, said(user)).await?;
     let row = Row::of(&found);
-    let (verb, title) = match is_redrive {
+    let (verb, title) = match IS_REDRIVE {
         true => ("Ask again", "Ask for this build again?"),
         false => ("Drop", "Drop this dead letter?"),
     };
     let answer = ConfirmPage {
         frame: visitor.frame("dead", title),
         title: title.to_owned(),
-        action: if is_redrive { row.redrive_url.clone() } else { row.drop_url.clone() },
+        action: if IS_REDRIVE { row.redrive_url.clone() } else { row.drop_url.clone() },
         verb,
-        is_redrive,
-        removed: if is_redrive { removed(&found) } else { Vec::new() },
+        is_redrive: IS_REDRIVE,
+        removed: if IS_REDRIVE { removed(&found) } else { Vec::new() },
         back: row.url.clone(),
         rows: vec![row],
         more: false,
@@ -92,40 +95,21 @@ async fn confirm(
     Ok(html(&answer))
 }
 
-pub(super) async fn confirm_drop(
+pub(super) async fn confirm_all<const IS_REDRIVE: bool>(
     State(page): State<Arc<Page>>,
     Extension(visitor): Extension<Visitor>,
-    id: Id,
-    whose: Of,
-) -> Result<Response, Refused> {
-    confirm(&page, &visitor, (id, whose), false).await
-}
-
-pub(super) async fn confirm_redrive(
-    State(page): State<Arc<Page>>,
-    Extension(visitor): Extension<Visitor>,
-    id: Id,
-    whose: Of,
-) -> Result<Response, Refused> {
-    confirm(&page, &visitor, (id, whose), true).await
-}
-
-async fn confirm_all(
-    page: &Page,
-    visitor: &Visitor,
     wanted: All,
-    is_redrive: bool,
 ) -> Result<Response, Refused> {
     let Query(wanted) = wanted?;
     let until = OffsetDateTime::now_utc();
     let (found, next) = page.api.letters(&wanted.filter()?, 0, PAGE).await?;
-    let (verb, path) = if is_redrive { ("Ask again", "redrive") } else { ("Drop", "drop") };
+    let (verb, path) = if IS_REDRIVE { ("Ask again", "redrive") } else { ("Drop", "drop") };
     let what = match (found.len(), next.is_some()) {
         (1, false) => "the 1 letter".to_owned(),
         (count, false) => format!("all {count} letters"),
         (count, true) => format!("all letters, {count} and more,"),
     };
-    let title = match is_redrive {
+    let title = match IS_REDRIVE {
         true => format!("Ask again for the builds of {what} that match?"),
         false => format!("Drop {what} that match?"),
     };
@@ -134,7 +118,7 @@ async fn confirm_all(
         title,
         action: wanted.at(&format!("/all-dead/{path}"), None),
         verb,
-        is_redrive,
+        is_redrive: IS_REDRIVE,
         removed: Vec::new(),
         rows: found.iter().map(Row::of).collect(),
         more: next.is_some(),
@@ -142,22 +126,6 @@ async fn confirm_all(
         back: wanted.at("/dead", None),
     };
     Ok(html(&answer))
-}
-
-pub(super) async fn confirm_drop_all(
-    State(page): State<Arc<Page>>,
-    Extension(visitor): Extension<Visitor>,
-    wanted: All,
-) -> Result<Response, Refused> {
-    confirm_all(&page, &visitor, wanted, false).await
-}
-
-pub(super) async fn confirm_redrive_all(
-    State(page): State<Arc<Page>>,
-    Extension(visitor): Extension<Visitor>,
-    wanted: All,
-) -> Result<Response, Refused> {
-    confirm_all(&page, &visitor, wanted, true).await
 }
 
 pub(super) async fn drop(
@@ -168,7 +136,12 @@ pub(super) async fn drop(
 ) -> Result<Response, Refused> {
     let (Path(id), Query(Whose { user })) = (id?, whose?);
     page.api.drop_letter(&id, said(user)).await?;
-    Ok(Redirect::to("/dead?done=dropped-1").into_response())
+    Ok(done("dropped-1"))
+}
+
+/// Back to the letters, which say what was done.
+fn done(what: &str) -> Response {
+    Redirect::to(&format!("/dead{}", query([("done", Some(what))]))).into_response()
 }
 
 /// What is given for what was taken out of a letter: `given.` and its path name each value.
@@ -204,8 +177,8 @@ pub(super) async fn redrive(
     let (Path(id), Query(Whose { user })) = (id?, whose?);
     let given = GivenForm(form).given();
     let (build, new_id) = page.api.redrive_letter(&id, said(user), &given).await?;
-    let whose = query([("user", build.as_ref().and_then(|build| build.user_id.as_deref()))]);
-    Ok(Redirect::to(&format!("/builds/{}{whose}", encoded(&new_id))).into_response())
+    let user = build.as_ref().and_then(|build| build.user_id.as_deref());
+    Ok(Redirect::to(&path_of(&new_id, user)).into_response())
 }
 
 /// What stands in the form that confirms what is done to all.
@@ -232,8 +205,7 @@ pub(super) async fn drop_all(
     let Query(wanted) = wanted?;
     let _hold = connection.hold();
     let dropped = page.api.drop_letters(&wanted.filter()?, form.until()?).await?;
-    let done = format!("dropped-{dropped}");
-    Ok(Redirect::to(&format!("/dead{}", query([("done", Some(done.as_str()))]))).into_response())
+    Ok(done(&format!("dropped-{dropped}")))
 }
 
 pub(super) async fn redrive_all(
@@ -247,6 +219,5 @@ pub(super) async fn redrive_all(
     let given = Given { without_credentials: form.without.is_some(), ..Given::default() };
     let (redriven, left) =
         page.api.redrive_letters(&wanted.filter()?, form.until()?, &given).await?;
-    let done = format!("redriven-{redriven}-{left}");
-    Ok(Redirect::to(&format!("/dead{}", query([("done", Some(done.as_str()))]))).into_response())
+    Ok(done(&format!("redriven-{redriven}-{left}")))
 }

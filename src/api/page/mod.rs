@@ -48,7 +48,9 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use uuid::Uuid;
 
+use self::dead_forms::{DROP, REDRIVE};
 use self::refused::Refused;
+pub use self::view::path_of;
 use super::v1::Api;
 use super::v1::problem::Problem;
 
@@ -75,12 +77,12 @@ pub(super) fn router(api: Arc<Api>) -> Router {
         .route("/new", get(submit::form).post(submit::submit))
         .route("/dead", get(dead::list))
         .route("/dead/{id}", get(dead::show))
-        .route("/dead/{id}/drop", get(dead_forms::confirm_drop).post(dead_forms::drop))
-        .route("/dead/{id}/redrive", get(dead_forms::confirm_redrive).post(dead_forms::redrive))
-        .route("/all-dead/drop", get(dead_forms::confirm_drop_all).post(dead_forms::drop_all))
+        .route("/dead/{id}/drop", get(dead_forms::confirm::<DROP>).post(dead_forms::drop))
+        .route("/dead/{id}/redrive", get(dead_forms::confirm::<REDRIVE>).post(dead_forms::redrive))
+        .route("/all-dead/drop", get(dead_forms::confirm_all::<DROP>).post(dead_forms::drop_all))
         .route(
             "/all-dead/redrive",
-            get(dead_forms::confirm_redrive_all).post(dead_forms::redrive_all),
+            get(dead_forms::confirm_all::<REDRIVE>).post(dead_forms::redrive_all),
         )
         .route("/workers", get(workers::show))
         .route("/logout", post(login::log_out))

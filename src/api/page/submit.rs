@@ -16,10 +16,9 @@ use uuid::Uuid;
 
 use super::Page;
 use super::refused::Refused;
-use super::view::{Frame, html, query};
+use super::view::{Frame, html, path_of};
 use super::visitor::{Posted, Visitor};
 use crate::api::v1::builds::said;
-use crate::api::v1::encoded;
 use crate::text::plain;
 
 /// The forges that a request can name.
@@ -197,8 +196,7 @@ pub(super) async fn submit(
     let wrong = match form.request() {
         Ok(request) => match page.api.submit(Bytes::from(request.to_string())).await {
             Ok(taken) => {
-                let whose = query([("user", taken.build.user_id.as_deref())]);
-                let shown = format!("/builds/{}{whose}", encoded(&taken.build.build_id));
+                let shown = path_of(&taken.build.build_id, taken.build.user_id.as_deref());
                 return Ok(Redirect::to(&shown).into_response());
             }
             Err(problem) => match problem.status().as_u16() {

@@ -159,7 +159,7 @@ async fn strangers_words_are_words() {
 }
 
 fn encoded_id() -> String {
-    super::super::v1::encoded(HOSTILE)
+    crate::net::address::encoded(HOSTILE)
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use time::macros::format_description;
 use time::{Duration, OffsetDateTime};
 
 use super::assets;
+use crate::net::address::encoded;
 
 /// What stands around each page.
 pub(super) struct Frame {
@@ -148,6 +149,11 @@ pub(super) fn query<'a>(parts: impl IntoIterator<Item = (&'a str, Option<&'a str
         Ok(text) if !text.is_empty() => format!("?{text}"),
         _ => String::new(),
     }
+}
+
+/// Where a build of this id is shown; of a user, where it is said whose it is.
+pub fn path_of(id: &str, user: Option<&str>) -> String {
+    format!("/builds/{}{}", encoded(id), query([("user", user)]))
 }
 
 /// A part of a log, as it can be read without the script: no escape sequence of a terminal, and no other character

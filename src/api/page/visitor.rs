@@ -16,9 +16,10 @@ use super::refused::Refused;
 use super::view::Frame;
 use crate::api::server::Connection;
 use crate::api::session::Session;
+use crate::api::v1::body;
 use crate::api::v1::guard::{self, SEC_FETCH_SITE};
 use crate::api::v1::problem::Problem;
-use crate::api::v1::{body, encoded};
+use crate::net::address::encoded;
 use crate::net::signature::is_same;
 
 /// Longest form, in bytes: more than the longest request, which is written in less.

@@ -25,7 +25,8 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::problem::{self, Problem};
-use super::{Api, PREFIX, body, encoded, json, schema};
+use super::{Api, PREFIX, body, json, schema};
+use crate::net::address::encoded;
 
 /// Builds on a page, where nobody says how many, and at the most.
 const PAGE: usize = 50;

@@ -144,9 +144,7 @@ async fn hear(
     })
     .await;
     let Known { event, applications } = heard?;
-    if !api.writes.admits() {
-        return Err(Problem::too_many("At most 1000 changes a second are taken."));
-    }
+    api.count_write()?;
     let mut heard = Heard { builds: Vec::new(), skipped: Vec::new(), reason: None };
     let mut is_news = false;
     for application in &applications {

@@ -252,14 +252,3 @@ fn json(status: StatusCode, value: &impl serde::Serialize) -> Response {
     let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
     (status, json, text + "\n").into_response()
 }
-
-/// A part of a path or a query, as it stands in an address.
-pub(super) fn encoded(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
-        .to_string()
-        // What no part of an address takes for anything else stays readable.
-        .replace("%2D", "-")
-        .replace("%2E", ".")
-        .replace("%5F", "_")
-        .replace("%7E", "~")
-}

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::cli::health::on_this_machine;
 use crate::config::ApiConfig;
 use crate::exit::Exit;
+use crate::net::address::encoded;
 use crate::net::http::{USER_AGENT, bearer, causes, read_at_most};
 
 /// Longest wait for a connection.
@@ -175,11 +176,6 @@ impl Client {
         let _ = named.set_password(None);
         format!("the service at {}", named.as_str().trim_end_matches('/'))
     }
-}
-
-/// A part of a path or a query, as it stands in an address.
-pub(in crate::cli) fn encoded(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 /// The path of a build, or of something of it.

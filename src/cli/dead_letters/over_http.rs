@@ -12,9 +12,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use crate::cli::api::client::{Client, Failure, encoded};
+use crate::cli::api::client::{Client, Failure};
 use crate::dead_letters::letter::Found;
 use crate::dead_letters::redrive;
+use crate::net::address::encoded;
 
 /// The dead letters of one service.
 pub(in crate::cli) struct OverHttp {
