@@ -43,7 +43,7 @@ use crate::config::{
 use crate::credentials::{CredentialsSettings, ManagerSettings, TokenMaker};
 use crate::data_dir::DataDir;
 use crate::engine::docker::DockerSettings;
-use crate::engine::settings::{RegistryAuth, StraightPush};
+use crate::engine::settings::{BuildSettings, RegistryAuth, StraightPush};
 use crate::exit::{Exit, StartError};
 use crate::hooks::Applications;
 use crate::notify::{WebhookNotifier, WebhookSettings};
@@ -209,11 +209,14 @@ impl Adapters {
         let registry_name = config.registry.url.to_string();
         let secret = cache_secret(data_dir.path()).context("DATA_DIR")?;
         let engine = DockerSettings {
-            salt_key: secret.clone(),
-            push_auth: push_auth(&config.registry),
-            own_registry: Some(config.registry.url.server_address().to_owned()),
-            straight: Some(StraightPush { plain_http: config.registry.url.is_plain_http() }),
             push_journal: Some(data_dir.pushes()),
+            builds: BuildSettings {
+                salt_key: secret.clone(),
+                push_auth: push_auth(&config.registry),
+                own_registry: Some(config.registry.url.server_address().to_owned()),
+                straight: Some(StraightPush { plain_http: config.registry.url.is_plain_http() }),
+                ..config.engine.builds.clone()
+            },
             ..config.engine.clone()
         };
         let engines = Engines::assemble(config, engine, data_dir.path())?;

@@ -56,7 +56,7 @@ fn interface(name: &str) -> Result<String, String> {
 /// Bad settings.
 pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
     let config = environment()?.tools()?;
-    if config.engine.network.as_deref() == Some("host") {
+    if config.engine.builds.network.as_deref() == Some("host") {
         eprintln!(
             "image-builder: warning: BUILDER_NETWORK is `host`: build steps are on no bridge, and these rules do \
              not concern them"

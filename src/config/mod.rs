@@ -49,7 +49,7 @@ use crate::credentials::GithubAppSettings;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use crate::engine::fleet::{Fleet, FleetSettings};
-use crate::engine::settings::CacheRegistry;
+use crate::engine::settings::{BuildSettings, CacheRegistry};
 use crate::hooks::ApplicationsSettings;
 use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
@@ -114,10 +114,10 @@ impl Config {
                 "LISTENER_CONCURRENCY: {places} is less than BUILDER_CONCURRENCY ({builders}): some builders never have anything to build; raise it, or lower BUILDER_CONCURRENCY"
             )
         });
-        let trusted = (self.engine.tenancy == Tenancy::Trusted).then(|| {
+        let trusted = (self.engine.builds.tenancy == Tenancy::Trusted).then(|| {
             "TENANCY: with `trusted` every user can reach what the builds of others read and make on the engine, and what the engine's machine reaches; set it to `strict` if they do not trust each other".to_owned()
         });
-        let host = (self.engine.network.as_deref() == Some("host")).then(|| {
+        let host = (self.engine.builds.network.as_deref() == Some("host")).then(|| {
             "BUILDER_NETWORK: with `host` every build step reaches what the engine's machine reaches, services on its loopback included; leave it unset if users are not trusted with that".to_owned()
         });
         let own = self.remarks.iter().cloned();
@@ -139,7 +139,7 @@ impl Config {
     /// Whether build steps are on the engine's bridge, and users are to be kept apart: then it matters what steps
     /// reach.
     pub fn keeps_network_apart(&self) -> bool {
-        self.engine.tenancy == Tenancy::Strict && self.engine.network.is_none()
+        self.engine.builds.tenancy == Tenancy::Strict && self.engine.builds.network.is_none()
     }
 
     /// `None` only where there are errors.
@@ -396,17 +396,20 @@ fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> Doc
         host: read.docker_host(),
         cert_path: read.docker_cert_path().or_else(|| docker_config.clone()),
         tls_verify: read.docker_tls_verify().is_some(),
-        network: read.builder_network(),
-        proxies: network.proxies.clone(),
-        allowed: network.allowed.clone(),
-        memory: read.builder_memory(),
-        cpus: read.builder_cpus(),
-        cgroups: read.builder_cgroups().unwrap_or_default(),
-        tenancy: read.tenancy(),
-        limits,
-        docker_config,
-        reproducible: read.reproducible_images(),
-        cache: cache_registry(read),
+        builds: BuildSettings {
+            network: read.builder_network(),
+            proxies: network.proxies.clone(),
+            allowed: network.allowed.clone(),
+            memory: read.builder_memory(),
+            cpus: read.builder_cpus(),
+            cgroups: read.builder_cgroups().unwrap_or_default(),
+            tenancy: read.tenancy(),
+            limits,
+            docker_config,
+            reproducible: read.reproducible_images(),
+            cache: cache_registry(read),
+            ..BuildSettings::default()
+        },
         ..DockerSettings::default()
     };
     if let Err(error) = DockerEngine::connect(settings.clone()) {
@@ -442,7 +445,7 @@ fn fleet(
         builds_per_host,
         budget: disk.budget,
         low: disk.low.clone(),
-        builds: engine.builds(),
+        builds: engine.builds.clone(),
     };
     if let Err(error) = Fleet::new(settings.clone(), PathBuf::new()) {
         // It names the variable itself.

@@ -102,8 +102,8 @@ fn a_worker_that_takes_fewer_builds_than_it_has_builders_is_warned_of() {
 #[test]
 fn users_are_kept_apart_unless_an_operator_says_that_they_are_one() {
     let of = |pairs: &[_]| Config::read(vars(&[&[URI], pairs].concat())).expect("good");
-    assert_eq!(of(&[]).engine.tenancy, Tenancy::Strict);
-    assert_eq!(of(&[("TENANCY", "trusted")]).engine.tenancy, Tenancy::Trusted);
+    assert_eq!(of(&[]).engine.builds.tenancy, Tenancy::Strict);
+    assert_eq!(of(&[("TENANCY", "trusted")]).engine.builds.tenancy, Tenancy::Trusted);
     for (name, value) in [("TENANCY", "trusted"), ("BUILDER_NETWORK", "host")] {
         let [warning] = &of(&[(name, value)]).warnings()[..] else { panic!("one warning") };
         assert!(warning.starts_with(&format!("{name}: with `{value}`")), "{warning}");

@@ -31,7 +31,8 @@ pub struct BuildSettings {
     /// `BUILDER_CGROUPS`: control groups with limits; each user's builds run in one of them.
     pub cgroups: Vec<String>,
     /// `DOCKER_CONFIG`: the directory of Docker's own `config.json`, with whose credentials base images are
-    /// pulled; `None` = with those of requests alone.
+    /// pulled; `None` = with those of requests alone. Whoever sends a build request can pull with them
+    /// whatever they open, so they must not open what tenants keep from each other.
     pub docker_config: Option<PathBuf>,
     /// The registry that has the images of all tenants: to it that file opens nothing.
     pub own_registry: Option<String>,
@@ -51,6 +52,29 @@ pub struct BuildSettings {
     /// What steps see of their build's secrets is made with it, so that it tells nothing.
     pub salt_key: Secret,
     pub limits: Limits,
+}
+
+impl Default for BuildSettings {
+    fn default() -> Self {
+        Self {
+            network: None,
+            proxies: Proxies::default(),
+            allowed: Networks::default(),
+            memory: None,
+            cpus: None,
+            cgroups: Vec::new(),
+            docker_config: None,
+            own_registry: None,
+            push_auth: None,
+            straight: None,
+            cache: None,
+            reproducible: false,
+            no_cache: false,
+            tenancy: Tenancy::default(),
+            salt_key: Secret::new("image-builder"),
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// How BuildKit is to push by itself.

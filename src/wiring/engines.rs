@@ -44,7 +44,7 @@ impl Engines {
         data_dir: &Path,
     ) -> anyhow::Result<Self> {
         if let Some(fleet) = &config.fleet {
-            let settings = FleetSettings { builds: docker.builds(), ..fleet.clone() };
+            let settings = FleetSettings { builds: docker.builds, ..fleet.clone() };
             tracing::info!(
                 hosts = settings.hosts.join(","),
                 builds_per_host = settings.builds_per_host,

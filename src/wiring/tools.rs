@@ -9,6 +9,7 @@ use image_builder_actors::ports::Plan;
 use super::{forge_client, push_auth, registry_client};
 use crate::config::ToolConfig;
 use crate::engine::docker::{ContextSize, DockerEngine, DockerSettings, Tenancy, context_size};
+use crate::engine::settings::BuildSettings;
 use crate::exit::{Exit, StartError};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::RegistryClient;
@@ -32,12 +33,15 @@ impl Tools {
         let own_registry = Some(config.registry.url.server_address().to_owned());
         let secret = caches(config.home.as_deref());
         let engine = DockerSettings {
-            push_auth,
-            own_registry,
-            no_cache,
-            salt_key: secret.clone(),
-            // Whoever builds by hand is the engine's one user.
-            tenancy: Tenancy::Trusted,
+            builds: BuildSettings {
+                push_auth,
+                own_registry,
+                no_cache,
+                salt_key: secret.clone(),
+                // Whoever builds by hand is the engine's one user.
+                tenancy: Tenancy::Trusted,
+                ..config.engine.builds.clone()
+            },
             ..config.engine.clone()
         };
         let engine =

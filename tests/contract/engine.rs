@@ -12,6 +12,7 @@ use bollard::query_parameters::{
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
+use image_builder::engine::settings::BuildSettings;
 use image_builder_actors::model::image::{BuildKey, BuiltImage, digest_of};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuilderKind;
@@ -38,10 +39,11 @@ pub(crate) fn tenancy() -> Tenancy {
 }
 
 /// The engine of this machine, as a worker has it with these settings.
-pub(crate) fn docker_engine(settings: DockerSettings) -> DockerEngine {
-    let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| settings.host.clone());
-    DockerEngine::connect(DockerSettings { host, tenancy: tenancy(), ..settings })
-        .expect("good settings")
+pub(crate) fn docker_engine(builds: BuildSettings) -> DockerEngine {
+    let usual = DockerSettings::default();
+    let host = std::env::var("DOCKER_HOST").unwrap_or(usual.host.clone());
+    let builds = BuildSettings { tenancy: tenancy(), ..builds };
+    DockerEngine::connect(DockerSettings { host, builds, ..usual }).expect("good settings")
 }
 
 /// The engine of this machine. What a test made on it goes with this value.

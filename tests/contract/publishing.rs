@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::Method;
-use image_builder::engine::docker::{DockerSettings, RegistryAuth};
+use image_builder::engine::docker::RegistryAuth;
+use image_builder::engine::settings::BuildSettings;
 use image_builder::registry::{RegistryClient, RegistrySettings};
 use image_builder_actors::delivery::artifacts::{Artifact, Images};
 use image_builder_actors::model::build_log::BuildLog;
@@ -42,7 +43,7 @@ impl Worker {
             password: known.password.clone(),
         });
         let push_auth = auth.map(Arc::new);
-        let engine = docker_engine(DockerSettings { push_auth, ..DockerSettings::default() });
+        let engine = docker_engine(BuildSettings { push_auth, ..BuildSettings::default() });
         let registry_name = settings.url.to_string();
         let registry = Arc::new(client(settings));
         let images = Images { engine: Arc::new(engine), registry: registry.clone(), registry_name };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use image_builder::engine::docker::disk::DiskGuard;
 use image_builder::engine::docker::disk::size::Size;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
+use image_builder::engine::settings::BuildSettings;
 use tokio::net::{TcpListener, UnixStream};
 
 use crate::engine::SmallEngine;
@@ -15,7 +16,11 @@ use crate::orders::{MB, Order, guard, has, prune_for_room};
 const BASE: &str = "debian:bookworm-slim";
 
 async fn guard_of(host: String, data_dir: &Path) -> DiskGuard {
-    let settings = DockerSettings { host, tenancy: Tenancy::Trusted, ..DockerSettings::default() };
+    let settings = DockerSettings {
+        host,
+        builds: BuildSettings { tenancy: Tenancy::Trusted, ..BuildSettings::default() },
+        ..DockerSettings::default()
+    };
     let engine = DockerEngine::connect(settings).expect("good settings");
     engine.ping().await.expect("the engine answers");
     guard(&Arc::new(engine), data_dir, prune_for_room)

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use image_builder::engine::docker::disk::space::{Place, Room};
 use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
+use image_builder::engine::settings::BuildSettings;
 use tempfile::TempDir;
 
 use crate::orders::Order;
@@ -36,8 +37,11 @@ impl SmallEngine {
         let own = OwnEngine::with_data(disk.at.join("engine"));
         let settings = DockerSettings {
             host: own.host(),
-            network: Some("none".to_owned()),
-            tenancy: Tenancy::Trusted,
+            builds: BuildSettings {
+                network: Some("none".to_owned()),
+                tenancy: Tenancy::Trusted,
+                ..BuildSettings::default()
+            },
             ..DockerSettings::default()
         };
         let engine = Arc::new(DockerEngine::connect(settings).expect("good settings"));

@@ -8,6 +8,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
+use image_builder::engine::settings::BuildSettings;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::image::BuiltImage;
 use image_builder_actors::model::reference::ImageReference;
@@ -99,8 +100,11 @@ async fn the_builds_of_a_killed_worker_end_on_the_engine() {
 async fn worker_that_builds() {
     let settings = DockerSettings {
         host: variable("HOST"),
-        network: Some("none".to_owned()),
-        tenancy: Tenancy::Trusted,
+        builds: BuildSettings {
+            network: Some("none".to_owned()),
+            tenancy: Tenancy::Trusted,
+            ..BuildSettings::default()
+        },
         ..DockerSettings::default()
     };
     let engine = DockerEngine::connect(settings).expect("an engine");
@@ -131,7 +135,10 @@ fn reference(registry: &str, name: &str) -> ImageReference {
 /// On the machine's own engine: no disk matters here.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_names_of_a_killed_push_are_cleared_by_the_next_worker_and_by_no_other() {
-    let settings = DockerSettings { tenancy: Tenancy::Trusted, ..DockerSettings::default() };
+    let settings = DockerSettings {
+        builds: BuildSettings { tenancy: Tenancy::Trusted, ..BuildSettings::default() },
+        ..DockerSettings::default()
+    };
     let engine = DockerEngine::connect(settings).expect("an engine");
     engine.ping().await.expect("this test needs an engine: `.devcontainer/stack.sh up`");
     let order = Order::of_bytes(1000);

@@ -164,9 +164,12 @@ async fn a_docker_engine_with_containerds_store_pushes_straight_as_well() {
     let [host, _] = hosts().await;
     let settings = DockerSettings {
         host: host.engine().host(),
-        tenancy: Tenancy::Trusted,
-        network: Some("none".to_owned()),
-        straight: Some(StraightPush { plain_http: false }),
+        builds: BuildSettings {
+            tenancy: Tenancy::Trusted,
+            network: Some("none".to_owned()),
+            straight: Some(StraightPush { plain_http: false }),
+            ..BuildSettings::default()
+        },
         ..DockerSettings::default()
     };
     let engine = DockerEngine::connect(settings).expect("good settings");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use image_builder::engine::docker::{DockerSettings, Tenancy};
+use image_builder::engine::docker::Tenancy;
 use image_builder::engine::fleet::{Fleet, FleetSettings};
 use image_builder::engine::settings::{BuildSettings, StraightPush};
 use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
@@ -100,7 +100,7 @@ pub(crate) fn builds() -> BuildSettings {
     let network = Some("none".to_owned());
     // Debian's engines do not say of which version their BuildKit is.
     let tenancy = Tenancy::Trusted;
-    DockerSettings { straight, network, tenancy, ..DockerSettings::default() }.builds()
+    BuildSettings { straight, network, tenancy, ..BuildSettings::default() }
 }
 
 /// A fleet of these hosts, with one build at a time on each.

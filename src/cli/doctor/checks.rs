@@ -169,7 +169,7 @@ pub(super) async fn engine(config: DoctorConfig, tools: Arc<Tools>) -> Vec<Findi
             }
         }
     };
-    let strict = config.tools.engine.tenancy == Tenancy::Strict;
+    let strict = config.tools.engine.builds.tenancy == Tenancy::Strict;
     let apart = if strict && found.status == Status::Ok {
         tools.engine.keeps_users_apart().await
     } else {

@@ -72,7 +72,7 @@ impl Reach {
                 targets.push(Target::new(name, ip.to_string(), port));
             }
         }
-        let (network, tenancy) = (tools.engine.network.clone(), tools.engine.tenancy);
+        let (network, tenancy) = (tools.engine.builds.network.clone(), tools.engine.builds.tenancy);
         Self { targets, network, tenancy }
     }
 

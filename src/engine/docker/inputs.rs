@@ -19,8 +19,8 @@ const LESS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See [`inputs`](image_builder_actors::ports::ImageBuilder::inputs).
 pub(super) async fn of(engine: &DockerEngine, plan: &Plan) -> Result<Option<String>, Fault> {
-    let Some(seen) = Seen::of(plan, &engine.settings.limits).await? else { return Ok(None) };
-    let credentials = engine.builds.settings.pull_credentials(plan);
+    let Some(seen) = Seen::of(plan, &engine.settings.builds.limits).await? else { return Ok(None) };
+    let credentials = engine.settings.builds.pull_credentials(plan);
     let known = join_all(seen.bases.iter().map(|base| now(engine, base, &credentials))).await;
     Ok(seen.name(known))
 }

@@ -26,12 +26,11 @@ use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::platform::Platform;
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::model::secret::{Secret, Tripwire};
+use image_builder_actors::model::secret::Tripwire;
 use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use disk::size::Size;
 pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use push::EnginePush;
@@ -49,9 +48,7 @@ use crate::engine::buildkit::control::{Control, Door, Endpoint};
 use crate::engine::buildkit::session::Session;
 use crate::engine::buildkit::solve::Output;
 pub use crate::engine::buildkit::tenancy::Tenancy;
-use crate::engine::settings::{BuildSettings, CacheRegistry, StraightPush};
-use crate::net::networks::Networks;
-use crate::net::proxy::Proxies;
+use crate::engine::settings::BuildSettings;
 
 /// What bollard allows for the start of an answer, in seconds.
 const CLIENT_TIMEOUT: u64 = 120;
@@ -65,43 +62,10 @@ pub struct DockerSettings {
     pub cert_path: Option<PathBuf>,
     /// `DOCKER_TLS_VERIFY`: `tcp://` means TLS. The engine's certificate is always verified.
     pub tls_verify: bool,
-    /// `BUILDER_NETWORK`: the network of build steps, `host` or `none`; `None` = the engine's default.
-    pub network: Option<String>,
-    /// What builds are told of proxies, as build arguments that no cache's key knows.
-    pub proxies: Proxies,
-    /// `BUILDER_ALLOW_CIDR`: what may be a source of builds though it is not public.
-    pub allowed: Networks,
-    /// `BUILDER_MEMORY`: what a step may hold, on engines that can bound it.
-    pub memory: Option<Size>,
-    /// `BUILDER_CPUS`: how many processors a step may keep busy, on engines that can bound it.
-    pub cpus: Option<f64>,
-    /// `BUILDER_CGROUPS`: control groups with limits; each user's builds run in one of them.
-    pub cgroups: Vec<String>,
-    /// `DOCKER_CONFIG`: the directory of Docker's own `config.json`, with whose credentials base images are
-    /// pulled; `None` = with those of requests alone. Whoever sends a build request can pull with them
-    /// whatever they open, so they must not open what tenants keep from each other.
-    pub docker_config: Option<PathBuf>,
-    /// The registry that has the images of all tenants: to it that file opens nothing.
-    pub own_registry: Option<String>,
-    /// The credential that images are pushed with; `None` = anonymous.
-    pub push_auth: Option<Arc<RegistryAuth>>,
-    /// How images are to go straight from BuildKit to the registry, where the engine can do that; `None` = they
-    /// are kept on the engine, and pushed from there.
-    pub straight: Option<StraightPush>,
-    /// `CACHE_REGISTRY`; `None` = the build cache is kept on the engine alone.
-    pub cache: Option<CacheRegistry>,
-    /// `REPRODUCIBLE_IMAGES`: whether an image that goes straight to the registry has the time of its commit.
-    pub reproducible: bool,
     /// A directory to write down which names pushes gave to images, so that those of a worker that was
     /// killed are cleared; `None` = they are not.
     pub push_journal: Option<PathBuf>,
-    /// Whether every step is run, whatever the build cache has.
-    pub no_cache: bool,
-    /// `TENANCY`: whether users are kept apart. Where they are to be and the engine cannot, nothing is built.
-    pub tenancy: Tenancy,
-    /// What steps see of their build's secrets is made with it, so that it tells nothing.
-    pub salt_key: Secret,
-    pub limits: Limits,
+    pub builds: BuildSettings,
 }
 
 impl Default for DockerSettings {
@@ -110,47 +74,8 @@ impl Default for DockerSettings {
             host: "unix:///var/run/docker.sock".to_owned(),
             cert_path: None,
             tls_verify: false,
-            network: None,
-            proxies: Proxies::default(),
-            allowed: Networks::default(),
-            memory: None,
-            cpus: None,
-            cgroups: Vec::new(),
-            docker_config: None,
-            own_registry: None,
-            push_auth: None,
-            straight: None,
-            cache: None,
-            reproducible: false,
             push_journal: None,
-            no_cache: false,
-            tenancy: Tenancy::default(),
-            salt_key: Secret::new("image-builder"),
-            limits: Limits::default(),
-        }
-    }
-}
-
-impl DockerSettings {
-    /// What of it is about builds.
-    pub fn builds(&self) -> BuildSettings {
-        BuildSettings {
-            network: self.network.clone(),
-            proxies: self.proxies.clone(),
-            allowed: self.allowed.clone(),
-            memory: self.memory,
-            cpus: self.cpus,
-            cgroups: self.cgroups.clone(),
-            docker_config: self.docker_config.clone(),
-            own_registry: self.own_registry.clone(),
-            push_auth: self.push_auth.clone(),
-            straight: self.straight,
-            cache: self.cache.clone(),
-            reproducible: self.reproducible,
-            no_cache: self.no_cache,
-            tenancy: self.tenancy,
-            salt_key: self.salt_key.clone(),
-            limits: self.limits.clone(),
+            builds: BuildSettings::default(),
         }
     }
 }
@@ -183,19 +108,20 @@ pub struct DockerEngine {
 impl DockerEngine {
     /// Prepares a client. Opens no connection: the engine may be down and come up later.
     pub fn connect(settings: DockerSettings) -> Result<Self, DockerSettingsError> {
-        let network = settings.network.as_deref();
+        let network = settings.builds.network.as_deref();
         if let Some(bad) = network.filter(|network| !matches!(*network, "host" | "none")) {
             return Err(DockerSettingsError::Network(bad.to_owned()));
         }
         let (host, cert_path) = (&settings.host, settings.cert_path.as_deref());
         let address = Address::of_docker(host, settings.tls_verify, cert_path)?;
         let docker = wire::client(address.clone(), CLIENT_TIMEOUT);
-        let (auth, journal) = (settings.push_auth.as_deref(), settings.push_journal.as_deref());
+        let (auth, journal) =
+            (settings.builds.push_auth.as_deref(), settings.push_journal.as_deref());
         let pushes = EnginePush::new(docker.clone(), auth, journal)
             .map_err(DockerSettingsError::PushJournal)?;
         Ok(Self {
             pushes: Arc::new(pushes),
-            builds: Arc::new(Builds::new(settings.builds(), Arc::default())),
+            builds: Arc::new(Builds::new(settings.builds.clone(), Arc::default())),
             docker,
             address,
             settings: Arc::new(settings),
@@ -242,7 +168,7 @@ impl DockerEngine {
     /// `engine_down`, also where the engine cannot keep users apart and has to; `engine_failed` or `timeout`.
     pub async fn ping(&self) -> Result<(), Fault> {
         self.negotiate().await?;
-        if self.settings.tenancy == Tenancy::Strict {
+        if self.settings.builds.tenancy == Tenancy::Strict {
             self.keeps_users_apart().await?;
         }
         self.admitted.store(true, Ordering::Relaxed);
@@ -301,7 +227,7 @@ impl DockerEngine {
         let told = info.system_time.as_deref();
         let told = told.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
         let now = told.unwrap_or_else(OffsetDateTime::now_utc);
-        let straight = self.settings.straight.filter(|_| keeps_manifests(&info));
+        let straight = self.settings.builds.straight.filter(|_| keeps_manifests(&info));
         let output = match straight {
             Some(push) => Output::straight(order, push),
             None => Output::Engine { name: local::new_name(&order.reference) },

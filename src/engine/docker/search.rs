@@ -41,7 +41,7 @@ pub(super) async fn search(
     if shown.is_some() || !files {
         return Ok(shown);
     }
-    let most = engine.settings.limits.searched_image_bytes;
+    let most = engine.settings.builds.limits.searched_image_bytes;
     if u64::try_from(size).unwrap_or_default() > most {
         let (size, most) = (size >> 20, most >> 20);
         progress.note(format!(
@@ -77,7 +77,7 @@ async fn in_files(
     let (pieces, received) = mpsc::channel(WAITING);
     let wanted = wanted.clone();
     let searching = begin(move || layers::in_archive(Pieces::from(received), &wanted));
-    let time = engine.settings.limits.search_time;
+    let time = engine.settings.builds.limits.search_time;
     let sent = tokio::time::timeout(time, send(engine, image_id, pieces)).await;
     // Dropping the sender has ended what is searched.
     let searched = joined(searching).await;

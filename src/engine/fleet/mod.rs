@@ -242,7 +242,6 @@ impl ImageBuilder for Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::docker::DockerSettings;
 
     fn settings(hosts: &[&str], drain: &[&str]) -> FleetSettings {
         let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -253,7 +252,7 @@ mod tests {
             builds_per_host: 1,
             budget: Size(0),
             low: "0%".parse().expect("a watermark"),
-            builds: DockerSettings::default().builds(),
+            builds: BuildSettings::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::TryStreamExt;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
+use image_builder::engine::settings::BuildSettings;
 use image_builder::planner::{PlannerSettings, SourcePlanner};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
@@ -388,7 +389,7 @@ async fn a_front_end_that_cannot_be_had_is_told_as_such() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_output_is_cut_and_its_lines_too() {
     let limits = Limits { output_bytes: 100_000, ..Limits::default() };
-    let world = RealWorld::with(DockerSettings { limits, ..DockerSettings::default() }).await;
+    let world = RealWorld::with(BuildSettings { limits, ..BuildSettings::default() }).await;
     // The engine itself clips what one step writes at 1 or 2 MiB.
     let order = world.dockerfile(&format!(
         "RUN : {0}; head -c 500000 /dev/zero | tr '\\0' x; echo; echo after the long line\n\
@@ -425,7 +426,7 @@ async fn parallel_builds_see_only_their_own_secrets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_without_network_has_none() {
     let network = Some("none".to_owned());
-    let world = RealWorld::with(DockerSettings { network, ..DockerSettings::default() }).await;
+    let world = RealWorld::with(BuildSettings { network, ..BuildSettings::default() }).await;
     let output =
         world.output(&world.dockerfile(&format!("RUN : {}; ls /sys/class/net", unique()))).await;
     assert!(said(&output, "lo") && !said(&output, "eth0"), "{output:?}");
@@ -439,7 +440,7 @@ async fn a_private_base_image_is_pulled_with_the_credential_of_the_request_or_of
         username: USER.to_owned(),
         password: Secret::new(CLOSED_PASSWORD),
     }));
-    let settings = DockerSettings { push_auth: auth, ..DockerSettings::default() };
+    let settings = BuildSettings { push_auth: auth, ..BuildSettings::default() };
     let world = RealWorld::with(settings).await;
     let base = private_base(&world).await;
     let mut order = world.order(&[("Dockerfile", &format!("FROM {base}\nLABEL x=y\n"))]);
@@ -452,9 +453,9 @@ async fn a_private_base_image_is_pulled_with_the_credential_of_the_request_or_of
     let file = json!({"auths": {CLOSED: {"auth": auth}}}).to_string();
     std::fs::write(directory.path().join("config.json"), file).expect("written");
     let docker_config = Some(directory.path().to_owned());
-    let by_file = DockerSettings { docker_config, ..DockerSettings::default() };
+    let by_file = BuildSettings { docker_config, ..BuildSettings::default() };
     let own_registry = Some(CLOSED.to_owned());
-    let withheld = DockerSettings { own_registry, ..by_file.clone() };
+    let withheld = BuildSettings { own_registry, ..by_file.clone() };
     let by_file = RealWorld::with(by_file).await;
     let dockerfile = format!("FROM {base}\nLABEL y=z\n");
     by_file.output(&by_file.order(&[("Dockerfile", &dockerfile)])).await;
@@ -576,7 +577,11 @@ async fn an_engine_that_comes_up_later_is_found_and_works_over_tcp() {
     let address = listener.local_addr().expect("its address");
     drop(listener);
     let host = format!("tcp://{address}");
-    let settings = DockerSettings { host, tenancy: tenancy(), ..DockerSettings::default() };
+    let settings = DockerSettings {
+        host,
+        builds: BuildSettings { tenancy: tenancy(), ..BuildSettings::default() },
+        ..DockerSettings::default()
+    };
     let engine = DockerEngine::connect(settings).expect("good settings");
     let down = engine.ping().await.expect_err("nothing listens yet");
     assert_eq!(down.reason, Reason::EngineDown);
@@ -597,7 +602,11 @@ async fn an_engine_that_goes_away_during_a_build_is_down() {
     let free = "127.0.0.1:0".parse().expect("an address");
     let proxy = Proxy::start(free, None).await;
     let host = format!("tcp://{}", proxy.address);
-    let settings = DockerSettings { host, tenancy: tenancy(), ..DockerSettings::default() };
+    let settings = DockerSettings {
+        host,
+        builds: BuildSettings { tenancy: tenancy(), ..BuildSettings::default() },
+        ..DockerSettings::default()
+    };
     let engine = DockerEngine::connect(settings).expect("good settings");
     let order = world.endless();
     let progress = BuildLog::new(&order.build_id, Redactor::default());
@@ -620,8 +629,8 @@ async fn an_engine_behind_tls_is_told_by_its_certificate_and_tells_its_client_by
     let settings = DockerSettings {
         host: format!("tcp://{}", proxy.address),
         tls_verify: true,
-        tenancy: tenancy(),
         cert_path: Some(certificates.directory().to_owned()),
+        builds: BuildSettings { tenancy: tenancy(), ..BuildSettings::default() },
         ..DockerSettings::default()
     };
     let engine = DockerEngine::connect(settings.clone()).expect("good settings");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use image_builder::engine::docker::DockerSettings;
+use image_builder::engine::settings::BuildSettings;
 use image_builder_actors::model::fault::Reason;
 
 use super::world::RealWorld;
@@ -52,7 +52,7 @@ impl Drop for Group {
 async fn a_step_that_uses_up_its_memory_ends_and_its_user_is_told() {
     let group = Group::new();
     let cgroups = vec![format!("/{}", group.name)];
-    let world = RealWorld::with(DockerSettings { cgroups, ..DockerSettings::default() }).await;
+    let world = RealWorld::with(BuildSettings { cgroups, ..BuildSettings::default() }).await;
     // It keeps all of what has no end of line.
     let hog = |bytes: u64| {
         world.dockerfile(&format!(

@@ -1,6 +1,7 @@
 //! What a push does to the names on the engine.
 
 use image_builder::engine::docker::{DockerEngine, DockerSettings};
+use image_builder::engine::settings::BuildSettings;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::image::BuiltImage;
@@ -13,7 +14,7 @@ use crate::http_server::HttpServer;
 use crate::registry::{NOWHERE, OPEN, reference_in};
 
 fn anonymous() -> DockerEngine {
-    docker_engine(DockerSettings::default())
+    docker_engine(BuildSettings::default())
 }
 
 async fn push(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use image_builder::engine::docker::DockerSettings;
+use image_builder::engine::settings::BuildSettings;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::{Redactor, Secret, Tripwire};
@@ -105,7 +105,7 @@ async fn what_is_too_large_or_takes_too_long_is_not_searched_and_the_log_says_so
         (Limits { searched_image_bytes: 1 << 20, ..Limits::default() }, "more than 1 MiB"),
         (Limits { search_time: Duration::ZERO, ..Limits::default() }, "longer than 0 s"),
     ] {
-        let settings = DockerSettings { limits, ..DockerSettings::default() };
+        let settings = BuildSettings { limits, ..BuildSettings::default() };
         let world = RealWorld::with(settings).await;
         let build = Build::of(&world, &leaking("mkdir /leak; cp /run/secrets/it /leak/copy"));
         let (found, notes) = build.searched(&world, true).await;

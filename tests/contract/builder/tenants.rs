@@ -1,6 +1,7 @@
 //! What users of one engine have of each other's builds.
 
 use image_builder::engine::docker::{DockerEngine, DockerSettings, Tenancy};
+use image_builder::engine::settings::BuildSettings;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::secret::{Redactor, Secret};
@@ -12,7 +13,11 @@ use crate::registry::{OPEN, unique};
 /// A world that keeps users apart; `None` = this engine cannot, and says so when it is to build.
 async fn strict() -> Option<RealWorld> {
     let host = std::env::var("DOCKER_HOST").unwrap_or(DockerSettings::default().host);
-    let settings = DockerSettings { host, tenancy: Tenancy::Strict, ..DockerSettings::default() };
+    let settings = DockerSettings {
+        host,
+        builds: BuildSettings { tenancy: Tenancy::Strict, ..BuildSettings::default() },
+        ..DockerSettings::default()
+    };
     let engine = DockerEngine::connect(settings).expect("good settings");
     let mut world = RealWorld::new().await;
     let Err(fault) = engine.ping().await else {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bollard::query_parameters::ListImagesOptionsBuilder;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REGISTRY};
+use image_builder::engine::settings::BuildSettings;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::{BUILDER_LABEL, BuiltImage, KEY_LABEL, RegistryImage};
@@ -60,12 +61,12 @@ pub(super) struct RealWorld {
 
 impl RealWorld {
     pub(super) async fn new() -> Self {
-        Self::with(DockerSettings::default()).await
+        Self::with(BuildSettings::default()).await
     }
 
-    /// A world whose engine is reached as `settings` say, except that `DOCKER_HOST` is honoured.
-    pub(super) async fn with(settings: DockerSettings) -> Self {
-        let engine = docker_engine(settings);
+    /// A world whose engine builds as `builds` says, at `DOCKER_HOST`.
+    pub(super) async fn with(builds: BuildSettings) -> Self {
+        let engine = docker_engine(builds);
         let docker = engine.negotiated().await.expect(
             "these tests need a container engine: start it with `.devcontainer/stack.sh up`",
         );
