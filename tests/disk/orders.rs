@@ -1,6 +1,5 @@
 //! Build orders with their contexts, and a guard over the engine that builds them.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -12,12 +11,11 @@ use image_builder::engine::docker::disk::size::Size;
 use image_builder::engine::docker::disk::{DiskGuard, DiskSettings, Young};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::{BUILDER_LABEL, BuildKey, BuiltImage, KEY_LABEL};
+use image_builder_actors::model::image::{BuildKey, BuiltImage};
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::Redactor;
-use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan};
-use image_builder_actors::testing::builder::on_engine;
+use image_builder_actors::ports::{BuildOrder, ImageBuilder};
+use image_builder_actors::testing::builder::{on_engine, order};
 use tempfile::TempDir;
 
 use crate::engine::SmallEngine;
@@ -46,26 +44,8 @@ impl Order {
         let context = tempfile::tempdir().expect("a directory");
         write(&context.path().join("data"), bytes);
         std::fs::write(context.path().join("Dockerfile"), dockerfile).expect("written");
-        let key = unique() + &unique();
-        let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let order = BuildOrder {
-            build_id: unique(),
-            key: serde_json::from_value(key.as_str().into()).expect("a key is a string"),
-            plan: Plan {
-                builder: BuilderKind::Dockerfile,
-                context: context.path().to_owned(),
-                dockerfile: "Dockerfile".to_owned(),
-                target: None,
-                build_args: BTreeMap::new(),
-                secrets: BTreeMap::new(),
-                platforms: Vec::new(),
-                registry_auth: BTreeMap::new(),
-                fingerprint: String::new(),
-            },
-            labels: BTreeMap::from([label(BUILDER_LABEL, "dockerfile"), label(KEY_LABEL, &key)]),
-            reference: ImageReference::for_build("localhost:5000", "tests", &unique(), "c0ffee00"),
-        };
-        Self { order, _context: context }
+        let reference = ImageReference::for_build("localhost:5000", "tests", &unique(), "c0ffee00");
+        Self { order: order(context.path(), reference), _context: context }
     }
 
     pub(crate) fn key(&self) -> &BuildKey {

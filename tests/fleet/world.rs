@@ -1,6 +1,5 @@
 //! Hosts to build on, and builds.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
@@ -12,13 +11,11 @@ use image_builder::engine::settings::{BuildSettings, StraightPush};
 use image_builder::registry::{RegistryClient, RegistrySettings, RegistryUrl};
 use image_builder_actors::model::build_log::{BuildEvent, BuildLog, BuildLogListener};
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::{
-    BUILDER_LABEL, CREATED_LABEL, ImageLocation, KEY_LABEL, RegistryImage,
-};
+use image_builder_actors::model::image::{CREATED_LABEL, ImageLocation, RegistryImage};
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::{Redactor, Secret};
-use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan, Registry};
+use image_builder_actors::ports::{BuildOrder, ImageBuilder, Registry};
+use image_builder_actors::testing::builder::order;
 use tempfile::TempDir;
 
 use crate::support::buildkit_bridge::BuildkitBridge;
@@ -129,29 +126,9 @@ impl Build {
         for (path, text) in files {
             std::fs::write(context.path().join(path), text).expect("the directory is ours");
         }
-        let key = unique() + &unique();
-        let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let order = BuildOrder {
-            build_id: unique(),
-            key: serde_json::from_value(key.as_str().into()).expect("a key is a string"),
-            plan: Plan {
-                builder: BuilderKind::Dockerfile,
-                context: context.path().to_owned(),
-                dockerfile: "Dockerfile".to_owned(),
-                target: None,
-                build_args: BTreeMap::new(),
-                secrets: BTreeMap::new(),
-                platforms: Vec::new(),
-                registry_auth: BTreeMap::new(),
-                fingerprint: String::new(),
-            },
-            labels: BTreeMap::from([
-                label(BUILDER_LABEL, BuilderKind::Dockerfile.as_str()),
-                label(KEY_LABEL, &key),
-                label(CREATED_LABEL, "2020-02-03T04:05:06Z"),
-            ]),
-            reference: ImageReference::for_build(REGISTRY, "fleet-tests", &unique(), &unique()),
-        };
+        let reference = ImageReference::for_build(REGISTRY, "fleet-tests", &unique(), &unique());
+        let mut order = order(context.path(), reference);
+        order.labels.insert(CREATED_LABEL.to_owned(), "2020-02-03T04:05:06Z".to_owned());
         Self { order, _context: context }
     }
 

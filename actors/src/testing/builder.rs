@@ -1,20 +1,53 @@
 //! In-memory builder.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::model::build_log::{BuildEvent, BuildLog};
 use crate::model::fault::{Fault, Reason, StageName};
-use crate::model::image::{BuildKey, BuiltImage, ImageLocation, digest_of};
+use crate::model::image::{
+    BUILDER_LABEL, BuildKey, BuiltImage, ImageLocation, KEY_LABEL, digest_of,
+};
 use crate::model::reference::ImageReference;
+use crate::model::request::BuilderKind;
 use crate::model::secret::Tripwire;
 use crate::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
 use crate::testing::registry::FakeRegistry;
 use crate::testing::script::Script;
+
+/// An order of a build of its own, by the `Dockerfile` of this context.
+pub fn order(context: &Path, reference: ImageReference) -> BuildOrder {
+    let unique = || Uuid::new_v4().simple().to_string();
+    // As long as a real key.
+    let key = unique() + &unique();
+    let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    BuildOrder {
+        build_id: unique(),
+        key: serde_json::from_value(key.as_str().into()).expect("a key is a string"),
+        plan: Plan {
+            builder: BuilderKind::Dockerfile,
+            context: context.to_owned(),
+            dockerfile: "Dockerfile".to_owned(),
+            target: None,
+            build_args: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            platforms: Vec::new(),
+            registry_auth: BTreeMap::new(),
+            fingerprint: String::new(),
+        },
+        labels: BTreeMap::from([
+            label(BUILDER_LABEL, BuilderKind::Dockerfile.as_str()),
+            label(KEY_LABEL, &key),
+        ]),
+        reference,
+    }
+}
 
 /// A builder that builds nothing: every build succeeds at once, unless a test scripted it otherwise.
 /// Clones share everything.

@@ -1,13 +1,12 @@
 //! The builder in memory.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::image::{BuiltImage, RegistryImage};
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::model::request::BuilderKind;
-use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan, Registry};
-use image_builder_actors::testing::builder::{End, FakeBuilder};
+use image_builder_actors::ports::{BuildOrder, ImageBuilder, Registry};
+use image_builder_actors::testing::builder::{End, FakeBuilder, order};
 use image_builder_actors::testing::conformance::builder::World;
 use image_builder_actors::testing::registry::FakeRegistry;
 use uuid::Uuid;
@@ -26,24 +25,8 @@ impl InMemory {
     }
 
     fn scripted(&self, output: &str, end: End) -> BuildOrder {
-        let key = serde_json::Value::String(Uuid::new_v4().to_string());
-        let order = BuildOrder {
-            build_id: Uuid::new_v4().to_string(),
-            key: serde_json::from_value(key).expect("a key is a string"),
-            plan: Plan {
-                builder: BuilderKind::Dockerfile,
-                context: "/nonexistent".into(),
-                dockerfile: "Dockerfile".to_owned(),
-                target: None,
-                build_args: BTreeMap::new(),
-                secrets: BTreeMap::new(),
-                platforms: Vec::new(),
-                registry_auth: BTreeMap::new(),
-                fingerprint: String::new(),
-            },
-            labels: BTreeMap::new(),
-            reference: ImageReference::for_build("registry", "user", "application", "c0ffee"),
-        };
+        let reference = ImageReference::for_build("registry", "user", "application", "c0ffee");
+        let order = order(Path::new("/nonexistent"), reference);
         self.builder.script(&order.build_id, output, end);
         order
     }

@@ -1,7 +1,6 @@
 //! What the suite's scenarios are made of on the real engine.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -10,12 +9,11 @@ use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REGISTRY
 use image_builder::engine::settings::BuildSettings;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
-use image_builder_actors::model::image::{BUILDER_LABEL, BuiltImage, KEY_LABEL, RegistryImage};
+use image_builder_actors::model::image::{BuiltImage, RegistryImage};
 use image_builder_actors::model::reference::ImageReference;
-use image_builder_actors::model::request::BuilderKind;
 use image_builder_actors::model::secret::{Redactor, Secret};
-use image_builder_actors::ports::{BuildOrder, ImageBuilder, Plan, Registry};
-use image_builder_actors::testing::builder::on_engine;
+use image_builder_actors::ports::{BuildOrder, ImageBuilder, Registry};
+use image_builder_actors::testing::builder::{on_engine, order};
 use image_builder_actors::testing::conformance::builder::World;
 use tempfile::TempDir;
 
@@ -24,32 +22,6 @@ use crate::registry::{NOWHERE, OPEN, client, reference_in, settings, unique};
 
 /// The base image of the builds here.
 pub(super) const BASE: &str = "debian:bookworm-slim";
-
-fn order(context: &Path) -> BuildOrder {
-    // As long as a real key.
-    let key = unique() + &unique();
-    let label = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    BuildOrder {
-        build_id: unique(),
-        key: serde_json::from_value(key.as_str().into()).expect("a key is a string"),
-        plan: Plan {
-            builder: BuilderKind::Dockerfile,
-            context: context.to_owned(),
-            dockerfile: "Dockerfile".to_owned(),
-            target: None,
-            build_args: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            platforms: Vec::new(),
-            registry_auth: BTreeMap::new(),
-            fingerprint: String::new(),
-        },
-        labels: BTreeMap::from([
-            label(BUILDER_LABEL, BuilderKind::Dockerfile.as_str()),
-            label(KEY_LABEL, &key),
-        ]),
-        reference: reference_in(OPEN),
-    }
-}
 
 pub(super) struct RealWorld {
     pub(super) engine: DockerEngine,
@@ -88,7 +60,7 @@ impl RealWorld {
                 .and_then(|()| std::fs::write(&path, text))
                 .expect("a file in a temporary directory");
         }
-        let order = order(context.path());
+        let order = order(context.path(), reference_in(OPEN));
         self.contexts.lock().expect("no test panics with it").push(context);
         self.built.lock().expect("no test panics with it").push(order.reference.repository.clone());
         order
