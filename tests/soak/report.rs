@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::sample::{CHANNELS, CONNECTIONS, FDS, FILES, PRIVATE, RSS, Sample, TCP, THREADS};
+use crate::sample::{CHANNELS, CONNECTIONS, FDS, FILES, POOL, PRIVATE, RSS, Sample, TCP, THREADS};
 
 /// Where a run keeps its report: `target/soak`.
 pub fn directory() -> PathBuf {
@@ -26,18 +26,19 @@ pub struct Report {
 impl Report {
     pub fn text(&self) -> String {
         let mut text =
-            "minute   jobs  RSS KiB  anonymous KiB  fds  threads  TCP  AMQP  channels  files\n"
+            "minute   jobs  RSS KiB  anonymous KiB  fds  threads  pool  TCP  AMQP  channels  files\n"
                 .to_owned();
         for (at, jobs, sample) in &self.samples {
             let (memory, levels) = (&sample.memory, &sample.levels);
             let _ = writeln!(
                 text,
-                "{:6.1}  {jobs:5}  {:7}  {:13}  {:3}  {:7}  {:3}  {:4}  {:8}  {:5}",
+                "{:6.1}  {jobs:5}  {:7}  {:13}  {:3}  {:7}  {:4}  {:3}  {:4}  {:8}  {:5}",
                 at.as_secs_f64() / 60.0,
                 memory[RSS],
                 memory[PRIVATE],
                 levels[FDS],
                 levels[THREADS],
+                levels[POOL],
                 levels[TCP],
                 levels[CONNECTIONS],
                 levels[CHANNELS],

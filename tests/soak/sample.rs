@@ -14,6 +14,7 @@ pub const PRIVATE: &str = "anonymous memory";
 /// Figures of [`Sample::levels`].
 pub const FDS: &str = "file descriptors";
 pub const THREADS: &str = "threads";
+pub const POOL: &str = "threads of the runtime's pool";
 pub const TCP: &str = "TCP sockets";
 pub const CONNECTIONS: &str = "connections to the broker";
 pub const CHANNELS: &str = "channels to the broker";
@@ -46,13 +47,15 @@ impl Sample {
         let pid = place.worker.pid();
         let rollup = read(pid, "smaps_rollup");
         let (connections, channels) = broker::connections_and_channels_of(pid);
+        let (pool, threads) = threads(pid);
         Self {
             memory: [(RSS, "Rss:"), (PRIVATE, "Anonymous:")]
                 .map(|(name, field)| (name, number(&rollup, field)))
                 .into(),
             levels: [
                 (FDS, entries(&format!("/proc/{pid}/fd"))),
-                (THREADS, number(&read(pid, "status"), "Threads:")),
+                (THREADS, threads),
+                (POOL, pool),
                 (TCP, broker::tcp_ports(pid).len() as u64),
                 (CONNECTIONS, connections),
                 (CHANNELS, channels),
@@ -123,6 +126,15 @@ fn number(text: &str, field: &str) -> u64 {
 
 fn entries(directory: &str) -> u64 {
     fs::read_dir(directory).expect("the worker is alive").count() as u64
+}
+
+/// How many threads the runtime's pool has, which also makes blocking calls, and how many others there are.
+fn threads(pid: u32) -> (u64, u64) {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the worker is alive").flatten();
+    // One may have ended meanwhile.
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    let (pool, others): (Vec<_>, Vec<_>) = names.partition(|name| name.trim() == "tokio-rt-worker");
+    (pool.len() as u64, others.len() as u64)
 }
 
 /// What is kept of repositories for the next build has a budget of its own, and is not counted.

@@ -1,14 +1,14 @@
 //! Judges what a worker held after all jobs by what it held after the first ones.
 
-use crate::sample::{CHANNELS, Sample, THREADS};
+use crate::sample::{CHANNELS, POOL, Sample};
 
 /// A channel of a publish is kept for the next one for a while: one for each that was under way at once. The
 /// listener has 8 jobs here, the notifier 4, the retry actor 4; three queues and the cancellations have
 /// a channel each.
 const MOST_CHANNELS: u64 = 8 + 4 + 4 + 4;
 
-/// Threads for blocking calls that periodic looks (at disks, the history, files) keep alive where they happen to
-/// overlap: each for ten seconds after its last call.
+/// Threads of the pool that periodic looks (at disks, files) keep alive among them: each is there for ten seconds
+/// after its last call, and they take turns. How many there are depends on how many calls once happened to overlap.
 const OVERLAPPING: u64 = 4;
 
 /// What leaked between two idle stretches. Memory may grow by this share of what it was.
@@ -22,7 +22,7 @@ pub fn leaks(warm: &Sample, last: &Sample, growth: f64) -> Vec<String> {
         let before = warm.levels[name];
         let most = match *name {
             CHANNELS => before.max(MOST_CHANNELS),
-            THREADS => before + OVERLAPPING,
+            POOL => before + OVERLAPPING,
             _ => before,
         };
         (*now > most).then(|| format!("{name}: {now} after {before}"))
@@ -34,14 +34,16 @@ pub fn leaks(warm: &Sample, last: &Sample, growth: f64) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{CONNECTIONS, FDS, FILES, PRIVATE, RSS, TCP};
+    use crate::sample::{CONNECTIONS, FDS, FILES, PRIVATE, RSS, TCP, THREADS};
 
     const GROWTH: f64 = 0.1;
 
     fn sample() -> Sample {
         Sample {
             memory: [(RSS, 60_000), (PRIVATE, 20_000)].into(),
-            levels: [FDS, THREADS, TCP, CONNECTIONS, CHANNELS, FILES].map(|name| (name, 9)).into(),
+            levels: [FDS, THREADS, POOL, TCP, CONNECTIONS, CHANNELS, FILES]
+                .map(|name| (name, 9))
+                .into(),
             left: ["messages in x.build".to_owned()].into(),
         }
     }
@@ -70,10 +72,10 @@ mod tests {
             let leaks = told(&|last| _ = last.memory.insert(name, kib));
             assert_eq!(leaks, [format!("{name}: {kib} KiB after {before} KiB")]);
         }
-        let threads = |count| told(&|last| _ = last.levels.insert(THREADS, count));
-        assert_eq!(threads(9 + OVERLAPPING), [""; 0]);
-        assert_eq!(threads(10 + OVERLAPPING), [format!("{THREADS}: 14 after 9")]);
-        for name in [FDS, TCP, CONNECTIONS, FILES] {
+        let pool = |count| told(&|last| _ = last.levels.insert(POOL, count));
+        assert_eq!(pool(9 + OVERLAPPING), [""; 0]);
+        assert_eq!(pool(10 + OVERLAPPING), [format!("{POOL}: 14 after 9")]);
+        for name in [FDS, THREADS, TCP, CONNECTIONS, FILES] {
             let leaks = told(&|last| _ = last.levels.insert(name, 10));
             assert_eq!(leaks, [format!("{name}: 10 after 9")]);
         }
