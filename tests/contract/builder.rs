@@ -8,6 +8,7 @@ mod proxy;
 mod pruning;
 mod pushing;
 mod secrets;
+mod sharing;
 mod tenants;
 pub(crate) mod world;
 

@@ -13,13 +13,22 @@ use crate::support::worker::{BINARY, Settings, Worker, command, run};
 use crate::support::world::{World, dockerfile, repository};
 use crate::support::{Door, PATIENCE, broker, runtime, unique, until};
 
+/// A world of builds that can be held.
+fn holding() -> World {
+    World::new().with("BUILDER_NETWORK", "host")
+}
+
 #[test]
 fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
-    let world = World::new();
+    let world = holding();
     let worker = world.worker();
-    let slow = Slow::begin(3, &world, &worker);
+    let slow = Slow::begin(&world, &worker);
 
-    let (told, _) = world.finish(&[&worker]);
+    worker.terminate();
+    worker.wait_for_line("draining");
+    slow.let_go();
+    assert_eq!(worker.wait(), 0);
+    let (told, _) = world.finish(&[]);
     let [told] = &told[..] else { panic!("one outcome: {told:?}") };
     assert_eq!(told.clone().ready().build_id(), slow.build_id);
     assert_eq!(told.data()["attempts"], 1);
@@ -27,9 +36,9 @@ fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
 
 #[test]
 fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
-    let world = World::new().with("DRAIN_TIMEOUT", "500ms");
+    let world = holding().with("DRAIN_TIMEOUT", "500ms");
     let first = world.worker();
-    let slow = Slow::begin(8, &world, &first);
+    let slow = Slow::begin(&world, &first);
     let commit = slow.repo.git(&["rev-parse", "HEAD"]);
     first.stop();
     assert!(world.managers.of(&slow.build_id).is_empty());
@@ -38,6 +47,7 @@ fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
     slow.repo.commit(&[("more", "than before")]);
     let second = world.worker();
     slow.wait_until_begun(&second);
+    slow.let_go();
     let told = world.outcome(&slow.build_id).ready().after(1);
     assert_eq!(told.text("/commit"), commit);
     let (told, _) = world.finish(&[&second]);
@@ -46,14 +56,15 @@ fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
 
 #[test]
 fn a_second_sigterm_leaves_at_once_and_nothing_is_lost() {
-    let world = World::new();
+    let world = holding();
     let first = world.worker();
-    let slow = Slow::begin(6, &world, &first);
+    let slow = Slow::begin(&world, &first);
 
     first.terminate();
     first.wait_for_line("draining");
     first.terminate();
     assert_eq!(first.wait(), 75);
+    slow.let_go();
     let second = world.worker();
     world.outcome(&slow.build_id).ready();
     let (told, _) = world.finish(&[&second]);
@@ -62,12 +73,13 @@ fn a_second_sigterm_leaves_at_once_and_nothing_is_lost() {
 
 #[test]
 fn a_killed_workers_build_is_done_by_the_next_one() {
-    let world = World::new();
+    let world = holding();
     let first = world.worker();
-    let slow = Slow::begin(6, &world, &first);
+    let slow = Slow::begin(&world, &first);
 
     first.kill();
     assert_eq!(first.wait(), -1);
+    slow.let_go();
     let second = world.worker();
     world.outcome(&slow.build_id).ready();
     let (told, _) = world.finish(&[&second]);
@@ -76,9 +88,9 @@ fn a_killed_workers_build_is_done_by_the_next_one() {
 
 #[test]
 fn a_connection_that_is_closed_in_the_middle_of_a_job_costs_no_outcome() {
-    let world = World::new();
+    let world = holding();
     let worker = world.worker();
-    let slow = Slow::begin(3, &world, &worker);
+    let slow = Slow::begin(&world, &worker);
 
     // One that consumes, one that publishes, and one each that reads the outcome ledger and what was cancelled.
     let connections = until("the broker lists all connections", || {
@@ -86,6 +98,7 @@ fn a_connection_that_is_closed_in_the_middle_of_a_job_costs_no_outcome() {
     });
     broker::close_connections(&connections);
     worker.wait_for_line("lost the broker");
+    slow.let_go();
     world.outcome(&slow.build_id).ready();
     assert_eq!(worker.restarts(), [0; 6]);
     let (told, letters) = world.finish(&[&worker]);
@@ -162,11 +175,11 @@ fn the_endpoints_tell_an_operator_how_the_worker_is() {
 
 #[test]
 fn a_worker_that_drains_is_not_ready_and_says_what_is_in_hand() {
-    let world = World::new();
+    let world = holding();
     let worker = world.worker();
     until("it is ready", || (worker.get("/readyz").0 == 200).then_some(()));
     assert_eq!(worker.metric("image_builder_draining") as u64, 0);
-    let slow = Slow::begin(8, &world, &worker);
+    let slow = Slow::begin(&world, &worker);
 
     worker.terminate();
     let line = worker.wait_for_line("draining");
@@ -184,6 +197,7 @@ fn a_worker_that_drains_is_not_ready_and_says_what_is_in_hand() {
     let asked = run(&["health", "--ready"], &address);
     assert_eq!(asked.code, 69);
     assert!(asked.stderr.contains("is not ready: it drains"), "{}", asked.stderr);
+    slow.let_go();
     assert_eq!(worker.wait(), 0);
     let (told, _) = world.finish(&[]);
     assert_eq!(told.len(), 1);
@@ -192,11 +206,12 @@ fn a_worker_that_drains_is_not_ready_and_says_what_is_in_hand() {
 
 #[test]
 fn a_hangup_ends_no_worker_that_has_no_terminal() {
-    let world = World::new();
+    let world = holding();
     let worker = world.worker();
-    let slow = Slow::begin(2, &world, &worker);
+    let slow = Slow::begin(&world, &worker);
     worker.hang_up();
     worker.wait_for_line("SIGHUP changes nothing");
+    slow.let_go();
     world.outcome(&slow.build_id).ready();
     world.finish(&[&worker]);
 }

@@ -10,11 +10,13 @@ use crate::support::{runtime, until};
 /// With one job at work, one waiting in the worker, and more in the queue.
 fn goes_away(end: impl FnOnce(&Node)) {
     let node = Node::new(&[]);
-    let world =
-        World::on(node.at()).with("LISTENER_CONCURRENCY", "2").with("BUILDER_CONCURRENCY", "1");
+    let world = World::on(node.at())
+        .with("LISTENER_CONCURRENCY", "2")
+        .with("BUILDER_CONCURRENCY", "1")
+        .with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let slow = Slow::begin(4, &world, &worker);
-    let mut ids = vec![slow.build_id];
+    let slow = Slow::begin(&world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
     let quick = quick();
     ids.extend(world.publish_many(&quick, 6));
 
@@ -22,6 +24,7 @@ fn goes_away(end: impl FnOnce(&Node)) {
     worker.wait_for_line("lost the broker");
     until("it is not ready", || (worker.get("/readyz").0 == 503).then_some(()));
     // The build goes on, so that whoever gets the job next finds its image.
+    slow.let_go();
     worker.wait_for_line("image built");
     assert!(world.managers.all().is_empty());
     node.start();
@@ -49,15 +52,17 @@ fn a_broker_that_is_killed_loses_nothing_that_it_has_confirmed() {
 fn a_broker_that_falls_silent_is_noticed_and_waited_for() {
     let node = Node::new(&[]);
     let uri = format!("{}?heartbeat=2", node.at().uri);
-    let world = World::on(node.at()).with("RABBITMQ_URI", &uri);
+    let world = World::on(node.at()).with("RABBITMQ_URI", &uri).with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let slow = Slow::begin(3, &world, &worker);
-    let mut ids = vec![slow.build_id];
+    let slow = Slow::begin(&world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
 
     node.freeze();
     worker.wait_for_line("lost the broker");
     worker.wait_for_line("cannot reach the broker yet");
     assert_eq!(worker.get("/readyz").0, 503);
+    slow.let_go();
+    worker.wait_for_line("image built");
     assert!(world.managers.all().is_empty());
     node.thaw();
 
@@ -72,13 +77,13 @@ fn a_broker_that_falls_silent_is_noticed_and_waited_for() {
 fn a_job_whose_worker_has_lost_its_way_to_the_broker_is_done_by_another_and_told_as_one() {
     let node = Node::new(&[]);
     let way = runtime().block_on(Proxy::start(&node.address(), Network::Up)).expect("a port");
-    let world = World::on(node.at());
+    let world = World::on(node.at()).with("BUILDER_NETWORK", "host");
     let cut_off = format!("amqp://guest:guest@{}/%2f?heartbeat=2", way.address);
     let mut settings = world.settings();
     settings.insert("RABBITMQ_URI".to_owned(), cut_off);
     let first = crate::support::worker::Worker::start(&settings);
-    let slow = Slow::begin(12, &world, &first);
-    let mut ids = vec![slow.build_id];
+    let slow = Slow::begin(&world, &first);
+    let mut ids = vec![slow.build_id.clone()];
 
     way.set(Network::BlackHole);
     let second = world.worker();
@@ -86,6 +91,7 @@ fn a_job_whose_worker_has_lost_its_way_to_the_broker_is_done_by_another_and_told
     second.wait_for_line("source fetched");
     first.wait_for_line("lost the broker");
     way.set(Network::Up);
+    slow.let_go();
 
     world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));

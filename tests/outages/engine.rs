@@ -13,12 +13,13 @@ use crate::support::world::{World, repository};
 fn goes_away(end: impl FnOnce(&OwnEngine)) {
     let engine = OwnEngine::new();
     engine.load(BASE);
-    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "none");
+    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let slow = Slow::begin(5, &world, &worker);
+    let slow = Slow::begin(&world, &worker);
     let mut ids = vec![slow.build_id];
 
     end(&engine);
+    slow.let_go();
     worker.wait_for_line("no room to work: the listener pauses");
     worker.wait_for_line("still no room to work");
     engine.start();
@@ -50,12 +51,13 @@ fn an_engine_that_is_killed_costs_a_build_nothing_but_time() {
 fn what_an_engine_dies_of_twice_is_given_up_and_nobody_elses_build_is_charged() {
     let engine = OwnEngine::new();
     engine.load(BASE);
-    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "none");
+    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let victim = Slow::begin(4, &world, &worker);
+    let victim = Slow::begin(&world, &worker);
     // Whenever this one runs, the engine dies.
-    let killer = Slow::begin_with(600, &world, &worker, json!({"userID": "mallory"}));
+    let killer = Slow::begin_with(&world, &worker, json!({"userID": "mallory"}));
     engine.kill();
+    victim.let_go();
     engine.start();
     until("it runs again", || (killer.times_begun(&worker) == 2).then_some(()));
     engine.kill();
@@ -82,9 +84,9 @@ fn what_an_engine_dies_of_twice_is_given_up_and_nobody_elses_build_is_charged() 
 fn a_dockerfile_that_would_end_the_engine_never_reaches_it() {
     let engine = OwnEngine::new();
     engine.load(BASE);
-    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "none");
+    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let slow = Slow::begin(5, &world, &worker);
+    let slow = Slow::begin(&world, &worker);
     for (text, said) in [
         ("ARG X=1\n", "no stage"),
         ("ARG X=1\rFROM scratch\r", "carriage return"),
@@ -101,6 +103,7 @@ fn a_dockerfile_that_would_end_the_engine_never_reaches_it() {
         assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
     }
     // The engine that had this one in hand is still the same.
+    slow.let_go();
     world.outcome(&slow.build_id).ready().after(1);
     assert_eq!(worker.restarts(), [0; 6]);
 }

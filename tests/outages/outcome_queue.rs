@@ -10,14 +10,15 @@ fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
     let node = Node::new(&[]);
     node.at().put_user("worker", ".*");
     let uri = node.at().uri.replace("guest:guest", "worker:worker");
-    let world = World::on(node.at()).with("RABBITMQ_URI", &uri);
+    let world = World::on(node.at()).with("RABBITMQ_URI", &uri).with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let slow = Slow::begin(3, &world, &worker);
-    let mut ids = vec![slow.build_id];
+    let slow = Slow::begin(&world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
 
     // Nor can the worker make the queue anew.
     node.at().permit("worker", r"^(?!.*\.outcome$)");
     world.broker.delete_queue(&world.settings["OUTCOME_QUEUE"]);
+    slow.let_go();
     worker.wait_for_line("cannot publish: the delivery goes back to its queue");
     assert!(world.managers.all().is_empty());
     node.at().permit("worker", ".*");
@@ -30,11 +31,12 @@ fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
 
 #[test]
 fn an_outcome_queue_that_is_deleted_is_made_anew() {
-    let world = World::new();
+    let world = World::new().with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let slow = Slow::begin(3, &world, &worker);
-    let mut ids = vec![slow.build_id];
+    let slow = Slow::begin(&world, &worker);
+    let mut ids = vec![slow.build_id.clone()];
     world.broker.delete_queue(&world.settings["OUTCOME_QUEUE"]);
+    slow.let_go();
     world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);

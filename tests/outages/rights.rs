@@ -45,11 +45,12 @@ fn while_the_broker_takes_no_messages_a_job_is_not_delivered_again_and_again() {
     /// Longer than the pause before a delivery that could not be settled comes again.
     const QUIET: Duration = Duration::from_secs(8);
     let node = Node::new(&[]);
-    let world = World::on(node.at());
+    let world = World::on(node.at()).with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let slow = Slow::begin(3, &world, &worker);
+    let slow = Slow::begin(&world, &worker);
     node.ctl(&["set_vm_memory_high_watermark", "0"]);
     broker_need(&worker, 503, "takes no messages for now");
+    slow.let_go();
     worker.wait_for_line("cannot publish: the delivery goes back to its queue");
     std::thread::sleep(QUIET);
     let accepted = |worker: &Worker| {
@@ -58,7 +59,7 @@ fn while_the_broker_takes_no_messages_a_job_is_not_delivered_again_and_again() {
     assert_eq!(accepted(&worker), 1);
     node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     world.outcome(&slow.build_id).ready().after(1);
-    let ids = [slow.build_id, fresh_request_passes(&world)];
+    let ids = [slow.build_id.clone(), fresh_request_passes(&world)];
     assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
 }
 

@@ -15,11 +15,12 @@ fn lines_with(worker: &Worker, text: &str) -> usize {
 #[test]
 fn a_job_that_is_held_for_longer_than_the_broker_grants_ends_in_one_outcome() {
     let node = Node::new(&["consumer_timeout = 60000"]);
-    let world = World::on(node.at());
+    let world = World::on(node.at()).with("BUILDER_NETWORK", "host");
     let worker = world.worker();
-    let slow = Slow::begin(75, &world, &worker);
+    let slow = Slow::begin(&world, &worker);
     let mut ids = vec![slow.build_id.clone()];
     worker.wait_for_line("the backlog was closed");
+    slow.let_go();
     world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
     assert_eq!(worker.restarts(), [0; 6]);

@@ -141,9 +141,14 @@ impl Steps {
     /// A Dockerfile whose one step goes through the turnstile, under the name that the build argument
     /// `STEP` has.
     pub fn dockerfile(&self) -> String {
+        self.dockerfile_saying("$STEP")
+    }
+
+    /// The same, whose step writes this first.
+    pub fn dockerfile_saying(&self, words: &str) -> String {
         let port = self.address.port();
         let open = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
-        let step = format!("{open} && echo $STEP >&3 && read -r answer <&3");
+        let step = format!("echo {words} && {open} && echo $STEP >&3 && read -r answer <&3");
         format!("FROM {}\nARG STEP\nRUN [\"bash\", \"-c\", \"{step}\"]\n", engine::BASE)
     }
 }
