@@ -16,7 +16,7 @@ fn goes_away(end: impl FnOnce(&OwnEngine)) {
     let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "host");
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
-    let mut ids = vec![slow.build_id];
+    let mut ids = vec![slow.build_id.clone()];
 
     end(&engine);
     slow.let_go();

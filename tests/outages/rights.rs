@@ -59,7 +59,7 @@ fn while_the_broker_takes_no_messages_a_job_is_not_delivered_again_and_again() {
     assert_eq!(accepted(&worker), 1);
     node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     world.outcome(&slow.build_id).ready().after(1);
-    let ids = [slow.build_id.clone(), fresh_request_passes(&world)];
+    let ids = [slow.build_id, fresh_request_passes(&world)];
     assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);
 }
 

@@ -298,8 +298,12 @@ impl Drop for Worker {
         super::engine::forget(&self.build_keys());
         if std::thread::panicking() {
             let mut lines = self.lines();
-            let tail = lines.split_off(lines.len().saturating_sub(40));
-            eprintln!("--- the worker's last lines\n{}", tail.join("\n"));
+            let tail = lines.split_off(lines.len().saturating_sub(20));
+            let is_bad =
+                |line: &String| ["\"WARN\"", "\"ERROR\""].iter().any(|it| line.contains(it));
+            lines.retain(is_bad);
+            eprintln!("--- what the worker warned of, and its last lines");
+            eprintln!("{}", [lines, tail].concat().join("\n"));
         }
     }
 }
