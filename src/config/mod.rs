@@ -49,7 +49,7 @@ use crate::credentials::GithubAppSettings;
 use crate::engine::docker::disk::size::{Size, Watermark};
 use crate::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use crate::engine::fleet::{Fleet, FleetSettings};
-use crate::engine::settings::{BuildSettings, CacheRegistry};
+use crate::engine::settings::{BuildSettings, CacheRegistry, PushedImages};
 use crate::hooks::ApplicationsSettings;
 use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
@@ -406,7 +406,12 @@ fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> Doc
             tenancy: read.tenancy(),
             limits,
             docker_config,
-            reproducible: read.reproducible_images(),
+            pushed: PushedImages {
+                reproducible: read.reproducible_images(),
+                compression: read.image_compression(),
+                provenance: read.image_provenance(),
+                sbom_generator: read.image_sbom(),
+            },
             cache: cache_registry(read),
             ..BuildSettings::default()
         },

@@ -17,7 +17,7 @@ use super::values::*;
 use crate::credentials::AppKey;
 use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
-use crate::engine::settings::CacheMode;
+use crate::engine::settings::{CacheMode, Compression, Provenance};
 use crate::net::address::without_credentials;
 use crate::net::networks::Networks;
 use crate::net::proxy::ProxyUrl;

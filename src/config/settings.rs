@@ -112,6 +112,15 @@ macro_rules! settings { ($of:ident) => { $of! {
         /// the same digest. It costs writing every layer once more, and needs hosts of `BUILDKIT_HOST`, or an engine
         /// with the containerd image store. See [Reproducible images](operations.md#reproducible-images).
         reproducible_images: bool = FLAG or "false";
+        /// How new layers are compressed: `zstd` is smaller and unpacked sooner, and needs Docker 23 or containerd 1.5
+        /// where images run. It needs what `REPRODUCIBLE_IMAGES` needs, and so do the next two.
+        image_compression: Compression = COMPRESSION or "gzip";
+        /// Attaches a record of how an image was built (SLSA): `min`, its sources, or `max`, its steps and build
+        /// arguments as well. The image's digest is that of an index then.
+        image_provenance: Provenance = PROVENANCE unset "none";
+        /// Attaches a list of an image's packages, made by this generator, such as
+        /// `docker/buildkit-syft-scanner:stable-1`.
+        image_sbom: String = IMAGE unset "none";
         /// Registry in which the build cache of each application is kept for engines that do not have it:
         /// `host[:port][/prefix]`. Needs what `REPRODUCIBLE_IMAGES` needs.
         cache_registry: RegistryUrl = REGISTRY unset "caches stay where they are";

@@ -17,7 +17,7 @@ use crate::broker::rabbitmq::topology::LONGEST_TTL;
 use crate::credentials::AppKey;
 use crate::engine::docker::Tenancy;
 use crate::engine::docker::disk::size::{Size, Watermark};
-use crate::engine::settings::CacheMode;
+use crate::engine::settings::{CacheMode, Compression, Provenance};
 use crate::net::address::{MISREAD, is_misread};
 use crate::net::networks::Networks;
 use crate::net::proxy::ProxyUrl;
@@ -164,6 +164,27 @@ pub(super) const CACHE_MODE: Kind<CacheMode> = Kind::new("`min` or `max`", |text
         "max" => CacheMode::AllSteps,
         _ => CacheMode::Image,
     })
+});
+pub(super) const COMPRESSION: Kind<Compression> = Kind::new("`gzip` or `zstd`", |text| {
+    one_of(text, &["gzip", "zstd"]).map(|text| match text.as_str() {
+        "zstd" => Compression::Zstd,
+        _ => Compression::Gzip,
+    })
+});
+pub(super) const PROVENANCE: Kind<Provenance> = Kind::new("`min` or `max`", |text| {
+    one_of(text, &["min", "max"]).map(|text| match text.as_str() {
+        "max" => Provenance::All,
+        _ => Provenance::Sources,
+    })
+});
+/// It is written into a list separated by commas.
+pub(super) const IMAGE: Kind<String> = Kind::new("image reference", |text| {
+    let may_be = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/@".contains(&byte);
+    match text.bytes().all(may_be) && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+    {
+        true => Ok(text.to_owned()),
+        false => Err(format!("`{text}` is no image reference")),
+    }
 });
 pub(super) const NETWORK: Kind<String> =
     Kind::new("`host` or `none`", |text| one_of(text, &["host", "none"]));

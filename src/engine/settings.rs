@@ -42,9 +42,8 @@ pub struct BuildSettings {
     pub straight: Option<StraightPush>,
     /// Where caches are kept for other engines; `None` = nowhere.
     pub cache: Option<CacheRegistry>,
-    /// `REPRODUCIBLE_IMAGES`: whether images have the time of their commit, and no file of theirs a later one,
-    /// where BuildKit pushes by itself.
-    pub reproducible: bool,
+    /// How images are made that BuildKit pushes by itself.
+    pub pushed: PushedImages,
     /// Whether every step is run, whatever the build cache has.
     pub no_cache: bool,
     /// `TENANCY`: whether users are kept apart. Where they are to be and the engine cannot, nothing is built.
@@ -68,7 +67,7 @@ impl Default for BuildSettings {
             push_auth: None,
             straight: None,
             cache: None,
-            reproducible: false,
+            pushed: PushedImages::default(),
             no_cache: false,
             tenancy: Tenancy::default(),
             salt_key: Secret::new("image-builder"),
@@ -82,6 +81,36 @@ impl Default for BuildSettings {
 pub struct StraightPush {
     /// Whether `REGISTRY_URL` asks for plain HTTP.
     pub plain_http: bool,
+}
+
+/// What only BuildKit gives an image that it pushes by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushedImages {
+    /// `REPRODUCIBLE_IMAGES`: whether images have the time of their commit, and no file of theirs a later one.
+    pub reproducible: bool,
+    /// `IMAGE_COMPRESSION`: how new layers are compressed.
+    pub compression: Compression,
+    /// `IMAGE_PROVENANCE`: whether a record of how it was built is attached, and what is in it.
+    pub provenance: Option<Provenance>,
+    /// `IMAGE_SBOM`: the generator of the list of packages that is attached, as an image reference.
+    pub sbom_generator: Option<String>,
+}
+
+/// How the layers of an image are compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compression {
+    #[default]
+    Gzip,
+    Zstd,
+}
+
+/// What a record of a build tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provenance {
+    /// What went in: sources with their digests, and times.
+    Sources,
+    /// The build's steps and its arguments as well.
+    All,
 }
 
 /// `CACHE_REGISTRY`: where the build cache of each application is kept, for engines that do not have it.

@@ -22,6 +22,8 @@ const LONGEST_DOCUMENT: u64 = 1 << 20;
 const MOST_DOCUMENTS: usize = 256;
 /// A compressed layer is searched up to this many bytes.
 const LONGEST_LAYER: u64 = 4 << 30;
+/// A layer that needs more memory to be unpacked is not, as an exponent of two; builders make none that does.
+const LARGEST_WINDOW: u32 = 23;
 /// Longest path that is shown, in bytes.
 const LONGEST_PATH: usize = 200;
 
@@ -63,6 +65,11 @@ pub(crate) fn in_layer_of(layer: impl Read, step: Option<&str>, wanted: &Tripwir
         match is {
             Kind::CompressedLayer => {
                 in_layer(MultiGzDecoder::new(whole).take(LONGEST_LAYER), wanted)
+            }
+            Kind::ZstdLayer => {
+                let mut layer = zstd::Decoder::new(whole)?;
+                layer.window_log_max(LARGEST_WINDOW)?;
+                in_layer(layer.take(LONGEST_LAYER), wanted)
             }
             Kind::Layer => in_layer(whole, wanted),
             // What stands beside images, such as where they are from.
@@ -127,6 +134,7 @@ enum Kind {
     Document,
     Layer,
     CompressedLayer,
+    ZstdLayer,
     Other,
 }
 
@@ -135,6 +143,7 @@ impl Kind {
         match beginning {
             [b'{' | b'[', ..] => Self::Document,
             [0x1f, 0x8b, ..] => Self::CompressedLayer,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::ZstdLayer,
             _ if beginning.get(257..262) == Some(b"ustar") => Self::Layer,
             _ => Self::Other,
         }
@@ -244,7 +253,8 @@ mod tests {
     fn a_layer_by_itself_is_searched_as_one_of_an_archive() {
         let wanted = Tripwire::new([("it".to_owned(), Secret::new("hush-hush-hush"))]);
         let leaking = archive(&[("app/.npmrc", b"hush-hush-hush")]);
-        for layer in [leaking.clone(), compressed(&leaking)] {
+        let zstd = zstd::encode_all(&*leaking, 3).expect("in memory");
+        for layer in [leaking.clone(), compressed(&leaking), zstd] {
             let searched = in_layer_of(&*layer, Some("RUN copy it"), &wanted);
             searched.read.expect("it can be read");
             let place = "the file `/app/.npmrc`, in the layer of the step `RUN copy it`";
@@ -252,8 +262,10 @@ mod tests {
         }
         let attached = in_layer_of(&br#"{"args": "hush-hush-hush"}"#[..], None, &wanted);
         assert_eq!(attached.found.map(|it| it.place).as_deref(), Some("what is attached to it"));
-        let unknown = in_layer_of(&b"(\xb5/\xfd zstd"[..], None, &wanted);
-        assert!(unknown.read.is_err() && unknown.found.is_none());
+        for unknown in [&b"BZh91AY&SY"[..], b"(\xb5/\xfd zstd"] {
+            let unknown = in_layer_of(unknown, None, &wanted);
+            assert!(unknown.read.is_err() && unknown.found.is_none());
+        }
         assert!(in_layer_of(&*archive(&[("a", b"b")]), None, &wanted).found.is_none());
     }
 

@@ -1,6 +1,6 @@
 //! What one host knows, and another one that never built it.
 
-use image_builder::engine::settings::{BuildSettings, CacheMode, CacheRegistry};
+use image_builder::engine::settings::{BuildSettings, CacheMode, CacheRegistry, PushedImages};
 use image_builder_actors::model::reference::ImageReference;
 
 use crate::world::{Build, REGISTRY, builds, fleet, own_hosts, stored, unique};
@@ -51,7 +51,10 @@ async fn a_host_takes_from_the_registry_what_another_one_has_built() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_has_the_same_digest_on_hosts_that_know_nothing_of_each_other() {
     let [one, other] = own_hosts().await;
-    let reproducible = || BuildSettings { reproducible: true, ..builds() };
+    let reproducible = || BuildSettings {
+        pushed: PushedImages { reproducible: true, ..PushedImages::default() },
+        ..builds()
+    };
     let steps = format!(
         "COPY app /srv/app\nRUN mkdir /made && date +%s%N > /dev/null && echo {} > /made/it",
         unique()

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use image_builder::engine::docker::{DockerEngine, DockerSettings, RegistryAuth, Tenancy};
-use image_builder::engine::settings::{BuildSettings, StraightPush};
+use image_builder::engine::settings::{
+    BuildSettings, Compression, Provenance, PushedImages, StraightPush,
+};
 use image_builder::registry::{RegistryClient, RegistryCredentials, RegistrySettings, RegistryUrl};
 use image_builder_actors::delivery::artifacts::{Artifact, Images, Ready};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::history::Planned;
-use image_builder_actors::model::image::ImageLocation;
+use image_builder_actors::model::image::{ImageLocation, REVISION_LABEL, SOURCE_LABEL};
 use image_builder_actors::model::platform::Platform;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::{BuildRequest, PlanRequest};
@@ -156,6 +158,86 @@ async fn one_index_has_the_images_of_all_platforms() {
         all.filter_map(|entry| entry["platform"]["architecture"].as_str()).collect();
     architectures.sort_unstable();
     assert_eq!(architectures, ["amd64", "arm64"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_has_zstd_layers_and_a_record_of_its_build_where_that_is_asked_for() {
+    let [host, _] = hosts().await;
+    let pushed = PushedImages {
+        compression: Compression::Zstd,
+        provenance: Some(Provenance::All),
+        ..PushedImages::default()
+    };
+    let fleet = fleet(&[&host], BuildSettings { pushed, ..builds() });
+    let mut build = Build::of(&[
+        ("Dockerfile", "FROM scratch\nARG COLOUR\nCOPY mark /mark\n"),
+        ("mark", &unique()),
+    ]);
+    let colour = unique();
+    build.order.plan.build_args.insert("COLOUR".to_owned(), colour.clone());
+    for (label, value) in [(SOURCE_LABEL, "https://forge.example/a/b"), (REVISION_LABEL, "c0ffee")]
+    {
+        build.order.labels.insert(label.to_owned(), value.to_owned());
+    }
+    let (digest, _) = build.digest(&fleet).await;
+    let reference = &build.order.reference;
+    let index = json(reference, &digest).await;
+    let [image, record] = index["manifests"].as_array().expect("an index").as_slice() else {
+        panic!("an image and what is attached to it: {index}")
+    };
+    assert_eq!(record["annotations"]["vnd.docker.reference.digest"], image["digest"]);
+    let image = json(reference, image["digest"].as_str().expect("a digest")).await;
+    let layer = &image["layers"][0];
+    assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd", "{image}");
+
+    let record = json(reference, record["digest"].as_str().expect("a digest")).await;
+    let record = blob(reference, record["layers"][0]["digest"].as_str().expect("a digest")).await;
+    for told in [&colour, "https://forge.example/a/b", "c0ffee"] {
+        assert!(record.contains(told), "{told}: {record}");
+    }
+    let ready = publish(&build, Arc::new(fleet.clone()), digest.clone()).await.expect("published");
+    assert_eq!(ready.image.digest, digest);
+}
+
+/// It is found in a layer that is compressed with zstd, and in a record of the build.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_attached_to_an_image_shows_no_secret_either() {
+    let [host, _] = hosts().await;
+    let pushed = PushedImages {
+        compression: Compression::Zstd,
+        provenance: Some(Provenance::All),
+        ..PushedImages::default()
+    };
+    let fleet = fleet(&[&host], BuildSettings { pushed, ..builds() });
+    let secret = format!("hush-{}", unique());
+    let dockerfile = "FROM scratch\nARG A\nCOPY mark /mark\n";
+    for (mark, argument, place) in
+        [(&secret, "plain", "the file `/mark`"), (&unique(), &*secret, "what is attached to it")]
+    {
+        let mut build = Build::of(&[("Dockerfile", dockerfile), ("mark", mark)]);
+        build.order.plan.build_args.insert("A".to_owned(), argument.to_owned());
+        build.order.plan.secrets.insert("it".to_owned(), Secret::new(secret.clone()));
+        let (digest, _) = build.digest(&fleet).await;
+        let refused = publish(&build, Arc::new(fleet.clone()), digest).await;
+        let fault = refused.expect_err("it shows a secret");
+        assert_eq!(fault.reason, Reason::SecretInImage, "{fault}");
+        assert!(fault.message.contains(place), "{fault}");
+    }
+}
+
+async fn json(reference: &ImageReference, digest: &str) -> serde_json::Value {
+    let url = format!("http://{REGISTRY}/v2/{}/manifests/{digest}", reference.repository);
+    let accept =
+        "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
+    let asked = reqwest::Client::new().get(url).header("Accept", accept).send().await;
+    let text = asked.expect("the registry answers").text().await.expect("it is text");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+async fn blob(reference: &ImageReference, digest: &str) -> String {
+    let url = format!("http://{REGISTRY}/v2/{}/blobs/{digest}", reference.repository);
+    let asked = reqwest::get(url).await.expect("the registry answers");
+    asked.text().await.expect("it is text")
 }
 
 /// A Docker Engine has the same within it, and needs to keep no image for it.

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 
 use super::context::Context;
 use super::control::Endpoint;
+use super::misses::LastBuilds;
 use super::revisions::Revisions;
 use super::session::Files;
 use super::solve::{Output, Solve};
@@ -24,12 +25,18 @@ pub(in crate::engine) struct Builds {
     pub(in crate::engine) settings: BuildSettings,
     times: Arc<FileTimes>,
     revisions: Revisions,
+    last_builds: LastBuilds,
 }
 
 impl Builds {
     /// `times` may be those of other engines too: what is sent to one is no more than another one was sent.
     pub(in crate::engine) fn new(settings: BuildSettings, times: Arc<FileTimes>) -> Self {
-        Self { settings, times, revisions: Revisions::default() }
+        Self {
+            settings,
+            times,
+            revisions: Revisions::default(),
+            last_builds: LastBuilds::default(),
+        }
     }
 
     /// Builds an image, and returns the digest that the engine gives as its own. `now` is what the engine's
@@ -72,6 +79,7 @@ impl Builds {
             cgroup: Cgroup::of(&self.settings.cgroups, user(&order.reference)),
             files: Arc::new(Files::new(context, times.clone())),
             shared_key: shared_key.clone(),
+            last_builds: &self.last_builds,
         };
         progress.note("the engine fetches what it needs of the build context");
         let built = solve.run(progress).await;

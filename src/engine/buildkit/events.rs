@@ -9,6 +9,7 @@ use image_builder_actors::model::build_log::{BuildEvent, BuildLog, StepRef};
 
 use super::cache::{self, is_about_cache};
 use super::faults::{FailedStep, is_cancelled};
+use super::misses::Misses;
 use crate::engine::faults::scrub;
 
 /// A line of output that is longer is cut here, in bytes. Longer than what the progress shows, so
@@ -30,6 +31,7 @@ pub(super) struct Follower<'a> {
     output: Output<'a>,
     /// Digest and error of the step that failed first by itself.
     failed: Option<(String, String)>,
+    misses: Misses,
 }
 
 #[derive(Default)]
@@ -44,13 +46,14 @@ struct Step {
 
 impl<'a> Follower<'a> {
     /// `output_bytes` is what the build may write to the log, in bytes.
-    pub(super) fn new(progress: &'a BuildLog, output_bytes: u64) -> Self {
+    pub(super) fn new(progress: &'a BuildLog, output_bytes: u64, misses: Misses) -> Self {
         Self {
             progress,
             steps: HashMap::new(),
             begun: 0,
             output: Output { progress, left: output_bytes, limit: output_bytes, over: false },
             failed: None,
+            misses,
         }
     }
 
@@ -94,7 +97,13 @@ impl<'a> Follower<'a> {
             step.number = self.begun;
             let event = BuildEvent::StepStarted { name: step.name.clone() };
             self.progress.tell_of_step(step.reference(), event);
+            self.misses.begun(vertex).into_iter().for_each(|miss| self.progress.note(miss));
         }
+    }
+
+    /// What is known of the build cache now.
+    pub(super) fn into_misses(self) -> Misses {
+        self.misses
     }
 
     fn finished(&mut self, vertex: &Vertex) {
@@ -222,7 +231,7 @@ mod tests {
 
     fn followed(limit: u64, parts: &[(i64, &[u8])]) -> Vec<String> {
         let progress = BuildLog::new("b", Redactor::new([Secret::new("s3cr3t")]));
-        let mut follower = Follower::new(&progress, limit);
+        let mut follower = Follower::new(&progress, limit, Misses::default());
         for (stream, part) in parts {
             follower.status(log(*stream, part));
         }
@@ -252,7 +261,7 @@ mod tests {
     #[test]
     fn an_endless_line_is_not_kept_and_its_secret_not_cut_in_two() {
         let progress = BuildLog::new("b", Redactor::new([Secret::new("s3cr3t")]));
-        let mut follower = Follower::new(&progress, u64::MAX);
+        let mut follower = Follower::new(&progress, u64::MAX, Misses::default());
         let mut start = vec![b'a'; BuildLog::LINE_BYTES - 3];
         start.extend_from_slice(b"s3cr3t");
         follower.status(log(1, &start));
@@ -268,7 +277,7 @@ mod tests {
     #[test]
     fn the_first_step_that_failed_by_itself_is_the_cause_unless_the_engine_names_another() {
         let progress = BuildLog::new("b", Redactor::default());
-        let mut follower = Follower::new(&progress, 1000);
+        let mut follower = Follower::new(&progress, 1000, Misses::default());
         for (digest, name, error) in [
             ("0", "[auth] library/x:pull token for x", "no"),
             ("1", "[2/2] RUN a", "executor failed running [/bin/sh -c a]: context canceled"),
@@ -290,7 +299,7 @@ mod tests {
     #[test]
     fn the_dockerfile_is_what_went_wrong_between_its_reading_and_its_first_step() {
         let progress = BuildLog::new("b", Redactor::default());
-        let mut follower = Follower::new(&progress, 1000);
+        let mut follower = Follower::new(&progress, 1000, Misses::default());
         let mut after = |digest: &str, name: &str| {
             let completed = Some(Timestamp::default());
             let vertex = Vertex { digest: digest.to_owned(), completed, ..vertex(name) };

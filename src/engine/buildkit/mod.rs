@@ -12,6 +12,7 @@ pub(super) mod control;
 mod events;
 mod faults;
 pub(super) mod inputs;
+pub(super) mod misses;
 pub(super) mod revisions;
 pub(super) mod session;
 pub(super) mod solve;

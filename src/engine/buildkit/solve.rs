@@ -9,7 +9,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::{
 };
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::model::image::CREATED_LABEL;
+use image_builder_actors::model::image::{CREATED_LABEL, REVISION_LABEL, SOURCE_LABEL};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Redactor;
 use image_builder_actors::ports::BuildOrder;
@@ -21,12 +21,13 @@ use super::cache::RemoteCache;
 use super::control::{Control, Endpoint};
 use super::events::Follower;
 use super::faults;
+use super::misses::LastBuilds;
 use super::session::{DOCKERFILE_NAME, Files, Offer, Session};
 use super::tenancy::{self, Tenancy};
 use crate::engine::cgroups::{Cgroup, Memory, ran_out};
 use crate::engine::credentials::PullCredentials;
 use crate::engine::docker::disk::size::Size;
-use crate::engine::settings::{BuildSettings, StraightPush};
+use crate::engine::settings::{BuildSettings, Compression, Provenance, PushedImages, StraightPush};
 
 /// Most that the build arguments, labels and the like of a build hold together, in bytes.
 const LONGEST_REQUEST: usize = 60 * 1024;
@@ -59,7 +60,11 @@ impl Output {
     }
 
     /// The exporter, with its attributes. `epoch` = no file of the image is to be younger.
-    fn exporter(&self, epoch: Option<i64>) -> (&'static str, HashMap<String, String>) {
+    fn exporter(
+        &self,
+        compression: Compression,
+        epoch: Option<i64>,
+    ) -> (&'static str, HashMap<String, String>) {
         let mut attributes = HashMap::new();
         let mut set =
             |name: &str, value: &str| attributes.insert(name.to_owned(), value.to_owned());
@@ -76,6 +81,11 @@ impl Output {
                 set("store", "false");
                 if *plain_http {
                     set("registry.insecure", "true");
+                }
+                if compression == Compression::Zstd {
+                    set("compression", "zstd");
+                    // Docker's own kinds of manifests know no such layers.
+                    set("oci-mediatypes", "true");
                 }
                 if epoch.is_some() {
                     set("rewrite-timestamp", "true");
@@ -98,6 +108,8 @@ pub(super) struct Solve<'a> {
     pub(super) cgroup: Option<Cgroup>,
     pub(super) files: Arc<Files>,
     pub(super) shared_key: String,
+    /// Says why a step is not taken from the cache.
+    pub(super) last_builds: &'a LastBuilds,
 }
 
 impl Solve<'_> {
@@ -116,7 +128,9 @@ impl Solve<'_> {
         let session = Session::open(self.endpoint, offer).await?;
         let control = Control::open(self.endpoint).await?;
         let request = self.request(session.id.clone(), attributes);
-        let mut follower = Follower::new(progress, self.settings.limits.output_bytes);
+        let application = &self.order.reference.repository;
+        let misses = self.last_builds.begin(application, self.no_cache);
+        let mut follower = Follower::new(progress, self.settings.limits.output_bytes, misses);
         let before = self.cgroup.as_ref().and_then(Cgroup::memory);
         let ended = follow(control, request, &mut follower).await;
         drop(session);
@@ -124,18 +138,14 @@ impl Solve<'_> {
         if let Some(fault) = self.files.failure() {
             return Err(fault);
         }
-        match ended {
-            Ok(response) => response
-                .exporter_response
-                .get(IMAGE_ID)
-                .cloned()
-                .ok_or_else(|| faults::broke(&"it does not say which image it made")),
-            Err(status) => {
-                let failed = |digest: Option<&str>| follower.failed(digest);
-                let fault = faults::of_build(&status, failed, follower.reads_dockerfile());
-                Err(self.without_credential(self.of_memory(before, &status, fault)))
-            }
-        }
+        let ended = ended.map_err(|status| {
+            let failed = |digest: Option<&str>| follower.failed(digest);
+            let fault = faults::of_build(&status, failed, follower.reads_dockerfile());
+            self.without_credential(self.of_memory(before, &status, fault))
+        });
+        self.last_builds.end(application, follower.into_misses(), ended.is_ok());
+        let id = ended?.exporter_response.remove(IMAGE_ID);
+        id.ok_or_else(|| faults::broke(&"it does not say which image it made"))
     }
 
     /// A registry may repeat what it was sent.
@@ -163,9 +173,31 @@ impl Solve<'_> {
             .then(|| RemoteCache::of(cache, &self.order.reference))
     }
 
+    /// What is asked to be attached to the image, with what it is to tell of the source.
+    fn attestations(&self) -> Vec<(&'static str, String)> {
+        let PushedImages { provenance, sbom_generator, .. } = &self.settings.pushed;
+        if !matches!(self.output, Output::Registry { .. }) {
+            return Vec::new();
+        }
+        let mut attributes = Vec::new();
+        if let Some(provenance) = provenance {
+            let mode = match provenance {
+                Provenance::Sources => "min",
+                Provenance::All => "max",
+            };
+            attributes.push(("attest:provenance", format!("mode={mode}")));
+            for (name, label) in [("vcs:source", SOURCE_LABEL), ("vcs:revision", REVISION_LABEL)] {
+                attributes.extend(self.order.labels.get(label).map(|value| (name, value.clone())));
+            }
+        }
+        let sbom = sbom_generator.iter().map(|it| ("attest:sbom", format!("generator={it}")));
+        attributes.extend(sbom);
+        attributes
+    }
+
     /// The time of the commit, in seconds since 1970, where images are to be the same whenever they are built.
     fn epoch(&self) -> Option<i64> {
-        if !self.settings.reproducible || !matches!(self.output, Output::Registry { .. }) {
+        if !self.settings.pushed.reproducible || !matches!(self.output, Output::Registry { .. }) {
             return None;
         }
         let committed = OffsetDateTime::parse(self.order.labels.get(CREATED_LABEL)?, &Rfc3339);
@@ -185,7 +217,8 @@ impl Solve<'_> {
 
     fn request(&self, session: String, attributes: HashMap<String, String>) -> SolveRequest {
         let host = self.settings.network.as_deref() == Some("host");
-        let (exporter, exporter_attributes) = self.output.exporter(self.epoch());
+        let (exporter, exporter_attributes) =
+            self.output.exporter(self.settings.pushed.compression, self.epoch());
         SolveRequest {
             r#ref: uuid::Uuid::new_v4().simple().to_string(),
             session,
@@ -227,6 +260,9 @@ impl Solve<'_> {
         }
         for (name, value) in &self.order.labels {
             set(format!("label:{name}"), value);
+        }
+        for (name, value) in self.attestations() {
+            set(name.to_owned(), &value);
         }
         if let Some(target) = &plan.target {
             set("target".to_owned(), target);

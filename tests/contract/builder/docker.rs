@@ -17,16 +17,16 @@ use image_builder_actors::model::login::RegistryLogin;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::PlanRequest;
 use image_builder_actors::model::secret::{Redactor, Secret};
-use image_builder_actors::ports::ImageBuilder;
+use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 use image_builder_actors::testing::conformance::builder::World;
 use image_builder_actors::testing::conformance::planner::{Source, plan};
 use serde_json::json;
 
 use super::proxy::{Certificates, Proxy};
-use super::world::{BASE, RealWorld, names_of};
+use super::world::{BASE, Notes, RealWorld, names_of};
 use crate::engine::{Engine, tenancy};
 use crate::registry::server::USER;
-use crate::registry::{CLOSED, CLOSED_PASSWORD, reference_in, unique};
+use crate::registry::{CLOSED, CLOSED_PASSWORD, OPEN, reference_in, unique};
 
 fn said(output: &[String], line: &str) -> bool {
     output.iter().any(|said| said == line)
@@ -71,6 +71,34 @@ async fn a_cache_mount_keeps_its_content_from_build_to_build() {
     assert!(!said(&first, "kept"), "{first:?}");
     let second = world.output(&world.dockerfile(&step(&unique()))).await;
     assert!(said(&second, "kept"), "{second:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_why_the_first_step_that_is_run_was_not_in_the_cache() {
+    const MISS: &str = "is not taken from the build cache";
+    let world = RealWorld::new().await;
+    let (user, one, two) = (unique(), unique(), unique());
+    let build = |step: &str, mark: &str| {
+        let text = format!("FROM {BASE}\nCOPY mark /\nRUN : {user}\n{step}\n");
+        let order = world.order(&[("Dockerfile", &text), ("mark", mark)]);
+        let reference = ImageReference::for_build(OPEN, &user, "app", "latest");
+        let order = BuildOrder { reference, ..order };
+        let world = &world;
+        async move {
+            let notes = Arc::new(Notes::default());
+            let log = BuildLog::new("b", Redactor::default()).with_listener(notes.clone());
+            world.engine.build(&order, &log).await.expect("the build is good");
+            notes.all().into_iter().filter(|line| line.contains(MISS)).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(build("RUN true", &one).await, [""; 0], "the first build of it");
+    assert_eq!(build("RUN true", &one).await, [""; 0], "nothing is run");
+    let told = build("RUN true", &two).await;
+    let [told] = &told[..] else { panic!("one line: {told:?}") };
+    assert!(told.starts_with(&format!("`COPY mark /` {MISS}: a file")), "{told}");
+    let told = build("RUN false || true", &two).await;
+    let [told] = &told[..] else { panic!("one line: {told:?}") };
+    assert!(told.starts_with(&format!("`RUN false || true` {MISS}: it is new")), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

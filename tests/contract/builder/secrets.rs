@@ -1,5 +1,6 @@
 //! Secrets that a real build leaves in its image.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image_builder::engine::settings::BuildSettings;
@@ -8,7 +9,7 @@ use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::{Redactor, Secret, Tripwire};
 use image_builder_actors::ports::{BuildOrder, Exposed, ImageBuilder};
 
-use super::world::RealWorld;
+use super::world::{Notes, RealWorld};
 use crate::registry::unique;
 
 /// The step that makes a layer with a secret, and the one that takes it out again.
@@ -33,25 +34,15 @@ impl Build {
         let (image, _) = world.build(&self.order).await;
         let image = image.expect("the build is good");
         let wanted = Tripwire::new([("it".to_owned(), Secret::new(self.secret.clone()))]);
-        let notes = std::sync::Arc::new(Notes::default());
+        let notes = Arc::new(Notes::default());
         let log = BuildLog::new("b", Redactor::default()).with_listener(notes.clone());
         let found = world.engine.search(&image, &wanted, files, &log).await;
-        let notes = notes.0.lock().expect("no test panics with it").clone();
-        (found.expect("the engine has it"), notes)
+        (found.expect("the engine has it"), notes.all())
     }
 
     async fn place(&self, world: &RealWorld, files: bool) -> Option<String> {
         let (found, _) = self.searched(world, files).await;
         found.map(|found| found.place)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Notes(std::sync::Mutex<Vec<String>>);
-
-impl image_builder_actors::model::build_log::BuildLogListener for Notes {
-    fn hear(&self, event: &image_builder_actors::model::build_log::BuildEvent) {
-        self.0.lock().expect("no test panics with it").push(format!("{event:?}"));
     }
 }
 

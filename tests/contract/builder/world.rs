@@ -7,7 +7,7 @@ use std::time::Duration;
 use bollard::query_parameters::ListImagesOptionsBuilder;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, LOCAL_REGISTRY};
 use image_builder::engine::settings::BuildSettings;
-use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::build_log::{BuildEvent, BuildLog, BuildLogListener};
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::{BuiltImage, RegistryImage};
 use image_builder_actors::model::reference::ImageReference;
@@ -205,6 +205,24 @@ impl World for RealWorld {
 
     fn reference_out_of_reach(&self) -> ImageReference {
         reference_in(NOWHERE)
+    }
+}
+
+/// What a build's log says beside the output of its steps.
+#[derive(Debug, Default)]
+pub(super) struct Notes(Mutex<Vec<String>>);
+
+impl Notes {
+    pub(super) fn all(&self) -> Vec<String> {
+        self.0.lock().expect("no test panics with it").clone()
+    }
+}
+
+impl BuildLogListener for Notes {
+    fn hear(&self, event: &BuildEvent) {
+        if let BuildEvent::Note(text) = event {
+            self.0.lock().expect("no test panics with it").push(text.clone());
+        }
     }
 }
 
