@@ -5,6 +5,8 @@
 
 mod concerns;
 mod forge;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod git;
 mod http;
 mod session;

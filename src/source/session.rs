@@ -42,11 +42,7 @@ impl Session {
     ) -> Self {
         Self {
             silence,
-            room: Room {
-                largest_file: limits.source_file_bytes,
-                bytes: Budget::new(limits.source_bytes),
-                entries: Budget::new(limits.source_entries),
-            },
+            room: Room::new(limits.source_file_bytes, limits.source_bytes, limits.source_entries),
             cancel: CancellationToken::new(),
             concerns,
             runtime: Handle::current(),
@@ -109,6 +105,10 @@ pub(super) struct Room {
 }
 
 impl Room {
+    pub(super) fn new(largest_file: u64, bytes: u64, entries: u64) -> Self {
+        Self { largest_file, bytes: Budget::new(bytes), entries: Budget::new(entries) }
+    }
+
     /// Counts bytes that the source tree will hold.
     pub(super) fn count_bytes(&self, bytes: u64) -> Result<(), Fault> {
         let over = |limit| format!("The source tree holds more than {}.", size(limit));

@@ -9,7 +9,8 @@
 //! | `remote` | the protocol's requests |
 //! | `advertisement` | the refs that a server offers |
 //! | `resolve` | what of them a request asks for |
-//! | `negotiation` | one fetch: what is wanted, what is there, and the pack |
+//! | `negotiation` | one fetch: what is wanted, and what is there |
+//! | `answer` | what comes of it, with the pack |
 //! | `transfer` | getting a commit from servers that allow more or less |
 //! | `objects` | packs, and the files in them |
 //! | `cache` | objects that are kept for the next time |
@@ -20,9 +21,12 @@
 
 mod address;
 mod advertisement;
+mod answer;
 mod cache;
 mod fetcher;
 mod files;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod ini;
 mod lfs;
 mod negotiation;

@@ -11,8 +11,7 @@ use libfuzzer_sys::fuzz_target;
 const TOKEN: &str = "tokentokentoken7";
 
 fuzz_target!(|body: &[u8]| {
-    let rules =
-        Rules { forge_url: "https://forge.example".to_owned(), limits: Limits::default() };
+    let rules = Rules::new("https://forge.example", Limits::default());
     let _ = identity(body, Some("message"));
     match parse(body, "id", &rules) {
         Ok(request) => assert!(!format!("{request:?}").contains(TOKEN)),

@@ -68,7 +68,7 @@ fn serve() -> io::Result<()> {
     unsafe_code,
     reason = "libgit2 is set up for the whole process, which has one thread and has opened nothing"
 )]
-fn set_up() -> Result<(), git2::Error> {
+pub(super) fn set_up() -> Result<(), git2::Error> {
     use git2::{ConfigLevel, opts};
     for level in
         [ConfigLevel::System, ConfigLevel::Global, ConfigLevel::XDG, ConfigLevel::ProgramData]
@@ -106,7 +106,7 @@ fn perform(
 }
 
 /// Takes a pack. It is there as a whole, or not at all.
-fn index(repository: &Repository, input: &mut impl Read) -> Result<Answer, Fault> {
+pub(super) fn index(repository: &Repository, input: &mut impl Read) -> Result<Answer, Fault> {
     let packs = repository.path().join("objects/pack");
     // A pack may build on what is there.
     let there = repository.odb().map_err(|error| git_fault(&error))?;
@@ -132,7 +132,7 @@ fn index(repository: &Repository, input: &mut impl Read) -> Result<Answer, Fault
 /// Length of a pack's head: `PACK`, its version and the number of its objects.
 const HEAD: usize = 12;
 
-fn peel(repository: &Repository, id: Oid) -> Result<Option<String>, Fault> {
+pub(super) fn peel(repository: &Repository, id: Oid) -> Result<Option<String>, Fault> {
     check_size(repository, id)?;
     let object = repository.find_object(id, None).map_err(|error| git_fault(&error))?;
     match object.peel(ObjectType::Commit) {
@@ -170,7 +170,7 @@ fn starting(repository: &Path, digits: &str, tips: &[String]) -> Result<Answer, 
     Ok(Answer::Commits(found))
 }
 
-fn check_out(repository: &Repository, wish: &CheckOut) -> Result<Answer, Fault> {
+pub(super) fn check_out(repository: &Repository, wish: &CheckOut) -> Result<Answer, Fault> {
     let id = object(&wish.commit)?;
     let commit = repository.find_commit(id).map_err(|error| git_fault(&error))?;
     let tree = commit.tree_id();

@@ -9,6 +9,8 @@
 
 mod checkout;
 pub(in crate::source) mod child;
+#[cfg(fuzzing)]
+pub(in crate::source) mod fuzzing;
 mod repository;
 mod walk;
 mod wire;
