@@ -128,9 +128,9 @@ impl Authenticator {
     async fn buy_token(&self, challenge: &Challenge, scope: &Scope) -> Result<HeaderValue, Fault> {
         let realm = challenge.parameters.get("realm").map(String::as_str).unwrap_or_default();
         let mut url = self.checked_realm(realm)?;
-        let wanted = challenge.parameters.get("scope").unwrap_or(&scope.0);
         let service = challenge.parameters.get("service").map(|service| ("service", service));
-        url.query_pairs_mut().extend_pairs(service).append_pair("scope", wanted);
+        // Not what the registry says is needed: a token opens this repository, and no other one.
+        url.query_pairs_mut().extend_pairs(service).append_pair("scope", &scope.0);
 
         let mut request = self.http.get(url);
         if let Some(password) = self.password() {

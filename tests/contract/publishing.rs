@@ -385,4 +385,30 @@ async fn a_registry_that_wants_tokens_gets_them_and_each_is_used_until_it_is_ref
     let scope =
         format!("scope=repository%3A{}%3Apull", push.reference.repository.replace('/', "%2F"));
     assert_eq!(token.target().1, format!("service=the+tests&{scope}"));
+
+    // Neither the worker nor the engine ever asks for more than the one repository of this build.
+    let own = format!("repository:{}:", push.reference.repository);
+    let asked: Vec<String> = requests.iter().flat_map(scopes).collect();
+    assert!(asked.contains(&format!("{own}pull")), "{asked:?}");
+    assert!(asked.iter().any(|scope| scope.ends_with("push") || scope.ends_with("push,pull")));
+    for scope in &asked {
+        let actions = scope.strip_prefix(&own).unwrap_or_else(|| panic!("{scope}: {asked:?}"));
+        assert!(actions.split(',').all(|action| ["pull", "push"].contains(&action)), "{asked:?}");
+    }
+}
+
+/// The scopes that a request asks a token server for.
+fn scopes(request: &Request) -> Vec<String> {
+    if request.target().0 != "/token" {
+        return Vec::new();
+    }
+    let body = String::from_utf8_lossy(&request.body).into_owned();
+    [request.target().1, &body]
+        .into_iter()
+        .flat_map(|text| {
+            serde_urlencoded::from_str::<Vec<(String, String)>>(text).unwrap_or_default()
+        })
+        .filter(|(name, _)| name == "scope")
+        .flat_map(|(_, scopes)| scopes.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use super::server::{PASSWORD, USER, registry_that, token_flow};
 use super::{CLOSED, NOWHERE, OPEN, client, reference_in, settings, with_password};
-use crate::http_server::{HttpServer, answer};
+use crate::http_server::{HttpServer, Request, answer};
 
 #[tokio::test]
 async fn a_reference_into_another_registry_is_a_refusal_and_nobody_is_asked() {
@@ -113,6 +113,28 @@ async fn a_refused_password_at_the_token_server_is_a_refusal() {
     let registry = client(with_password(settings(&server.host()), "wrong"));
     let fault = registry.find(&reference_in(&server.host())).await.expect_err("it is refused");
     assert_eq!(fault.reason, Reason::RegistryRefused, "{fault}");
+}
+
+#[tokio::test]
+async fn no_wider_token_is_bought_than_for_what_is_done_whatever_the_registry_says() {
+    let wide = "repository:somebody/else:pull,push registry:catalog:*";
+    let server = HttpServer::answering(move |request| {
+        if request.target().0 == "/token" {
+            return answer(200, &[], r#"{"token":"t"}"#);
+        }
+        let realm = format!("http://{}/token", request.header("host"));
+        let challenge = format!(r#"Bearer realm="{realm}",service="s",scope="{wide}""#);
+        answer(401, &[("www-authenticate", &challenge)], "")
+    })
+    .await;
+    let registry = client(with_password(settings(&server.host()), PASSWORD));
+    let reference = reference_in(&server.host());
+    registry.find(&reference).await.expect_err("its token opens nothing");
+    let requests = server.requests();
+    let asked: Vec<&str> =
+        requests.iter().map(Request::target).filter(|t| t.0 == "/token").map(|t| t.1).collect();
+    let own = format!("scope=repository%3A{}%3Apull", reference.repository.replace('/', "%2F"));
+    assert_eq!(asked, [format!("service=s&{own}")]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use image_builder_actors::model::image::digest_of;
 use crate::http_server::{Answer, HttpServer, Request, answer};
 
 pub(crate) const USER: &str = "builder";
-pub(crate) const PASSWORD: &str = "a-password-of-the-tests";
+pub(crate) const PASSWORD: &str = "canary-4b7d-of-the-tests";
 
 /// What the registry holds. Clones share it.
 #[derive(Clone, Default)]
