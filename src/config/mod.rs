@@ -400,6 +400,7 @@ fn engine(read: &mut Reader<'_>, network: &NetworkConfig, limits: Limits) -> Doc
             network: read.builder_network(),
             proxies: network.proxies.clone(),
             allowed: network.allowed.clone(),
+            allowed_hosts: network.allowed_hosts.clone(),
             memory: read.builder_memory(),
             cpus: read.builder_cpus(),
             cgroups: read.builder_cgroups().unwrap_or_default(),
@@ -588,6 +589,8 @@ pub struct NetworkConfig {
     pub proxies: Proxies,
     /// What may be reached for strangers though it is not public.
     pub allowed: Networks,
+    /// Hosts from which strangers' builds may add files.
+    pub allowed_hosts: Vec<String>,
     certificates: [(&'static str, Option<String>); 2],
 }
 
@@ -601,6 +604,7 @@ impl NetworkConfig {
                 exempt: read.no_proxy(),
             },
             allowed: read.builder_allow_cidr().unwrap_or_default(),
+            allowed_hosts: read.builder_allow_hosts(),
             certificates: [("SSL_CERT_FILE", file), ("SSL_CERT_DIR", read.ssl_cert_dir())],
         }
     }

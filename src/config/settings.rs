@@ -93,6 +93,11 @@ macro_rules! settings { ($of:ident) => { $of! {
         /// `10.1.0.0/16,192.168.7.5`. Of build steps it is `image-builder build-network` that goes by it, see
         /// [The network of build steps](operations.md#the-network-of-build-steps).
         builder_allow_cidr: Networks = CIDRS unset "public addresses alone";
+        /// Hosts from which a Dockerfile may `ADD` over HTTP and Git under `TENANCY=strict`, such as
+        /// `github.com,*.example.com`: the engine looks their names up and follows their redirects by itself, so list
+        /// those whose names, and whose redirects, lead nowhere that builds must not reach. Addresses are listed in
+        /// `BUILDER_ALLOW_CIDR`.
+        builder_allow_hosts: Vec<String> = HOSTS or "github.com,raw.githubusercontent.com";
         /// Whether users are kept apart on the engine. `strict`: an engine that cannot keep them apart builds
         /// nothing. `trusted`: all users are one, and any engine will do.
         tenancy: Tenancy = TENANCY or "strict";

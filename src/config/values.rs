@@ -1,6 +1,7 @@
 //! Kinds of values: how each is written, how it is read, and how much of it is shown.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -205,6 +206,20 @@ pub(super) const CGROUPS: Kind<Cgroups> = Kind::new("`/path,…`", |text| {
         .collect()
 });
 pub(super) const CIDRS: Kind<Networks> = Kind::new("`10.1.0.0/16,…`", str::parse);
+pub(super) const HOSTS: Kind<Vec<String>> = Kind::new("`host,*.domain,…`", |text| {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let host = |part: &str| {
+        let name = part.strip_prefix("*.").unwrap_or(part);
+        match name.split('.').all(is_label) && name.parse::<IpAddr>().is_err() {
+            true => Ok(part.to_ascii_lowercase()),
+            false => Err(format!("`{part}` is no host; write it like github.com or *.example.com")),
+        }
+    };
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(host).collect()
+});
 pub(super) const TENANCY: Kind<Tenancy> = Kind::new("`strict` or `trusted`", |text| {
     one_of(text, &["strict", "trusted"]).map(|text| match text.as_str() {
         "trusted" => Tenancy::Trusted,

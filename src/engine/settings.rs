@@ -24,6 +24,9 @@ pub struct BuildSettings {
     pub proxies: Proxies,
     /// `BUILDER_ALLOW_CIDR`: what may be a source of builds though it is not public.
     pub allowed: Networks,
+    /// `BUILDER_ALLOW_HOSTS`: from where builds may add files over HTTP and Git, where users are kept apart;
+    /// `*.example.com` = whatever is below it.
+    pub allowed_hosts: Vec<String>,
     /// `BUILDER_MEMORY`: what a step may hold, on engines that can bound it.
     pub memory: Option<Size>,
     /// `BUILDER_CPUS`: how many processors a step may keep busy, on engines that can bound it.
@@ -59,6 +62,7 @@ impl Default for BuildSettings {
             network: None,
             proxies: Proxies::default(),
             allowed: Networks::default(),
+            allowed_hosts: Vec::new(),
             memory: None,
             cpus: None,
             cgroups: Vec::new(),

@@ -88,13 +88,15 @@ fn of_policy(error: &str) -> Option<Fault> {
     static DENIED: LazyLock<Regex> =
         LazyLock::new(|| pattern(r#"source "([^"]*)" denied by policy[^"]*$"#));
     let source = DENIED.captures(error)?.get(1)?.as_str();
-    let shown = cut(source.trim_start_matches("docker-image://").to_owned(), SHOWN_BYTES);
+    let image = source.strip_prefix("docker-image://");
+    let shown = cut(image.unwrap_or(source).to_owned(), SHOWN_BYTES);
+    let why = match image {
+        Some(_) => "it is not public, or somebody else's",
+        None => "its host is none of those that the operator lists (BUILDER_ALLOW_HOSTS)",
+    };
     Some(fault(
         Reason::ForbiddenSource,
-        format!(
-            "The Dockerfile takes `{shown}`, which a build must not reach here: it is not public, or \
-             somebody else's."
-        ),
+        format!("The Dockerfile takes `{shown}`, which a build must not reach here: {why}."),
     ))
 }
 
@@ -125,6 +127,9 @@ fn of_step(error: &str, step: &FailedStep) -> Fault {
             return of_words(&format!("cannot push to `{image}`"), why);
         }
         return if is_disk_full(&cause) { disk_full() } else { broke(&cause) };
+    }
+    if let Some(fault) = base_image(&step.name).and_then(|image| of_its_registry(image, &cause)) {
+        return fault;
     }
     if let Some(image) = step.name.strip_prefix("resolve image config for ") {
         let why = why_not_pulled(&cause);
@@ -163,11 +168,45 @@ fn failed_push(cause: &str) -> Option<(&str, &str)> {
     Some((found.get(1)?.as_str(), found.get(2)?.as_str()))
 }
 
+/// The image that a step gets from its registry: what is known of it, or its layers.
+fn base_image(step: &str) -> Option<&str> {
+    static LAYERS: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[[^\]]*\] FROM (\S+)"));
+    let known = ["[internal] load metadata for ", "resolve image config for "];
+    known
+        .iter()
+        .find_map(|start| step.strip_prefix(start))
+        .or_else(|| Some(LAYERS.captures(step)?.get(1)?.as_str()))
+}
+
+/// The fault of a base image's registry that does not answer, or answers that it cannot: nothing of the user's
+/// build is wrong. Read of where the engine says how a request ended: behind the address, at the end of the error.
+/// Nobody else waits for it, since a stranger names it.
+fn of_its_registry(image: &str, cause: &str) -> Option<Fault> {
+    static UNANSWERED: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r#"failed to do request: \w+ "[^"]*": (?:.*: )?(connection refused|connection reset by peer|broken pipe|no route to host|network is unreachable|i/o timeout|(?:unexpected )?EOF|net/http: TLS handshake timeout|context deadline exceeded(?: \(Client\.Timeout exceeded while awaiting headers\))?)$"#,
+        )
+    });
+    static STATUS: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"(?:unexpected status\b|failed with status code\b).*: ((?:408|429|5\d\d) [A-Z][A-Za-z ]*)$",
+        )
+    });
+    let said = UNANSWERED.captures(cause).map(|found| ("does not answer", found));
+    let said = said.or_else(|| Some(("answers that it cannot", STATUS.captures(cause)?)));
+    let (what, found) = said?;
+    Some(fault(
+        Reason::RegistryFailed,
+        format!(
+            "Base image `{}` cannot be pulled, since its registry {what}: {}.",
+            image_name(image),
+            &found[1]
+        ),
+    ))
+}
+
 fn why_not_pulled(cause: &str) -> String {
     let has = |signs: &[&str]| signs.iter().any(|sign| cause.contains(sign));
-    if has(&["toomanyrequests", "429 Too Many"]) {
-        return "whose registry asks for patience (too many requests)".to_owned();
-    }
     if has(&[
         "access denied",
         "insufficient_scope",
@@ -177,7 +216,7 @@ fn why_not_pulled(cause: &str) -> String {
     ]) {
         return "which does not exist or may not be pulled by this service".to_owned();
     }
-    if has(&["failed to do request", "dial tcp", "i/o timeout", "TLS handshake timeout", "x509"]) {
+    if has(&["failed to do request", "dial tcp", "x509"]) {
         return format!("whose registry cannot be reached: {cause}");
     }
     if has(&["not found", "manifest unknown"]) {
@@ -337,8 +376,8 @@ mod tests {
             (
                 Some(metadata),
                 "unexpected status code [manifests 1]: 429 Too Many Requests",
-                Reason::BuildFailed,
-                "patience",
+                Reason::RegistryFailed,
+                "its registry answers that it cannot: 429 Too Many Requests.",
             ),
             (
                 Some("resolve image config for docker.io/docker/dockerfile:1"),
@@ -415,6 +454,49 @@ mod tests {
                 assert_eq!(fault.reason, *reason, "{error}");
                 assert!(fault.message.contains(message), "{error}: {}", fault.message);
             }
+        }
+    }
+
+    #[test]
+    fn a_base_image_s_registry_that_does_not_answer_is_no_fault_of_the_build() {
+        let head = "failed to do request: Head \"https://r.example/v2/a/manifests/1\": ";
+        let token = "failed to authorize: rpc error: code = Unknown desc = failed to fetch anonymous token: ";
+        for (error, told) in [
+            (format!("{head}dial tcp 192.0.2.1:443: connect: connection refused"), "refused"),
+            (format!("{head}dial tcp 192.0.2.1:443: i/o timeout"), "i/o timeout"),
+            (format!("{head}net/http: TLS handshake timeout"), "handshake"),
+            (format!("{head}read tcp 10.0.0.1:5->192.0.2.1:443: connection reset by peer"), "reset"),
+            (format!("{head}EOF"), "EOF"),
+            (format!("{head}context deadline exceeded"), "deadline"),
+            (
+                "unexpected status from HEAD request to https://r.example/v2/: 503 Service Unavailable"
+                    .to_owned(),
+                "503 Service Unavailable",
+            ),
+            ("unexpected status code [manifests 1]: 500 Internal Server Error".to_owned(), "500"),
+            (format!("{token}unexpected status: 502 Bad Gateway"), "502"),
+        ] {
+            for name in ["[internal] load metadata for r.example/a:1", "[a 1/2] FROM r.example/a:1"]
+            {
+                let fault = step(name, &error);
+                assert_eq!(fault.reason, Reason::RegistryFailed, "{error}: {fault}");
+                assert!(fault.message.contains(told), "{fault}");
+                assert!(fault.message.starts_with("Base image `r.example/a:1` cannot"), "{fault}");
+            }
+        }
+        for (name, error) in [
+            ("[internal] load metadata for r.example/a:1", "r.example/a:1: not found"),
+            (
+                "[internal] load metadata for r.example/a:1",
+                "failed to do request: Head \"https://r.example/connection refused\": x509: unknown",
+            ),
+            (
+                "[2/2] RUN : unexpected status: 503 Service Unavailable",
+                "process \"x\" did not complete successfully: exit code: 1",
+            ),
+            ("[2/2] ADD https://r.example/x /", "invalid response status 503"),
+        ] {
+            assert_eq!(step(name, error).kind(), Kind::Build, "{error}");
         }
     }
 

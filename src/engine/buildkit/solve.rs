@@ -231,7 +231,8 @@ impl Solve<'_> {
             cache: Some(self.cache().map(|cache| cache.options()).unwrap_or_default()),
             source_policy: (self.settings.tenancy == Tenancy::Strict).then(|| {
                 let cache = self.settings.cache.as_ref().map(|cache| cache.name.as_str());
-                tenancy::source_policy(&self.order.reference, &self.settings.allowed, cache)
+                let (networks, hosts) = (&self.settings.allowed, &self.settings.allowed_hosts);
+                tenancy::source_policy(&self.order.reference, networks, hosts, cache)
             }),
             ..SolveRequest::default()
         }

@@ -38,8 +38,6 @@ const SALT_DIGITS: usize = 32;
 /// Build arguments that are sent to every step without being in its cache key, in lower case.
 const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
 
-/// Names that end so are never public.
-const PRIVATE_NAMES: &str = "localhost|local|internal|intranet|lan|home|corp|localdomain|arpa";
 /// Loopback, private, link-local, shared and other addresses that are not public.
 const PRIVATE_ADDRESSES: &str = r"0\.|10\.|127\.|169\.254\.|192\.168\.|192\.0\.0\.|172\.(1[6-9]|2[0-9]|3[01])\.|100\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\.|198\.1[89]\.|22[4-9]\.|2[3-5][0-9]\.";
 
@@ -101,11 +99,15 @@ pub(super) fn check_front_end(dockerfile: &[u8]) -> Result<(), Fault> {
     ))
 }
 
-/// Which sources a user's build may have, `allowed` ones among them. Of several rules that match, the last one
-/// counts. `cache` = the registry that has the build caches of all users, where that is another one.
+/// Which sources a user's build may have. Of several rules that match, the last one counts. `cache` = the registry
+/// that has the build caches of all users, where that is another one.
+///
+/// A policy sees an address as it is written. What its name stands for, and where a redirect leads, the engine finds
+/// out by itself: so HTTP and Git are for `hosts` and addresses of `networks` alone.
 pub(super) fn source_policy(
     reference: &ImageReference,
-    allowed: &Networks,
+    networks: &Networks,
+    hosts: &[String],
     cache: Option<&str>,
 ) -> Policy {
     use PolicyAction::{Allow, Deny};
@@ -114,10 +116,6 @@ pub(super) fn source_policy(
     let host = registry.split('/').next().unwrap_or_default();
     let mut rules = vec![
         rule(Deny, r"^(https?|git|ssh|oci-layout)://".to_owned()),
-        rule(Allow, at(r"([a-z0-9_-]+\.)+[a-z][a-z0-9-]*\.?")),
-        rule(Allow, at(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")),
-        rule(Deny, at(&format!(r"([a-z0-9_-]+\.)*({PRIVATE_NAMES})\.?"))),
-        rule(Deny, at(&format!(r"({PRIVATE_ADDRESSES})[0-9.]*"))),
         rule(
             Deny,
             format!(
@@ -125,7 +123,8 @@ pub(super) fn source_policy(
             ),
         ),
     ];
-    for network in allowed.iter().filter_map(as_v4) {
+    rules.extend(hosts.iter().map(|host| rule(Allow, at(&host_pattern(host)))));
+    for network in networks.iter().filter_map(as_v4) {
         let addresses = addresses(network);
         rules.push(rule(Allow, at(&addresses)));
         rules.push(rule(Allow, format!("^docker-image://({addresses})(:[0-9]+)?/")));
@@ -159,6 +158,14 @@ fn addresses(network: Ipv4Net) -> String {
         }
     };
     first.into_iter().zip(last).map(number).collect::<Vec<_>>().join(r"\.")
+}
+
+/// A pattern of a host's name, or with `*.` of the names below it.
+fn host_pattern(host: &str) -> String {
+    match host.strip_prefix("*.") {
+        Some(domain) => format!(r"([a-z0-9_-]+\.)+{}", regex::escape(domain)),
+        None => regex::escape(host),
+    }
 }
 
 /// An address of HTTP or Git whose host is `host`, whatever stands around it.
@@ -232,16 +239,17 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_the_users_own_or_public() {
+    fn sources_are_the_users_own_or_of_hosts_that_are_listed() {
         let cache = Some("caches.example/all");
-        let policy = source_policy(&reference("alice"), &Networks::default(), cache);
+        let hosts = ["example.com", "github.com", "*.example.co.uk"].map(str::to_owned);
+        let policy = source_policy(&reference("alice"), &Networks::default(), &hosts, cache);
         for good in [
             "docker-image://docker.io/library/debian:12",
             "docker-image://ghcr.io/railwayapp/nixpacks:ubuntu-1745885067",
             "docker-image://localhost:5000/images/alice/shop:1",
             "https://example.com/file.tar.gz",
             "https://user@sub.example.co.uk:8443?x=1",
-            "http://93.184.216.34/x",
+            "http://EXAMPLE.com:8080/x",
             "git://github.com/moby/buildkit.git#v0.13",
             "git://git@github.com/moby/buildkit.git",
             "docker-image://10.example.com/base:1",
@@ -258,6 +266,16 @@ mod tests {
             "docker-image://127.0.0.1:5000/images/bob/shop:1",
             "docker-image://[::1]:5000/images/bob/shop:1",
             "docker-image://image-builder.local/bob/shop:1234567-0123456789ab",
+            "https://example.co.uk/",
+            "https://sub.example.com/",
+            "https://example.com.evil.example/",
+            "https://evil-example.com/",
+            "https://example.com@evil.example/",
+            "https://evil.example/example.com",
+            "https://evil.example/@example.com/",
+            "https://evil.example?@example.com/",
+            "git://evil.example/x.git#example.com",
+            "http://93.184.216.34/x",
             "http://localhost/",
             "http://LOCALHOST:15672/api",
             "http://127.0.0.1:9090/metrics",
@@ -290,7 +308,7 @@ mod tests {
     #[test]
     fn what_the_operator_lists_may_be_a_source() {
         let allowed = "10.1.96.0/20,192.168.7.5,fd00::/8".parse().expect("networks");
-        let policy = source_policy(&reference("alice"), &allowed, None);
+        let policy = source_policy(&reference("alice"), &allowed, &[], None);
         for good in [
             "http://10.1.96.1/",
             "http://10.1.111.255:8080/x",
@@ -303,6 +321,7 @@ mod tests {
             "http://10.1.95.1/",
             "http://10.1.112.1/",
             "http://192.168.7.50/",
+            "https://github.com/x",
             "http://192.168.7.5.evil@127.0.0.1/",
             "docker-image://192.168.7.6:5000/base:1",
             "docker-image://localhost:5000/images/bob/shop:1",

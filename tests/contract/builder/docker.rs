@@ -21,10 +21,12 @@ use image_builder_actors::ports::{BuildOrder, ImageBuilder};
 use image_builder_actors::testing::conformance::builder::World;
 use image_builder_actors::testing::conformance::planner::{Source, plan};
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use super::proxy::{Certificates, Proxy};
 use super::world::{BASE, Notes, RealWorld, names_of};
 use crate::engine::{Engine, tenancy};
+use crate::http_server::{HttpServer, answer};
 use crate::registry::server::USER;
 use crate::registry::{CLOSED, CLOSED_PASSWORD, OPEN, reference_in, unique};
 
@@ -104,7 +106,7 @@ async fn the_log_says_why_the_first_step_that_is_run_was_not_in_the_cache() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_reaches_its_step_and_nothing_else() {
     let world = RealWorld::new().await;
-    let secret = format!("s3cr3t-{}", unique());
+    let secret = format!("canary-4b7d-{}", unique());
     let mut order = world.dockerfile(&format!(
         "RUN --mount=type=secret,id=tok,required=true : {}; \
          cp /run/secrets/tok /tmp/t && wc -c < /tmp/t && rm /tmp/t && cat /run/secrets/tok\nRUN ls /run/secrets || true",
@@ -342,6 +344,32 @@ async fn odd_dockerfiles_that_the_engine_builds_are_planned_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_base_image_s_registry_that_does_not_answer_is_the_service_s_fault() {
+    let world = RealWorld::new().await;
+    let refusing = HttpServer::answering(|_| answer(503, &[], "")).await;
+    // Takes connections, and closes them.
+    let closing = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let closing_at = closing.local_addr().expect("an address");
+    let closer = tokio::spawn(async move {
+        while let Ok((connection, _)) = closing.accept().await {
+            drop(connection);
+        }
+    });
+    for (registry, told) in [
+        ("127.0.0.1:9".to_owned(), "does not answer: connection refused"),
+        (refusing.host(), "answers that it cannot: 503 Service Unavailable"),
+        (closing_at.to_string(), "does not answer"),
+    ] {
+        let text = format!("FROM {registry}/no/such:1\nENV a=1\n");
+        let fault = world.fault(&world.order(&[("Dockerfile", &text)])).await;
+        assert_eq!(fault.reason, Reason::RegistryFailed, "{registry}: {fault}");
+        assert!(fault.message.contains(told), "{registry}: {fault}");
+        assert!(fault.message.contains(&format!("`{registry}/no/such:1`")), "{registry}: {fault}");
+    }
+    closer.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn faults_of_the_dockerfile_tell_what_is_wrong_with_it() {
     let world = RealWorld::new().await;
     let table = [
@@ -356,7 +384,6 @@ async fn faults_of_the_dockerfile_tell_what_is_wrong_with_it() {
             "`localhost:5000/no/such:1`, which was not found",
         ),
         ("FROM localhost:5001/no/such:1", None, Reason::BuildFailed, "may not be pulled"),
-        ("FROM 127.0.0.1:9/no/such:1", None, Reason::BuildFailed, "cannot be reached"),
         ("RUN :; sh -c 'kill -9 $$'; exit $?", None, Reason::BuildFailed, "exit code 137"),
         ("USER nobody-here\nRUN true", None, Reason::BuildFailed, "nobody-here"),
         ("WORKDIR /x\nRUN nosuchcommand", None, Reason::BuildFailed, "command not found"),
