@@ -1,4 +1,5 @@
-//! What a build may use up: a step that needs more memory than its control group has ends, and its user is told.
+//! What a build may use up: a step that needs more memory or processes than its control group has ends, and its user
+//! is told; the others go on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,11 @@ use crate::registry::unique;
 /// What builds of these tests may hold, in bytes.
 const LIMIT: u64 = 64 << 20;
 
-/// A control group with this limit of memory, on a machine without swap. It is gone with this value, once the
-/// engine has let go of it.
+/// How many processes they may have.
+const PROCESSES: u32 = 100;
+
+/// A control group with these limits, on a machine without swap. It is gone with this value, once the engine has let
+/// go of it.
 struct Group {
     name: String,
     directory: PathBuf,
@@ -32,6 +36,12 @@ impl Group {
         let directory = root.join(&name);
         fs::create_dir(&directory).expect("this test makes a control group, which needs root");
         fs::write(directory.join(limit), LIMIT.to_string()).expect("the limit is set");
+        let processes = match old.is_dir() {
+            true => Path::new("/sys/fs/cgroup/pids").join(&name),
+            false => directory.clone(),
+        };
+        fs::create_dir_all(&processes).expect("this test makes a control group, which needs root");
+        fs::write(processes.join("pids.max"), PROCESSES.to_string()).expect("the limit is set");
         Self { name, directory }
     }
 }
@@ -81,4 +91,30 @@ async fn a_step_that_uses_up_its_memory_ends_and_its_user_is_told() {
     // A step that ends with the same code by itself has not run out of memory.
     let fault = world.fault(&world.dockerfile(&format!("RUN : {}; exit 137", unique()))).await;
     assert_eq!(fault.reason, Reason::BuildFailed, "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_forks_without_end_ends_and_builds_of_other_groups_go_on() {
+    let group = Group::new();
+    let cgroups = vec![format!("/{}", group.name)];
+    let world = RealWorld::with(BuildSettings { cgroups, ..BuildSettings::default() }).await;
+    let facts = world.engine.facts().await.expect("the engine answers");
+    if facts.version.starts_with("20.10") {
+        // It has no groups for builds, as the documents say, and this machine is not for bombs.
+        return;
+    }
+    let other = RealWorld::new().await;
+    let bomb = "while true; do sleep 600 & done";
+    let order = world.dockerfile(&format!("RUN : {}; {bomb}", unique()));
+    let (bombed, beside) = tokio::join!(world.build(&order), async {
+        let step = format!("RUN : {}; for i in 1 2 3 4; do (true); done; echo done", unique());
+        other.output(&other.dockerfile(&step)).await
+    });
+    assert!(beside.iter().any(|line| line == "done"), "{beside:?}");
+    let (result, log) = bombed;
+    let fault = result.expect_err("there are not so many processes");
+    assert_eq!(fault.reason, Reason::BuildFailed, "{fault}");
+    assert!(fault.message.contains("exit code"), "{fault}");
+    let written = log.tail().join("\n");
+    assert!(written.contains("fork"), "{written}");
 }
