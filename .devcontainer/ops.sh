@@ -142,6 +142,9 @@ run_tests() {
     "$here/nixpacks.sh" >/dev/null
     heading "testing"
     mkdir -p "${log%/*}"
+    # What is older is of another run, see tests/canary.
+    CANARY_SINCE=$(date +%s)
+    export CANARY_SINCE
     # Most of what the tests do is waiting.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
     cargo test --workspace --no-fail-fast --features failpoints 2>&1 | tee "$log" || result=$?
@@ -149,6 +152,8 @@ run_tests() {
     BROKER=embedded cargo test --features failpoints --test chaos every_confirmed 2>&1 | tee -a "$log" || result=$?
     browser_tests "$log" seeded || result=$?
     test_on_newer "$log" || result=$?
+    heading "what is left of the tests' secrets"
+    cargo test --features failpoints --test canary -- --nocapture 2>&1 | tee -a "$log" || result=$?
     in_short "$log"
     return "$result"
 }
@@ -188,7 +193,7 @@ newer() {
     heading "setting the machine up"
     test_bed
     heading "compiling"
-    cargo test --no-run --features failpoints --test contract --test disk
+    cargo test --no-run --features failpoints --test contract --test disk --test canary
     mkdir -p "${log%/*}"
     : >"$log"
     test_on_newer "$log" || result=$?
@@ -227,6 +232,8 @@ newer_others() {
     local result=0
     suite "broker" RABBITMQ_URI="$NEWER_RABBITMQ_URI" \
         RABBITMQ_MANAGEMENT_URL="$NEWER_RABBITMQ_MANAGEMENT_URL" -- contract broker:: || result=$?
+    suite "what is left in queues" RABBITMQ_URI="$NEWER_RABBITMQ_URI" \
+        RABBITMQ_MANAGEMENT_URL="$NEWER_RABBITMQ_MANAGEMENT_URL" -- canary queues || result=$?
     suite "disk" ENGINE_ROOT="$NEWER_ROOT" -- disk || result=$?
     suite "fleet" ENGINE_ROOT="$NEWER_ROOT" ENGINE_STORE=containerd -- fleet || result=$?
     return "$result"

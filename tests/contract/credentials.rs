@@ -219,9 +219,12 @@ async fn what_the_platform_answers_has_its_reason() {
         // It does not know the worker.
         (|| Answer::status(401), Kind::Service),
         (|| Answer::status(302).with("location", "http://127.0.0.1:1/"), Kind::Service),
-        (|| Answer::bytes("{\"token\": \"hunter2\""), Kind::Service),
+        (|| Answer::bytes("{\"token\": \"canary-4b7d\""), Kind::Service),
         (|| Answer::json(&json!({"token": ""})), Kind::Service),
-        (|| Answer::json(&json!({"token": "hunter2", "expiresAt": in_minutes(-1)})), Kind::Service),
+        (
+            || Answer::json(&json!({"token": "canary-4b7d", "expiresAt": in_minutes(-1)})),
+            Kind::Service,
+        ),
         (
             || Answer::Endless {
                 headers: Vec::new(),
@@ -236,7 +239,7 @@ async fn what_the_platform_answers_has_its_reason() {
         let maker = by_platform(&server.url(), None);
         let fault = maker.token(&request(), "a-reference").await.expect_err("no token");
         assert_eq!(fault.kind(), kind, "{number}: {fault}");
-        assert!(!fault.message.contains("hunter2") && !fault.message.contains("a-reference"));
+        assert!(!fault.message.contains("canary-4b7d") && !fault.message.contains("a-reference"));
     }
     let server = StandIn::start(|_| Answer::status(429).with("retry-after", "17")).await;
     let fault =

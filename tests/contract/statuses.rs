@@ -168,7 +168,7 @@ async fn bitbucket_takes_names_and_passwords_short_keys_and_always_a_link() {
         link: None,
         ..status(world.forge, StatusState::Success)
     };
-    let token = Secret::new("carol:app-password");
+    let token = Secret::new("carol:canary-4b7d-app-password");
     // The stand-in knows the one token alone: what it was asked is what matters.
     assert!(world.connector.show(&long, &token).await.is_err());
     let asked = world.server.asked();
@@ -176,7 +176,7 @@ async fn bitbucket_takes_names_and_passwords_short_keys_and_always_a_link() {
     assert_eq!(body["key"].as_str().map(str::len), Some(40));
     assert_eq!((&body["name"], &body["state"]), (&name.into(), &"SUCCESSFUL".into()));
     assert_eq!(body["url"], format!("{}/owner/a.name", world.server.url()));
-    let basic = format!("Basic {}", STANDARD.encode("carol:app-password"));
+    let basic = format!("Basic {}", STANDARD.encode("carol:canary-4b7d-app-password"));
     assert_eq!(asked[0].header("authorization"), basic);
 }
 

@@ -60,7 +60,11 @@ fn a_list_can_be_read_by_programs() {
     let world = World::new();
     let letters = [
         world.dead_letter("b1", Reason::RegistryRefused, &plain()),
-        world.dead_letter("b2", Reason::BuildFailed, &json!({"userID": "u2", "token": "t0ken"})),
+        world.dead_letter(
+            "b2",
+            Reason::BuildFailed,
+            &json!({"userID": "u2", "token": "canary-4b7d-token"}),
+        ),
     ];
     let stdout = world.good(&["list", "--json"]);
     let listed: Vec<Value> =
@@ -121,7 +125,7 @@ fn looking_changes_neither_the_letters_nor_their_order() {
 fn a_letter_is_shown_with_its_tries_its_log_and_its_request() {
     let world = World::new();
     let mut request = plain();
-    request["token"] = json!("hunter2");
+    request["token"] = json!("canary-4b7d");
     request["redriveOf"] = json!("earlier");
     world.dead_letter("0a1b2c", Reason::BuildFailed, &request);
     let stdout = world.good(&["show", "0a1"]);
@@ -307,12 +311,12 @@ fn a_broker_that_is_down_is_not_available() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.local_addr().expect("an address").port()
     };
-    let uri = format!("amqp://me:hunter2@127.0.0.1:{port}/%2f");
+    let uri = format!("amqp://me:canary-4b7d@127.0.0.1:{port}/%2f");
     let ended = run(&["dead", "list"], &settings(&[("RABBITMQ_URI", &uri)]));
     let stderr = &ended.stderr;
     assert_eq!(ended.code, 69, "{stderr}");
     assert!(stderr.contains("cannot reach the broker at amqp://me@127.0.0.1:"), "{stderr}");
-    assert!(!stderr.contains("hunter2"), "{stderr}");
+    assert!(!stderr.contains("canary-4b7d"), "{stderr}");
 }
 
 #[test]

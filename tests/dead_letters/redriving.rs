@@ -15,11 +15,11 @@ use crate::world::{World, letter};
 /// A request with one credential of each kind.
 fn with_credentials() -> Value {
     json!({
-        "userID": "u1", "repo": "octo/web", "token": "t0ken-0",
+        "userID": "u1", "repo": "octo/web", "token": "canary-4b7d-token-0",
         "buildPlan": {
-            "secrets": {"npm": "s3cret-0"},
+            "secrets": {"npm": "canary-4b7d-secret-0"},
             "envs": {"API_KEY": "k3y-0", "MODE": "production"},
-            "buildArgs": {"NPM_TOKEN": "arg-0"},
+            "buildArgs": {"NPM_TOKEN": "canary-4b7d-arg-0"},
         },
     })
 }
@@ -75,7 +75,7 @@ fn a_redriven_build_is_asked_for_under_a_new_id_that_names_the_old_one() {
 #[test]
 fn a_token_is_read_from_the_standard_input() {
     let world = World::new();
-    let asked = json!({"userID": "u1", "repo": "octo/web", "token": "old-token"});
+    let asked = json!({"userID": "u1", "repo": "octo/web", "token": "canary-4b7d-old-token"});
     world.dead_letter("b1", Reason::Unauthorized, &asked);
     let ended = world.run_with_input(&["redrive", "b1", "--token-stdin"], "new-token\n");
     assert_eq!(ended.code, 0, "{ended:?}");
@@ -88,18 +88,20 @@ fn a_token_is_read_from_the_standard_input() {
 fn a_token_is_read_from_the_environment_or_a_file() {
     let world = World::new();
     let directory = tempfile::tempdir().expect("a directory");
-    let token = file(&directory, "token", "from-file\n");
-    let asked = json!({"pullInfo": {"userID": "u1", "repo": "octo/web", "token": "old-token"}});
+    let token = file(&directory, "token", "canary-4b7d-from-file\n");
+    let asked =
+        json!({"pullInfo": {"userID": "u1", "repo": "octo/web", "token": "canary-4b7d-old-token"}});
     for id in ["b1", "b2", "b3"] {
         world.dead_letter(id, Reason::Unauthorized, &asked);
     }
-    let ended = world.run_with_variable(&["redrive", "b1"], "IMAGE_BUILDER_TOKEN", "from-env");
+    let ended =
+        world.run_with_variable(&["redrive", "b1"], "IMAGE_BUILDER_TOKEN", "canary-4b7d-from-env");
     assert_eq!(ended.code, 0, "{ended:?}");
-    assert_eq!(only_request(&world)["pullInfo"]["token"], "from-env");
+    assert_eq!(only_request(&world)["pullInfo"]["token"], "canary-4b7d-from-env");
     world.run_with_variable(&["redrive", "b2"], "IMAGE_BUILDER_TOKEN_FILE", &token);
-    assert_eq!(only_request(&world)["pullInfo"]["token"], "from-file");
+    assert_eq!(only_request(&world)["pullInfo"]["token"], "canary-4b7d-from-file");
     world.good(&["redrive", "b3", "--token-file", &token]);
-    assert_eq!(only_request(&world)["pullInfo"]["token"], "from-file");
+    assert_eq!(only_request(&world)["pullInfo"]["token"], "canary-4b7d-from-file");
 }
 
 #[test]
@@ -127,15 +129,15 @@ fn what_a_letter_lacks_has_to_be_given() {
     {
         assert!(ended.stderr.contains(way), "{ended:?}");
     }
-    let secret = format!("nmp={}", file(&directory, "npm", "s3cret-1\n"));
+    let secret = format!("nmp={}", file(&directory, "npm", "canary-4b7d-secret-1\n"));
     let ended = world.run(&["redrive", "b1", "--secret", &secret]);
     refused(&world, &ended, "no build secret `nmp`");
     assert_eq!(world.ready(), 1);
 
-    let token = file(&directory, "token", "t0ken-1");
-    let secret = format!("npm={}", file(&directory, "npm", "s3cret-1\n"));
+    let token = file(&directory, "token", "canary-4b7d-token-1");
+    let secret = format!("npm={}", file(&directory, "npm", "canary-4b7d-secret-1\n"));
     let envs = file(&directory, "envs", "# all of the application\nAPI_KEY=k3y-1\nMODE=other\n");
-    let arguments = file(&directory, "arguments", "NPM_TOKEN=arg-1\n");
+    let arguments = file(&directory, "arguments", "NPM_TOKEN=canary-4b7d-arg-1\n");
     world.good(&[
         "redrive",
         "b1",
@@ -149,13 +151,13 @@ fn what_a_letter_lacks_has_to_be_given() {
         &arguments,
     ]);
     let request = only_request(&world);
-    assert_eq!(request["token"], "t0ken-1");
+    assert_eq!(request["token"], "canary-4b7d-token-1");
     assert_eq!(
         request["buildPlan"],
         json!({
-            "secrets": {"npm": "s3cret-1"},
+            "secrets": {"npm": "canary-4b7d-secret-1"},
             "envs": {"API_KEY": "k3y-1", "MODE": "production"},
-            "buildArgs": {"NPM_TOKEN": "arg-1"},
+            "buildArgs": {"NPM_TOKEN": "canary-4b7d-arg-1"},
         })
     );
     assert_eq!(world.ready(), 0);
@@ -238,7 +240,7 @@ fn with_all_only_builds_that_had_a_token_get_the_new_one() {
     world.dead_letter(
         "b1",
         Reason::Unauthorized,
-        &json!({"userID": "u", "repo": "o/n", "token": "old-t"}),
+        &json!({"userID": "u", "repo": "o/n", "token": "canary-4b7d-old"}),
     );
     world.dead_letter("b2", Reason::Unauthorized, &json!({"userID": "u", "repo": "o/n"}));
     let ended = world.run_with_input(&["redrive", "--all", "--token-stdin"], "new-t");

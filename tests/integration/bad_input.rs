@@ -4,6 +4,7 @@
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
+use crate::support::canary;
 use crate::support::unique;
 use crate::support::world::{World, dockerfile, repository};
 
@@ -81,7 +82,7 @@ fn what_has_no_user_is_kept_as_a_dead_copy_and_nothing_more() {
     let world = World::new();
     let worker = world.worker();
     let repo = repository("good", &[("Dockerfile", &dockerfile("RUN true"))]);
-    let secret = unique("a-secret-in-rubbish");
+    let secret = canary::secret("a-secret-in-rubbish");
     world.keep_secret(&secret);
     let bodies: Vec<Vec<u8>> = vec![
         Vec::new(),

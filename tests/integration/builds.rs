@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use serde_json::json;
 
+use crate::support::canary;
 use crate::support::engine::{self, Container, file_in};
 use crate::support::git_server::GitRepo;
 use crate::support::world::{dockerfile, repository, shared, with};
@@ -13,7 +14,7 @@ use crate::support::{unique, until};
 #[test]
 fn a_secret_reaches_its_step_and_nothing_else() {
     let world = shared();
-    let secret = unique("a-build-secret");
+    let secret = canary::secret("a-build-secret");
     world.keep_secret(&secret);
     let step = unique("step");
     let repo = repository(
@@ -48,7 +49,7 @@ fn a_secret_reaches_its_step_and_nothing_else() {
 #[test]
 fn a_secret_of_many_lines_is_masked_in_what_is_told_of_a_failed_build() {
     let world = shared();
-    let lines = [unique("first-line"), unique("second-line")];
+    let lines = ["first-line", "second-line"].map(canary::secret);
     for line in &lines {
         world.keep_secret(line);
     }

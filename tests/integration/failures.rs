@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::support::canary;
 use crate::support::git_server::{self, GitRepo};
 use crate::support::stand_in::{Answer, StandIn};
 use crate::support::world::{World, dockerfile, repository, with};
@@ -94,7 +95,7 @@ fn an_image_that_cannot_be_pushed_in_time_is_built_once_and_pushed_again() {
 #[test]
 fn a_registry_that_refuses_the_workers_password_is_told_at_once() {
     let (url, username, _) = registry::guarded();
-    let wrong = unique("wrong-password");
+    let wrong = canary::secret("wrong-password");
     let world = World::new()
         .with("REGISTRY_URL", &url)
         .with("REGISTRY_USERNAME", &username)
@@ -219,7 +220,7 @@ fn the_limit_of_requests_without_a_token_holds_up_those_alone() {
     };
     let waiting = world.publish(&release(""));
     worker.wait_for_line_where("it is held up", |line| line.contains("without a token"));
-    world.build(&release("a-token-of-somebody")).ready().after(1);
+    world.build(&release("canary-4b7d-of-somebody")).ready().after(1);
     world.build(&with(world.request(&repo), json!({"token": ""}))).ready();
     let told = world.outcome(&waiting).failed("timeout");
     assert_eq!(told.text("/fault"), "service");

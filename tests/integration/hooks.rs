@@ -13,7 +13,7 @@ use crate::support::worker::{Worker, run};
 use crate::support::world::{World, dockerfile, full_name};
 use crate::support::{free_port, runtime, until};
 
-const SECRET: &str = "a-secret-of-this-hook";
+const SECRET: &str = "canary-4b7d-of-this-hook";
 
 /// Sends the hook of a push as GitHub does it; returns the status and what was answered.
 fn send(address: &str, delivery: &str, push: &Value) -> (u16, Value) {
@@ -74,7 +74,7 @@ fn a_push_builds_and_its_commit_says_so() {
     let world = World::new()
         .with("GITHUB_API_URL", &api.url())
         .with("GITHUB_HOOK_SECRET", SECRET)
-        .with("API_TOKEN", "nobody-who-sends-hooks-has-it")
+        .with("API_TOKEN", "canary-4b7d-nobody-who-sends-hooks-has-it")
         .with("HOOKS_ADDR", &address)
         .with("PUBLIC_URL", "https://builds.example.com/");
     let applications = file(
@@ -88,7 +88,7 @@ fn a_push_builds_and_its_commit_says_so() {
     );
     let world = world.with("APPLICATIONS_FILE", &applications);
     world.keep_secret(SECRET);
-    world.keep_secret("nobody-who-sends-hooks-has-it");
+    world.keep_secret("canary-4b7d-nobody-who-sends-hooks-has-it");
     let worker = world.worker();
     let first = repo.commit(&[("Dockerfile", &dockerfile("COPY web /web")), ("web/index", "1")]);
 

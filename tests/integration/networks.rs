@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::canary;
 use crate::support::forward_proxy::ForwardProxy;
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use crate::support::postgres::Database;
@@ -24,7 +25,7 @@ fn proxy_to_the_forge(password: &str) -> ForwardProxy {
 
 #[test]
 fn a_forge_beyond_a_proxy_is_reached_by_it_and_builds_are_told_of_it_but_not_its_password() {
-    let password = unique("password");
+    let password = canary::secret("password");
     let proxy = proxy_to_the_forge(&password);
     let world = World::new()
         .with("http_proxy", &proxy.url())
@@ -61,7 +62,7 @@ fn a_forge_beyond_a_proxy_is_reached_by_it_and_builds_are_told_of_it_but_not_its
 
 #[test]
 fn what_is_the_same_but_for_the_proxy_is_built_once() {
-    let proxy = proxy_to_the_forge("hunter2hunter2");
+    let proxy = proxy_to_the_forge("canary-4b7d-canary-4b7d");
     let world = World::new();
     let first = world.worker();
     let steps = format!("RUN echo {}", unique("step"));
@@ -102,7 +103,7 @@ fn servers_of_a_private_authority_are_trusted_where_it_is_named_and_nowhere_else
         )
     });
     let names = [("forge.invalid:443", forge_front.address.to_string())];
-    let proxy = runtime().block_on(ForwardProxy::start("hunter2hunter2", &names));
+    let proxy = runtime().block_on(ForwardProxy::start("canary-4b7d-canary-4b7d", &names));
     let login = login.trim_start_matches("amqp://");
     let world = plain
         .with(

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::canary;
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
 use crate::support::managers::Notification;
 use crate::support::unique;
@@ -111,7 +112,7 @@ fn a_private_repository_is_built_with_its_token_only() {
     let world = shared();
     let repo = GitRepo::create(PRIVATE, "private");
     repo.commit(&[("Dockerfile", &dockerfile("RUN true"))]);
-    let wrong = unique("wrong-token");
+    let wrong = canary::secret("wrong-token");
     world.keep_secret(&wrong);
     world.keep_secret(GOOD_TOKEN);
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::canary;
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
 use crate::support::registry;
 use crate::support::unique;
@@ -52,7 +53,7 @@ fn no_credential_is_in_a_log_a_process_list_a_notification_or_a_dead_letter() {
         .with("REGISTRY_USERNAME", &username)
         .with("REGISTRY_PASSWORD", &password)
         .with("RUST_LOG", "trace");
-    let [wrong_token, secret, variable] = ["token", "secret", "variable"].map(unique);
+    let [wrong_token, secret, variable] = ["token", "secret", "variable"].map(canary::secret);
     for text in [GOOD_TOKEN, &password, &wrong_token, &secret] {
         world.keep_secret(text);
     }
@@ -107,7 +108,7 @@ const FORMS: &str = "RUN --mount=type=secret,id=key --mount=type=secret,id=pin \
 fn a_secret_is_in_no_form_in_what_a_build_writes() {
     let world = World::new();
     let worker = world.worker();
-    let secret = format!("s3/{} \"q", unique("form"));
+    let secret = format!("s3/{} \"q", canary::secret("form"));
     world.keep_secret(&secret);
     let repo = repository("forms", &[("Dockerfile", &dockerfile(FORMS))]);
     let plan = json!({"secrets": {"key": secret, "pin": "q7x"}});

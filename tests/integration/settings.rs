@@ -28,16 +28,16 @@ fn all_bad_settings_are_named_at_once() {
         ("HTTP_ADDR", "nowhere"),
         ("LOG_FORMAT", "haiku"),
         ("JOB_TIMEOUT", "2h"),
-        ("GITHUB_URL", "https://me:hunter2hunter2@github.com"),
-        ("GITHUB_API_URL", "https://api.github.com/?token=hunter2hunter2"),
-        ("REGISTRY_URL", "me:hunter2hunter2@localhost:5000"),
+        ("GITHUB_URL", "https://me:canary-4b7d-canary-4b7d@github.com"),
+        ("GITHUB_API_URL", "https://api.github.com/?token=canary-4b7d-canary-4b7d"),
+        ("REGISTRY_URL", "me:canary-4b7d-canary-4b7d@localhost:5000"),
         ("REGISTRY_USERNAME", " "),
-        ("NOTIFIER_SECRET", "hunter2hunter2"),
+        ("NOTIFIER_SECRET", "canary-4b7d-canary-4b7d"),
         ("DEAD_QUEUE", "image-builder.fail"),
         ("RETRY_MAX_DELAY", "60d"),
     ];
     // Whatever is logged, and before anything is touched.
-    let others = [("REGISTRY_PASSWORD", "hunter2hunter2"), ("RUST_LOG", "off")];
+    let others = [("REGISTRY_PASSWORD", "canary-4b7d-canary-4b7d"), ("RUST_LOG", "off")];
     let others = [&others[..], &[("DATA_DIR", "/dev/null/no-directory")]].concat();
     let ended = run(&["serve"], &settings(&[&bad[..], &others].concat()));
     assert_eq!(ended.code, 78, "{}", ended.stderr);
@@ -46,12 +46,12 @@ fn all_bad_settings_are_named_at_once() {
         assert_eq!(lines.count(), 1, "one line on {name}:\n{}", ended.stderr);
     }
     assert_eq!(ended.stderr.lines().count(), bad.len(), "{}", ended.stderr);
-    assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains("canary-4b7d"), "{}", ended.stderr);
 }
 
 #[test]
 fn a_bad_secret_is_named_and_not_shown() {
-    let secret = "hunter2hunter2";
+    let secret = "canary-4b7d-canary-4b7d";
     let uri = "amqp://guest:guest@localhost:5672/%2f";
     let ended = run(&["serve"], &settings(&[("RABBITMQ_URI", uri), ("NOTIFIER_SECRET", secret)]));
     assert_eq!(ended.code, 78, "{}", ended.stderr);
@@ -61,7 +61,8 @@ fn a_bad_secret_is_named_and_not_shown() {
 
 #[test]
 fn a_broker_that_refuses_the_password_is_a_bad_setting() {
-    let bad = crate::support::broker::uri().replace("guest:guest@", "guest:hunter2hunter2@");
+    let bad =
+        crate::support::broker::uri().replace("guest:guest@", "guest:canary-4b7d-canary-4b7d@");
     let world = World::new();
     for name in ["RABBITMQ_URI", "AMQP_URL"] {
         let mut settings = world.settings();
@@ -71,7 +72,7 @@ fn a_broker_that_refuses_the_password_is_a_bad_setting() {
         assert_eq!(worker.wait(), 78, "{:?}", worker.lines());
         let lines = worker.lines().join("\n");
         assert!(lines.contains(&format!("{name}: the broker at ")), "{lines}");
-        assert!(!lines.contains("hunter2"), "{lines}");
+        assert!(!lines.contains("canary-4b7d"), "{lines}");
     }
 }
 
@@ -140,7 +141,7 @@ fn shown(settings: &Settings, file: &str) -> BTreeMap<String, Value> {
     let output = command.output().expect("the program starts");
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).expect("it is text");
-    assert!(!text.contains("hunter2"), "{text}");
+    assert!(!text.contains("canary-4b7d"), "{text}");
     text.lines()
         .map(|line| {
             let line: Value = serde_json::from_str(line).expect("every line is JSON");
@@ -153,14 +154,14 @@ fn shown(settings: &Settings, file: &str) -> BTreeMap<String, Value> {
 fn what_is_in_force_is_shown_with_where_it_came_from_and_without_credentials() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let password = directory.path().join("password");
-    std::fs::write(&password, "hunter2hunter2\n").expect("a file can be written");
+    std::fs::write(&password, "canary-4b7d-canary-4b7d\n").expect("a file can be written");
     let password = password.display().to_string();
     let real = settings(&[
-        ("AMQP_URL", "amqp://me:hunter2@broker.example:5671/%2f?heartbeat=5"),
+        ("AMQP_URL", "amqp://me:canary-4b7d@broker.example:5671/%2f?heartbeat=5"),
         ("REGISTRY_USERNAME", "me"),
         ("REGISTRY_PASSWORD_FILE", &password),
-        ("NOTIFIER_SECRET", "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg=="),
-        ("CONTAINER_MANAGER_URL", "https://me:hunter2@manager.example/hook?key=hunter2"),
+        ("NOTIFIER_SECRET", "whsec_Y2FuYXJ5LTRiN2QtaHVudGVyMi1odW50ZXIyLWh1bnQ="),
+        ("CONTAINER_MANAGER_URL", "https://me:canary-4b7d@manager.example/hook?key=canary-4b7d"),
         ("BUILDER_CONCURRENCY", "3"),
         ("CONNECTOR_CONCURRENCY", "2"),
         ("PUSHER_CONCURRENCY", "2"),
@@ -189,7 +190,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from_and_without_credentials() {
 
     let table = run(&["config"], &real);
     assert_eq!(table.code, 0, "{}", table.stderr);
-    assert!(!table.stdout.contains("hunter2"), "{}", table.stdout);
+    assert!(!table.stdout.contains("canary-4b7d"), "{}", table.stdout);
     for name in shown.keys() {
         let lines = table.stdout.lines().filter(|line| line.starts_with(&format!("  {name} ")));
         assert_eq!(lines.count(), 1, "{name}: {}", table.stdout);
@@ -201,7 +202,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from_and_without_credentials() {
 
 #[test]
 fn bad_settings_are_shown_as_the_worker_tells_them() {
-    let bad = settings(&[("RABBITMQ_URI", "hunter2"), ("JOB_TIMEOUT", "soon")]);
+    let bad = settings(&[("RABBITMQ_URI", "canary-4b7d"), ("JOB_TIMEOUT", "soon")]);
     let (shown, told) = (run(&["config"], &bad), run(&["serve"], &bad));
     assert_eq!((shown.code, shown.stdout.as_str()), (78, ""));
     assert_eq!((shown.code, shown.stderr), (told.code, told.stderr));
@@ -358,7 +359,7 @@ fn the_file_is_read_as_it_stands_and_its_bad_lines_are_named_by_their_numbers() 
 
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     std::fs::create_dir(directory.path().join("config")).expect("it is empty");
-    let bad = format!("{file}hunter2\n\nBULIDER_TIMEOUT=1m\nDRAIN_TIMEOUT=soon\n");
+    let bad = format!("{file}canary-4b7d\n\nBULIDER_TIMEOUT=1m\nDRAIN_TIMEOUT=soon\n");
     std::fs::write(directory.path().join("config/.env"), bad).expect("a file can be written");
     let output = command(&["serve"], &Settings::new(), &directory).output().expect("it starts");
     let lines = String::from_utf8(output.stderr).expect("text");
@@ -370,7 +371,7 @@ fn the_file_is_read_as_it_stands_and_its_bad_lines_are_named_by_their_numbers() 
     ] {
         assert!(lines.contains(line), "{line} is missing in:\n{lines}");
     }
-    assert!(lines.lines().count() == 3 && !lines.contains("hunter2"), "{lines}");
+    assert!(lines.lines().count() == 3 && !lines.contains("canary-4b7d"), "{lines}");
 }
 
 #[test]
@@ -396,14 +397,17 @@ fn a_value_or_a_name_that_is_hardly_meant_is_named_with_what_was_perhaps_meant()
 
 #[test]
 fn a_password_that_is_not_percent_encoded_is_never_told() {
-    for uri in ["amqp://joe:7/hunter2@host/%2f", "amqp://joe:7#hunter2@host", "amqp://joe:hunter2"]
-    {
+    for uri in [
+        "amqp://joe:7/canary-4b7d@host/%2f",
+        "amqp://joe:7#canary-4b7d@host",
+        "amqp://joe:canary-4b7d",
+    ] {
         for arguments in [&["serve"][..], &["config"], &["dead", "list"]] {
             let ended = run(arguments, &settings(&[("RABBITMQ_URI", uri)]));
             assert_eq!(ended.code, 78, "{uri}: {}", ended.stderr);
             assert!(ended.stderr.contains("RABBITMQ_URI: "), "{}", ended.stderr);
             let told = ended.stdout + &ended.stderr;
-            assert!(!told.contains("hunter2"), "{uri}: {told}");
+            assert!(!told.contains("canary-4b7d"), "{uri}: {told}");
         }
     }
 }

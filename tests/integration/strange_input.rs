@@ -7,6 +7,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
+use crate::support::canary;
 use crate::support::marked::Marked;
 use crate::support::unique;
 use crate::support::until;
@@ -55,7 +56,7 @@ fn fail_at_once(requests: Vec<(Value, &str)>, world: &World, reason: &str) {
 #[test]
 fn a_field_of_another_type_is_named() {
     let world = World::new();
-    let secret = unique("a-secret-of-another-type");
+    let secret = canary::secret("a-secret-of-another-type");
     world.keep_secret(&secret);
     let top = |fields: Value| plain(&world, fields);
     let older = |fields: Value| nested(&world, fields);
@@ -156,7 +157,7 @@ fn what_a_later_version_adds_is_ignored() {
 fn a_body_that_cannot_be_read_leaves_a_dead_copy_of_its_size_and_nothing_in_the_way() {
     let world = World::new();
     let worker = world.worker();
-    let secret = unique("a-secret-in-what-cannot-be-read");
+    let secret = canary::secret("a-secret-in-what-cannot-be-read");
     world.keep_secret(&secret);
     let good = plain(&world, json!({"token": secret})).to_string();
     let field = |value: &str| good.replacen('{', &format!("{{\"x\": {value}, "), 1).into_bytes();

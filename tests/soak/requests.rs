@@ -27,7 +27,7 @@ const SORTS: [(usize, Sort); 15] = [
 ];
 
 /// The secret that some builds are given.
-pub const SECRET: &str = "a-secret-of-the-soak";
+pub const SECRET: &str = "canary-4b7d-of-the-soak";
 
 const USERS: usize = 12;
 const OWN: usize = 4;

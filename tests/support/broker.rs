@@ -78,7 +78,8 @@ impl BrokerAt {
         self.ask(Method::PUT, &format!("/api/permissions/%2f/{user}"), Some(permissions));
     }
 
-    fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+    /// What the management API answers.
+    pub fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let ask = || {
             let request = reqwest::Client::new()
                 .request(method.clone(), format!("{}{path}", self.management))

@@ -116,7 +116,7 @@ pub struct Managers {
 impl Managers {
     pub fn start() -> Self {
         let book = Arc::new(Book::default());
-        let key = uuid::Uuid::new_v4().as_bytes().repeat(2);
+        let key = super::canary::secret("notifier").into_bytes();
         let (their_book, their_key) = (book.clone(), key.clone());
         let answer = move |asked: &Asked| their_book.receive(asked, &their_key);
         let server = runtime().block_on(StandIn::start(answer));

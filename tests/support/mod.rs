@@ -6,6 +6,7 @@
 
 pub mod broker;
 pub mod buildkit_bridge;
+pub mod canary;
 pub mod daemon;
 pub mod engine;
 pub mod forward_proxy;

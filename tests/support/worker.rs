@@ -304,6 +304,8 @@ impl Drop for Worker {
             lines.retain(is_bad);
             eprintln!("--- what the worker warned of, and its last lines");
             eprintln!("{}", [lines, tail].concat().join("\n"));
+        } else {
+            super::canary::assert_not_in("the worker's log", &self.lines());
         }
     }
 }

@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::broker::{Broker, BrokerAt, Fetched};
+use super::canary::{MARK, forms};
 use super::git_server::{self, GitRepo};
 use super::managers::{Managers, Notification};
 use super::stand_in::{Answer, StandIn};
@@ -78,7 +77,7 @@ impl World {
             releases,
             _forge_api: forge_api,
             data: tempfile::tempdir().expect("a temporary directory can be made"),
-            secrets: Mutex::new(vec![managers.secret()]),
+            secrets: Mutex::new(vec![managers.secret(), MARK.to_owned()]),
             user,
             managers,
             settings,
@@ -284,17 +283,6 @@ fn files_below(directory: &Path) -> Vec<(PathBuf, String)> {
         }
     }
     found
-}
-
-/// A text as it is and as it looks inside of base64, wherever it begins there.
-fn forms(secret: &str) -> Vec<String> {
-    let encoded = (0..3).map(|before| {
-        let padded = [&vec![0; before], secret.as_bytes()].concat();
-        let encoded = STANDARD_NO_PAD.encode(padded);
-        // The characters at both ends depend on what stands beside the text.
-        encoded[2 * before..encoded.len() - 2].to_owned()
-    });
-    encoded.chain([secret.to_owned()]).collect()
 }
 
 impl Drop for World {

@@ -95,7 +95,7 @@ async fn all_that_was_put_in_is_found_again_after_a_close() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_else_may_read_the_file_and_what_is_settled_is_gone_from_it() {
     let world = Embedded::start().await;
-    let secret = "a-credential-that-is-nobody-elses";
+    let secret = "canary-4b7d-that-is-nobody-elses";
     publish(&world.broker, Queue::Build, message(secret)).await;
     let mut builds = consume(&world.broker, Queue::Build, 1).await;
     let build = next(&mut builds).await;

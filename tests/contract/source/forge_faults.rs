@@ -215,7 +215,7 @@ async fn a_redirect_without_an_end_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_names_neither_the_token_nor_a_path_of_this_machine() {
-    let token = "a-very-secret-token";
+    let token = "canary-4b7d-very-secret-token";
     let said = format!("{token} is no good at /var/lib");
     let forge = StandIn::start(move |_| Answer::Text {
         status: 500,

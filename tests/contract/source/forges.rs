@@ -258,7 +258,7 @@ async fn each_forge_is_shown_a_token_with_the_user_that_it_wants() {
         (ForgeName::Gitlab, "a-token", "oauth2:a-token"),
         (ForgeName::Gitea, "a-token", "oauth2:a-token"),
         (ForgeName::Bitbucket, "a-token", "x-token-auth:a-token"),
-        (ForgeName::Bitbucket, "joe:an-app-password", "joe:an-app-password"),
+        (ForgeName::Bitbucket, "joe:canary-4b7d-app-password", "joe:canary-4b7d-app-password"),
         (ForgeName::Git, "a-token", "git:a-token"),
         (ForgeName::Git, "joe:a-password", "joe:a-password"),
     ] {
