@@ -1,7 +1,7 @@
 //! Texts in files, compressed ones as well.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -77,7 +77,8 @@ fn below(directory: &Path, name: &str) -> Vec<PathBuf> {
 /// What a search came to.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) places: Vec<PathBuf>,
+    /// With the text that is in each.
+    pub(crate) places: Vec<(PathBuf, String)>,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
 }
@@ -100,45 +101,49 @@ pub(crate) fn search(roots: &Roots, texts: &[String], since: SystemTime) -> Foun
             left.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()));
         } else if metadata.is_symlink() {
             let target = std::fs::read_link(&path).unwrap_or_default();
-            if any.is_match(target.as_os_str().as_encoded_bytes()) {
-                found.places.push(path);
-            }
+            found
+                .places
+                .extend(first(&any, target.as_os_str().as_encoded_bytes()).map(|it| (path, it)));
         } else if metadata.is_file() && metadata.ctime() >= since {
             found.files += 1;
             found.bytes += metadata.len();
-            if holds(&path, &any, longest) {
-                found.places.push(path);
-            }
+            found.places.extend(in_file(&path, &any, longest).map(|it| (path, it)));
         }
     }
     found
 }
 
-/// Whether a file holds such a text, as it is or once it is unpacked.
-fn holds(path: &Path, any: &Regex, longest: usize) -> bool {
-    let Ok(mut file) = File::open(path) else { return false };
+/// The first such text in these bytes.
+fn first(any: &Regex, bytes: &[u8]) -> Option<String> {
+    any.find(bytes).map(|found| String::from_utf8_lossy(found.as_bytes()).into_owned())
+}
+
+/// The first such text in a file, as it is or once it is unpacked.
+fn in_file(path: &Path, any: &Regex, longest: usize) -> Option<String> {
+    let mut file = File::open(path).ok()?;
     let mut head = [0; 2];
     let is_packed = file.read_exact(&mut head).is_ok() && head == [0x1f, 0x8b];
-    let Ok(file) = File::open(path) else { return false };
+    file.rewind().ok()?;
     match is_packed {
-        true => reads(MultiGzDecoder::new(file), any, longest),
-        false => reads(file, any, longest),
+        true => in_stream(MultiGzDecoder::new(file), any, longest),
+        false => in_stream(file, any, longest),
     }
 }
 
-fn reads(mut source: impl Read, any: &Regex, longest: usize) -> bool {
+fn in_stream(mut source: impl Read, any: &Regex, longest: usize) -> Option<String> {
     let mut buffer = vec![0; PIECE + longest];
     let mut kept = 0;
     loop {
         let read = match source.read(&mut buffer[kept..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // A broken archive holds what was read of it.
-            Ok(0) | Err(_) => return false,
+            Ok(0) | Err(_) => return None,
             Ok(read) => read,
         };
         let end = kept + read;
-        if any.is_match(&buffer[..end]) {
-            return true;
+        let found = first(any, &buffer[..end]);
+        if found.is_some() {
+            return found;
         }
         // A text may go on in the next piece.
         kept = end.min(longest);

@@ -11,8 +11,8 @@ const MOST: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Names of queues.
-    pub(crate) places: Vec<String>,
+    /// Names of queues, with the text that is in each.
+    pub(crate) places: Vec<(String, String)>,
     pub(crate) messages: usize,
 }
 
@@ -34,9 +34,8 @@ pub(crate) fn search(texts: &[String]) -> Found {
         let messages = messages.as_array().cloned().unwrap_or_default();
         found.messages += messages.len();
         let shown: Vec<String> = messages.iter().map(Value::to_string).collect();
-        if shown.iter().any(|message| texts.iter().any(|text| message.contains(text))) {
-            found.places.push(name);
-        }
+        let text = texts.iter().find(|text| shown.iter().any(|message| message.contains(*text)));
+        found.places.extend(text.map(|text| (name, text.clone())));
     }
     found
 }

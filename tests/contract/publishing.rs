@@ -13,7 +13,7 @@ use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::history::Planned;
 use image_builder_actors::model::image::{
-    BUILDER_LABEL, BuiltImage, ImageLocation, REVISION_LABEL, RegistryImage,
+    BUILDER_LABEL, BuiltImage, ImageLocation, KEY_LABEL, REVISION_LABEL, RegistryImage,
 };
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::{BuildRequest, PlanRequest};
@@ -163,6 +163,23 @@ async fn images_that_are_pushed_under_one_name_at_once_each_get_their_own_digest
         let pushed = pushed.expect("it succeeds");
         assert!(stands_for(&pushed, image), "{pushed:?} {image:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_that_somebody_moved_to_an_image_of_other_inputs_is_not_believed() {
+    let mut engine = Engine::connect().await;
+    let (reference, worker) = (reference_in(OPEN), Worker::new(settings(OPEN)));
+    let labelled = |key: &str| format!("LABEL {KEY_LABEL}={key}");
+    let own = engine.labelled_image(&labelled(key().as_str())).await;
+    let own = worker.publish(&own, &reference).await.expect("it succeeds");
+    let by_key = async || worker.images.of_key(&request(&reference), &key()).await;
+    assert_eq!(by_key().await, Ok(Some(own)));
+    // The registry takes pushes from anybody.
+    let theirs = engine.labelled_image(&labelled("another")).await;
+    let progress = BuildLog::new("theirs", Redactor::default());
+    let moved = reference.with_tag(&key().tag());
+    worker.images.engine.push(&theirs, &moved, &progress).await.expect("it succeeds");
+    assert_eq!(by_key().await, Ok(None));
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ pub mod limits;
 pub mod login;
 pub mod notification;
 pub mod platform;
+#[cfg(test)]
+mod properties;
 pub mod reference;
 pub mod request;
 pub mod scope;

@@ -5,11 +5,15 @@ use std::time::Duration;
 use image_builder::source::GitSettings;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
-use image_builder_actors::model::request::Target;
+use image_builder_actors::model::request::{RepoName, Target};
 
-use super::git::{limited, name, settings, with};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::git::{connector, limited, name, settings, with};
 use super::git_server::GitRepo;
 use super::{refused, request};
+use crate::stand_in::{Answer, StandIn};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_unpacks_to_more_than_git_may_have_is_too_large() {
@@ -34,6 +38,31 @@ async fn what_keeps_git_busy_for_too_long_is_too_large() {
     let request = request(&name(&repo), Target::DefaultBranch, None);
     let limits = Limits { git_cpu_time: Duration::from_secs(1), ..Limits::default() };
     refused(&limited(limits), &request, Reason::TooLarge, "1 s of processor time").await;
+}
+
+/// A blob, and a delta that makes the same blob: libgit2 does not end with it.
+const ENDLESS: &str = "UEFDSwAAAAIAAAACNnicKynPTE7lAgAIsgIndG67bUqki11IwTzyGamqAHsPNy5OeJxjY5vABgABVACjn31UhSAt4npi2R0eSB+sqGWUEY8=";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_git_would_read_for_ever_costs_seconds() {
+    let pack = STANDARD.decode(ENDLESS).expect("base64");
+    let server = StandIn::start(move |asked| {
+        let line = |text: &[u8]| [format!("{:04x}", text.len() + 4).as_bytes(), text].concat();
+        if asked.path.contains("info/refs") {
+            let head = format!("{} HEAD\0shallow side-band-64k\n", "1".repeat(40));
+            let body = [line(head.as_bytes()), b"0000".to_vec()].concat();
+            let kind = "application/x-git-upload-pack-advertisement";
+            return Answer::bytes(body).with("content-type", kind);
+        }
+        let pack = [&[1], &pack[..]].concat();
+        Answer::bytes([b"0000".to_vec(), line(b"NAK\n"), line(&pack), b"0000".to_vec()].concat())
+    })
+    .await;
+    let limits = Limits { git_cpu_time: Duration::from_secs(600), ..Limits::default() };
+    let connector = connector(&server.url(), &server.url(), limits);
+    let somewhere = RepoName { owner: "some".to_owned(), name: "where".to_owned() };
+    let request = request(&somewhere, Target::DefaultBranch, None);
+    refused(&connector, &request, Reason::TooLarge, "than the size of what was sent").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

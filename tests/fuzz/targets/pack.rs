@@ -14,12 +14,25 @@ use libfuzzer_sys::fuzz_target;
 enum Object {
     Blob(Vec<u8>),
     Tree(Vec<(Mode, Vec<u8>, u8)>),
-    Commit { tree: u8, parent: Option<u8>, seconds: i64 },
-    Tag { of: u8, kind: u8 },
+    Commit {
+        tree: u8,
+        parent: Option<u8>,
+        seconds: i64,
+    },
+    Tag {
+        of: u8,
+        kind: u8,
+    },
     /// Of this kind, with what should not be in one.
-    Raw { kind: u8, content: Vec<u8> },
+    Raw {
+        kind: u8,
+        content: Vec<u8>,
+    },
     /// A delta, well-formed or not.
-    Delta { base: u8, instructions: Vec<u8> },
+    Delta {
+        base: u8,
+        instructions: Vec<u8>,
+    },
 }
 
 #[derive(Debug, Arbitrary)]
@@ -62,6 +75,7 @@ fuzz_target!(|input: Input| {
 struct Pack {
     objects: Vec<u8>,
     names: Vec<git2::Oid>,
+    kinds: Vec<git2::ObjectType>,
     contents: Vec<Vec<u8>>,
 }
 
@@ -86,15 +100,22 @@ impl Pack {
             git2::ObjectType::Tag,
         ];
         let name = git2::Oid::hash_object(kinds[kind], &content).expect("it is hashed");
+        if self.names.contains(&name) {
+            return;
+        }
         self.head(kind as u8 + 1, content.len());
         self.compressed(&content);
         self.names.push(name);
+        self.kinds.push(kinds[kind]);
         self.contents.push(content);
     }
 
     fn name(&self, number: u8) -> git2::Oid {
         let number = usize::from(number) % self.names.len().max(1);
-        self.names.get(number).copied().unwrap_or_else(|| git2::Oid::from_bytes(&[0; 20]).expect("20 bytes"))
+        self.names
+            .get(number)
+            .copied()
+            .unwrap_or_else(|| git2::Oid::from_bytes(&[0; 20]).expect("20 bytes"))
     }
 
     fn tree(&self, entries: &[(Mode, Vec<u8>, u8)]) -> Vec<u8> {
@@ -125,12 +146,18 @@ impl Pack {
         format!("tree {tree}\n{parent}author {who}\ncommitter {who}\n\nm\n").into_bytes()
     }
 
-    /// A delta against an object by its name; its instructions follow two right lengths.
+    /// A delta against an object by its name. One that makes an object which is there already is left out: libgit2
+    /// does not end with it, see the test `a_pack_that_git_would_read_for_ever_costs_seconds`.
     fn delta(&mut self, base: u8, instructions: &[u8]) {
-        let number = usize::from(base) % self.contents.len().max(1);
-        let length = self.contents.get(number).map_or(0, Vec::len);
+        if self.names.is_empty() {
+            return;
+        }
+        let number = usize::from(base) % self.names.len();
+        let (source, kind) = (&self.contents[number], self.kinds[number]);
+        let target = patched(source, instructions);
         let mut content = Vec::new();
-        for mut length in [length, instructions.len()] {
+        let length = target.as_ref().map_or(instructions.len(), Vec::len);
+        for mut length in [source.len(), length] {
             while length >= 0x80 {
                 content.push(length as u8 | 0x80);
                 length >>= 7;
@@ -138,12 +165,18 @@ impl Pack {
             content.push(length as u8);
         }
         content.extend(instructions);
+        let target = target.unwrap_or_default();
+        let name = git2::Oid::hash_object(kind, &target).expect("it is hashed");
+        if self.names.contains(&name) {
+            return;
+        }
         self.head(7, content.len());
-        let name = self.name(base);
-        self.objects.extend(name.as_bytes());
+        let base = self.names[number];
+        self.objects.extend(base.as_bytes());
         self.compressed(&content);
         self.names.push(name);
-        self.contents.push(Vec::new());
+        self.kinds.push(kind);
+        self.contents.push(target);
     }
 
     fn head(&mut self, kind: u8, mut length: usize) {
@@ -159,7 +192,8 @@ impl Pack {
 
     fn compressed(&mut self, content: &[u8]) {
         use std::io::Write;
-        let mut zlib = flate2::write::ZlibEncoder::new(&mut self.objects, flate2::Compression::fast());
+        let mut zlib =
+            flate2::write::ZlibEncoder::new(&mut self.objects, flate2::Compression::fast());
         zlib.write_all(content).expect("into memory");
         zlib.finish().expect("into memory");
     }
@@ -173,4 +207,31 @@ impl Pack {
         pack.extend(sum);
         pack
     }
+}
+
+/// What a delta's instructions make of an object; `None` = they are wrong.
+fn patched(source: &[u8], instructions: &[u8]) -> Option<Vec<u8>> {
+    let mut target = Vec::new();
+    let mut rest = instructions.iter().copied();
+    while let Some(instruction) = rest.next() {
+        if instruction & 0x80 == 0 {
+            let length = usize::from(instruction);
+            let literal: Vec<u8> = rest.by_ref().take(length).collect();
+            if length == 0 || literal.len() < length {
+                return None;
+            }
+            target.extend(literal);
+            continue;
+        }
+        let mut number = |bits: u8, bytes: u8| {
+            (0..bytes).try_fold(0, |number, byte| {
+                let part = if bits & 1 << byte != 0 { rest.next()? } else { 0 };
+                Some(number | usize::from(part) << (8 * byte))
+            })
+        };
+        let (offset, length) = (number(instruction, 4)?, number(instruction >> 4, 3)?);
+        let length = if length == 0 { 0x10000 } else { length };
+        target.extend(source.get(offset..offset.checked_add(length)?)?);
+    }
+    Some(target)
 }

@@ -18,7 +18,8 @@ fuzz_target!(|body: &[u8]| {
         Err(rejected) => {
             let message = &rejected.fault.message;
             assert!(message.len() < 16 * 1024, "{} bytes", message.len());
-            let in_place = String::from_utf8_lossy(body).contains(&format!("\"token\":\"{TOKEN}\""));
+            let in_place =
+                String::from_utf8_lossy(body).contains(&format!("\"token\":\"{TOKEN}\""));
             assert!(!in_place || !message.contains(TOKEN), "{message}");
         }
     }

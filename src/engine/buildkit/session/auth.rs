@@ -48,3 +48,31 @@ impl Auth for PullCredentials {
         Err(Status::unavailable("tokens are the engine's to fetch"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use image_builder_actors::model::secret::Secret;
+
+    use super::*;
+    use crate::engine::credentials::RegistryAuth;
+
+    #[tokio::test]
+    async fn no_token_is_bought_for_a_build_whatever_it_is_to_open() {
+        let own = RegistryAuth {
+            host: "own.example".to_owned(),
+            username: "push".to_owned(),
+            password: Secret::new("p"),
+        };
+        let credentials = PullCredentials { own: vec![own], ..PullCredentials::default() };
+        for scope in ["repository:alice/shop:pull,push", "repository:bob/shop:pull", "registry:*"] {
+            let asked = FetchTokenRequest {
+                host: "own.example".to_owned(),
+                realm: "https://own.example/token".to_owned(),
+                scopes: vec![scope.to_owned()],
+                ..FetchTokenRequest::default()
+            };
+            let refused = credentials.fetch_token(Request::new(asked)).await.expect_err(scope);
+            assert_eq!(refused.code(), tonic::Code::Unavailable, "{scope}");
+        }
+    }
+}
