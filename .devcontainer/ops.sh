@@ -293,7 +293,7 @@ lint() {
     heading "documentation"
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --features failpoints
     heading "scripts"
-    shellcheck -x "$here"/*.sh .ci/run tests/browser/run
+    shellcheck -x "$here"/*.sh .ci/run tests/browser/run tests/fuzz/run
     heading "dependencies"
     if ! cargo deny --version >/dev/null 2>&1; then
         say "cargo-deny is not installed, so licences, sources and advisories were NOT checked"

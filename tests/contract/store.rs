@@ -84,12 +84,12 @@ async fn workers_that_start_at_once_make_the_tables_once() {
 
 #[tokio::test]
 async fn a_database_that_is_not_there_is_said_without_its_password() {
-    let url = "postgres://builder:canary-4b7d-canary-4b7d@127.0.0.1:1/builds";
+    let url = "postgres://builder:canary-4b7d-password@127.0.0.1:1/builds";
     let store = open(settings(Place::Postgres(Secret::new(url)))).expect("it connects to nothing");
     let away = store.look().await.expect_err("nobody answers").to_string();
     assert!(away.starts_with("the build store is not available: "), "{away}");
     assert!(!away.contains("canary-4b7d"), "{away}");
-    let wrong = postgres().replace("builder-secret", "canary-4b7d-canary-4b7d");
+    let wrong = postgres().replace("builder-secret", "canary-4b7d-password");
     let store =
         open(settings(Place::Postgres(Secret::new(wrong)))).expect("it connects to nothing");
     let refused = store.look().await.expect_err("refused").to_string();

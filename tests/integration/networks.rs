@@ -62,7 +62,7 @@ fn a_forge_beyond_a_proxy_is_reached_by_it_and_builds_are_told_of_it_but_not_its
 
 #[test]
 fn what_is_the_same_but_for_the_proxy_is_built_once() {
-    let proxy = proxy_to_the_forge("canary-4b7d-canary-4b7d");
+    let proxy = proxy_to_the_forge("canary-4b7d-password");
     let world = World::new();
     let first = world.worker();
     let steps = format!("RUN echo {}", unique("step"));
@@ -103,7 +103,7 @@ fn servers_of_a_private_authority_are_trusted_where_it_is_named_and_nowhere_else
         )
     });
     let names = [("forge.invalid:443", forge_front.address.to_string())];
-    let proxy = runtime().block_on(ForwardProxy::start("canary-4b7d-canary-4b7d", &names));
+    let proxy = runtime().block_on(ForwardProxy::start("canary-4b7d-password", &names));
     let login = login.trim_start_matches("amqp://");
     let world = plain
         .with(

@@ -28,16 +28,16 @@ fn all_bad_settings_are_named_at_once() {
         ("HTTP_ADDR", "nowhere"),
         ("LOG_FORMAT", "haiku"),
         ("JOB_TIMEOUT", "2h"),
-        ("GITHUB_URL", "https://me:canary-4b7d-canary-4b7d@github.com"),
-        ("GITHUB_API_URL", "https://api.github.com/?token=canary-4b7d-canary-4b7d"),
-        ("REGISTRY_URL", "me:canary-4b7d-canary-4b7d@localhost:5000"),
+        ("GITHUB_URL", "https://me:canary-4b7d-password@github.com"),
+        ("GITHUB_API_URL", "https://api.github.com/?token=canary-4b7d-password"),
+        ("REGISTRY_URL", "me:canary-4b7d-password@localhost:5000"),
         ("REGISTRY_USERNAME", " "),
-        ("NOTIFIER_SECRET", "canary-4b7d-canary-4b7d"),
+        ("NOTIFIER_SECRET", "canary-4b7d-password"),
         ("DEAD_QUEUE", "image-builder.fail"),
         ("RETRY_MAX_DELAY", "60d"),
     ];
     // Whatever is logged, and before anything is touched.
-    let others = [("REGISTRY_PASSWORD", "canary-4b7d-canary-4b7d"), ("RUST_LOG", "off")];
+    let others = [("REGISTRY_PASSWORD", "canary-4b7d-password"), ("RUST_LOG", "off")];
     let others = [&others[..], &[("DATA_DIR", "/dev/null/no-directory")]].concat();
     let ended = run(&["serve"], &settings(&[&bad[..], &others].concat()));
     assert_eq!(ended.code, 78, "{}", ended.stderr);
@@ -51,7 +51,7 @@ fn all_bad_settings_are_named_at_once() {
 
 #[test]
 fn a_bad_secret_is_named_and_not_shown() {
-    let secret = "canary-4b7d-canary-4b7d";
+    let secret = "canary-4b7d-password";
     let uri = "amqp://guest:guest@localhost:5672/%2f";
     let ended = run(&["serve"], &settings(&[("RABBITMQ_URI", uri), ("NOTIFIER_SECRET", secret)]));
     assert_eq!(ended.code, 78, "{}", ended.stderr);
@@ -61,8 +61,7 @@ fn a_bad_secret_is_named_and_not_shown() {
 
 #[test]
 fn a_broker_that_refuses_the_password_is_a_bad_setting() {
-    let bad =
-        crate::support::broker::uri().replace("guest:guest@", "guest:canary-4b7d-canary-4b7d@");
+    let bad = crate::support::broker::uri().replace("guest:guest@", "guest:canary-4b7d-password@");
     let world = World::new();
     for name in ["RABBITMQ_URI", "AMQP_URL"] {
         let mut settings = world.settings();
@@ -154,7 +153,7 @@ fn shown(settings: &Settings, file: &str) -> BTreeMap<String, Value> {
 fn what_is_in_force_is_shown_with_where_it_came_from_and_without_credentials() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let password = directory.path().join("password");
-    std::fs::write(&password, "canary-4b7d-canary-4b7d\n").expect("a file can be written");
+    std::fs::write(&password, "canary-4b7d-password\n").expect("a file can be written");
     let password = password.display().to_string();
     let real = settings(&[
         ("AMQP_URL", "amqp://me:canary-4b7d@broker.example:5671/%2f?heartbeat=5"),

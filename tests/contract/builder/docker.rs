@@ -628,7 +628,7 @@ async fn a_build_that_is_dropped_while_it_uploads_leaves_no_walk_and_no_image() 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_comes_up_later_is_found_and_works_over_tcp() {
     let world = RealWorld::new().await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
     let host = format!("tcp://{address}");

@@ -1,7 +1,6 @@
 //! What fuzz targets (`tests/fuzz`) call: a pack, and the files of the commits in it.
 
 use std::fs;
-use std::path::PathBuf;
 
 use git2::Oid;
 use image_builder_actors::model::fault::{Fault, Reason};
@@ -31,19 +30,20 @@ impl Git {
     /// If what is wrong with the pack is taken for the worker's fault, or something is written beside the trees.
     pub fn take(&mut self, pack: &[u8], names: &[Oid]) {
         let place = self.place.path();
-        let empty = |name: &str| -> PathBuf {
-            let path = place.join(name);
-            drop(fs::remove_dir_all(&path));
-            path
-        };
-        let (repository, trees) = (empty("repository"), empty("trees"));
+        let (repository, trees) = (place.join("repository"), place.join("trees"));
+        // Packs are all that a repository gets; to make it anew takes longer than all else.
+        for emptied in [&trees, &repository.join("objects/pack")] {
+            drop(fs::remove_dir_all(emptied));
+        }
         fs::create_dir(&trees).expect("it was removed");
         let mut input = Vec::new();
         for piece in pack.chunks(PIECE).chain([&[][..]]) {
             input.extend((piece.len() as u32).to_be_bytes());
             input.extend(piece);
         }
-        let repository = super::repository::open(&repository).expect("a new repository");
+        let packs = repository.join("objects/pack");
+        let repository = super::repository::open(&repository).expect("a repository");
+        fs::create_dir_all(packs).expect("it was removed");
         if let Err(fault) = child::index(&repository, &mut &input[..]) {
             return senders(&fault);
         }
