@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::Stdio;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
@@ -51,19 +50,6 @@ pub(crate) fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> 
 /// with one that does not say why.
 pub(crate) fn limit_cpu(seconds: u64) -> io::Result<()> {
     limit(Resource::Cpu, seconds, seconds + 1)
-}
-
-/// Does some work for which this process has so many seconds of processor time, and no more than it has in all. Going
-/// over them ends it with the signal of the soft limit.
-pub(crate) fn within_cpu<T>(seconds: u64, work: impl FnOnce() -> T) -> io::Result<T> {
-    let usual = getrlimit(Resource::Cpu);
-    // Whole seconds are counted, the one that has begun is not.
-    let end = clock_gettime(ClockId::ProcessCPUTime).tv_sec as u64 + seconds + 1;
-    let current = Some(usual.current.map_or(end, |usual| usual.min(end)));
-    setrlimit(Resource::Cpu, Rlimit { current, maximum: usual.maximum })?;
-    let done = work();
-    setrlimit(Resource::Cpu, usual)?;
-    Ok(done)
 }
 
 /// The first `longest` bytes of a pipe; what goes past them is read and dropped.

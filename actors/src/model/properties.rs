@@ -88,13 +88,16 @@ fn no_secret_survives_in_any_of_its_forms() {
     let parts = ["k", "Z", "7", "/", "+", "=", "'", "\"", "\\", "$", "%", "é", "-", "_", "<"];
     let around = [" ", "a", "=", "\"", "\n", "\u{1b}[0m", "ö", ":", "/"];
     let mut draw = Draw(0x2545_f491_4f6c_dd1d);
-    for _ in 0..20_000 {
+    for _ in 0..100 {
         let secret = draw.text(&parts, 12, 40);
-        let form = written(&secret, &mut draw);
-        let text = format!("{}{form}{}", draw.text(&around, 0, 4), draw.text(&around, 0, 4));
-        let clean = Redactor::new([Secret::new(secret.clone())]).redact(&text);
-        assert!(clean.contains("[secret]"), "{secret:?} as {text:?} is left: {clean:?}");
-        let shown = without_escapes(&clean);
-        assert!(!shown.contains(&secret), "{secret:?} as {text:?} is left: {clean:?}");
+        let redactor = Redactor::new([Secret::new(secret.clone())]);
+        for _ in 0..20 {
+            let form = written(&secret, &mut draw);
+            let text = format!("{}{form}{}", draw.text(&around, 0, 4), draw.text(&around, 0, 4));
+            let clean = redactor.redact(&text);
+            assert!(clean.contains("[secret]"), "{secret:?} as {text:?} is left: {clean:?}");
+            let shown = without_escapes(&clean);
+            assert!(!shown.contains(&secret), "{secret:?} as {text:?} is left: {clean:?}");
+        }
     }
 }

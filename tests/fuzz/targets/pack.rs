@@ -147,7 +147,7 @@ impl Pack {
     }
 
     /// A delta against an object by its name. One that makes an object which is there already is left out: libgit2
-    /// does not end with it, see the test `a_pack_that_git_would_read_for_ever_costs_seconds`.
+    /// does not end with it, see the test `a_pack_that_git_would_read_for_ever_is_too_large`.
     fn delta(&mut self, base: u8, instructions: &[u8]) {
         if self.names.is_empty() {
             return;

@@ -113,11 +113,9 @@ pub(super) fn index(repository: &Repository, input: &mut impl Read) -> Result<An
     let mut indexer =
         Indexer::new(Some(&there), &packs, 0o444, false).map_err(|error| git_fault(&error))?;
     let mut head = Vec::with_capacity(HEAD);
-    let mut received = 0;
     let lost = |error: io::Error| fault(Reason::Crashed, format!("A pack was lost: {error}."));
     while let Some(piece) = wire::piece(input).map_err(lost)? {
         head.extend(piece.iter().take(HEAD - head.len()));
-        received += piece.len() as u64;
         indexer.write_all(&piece).map_err(|error| {
             let by_git = error.get_ref().and_then(|error| error.downcast_ref());
             by_git.map_or_else(|| lost(io::Error::other("it cannot be kept")), git_fault)
@@ -127,17 +125,9 @@ pub(super) fn index(repository: &Repository, input: &mut impl Read) -> Result<An
     if head.len() == HEAD && head.starts_with(b"PACK") && head.ends_with(&[0; 4]) {
         return Ok(Answer::Done);
     }
-    // libgit2 looks for ever at a delta that makes an object which is there already.
-    let committed = child::within_cpu(RESOLVING + received / RESOLVED, || indexer.commit());
-    let committed = committed.map_err(|error| lost(io::Error::other(error.to_string())))?;
-    committed.map_err(|error| git_fault(&error))?;
+    indexer.commit().map_err(|error| git_fault(&error))?;
     Ok(Answer::Done)
 }
-
-/// How long the deltas of a pack may take to be resolved, in seconds of processor time: so many,
-const RESOLVING: u64 = 10;
-/// and one more for each so many bytes of the pack. An honest pack takes a tenth of that.
-const RESOLVED: u64 = 1 << 20;
 
 /// Length of a pack's head: `PACK`, its version and the number of its objects.
 const HEAD: usize = 12;

@@ -249,9 +249,8 @@ fn broken_off(git: &Git, status: ExitStatus) -> Trouble {
         Some(SIGABRT) => fault(Reason::TooLarge, TOO_MUCH_MEMORY).into(),
         Some(SIGXCPU) => {
             let limit = git.cpu_time.as_secs();
-            let message = format!(
-                "Git needs too long for the repository: more than {limit} s of processor time in all, or more than the size of what was sent explains."
-            );
+            let message =
+                format!("Git needs more than {limit} s of processor time for the repository.");
             fault(Reason::TooLarge, message).into()
         }
         Some(SIGKILL) => worker("was stopped by the system").into(),

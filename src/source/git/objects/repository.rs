@@ -67,6 +67,9 @@ pub(super) fn git_fault(error: &git2::Error) -> Fault {
     match error.class() {
         ErrorClass::NoMemory => out_of_memory(),
         ErrorClass::Os if text.contains("Cannot allocate memory") => out_of_memory(),
+        // Only for want of memory. A delta that makes an object which is there already is looked at again and again,
+        // and each time costs some.
+        ErrorClass::Zlib if text.contains("failed to init zlib stream") => out_of_memory(),
         ErrorClass::Os | ErrorClass::Filesystem => {
             fault(Reason::Crashed, format!("The worker could not store the source: {text}."))
         }
