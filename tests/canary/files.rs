@@ -1,9 +1,12 @@
 //! Texts in files, compressed ones as well.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -90,6 +93,7 @@ pub(crate) fn search(roots: &Roots, texts: &[String], since: SystemTime) -> Foun
     let longest = texts.iter().map(String::len).max().unwrap_or(0);
     let since = since.duration_since(UNIX_EPOCH).expect("after 1970").as_secs() as i64;
     let mut found = Found::default();
+    let (mut plain, mut packed) = (Vec::new(), Vec::new());
     let mut left = roots.within.clone();
     while let Some(path) = left.pop() {
         // What is gone meanwhile holds nothing.
@@ -101,16 +105,45 @@ pub(crate) fn search(roots: &Roots, texts: &[String], since: SystemTime) -> Foun
             left.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()));
         } else if metadata.is_symlink() {
             let target = std::fs::read_link(&path).unwrap_or_default();
-            found
-                .places
-                .extend(first(&any, target.as_os_str().as_encoded_bytes()).map(|it| (path, it)));
+            let text = first(&any, target.as_os_str().as_encoded_bytes());
+            found.places.extend(text.map(|text| (path, text)));
         } else if metadata.is_file() && metadata.ctime() >= since {
             found.files += 1;
             found.bytes += metadata.len();
-            found.places.extend(in_file(&path, &any, longest).map(|it| (path, it)));
+            if is_packed(&path) { packed.push(path) } else { plain.push(path) }
         }
     }
+    for path in holding(&plain, &packed, texts) {
+        found.places.extend(in_file(&path, &any, longest).map(|text| (path, text)));
+    }
     found
+}
+
+fn is_packed(path: &Path) -> bool {
+    let mut head = [0; 2];
+    File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == [0x1f, 0x8b]
+}
+
+/// Those of the files that hold one of these texts: found by grep, which reads a gigabyte in a second.
+fn holding(plain: &[PathBuf], packed: &[PathBuf], texts: &[String]) -> Vec<PathBuf> {
+    const UNPACKED: &str = r#"for file; do
+        gzip -dcq <"$file" 2>/dev/null | grep -qaF -f "$0" && printf '%s\0' "$file"
+    done; true"#;
+    let mut wanted = tempfile::NamedTempFile::new().expect("a file");
+    writeln!(wanted, "{}", texts.join("\n")).expect("written");
+    let mut holding = Vec::new();
+    for (files, program, arguments) in
+        [(plain, "grep", &["-laFZ", "-f"][..]), (packed, "sh", &["-c", UNPACKED])]
+    {
+        for some in files.chunks(500) {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(wanted.path()).args(some).env("LC_ALL", "C");
+            let output = command.output().expect("it starts");
+            let paths = output.stdout.split(|byte| *byte == 0).filter(|path| !path.is_empty());
+            holding.extend(paths.map(|path| PathBuf::from(OsStr::from_bytes(path))));
+        }
+    }
+    holding
 }
 
 /// The first such text in these bytes.
@@ -120,11 +153,8 @@ fn first(any: &Regex, bytes: &[u8]) -> Option<String> {
 
 /// The first such text in a file, as it is or once it is unpacked.
 fn in_file(path: &Path, any: &Regex, longest: usize) -> Option<String> {
-    let mut file = File::open(path).ok()?;
-    let mut head = [0; 2];
-    let is_packed = file.read_exact(&mut head).is_ok() && head == [0x1f, 0x8b];
-    file.rewind().ok()?;
-    match is_packed {
+    let file = File::open(path).ok()?;
+    match is_packed(path) {
         true => in_stream(MultiGzDecoder::new(file), any, longest),
         false => in_stream(file, any, longest),
     }
@@ -154,7 +184,7 @@ fn in_stream(mut source: impl Read, any: &Regex, longest: usize) -> Option<Strin
 /// Files that all hold this text.
 pub(crate) fn disguises(text: &str) -> Vec<(&'static str, Vec<u8>)> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-    io::Write::write_all(&mut packed, text.as_bytes()).expect("into memory");
+    packed.write_all(text.as_bytes()).expect("into memory");
     let split = [&vec![b'x'; PIECE - 3], text.as_bytes()].concat();
     vec![
         ("plain", format!("before {text} after").into_bytes()),
