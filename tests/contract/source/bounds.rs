@@ -58,7 +58,8 @@ async fn a_pack_that_git_would_read_for_ever_is_too_large() {
         Answer::bytes([b"0000".to_vec(), line(b"NAK\n"), line(&pack), b"0000".to_vec()].concat())
     })
     .await;
-    let connector = connector(&server.url(), &server.url(), Limits::default());
+    let limits = Limits { git_memory_bytes: 64 << 20, ..Limits::default() };
+    let connector = connector(&server.url(), &server.url(), limits);
     let somewhere = RepoName { owner: "some".to_owned(), name: "where".to_owned() };
     let request = request(&somewhere, Target::DefaultBranch, None);
     refused(&connector, &request, Reason::TooLarge, "memory").await;
