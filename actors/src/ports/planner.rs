@@ -38,7 +38,8 @@ pub struct Plan {
 #[async_trait]
 pub trait Planner: Send + Sync + 'static {
     /// Makes the plan that `request.plan` asks for, and writes what it needs beside the source into its
-    /// workspace. Whose build it is decides which caches it shares.
+    /// workspace. It replaces files of the source, and writes into none. Whose build it is decides which caches it
+    /// shares.
     async fn plan(
         &self,
         source: &FetchedSource,

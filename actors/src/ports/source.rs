@@ -22,7 +22,8 @@ pub struct FetchedSource {
     pub version: String,
     /// The repository's address for people, without a credential.
     pub url: String,
-    /// The root of the tree: a directory inside `workspace`.
+    /// The root of the tree: a directory inside `workspace`. Its files may be those of other trees as well, by
+    /// hard links: they are replaced or removed, and never written into.
     pub tree: PathBuf,
     /// Dropping it removes the tree.
     pub workspace: Workspace,

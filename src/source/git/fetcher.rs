@@ -1,6 +1,7 @@
 //! One repository's files: its objects from the server, as far as they are not kept from earlier, and its
 //! tree from the objects.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::address::Home;
 use super::advertisement::Advertisement;
 use super::cache::{Cache, Entry, Kept};
 use super::files::disk_fault;
-use super::objects::{CheckedOut, Git, Objects, Trouble};
+use super::objects::{CheckedOut, Git, Objects, Started, Trouble};
 use super::remote::Connection;
 use super::resolve::Wanted;
 use super::transfer::{Search, is_single};
@@ -29,6 +30,8 @@ pub(super) struct Fetcher {
     pub(super) user: String,
     /// A directory for what is only needed meanwhile.
     pub(super) scratch: PathBuf,
+    /// A process for the first repository, which started while its server was asked.
+    pub(super) started: Cell<Option<Started>>,
 }
 
 impl Fetcher {
@@ -83,6 +86,12 @@ impl Fetcher {
         })
     }
 
+    fn objects(&self, repository: &Path) -> Result<Objects, Fault> {
+        let session = &self.http.session;
+        let process = self.started.take().map_or_else(|| self.git.start(session), Ok)?;
+        Objects::open(session, &self.git, process, repository)
+    }
+
     fn by_entry(
         &self,
         connection: &Connection,
@@ -93,7 +102,7 @@ impl Fetcher {
     ) -> Result<(String, CheckedOut), Trouble> {
         let result = (|| {
             let repository = entry.path().to_owned();
-            let mut objects = Objects::open(&self.http.session, &self.git, &repository)?;
+            let mut objects = self.objects(&repository)?;
             let known: Vec<Oid> =
                 entry.known().iter().filter_map(|id| Oid::from_str(id).ok()).collect();
             let mut search = Search {
@@ -105,7 +114,7 @@ impl Fetcher {
             };
             let commit = search.obtain(wanted)?;
             entry.keep(&commit)?;
-            let checked_out = objects.check_out(&commit, tree)?;
+            let checked_out = objects.check_out(&commit, tree, true)?;
             Ok((commit, checked_out))
         })();
         if matches!(result, Err(Trouble::Unreadable(_))) {
@@ -122,11 +131,11 @@ impl Fetcher {
         tree: &Path,
         repository: &Path,
     ) -> Result<(String, CheckedOut), Trouble> {
-        let mut objects = Objects::open(&self.http.session, &self.git, repository)?;
+        let mut objects = self.objects(repository)?;
         let objects_of = &mut objects;
         let mut search = Search { connection, refs, objects: objects_of, repository, known: &[] };
         let commit = search.obtain(wanted)?;
-        let checked_out = objects.check_out(&commit, tree)?;
+        let checked_out = objects.check_out(&commit, tree, false)?;
         Ok((commit, checked_out))
     }
 }

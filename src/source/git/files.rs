@@ -30,6 +30,20 @@ pub(super) fn new_file(path: &Path, executable: bool) -> io::Result<fs::File> {
     Ok(file)
 }
 
+/// How something is called that is being removed.
+pub(super) const GOING: &str = "going";
+
+/// Removes a directory: at once for whoever looks for it, then from disk. Meanwhile it is beside `entry`, which
+/// it is or is in.
+pub(super) fn remove_beside(directory: &Path, entry: &Path) -> io::Result<()> {
+    let going = entry.with_extension(format!("{}.{GOING}", uuid::Uuid::new_v4().simple()));
+    match fs::rename(directory, &going) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => fs::remove_dir_all(&going),
+    }
+}
+
 /// The fault of a failed write (or read) of ours.
 pub(super) fn disk_fault(error: &io::Error, what: &str) -> Fault {
     use io::ErrorKind::{InvalidFilename, QuotaExceeded, StorageFull};

@@ -435,8 +435,10 @@ fn put(group: &[&Placeholder], whole: &Path) -> Result<(), Fault> {
     };
     fs::rename(whole, &first.file).map_err(|error| on_disk(first, error))?;
     for placeholder in others {
-        // `fs::copy` copies the mode too, which may be another here.
-        fs::copy(&first.file, &placeholder.file)
+        // A file anew, as for the first: nothing is written into one that is there. `fs::copy` copies the mode
+        // too, which may be another here.
+        fs::remove_file(&placeholder.file)
+            .and_then(|()| fs::copy(&first.file, &placeholder.file))
             .and_then(|_| fs::set_permissions(&placeholder.file, mode(placeholder.executable)))
             .map_err(|error| on_disk(placeholder, error))?;
     }

@@ -36,6 +36,7 @@ mod resolve;
 mod submodules;
 mod transfer;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use image_builder_actors::model::fault::Fault;
@@ -76,6 +77,7 @@ impl Fetch {
         let (address, page, workspace) = (self.repository, self.page, self.workspace);
         let session = http.session.clone();
         session.check()?;
+        let started = Cell::new(Some(git.start(&session)?));
         let (connection, refs) =
             remote::discover(&http, &address, home.authorization_for(&address))?;
         let pinned = self.pinned.as_deref();
@@ -83,7 +85,7 @@ impl Fetch {
 
         session.note(format!("fetching {} of {}", self.target, address.label));
         let scratch = workspace.path().to_owned();
-        let fetcher = Fetcher { http, home, git, cache, user, scratch };
+        let fetcher = Fetcher { http, home, git, cache, user, scratch, started };
         let tree = workspace.path().join("tree");
         let (commit, checked_out) = fetcher.fetch(&connection, &refs, &resolved.wanted, &tree)?;
         // A time that no calendar has counts as the beginning of time.

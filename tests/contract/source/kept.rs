@@ -1,5 +1,6 @@
 //! What is kept of repositories: what it saves, and for whom.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -215,4 +216,51 @@ async fn what_is_over_the_budget_is_not_kept() {
     let user =
         keeping.directory.path().join("git").join(&list(&keeping.directory.path().join("git"))[0]);
     super::empties(&user).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_shared_with_the_commit_before_and_what_is_done_to_one_changes_no_other_build() {
+    let keeping = Keeping::start().await;
+    let repo = GitRepo::create("contract", "links");
+    let many: Vec<_> = (0..200).map(|n| (format!("many/{}/{n}", n % 7), n.to_string())).collect();
+    let mut files: Vec<_> = many.iter().map(|(path, text)| (&**path, &**text)).collect();
+    let large = noise(3 << 20);
+    files.extend([
+        ("twin", "1"),
+        ("large", &large),
+        ("changed", "old"),
+        ("tool", "x"),
+        ("empty", ""),
+    ]);
+    repo.commit(&files);
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(repo.work().join("tool"), executable).expect("a mode");
+    std::os::unix::fs::symlink("tool", repo.work().join("link")).expect("a link");
+    repo.commit(&[]);
+
+    let first = fetched(&*keeping.connector, &of(&repo)).await;
+    repo.commit(&[("changed", "new")]);
+    let second = fetched(&*keeping.connector, &of(&repo)).await;
+    let entry = |tree: &Path, path: &str| tree.join(path).symlink_metadata().expect("it is there");
+    let same = |path: &str| {
+        entry(&first.source.tree, path).ino() == entry(&second.source.tree, path).ino()
+    };
+    assert!(many.iter().all(|(path, _)| same(path)));
+    assert!(["twin", "large", "tool", "empty"].iter().all(|path| same(path)));
+    assert!(!same("changed") && !same("link") && !same("many"));
+    assert_eq!((first.read("changed"), second.read("changed")), ("old".into(), "new".into()));
+    assert_eq!((second.read("large") == large, second.read("link")), (true, "x".to_owned()));
+    let mode = |path| entry(&second.source.tree, path).permissions().mode() & 0o777;
+    assert_eq!((mode("tool"), mode("twin")), (0o755, 0o644));
+
+    // What builds do: replace, move, remove. And what none may do: write into a file.
+    std::fs::remove_file(second.source.tree.join("twin")).expect("removed");
+    std::fs::write(second.source.tree.join("twin"), "of the build").expect("written");
+    std::fs::remove_dir_all(second.source.tree.join("many")).expect("removed");
+    std::fs::write(second.source.tree.join("changed"), "bad").expect("written");
+    assert_eq!(first.read("twin"), "1");
+    let third = fetched(&*keeping.connector, &of(&repo)).await;
+    let read = ["twin", "changed", "tool", "empty"].map(|path| third.read(path));
+    assert_eq!(read, ["1", "new", "x", ""]);
+    assert!(many.iter().all(|(path, text)| third.read(path) == *text));
 }

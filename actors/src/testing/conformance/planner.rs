@@ -39,6 +39,7 @@ macro_rules! planner_conformance {
             the_fingerprint_changes_with_what_decides_the_image,
             the_fingerprint_does_not_know_the_values_of_secrets,
             platforms_and_credentials_for_base_images_are_handed_on_and_only_platforms_count,
+            files_that_other_trees_share_are_never_written_into,
         }
     };
 }
@@ -382,5 +383,24 @@ pub async fn platforms_and_credentials_for_base_images_are_handed_on_and_only_pl
         let elsewhere = plan(planner, &source, wish).await;
         assert_eq!(elsewhere.platforms, platforms);
         assert_ne!(elsewhere.fingerprint, usual.fingerprint);
+    }
+}
+
+/// See [`planner_conformance!`].
+pub async fn files_that_other_trees_share_are_never_written_into(planner: &impl Planner) {
+    let own = [(".dockerignore", ".nixpacks"), (".nixpacks/Dockerfile", "x"), (".nixpacks/x", "x")];
+    for files in [vec![PACKAGE], vec![DOCKERFILE]] {
+        let source = Source::of(&[&files[..], &own].concat());
+        let other = source.outside().join("another tree");
+        fs::create_dir(&other).expect("a directory");
+        let shared = files.iter().chain(&own).enumerate();
+        let shared: Vec<_> = shared.map(|(n, file)| (other.join(n.to_string()), file)).collect();
+        for (link, (path, _)) in &shared {
+            fs::hard_link(source.tree().join(path), link).expect("a link");
+        }
+        plan(planner, &source, PlanRequest::default()).await;
+        for (link, (path, text)) in &shared {
+            assert_eq!(fs::read_to_string(link).expect("still there"), *text, "{path}");
+        }
     }
 }

@@ -7,16 +7,19 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{COMMITS, Cache};
+use crate::source::git::files::{GOING, remove_beside};
+use crate::source::git::objects::unpacked;
 
-/// How an entry that is being removed is called.
-const GOING: &str = "going";
 /// The cache never holds more than this part of what would be free without it.
 const PART_OF_DISK: u64 = 4;
 
 /// An entry as it is on disk.
 struct Stored {
     path: PathBuf,
-    bytes: u64,
+    /// What its objects hold, in bytes.
+    objects: u64,
+    /// What the files hold that were made of them, in bytes.
+    unpacked: u64,
     used: SystemTime,
 }
 
@@ -36,7 +39,9 @@ pub(super) fn evict(cache: &Cache) {
             return;
         }
     };
-    let held = |entries: &[Stored]| entries.iter().map(|entry| entry.bytes).sum::<u64>();
+    let held = |entries: &[Stored]| {
+        entries.iter().map(|entry| entry.objects + entry.unpacked).sum::<u64>()
+    };
     let mut total: u64 = users.values().map(|entries| held(entries)).sum();
     let budget = budget(cache, total);
     while total > budget {
@@ -47,11 +52,18 @@ pub(super) fn evict(cache: &Cache) {
         let Some(entries) = users.values_mut().max_by_key(|entries| held(entries)) else { return };
         let least = entries.iter().enumerate().min_by_key(|(_, entry)| entry.used);
         let Some(index) = least.map(|(index, _)| index) else { return };
-        let entry = entries.swap_remove(index);
-        if let Err(error) = remove(&entry.path) {
+        // What can be made again without the server goes first.
+        let entry = &mut entries[index];
+        let (removed, freed) = if entry.unpacked > 0 {
+            (unpacked::remove_all(&entry.path), std::mem::take(&mut entry.unpacked))
+        } else {
+            let entry = entries.swap_remove(index);
+            (remove(&entry.path), entry.objects)
+        };
+        if let Err(error) = removed {
             tracing::warn!(%error, "what is kept of a repository cannot be removed");
         }
-        total -= entry.bytes;
+        total -= freed;
     }
 }
 
@@ -65,12 +77,7 @@ fn budget(cache: &Cache, total: u64) -> u64 {
 
 /// Removes an entry: at once for whoever looks for it, then from disk.
 pub(super) fn remove(entry: &Path) -> io::Result<()> {
-    let going = entry.with_extension(format!("{}.{GOING}", uuid::Uuid::new_v4().simple()));
-    match fs::rename(entry, &going) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => fs::remove_dir_all(&going),
-    }
+    remove_beside(entry, entry)
 }
 
 /// Removes what a kill left of entries that were being removed, and users without any.
@@ -109,7 +116,8 @@ fn stored(directory: &Path) -> io::Result<HashMap<PathBuf, Vec<Stored>>> {
 /// One whose size cannot be read is perhaps just going: it counts for nothing.
 fn look(path: PathBuf) -> Stored {
     let files = fs::read_dir(path.join("objects/pack")).into_iter().flatten().flatten();
-    let bytes = files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum();
+    let objects = files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum();
+    let unpacked = unpacked::held(&path);
     let used = fs::metadata(path.join(COMMITS)).and_then(|file| file.modified());
-    Stored { bytes, used: used.unwrap_or(SystemTime::UNIX_EPOCH), path }
+    Stored { objects, unpacked, used: used.unwrap_or(SystemTime::UNIX_EPOCH), path }
 }

@@ -7,7 +7,8 @@
 //! An entry holds single commits with all of their trees. Each was fetched at depth 1, with those that were
 //! there before named to the server, which leaves out what they have. `shallow` lists them, the last used one
 //! first; a commit is written there after its pack is in place, so one that is listed is whole, and what a
-//! kill leaves half is never read.
+//! kill leaves half is never read. Files that were made of it are kept beside it, see
+//! [`unpacked`], and go before it.
 
 mod eviction;
 
@@ -25,6 +26,7 @@ use image_builder_actors::scheduling::keyed_locks::{KeyedLocks, Turn};
 use sha2::Sha256;
 
 use super::files::disk_fault;
+use super::objects::unpacked;
 
 /// How many commits of a repository are named to its server.
 const MOST_COMMITS: usize = 16;
@@ -190,8 +192,13 @@ impl Drop for Entry {
                 }
             }
         }
-        let cache = self.cache.clone();
-        let make_room = move || eviction::make_room(&cache);
+        let (cache, path) = (self.cache.clone(), std::mem::take(&mut self.path));
+        let make_room = move || {
+            if let Err(error) = unpacked::tidy(&path) {
+                tracing::warn!(%error, "what is kept of a repository cannot be tidied");
+            }
+            eviction::make_room(&cache);
+        };
         // Removing takes a while: nobody waits for it.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(make_room)),

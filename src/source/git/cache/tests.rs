@@ -93,3 +93,15 @@ async fn what_a_kill_left_is_cleared_and_a_long_winded_entry_is_begun_anew() {
     eviction::clear(directory.path()).expect("cleared");
     assert!(!path.with_extension("x.going").exists());
 }
+
+#[tokio::test]
+async fn files_go_before_the_objects_that_they_are_made_of() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cache = cache(directory.path(), 1000);
+    let path = fill(&cache, &kept("a", "b", None), 600).await;
+    let unpacked = path.join("unpacked/boot");
+    fs::create_dir_all(&unpacked).expect("made");
+    fs::write(unpacked.join("held"), "300\n200\n").expect("written");
+    evict(&cache);
+    assert!(path.join("objects").exists() && !path.join("unpacked").exists());
+}

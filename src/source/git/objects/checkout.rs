@@ -3,14 +3,13 @@
 //! The tree is first walked and measured, so that one that is over a limit costs no disk, and then
 //! written, byte for byte as it is stored: no filter, no hook and no conversion of line ends.
 //!
-//! What is written stays inside: every directory is made by this walk and every file is made anew,
-//! so that no link of the tree is ever followed, not even in a tree that names a path twice.
+//! What is written stays inside: every directory is made by this walk, before what is in it, and every file is
+//! made anew, so that no link of the tree is ever followed, not even in a tree that names a path twice.
 
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::Path;
 
 use git2::{Oid, Repository};
 use image_builder_actors::model::fault::{Fault, Reason};
@@ -18,9 +17,9 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use super::repository::git_fault;
 use super::walk::{Entry, Kind, shown, walk};
 use super::wire::FoundPointer;
+use super::write::{NewFile, Place, failed, write_files};
 use crate::source::fault;
-use crate::source::git::files::{disk_fault, new_directory, new_file};
-use crate::source::git::lfs::Pointer;
+use crate::source::git::files::{disk_fault, new_directory};
 use crate::source::session::{Room, size};
 
 /// Longest `.gitmodules` or `.lfsconfig` that is read, in bytes.
@@ -33,23 +32,45 @@ pub(super) struct Unfinished {
     pub(super) pointers: Vec<FoundPointer>,
 }
 
-/// Writes a tree into `directory`, which is empty or does not exist.
+/// Writes a tree into a directory that is empty or does not exist.
 pub(super) fn write_tree(
     repository: &Repository,
     root: Oid,
-    directory: &Path,
+    place: &Place<'_>,
     room: &Room,
 ) -> Result<Unfinished, Fault> {
-    measure(repository, root, room)?;
-    match new_directory(directory) {
+    let sizes = measure(repository, root, room)?;
+    match new_directory(place.directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(disk_fault(&error, "the source"));
         }
         _ => {}
     }
-    let mut unfinished = Unfinished::default();
-    walk(repository, root, |entry| write_entry(repository, directory, &entry, &mut unfinished))?;
-    Ok(unfinished)
+    let mut submodules = Vec::new();
+    let mut sizes_of = sizes.iter().copied();
+    let pointers = write_files(repository, place, sizes.len(), |write| {
+        walk(repository, root, |entry| {
+            let Entry { path, kind, id } = entry;
+            let on_disk = || place.path(path);
+            let made = match kind {
+                Kind::File { executable } => {
+                    let size = sizes_of.next().unwrap_or_default();
+                    return write(NewFile { path: path.to_vec(), executable, id, size });
+                }
+                Kind::Directory => new_directory(&on_disk()),
+                Kind::Submodule => {
+                    submodules.push((path.to_vec(), id.to_string()));
+                    new_directory(&on_disk())
+                }
+                Kind::Link => {
+                    let target = repository.find_blob(id).map_err(|error| git_fault(&error))?;
+                    symlink(OsStr::from_bytes(target.content()), on_disk())
+                }
+            };
+            made.map_err(|error| failed(path, &error))
+        })
+    })?;
+    Ok(Unfinished { submodules, pointers })
 }
 
 /// The text of a plain file in the root of a tree.
@@ -67,10 +88,11 @@ pub(super) fn text(
     Ok(Some(String::from_utf8_lossy(blob.content()).into_owned()))
 }
 
-/// Counts what the tree will hold against the limits.
-fn measure(repository: &Repository, root: Oid, room: &Room) -> Result<(), Fault> {
+/// Counts what the tree will hold against the limits; returns the sizes of its files, in the order of the walk.
+fn measure(repository: &Repository, root: Oid, room: &Room) -> Result<Vec<u64>, Fault> {
     let odb = repository.odb().map_err(|error| git_fault(&error))?;
     let largest = room.largest_file;
+    let mut sizes = Vec::new();
     walk(repository, root, |entry| {
         room.count_entry()?;
         if !matches!(entry.kind, Kind::File { .. } | Kind::Link) {
@@ -89,48 +111,10 @@ fn measure(repository: &Repository, root: Oid, room: &Room) -> Result<(), Fault>
                 ),
             ));
         }
+        if matches!(entry.kind, Kind::File { .. }) {
+            sizes.push(bytes);
+        }
         room.count_bytes(bytes)
-    })
-}
-
-fn write_entry(
-    repository: &Repository,
-    directory: &Path,
-    entry: &Entry<'_>,
-    unfinished: &mut Unfinished,
-) -> Result<(), Fault> {
-    let path = directory.join(OsStr::from_bytes(entry.path));
-    let blob = || repository.find_blob(entry.id).map_err(|error| git_fault(&error));
-    let written = match entry.kind {
-        Kind::Directory => new_directory(&path),
-        Kind::Submodule => {
-            unfinished.submodules.push((entry.path.to_vec(), entry.id.to_string()));
-            new_directory(&path)
-        }
-        Kind::Link => symlink(OsStr::from_bytes(blob()?.content()), &path),
-        Kind::File { executable } => {
-            let blob = blob()?;
-            if let Some(pointer) = Pointer::parse(blob.content()) {
-                unfinished.pointers.push(FoundPointer {
-                    path: entry.path.to_vec(),
-                    executable,
-                    oid: pointer.oid,
-                    size: pointer.size,
-                });
-            }
-            new_file(&path, executable).and_then(|mut file| file.write_all(blob.content()))
-        }
-    };
-    written.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => fault(
-            Reason::ForbiddenSource,
-            format!("The commit's tree holds the path `{}` twice.", shown(entry.path)),
-        ),
-        // A link that points nowhere, or to a text with a zero byte.
-        io::ErrorKind::InvalidInput | io::ErrorKind::NotFound => fault(
-            Reason::ForbiddenSource,
-            format!("The path `{}` cannot be stored: it is malformed.", shown(entry.path)),
-        ),
-        _ => disk_fault(&error, &format!("`{}`", shown(entry.path))),
-    })
+    })?;
+    Ok(sizes)
 }

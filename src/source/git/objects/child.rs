@@ -14,7 +14,9 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use rustix::process::Resource;
 
 use super::repository::{check_size, git_fault, object, open};
+use super::unpacked::Unpacked;
 use super::wire::{self, Answer, CheckOut, CheckedOut, Command, Start};
+use super::write::Place;
 use super::{CHILD, checkout};
 use crate::child;
 use crate::source::fault;
@@ -174,7 +176,9 @@ pub(super) fn check_out(repository: &Repository, wish: &CheckOut) -> Result<Answ
     let id = object(&wish.commit)?;
     let commit = repository.find_commit(id).map_err(|error| git_fault(&error))?;
     let tree = commit.tree_id();
-    let unfinished = checkout::write_tree(repository, tree, &wish.directory, &wish.room)?;
+    let kept = wish.keeps.then(|| Unpacked::open(repository.path())).flatten();
+    let place = Place { directory: &wish.directory, kept: kept.as_ref() };
+    let unfinished = checkout::write_tree(repository, tree, &place, &wish.room)?;
     let text = |name, wanted: bool| {
         if wanted { checkout::text(repository, tree, name) } else { Ok(None) }
     };

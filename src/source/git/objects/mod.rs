@@ -5,15 +5,18 @@
 //! | `child` | the child: takes packs, and answers about what is in them |
 //! | `wire` | what worker and child say to each other |
 //! | `repository` | the repository that the objects are in |
-//! | `walk`, `checkout` | from a commit to files, within the limits |
+//! | `walk`, `checkout`, `write` | from a commit to files, within the limits |
+//! | `unpacked` | files that are kept for the next commit |
 
 mod checkout;
 pub(in crate::source) mod child;
 #[cfg(fuzzing)]
 pub(in crate::source) mod fuzzing;
 mod repository;
+pub(super) mod unpacked;
 mod walk;
 mod wire;
+mod write;
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -49,6 +52,28 @@ pub(in crate::source) struct Git {
     pub(in crate::source) cpu_time: Duration,
 }
 
+/// A process of git's that waits for its work. Dropping it ends it.
+pub(super) struct Started {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    stderr: Option<ChildStderr>,
+}
+
+impl Git {
+    /// Starts a process, which takes a while in which something else can be done.
+    pub(super) fn start(&self, session: &Session) -> Result<Started, Fault> {
+        let failed = |error| disk_fault(&error, "anything: git does not start");
+        let _entered = session.runtime.enter();
+        let mut child = process::command(&self.program, CHILD).spawn().map_err(failed)?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(failed(std::io::ErrorKind::BrokenPipe.into()));
+        };
+        let (stdout, stderr) = (BufReader::new(stdout), child.stderr.take());
+        Ok(Started { child, stdin, stdout, stderr })
+    }
+}
+
 /// Why objects cannot be had.
 #[derive(Debug)]
 pub(super) enum Trouble {
@@ -69,10 +94,7 @@ impl From<Fault> for Trouble {
 pub(super) struct Objects {
     session: Arc<Session>,
     git: Git,
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    process: Started,
 }
 
 impl Objects {
@@ -80,25 +102,20 @@ impl Objects {
     pub(super) fn open(
         session: &Arc<Session>,
         git: &Git,
+        process: Started,
         repository: &Path,
     ) -> Result<Self, Fault> {
         let failed = |error| disk_fault(&error, "anything: git does not start");
-        let _entered = session.runtime.enter();
-        let mut child = process::command(&git.program, CHILD).spawn().map_err(failed)?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(failed(std::io::ErrorKind::BrokenPipe.into()));
-        };
-        let (stdout, stderr) = (BufReader::new(stdout), child.stderr.take());
         let (session, git) = (session.clone(), git.clone());
         let start = Start {
             repository: repository.to_owned(),
             memory_bytes: git.memory_bytes,
             cpu_seconds: git.cpu_time.as_secs().max(1),
         };
-        let mut objects = Self { session, git, child, stdin, stdout, stderr };
+        let mut objects = Self { session, git, process };
         let frame = wire::framed(&start).map_err(failed)?;
         // A child that died without reading shows in its answer.
-        drop(objects.session.clone().runtime.block_on(objects.stdin.write_all(&frame)));
+        drop(objects.session.clone().runtime.block_on(objects.process.stdin.write_all(&frame)));
         Ok(objects)
     }
 
@@ -131,15 +148,17 @@ impl Objects {
         }
     }
 
-    /// Writes the files of a commit into `directory`, which is empty or does not exist, and counts them.
+    /// Writes the files of a commit into `directory`, which is empty or does not exist, and counts them. With
+    /// `keeps` they are kept beside the objects, and what is kept of them is taken.
     pub(super) fn check_out(
         &mut self,
         commit: &str,
         directory: &Path,
+        keeps: bool,
     ) -> Result<CheckedOut, Trouble> {
         let room = self.session.room.clone();
         let (commit, directory) = (commit.to_owned(), directory.to_owned());
-        match self.ask(&Command::CheckOut(CheckOut { commit, directory, room }))? {
+        match self.ask(&Command::CheckOut(CheckOut { commit, directory, keeps, room }))? {
             Answer::CheckedOut(done) => {
                 self.session.room.take_over(&done.room);
                 Ok(*done)
@@ -185,7 +204,7 @@ impl Objects {
         let sent = tokio::select! {
             biased;
             () = self.session.cancel.cancelled() => return Err(cancelled().into()),
-            sent = self.stdin.write_all(bytes) => sent,
+            sent = self.process.stdin.write_all(bytes) => sent,
         };
         match sent {
             Ok(()) => Ok(()),
@@ -204,11 +223,11 @@ impl Objects {
     }
 
     async fn read_answer(&mut self) -> Result<Answer, Trouble> {
-        let Ok(length) = self.stdout.read_u32().await else {
+        let Ok(length) = self.process.stdout.read_u32().await else {
             return Err(self.ended().await);
         };
         let mut frame = vec![0; (length as usize).min(wire::LONGEST)];
-        if self.stdout.read_exact(&mut frame).await.is_err() {
+        if self.process.stdout.read_exact(&mut frame).await.is_err() {
             return Err(self.ended().await);
         }
         match serde_json::from_slice(&frame) {
@@ -226,9 +245,9 @@ impl Objects {
 
     /// Why the child ended without an answer.
     async fn ended(&mut self) -> Trouble {
-        let words = process::read_some(self.stderr.take(), LAST_WORDS).await;
+        let words = process::read_some(self.process.stderr.take(), LAST_WORDS).await;
         let words = String::from_utf8_lossy(&words);
-        match self.child.wait().await {
+        match self.process.child.wait().await {
             Ok(status) => {
                 tracing::debug!(%status, %words, "git ended");
                 broken_off(&self.git, status)

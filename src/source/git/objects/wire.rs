@@ -50,6 +50,8 @@ pub(super) struct CheckOut {
     pub(super) commit: String,
     /// Empty, or not there.
     pub(super) directory: PathBuf,
+    /// Whether files are kept beside the objects.
+    pub(super) keeps: bool,
     pub(super) room: Room,
 }
 
