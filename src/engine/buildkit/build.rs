@@ -23,7 +23,8 @@ use crate::engine::settings::BuildSettings;
 /// The builds on one engine.
 pub(in crate::engine) struct Builds {
     pub(in crate::engine) settings: BuildSettings,
-    times: Arc<FileTimes>,
+    /// What is remembered of contexts.
+    pub(in crate::engine) times: Arc<FileTimes>,
     revisions: Revisions,
     last_builds: LastBuilds,
 }
@@ -51,10 +52,13 @@ impl Builds {
     ) -> Result<String, Fault> {
         let plan = order.plan.clone();
         let limits = self.settings.limits.clone();
+        let times = self.times.clone();
         let context = blocking(move || {
             #[cfg(feature = "failpoints")]
             fail::fail_point!("builder::opening");
-            Context::open(&plan, &limits)
+            let mut context = Context::open(&plan, &limits)?;
+            context.know(&times.read);
+            Ok(context)
         })
         .await?;
 

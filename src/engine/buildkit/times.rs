@@ -15,6 +15,8 @@ use image_builder_actors::model::reference::ImageReference;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+use super::context::ReadContexts;
+
 /// Files that are remembered, of all applications together: about 32 bytes each.
 const MOST_FILES: usize = 500_000;
 
@@ -26,6 +28,8 @@ pub(in crate::engine) struct FileTimes {
     /// The time of the build that was begun last, in nanoseconds.
     last: AtomicI64,
     sent: Mutex<Sent>,
+    /// The contexts that were read and may be sent soon.
+    pub(super) read: ReadContexts,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +44,12 @@ struct Sent {
 impl Default for FileTimes {
     fn default() -> Self {
         let process = uuid::Uuid::new_v4().simple().to_string();
-        Self { process, last: AtomicI64::new(0), sent: Mutex::default() }
+        Self {
+            process,
+            last: AtomicI64::new(0),
+            sent: Mutex::default(),
+            read: ReadContexts::default(),
+        }
     }
 }
 

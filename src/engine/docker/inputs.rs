@@ -1,14 +1,17 @@
 //! What the base images of a build are now, by an engine and the registries that it asks.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
 use futures_util::future::join_all;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::ports::Plan;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use super::{DockerEngine, inspect_image};
-use crate::engine::buildkit::inputs::{Now, Seen};
+use crate::engine::buildkit::inputs::{self, Now};
 use crate::engine::credentials::PullCredentials;
 
 /// How long an engine or a registry may take to say what an image is now. A registry is asked again when the
@@ -19,10 +22,11 @@ const LESS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See [`inputs`](image_builder_actors::ports::ImageBuilder::inputs).
 pub(super) async fn of(engine: &DockerEngine, plan: &Plan) -> Result<Option<String>, Fault> {
-    let Some(seen) = Seen::of(plan, &engine.settings.builds.limits).await? else { return Ok(None) };
-    let credentials = engine.settings.builds.pull_credentials(plan);
-    let known = join_all(seen.bases.iter().map(|base| now(engine, base, &credentials))).await;
-    Ok(seen.name(known))
+    let known = async |bases: BTreeSet<String>| {
+        let credentials = engine.settings.builds.pull_credentials(plan);
+        join_all(bases.iter().map(|base| now(engine, base, &credentials))).await
+    };
+    inputs::name(plan, &engine.settings.builds.limits, &engine.builds.times, known).await
 }
 
 /// What a base image is now; `None` = neither the engine nor the registry says.
@@ -36,11 +40,26 @@ async fn now(engine: &DockerEngine, base: &str, credentials: &PullCredentials) -
         password: Some(login.password.expose().to_owned()),
         ..DockerCredentials::default()
     });
-    let asked = tokio::time::timeout(PATIENCE, inspect_image(docker, base)).await;
-    let here = asked.ok().and_then(Result::ok).flatten();
-    let patience = if here.is_some() { LESS_PATIENCE } else { PATIENCE };
-    let asked = tokio::time::timeout(patience, docker.inspect_registry_image(base, login)).await;
-    let there = asked.ok().and_then(Result::ok).and_then(|image| image.descriptor.digest);
+    let (tell, is_here) = oneshot::channel();
+    let here = async {
+        let asked = timeout(PATIENCE, inspect_image(docker, base)).await;
+        let here = asked.ok().and_then(Result::ok).flatten();
+        // Whoever would listen has got an answer.
+        let _ = tell.send(here.is_some());
+        here
+    };
+    let impatience = async {
+        let patience = if is_here.await == Ok(true) { LESS_PATIENCE } else { PATIENCE };
+        sleep(patience).await;
+    };
+    let there = async {
+        tokio::select! {
+            asked = docker.inspect_registry_image(base, login) => asked.ok(),
+            () = impatience => None,
+        }
+    };
+    let (here, there) = tokio::join!(here, there);
+    let there = there.and_then(|image| image.descriptor.digest);
     let now = Now {
         here: here.and_then(|image| image.id).unwrap_or_default(),
         at_its_registry: there.unwrap_or_default(),

@@ -214,20 +214,29 @@ impl DockerEngine {
         })
     }
 
-    /// Builds, and returns where the image is.
-    async fn make(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
+    /// What the engine says of itself, and of its time.
+    async fn info(&self) -> Result<SystemInfo, Fault> {
         let what = "asking for its time";
-        let info = faults::in_time(ANSWER_TIMEOUT, what, self.docker.info())
+        faults::in_time(ANSWER_TIMEOUT, what, self.docker.info())
             .await?
-            .map_err(|error| faults::of_client(&self.address, what, &error))?;
+            .map_err(|error| faults::of_client(&self.address, what, &error))
+    }
+
+    /// Builds, and returns where the image is.
+    async fn make(
+        &self,
+        order: &BuildOrder,
+        info: &SystemInfo,
+        progress: &BuildLog,
+    ) -> Result<ImageLocation, Fault> {
         if !order.plan.platforms.is_empty() {
-            let warning = platforms::check(&order.plan.platforms, &self.platforms(&info).await?)?;
+            let warning = platforms::check(&order.plan.platforms, &self.platforms(info).await?)?;
             warning.into_iter().for_each(|warning| progress.note(warning));
         }
         let told = info.system_time.as_deref();
         let told = told.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
         let now = told.unwrap_or_else(OffsetDateTime::now_utc);
-        let straight = self.settings.builds.straight.filter(|_| keeps_manifests(&info));
+        let straight = self.settings.builds.straight.filter(|_| keeps_manifests(info));
         let output = match straight {
             Some(push) => Output::straight(order, push),
             None => Output::Engine { name: local::new_name(&order.reference) },
@@ -266,8 +275,10 @@ impl ImageBuilder for DockerEngine {
         if !self.admitted.load(Ordering::Relaxed) {
             self.ping().await?;
         }
-        let life = self.life().await?;
-        match self.make(order, progress).await {
+        let (life, info) = tokio::join!(self.life(), self.info());
+        let life = life?;
+        let made = async { self.make(order, &info?, progress).await };
+        match made.await {
             Ok(location) => Ok(location),
             Err(fault) => {
                 let fault = self.outlived(&life, fault).await;

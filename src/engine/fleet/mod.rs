@@ -7,6 +7,8 @@ mod choice;
 mod host;
 mod room;
 
+use std::collections::BTreeSet;
+use std::future::ready;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +26,8 @@ use tokio::sync::{Mutex, watch};
 use self::choice::{Standing, rank, turn};
 use self::host::Host;
 use super::address::{Address, BadCertificate, client_config};
-use super::buildkit::inputs::{Now, Seen};
+use super::buildkit::inputs::{self, Now};
+use super::buildkit::times::FileTimes;
 use super::docker::disk::size::{Size, Watermark};
 use super::docker::disk::space::Place;
 use super::settings::BuildSettings;
@@ -75,6 +78,8 @@ pub struct Fleet {
 
 struct Inner {
     hosts: Vec<Host>,
+    /// What is remembered of the contexts that were sent to them.
+    times: Arc<FileTimes>,
     settings: FleetSettings,
     data_dir: Place,
     /// What the caches held when they were last counted, in bytes.
@@ -99,7 +104,7 @@ impl Fleet {
         }
         let mut hosts = Vec::<Host>::new();
         // What was sent to one host is as good at another.
-        let times = Arc::default();
+        let times = Arc::<FileTimes>::default();
         for name in &settings.hosts {
             let address = Address::of_buildkit(name, tls.as_ref());
             let address = address.ok_or_else(|| FleetSettingsError::Host(name.clone()))?;
@@ -115,6 +120,7 @@ impl Fleet {
         }
         let inner = Inner {
             hosts,
+            times,
             data_dir: Place { name: "the disk of DATA_DIR", path: data_dir },
             held: watch::Sender::new(0),
             claim: Arc::default(),
@@ -170,11 +176,10 @@ impl Fleet {
 #[async_trait]
 impl ImageBuilder for Fleet {
     async fn inputs(&self, plan: &Plan) -> Result<Option<String>, Fault> {
-        let Some(seen) = Seen::of(plan, &self.inner.settings.builds.limits).await? else {
-            return Ok(None);
+        let known = |bases: BTreeSet<String>| {
+            ready(bases.iter().map(|base| Now::by_digest(base)).collect())
         };
-        let known = seen.bases.iter().map(|base| Now::by_digest(base)).collect();
-        Ok(seen.name(known))
+        inputs::name(plan, &self.inner.settings.builds.limits, &self.inner.times, known).await
     }
 
     async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {

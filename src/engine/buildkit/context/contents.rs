@@ -10,22 +10,25 @@ use image_builder_actors::model::digest::{add_part, hex};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::digests::Digests;
 use super::{Unsent, Visitor, open_seen, unreadable};
 
 /// Hashes what it is shown: paths, what is there, its mode as far as it is sent, and its content.
 pub(super) struct Contents {
     hash: Sha256,
+    digests: Digests,
     unwanted: CancellationToken,
 }
 
 impl Contents {
     /// Until the token says that nobody wants to know.
     pub(super) fn new(unwanted: CancellationToken) -> Self {
-        Self { hash: Sha256::new(), unwanted }
+        Self { hash: Sha256::new(), digests: Digests::default(), unwanted }
     }
 
-    pub(super) fn finish(self) -> String {
-        hex(&self.hash.finalize())
+    /// The name, and the digests of the files.
+    pub(super) fn finish(self) -> (String, Digests) {
+        (hex(&self.hash.finalize()), self.digests)
     }
 }
 
@@ -58,7 +61,9 @@ impl Visitor for Contents {
             let mut file = open_seen(on_disk, (metadata.dev(), metadata.ino()), &shown)?;
             let mut content = Sha256::new();
             io::copy(&mut file, &mut content).map_err(failed)?;
-            add_part(&mut self.hash, content.finalize());
+            let digest = content.finalize().into();
+            add_part(&mut self.hash, digest);
+            self.digests.add(metadata, digest);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 mod bases;
 mod contents;
+mod digests;
 mod follow;
 mod ignore;
 mod pattern;
@@ -24,6 +25,8 @@ use image_builder_actors::ports::Plan;
 use tokio_util::sync::CancellationToken;
 
 use contents::Contents;
+use digests::Digests;
+pub(super) use digests::ReadContexts;
 pub(super) use follow::Follow;
 use follow::Place;
 use ignore::{IgnoreRules, Matched};
@@ -53,6 +56,8 @@ pub(in crate::engine) struct Context {
     /// Whether the Dockerfile has a cache mount, as far as its text tells.
     pub(in crate::engine) mounts_caches: bool,
     rules: IgnoreRules,
+    /// What is known of its files.
+    digests: Digests,
 }
 
 impl Context {
@@ -71,7 +76,17 @@ impl Context {
         let text = read_file(&root.join(&target), "the Dockerfile", limits.plan_file_bytes)?;
         let mounts_caches = String::from_utf8_lossy(&text).to_lowercase().contains("type=cache");
         let rules = read_rules(&root, &dockerfile, limits)?;
-        Ok(Self { root, dockerfile: text, mounts_caches, rules })
+        Ok(Self { root, dockerfile: text, mounts_caches, rules, digests: Digests::default() })
+    }
+
+    /// Takes over what is known of its files.
+    pub(super) fn know(&mut self, read: &ReadContexts) {
+        self.digests = read.take(&self.root);
+    }
+
+    /// The digest of a file that was read before, and is as it was then.
+    pub(super) fn digest(&self, file: &Metadata) -> Option<digests::Digest> {
+        self.digests.of(file)
     }
 
     /// How much would be sent. Blocks.
@@ -90,14 +105,19 @@ impl Context {
     }
 
     /// A name for all that would be sent: other paths, modes, link targets or contents have another one. `None`
-    /// = nobody wants to know any more. Blocks.
-    pub(in crate::engine) fn contents(
+    /// = nobody wants to know any more. What the files hold is kept in `read`. Blocks.
+    pub(super) fn contents(
         &self,
         unwanted: CancellationToken,
+        read: &ReadContexts,
     ) -> Result<Option<String>, Fault> {
         let mut contents = Contents::new(unwanted);
         match self.walk(&Follow::All, &mut contents) {
-            Ok(()) => Ok(Some(contents.finish())),
+            Ok(()) => {
+                let (name, digests) = contents.finish();
+                read.keep(self.root.clone(), digests);
+                Ok(Some(name))
+            }
             Err(Unsent::HungUp) => Ok(None),
             Err(Unsent::Unusable(fault)) => Err(fault),
         }

@@ -1,6 +1,7 @@
 use std::os::unix::fs::symlink;
 
 use image_builder_actors::model::request::BuilderKind;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::*;
@@ -151,4 +152,23 @@ fn plan_files_are_bounded() {
     let fault = open(&root).expect_err("a bad pattern");
     assert_eq!(fault.reason, Reason::InvalidPlan);
     assert!(fault.message.contains("line 2"), "{}", fault.message);
+}
+
+#[test]
+fn a_file_is_read_once_for_a_build_unless_it_is_another_one_by_then() {
+    let root = tree(&[("Dockerfile", "FROM scratch"), ("a", "1"), ("b", "1"), ("new", "2")]);
+    let metadata = |path: &str| fs::symlink_metadata(root.path().join(path)).expect("it is there");
+    let read = ReadContexts::default();
+    let name = open(&root).and_then(|context| context.contents(CancellationToken::new(), &read));
+    assert!(name.is_ok_and(|name| name.is_some()));
+    fs::rename(root.path().join("new"), root.path().join("b")).expect("renamed");
+
+    let mut context = open(&root).expect("it is good");
+    assert_eq!(context.digest(&metadata("a")), None, "nothing is taken over yet");
+    context.know(&read);
+    let of = |text: &str| Some(<[u8; 32]>::from(Sha256::digest(text)));
+    assert_eq!(context.digest(&metadata("a")), of("1"));
+    assert_ne!(context.digest(&metadata("b")), of("1"));
+    context.know(&read);
+    assert_eq!(context.digest(&metadata("a")), None, "what was taken is forgotten");
 }

@@ -55,7 +55,7 @@ pub(super) fn list(
     listed: &Listed,
     says: &Sender<Packet>,
 ) -> Result<(), Unsent> {
-    let mut list = List { times, listed, says };
+    let mut list = List { context: Some(context), times, listed, says };
     context.walk(asked, &mut list)?;
     list.say(Packet::stat(None))
 }
@@ -68,7 +68,7 @@ pub(super) fn list_dockerfile(
     listed: &Listed,
     says: &Sender<Packet>,
 ) -> Result<(), Unsent> {
-    let list = List { times, listed, says };
+    let list = List { context: None, times, listed, says };
     let text = Bytes::copy_from_slice(text);
     let stat = Stat {
         path: name.into_bytes(),
@@ -129,6 +129,8 @@ fn send_file(
 
 /// Tells the engine of each entry that the walk shows.
 struct List<'a> {
+    /// What the entries are of; `None` = they are not on disk.
+    context: Option<&'a Context>,
     times: &'a BuildTimes,
     listed: &'a Listed,
     says: &'a Sender<Packet>,
@@ -142,6 +144,26 @@ impl List<'_> {
 
     fn say(&self, packet: Packet) -> Result<(), Unsent> {
         say(self.says, packet)
+    }
+
+    /// The digest of a file.
+    fn read(
+        &self,
+        on_disk: &Path,
+        inode: (u64, u64),
+        size: u64,
+        shown: &str,
+    ) -> Result<[u8; 32], Unsent> {
+        let mut file = open_seen(on_disk, inode, shown)?.take(size);
+        let mut hash = Sha256::new();
+        let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
+        while !self.has_left() {
+            match file.read(&mut chunk).map_err(|error| unreadable(shown, &error))? {
+                0 => break,
+                read => hash.update(&chunk[..read]),
+            }
+        }
+        Ok(hash.finalize().into())
     }
 }
 
@@ -184,15 +206,12 @@ impl Visitor for List<'_> {
         }
         let mode = if metadata.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 };
         let (inode, size) = ((metadata.dev(), metadata.ino()), metadata.len());
+        let known = self.context.and_then(|context| context.digest(metadata));
         let identity = identity(path, mode, |hash| {
-            let mut file = open_seen(on_disk, inode, &shown)?.take(size);
-            let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
-            while !self.has_left() {
-                match file.read(&mut chunk).map_err(|error| unreadable(&shown, &error))? {
-                    0 => break,
-                    read => hash.update(&chunk[..read]),
-                }
-            }
+            hash.update(match known {
+                Some(digest) => digest,
+                None => self.read(on_disk, inode, size, &shown)?,
+            });
             Ok(())
         })?;
         let stat = Stat {

@@ -1,0 +1,77 @@
+//! What the files of a context hold, so that a build reads each of them once: first they are read for the name
+//! of all that it sees, and then to tell the engine of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Files that are remembered of all contexts together: about 100 bytes each.
+const MOST_FILES: usize = 100_000;
+
+/// SHA-256 of a file's content.
+pub(in crate::engine::buildkit) type Digest = [u8; 32];
+
+/// One state of a file: device, number, and the time of its last change of any kind, which nobody can set.
+type State = (u64, u64, i64, i64);
+
+/// The digests of files that were read.
+#[derive(Debug, Default)]
+pub(in crate::engine::buildkit) struct Digests(HashMap<State, Digest>);
+
+impl Digests {
+    /// That of a file which is still as it was.
+    pub(in crate::engine::buildkit) fn of(&self, file: &Metadata) -> Option<Digest> {
+        self.0.get(&state(file)).copied()
+    }
+
+    pub(super) fn add(&mut self, file: &Metadata, digest: Digest) {
+        if self.0.len() < MOST_FILES {
+            self.0.insert(state(file), digest);
+        }
+    }
+}
+
+fn state(file: &Metadata) -> State {
+    (file.dev(), file.ino(), file.ctime(), file.ctime_nsec())
+}
+
+/// The digests of contexts that were read and may be sent soon.
+#[derive(Debug, Default)]
+pub(in crate::engine::buildkit) struct ReadContexts(Mutex<VecDeque<(PathBuf, Digests)>>);
+
+impl ReadContexts {
+    pub(in crate::engine::buildkit) fn keep(&self, root: PathBuf, digests: Digests) {
+        let mut contexts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        contexts.push_back((root, digests));
+        // Of those that are not built nobody asks for theirs.
+        while contexts.iter().map(|(_, digests)| digests.0.len()).sum::<usize>() > MOST_FILES {
+            contexts.pop_front();
+        }
+    }
+
+    pub(in crate::engine::buildkit) fn take(&self, root: &Path) -> Digests {
+        let mut contexts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = contexts.iter().position(|(of, _)| of == root);
+        found.and_then(|at| contexts.remove(at)).map(|(_, digests)| digests).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_was_read_first_is_forgotten() {
+        let read = ReadContexts::default();
+        let some = |files: usize| {
+            Digests((0..files as u64).map(|file| ((0, file, 0, 0), [0; 32])).collect())
+        };
+        for (root, files) in [("a", MOST_FILES / 2), ("b", MOST_FILES / 2), ("c", 1)] {
+            read.keep(root.into(), some(files));
+        }
+        let taken = ["a", "b", "c"].map(|root| read.take(Path::new(root)).0.len());
+        assert_eq!(taken, [0, MOST_FILES / 2, 1]);
+    }
+}
