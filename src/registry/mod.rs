@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::image::{RegistryImage, is_digest};
@@ -164,14 +165,12 @@ impl Registry for RegistryClient {
         reference: &ImageReference,
         tags: &[String],
     ) -> Result<Vec<RefusedTag>, Fault> {
-        let repository = self.repository(reference)?;
-        let mut refused = Vec::new();
-        for tag in tags {
-            if let Some(fault) = self.put_tag(&repository, image, tag).await? {
-                refused.push(RefusedTag { tag: tag.clone(), fault });
-            }
-        }
-        Ok(refused)
+        let repository = &self.repository(reference)?;
+        let put = tags.iter().map(|tag| async move {
+            let refused = self.put_tag(repository, image, tag).await?;
+            Ok(refused.map(|fault| RefusedTag { tag: tag.clone(), fault }))
+        });
+        Ok(try_join_all(put).await?.into_iter().flatten().collect())
     }
 
     async fn labels(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::Method;
-use image_builder::engine::docker::RegistryAuth;
+use image_builder::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
 use image_builder::engine::settings::BuildSettings;
 use image_builder::registry::{RegistryClient, RegistrySettings};
 use image_builder_actors::delivery::artifacts::{Artifact, Images};
@@ -63,7 +63,7 @@ impl Worker {
             planned: Planned { key: image.key.clone(), builder: image.builder },
             location: ImageLocation::OnEngine(image.clone()),
             reused: false,
-            fresh: true,
+            labelled: true,
         };
         let ready = self.images.publish(&request, artifact, &progress).await?;
         assert_eq!(ready.reference, *reference);
@@ -113,7 +113,7 @@ impl Push {
             planned: Planned { key: self.image.key.clone(), builder: self.image.builder },
             location: ImageLocation::InRegistry(image.clone()),
             reused: true,
-            fresh: true,
+            labelled: true,
         };
         let ready = self.worker.images.publish(&request, artifact, &progress).await?;
         Ok(ready.image)
@@ -180,6 +180,38 @@ async fn a_tag_that_somebody_moved_to_an_image_of_other_inputs_is_not_believed()
     let moved = reference.with_tag(&key().tag());
     worker.images.engine.push(&theirs, &moved, &progress).await.expect("it succeeds");
     assert_eq!(by_key().await, Ok(None));
+}
+
+#[tokio::test]
+async fn an_image_of_the_same_inputs_costs_two_looks_and_a_manifest_a_tag_and_nothing_of_the_engine()
+ {
+    let server = registry_that(|_| None).await;
+    let mut engine = Engine::connect().await;
+    let reference = reference_in(&server.host());
+    let (key, commit) = (key(), reference.tag.clone());
+    let label = format!("LABEL {KEY_LABEL}={} {REVISION_LABEL}={commit}", key.as_str());
+    let image = engine.labelled_image(&label).await;
+    let mut worker = Worker::new(settings(&server.host()));
+    let pushed = worker.publish(&image, &reference).await.expect("it succeeds");
+
+    let nowhere = DockerSettings { host: "unix:///nowhere".to_owned(), ..Default::default() };
+    worker.images.engine = Arc::new(DockerEngine::connect(nowhere).expect("an address"));
+    let request = BuildRequest { build_id: "another".to_owned(), ..request(&reference) };
+    let before = server.requests().len();
+    let found = worker.images.of_key(&request, &key).await.expect("it answers");
+    assert_eq!(found, Some((pushed.clone(), Some(commit.clone()))));
+    let artifact = Artifact {
+        commit,
+        planned: Planned { key, builder: image.builder },
+        location: ImageLocation::InRegistry(pushed),
+        reused: true,
+        labelled: true,
+    };
+    let progress = BuildLog::new(&request.build_id, Redactor::default());
+    worker.images.publish(&request, artifact, &progress).await.expect("it succeeds");
+    let asked = server.requests().split_off(before);
+    let asked: Vec<_> = asked.iter().map(|asked| asked.method.clone()).collect();
+    assert_eq!(asked, [Method::GET, Method::GET, Method::PUT, Method::PUT]);
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn publish(
         planned: Planned { key: order.key.clone(), builder: order.plan.builder },
         location: ImageLocation::Pushed { digest },
         reused: false,
-        fresh: true,
+        labelled: true,
     };
     images.publish(&request, artifact, &BuildLog::new("a build", Redactor::default())).await
 }

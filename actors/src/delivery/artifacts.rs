@@ -52,9 +52,9 @@ pub struct Artifact {
     pub location: ImageLocation,
     /// Whether an image of the same inputs stands in for a build.
     pub reused: bool,
-    /// Whether it was built of this commit just now. Any other may have been built of another commit with the
-    /// same inputs, which its labels then name.
-    pub fresh: bool,
+    /// Whether its labels are known to name this commit. Any other may have been built of another commit with the
+    /// same inputs, which they then name.
+    pub labelled: bool,
 }
 
 /// An image that is in the registry, and how it came there.
@@ -69,7 +69,8 @@ pub struct Ready {
 }
 
 impl Images {
-    /// The image of these inputs. One that does not say so of itself is none: somebody has moved the tag.
+    /// The image of these inputs, and the commit that it was built of. One that does not say so of itself is
+    /// none: somebody has moved the tag.
     ///
     /// # Errors
     /// The registry cannot be asked.
@@ -77,16 +78,16 @@ impl Images {
         &self,
         request: &BuildRequest,
         key: &BuildKey,
-    ) -> Result<Option<RegistryImage>, Fault> {
+    ) -> Result<Option<(RegistryImage, Option<String>)>, Fault> {
         let reference = self.reference(request, &key.tag());
         let Some(image) = self.registry.find(&reference).await? else { return Ok(None) };
-        let labels = self.registry.labels(&reference, &image).await?;
+        let mut labels = self.registry.labels(&reference, &image).await?;
         if labels.get(KEY_LABEL).map(String::as_str) != Some(key.as_str()) {
             let digest = image.digest;
             tracing::warn!(%reference, digest, "the tag was moved to an image of other inputs");
             return Ok(None);
         }
-        Ok(Some(image))
+        Ok(Some((image, labels.remove(REVISION_LABEL))))
     }
 
     /// The image of this very build.
@@ -117,7 +118,7 @@ impl Images {
         artifact: Artifact,
         progress: &BuildLog,
     ) -> Result<Ready, Fault> {
-        let Artifact { commit, planned, location, reused, fresh } = artifact;
+        let Artifact { commit, planned, location, reused, labelled } = artifact;
         let Planned { key, builder } = planned;
         let reference = self.reference(request, &commit);
         let mut tags = Vec::new();
@@ -125,7 +126,7 @@ impl Images {
         if !reused {
             tags.push(key.tag());
         }
-        if fresh {
+        if labelled {
             tags.push(build_tag(request));
         }
         let image = match location {
@@ -134,7 +135,7 @@ impl Images {
                     .await?;
                 progress.note(format!("pushing {reference}"));
                 let image = self.push(&built, &reference, &tags, progress).await?;
-                if !fresh && self.is_labelled(&reference, &image, &commit).await? {
+                if !labelled && self.is_labelled(&reference, &image, &commit).await? {
                     self.tag(&image, &reference, &[build_tag(request)]).await?;
                 }
                 image
@@ -150,7 +151,7 @@ impl Images {
             }
             ImageLocation::InRegistry(image) => {
                 tags.push(reference.tag.clone());
-                if !fresh && self.is_labelled(&reference, &image, &commit).await? {
+                if !labelled && self.is_labelled(&reference, &image, &commit).await? {
                     tags.push(build_tag(request));
                 }
                 self.tag(&image, &reference, &tags).await?;

@@ -37,11 +37,11 @@ impl Stage for Builder {
         job.history.checkpoint.planned = None;
         let (planned, order) = self.plan(job, &source).await?;
         job.history.checkpoint.planned = Some(planned.clone());
-        let Found { location, reused, fresh } = self.build(job, &order).await?;
+        let Found { location, reused, labelled } = self.build(job, &order, &source.commit).await?;
         if let ImageLocation::OnEngine(image) = &location {
             job.history.checkpoint.image = Some(image.clone());
         }
-        Ok(Artifact { commit: source.commit, planned, location, reused, fresh })
+        Ok(Artifact { commit: source.commit, planned, location, reused, labelled })
     }
 
     async fn hand_over(&self, job: Job, artifact: Artifact) {
@@ -75,23 +75,24 @@ impl Builder {
     }
 
     /// Builds what is not there yet.
-    async fn build(&self, job: &Job, order: &BuildOrder) -> Result<Found, Fault> {
-        let built = |location| Found { location, reused: false, fresh: true };
+    async fn build(&self, job: &Job, order: &BuildOrder, commit: &str) -> Result<Found, Fault> {
+        let built = |location| Found { location, reused: false, labelled: true };
         if !job.request.may_reuse() {
             return self.engine.build(order, &job.progress).await.map(built);
         }
         let turn = self.equal.lock(order.key.clone()).await;
-        if let Some(image) = self.images.of_key(&job.request, &order.key).await? {
+        if let Some((image, built_of)) = self.images.of_key(&job.request, &order.key).await? {
             job.progress.note("the registry has an image of the same inputs: it is reused");
             let location = ImageLocation::InRegistry(image);
-            return Ok(Found { location, reused: true, fresh: false });
+            let labelled = built_of.is_some_and(|built_of| built_of == commit);
+            return Ok(Found { location, reused: true, labelled });
         }
         // An engine with thousands of images takes longer to look for one than to build from its cache.
         let may_be_there = turn.waited || !job.lease.is_first();
         if may_be_there && let Some(image) = self.engine.find(&order.key, &order.reference).await? {
             job.progress.note("the engine has an image of the same inputs: it is pushed");
             let location = ImageLocation::OnEngine(image);
-            return Ok(Found { location, reused: false, fresh: false });
+            return Ok(Found { location, reused: false, labelled: false });
         }
         self.engine.build(order, &job.progress).await.map(built)
     }
@@ -102,6 +103,6 @@ struct Found {
     location: ImageLocation,
     /// Whether it stands in for a build.
     reused: bool,
-    /// Whether it was built just now.
-    fresh: bool,
+    /// Whether its labels are known to name the commit.
+    labelled: bool,
 }

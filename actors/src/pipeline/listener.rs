@@ -298,7 +298,7 @@ impl Listener {
                 tracing::info!(image = image.id, "built by an earlier try: only to be pushed");
                 let planned = Planned { key: found.key.clone(), builder: found.builder };
                 let location = ImageLocation::OnEngine(found);
-                Some(Artifact { commit, planned, location, reused: false, fresh: false })
+                Some(Artifact { commit, planned, location, reused: false, labelled: false })
             }
             Ok(_) => None,
             Err(fault) => {
