@@ -54,7 +54,7 @@ impl Git {
                 Ok(Some(commit)) => {
                     let directory = trees.join(number.to_string());
                     let room = Room::new(MOST, MOST, 1_000);
-                    let wish = CheckOut { commit, directory, room };
+                    let wish = CheckOut { commit, directory, keeps: false, room };
                     if let Err(fault) = child::check_out(&repository, &wish) {
                         senders(&fault);
                     }
