@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, Method, Uri};
 use image_builder_actors::model::secret::Secret;
 
 use super::problem::Problem;
+use crate::api::guesses::Guesses;
 use crate::net::signature::is_same;
 
 /// What a browser says of whose page wants something.
@@ -18,30 +19,32 @@ pub(in crate::api) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("s
 /// What a reverse proxy says of whom it asks for.
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Whether a request is served.
+/// Whether a service without a token serves a request.
 ///
 /// # Errors
 ///
 /// Why not.
-pub(in crate::api) fn admit(
-    token: Option<&Secret>,
-    peer: IpAddr,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Result<(), Problem> {
-    match token {
-        Some(token) => bears(token, headers),
-        None => is_local(peer, headers).and_then(|()| is_no_foreign_page(uri, headers)),
-    }
+pub(in crate::api) fn is_own(peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    is_local(peer, headers).and_then(|()| is_no_foreign_page(uri, headers))
 }
 
-pub(in crate::api) fn bears(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {
+/// Whether a request shows the token.
+///
+/// # Errors
+///
+/// It does not, or too many from there did not.
+pub(in crate::api) fn bears(
+    token: &Secret,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    guesses: &Guesses,
+) -> Result<(), Problem> {
     let shown = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, shown) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| shown.trim())
     });
     match shown {
-        Some(shown) if is_same(shown, token.expose()) => Ok(()),
+        Some(shown) if guesses.is_right(peer, || is_same(shown, token.expose()))? => Ok(()),
         Some(_) => Err(Problem::unauthorized("The token is not the one of this service.")),
         None => Err(Problem::unauthorized(
             "This service has an API_TOKEN: send it as `Authorization: Bearer …`.",
@@ -122,6 +125,12 @@ impl Rate {
         tokens + at.elapsed().as_secs_f64() * self.a_second >= self.at_once
     }
 
+    /// Whether it could be done now.
+    pub(in crate::api) fn has_room(&self) -> bool {
+        let (tokens, at) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens + at.elapsed().as_secs_f64() * self.a_second >= 1.0
+    }
+
     /// Whether it may be done now.
     pub(in crate::api) fn admits(&self) -> bool {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +150,6 @@ mod tests {
     const HERE: &str = "127.0.0.1";
 
     fn asked(token: Option<&str>, peer: &str, headers: &[(&str, &str)]) -> u16 {
-        let token = token.map(Secret::new);
         let headers: HeaderMap = headers
             .iter()
             .map(|(name, value)| {
@@ -151,7 +159,10 @@ mod tests {
             .collect();
         let peer = peer.parse().expect("an address");
         let uri = Uri::from_static("/v1/builds");
-        let admitted = admit(token.as_ref(), peer, &uri, &headers);
+        let admitted = match token.map(Secret::new) {
+            Some(token) => bears(&token, peer, &headers, &Guesses::default()),
+            None => is_own(peer, &uri, &headers),
+        };
         admitted.map_or_else(|problem| problem.status().as_u16(), |()| 200)
     }
 
