@@ -117,7 +117,8 @@ struct Made {
 
 impl<'a> Run<'a> {
     fn new(arguments: &'a Arguments, tools: &Tools, wanted: Wanted) -> Result<Self, StartError> {
-        let names = arguments.tags.iter().map(|name| full_name(name)).collect::<Result<_, _>>()?;
+        let names = arguments.tags.iter().map(|name| full_name(name));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
         let push = match &arguments.push {
             None => None,
             Some(Some(name)) => Some(PushName::parse(name, &tools.registry_name())?),
