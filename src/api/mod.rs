@@ -3,11 +3,11 @@
 //!
 //! [`router`] is where a route is added.
 
-mod guesses;
 mod listen;
 mod metrics;
 mod page;
 pub mod plans;
+mod rate;
 pub mod readiness;
 mod server;
 mod session;

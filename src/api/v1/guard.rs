@@ -2,8 +2,6 @@
 //! page that a browser on it has opened.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use axum::http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN};
 use axum::http::uri::Authority;
@@ -11,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, Method, Uri};
 use image_builder_actors::model::secret::Secret;
 
 use super::problem::Problem;
-use crate::api::guesses::Guesses;
+use crate::api::rate::Guesses;
 use crate::net::signature::is_same;
 
 /// What a browser says of whose page wants something.
@@ -104,45 +102,6 @@ pub(in crate::api) fn writes(method: &Method) -> bool {
     !method.is_safe()
 }
 
-/// Bounds how often something is done: so often a second, and so often at once after a pause.
-#[derive(Debug)]
-pub(in crate::api) struct Rate {
-    a_second: f64,
-    at_once: f64,
-    left: Mutex<(f64, Instant)>,
-}
-
-impl Rate {
-    pub(in crate::api) fn new(a_second: u32, at_once: u32) -> Self {
-        let at_once = f64::from(at_once);
-        let left = Mutex::new((at_once, Instant::now()));
-        Self { a_second: a_second.into(), at_once, left }
-    }
-
-    /// Whether it was not done for so long that nothing of that counts any more.
-    pub(in crate::api) fn is_full(&self) -> bool {
-        let (tokens, at) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens + at.elapsed().as_secs_f64() * self.a_second >= self.at_once
-    }
-
-    /// Whether it could be done now.
-    pub(in crate::api) fn has_room(&self) -> bool {
-        let (tokens, at) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens + at.elapsed().as_secs_f64() * self.a_second >= 1.0
-    }
-
-    /// Whether it may be done now.
-    pub(in crate::api) fn admits(&self) -> bool {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tokens, at) = *left;
-        let now = Instant::now();
-        let tokens = (tokens + (now - at).as_secs_f64() * self.a_second).min(self.at_once);
-        let admits = tokens >= 1.0;
-        *left = (if admits { tokens - 1.0 } else { tokens }, now);
-        admits
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,14 +169,5 @@ mod tests {
         {
             assert_eq!(of("sec-fetch-site", site), status, "{site}");
         }
-    }
-
-    #[test]
-    fn what_is_done_too_often_is_told_from_what_is_done_often() {
-        let rate = Rate::new(1, 3);
-        assert_eq!([(); 5].map(|()| rate.admits()), [true, true, true, false, false]);
-        *rate.left.lock().expect("nobody panics with it") =
-            (0.5, Instant::now() - std::time::Duration::from_secs(1));
-        assert!(rate.admits() && !rate.admits());
     }
 }

@@ -53,11 +53,10 @@ use image_builder_actors::ports::build_store::BuildStore;
 use image_builder_actors::ports::{Broker, DeadLetterStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::guard::Rate;
 use self::problem::Problem;
 use super::Observed;
-use super::guesses::Guesses;
 use super::plans::{Planning, Plans};
+use super::rate::{Guesses, Rate};
 use super::server::{Connection, Hold};
 use super::session::{Session, Sessions};
 use crate::hooks::Applications;
