@@ -28,13 +28,13 @@ impl Rate {
     }
 
     /// Whether it was not done for so long that nothing of that counts any more.
-    pub(in crate::api) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         let (tokens, at) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
         tokens + at.elapsed().as_secs_f64() * self.a_second >= self.at_once
     }
 
     /// Whether it could be done now.
-    pub(in crate::api) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         let (tokens, at) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
         tokens + at.elapsed().as_secs_f64() * self.a_second >= 1.0
     }

@@ -27,8 +27,7 @@ const LATEST: &str = "latest";
 ///
 /// The image is made by a Dockerfile if there is one, and by nixpacks else. It stays on the engine
 /// (DOCKER_HOST); --push sends it to the registry of the settings as well. With BUILDKIT_HOST it is built there, and
-/// goes to the registry alone. A folder is taken as it lies there,
-/// without what its .dockerignore names.
+/// goes to the registry alone. A folder is taken as it lies there, without what its .dockerignore names.
 ///
 /// Progress goes to the standard error stream, and what was built to the standard output stream.
 #[derive(Debug, Args)]

@@ -103,7 +103,8 @@ impl SourcePlanner {
         wish: &BuildRequest,
         progress: &BuildLog,
     ) -> Result<ExplainedPlan, Fault> {
-        let (wish, left_out) = &without_proxies(wish, progress);
+        let (wish, left_out) = without_proxies(wish, progress);
+        let wish = &wish;
         let (tree, request) = (source.tree.clone(), wish.plan.clone());
         let limits = self.settings.limits.clone();
         let (step, because) = blocking(move || {
@@ -115,13 +116,11 @@ impl SourcePlanner {
         match step {
             Step::Ready(plan) => {
                 progress.note(format!("building by the Dockerfile `{}`", plan.dockerfile));
-                let left_out = left_out.clone();
                 Ok(ExplainedPlan { plan: *plan, because, nixpacks: None, left_out })
             }
             Step::Nixpacks(sight) => {
                 let (plan, printed) =
                     nixpacks::plan(&self.settings, source, wish, sight, progress).await?;
-                let left_out = left_out.clone();
                 Ok(ExplainedPlan { plan, because, nixpacks: Some(printed), left_out })
             }
         }
@@ -182,9 +181,9 @@ fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<(Step,
     Ok((step, because))
 }
 
-/// The request without variables for proxies, and what is said of these. Those are the service's to set: they decide nothing about an
-/// image, and the engine leaves them out of the keys of its cache, so that a user's own would decide what
-/// other builds find there.
+/// The request without variables for proxies, and what is said of these. They are the service's to set: they decide
+/// nothing about an image, and the engine leaves them out of the keys of its cache, so that a user's own would decide
+/// what other builds find there.
 fn without_proxies(wish: &BuildRequest, progress: &BuildLog) -> (BuildRequest, Vec<String>) {
     let (mut wish, mut left_out) = (wish.clone(), Vec::new());
     for (field, variables) in

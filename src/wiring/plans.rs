@@ -12,6 +12,7 @@ use image_builder_actors::model::workspace::Workspace;
 use image_builder_actors::ports::{Credentials, FetchedSource, SourceConnector};
 
 use crate::api::plans::{Planning, ShownContext, ShownDockerfile, ShownPlan};
+use crate::blocking::blocking;
 use crate::engine::docker::Outlook;
 use crate::engine::settings::BuildSettings;
 use crate::planner::{ExplainedPlan, SourcePlanner};
@@ -29,7 +30,13 @@ pub async fn shown(
     log: &BuildLog,
 ) -> Result<ShownPlan, Fault> {
     let explained = planner.explain(source, request, log).await?;
-    let (text, base_images) = explained.dockerfile(&builds.limits)?;
+    let limits = builds.limits.clone();
+    let (explained, read) = blocking(move || {
+        let read = explained.dockerfile(&limits);
+        (explained, read)
+    })
+    .await;
+    let (text, base_images) = read?;
     let outlook = Outlook::of(&explained.plan, builds).await?;
     let ExplainedPlan { plan, because, nixpacks, left_out } = explained;
     let provider =

@@ -233,7 +233,12 @@ pub(super) async fn form(
         Some(id) => Asked::again(&page.api.find(id, user.as_deref()).await?),
         None => Asked { user: user.unwrap_or_default(), ..Asked::new() },
     };
-    Ok(html(&NewPage { is_again: of.is_some(), ..filled(&visitor, asked) }))
+    let mut filled = filled(&visitor, asked);
+    if of.is_some() {
+        filled.is_again = true;
+        filled.frame.title = "Build again".to_owned();
+    }
+    Ok(html(&filled))
 }
 
 fn filled(visitor: &Visitor, asked: Asked) -> NewPage {
