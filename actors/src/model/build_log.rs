@@ -399,8 +399,9 @@ mod tests {
 
     #[test]
     fn colours_are_heard_by_who_asks_for_them() {
+        let redactor = Redactor::new([Secret::new("s3cr3t")]);
         let (coloured, plain) =
-            both("s3cr3t", &["\u{1b}[32mok\u{1b}[K s3\u{1b}[31mcr3t\u{1b}[0m end"]);
+            both(&redactor, &["\u{1b}[32mok\u{1b}[K s3\u{1b}[31mcr3t\u{1b}[0m end"]);
         assert_eq!(coloured, ["\u{1b}[0;32mok [secret]\u{1b}[0m end"]);
         assert_eq!(plain, ["ok [secret] end"]);
     }
