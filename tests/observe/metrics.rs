@@ -15,7 +15,7 @@ use crate::support::{runtime, unique, until};
 use crate::{Idle, hopeless};
 
 /// Every family, with its type.
-const FAMILIES: [(&str, &str); 23] = [
+const FAMILIES: [(&str, &str); 24] = [
     ("image_builder_actor_deaths_total", "counter"),
     ("image_builder_actor_done_total", "counter"),
     ("image_builder_actor_failed_total", "counter"),
@@ -32,9 +32,9 @@ const FAMILIES: [(&str, &str); 23] = [
     ("image_builder_capacity_paused", "gauge"),
     ("image_builder_crashes_total", "counter"),
     ("image_builder_draining", "gauge"),
+    ("image_builder_hooks_total", "counter"),
     ("image_builder_log_lines_dropped_total", "counter"),
     ("image_builder_need_ready", "gauge"),
-    ("image_builder_hooks_total", "counter"),
     ("image_builder_notifications_total", "counter"),
     ("image_builder_queue_wait_seconds", "histogram"),
     ("image_builder_requests_waiting", "gauge"),
