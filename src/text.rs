@@ -1,6 +1,7 @@
 //! Texts as people read them on a terminal. Of a stranger's nothing moves the cursor, changes a colour or turns the
 //! direction of the text.
 
+use image_builder_actors::model::secret::with_colours;
 use serde_json::Value;
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, UtcOffset};
@@ -12,6 +13,19 @@ pub(crate) fn plain(text: &str) -> String {
         match c {
             '\t' => safe.push(' '),
             c if c.is_control() || is_unsafe(c) => safe.extend(c.escape_default()),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// The same in the colours that a build gave it.
+pub(crate) fn coloured(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in with_colours(text, usize::MAX).chars() {
+        match c {
+            '\t' => safe.push(' '),
+            c if is_unsafe(c) => safe.extend(c.escape_default()),
             c => safe.push(c),
         }
     }
@@ -84,6 +98,13 @@ pub(crate) fn when(moment: OffsetDateTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_has_its_colours_and_does_nothing_else_to_a_terminal() {
+        let line = "\u{1b}[32mok\u{1b}[0m\t\u{1b}]0;title\u{7}\u{1b}[2Jx\u{202e}y";
+        assert_eq!(coloured(line), "\u{1b}[0;32mok\u{1b}[0m x\\u{202e}y");
+        assert!(plain(line).starts_with("\\u{1b}[32mok"));
+    }
 
     #[test]
     fn a_moment_is_told_with_how_far_away_it_is() {

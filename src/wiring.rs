@@ -1,6 +1,7 @@
 //! The worker, put together from the settings: the one place that knows them and every adapter.
 
 mod engines;
+pub mod plans;
 pub mod tools;
 
 use std::sync::{Arc, OnceLock};
@@ -27,6 +28,7 @@ use reqwest::Url;
 use time::OffsetDateTime;
 
 use self::engines::Engines;
+use self::plans::WorkerPlans;
 use crate::api;
 use crate::api::Observed;
 use crate::api::readiness::Readiness;
@@ -133,6 +135,7 @@ impl Worker {
             token: config.api.token.clone(),
             worker: name.clone(),
             applications: applications.clone(),
+            planning: Arc::new(adapters.plans(config, &data_dir)),
         };
         if let Some(listener) = of_hooks {
             tracing::info!(http = config.hooks.address, "hooks are served here as well");
@@ -291,6 +294,18 @@ impl Adapters {
             Some(format!("{}{page}", public.as_ref()?))
         });
         StatusReporter::new(self.forge.clone(), self.credentials.clone(), link)
+    }
+
+    /// What would be built, for whoever asks.
+    fn plans(&self, config: &Config, data_dir: &DataDir) -> WorkerPlans {
+        WorkerPlans {
+            forge: self.forge.clone(),
+            credentials: self.credentials.clone(),
+            planner: self.planner.clone(),
+            builds: config.engine.builds.clone(),
+            workspaces: data_dir.workspaces(),
+            service: config.network.proxies.secrets(),
+        }
     }
 
     /// All ports, with this broker.

@@ -6,6 +6,8 @@
 mod listen;
 mod metrics;
 mod page;
+pub mod plans;
+mod rate;
 pub mod readiness;
 mod server;
 mod session;

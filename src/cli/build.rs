@@ -7,7 +7,7 @@ use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::reference::{ImageReference, is_component};
-use image_builder_actors::ports::{BuildOrder, ImageBuilder, Planner};
+use image_builder_actors::ports::{BuildOrder, ImageBuilder, Planner, Registry};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -26,8 +26,8 @@ const LATEST: &str = "latest";
 /// Build an image from a folder or a repository, with no queue and no service.
 ///
 /// The image is made by a Dockerfile if there is one, and by nixpacks else. It stays on the engine
-/// (DOCKER_HOST); --push sends it to the registry of the settings as well. A folder is taken as it lies there,
-/// without what its .dockerignore names.
+/// (DOCKER_HOST); --push sends it to the registry of the settings as well. With BUILDKIT_HOST it is built there, and
+/// goes to the registry alone. A folder is taken as it lies there, without what its .dockerignore names.
 ///
 /// Progress goes to the standard error stream, and what was built to the standard output stream.
 #[derive(Debug, Args)]
@@ -116,7 +116,8 @@ struct Made {
 
 impl<'a> Run<'a> {
     fn new(arguments: &'a Arguments, tools: &Tools, wanted: Wanted) -> Result<Self, StartError> {
-        let names = arguments.tags.iter().map(|name| full_name(name)).collect::<Result<_, _>>()?;
+        let names = arguments.tags.iter().map(|name| full_name(name));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
         let push = match &arguments.push {
             None => None,
             Some(Some(name)) => Some(PushName::parse(name, &tools.registry_name())?),
@@ -125,6 +126,9 @@ impl<'a> Run<'a> {
                 Some(PushName { repository: named.repository, tag: None })
             }
         };
+        if tools.fleet.is_some() {
+            needs_no_engine(push.is_some(), &names)?;
+        }
         Ok(Self { arguments, wanted, names, push })
     }
 
@@ -175,7 +179,12 @@ impl<'a> Run<'a> {
     ) -> Result<Made, Fault> {
         let wanted = &self.wanted;
         // Before anything is fetched for it.
-        tools.engine.ping().await?;
+        match &tools.fleet {
+            Some(fleet) => fleet.look().await.map_err(|why| {
+                Fault::new(StageName::Builder, Reason::EngineDown, format!("No build host: {why}"))
+            })?,
+            None => tools.engine.ping().await?,
+        }
         let fetching = wanted.is_repository().then(|| {
             let name = format!("fetching {}", wanted.shown());
             (progress.begin(name.clone()), name)
@@ -188,7 +197,12 @@ impl<'a> Run<'a> {
         let key = BuildKey::of(&wanted.request, &source.commit, &plan.fingerprint);
         let commit = wanted.commit(&source).map(str::to_owned);
         let tag = commit.as_deref().unwrap_or(LATEST);
-        let reference = own_reference(&tools.registry_name(), wanted, tag);
+        let to = self.push.as_ref().map(|name| name.reference(&tools.registry_name(), tag));
+        let reference = match (&tools.fleet, &to) {
+            // It goes there at once.
+            (Some(_), Some(to)) => to.clone(),
+            _ => own_reference(&tools.registry_name(), wanted, tag),
+        };
         let order = BuildOrder {
             build_id: wanted.request.build_id.clone(),
             labels: wanted.labels(&source, &plan, &key),
@@ -196,8 +210,18 @@ impl<'a> Run<'a> {
             key,
             reference: reference.clone(),
         };
-        let image = match tools.engine.build(&order, log).await? {
+        let builder: &dyn ImageBuilder = match &tools.fleet {
+            Some(fleet) => fleet,
+            None => &tools.engine,
+        };
+        let image = match builder.build(&order, log).await? {
             ImageLocation::OnEngine(image) => image,
+            ImageLocation::Pushed { digest } if tools.fleet.is_some() => {
+                let image_id = tag_pushed(tools, &reference, &digest).await?;
+                let image = BuiltImage::new(image_id, order.plan.builder, order.key);
+                let pushed = Some((reference, digest));
+                return Ok(Made { image, commit, names: Vec::new(), pushed });
+            }
             ImageLocation::InRegistry(_) | ImageLocation::Pushed { .. } => {
                 let message = "The engine did not keep the image.";
                 return Err(Fault::new(StageName::Builder, Reason::EngineFailed, message));
@@ -209,10 +233,9 @@ impl<'a> Run<'a> {
             tools.engine.rename(&image.id, &reference, &self.names).await?;
             self.names.clone()
         };
-        let pushed = match &self.push {
+        let pushed = match to {
             None => None,
-            Some(name) => {
-                let to = name.reference(&tools.registry_name(), tag);
+            Some(to) => {
                 let shown = format!("pushing {to}");
                 let part = progress.begin(shown.clone());
                 let digest = tools.engine.push(&image, &to, log).await?;
@@ -273,6 +296,32 @@ impl<'a> Run<'a> {
             }
         }
         Exit::of(fault.reason)
+    }
+}
+
+/// Whether what is asked for can be had of hosts that keep no images.
+fn needs_no_engine(pushes: bool, names: &[String]) -> Result<(), StartError> {
+    let why = match names.first() {
+        None if pushes => return Ok(()),
+        None => "BUILDKIT_HOST: its hosts keep no images; give --push, or unset it".to_owned(),
+        Some(name) => format!(
+            "--tag {name}: the hosts of BUILDKIT_HOST keep no images; name it with --push=NAME, or unset BUILDKIT_HOST"
+        ),
+    };
+    Err(StartError::new(Exit::Usage, why))
+}
+
+/// Gives an image its tag that a build host has pushed by its digest, and returns the image's id.
+async fn tag_pushed(tools: &Tools, to: &ImageReference, digest: &str) -> Result<String, Fault> {
+    let failed = |message: String| Fault::new(StageName::Pusher, Reason::RegistryFailed, message);
+    let registry = tools.registry().map_err(|error| failed(format!("{error:#}.")))?;
+    let image = registry.find(&to.with_tag(digest)).await?.ok_or_else(|| {
+        failed(format!("The registry does not have {digest} of {}, which was pushed.", to.name()))
+    })?;
+    let refused = registry.tag(&image, to, std::slice::from_ref(&to.tag)).await?;
+    match refused.into_iter().next() {
+        Some(refused) => Err(refused.fault),
+        None => Ok(image.image_id),
     }
 }
 
@@ -356,6 +405,18 @@ mod tests {
         }
         for bad in ["", "Shop", "shop:", "shop:a b", "a//b", ":dev"] {
             assert_eq!(full_name(bad).map_err(|error| error.exit), Err(Exit::Usage), "{bad}");
+        }
+    }
+
+    #[test]
+    fn of_hosts_that_keep_no_images_only_a_push_is_asked() {
+        assert!(needs_no_engine(true, &[]).is_ok());
+        for (pushes, names, said) in
+            [(false, vec![], "give --push"), (true, vec!["shop:dev".to_owned()], "--tag shop:dev")]
+        {
+            let refused = needs_no_engine(pushes, &names).expect_err(said);
+            assert_eq!(refused.exit, Exit::Usage);
+            assert!(refused.to_string().contains(said), "{refused}");
         }
     }
 

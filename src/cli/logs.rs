@@ -3,11 +3,13 @@
 use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
+use image_builder_actors::model::secret::without_escapes;
 use serde_json::json;
 
 use super::api::client::{Client, Failure, build_path};
 use super::api::events::{Followed, follow};
 use super::api::outcome;
+use super::api::screen::{Colours, log_line};
 use super::{environment, print, until_interrupted, wait_for};
 use crate::config::ConfigErrors;
 use crate::exit::Exit;
@@ -69,19 +71,20 @@ struct Printer {
     json: bool,
     /// Whether a terminal would act upon what is printed.
     is_terminal: bool,
+    colours: Colours,
 }
 
 impl Printer {
     fn new(json: bool) -> Self {
-        Self { json, is_terminal: io::stdout().is_terminal() }
+        Self { json, is_terminal: io::stdout().is_terminal(), colours: Colours::of_stdout() }
     }
 
     /// Whether anybody still reads.
     fn line(self, line: &str) -> bool {
         let line = match self {
-            Self { json: true, .. } => ascii(&json!({"line": line})),
-            Self { is_terminal: true, .. } => plain(line),
-            _ => line.to_owned(),
+            Self { json: true, .. } => ascii(&json!({"line": without_escapes(line)})),
+            Self { is_terminal: true, colours, .. } => log_line(line, colours),
+            _ => without_escapes(line),
         };
         let mut out = io::stdout().lock();
         writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()

@@ -1,10 +1,8 @@
 //! `image-builder plan`: what would be built, and why.
 
-use std::fs;
-
 use clap::Args;
 use image_builder_actors::model::build_log::BuildLog;
-use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::fault::Fault;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -13,11 +11,11 @@ use super::progress::{Ended, Progress, ProgressMode};
 use super::stop::Stop;
 use super::wanted::{Wanted, WantedArguments};
 use super::{environment, print, temporary_folder, wait_for};
+use crate::api::plans::{ShownDockerfile, ShownPlan};
 use crate::config::ConfigErrors;
-use crate::engine::docker::ContextSize;
 use crate::engine::docker::disk::size::Size;
 use crate::exit::{Exit, StartError};
-use crate::planner::{ExplainedPlan, NIXPACKS_VERSION};
+use crate::planner::NIXPACKS_VERSION;
 use crate::wiring::tools::Tools;
 
 /// Show what would be built from a folder or a repository, and why.
@@ -62,15 +60,6 @@ pub fn run(arguments: &Arguments) -> Result<Exit, ConfigErrors> {
         wait_for(watched(arguments, &wanted, &tools, &place))
     });
     Ok(planned.unwrap_or_else(|error| error.told()))
-}
-
-/// A plan with all that is shown of it.
-struct Shown {
-    explained: ExplainedPlan,
-    context: ContextSize,
-    /// The text of the Dockerfile.
-    text: String,
-    commit: Option<String>,
 }
 
 /// Plans, until that is done or somebody asks for an end.
@@ -121,78 +110,55 @@ async fn plan(
     place: &TempDir,
     progress: &Progress,
     log: &BuildLog,
-) -> Result<Shown, Fault> {
+) -> Result<ShownPlan, Fault> {
     let name = format!("fetching {}", wanted.shown());
     let part = progress.begin(&name);
     let source = wanted.fetch(tools, place.path(), log).await?;
     progress.done(part, name);
-    let explained = tools.planner.explain(&source, &wanted.request, log).await?;
-    let plan = &explained.plan;
-    let context = tools.context_size(plan).await?;
-    let dockerfile = fs::read(plan.context.join(&plan.dockerfile)).map_err(|error| {
-        let message = format!("Cannot read `{}`: {error}.", plan.dockerfile);
-        Fault::new(StageName::Builder, Reason::InvalidPlan, message)
-    })?;
-    let text = String::from_utf8_lossy(&dockerfile).into_owned();
-    let commit = wanted.commit(&source).map(str::to_owned);
-    Ok(Shown { explained, context, text, commit })
+    let shown = tools.plan(&source, &wanted.request, log).await?;
+    Ok(ShownPlan { because: faults::in_options(&shown.because), ..shown })
 }
 
-fn to_text(wanted: &Wanted, shown: &Shown) -> String {
-    let ExplainedPlan { plan, because, nixpacks } = &shown.explained;
-    let ContextSize { files, bytes } = shown.context;
+fn to_text(wanted: &Wanted, shown: &ShownPlan) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| text.push_str(&format!("{name:10}  {value}\n"));
     line("source", &wanted.shown());
     if let Some(commit) = &shown.commit {
         line("commit", commit);
     }
-    let because = faults::in_options(because);
-    line("builder", &format!("{}, because {because}", plan.builder.as_str()));
-    let found = nixpacks.as_ref().and_then(|plan| plan["variables"]["NIXPACKS_METADATA"].as_str());
-    if nixpacks.is_some() {
-        let found = found.map_or(String::new(), |found| format!(": {found}"));
+    line("builder", &format!("{}, because {}", shown.builder.as_str(), shown.because));
+    if shown.nixpacks.is_some() {
+        let found = shown.provider.as_ref().map_or(String::new(), |found| format!(": {found}"));
         line("nixpacks", &format!("{NIXPACKS_VERSION}{found}"));
     }
-    if let Some(target) = &plan.target {
+    if let Some(target) = &shown.target {
         line("target", target);
     }
-    if !wanted.request.plan.root_directory.is_empty() {
-        line("root", &wanted.request.plan.root_directory);
+    if !shown.root_directory.is_empty() {
+        line("root", &shown.root_directory);
     }
+    let files = shown.context.files;
     let files_are = if files == 1 { "file" } else { "files" };
-    line("context", &format!("{files} {files_are}, {}", Size(bytes)));
-    let names =
-        |names: Vec<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    if !plan.build_args.is_empty() {
-        line("arguments", &names(plan.build_args.keys().collect()));
+    line("context", &format!("{files} {files_are}, {}", Size(shown.context.bytes)));
+    for (name, values) in [
+        ("images", &shown.base_images),
+        ("arguments", &shown.build_args),
+        ("secrets", &shown.secrets),
+    ] {
+        if !values.is_empty() {
+            line(name, &values.join(", "));
+        }
     }
-    if !plan.secrets.is_empty() {
-        line("secrets", &names(plan.secrets.keys().collect()));
+    for warning in &shown.warnings {
+        line("warning", warning);
     }
-    let end = if shown.text.ends_with('\n') { "" } else { "\n" };
-    format!("{text}\n# {}\n{}{end}", plan.dockerfile, shown.text)
+    let ShownDockerfile { path, text: dockerfile } = &shown.dockerfile;
+    let end = if dockerfile.ends_with('\n') { "" } else { "\n" };
+    format!("{text}\n# {path}\n{dockerfile}{end}")
 }
 
-fn to_json(wanted: &Wanted, shown: &Shown) -> Value {
-    let ExplainedPlan { plan, because, nixpacks } = &shown.explained;
-    // Its variables have values, which may be anything.
-    let nixpacks = nixpacks.clone().map(|mut plan| {
-        if let Some(plan) = plan.as_object_mut() {
-            plan.remove("variables");
-        }
-        plan
-    });
-    json!({
-        "source": wanted.shown(),
-        "commit": shown.commit,
-        "builder": plan.builder,
-        "because": faults::in_options(because),
-        "dockerfile": {"path": plan.dockerfile, "text": shown.text},
-        "target": plan.target,
-        "context": {"files": shown.context.files, "bytes": shown.context.bytes},
-        "buildArgs": plan.build_args.keys().collect::<Vec<_>>(),
-        "secrets": plan.secrets.keys().collect::<Vec<_>>(),
-        "nixpacks": nixpacks,
-    })
+fn to_json(wanted: &Wanted, shown: &ShownPlan) -> Value {
+    let mut plan = json!(shown);
+    plan["source"] = json!(wanted.shown());
+    plan
 }

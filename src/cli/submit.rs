@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::api::client::{Client, Failure};
 use super::api::events::{Followed, follow};
 use super::api::outcome;
+use super::api::screen::{Colours, log_line};
 use super::dead_letters::given::{GivenError, token};
 use super::{environment, print, until_interrupted, wait_for};
 use crate::config::ConfigErrors;
@@ -186,8 +187,9 @@ async fn sent(client: &Client, body: Vec<u8>) -> Result<Value, Failure> {
 /// Tells of a build that is followed, on the standard error stream.
 fn progress() -> impl FnMut(Followed<'_>) {
     let mut told = String::new();
+    let colours = Colours::of_stderr();
     move |followed| match followed {
-        Followed::Line(line) => eprintln!("{}", plain(line)),
+        Followed::Line(line) => eprintln!("{}", log_line(line, colours)),
         // How it ended is told when all of the log is.
         Followed::State("ready" | "failed" | "cancelled") => {}
         Followed::State(state) if state != told => {

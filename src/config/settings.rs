@@ -1,5 +1,5 @@
-//! The table of all settings. A new one takes one entry here, and is read where its room is put
-//! together (`mod.rs`), by the method of its name.
+//! The table of all settings. A new one takes one entry here, and is read in the file of its room
+//! beside this one, by the method of its name.
 //!
 //! ```text
 //! /// What it means, in Markdown, as the documents have it.

@@ -1,6 +1,8 @@
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::Queue;
 
 use super::table::Variable;

@@ -11,6 +11,8 @@ use super::{Context, invalid};
 
 mod stages;
 
+pub(super) use self::stages::images;
+
 pub(super) const DEFAULT_NAME: &str = "Dockerfile";
 /// What a Dockerfile may be called, the one that is preferred first, as `docker build` has it.
 const DEFAULT_NAMES: [&str; 2] = [DEFAULT_NAME, "dockerfile"];

@@ -61,6 +61,23 @@ pub struct ExplainedPlan {
     pub because: String,
     /// What `nixpacks plan --format json` would print; `None` where a Dockerfile is the plan.
     pub nixpacks: Option<serde_json::Value>,
+    /// What the request gives and the plan leaves out, a sentence each.
+    pub left_out: Vec<String>,
+}
+
+impl ExplainedPlan {
+    /// The text of the Dockerfile, and the images that it is built from.
+    ///
+    /// # Errors
+    /// The Dockerfile is not there any more, or has become too long.
+    pub fn dockerfile(&self, limits: &Limits) -> Result<(String, Vec<String>), Fault> {
+        let Plan { context, dockerfile, build_args, target, .. } = &self.plan;
+        let path = context.join(dockerfile);
+        let bytes = confine::read_plan_bytes(&path, dockerfile, limits.plan_file_bytes)?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let images = dockerfile::images(&text, build_args, target.as_deref());
+        Ok((text, images))
+    }
 }
 
 impl SourcePlanner {
@@ -86,7 +103,8 @@ impl SourcePlanner {
         wish: &BuildRequest,
         progress: &BuildLog,
     ) -> Result<ExplainedPlan, Fault> {
-        let wish = &without_proxies(wish, progress);
+        let (wish, left_out) = without_proxies(wish, progress);
+        let wish = &wish;
         let (tree, request) = (source.tree.clone(), wish.plan.clone());
         let limits = self.settings.limits.clone();
         let (step, because) = blocking(move || {
@@ -98,12 +116,12 @@ impl SourcePlanner {
         match step {
             Step::Ready(plan) => {
                 progress.note(format!("building by the Dockerfile `{}`", plan.dockerfile));
-                Ok(ExplainedPlan { plan: *plan, because, nixpacks: None })
+                Ok(ExplainedPlan { plan: *plan, because, nixpacks: None, left_out })
             }
             Step::Nixpacks(sight) => {
                 let (plan, printed) =
                     nixpacks::plan(&self.settings, source, wish, sight, progress).await?;
-                Ok(ExplainedPlan { plan, because, nixpacks: Some(printed) })
+                Ok(ExplainedPlan { plan, because, nixpacks: Some(printed), left_out })
             }
         }
     }
@@ -163,23 +181,25 @@ fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<(Step,
     Ok((step, because))
 }
 
-/// The request without variables for proxies. Those are the service's to set: they decide nothing about an
-/// image, and the engine leaves them out of the keys of its cache, so that a user's own would decide what
-/// other builds find there.
-fn without_proxies(wish: &BuildRequest, progress: &BuildLog) -> BuildRequest {
-    let mut wish = wish.clone();
+/// The request without variables for proxies, and what is said of these. They are the service's to set: they decide
+/// nothing about an image, and the engine leaves them out of the keys of its cache, so that a user's own would decide
+/// what other builds find there.
+fn without_proxies(wish: &BuildRequest, progress: &BuildLog) -> (BuildRequest, Vec<String>) {
+    let (mut wish, mut left_out) = (wish.clone(), Vec::new());
     for (field, variables) in
         [("envs", &mut wish.plan.envs), ("buildArgs", &mut wish.plan.build_args)]
     {
         variables.retain(|name, _| {
             let is_the_services = proxy::is_variable(name);
             if is_the_services {
-                progress.note(format!("`{field}.{name}` is not used: the build service sets it"));
+                let what = format!("`{field}.{name}` is not used: the build service sets it");
+                progress.note(what.clone());
+                left_out.push(what);
             }
             !is_the_services
         });
     }
-    wish
+    (wish, left_out)
 }
 
 fn find_context(tree: &Path, root_directory: &str) -> Result<Context, Fault> {

@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::request::BuildRequest;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::Plan;
+use image_builder_actors::ports::FetchedSource;
 
-use super::{forge_client, push_auth, registry_client};
+use super::{forge_client, plans, push_auth, registry_client};
+use crate::api::plans::ShownPlan;
 use crate::config::ToolConfig;
-use crate::engine::docker::{ContextSize, DockerEngine, DockerSettings, Tenancy, context_size};
-use crate::engine::settings::BuildSettings;
+use crate::engine::docker::{DockerEngine, DockerSettings, Tenancy};
+use crate::engine::fleet::{Fleet, FleetSettings};
+use crate::engine::settings::{BuildSettings, StraightPush};
 use crate::exit::{Exit, StartError};
 use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
 use crate::registry::RegistryClient;
@@ -18,7 +22,11 @@ use crate::source::GitConnector;
 /// The adapters of such a command.
 pub struct Tools {
     pub engine: DockerEngine,
+    /// What builds in its place.
+    pub fleet: Option<Fleet>,
     pub planner: SourcePlanner,
+    /// What builds may do.
+    builds: BuildSettings,
     config: ToolConfig,
 }
 
@@ -32,22 +40,27 @@ impl Tools {
         let push_auth = push_auth(&config.registry);
         let own_registry = Some(config.registry.url.server_address().to_owned());
         let secret = caches(config.home.as_deref());
-        let engine = DockerSettings {
-            builds: BuildSettings {
-                push_auth,
-                own_registry,
-                no_cache,
-                salt_key: secret.clone(),
-                // Whoever builds by hand is the engine's one user.
-                tenancy: Tenancy::Trusted,
-                ..config.engine.builds.clone()
-            },
-            ..config.engine.clone()
+        let builds = BuildSettings {
+            push_auth,
+            own_registry,
+            no_cache,
+            salt_key: secret.clone(),
+            // Whoever builds by hand is the engine's one user.
+            tenancy: Tenancy::Trusted,
+            ..config.engine.builds.clone()
         };
+        let engine = DockerSettings { builds: builds.clone(), ..config.engine.clone() };
         let engine =
             DockerEngine::connect(engine).map_err(|error| StartError::new(Exit::Config, error))?;
+        let straight = Some(StraightPush { plain_http: config.registry.url.is_plain_http() });
+        let fleet = config.fleet.clone().map(|settings| {
+            let builds = BuildSettings { straight, ..builds.clone() };
+            // Sources are fetched to where temporary files are.
+            Fleet::new(FleetSettings { builds, ..settings }, std::env::temp_dir())
+        });
+        let fleet = fleet.transpose().map_err(|error| StartError::new(Exit::Config, error))?;
         let planner = SourcePlanner::new(PlannerSettings::new(config.limits.clone(), secret));
-        Ok(Self { engine, planner, config })
+        Ok(Self { engine, fleet, planner, builds, config })
     }
 
     /// The registry's name in references.
@@ -69,13 +82,18 @@ impl Tools {
         self.config.network.proxies.secrets()
     }
 
-    /// How much the engine would be sent for a plan.
+    /// What would be built of a source.
     ///
     /// # Errors
     ///
-    /// The context cannot be sent.
-    pub async fn context_size(&self, plan: &Plan) -> Result<ContextSize, Fault> {
-        context_size(plan, &self.config.limits).await
+    /// What the build would fail of before its engine is asked.
+    pub async fn plan(
+        &self,
+        source: &FetchedSource,
+        request: &BuildRequest,
+        log: &BuildLog,
+    ) -> Result<ShownPlan, Fault> {
+        plans::shown(&self.planner, &self.builds, source, request, log).await
     }
 
     /// The forge's client. It reads the machine's certificates, which takes a moment: only who fetches asks

@@ -90,9 +90,40 @@ test("a build is asked for, followed while it runs, and ends with its image", as
   await becomes(page, "Ready");
   assert.match(await page.textContent("#pull"), /docker pull .+@sha256:[0-9a-f]{64}/);
   await until("the log is whole", async () => (await page.locator(".log .row:has-text('step 40')").count()) > 0);
+  assert.equal(await page.textContent(".log .f2"), "green");
   assert.match(await page.textContent(".log"), /green and <script>alert\(1\)<\/script>/);
   assert.equal(await page.locator(".attempt .stages li").count(), 3);
   await check(page, "a build that ran");
+});
+
+test("the plan is shown before, and what was shown is built", async () => {
+  const page = await logged();
+  await page.goto("/new");
+  await page.fill("#user", unique);
+  await page.fill("#repo", works);
+  await page.fill("#token", "not-needed");
+  await page.click("summary");
+  await page.fill("#build_args", "HTTP_PROXY=http://proxy.invalid");
+  await page.press("#repo", "Enter");
+  await page.waitForSelector("#plan");
+  assert.match(await page.textContent(".facts"), /[0-9a-f]{40}.*dockerfile, because there is a `Dockerfile`.*debian:bookworm-slim/s);
+  assert.match(await page.textContent(".note"), /HTTP_PROXY.*is not used/);
+  assert.match(await page.textContent(".log-plain"), /FROM debian:bookworm-slim/);
+  assert.doesNotMatch(await page.content(), /not-needed/);
+  await check(page, "plan");
+  await shoot(page, "plan");
+  const commit = /[0-9a-f]{40}/.exec(await page.textContent(".facts"))[0];
+  await page.click("button:text-is('Build this commit')");
+  await page.waitForURL("**/builds/**");
+  await becomes(page, "Ready");
+  assert.equal(await page.getAttribute(".facts code[title]", "title"), commit);
+  await page.goto("/new");
+  await page.fill("#user", unique);
+  await page.fill("#repo", `${unique}/nothing-there`);
+  await page.click("button:text-is('Show the plan')");
+  assert.match(await page.textContent(".wrong"), /nothing-there/);
+  assert.equal(await page.inputValue("#user"), unique);
+  await check(page, "no plan");
 });
 
 test("a build is cancelled after a question", async () => {

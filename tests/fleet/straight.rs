@@ -19,7 +19,8 @@ use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::{ImageBuilder, Registry};
 use image_builder_actors::testing::conformance::planner;
 
-use crate::world::{Build, REGISTRY, builds, fleet, hosts, registry, stored, unique};
+use crate::support::worker::{BINARY, Ended};
+use crate::world::{BASE, Build, REGISTRY, builds, fleet, hosts, registry, stored, unique};
 
 /// A registry that wants a password, and the credential for it.
 const CLOSED: &str = "localhost:5001";
@@ -260,4 +261,43 @@ async fn a_docker_engine_with_containerds_store_pushes_straight_as_well() {
     publish(&build, Arc::new(engine), digest).await.expect("it is there");
     let images = host.engine().docker(&["image", "ls", "--quiet"]);
     assert_eq!(images.lines().count(), 1, "{images}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_builds_there_and_tags_what_was_pushed() {
+    let [host, _] = hosts().await;
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let dockerfile = format!("FROM {BASE}\nRUN echo {} > /made\n", unique());
+    std::fs::write(folder.path().join("Dockerfile"), dockerfile).expect("the directory is ours");
+    let repository = format!("fleet-tests/{}", unique());
+    let build = async |arguments: &[&str]| {
+        let mut command = std::process::Command::new(BINARY);
+        command
+            .args(["build", "."].iter().chain(arguments))
+            .current_dir(folder.path())
+            .env_clear()
+            .env("HOME", folder.path().join(".home"))
+            .env("REGISTRY_URL", REGISTRY)
+            .env("BUILDKIT_HOST", host.bridge.host())
+            .env("BUILDER_NETWORK", "none")
+            // Nobody listens there.
+            .env("DOCKER_HOST", "unix:///nowhere/docker.sock");
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it ends");
+        Ended::from(output.expect("the program starts"))
+    };
+    let push = format!("--push={repository}:v1");
+    let ended = build(&[push.as_str(), "--quiet"]).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let reference = ImageReference {
+        registry: REGISTRY.to_owned(),
+        repository: repository.clone(),
+        tag: "v1".to_owned(),
+    };
+    let pushed = stored(&reference, "v1").await.expect("it has its tag");
+    assert_eq!(ended.stdout.trim(), format!("{REGISTRY}/{repository}@{}", pushed.digest));
+    // These keep nothing that could have a name.
+    for arguments in [&[][..], &["--tag", "shop:dev", push.as_str()]] {
+        let ended = build(arguments).await;
+        assert!(ended.code == 64 && ended.stderr.contains("BUILDKIT_HOST"), "{ended:?}");
+    }
 }

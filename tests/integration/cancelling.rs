@@ -129,6 +129,40 @@ fn a_build_in_the_fail_queue_is_cancelled() {
 }
 
 #[test]
+fn builds_in_a_lane_and_in_hand_are_cancelled_while_their_worker_is_dead() {
+    let world = world();
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let killed = world.worker();
+    let in_hand = world.publish(&world.held_request(&repo, &world.user));
+    steps.turnstile.until("it runs", |count| count.inside().contains(&in_hand));
+    let in_lane = world.publish(&world.held_request(&repo, &world.user));
+    world.until_in_lanes(1);
+    killed.kill();
+    killed.wait();
+    world.cancel(&in_hand);
+    world.cancel(&in_lane);
+    let worker = world.worker();
+    world.outcome(&in_hand).cancelled("cancelled");
+    world.outcome(&in_lane).cancelled("cancelled").after(0);
+    let (told, letters) = world.finish(&[&worker]);
+    assert_eq!((told.len(), letters.len()), (2, 2));
+    assert_eq!(steps.turnstile.count().came, [in_hand], "nothing was built again");
+}
+
+#[test]
+fn a_build_on_the_ladder_is_cancelled_while_no_worker_is_there() {
+    let world = world().with("RETRY_INITIAL_DELAY", "3s").with("RETRY_MAX_DELAY", "3s");
+    let worker = world.worker();
+    let repo = repository("failing", &[("Dockerfile", &dockerfile("RUN false"))]);
+    let build_id = world.publish(&world.request(&repo));
+    worker.wait_for_line("to be tried again");
+    worker.stop();
+    world.cancel(&build_id);
+    is_cancelled_by_the_next_worker(&world, &build_id, 1);
+}
+
+#[test]
 fn a_build_on_the_ladder_is_cancelled_when_its_delay_is_over() {
     let world = world().with("RETRY_INITIAL_DELAY", "3s").with("RETRY_MAX_DELAY", "3s");
     let worker = world.worker();

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::free_port;
 use crate::support::turnstile::Steps;
 use crate::support::worker::{Ended, Settings, Worker, command, run, run_with_input};
 use crate::support::world::{World, dockerfile, held_repository, repository};
+use crate::support::{free_port, runtime};
 
 /// What a command has to know of a service.
 fn at(address: &str) -> Settings {
@@ -49,6 +49,59 @@ fn a_build_is_submitted_watched_and_shown() {
     assert_eq!((again.code, &json_lines(&again)[1]["data"]), (0, told.data()));
     let (told, _) = world.finish(&[&worker]);
     assert_eq!(told.len(), 1);
+}
+
+/// Asks the worker for JSON.
+fn post(address: &str, path: &str, body: &Value) -> (u16, Value) {
+    let sent = reqwest::Client::new()
+        .post(format!("http://{address}{path}"))
+        .header("content-type", "application/json")
+        .body(body.to_string());
+    runtime().block_on(async {
+        let answer = sent.send().await.expect("the worker answers");
+        let status = answer.status().as_u16();
+        let text = answer.text().await.expect("the answer has an end");
+        (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}")))
+    })
+}
+
+#[test]
+fn what_would_be_built_is_what_is_built() {
+    let world = World::new();
+    let worker = world.worker();
+    let address = worker.http();
+    let text = dockerfile("ARG A\nRUN echo planned");
+    let repo = repository("plan", &[("web/Dockerfile", &text), ("README", "")]);
+    let mut request = world.request(&repo);
+    request["buildPlan"] =
+        json!({"rootDirectory": "web", "buildArgs": {"A": "1", "HTTP_PROXY": "x"}});
+    let (status, plan) = post(&address, "/v1/plan", &request);
+    assert_eq!(status, 200, "{plan}");
+    assert_eq!(
+        (&plan["dockerfile"]["text"], &plan["builder"]),
+        (&json!(text), &json!("dockerfile"))
+    );
+    assert_eq!((&plan["buildArgs"], &plan["context"]["files"]), (&json!(["A"]), &json!(1)));
+    assert_eq!(plan["warnings"].as_array().map(Vec::len), Some(1), "{plan}");
+    // A push after it changes nothing of what was shown.
+    let planned = plan["commit"].clone();
+    let later = repo.commit(&[("web/Dockerfile", "FROM scratch")]);
+    assert_ne!(planned, json!(later));
+    request["type"] = json!("commit");
+    request["commit"] = planned.clone();
+    assert_eq!(post(&address, "/v1/builds", &request).0, 202);
+    let id = request["uuid"].as_str().expect("it has an id");
+    assert_eq!(world.outcome(id).ready().data()["commit"], planned);
+    // There is none: what is said is what the build says.
+    let mut bad = world.request(&repo);
+    bad["buildPlan"] = json!({"rootDirectory": "nowhere"});
+    let (status, problem) = post(&address, "/v1/plan", &bad);
+    assert_eq!((status, &problem["reason"]), (422, &json!("invalid_plan")), "{problem}");
+    assert_eq!(post(&address, "/v1/builds", &bad).0, 202);
+    let id = bad["uuid"].as_str().expect("it has an id");
+    let told = world.outcome(id).failed("invalid_plan");
+    assert_eq!(told.data()["message"], problem["detail"]);
+    world.finish(&[&worker]);
 }
 
 #[test]

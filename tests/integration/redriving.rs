@@ -33,6 +33,9 @@ fn a_build_that_was_given_up_is_redriven_with_a_new_credential_and_goes_well() {
     let letter: Value = serde_json::from_str(&shown).expect("it is JSON");
     assert!(!shown.contains("no longer good"), "{letter}");
 
+    // What was cancelled is the build that was given up: who asks again asks for another one.
+    world.cancel(&old);
+    worker.wait_for_line("asked to cancel");
     let printed = dead(&world, &["redrive", &old, "--token-stdin"], GOOD_TOKEN);
     let new = printed.trim().rsplit(' ').next().expect("it names the new build").to_owned();
     assert_ne!(new, old);

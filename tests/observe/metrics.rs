@@ -15,7 +15,7 @@ use crate::support::{runtime, unique, until};
 use crate::{Idle, hopeless};
 
 /// Every family, with its type.
-const FAMILIES: [(&str, &str); 23] = [
+const FAMILIES: [(&str, &str); 24] = [
     ("image_builder_actor_deaths_total", "counter"),
     ("image_builder_actor_done_total", "counter"),
     ("image_builder_actor_failed_total", "counter"),
@@ -32,6 +32,7 @@ const FAMILIES: [(&str, &str); 23] = [
     ("image_builder_capacity_paused", "gauge"),
     ("image_builder_crashes_total", "counter"),
     ("image_builder_draining", "gauge"),
+    ("image_builder_hooks_total", "counter"),
     ("image_builder_log_lines_dropped_total", "counter"),
     ("image_builder_need_ready", "gauge"),
     ("image_builder_notifications_total", "counter"),
@@ -84,6 +85,7 @@ fn every_family_and_every_value_of_its_labels_is_there_before_any_job_is() {
     assert_eq!(values("capacity_paused", "reason"), capacity);
     assert_eq!(values("capacity_holds", "scope"), set(Scope::HELD));
     let types = set(["image.ready", "build.failed", "build.cancelled"]);
+    assert_eq!(values("hooks_total", "forge"), set(["github", "gitlab", "gitea"]));
     assert_eq!(values("notifications_total", "type"), types);
     assert_eq!(values("notifications_total", "result"), set(["delivered", "failed"]));
     for histogram in ["build_duration_seconds", "stage_duration_seconds", "queue_wait_seconds"] {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::model::fault::StageName;
-use crate::model::secret::{Redactor, Secret, without_escapes};
+use crate::model::secret::{Redactor, Secret, with_colours, without_escapes};
 use held::HeldLines;
 
 /// Something that a stage has to say about a job in hand.
@@ -42,6 +42,11 @@ pub const NOTE_TARGET: &str = module_path!();
 /// Hears what a build has to say, as it happens: cut to a bounded length, and free of the request's
 /// secrets and of control characters.
 pub trait BuildLogListener: fmt::Debug + Send + Sync {
+    /// Whether output is heard in its colours: with these escape sequences of a terminal, and no others.
+    fn wants_colours(&self) -> bool {
+        false
+    }
+
     /// Called inside the job's span, by whoever works on the job: it must not wait for anything.
     fn hear(&self, event: &BuildEvent);
 
@@ -171,19 +176,25 @@ impl BuildLog {
     }
 
     fn pass_on(&self, step: Option<StepRef>, event: BuildEvent) {
+        let mut coloured = None;
         let event = match event {
             BuildEvent::Note(text) => BuildEvent::Note(self.clean(&text)),
             BuildEvent::StepStarted { name } => BuildEvent::StepStarted { name: self.clean(&name) },
             BuildEvent::StepFinished { name, cached, took } => {
                 BuildEvent::StepFinished { name: self.clean(&name), cached, took }
             }
-            BuildEvent::Output(line) => BuildEvent::Output(self.clean(&line)),
+            BuildEvent::Output(line) => {
+                coloured = self.coloured(&line).map(BuildEvent::Output);
+                BuildEvent::Output(self.clean(&line))
+            }
         };
         let _inside = self.span.enter();
         for listener in &self.listeners {
+            let coloured = coloured.as_ref().filter(|_| listener.wants_colours());
+            let event = coloured.unwrap_or(&event);
             match step {
-                Some(step) => listener.hear_of_step(step, &event),
-                None => listener.hear(&event),
+                Some(step) => listener.hear_of_step(step, event),
+                None => listener.hear(event),
             }
         }
     }
@@ -212,6 +223,15 @@ impl BuildLog {
 
     fn clean(&self, text: &str) -> String {
         cut(without_escapes(&self.redactor.redact(text.trim_end())), Self::LINE_BYTES)
+    }
+
+    /// The same in its colours, where it has any and they hold no secret.
+    fn coloured(&self, text: &str) -> Option<String> {
+        if !text.contains(['\u{1b}', '\u{9b}']) {
+            return None;
+        }
+        let coloured = with_colours(&self.redactor.redact(text.trim_end()), Self::LINE_BYTES);
+        (self.redactor.redact(&coloured) == coloured).then_some(coloured)
     }
 }
 
@@ -348,6 +368,94 @@ mod tests {
             ]
         );
         assert_eq!(progress.tail(), ["=> RUN echo [secret]", "[secret]\t!", &long]);
+    }
+
+    /// Keeps the output in its colours.
+    #[derive(Debug, Default)]
+    struct Coloured(Mutex<Vec<String>>);
+
+    impl BuildLogListener for Coloured {
+        fn wants_colours(&self) -> bool {
+            true
+        }
+
+        fn hear(&self, event: &BuildEvent) {
+            let BuildEvent::Output(line) = event else { return };
+            self.0.lock().expect("no test panics with it").push(line.clone());
+        }
+    }
+
+    /// What is heard of these lines in colours, and without.
+    fn both(redactor: &Redactor, lines: &[&str]) -> (Vec<String>, Vec<String>) {
+        let coloured = Arc::new(Coloured::default());
+        let log = BuildLog::new("b", redactor.clone()).with_listener(coloured.clone());
+        for line in lines {
+            log.tell(BuildEvent::Output((*line).to_owned()));
+        }
+        let plain = log.tail();
+        let coloured = std::mem::take(&mut *coloured.0.lock().expect("no test panics with it"));
+        (coloured, plain)
+    }
+
+    #[test]
+    fn colours_are_heard_by_who_asks_for_them() {
+        let redactor = Redactor::new([Secret::new("s3cr3t")]);
+        let (coloured, plain) =
+            both(&redactor, &["\u{1b}[32mok\u{1b}[K s3\u{1b}[31mcr3t\u{1b}[0m end"]);
+        assert_eq!(coloured, ["\u{1b}[0;32mok [secret]\u{1b}[0m end"]);
+        assert_eq!(plain, ["ok [secret] end"]);
+    }
+
+    #[test]
+    fn no_secret_survives_whatever_colours_are_put_inside_it() {
+        // A source of numbers that is the same on every run.
+        let mut seed = 1_u64;
+        let mut below = |end: u64| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % end
+        };
+        let secrets = [
+            "correct horse battery",
+            "1;31m",
+            "[0;32m",
+            "0m31m0;32",
+            "a1b2;3m4[0m",
+            "31313131",
+            "ö€x1",
+        ];
+        let mut kept = 0;
+        let redactors = secrets.map(|secret| Redactor::new([Secret::new(secret)]));
+        for round in 0..1_000 {
+            let at = round % secrets.len();
+            let (secret, redactor) = (secrets[at], &redactors[at]);
+            let mut written = String::new();
+            for c in format!("x{secret}y1;{secret}").chars() {
+                match below(6) {
+                    0 => written.push_str(&format!("\u{1b}[{}m", below(110))),
+                    1 => written.push_str(&format!("\u{1b}[{};{}m", below(2), 30 + below(8))),
+                    2 => written.push_str(
+                        ["\u{1b}[K", "\u{9b}m", "\u{1b}[38;5;9m", "\u{1b}[31", "\u{1b}"]
+                            [below(5) as usize],
+                    ),
+                    _ => {}
+                }
+                written.push(c);
+            }
+            let (coloured, plain) = both(redactor, &[&written]);
+            assert_eq!(coloured.len(), plain.len());
+            for (coloured, plain) in coloured.iter().zip(&plain) {
+                assert_eq!(&without_escapes(coloured), plain, "{written:?}");
+                let literal = coloured.replace('\u{1b}', "");
+                assert!(
+                    !literal.contains(secret) && !plain.contains(secret),
+                    "{written:?}: {coloured:?}"
+                );
+                kept += usize::from(coloured != plain);
+            }
+        }
+        assert!(kept > 200, "colours are kept: {kept}");
     }
 
     #[test]

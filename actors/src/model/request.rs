@@ -111,6 +111,9 @@ impl ForgeName {
         ForgeName::Git,
     ];
 
+    /// Those that send hooks after a push.
+    pub const WITH_HOOKS: [ForgeName; 3] = [ForgeName::Github, ForgeName::Gitlab, ForgeName::Gitea];
+
     pub fn as_str(self) -> &'static str {
         match self {
             ForgeName::Github => "github",

@@ -174,6 +174,10 @@ struct LogOf {
 }
 
 impl BuildLogListener for LogOf {
+    fn wants_colours(&self) -> bool {
+        true
+    }
+
     fn hear(&self, event: &BuildEvent) {
         let line = match event {
             BuildEvent::Note(text) => format!("{text}\n"),

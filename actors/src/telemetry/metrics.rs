@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 
 use crate::model::fault::{Kind, Reason, StageName};
 use crate::model::notification::{Culprit, NotificationType};
+use crate::model::request::ForgeName;
 use crate::model::scope::Scope;
 use crate::scheduling::capacity::Capacity;
 use crate::scheduling::holds::Holds;
@@ -82,6 +83,41 @@ impl BuildResult {
     }
 }
 
+/// What came of a hook that a forge sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookOutcome {
+    /// It asked for builds.
+    Built,
+    /// Nothing is built of it, or all of it was taken before.
+    Nothing,
+    /// It is not signed with the secret, or there is none.
+    Unsigned,
+    /// It is none that can be read.
+    Refused,
+    /// It could not be taken at the moment.
+    Failed,
+}
+
+impl HookOutcome {
+    const ALL: [HookOutcome; 5] = [
+        HookOutcome::Built,
+        HookOutcome::Nothing,
+        HookOutcome::Unsigned,
+        HookOutcome::Refused,
+        HookOutcome::Failed,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            HookOutcome::Built => "built",
+            HookOutcome::Nothing => "nothing",
+            HookOutcome::Unsigned => "unsigned",
+            HookOutcome::Refused => "refused",
+            HookOutcome::Failed => "failed",
+        }
+    }
+}
+
 /// The worker's figures. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Figures>);
@@ -96,6 +132,7 @@ struct Figures {
     retries: IntCounterVec,
     crashes: IntCounterVec,
     notifications: IntCounterVec,
+    hooks: IntCounterVec,
     capacity_paused: IntGaugeVec,
     capacity_holds: IntGaugeVec,
     cache_bytes: IntGauge,
@@ -157,6 +194,11 @@ impl Metrics {
                 "notifications_total",
                 "Attempts to notify a manager, by type and result.",
                 &["type", "result"],
+            ),
+            hooks: counters(
+                "hooks_total",
+                "Hooks that forges sent, by forge and what came of them.",
+                &["forge", "outcome"],
             ),
             capacity_paused: register(
                 &registry,
@@ -236,6 +278,11 @@ impl Metrics {
         self.0.notifications.with_label_values(&[kind.as_str(), result]).inc();
     }
 
+    /// A forge sent a hook.
+    pub fn hook(&self, forge: ForgeName, outcome: HookOutcome) {
+        self.0.hooks.with_label_values(&[forge.as_str(), outcome.as_str()]).inc();
+    }
+
     /// How many requests wait on the broker now.
     pub fn requests_waiting(&self, requests: u64) {
         self.0.requests_waiting.set(i64::try_from(requests).unwrap_or(i64::MAX));
@@ -298,6 +345,11 @@ impl Figures {
         for kind in NotificationType::ALL {
             for result in [DELIVERED, FAILED] {
                 self.notifications.with_label_values(&[kind.as_str(), result]);
+            }
+        }
+        for forge in ForgeName::WITH_HOOKS {
+            for outcome in HookOutcome::ALL {
+                self.hooks.with_label_values(&[forge.as_str(), outcome.as_str()]);
             }
         }
     }
@@ -372,6 +424,9 @@ mod tests {
         for kind in NotificationType::ALL {
             metrics.notification(kind, true);
             metrics.notification(kind, false);
+        }
+        for forge in ForgeName::WITH_HOOKS {
+            HookOutcome::ALL.into_iter().for_each(|outcome| metrics.hook(forge, outcome));
         }
         assert_eq!(series(&metrics), before);
     }

@@ -1,8 +1,7 @@
 //! The token for a session, and back.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use askama::Template;
 use axum::extract::{Query, Request, State};
@@ -16,35 +15,10 @@ use super::Page;
 use super::refused::Refused;
 use super::view::{Frame, html};
 use super::visitor::{self, Posted};
-use crate::api::server::Connection;
 use crate::api::session::Sessions;
 use crate::api::v1::builds::X_FORWARDED_PROTO;
-use crate::api::v1::guard::Rate;
 use crate::api::v1::problem::Problem;
 use crate::net::signature::is_same;
-
-/// Wrong guesses from one address: so many a second, and so many at once.
-const GUESSES: (u32, u32) = (1, 10);
-/// Addresses that are told apart; where more guess, all of them share one account.
-const MOST_GUESSERS: usize = 1000;
-
-/// How often tokens are guessed, by address.
-#[derive(Debug, Default)]
-pub(super) struct Guesses(Mutex<HashMap<Option<IpAddr>, Rate>>);
-
-impl Guesses {
-    /// Whether one more guess of this address is looked at.
-    fn admits(&self, peer: IpAddr) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let peer = Some(peer.to_canonical());
-        if !known.contains_key(&peer) && known.len() >= MOST_GUESSERS {
-            known.retain(|_, rate| !rate.is_full());
-        }
-        let peer = peer.filter(|_| known.len() < MOST_GUESSERS || known.contains_key(&peer));
-        let (a_second, at_once) = GUESSES;
-        known.entry(peer).or_insert_with(|| Rate::new(a_second, at_once)).admits()
-    }
-}
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -92,18 +66,11 @@ pub(super) async fn log_in(
             "Nobody logs in here: this service has no API_TOKEN.",
         )));
     };
-    let connection = request.extensions().get::<Connection>();
-    let peer = connection.expect("the server says who asks").peer.ip();
+    let peer = visitor::peer(&request);
     let is_https = is_https(request.headers());
     let form = visitor::read(request.into_body()).await?;
     let Login { token: shown, next } = visitor::parse(&form)?;
-    if !page.guesses.admits(peer) {
-        let detail =
-            "Too many tokens were tried from your address: wait a few seconds, and try again.";
-        return Err(Refused(Problem::too_many(detail)));
-    }
-    if !is_same(shown.expose(), token.expose()) {
-        tracing::warn!(%peer, "a wrong token was tried at the login");
+    if !page.api.guesses.is_right(peer, || is_same(shown.expose(), token.expose()))? {
         let page = LoginPage { frame: Frame::bare("Log in"), next, is_wrong: true };
         let page = page.render().expect("a template that was compiled");
         return Ok((StatusCode::UNAUTHORIZED, Html(page)).into_response());
@@ -155,25 +122,5 @@ mod tests {
         ] {
             assert_eq!(own_path(foreign), "/", "{foreign:?}");
         }
-    }
-
-    #[test]
-    fn who_guesses_too_often_keeps_out_nobody_else() {
-        let guesses = Guesses::default();
-        let [one, other]: [IpAddr; 2] =
-            ["192.0.2.1", "::ffff:192.0.2.2"].map(|ip| ip.parse().expect("an address"));
-        let tried: Vec<_> = (0..12).map(|_| guesses.admits(one)).collect();
-        assert_eq!(tried.iter().filter(|admitted| **admitted).count(), 10);
-        assert!(guesses.admits(other));
-        // More than can be told apart: those who come last share one account, and the known keep theirs.
-        for number in 0..2 * MOST_GUESSERS as u32 {
-            guesses.admits(IpAddr::V4(number.into()));
-        }
-        assert!(guesses.0.lock().expect("nobody panics with it").len() <= MOST_GUESSERS + 1);
-        assert!(
-            !guesses.admits("198.51.100.1".parse().expect("an address")),
-            "the shared one is used up"
-        );
-        assert!(guesses.admits(other));
     }
 }

@@ -10,7 +10,8 @@
 //! | `builds.rs` | the list of builds |
 //! | `build.rs` | one build, and its end |
 //! | `attempts.rs` | a build's attempts, as they are shown |
-//! | `submit.rs` | the form that asks for a build |
+//! | `submit.rs` | the form that asks for a build, and shows the plan before |
+//! | `planned.rs` | plans that were shown, until they are built |
 //! | `dead.rs` | dead letters |
 //! | `dead_forms.rs` | what is done to them, one or all that are meant |
 //! | `workers.rs` | this worker, its actors, and who waits |
@@ -26,6 +27,7 @@ mod builds;
 mod dead;
 mod dead_forms;
 mod login;
+mod planned;
 mod refused;
 mod submit;
 #[cfg(test)]
@@ -63,18 +65,19 @@ struct Page {
     api: Arc<Api>,
     /// What a form shows where nobody logs in: pages of other sites cannot know it.
     form_token: String,
-    guesses: login::Guesses,
+    planned: planned::Planned,
 }
 
 /// The routes.
 pub(super) fn router(api: Arc<Api>) -> Router {
     let form_token = Uuid::new_v4().simple().to_string();
-    let page = Arc::new(Page { api, form_token, guesses: login::Guesses::default() });
+    let page = Arc::new(Page { api, form_token, planned: planned::Planned::default() });
     Router::new()
         .route("/", get(builds::list))
         .route("/builds/{id}", get(build::show))
         .route("/builds/{id}/cancel", get(build::confirm_cancel).post(build::cancel))
         .route("/new", get(submit::form).post(submit::submit))
+        .route("/new/planned", post(submit::submit_planned))
         .route("/dead", get(dead::list))
         .route("/dead/{id}", get(dead::show))
         .route("/dead/{id}/drop", get(dead_forms::confirm::<DROP>).post(dead_forms::drop))

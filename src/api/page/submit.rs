@@ -1,4 +1,5 @@
-//! The form that asks for a build.
+//! The form that asks for a build. It can show first what would be built; what is built then is the very commit that
+//! was planned.
 
 use std::sync::Arc;
 
@@ -6,7 +7,6 @@ use askama::Template;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
-use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::build_store::StoredBuild;
@@ -16,9 +16,11 @@ use uuid::Uuid;
 
 use super::Page;
 use super::refused::Refused;
-use super::view::{Frame, html, path_of};
+use super::view::{Frame, grouped, html, path_of, readable, size};
 use super::visitor::{Posted, Visitor};
+use crate::api::plans::{ShownContext, ShownPlan};
 use crate::api::v1::builds::said;
+use crate::api::v1::problem::Problem;
 use crate::text::plain;
 
 /// The forges that a request can name.
@@ -34,6 +36,8 @@ struct NewPage {
     asked: Asked,
     /// What is wrong with it; empty = nothing.
     wrong: String,
+    /// What would be built.
+    plan: Option<PlanView>,
     /// Whether it is asked for again what was built before.
     is_again: bool,
     forges: [&'static str; 5],
@@ -41,10 +45,61 @@ struct NewPage {
     builders: [&'static str; 3],
 }
 
+/// A plan, as it is shown.
+struct PlanView {
+    /// What it is kept by.
+    id: String,
+    plan: ShownPlan,
+    because: String,
+    /// `3 files, 1.2 MB`.
+    context: String,
+    text: String,
+}
+
+impl PlanView {
+    fn new(id: String, mut plan: ShownPlan) -> Self {
+        // Strangers' words, in part.
+        let texts = [&mut plan.dockerfile.path].into_iter().chain(&mut plan.base_images);
+        texts.chain(&mut plan.warnings).for_each(|text| *text = plain(text));
+        let ShownContext { files, bytes } = plan.context;
+        let files_are = if files == 1 { "file" } else { "files" };
+        Self {
+            id,
+            because: plain(&plan.because),
+            context: format!("{} {files_are}, {}", grouped(files), size(bytes)),
+            text: readable(plan.dockerfile.text.as_bytes()),
+            plan,
+        }
+    }
+
+    /// What has a name and several values, where there are any.
+    fn lists(&self) -> Vec<(&'static str, String)> {
+        let plan = &self.plan;
+        let platforms = plan.platforms.iter().map(|name| (*name).to_owned()).collect();
+        let lists = [
+            ("Build arguments", &plan.build_args),
+            ("Secrets", &plan.secrets),
+            ("Platforms", &platforms),
+        ];
+        let lists = lists.into_iter().filter(|(_, values)| !values.is_empty());
+        lists.map(|(name, values)| (name, plain(&values.join(", ")))).collect()
+    }
+}
+
+/// What the form is sent for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Wish {
+    #[default]
+    Build,
+    Plan,
+}
+
 /// What the form asks for.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Asked {
+    wish: Wish,
     user: String,
     repo: String,
     connector: String,
@@ -69,6 +124,11 @@ pub(super) struct Asked {
 impl Asked {
     fn new() -> Self {
         Self { uuid: Uuid::new_v4().to_string(), ..Self::default() }
+    }
+
+    /// The same once more: the id may be taken by now.
+    fn with_another_id(self) -> Self {
+        Self { uuid: Uuid::new_v4().to_string(), ..self }
     }
 
     /// What is known of a build, to be asked for once more.
@@ -173,16 +233,21 @@ pub(super) async fn form(
         Some(id) => Asked::again(&page.api.find(id, user.as_deref()).await?),
         None => Asked { user: user.unwrap_or_default(), ..Asked::new() },
     };
-    Ok(html(&filled(&visitor, asked, String::new(), of.is_some())))
+    let mut filled = filled(&visitor, asked);
+    if of.is_some() {
+        filled.is_again = true;
+        filled.frame.title = "Build again".to_owned();
+    }
+    Ok(html(&filled))
 }
 
-fn filled(visitor: &Visitor, asked: Asked, wrong: String, is_again: bool) -> NewPage {
-    let title = if is_again { "Build again" } else { "New build" };
+fn filled(visitor: &Visitor, asked: Asked) -> NewPage {
     NewPage {
-        frame: visitor.frame("new", title),
+        frame: visitor.frame("new", "New build"),
         asked,
-        wrong,
-        is_again,
+        wrong: String::new(),
+        plan: None,
+        is_again: false,
         forges: FORGES,
         refs: REFS,
         builders: BUILDERS,
@@ -193,24 +258,69 @@ pub(super) async fn submit(
     State(page): State<Arc<Page>>,
     Posted { form, visitor, .. }: Posted<Asked>,
 ) -> Result<Response, Refused> {
-    let wrong = match form.request() {
-        Ok(request) => match page.api.submit(Bytes::from(request.to_string())).await {
-            Ok(taken) => {
-                let shown = path_of(&taken.build.build_id, taken.build.user_id.as_deref());
-                return Ok(Redirect::to(&shown).into_response());
+    let done = match (form.request(), form.wish) {
+        (Ok(request), Wish::Build) => page.build(request.to_string()).await,
+        (Ok(request), Wish::Plan) => match page.plan(&visitor, request).await {
+            Ok(plan) => {
+                let shown =
+                    NewPage { plan: Some(plan), ..filled(&visitor, form.with_another_id()) };
+                return Ok(html(&shown));
             }
-            Err(problem) => match problem.status().as_u16() {
-                400 | 409 => problem.detail().to_owned(),
-                _ => return Err(problem.into()),
-            },
+            Err(problem) => Err(problem),
         },
-        Err(wrong) => wrong,
+        (Err(wrong), _) => Err(Problem::bad_request(wrong)),
     };
-    // With another id: the one before may be taken by now.
-    let asked = Asked { uuid: Uuid::new_v4().to_string(), ..form };
-    let answer = filled(&visitor, asked, plain(&wrong), false);
+    let problem = match done {
+        Ok(shown) => return Ok(shown),
+        Err(problem) => problem,
+    };
+    let status = problem.status();
+    if !matches!(status.as_u16(), 400 | 409 | 422) && form.wish == Wish::Build {
+        return Err(problem.into());
+    }
+    let wrong = plain(problem.detail());
+    let answer = NewPage { wrong, ..filled(&visitor, form.with_another_id()) };
     let answer = answer.render().expect("a template that was compiled");
-    Ok((StatusCode::BAD_REQUEST, Html(answer)).into_response())
+    let mut answer = (status, Html(answer)).into_response();
+    answer.headers_mut().extend(problem.into_header());
+    Ok(answer)
+}
+
+/// Which plan is built.
+#[derive(Debug, Deserialize)]
+pub(super) struct Kept {
+    plan: String,
+}
+
+pub(super) async fn submit_planned(
+    State(page): State<Arc<Page>>,
+    Posted { form: Kept { plan }, visitor, .. }: Posted<Kept>,
+) -> Result<Response, Refused> {
+    let request = page.planned.request(&plan, visitor.session).ok_or_else(|| {
+        Problem::not_found(
+            "This plan is not kept any more: the worker that makes one keeps it for ten minutes. Fill the form again.",
+        )
+    })?;
+    Ok(page.build(request.expose().to_owned()).await?)
+}
+
+impl Page {
+    /// Asks for a build, and leads to it.
+    async fn build(&self, request: String) -> Result<Response, Problem> {
+        let taken = self.api.submit(Bytes::from(request)).await?;
+        let shown = path_of(&taken.build.build_id, taken.build.user_id.as_deref());
+        Ok(Redirect::to(&shown).into_response())
+    }
+
+    /// Makes a plan, and keeps the request that builds the commit of it.
+    async fn plan(&self, visitor: &Visitor, mut request: Value) -> Result<PlanView, Problem> {
+        let (read, _) = self.api.read(request.to_string().as_bytes())?;
+        let plan = self.api.plans.plan(visitor.session, read).await?;
+        request["type"] = json!("commit");
+        request["commit"] = json!(plan.commit);
+        let id = self.planned.keep(Secret::new(request.to_string()), visitor.session);
+        Ok(PlanView::new(id, plan))
+    }
 }
 
 #[cfg(test)]

@@ -266,6 +266,77 @@ async fn a_form_becomes_a_build_once() {
 }
 
 #[tokio::test]
+async fn the_plan_is_shown_before_and_what_was_shown_is_built() {
+    let world = with_token().await;
+    let cookie = log_in(&world).await;
+    let cookies = ("Cookie", cookie.as_str());
+    let send = async |path: &str, fields: &[(&str, &str)], cookies| {
+        let body = serde_urlencoded::to_string(fields).expect("a form");
+        world.fetch("POST", path, &[cookies, FORM], &body).await
+    };
+    let token = form_token(&world.fetch("GET", "/new", &[cookies], "").await);
+    let mut fields = [
+        ("form_token", token.as_str()),
+        ("wish", "plan"),
+        ("user", "alice"),
+        ("repo", "alice/shop"),
+        ("type", "branch"),
+        ("reference", "main"),
+        ("token", "hunter2"),
+        ("build_args", "A=hunter4"),
+        ("uuid", "p1"),
+    ];
+    let shown = send("/new", &fields, cookies).await;
+    assert_eq!(shown.status, 200, "{}", shown.body);
+    for part in [
+        "7e94453020bf1111111111111111111111111111",
+        "because there is a `Dockerfile`",
+        "<code>golang:1.22</code>",
+        "linux/arm64",
+        "3 files, 1.5\u{a0}MB",
+        "`envs.HTTP_PROXY` is not used",
+        "# &#60;script&#62;alert(1)",
+    ] {
+        assert!(shown.body.contains(part), "{part}: {}", shown.body);
+    }
+    for hidden in ["hunter2", "<script>alert", "\u{1b}"] {
+        assert!(!shown.body.contains(hidden), "{hidden}");
+    }
+    assert_eq!(world.requests().len(), 0, "nothing is built yet");
+    let (_, plan) = shown.body.split_once("name=\"plan\" value=\"").expect("a plan");
+    let plan = plan.split_once('"').expect("a value").0.to_owned();
+    let build = [("form_token", token.as_str()), ("plan", plan.as_str())];
+    // Another login has other plans.
+    let other = log_in(&world).await;
+    let others = ("Cookie", other.as_str());
+    let others_token = form_token(&world.fetch("GET", "/new", &[others], "").await);
+    let foreign = [("form_token", others_token.as_str()), build[1]];
+    assert_eq!(send("/new/planned", &foreign, others).await.status, 404);
+    for _ in 0..2 {
+        let answer = send("/new/planned", &build, cookies).await;
+        assert_eq!(answer.header("location"), Some("/builds/p1?user=alice"), "{}", answer.body);
+    }
+    let [message] = &world.requests()[..] else { panic!("one request") };
+    let body: Value = serde_json::from_slice(&message.body).expect("JSON");
+    assert_eq!(
+        (&body["type"], &body["commit"], &body["token"]),
+        (&json!("commit"), &json!("7e94453020bf1111111111111111111111111111"), &json!("hunter2"))
+    );
+    // What the build would fail of is said by the form, with what was filled in.
+    for (repo, status, sentence) in [
+        ("alice/nothing", 422, "there is no `Dockerfile`"),
+        ("alice/limited", 503, "The forge asks for patience."),
+        ("alice", 400, "`repo`"),
+    ] {
+        fields[3].1 = repo;
+        let answer = send("/new", &fields, cookies).await;
+        assert_eq!(answer.status, status, "{repo}: {}", answer.body);
+        assert!(answer.body.contains(sentence) && answer.body.contains("value=\"main\""));
+        assert_eq!(answer.header("retry-after").is_some(), status == 503, "{repo}");
+    }
+}
+
+#[tokio::test]
 async fn a_build_is_cancelled_by_its_form() {
     let world = World::start().await;
     submitted(&world, "a").await;

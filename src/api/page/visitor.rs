@@ -1,5 +1,6 @@
 //! Who is served, and whose forms are taken.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -83,7 +84,7 @@ fn visitor(page: &Page, request: &Request) -> Result<Visitor, Problem> {
         return Ok(Visitor { form_token, session: Some(session) });
     }
     if request.headers().contains_key(AUTHORIZATION) {
-        guard::bears(token, request.headers())?;
+        guard::bears(token, peer(request), request.headers(), &page.api.guesses)?;
         return Ok(Visitor { form_token: None, session: None });
     }
     Err(Problem::unauthorized("Log in first: the session is over, or there was none."))
@@ -95,9 +96,13 @@ fn visitor(page: &Page, request: &Request) -> Result<Visitor, Problem> {
 ///
 /// Why not.
 pub(super) fn is_here(request: &Request) -> Result<(), Problem> {
+    guard::is_own(peer(request), request.uri(), request.headers())
+}
+
+/// Where a request comes from.
+pub(super) fn peer(request: &Request) -> IpAddr {
     let connection = request.extensions().get::<Connection>();
-    let peer = connection.expect("the server says who asks").peer.ip();
-    guard::admit(None, peer, request.uri(), request.headers())
+    connection.expect("the server says who asks").peer.ip()
 }
 
 /// Whether a form was sent by a page of this service, as far as the browser says so.

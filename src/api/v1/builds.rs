@@ -335,17 +335,27 @@ pub(in crate::api) struct Taken {
 }
 
 impl Api {
+    /// A request, and whether it says its id; one that does not is given one.
+    ///
+    /// # Errors
+    ///
+    /// It breaks a rule.
+    pub(in crate::api) fn read(&self, body: &[u8]) -> Result<(BuildRequest, bool), Problem> {
+        let own = parse::identity(body, None);
+        let has_uuid = own.is_some();
+        let build_id = own.map_or_else(|| Uuid::new_v4().to_string(), |own| own.build_id);
+        let request = parse::parse(body, &build_id, &self.backend.rules)
+            .map_err(|rejected| Problem::rejected(rejected.fault.reason, rejected.fault.message))?;
+        Ok((request, has_uuid))
+    }
+
     /// Puts a request into the queue, unless this very one is or was in it.
     ///
     /// # Errors
     ///
     /// It breaks a rule, another one has its id, or it cannot be made durable.
     pub(in crate::api) async fn submit(&self, body: Bytes) -> Result<Taken, Problem> {
-        let own = parse::identity(&body, None);
-        let has_uuid = own.is_some();
-        let build_id = own.map_or_else(|| Uuid::new_v4().to_string(), |own| own.build_id);
-        let request = parse::parse(&body, &build_id, &self.backend.rules)
-            .map_err(|rejected| Problem::rejected(rejected.fault.reason, rejected.fault.message))?;
+        let (request, has_uuid) = self.read(&body)?;
         let build = request.identity();
         let (state, is_new) = match self.take(&request, body.into()).await? {
             Acceptance::New => (BuildState::Queued, true),
@@ -474,10 +484,6 @@ pub(super) async fn list(
     params(("id" = String, Path, description = "The build's id"), Whose),
     responses(
         (status = 200, description = "What is known of it.", body = Build),
-        (status = 404, description = "No such build is known.",
-            body = problem::Body, content_type = "application/problem+json"),
-        (status = 409, description = "Several users have a build of this id: say whose is meant.",
-            body = problem::Body, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(
@@ -497,8 +503,6 @@ pub(super) async fn show(
     params(("id" = String, Path, description = "The build's id"), Whose),
     responses(
         (status = 202, description = "Every worker is told.", body = Cancelling),
-        (status = 404, description = "No such build is known.",
-            body = problem::Body, content_type = "application/problem+json"),
         (status = 409, description = "It has ended, or several users have a build of this id.",
             body = problem::Body, content_type = "application/problem+json"),
     )

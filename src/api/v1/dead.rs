@@ -177,10 +177,6 @@ pub(super) async fn list(
     params(("id" = String, Path, description = "The build's id"), Whose),
     responses(
         (status = 200, description = "The newest letter of this build.", body = Letter),
-        (status = 404, description = "There is none of such a build.",
-            body = problem::Body, content_type = "application/problem+json"),
-        (status = 409, description = "Several users have one of this id: say whose is meant.",
-            body = problem::Body, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(
@@ -198,10 +194,6 @@ pub(super) async fn show(
     params(("id" = String, Path, description = "The build's id"), Whose),
     responses(
         (status = 204, description = "It is removed."),
-        (status = 404, description = "There is none of such a build.",
-            body = problem::Body, content_type = "application/problem+json"),
-        (status = 409, description = "Several users have one of this id: say whose is meant.",
-            body = problem::Body, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn drop(
@@ -222,8 +214,6 @@ pub(super) async fn drop(
     request_body(content = Option<Redrive>, content_type = "application/json"),
     responses(
         (status = 202, description = "The new request is in the queue.", body = Redriven),
-        (status = 404, description = "There is none of such a build.",
-            body = problem::Body, content_type = "application/problem+json"),
         (status = 409, description = "It lacks something, or several users have one of this id.",
             body = problem::Body, content_type = "application/problem+json"),
     )

@@ -2,8 +2,6 @@
 //! page that a browser on it has opened.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use axum::http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN};
 use axum::http::uri::Authority;
@@ -11,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, Method, Uri};
 use image_builder_actors::model::secret::Secret;
 
 use super::problem::Problem;
+use crate::api::rate::Guesses;
 use crate::net::signature::is_same;
 
 /// What a browser says of whose page wants something.
@@ -18,30 +17,32 @@ pub(in crate::api) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("s
 /// What a reverse proxy says of whom it asks for.
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Whether a request is served.
+/// Whether a service without a token serves a request.
 ///
 /// # Errors
 ///
 /// Why not.
-pub(in crate::api) fn admit(
-    token: Option<&Secret>,
-    peer: IpAddr,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Result<(), Problem> {
-    match token {
-        Some(token) => bears(token, headers),
-        None => is_local(peer, headers).and_then(|()| is_no_foreign_page(uri, headers)),
-    }
+pub(in crate::api) fn is_own(peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    is_local(peer, headers).and_then(|()| is_no_foreign_page(uri, headers))
 }
 
-pub(in crate::api) fn bears(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {
+/// Whether a request shows the token.
+///
+/// # Errors
+///
+/// It does not, or too many from there did not.
+pub(in crate::api) fn bears(
+    token: &Secret,
+    peer: IpAddr,
+    headers: &HeaderMap,
+    guesses: &Guesses,
+) -> Result<(), Problem> {
     let shown = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, shown) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| shown.trim())
     });
     match shown {
-        Some(shown) if is_same(shown, token.expose()) => Ok(()),
+        Some(shown) if guesses.is_right(peer, || is_same(shown, token.expose()))? => Ok(()),
         Some(_) => Err(Problem::unauthorized("The token is not the one of this service.")),
         None => Err(Problem::unauthorized(
             "This service has an API_TOKEN: send it as `Authorization: Bearer …`.",
@@ -101,39 +102,6 @@ pub(in crate::api) fn writes(method: &Method) -> bool {
     !method.is_safe()
 }
 
-/// Bounds how often something is done: so often a second, and so often at once after a pause.
-#[derive(Debug)]
-pub(in crate::api) struct Rate {
-    a_second: f64,
-    at_once: f64,
-    left: Mutex<(f64, Instant)>,
-}
-
-impl Rate {
-    pub(in crate::api) fn new(a_second: u32, at_once: u32) -> Self {
-        let at_once = f64::from(at_once);
-        let left = Mutex::new((at_once, Instant::now()));
-        Self { a_second: a_second.into(), at_once, left }
-    }
-
-    /// Whether it was not done for so long that nothing of that counts any more.
-    pub(in crate::api) fn is_full(&self) -> bool {
-        let (tokens, at) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens + at.elapsed().as_secs_f64() * self.a_second >= self.at_once
-    }
-
-    /// Whether it may be done now.
-    pub(in crate::api) fn admits(&self) -> bool {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tokens, at) = *left;
-        let now = Instant::now();
-        let tokens = (tokens + (now - at).as_secs_f64() * self.a_second).min(self.at_once);
-        let admits = tokens >= 1.0;
-        *left = (if admits { tokens - 1.0 } else { tokens }, now);
-        admits
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +109,6 @@ mod tests {
     const HERE: &str = "127.0.0.1";
 
     fn asked(token: Option<&str>, peer: &str, headers: &[(&str, &str)]) -> u16 {
-        let token = token.map(Secret::new);
         let headers: HeaderMap = headers
             .iter()
             .map(|(name, value)| {
@@ -151,7 +118,10 @@ mod tests {
             .collect();
         let peer = peer.parse().expect("an address");
         let uri = Uri::from_static("/v1/builds");
-        let admitted = admit(token.as_ref(), peer, &uri, &headers);
+        let admitted = match token.map(Secret::new) {
+            Some(token) => bears(&token, peer, &headers, &Guesses::default()),
+            None => is_own(peer, &uri, &headers),
+        };
         admitted.map_or_else(|problem| problem.status().as_u16(), |()| 200)
     }
 
@@ -199,14 +169,5 @@ mod tests {
         {
             assert_eq!(of("sec-fetch-site", site), status, "{site}");
         }
-    }
-
-    #[test]
-    fn what_is_done_too_often_is_told_from_what_is_done_often() {
-        let rate = Rate::new(1, 3);
-        assert_eq!([(); 5].map(|()| rate.admits()), [true, true, true, false, false]);
-        *rate.left.lock().expect("nobody panics with it") =
-            (0.5, Instant::now() - std::time::Duration::from_secs(1));
-        assert!(rate.admits() && !rate.admits());
     }
 }

@@ -7,13 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use image_builder_actors::model::request::ForgeName;
 use image_builder_actors::parse;
 use image_builder_actors::ports::build_store::{Acceptance, BuildState};
+use image_builder_actors::telemetry::metrics::HookOutcome;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::problem::{self, Problem};
 use super::{Api, body, builds, json};
@@ -63,25 +64,31 @@ struct Skipped {
     reason: String,
 }
 
+/// What is answered to a hook.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "it describes what `hear` answers")]
+enum Answers {
+    #[response(status = 202, description = "These builds are in the queue.")]
+    Queued(Heard),
+    #[response(status = 200, description = "Nothing is built, or all of it was taken before.")]
+    Nothing(Heard),
+    #[response(
+        status = 401,
+        description = "It is not signed with the secret.",
+        content_type = "application/problem+json"
+    )]
+    Unsigned(problem::Body<'static>),
+}
+
 /// Take a hook of GitHub
 ///
 /// Signed by `X-Hub-Signature-256`. `docs/hooks.md` tells how to set one up.
 #[utoipa::path(
     post, path = "/v1/hooks/github", tag = "hooks", operation_id = "hearGithub", security(()),
-    request_body(content = Object, content_type = "application/json"),
-    responses(
-        (status = 202, description = "These builds are in the queue.", body = Heard),
-        (status = 200, description = "Nothing is built, or all of it was taken before.", body = Heard),
-        (status = 401, description = "It is not signed with the secret.",
-            body = problem::Body, content_type = "application/problem+json"),
-    )
+    request_body(content = Object, content_type = "application/json"), responses(Answers),
 )]
-pub(super) async fn github(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    hear(&api, ForgeName::Github, &headers, body).await
+pub(super) async fn github(api: State<Arc<Api>>, headers: HeaderMap, body: Body) -> Response {
+    answer(&api, ForgeName::Github, &headers, body).await
 }
 
 /// Take a hook of GitLab
@@ -89,20 +96,10 @@ pub(super) async fn github(
 /// Signed by `webhook-signature`, or with the secret itself as `X-Gitlab-Token`.
 #[utoipa::path(
     post, path = "/v1/hooks/gitlab", tag = "hooks", operation_id = "hearGitlab", security(()),
-    request_body(content = Object, content_type = "application/json"),
-    responses(
-        (status = 202, description = "These builds are in the queue.", body = Heard),
-        (status = 200, description = "Nothing is built, or all of it was taken before.", body = Heard),
-        (status = 401, description = "It is not signed with the secret.",
-            body = problem::Body, content_type = "application/problem+json"),
-    )
+    request_body(content = Object, content_type = "application/json"), responses(Answers),
 )]
-pub(super) async fn gitlab(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    hear(&api, ForgeName::Gitlab, &headers, body).await
+pub(super) async fn gitlab(api: State<Arc<Api>>, headers: HeaderMap, body: Body) -> Response {
+    answer(&api, ForgeName::Gitlab, &headers, body).await
 }
 
 /// Take a hook of Gitea or Forgejo
@@ -110,20 +107,24 @@ pub(super) async fn gitlab(
 /// Signed by `X-Gitea-Signature` or `X-Forgejo-Signature`.
 #[utoipa::path(
     post, path = "/v1/hooks/gitea", tag = "hooks", operation_id = "hearGitea", security(()),
-    request_body(content = Object, content_type = "application/json"),
-    responses(
-        (status = 202, description = "These builds are in the queue.", body = Heard),
-        (status = 200, description = "Nothing is built, or all of it was taken before.", body = Heard),
-        (status = 401, description = "It is not signed with the secret.",
-            body = problem::Body, content_type = "application/problem+json"),
-    )
+    request_body(content = Object, content_type = "application/json"), responses(Answers),
 )]
-pub(super) async fn gitea(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    hear(&api, ForgeName::Gitea, &headers, body).await
+pub(super) async fn gitea(api: State<Arc<Api>>, headers: HeaderMap, body: Body) -> Response {
+    answer(&api, ForgeName::Gitea, &headers, body).await
+}
+
+/// Answers a hook, and counts what came of it.
+async fn answer(api: &Api, forge: ForgeName, headers: &HeaderMap, body: Body) -> Response {
+    let answer = hear(api, forge, headers, body).await.unwrap_or_else(Problem::into_response);
+    let outcome = match answer.status().as_u16() {
+        202 => HookOutcome::Built,
+        200 => HookOutcome::Nothing,
+        401 | 403 => HookOutcome::Unsigned,
+        429 | 500.. => HookOutcome::Failed,
+        _ => HookOutcome::Refused,
+    };
+    api.observed.metrics.hook(forge, outcome);
+    answer
 }
 
 async fn hear(

@@ -51,10 +51,6 @@ pub(super) struct Part {
             content((String = "text/plain"), (String = "text/event-stream"))),
         (status = 206, description = "The range that was asked for.", body = String,
             content_type = "text/plain"),
-        (status = 404, description = "No such build is known.",
-            body = problem::Body, content_type = "application/problem+json"),
-        (status = 409, description = "Several users have a build of this id: say whose is meant.",
-            body = problem::Body, content_type = "application/problem+json"),
         (status = 416, description = "The log ends before what was asked for.",
             body = problem::Body, content_type = "application/problem+json"),
     )

@@ -6,6 +6,7 @@
 //! | `problem.rs` | errors |
 //! | `body.rs` | bodies of requests, bounded |
 //! | `builds.rs` | requests, what is known of builds, cancelling |
+//! | `plan.rs` | what would be built |
 //! | `log.rs` | a build's log, as a whole or in parts |
 //! | `events.rs` | a build's log, live |
 //! | `summary.rs` | how many builds there are |
@@ -28,6 +29,7 @@ pub(super) mod letters;
 #[allow(unused_qualifications, reason = "what utoipa makes of `params` has some")]
 mod log;
 mod openapi;
+mod plan;
 pub(super) mod problem;
 mod schema;
 mod summary;
@@ -51,9 +53,10 @@ use image_builder_actors::ports::build_store::BuildStore;
 use image_builder_actors::ports::{Broker, DeadLetterStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use self::guard::Rate;
 use self::problem::Problem;
 use super::Observed;
+use super::plans::{Planning, Plans};
+use super::rate::{Guesses, Rate};
 use super::server::{Connection, Hold};
 use super::session::{Session, Sessions};
 use crate::hooks::Applications;
@@ -80,6 +83,8 @@ pub struct Backend {
     pub token: Option<Secret>,
     /// What the build store calls this worker.
     pub worker: String,
+    /// Says what would be built.
+    pub planning: Arc<dyn Planning>,
     /// What is built after a push.
     pub applications: Arc<Applications>,
 }
@@ -97,6 +102,8 @@ pub(super) struct Api {
     pub(super) observed: Observed,
     /// Those who showed the token at the page; `None` = only this machine is served.
     pub(super) sessions: Option<Sessions>,
+    pub(super) plans: Plans,
+    pub(super) guesses: Guesses,
     writes: Rate,
     /// Bytes of hooks' bodies that are in memory.
     hooks: Arc<Semaphore>,
@@ -112,7 +119,10 @@ impl Api {
         let writes = Rate::new(a_second, at_once);
         let hooks = Arc::new(Semaphore::new(hooks::MOST_BYTES));
         let sessions = backend.token.as_ref().map(Sessions::of);
-        Self { backend, observed, sessions, writes, hooks, readers, keep_alive: events::KEEP_ALIVE }
+        let plans = Plans::new(backend.planning.clone());
+        let keep_alive = events::KEEP_ALIVE;
+        let guesses = Guesses::default();
+        Self { backend, observed, sessions, plans, guesses, writes, hooks, readers, keep_alive }
     }
 
     /// Counts a change that is asked for.
@@ -166,6 +176,7 @@ pub(super) struct Reader {
 pub(super) fn router(api: Arc<Api>) -> Router {
     let routes = Router::new()
         .route("/builds", get(builds::list).post(builds::submit).fallback(get_or_post))
+        .route("/plan", post(plan::plan).fallback(only_post))
         .route("/builds/{id}", get(builds::show).delete(builds::cancel).fallback(get_or_delete))
         .route("/builds/{id}/log", get(log::log).fallback(only_get))
         .route("/summary", get(summary::summary).fallback(only_get))
@@ -209,8 +220,10 @@ async fn admit(
     // is made to send, so it changes nothing here: forms of the page do that.
     let is_page = !writes && api.session(request.headers()).is_some();
     if !is_page {
-        let token = api.backend.token.as_ref();
-        guard::admit(token, peer, request.uri(), request.headers())?;
+        match &api.backend.token {
+            Some(token) => guard::bears(token, peer, request.headers(), &api.guesses)?,
+            None => guard::is_own(peer, request.uri(), request.headers())?,
+        }
     }
     if writes {
         api.count_write()?;

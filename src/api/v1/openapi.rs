@@ -12,7 +12,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use super::problem::PROBLEM;
-use super::{builds, dead, hooks, log, problem, schema, summary, workers};
+use super::{builds, dead, hooks, log, plan, problem, schema, summary, workers};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -22,11 +22,11 @@ use super::{builds, dead, hooks, log, problem, schema, summary, workers};
         license(name = "MIT", identifier = "MIT"),
     ),
     paths(
-        builds::submit, builds::list, builds::show, builds::cancel, summary::summary, log::log,
+        builds::submit, plan::plan, builds::list, builds::show, builds::cancel, summary::summary, log::log,
         dead::list, dead::show, dead::drop, dead::redrive,
         hooks::github, hooks::gitlab, hooks::gitea, workers::list, document,
     ),
-    components(schemas(problem::Body)),
+    components(schemas(problem::Body, hooks::Heard)),
     modifiers(&Shared),
 )]
 struct Description;
@@ -44,14 +44,12 @@ impl Modify for Shared {
             // Without an API_TOKEN this machine is served.
             utoipa::openapi::SecurityRequirement::default(),
         ]);
-        for path in api.paths.paths.values_mut() {
+        for (route, path) in &mut api.paths.paths {
+            let is_of_one = route.contains("{id}");
             let reads = [&mut path.get];
             let writes = [&mut path.post, &mut path.delete];
-            for operation in reads.into_iter().flatten() {
-                answers(operation, &[]);
-            }
-            for operation in writes.into_iter().flatten() {
-                answers(operation, &[(429, "Too many changes are asked for.")]);
+            for operation in reads.into_iter().chain(writes).flatten() {
+                answers(operation, if is_of_one { &OF_ONE } else { &[] });
             }
             if let Some(operation) = &mut path.post {
                 let bodies = [
@@ -65,11 +63,18 @@ impl Modify for Shared {
     }
 }
 
+/// What is answered where one build, or one letter, is named.
+const OF_ONE: [(u16, &str); 2] = [
+    (404, "None of this id is known."),
+    (409, "Several users have one of this id: say whose is meant."),
+];
+
 /// Adds what is answered instead: what these say, and what is common to all.
 fn answers(operation: &mut Operation, further: &[(u16, &str)]) {
     let common = [
         (400, "Something of the request is wrong."),
         (401, "The token is missing or wrong."),
+        (429, "Too many changes are asked for, or too many wrong tokens came from this address."),
         (403, "Only this machine is served, and no foreign page."),
         (503, "Something that it takes is not available: `Retry-After` says when to try again."),
     ];

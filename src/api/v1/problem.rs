@@ -4,7 +4,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::http::header::{ALLOW, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use image_builder_actors::model::fault::Reason;
+use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::ports::build_store::StoreError;
 use image_builder_actors::ports::{BrokerError, DeadLettersError};
 use serde::Serialize;
@@ -93,7 +93,17 @@ impl Problem {
 
     /// A build request that breaks a rule.
     pub(in crate::api) fn rejected(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason: Some(reason), ..Self::bad_request(detail) }
+        Self::bad_request(detail).because_of(reason)
+    }
+
+    /// There is no plan of a request that keeps the rules.
+    pub(in crate::api) fn unplannable(fault: &Fault) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, fault.message.clone()).because_of(fault.reason)
+    }
+
+    /// The same, with the reason that a notification would have.
+    pub(in crate::api) fn because_of(self, reason: Reason) -> Self {
+        Self { reason: Some(reason), ..self }
     }
 
     fn with(self, name: HeaderName, value: HeaderValue) -> Self {

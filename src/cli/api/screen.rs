@@ -2,6 +2,15 @@
 
 use std::io::IsTerminal;
 
+use image_builder_actors::model::secret::without_escapes;
+
+use crate::text::{coloured, plain};
+
+/// A line of a build's log, for a terminal: in its colours, unless they are not wanted.
+pub(in crate::cli) fn log_line(line: &str, colours: Colours) -> String {
+    if colours.0 { coloured(line) } else { plain(&without_escapes(line)) }
+}
+
 /// How texts are coloured: not at all where nobody sees it, or does not want it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::cli) struct Colours(bool);
@@ -9,9 +18,18 @@ pub(in crate::cli) struct Colours(bool);
 impl Colours {
     /// For the standard output stream.
     pub(in crate::cli) fn of_stdout() -> Self {
+        Self::of(&std::io::stdout())
+    }
+
+    /// For the standard error stream.
+    pub(in crate::cli) fn of_stderr() -> Self {
+        Self::of(&std::io::stderr())
+    }
+
+    fn of(stream: &impl IsTerminal) -> Self {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let is_dumb = set("TERM").is_some_and(|term| term == "dumb");
-        Self(std::io::stdout().is_terminal() && set("NO_COLOR").is_none() && !is_dumb)
+        Self(stream.is_terminal() && set("NO_COLOR").is_none() && !is_dumb)
     }
 
     /// The state of a build, which `text` shows.
@@ -64,6 +82,9 @@ mod tests {
     #[test]
     fn nothing_is_coloured_where_no_colours_are_wanted() {
         assert_eq!(Colours(false).state("ready", "ready"), "ready");
+        let line = "\u{1b}[31mx\u{1b}[0m\u{7}";
+        assert_eq!(log_line(line, Colours(false)), "x");
+        assert_eq!(log_line(line, Colours(true)), "\u{1b}[0;31mx\u{1b}[0m");
         assert_eq!(Colours(true).state("ready", "ready"), "\u{1b}[32mready\u{1b}[0m");
     }
 }

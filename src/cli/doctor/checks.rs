@@ -82,7 +82,7 @@ pub(super) async fn data_dir(path: PathBuf) -> Vec<Finding> {
 /// Whether the disks have the room that the watermarks ask for.
 pub(super) async fn disk(config: DoctorConfig, tools: Arc<Tools>) -> Vec<Finding> {
     let mut places = vec![Place { name: "the disk of DATA_DIR", path: existing(&config.data_dir) }];
-    if config.fleet.is_none()
+    if config.tools.fleet.is_none()
         && tools.engine.is_local()
         && let Ok(Some(root)) = tools.engine.data_root().await
     {
@@ -151,7 +151,7 @@ fn off_by(headers: &HeaderMap) -> Option<u64> {
 /// Which engine it is.
 pub(super) async fn engine(config: DoctorConfig, tools: Arc<Tools>) -> Vec<Finding> {
     let name = "engine";
-    if let Some(fleet) = config.fleet {
+    if let Some(fleet) = config.tools.fleet {
         return hosts(name, fleet, config.data_dir).await;
     }
     let found = match tools.engine.facts().await {

@@ -278,15 +278,26 @@ impl BuildLogListener for Listener {
     }
 }
 
+/// What to do where a step does not get to what it should.
+const NETWORK: &str = "Check the engine's `dns`, its proxies and its machine's firewall; a private address needs \
+    BUILDER_ALLOW_CIDR where the rules of `image-builder build-network` stand";
+/// What to do where a step gets there, and does not believe what answers.
+const TRUST: &str = "Put the authority that signed it among the base image's certificates (ca-certificates), and have a \
+    proxy that opens TLS leave this host alone";
+
+/// Whether what a client says is about the server's certificate.
+fn is_untrusted(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    said.contains("certificate") || said.contains("self-signed") || said.contains("(60)")
+}
+
 /// What is to be thought of what the probe said. `has_proxy` = this program has a proxy of its own.
 fn findings(said: &Said, forge: &Url, has_proxy: bool) -> Vec<Finding> {
     let host = forge.host_str().unwrap_or_default();
     let of = |about: &str| said.get(about).map(String::as_str);
-    let network =
-        "Check the engine's network, its `dns` and its proxies, or set BUILDER_NETWORK=host";
     let dns = match of("dns") {
         None => Finding::skip("step dns", "the image has no getent to ask with"),
-        Some("none") => Finding::fail("step dns", format!("a step cannot resolve {host}"), network),
+        Some("none") => Finding::fail("step dns", format!("a step cannot resolve {host}"), NETWORK),
         Some(addresses) => Finding::ok("step dns", format!("{host} is {addresses}")),
     };
     let ipv6 = match of("ipv6") {
@@ -309,7 +320,8 @@ fn findings(said: &Said, forge: &Url, has_proxy: bool) -> Vec<Finding> {
         (Some("ok"), _) => Finding::ok("step tls", format!("{host} answers, without TLS")),
         (Some(why), _) => {
             let why = if why.is_empty() { "no answer" } else { why };
-            Finding::fail("step tls", format!("{forge}: {why}"), network)
+            let remedy = if is_untrusted(why) { TRUST } else { NETWORK };
+            Finding::fail("step tls", format!("{forge}: {why}"), remedy)
         }
         (None, Some("ok")) => Finding::skip(
             "step tls",
@@ -318,7 +330,7 @@ fn findings(said: &Said, forge: &Url, has_proxy: bool) -> Vec<Finding> {
             ),
         ),
         (None, Some(_)) => {
-            Finding::fail("step tls", format!("a step cannot reach {host}"), network)
+            Finding::fail("step tls", format!("a step cannot reach {host}"), NETWORK)
         }
         (None, None) => Finding::skip("step tls", "the image has nothing to ask with"),
     };
@@ -371,6 +383,17 @@ mod tests {
                 ("step mirror", Status::Warn),
             ]
         );
+        for (said, remedy) in [
+            ("curl: (60) SSL certificate problem: self-signed certificate", TRUST),
+            ("wget: The certificate of 'forge.example' is not trusted.", TRUST),
+            ("curl: (28) Connection timed out", NETWORK),
+            ("", NETWORK),
+        ] {
+            let said = Said::from([("tls".to_owned(), said.to_owned())]);
+            let forge = Url::parse("https://forge.example").expect("an address");
+            let found = findings(&said, &forge, false);
+            assert_eq!(found[3].remedy.as_deref(), Some(remedy), "{said:?}");
+        }
         let poor = found(&["probe tcp ok"], false);
         assert_eq!((poor[0].1, poor[3].1, poor[4].1), (Status::Skip, Status::Skip, Status::Skip));
     }

@@ -173,7 +173,7 @@ impl Doctor<'_> {
         let forge = config.tools.forge.url.clone();
         let reach = Reach::of(&config.tools, self.whole.as_ref()).await;
         let folder = place.path().to_owned();
-        if config.fleet.is_some() {
+        if config.tools.fleet.is_some() {
             let skipped =
                 "not looked at: images are built by BUILDKIT_HOST, and this asks a Docker Engine";
             let skipped = [inside::PUSH, inside::BUILD].map(|name| Finding::skip(name, skipped));

@@ -115,9 +115,7 @@ pub(super) struct Solve<'a> {
 impl Solve<'_> {
     /// Builds the image, and returns the engine's digest of it. Dropping the future stops the build.
     pub(super) async fn run(self, progress: &BuildLog) -> Result<String, Fault> {
-        if self.settings.tenancy == Tenancy::Strict {
-            tenancy::check_front_end(self.files.dockerfile())?;
-        }
+        self.settings.tenancy.check_front_end(self.files.dockerfile())?;
         let attributes = self.attributes(progress)?;
         let offer = Offer {
             files: Some(self.files.clone()),
@@ -241,14 +239,14 @@ impl Solve<'_> {
     /// What the Dockerfile's front end is told.
     fn attributes(&self, progress: &BuildLog) -> Result<HashMap<String, String>, Fault> {
         let (plan, reference) = (&self.order.plan, &self.order.reference);
-        let strict = self.settings.tenancy == Tenancy::Strict;
+        let tenancy = self.settings.tenancy;
+        let strict = tenancy == Tenancy::Strict;
         let mut attributes = HashMap::new();
         let mut set = |name: String, value: &str| attributes.insert(name, value.to_owned());
         set("filename".to_owned(), DOCKERFILE_NAME);
         for (name, value) in &plan.build_args {
-            if strict && tenancy::is_reserved(name) {
-                let left_out = "the build argument is the service's own to set, and is left out";
-                progress.note(format!("{left_out}: {name}"));
+            if tenancy.reserves(name) {
+                progress.note(tenancy::left_out(name));
                 continue;
             }
             set(format!("build-arg:{name}"), value);

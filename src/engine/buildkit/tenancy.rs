@@ -72,17 +72,36 @@ pub(super) fn cache_name_space(reference: &ImageReference) -> String {
     hex(&Sha256::digest(user(reference)))[..SALT_DIGITS].to_owned()
 }
 
+impl Tenancy {
+    /// Whether a user may not set this build argument.
+    pub(in crate::engine) fn reserves(self, argument: &str) -> bool {
+        self == Tenancy::Strict && is_reserved(argument)
+    }
+
+    /// Refuses a Dockerfile that asks for a front end other than the engine's own, where users are kept apart: it
+    /// would run with more rights than a step.
+    ///
+    /// # Errors
+    /// `invalid_plan`.
+    pub(in crate::engine) fn check_front_end(self, dockerfile: &[u8]) -> Result<(), Fault> {
+        match self {
+            Tenancy::Strict => check_front_end(dockerfile),
+            Tenancy::Trusted => Ok(()),
+        }
+    }
+}
+
+/// What is said of a build argument that a user may not set.
+pub(in crate::engine) fn left_out(argument: &str) -> String {
+    format!("the build argument is the service's own to set, and is left out: {argument}")
+}
+
 /// Whether a build argument is obeyed by the front end, or reaches steps behind the cache's back.
-pub(super) fn is_reserved(argument: &str) -> bool {
+fn is_reserved(argument: &str) -> bool {
     argument.starts_with("BUILDKIT_") || PROXIES.contains(&argument.to_ascii_lowercase().as_str())
 }
 
-/// Refuses a Dockerfile that asks for a front end other than the engine's own: it would run with more rights
-/// than a step.
-///
-/// # Errors
-/// `invalid_plan`.
-pub(super) fn check_front_end(dockerfile: &[u8]) -> Result<(), Fault> {
+fn check_front_end(dockerfile: &[u8]) -> Result<(), Fault> {
     let Some(front_end) = syntax::front_end(dockerfile) else { return Ok(()) };
     let (name, _) = front_end.split_once([':', '@']).unwrap_or((&front_end, ""));
     let name = name.strip_prefix("docker.io/").unwrap_or(name);

@@ -24,6 +24,13 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Life(Option<String>);
 
+impl Life {
+    /// Whether it can be told from another one.
+    pub(super) fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// What became of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {

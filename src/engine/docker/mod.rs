@@ -12,8 +12,8 @@ pub(super) mod push;
 mod search;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bollard::Docker;
@@ -23,7 +23,6 @@ use bollard::query_parameters::RemoveImageOptionsBuilder;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
-use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::platform::Platform;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Tripwire;
@@ -33,6 +32,7 @@ use time::format_description::well_known::Rfc3339;
 
 pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
+use loss::Life;
 use push::EnginePush;
 
 use super::address::{Address, DockerAddressError};
@@ -48,6 +48,7 @@ use crate::engine::buildkit::control::{Control, Door, Endpoint};
 use crate::engine::buildkit::session::Session;
 use crate::engine::buildkit::solve::Output;
 pub use crate::engine::buildkit::tenancy::Tenancy;
+use crate::engine::buildkit::tenancy::left_out;
 use crate::engine::settings::BuildSettings;
 
 /// What bollard allows for the start of an answer, in seconds.
@@ -101,6 +102,8 @@ pub struct DockerEngine {
     negotiated: Arc<AtomicBool>,
     /// Whether the engine keeps users apart as the settings ask for.
     admitted: Arc<AtomicBool>,
+    /// The engine that was found to, in this life of it and by its API version: another one is asked again.
+    apart: Arc<Mutex<Option<(Life, String)>>>,
     pushes: Arc<EnginePush>,
     builds: Arc<Builds>,
 }
@@ -127,6 +130,7 @@ impl DockerEngine {
             settings: Arc::new(settings),
             negotiated: Arc::default(),
             admitted: Arc::default(),
+            apart: Arc::default(),
         })
     }
 
@@ -169,10 +173,22 @@ impl DockerEngine {
     pub async fn ping(&self) -> Result<(), Fault> {
         self.negotiate().await?;
         if self.settings.builds.tenancy == Tenancy::Strict {
-            self.keeps_users_apart().await?;
+            let engine = (self.life().await?, self.docker.client_version().to_string());
+            if !self.is_known_to_keep_apart(&engine) {
+                self.keeps_users_apart().await?;
+                *self.apart() = Some(engine);
+            }
         }
         self.admitted.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn is_known_to_keep_apart(&self, engine: &(Life, String)) -> bool {
+        engine.0.is_known() && self.apart().as_ref() == Some(engine)
+    }
+
+    fn apart(&self) -> MutexGuard<'_, Option<(Life, String)>> {
+        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the engine whether it can keep users apart.
@@ -256,13 +272,29 @@ impl DockerEngine {
     }
 }
 
-/// How much the engine would be sent for a plan. It need not be there.
-///
-/// # Errors
-/// The context cannot be sent: it is `invalid_plan` or too large.
-pub async fn context_size(plan: &Plan, limits: &Limits) -> Result<ContextSize, Fault> {
-    let (plan, limits) = (plan.clone(), limits.clone());
-    blocking(move || Context::open(&plan, &limits)?.size()).await
+/// What a build by a plan would send to an engine. None need be there.
+#[derive(Debug, Clone)]
+pub struct Outlook {
+    pub context: ContextSize,
+    /// What the plan gives and the build leaves out, a sentence each.
+    pub left_out: Vec<String>,
+}
+
+impl Outlook {
+    /// # Errors
+    /// What the build would be refused for before an engine is asked: the context cannot be sent, or a tenant asks
+    /// for a front end of their own.
+    pub async fn of(plan: &Plan, settings: &BuildSettings) -> Result<Self, Fault> {
+        let (plan, limits, tenancy) = (plan.clone(), settings.limits.clone(), settings.tenancy);
+        blocking(move || {
+            let context = Context::open(&plan, &limits)?;
+            tenancy.check_front_end(context.dockerfile())?;
+            let names = plan.build_args.keys().filter(|name| tenancy.reserves(name));
+            let left_out = names.map(|name| left_out(name)).collect();
+            Ok(Self { context: context.size()?, left_out })
+        })
+        .await
+    }
 }
 
 #[async_trait]

@@ -24,6 +24,8 @@ const MOST_WAYS: u64 = 1 << 22;
 const MOST_STAGES: usize = 1000;
 /// A longer value of an argument is no stage's name.
 const LONGEST_VALUE: usize = 4096;
+/// More images than this are not shown.
+const MOST_IMAGES: usize = 100;
 
 /// What differs between the versions of BuildKit in how they split a text into instructions.
 #[derive(Clone, Copy)]
@@ -237,9 +239,36 @@ fn check_stages(
     Ok(())
 }
 
+/// The images that `target`, else the last stage, is made of: those that the stages which it needs begin with or
+/// take files from, each once. Where only the engine knows a name it stands as it is written.
+pub(in crate::planner) fn images(
+    text: &str,
+    build_args: &BTreeMap<String, String>,
+    target: Option<&str>,
+) -> Vec<String> {
+    let stages = Stages::of(&read(text, DIALECTS[0]), build_args);
+    let mut wanted = stages.numbered(target).map_or_else(
+        || (0..stages.names.len()).rev().take(1).collect(),
+        |target| BTreeSet::from([target]),
+    );
+    let mut left: Vec<usize> = wanted.iter().copied().collect();
+    while let Some(stage) = left.pop() {
+        left.extend(stages.needs[stage].iter().copied().filter(|need| wanted.insert(*need)));
+    }
+    let mut images: Vec<String> = Vec::new();
+    for image in wanted.into_iter().flat_map(|stage| &stages.images[stage]) {
+        if !images.contains(image) && images.len() < MOST_IMAGES {
+            images.push(image.clone());
+        }
+    }
+    images
+}
+
 /// The stages, numbered as they come.
 struct Stages {
     names: Vec<String>,
+    /// What each one takes that is no stage.
+    images: Vec<Vec<String>>,
     /// The stages that each one needs, once for each way that an engine follows: as its base, or as
     /// a source of its files.
     needs: Vec<Vec<usize>>,
@@ -247,7 +276,7 @@ struct Stages {
 
 impl Stages {
     fn of(instructions: &[Instruction], build_args: &BTreeMap<String, String>) -> Self {
-        let mut stages = Self { names: Vec::new(), needs: Vec::new() };
+        let mut stages = Self { names: Vec::new(), images: Vec::new(), needs: Vec::new() };
         let mut by_name = HashMap::new();
         let mut arguments = HashMap::new();
         // A name may be that of a later stage: looked up when all are known.
@@ -264,14 +293,17 @@ impl Stages {
                 }
                 "from" => {
                     let mut words = rest.split_whitespace();
-                    let base = expand(words.next().unwrap_or_default(), &arguments);
+                    let written = words.next().unwrap_or_default();
+                    let base = expand(written, &arguments);
                     let number = stages.names.len();
                     let name = words.nth(1).map(str::to_lowercase);
                     stages.names.push(name.clone().unwrap_or_else(|| number.to_string()));
-                    stages.needs.push(match base {
-                        Some(base) => {
-                            by_name.get(&base.to_lowercase()).copied().into_iter().collect()
-                        }
+                    let named = base.as_ref().map(|base| by_name.get(&base.to_lowercase()));
+                    let image = base.as_deref().unwrap_or(written);
+                    let is_image = named.is_none_or(|stage| stage.is_none()) && !is_scratch(image);
+                    stages.images.push(is_image.then(|| image.to_owned()).into_iter().collect());
+                    stages.needs.push(match named {
+                        Some(stage) => stage.copied().into_iter().collect(),
                         None => (0..number).collect(),
                     });
                     sources.push(BTreeSet::new());
@@ -288,13 +320,27 @@ impl Stages {
             }
         }
         let count = stages.names.len();
-        for (needs, sources) in stages.needs.iter_mut().zip(sources) {
+        let all = stages.needs.iter_mut().zip(&mut stages.images);
+        for ((needs, images), sources) in all.zip(sources) {
             let numbered = |name: &String| name.parse().ok().filter(|number| *number < count);
-            let found =
-                sources.iter().filter_map(|name| by_name.get(name).copied().or(numbered(name)));
-            needs.extend(found.collect::<BTreeSet<usize>>());
+            let mut found = BTreeSet::new();
+            for name in sources {
+                match by_name.get(&name).copied().or_else(|| numbered(&name)) {
+                    Some(stage) => drop(found.insert(stage)),
+                    None if is_scratch(&name) => {}
+                    None => images.push(name),
+                }
+            }
+            needs.extend(found);
         }
         stages
+    }
+
+    /// The stage that a request means by this name; `None` = none.
+    fn numbered(&self, target: Option<&str>) -> Option<usize> {
+        let target = target?.to_lowercase();
+        let number = target.parse().ok().filter(|number| *number < self.names.len());
+        self.names.iter().rposition(|name| *name == target).or(number)
     }
 
     /// Counts in how many ways a stage leads to others, itself included. `ways` remembers them; zero
@@ -334,6 +380,11 @@ impl Stages {
         }
         Ok(ways[stage].unwrap_or_default())
     }
+}
+
+/// Whether a name stands for no image at all.
+fn is_scratch(name: &str) -> bool {
+    name.is_empty() || name.eq_ignore_ascii_case("scratch")
 }
 
 /// The stage or image that a flag of `COPY` or `RUN` takes files from, in lower case.

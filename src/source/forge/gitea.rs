@@ -2,13 +2,12 @@
 
 use image_builder_actors::model::request::RepoName;
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::{CommitStatus, StatusState};
+use image_builder_actors::ports::CommitStatus;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
-use serde_json::json;
 
 use super::api::{ReleaseApi, accept_json};
-use super::{Forge, StatusCall, base};
+use super::{Forge, StatusCall, base, status_as_github};
 use crate::net::http::authorization;
 use crate::source::GitSetupError;
 use crate::source::http::below;
@@ -39,20 +38,12 @@ impl Forge for Gitea {
     }
 
     fn status(&self, status: &CommitStatus) -> Option<StatusCall> {
-        let CommitStatus { repo, commit, name, state, description, link, .. } = status;
-        let state = match state {
-            StatusState::Queued | StatusState::Building => "pending",
-            StatusState::Success => "success",
-            StatusState::Failure => "failure",
-            StatusState::Error | StatusState::Cancelled => "error",
-        };
+        let CommitStatus { repo, commit, .. } = status;
         let segments = ["api", "v1", "repos", &repo.owner, &repo.name, "statuses", commit];
         Some(StatusCall {
             url: below(&self.url, segments),
             headers: accept_json(),
-            body: json!({
-                "state": state, "context": name, "description": description, "target_url": link,
-            }),
+            body: status_as_github(status),
         })
     }
 

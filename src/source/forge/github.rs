@@ -1,13 +1,12 @@
 //! GitHub, and GitHub Enterprise: what is its own beside git, and its REST API.
 
 use image_builder_actors::model::request::RepoName;
-use image_builder_actors::ports::{CommitStatus, StatusState};
+use image_builder_actors::ports::CommitStatus;
 use reqwest::Url;
 use reqwest::header::{ACCEPT, HeaderMap, HeaderName, HeaderValue};
-use serde_json::json;
 
 use super::api::ReleaseApi;
-use super::{Forge, StatusCall, base};
+use super::{Forge, StatusCall, base, status_as_github};
 use crate::source::GitSetupError;
 use crate::source::http::below;
 
@@ -57,19 +56,11 @@ impl Forge for Github {
     }
 
     fn status(&self, status: &CommitStatus) -> Option<StatusCall> {
-        let CommitStatus { repo, commit, name, state, description, link, .. } = status;
-        let state = match state {
-            StatusState::Queued | StatusState::Building => "pending",
-            StatusState::Success => "success",
-            StatusState::Failure => "failure",
-            StatusState::Error | StatusState::Cancelled => "error",
-        };
+        let CommitStatus { repo, commit, .. } = status;
         Some(StatusCall {
             url: below(&self.api, ["repos", &repo.owner, &repo.name, "statuses", commit]),
             headers: HeaderMap::from_iter([(ACCEPT, MEDIA_TYPE), API_VERSION]),
-            body: json!({
-                "state": state, "context": name, "description": description, "target_url": link,
-            }),
+            body: status_as_github(status),
         })
     }
 

@@ -14,10 +14,10 @@ use async_trait::async_trait;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::request::{BuildRequest, ForgeName, RepoName};
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::ports::CommitStatus;
+use image_builder_actors::ports::{CommitStatus, StatusState};
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::api::ReleaseApi;
 pub use self::github::GithubSettings;
@@ -101,6 +101,19 @@ pub(super) struct StatusCall {
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Value,
+}
+
+/// The body of a status in GitHub's words, which are Gitea's as well.
+fn status_as_github(status: &CommitStatus) -> Value {
+    let state = match status.state {
+        StatusState::Queued | StatusState::Building => "pending",
+        StatusState::Success => "success",
+        StatusState::Failure => "failure",
+        StatusState::Error | StatusState::Cancelled => "error",
+    };
+    json!({
+        "state": state, "context": status.name, "description": status.description, "target_url": status.link,
+    })
 }
 
 /// Where the other forges are. What has no address is not there.

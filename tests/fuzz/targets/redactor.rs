@@ -3,7 +3,7 @@
 #![no_main]
 
 use image_builder_actors::model::build_log::{BuildEvent, BuildLog};
-use image_builder_actors::model::secret::{Redactor, Secret, Tripwire, without_escapes};
+use image_builder_actors::model::secret::{Redactor, Secret, Tripwire, with_colours, without_escapes};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (String, String)| {
@@ -15,6 +15,7 @@ fuzz_target!(|input: (String, String)| {
     if secret.len() >= 8 && secret.chars().all(|c| c.is_ascii_alphanumeric()) {
         assert!(!clean.contains(secret), "{clean:?}");
         assert!(!without_escapes(&clean).contains(secret), "{clean:?}");
+        assert_eq!(without_escapes(&with_colours(&clean, usize::MAX)), without_escapes(&clean));
         let wire = Tripwire::new([("it".to_owned(), Secret::new(secret))]);
         assert!(wire.is_empty() || wire.find(&around).is_some(), "{around:?}");
     }

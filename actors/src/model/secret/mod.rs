@@ -1,6 +1,7 @@
 //! Text that must not be seen: it can be used, and moved in the two queues that carry credentials,
 //! but never printed.
 
+mod colours;
 mod forms;
 mod redactor;
 mod tripwire;
@@ -12,6 +13,7 @@ use std::hash::{Hash, Hasher};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+pub use colours::with_colours;
 pub use redactor::Redactor;
 pub use tripwire::Tripwire;
 pub use visible::without_escapes;

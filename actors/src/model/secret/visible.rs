@@ -80,12 +80,12 @@ fn is_hidden(c: char) -> bool {
 }
 
 /// ESC, and the single characters that stand for ESC and another one (ECMA-48).
-fn begins_escape(c: char) -> bool {
+pub(super) fn begins_escape(c: char) -> bool {
     matches!(c, '\u{1b}' | '\u{90}' | '\u{98}' | '\u{9b}' | '\u{9d}'..='\u{9f}')
 }
 
 /// The length of the escape sequence that `text` begins with, in bytes.
-fn escape_length(text: &str) -> usize {
+pub(super) fn escape_length(text: &str) -> usize {
     let mut characters = text.char_indices();
     let introducer = match characters.next() {
         Some((_, '\u{1b}')) => match characters.next() {

@@ -99,6 +99,11 @@ impl Context {
         }
     }
 
+    /// The text of the Dockerfile.
+    pub(in crate::engine) fn dockerfile(&self) -> &[u8] {
+        &self.dockerfile
+    }
+
     /// The images that the Dockerfile names; `None` = that cannot be told.
     pub(in crate::engine) fn bases(&self) -> Option<BTreeSet<String>> {
         bases::bases(&String::from_utf8_lossy(&self.dockerfile))

@@ -141,3 +141,23 @@ fn neither_many_stages_nor_values_that_double_cost_the_worker_anything() {
     let doubled = (0..100).map(double).collect::<String>();
     assert_eq!(refused(&format!("ARG A0=x\n{doubled}FROM $A100\n")), None);
 }
+
+#[test]
+fn the_images_of_a_target_are_those_of_the_stages_that_it_needs() {
+    let of = |text: &str, target: Option<&str>| {
+        let given = BTreeMap::from([("V".to_owned(), "3".to_owned())]);
+        images(text, &given, target)
+    };
+    let text = "# syntax=docker/dockerfile:1\nARG V=1\nARG W=2\n\
+                FROM --platform=linux/amd64 golang:${V} AS Build\nRUN --mount=type=bind,from=tools:1,target=/t make\n\
+                FROM node:$W AS web\n\
+                FROM scratch AS out\nCOPY --from=build /a /b\nCOPY --from=0 /a /b\nCOPY --from=golang:3 /c /d\n\
+                FROM x:$UNKNOWN AS last\nCOPY --from=out /a /b\nCOPY --from=reg.test:5000/y@sha256:00 /a /b\n";
+    assert_eq!(of(text, Some("OUT")), ["golang:3", "tools:1"]);
+    assert_eq!(of(text, Some("1")), ["node:2"]);
+    // What only the engine knows may be any stage.
+    let all = ["golang:3", "tools:1", "node:2", "x:$UNKNOWN", "reg.test:5000/y@sha256:00"];
+    assert_eq!(of(text, None), all);
+    assert_eq!(of(text, Some("unknown")), all);
+    assert_eq!(of("ARG A=1\n", None), [""; 0]);
+}

@@ -1,0 +1,156 @@
+//! What a worker does with builds, and what it tells of them.
+
+use std::time::Duration;
+
+use image_builder_actors::model::secret::Secret;
+use image_builder_actors::pipeline::StageSettings;
+use image_builder_actors::scheduling::retry_policy::RetryPolicy;
+use image_builder_actors::supervision::RestartIntensity;
+use reqwest::Url;
+use tracing_subscriber::EnvFilter;
+
+use super::reader::Reader;
+use super::traces;
+use crate::engine::docker::disk::size::Size;
+use crate::net::signature::SigningKeys;
+use crate::telemetry::LogFormat;
+use crate::telemetry::traces::TraceSettings;
+
+#[derive(Debug, Clone)]
+pub struct PipelineConfig {
+    /// Builds in hand at once, those included that are fetched or pushed.
+    pub most_in_hand: u16,
+    /// From delivery to settled, waiting included.
+    pub job_timeout: Duration,
+    pub connector: StageSettings,
+    pub builder: StageSettings,
+    pub pusher: StageSettings,
+    pub notifier: StageSettings,
+    /// Builder slots that one user can hold at once.
+    pub builds_per_user: usize,
+    /// Whether newer requests supersede older ones that do not build yet.
+    pub supersede: bool,
+    /// Failed attempts that are decided on at once.
+    pub retry_concurrency: usize,
+    pub retry: RetryPolicy,
+    pub supervisor: RestartIntensity,
+    pub drain_timeout: Duration,
+}
+
+impl PipelineConfig {
+    pub(super) fn read(read: &mut Reader<'_>, cores: usize) -> Self {
+        let cores = u16::try_from(cores).unwrap_or(u16::MAX);
+        let ((job_timeout, consumer_timeout), good) =
+            read.good(|read| (read.job_timeout(), read.rabbitmq_consumer_timeout()));
+        if good && job_timeout >= consumer_timeout {
+            read.bad(
+                "JOB_TIMEOUT",
+                "must be below RABBITMQ_CONSUMER_TIMEOUT, or the broker takes deliveries away from under running jobs",
+            );
+        }
+        let builders = read.builder_concurrency(cores);
+        let connectors = read.connector_concurrency(cores.max(2));
+        let pushers = read.pusher_concurrency(cores.max(2));
+        let stage =
+            |concurrency: u16, timeout| StageSettings { concurrency: concurrency.into(), timeout };
+        Self {
+            // As many as all stages work on at once.
+            most_in_hand: read
+                .listener_concurrency(connectors.saturating_add(builders).saturating_add(pushers)),
+            job_timeout,
+            connector: stage(connectors, read.connector_timeout()),
+            builder: stage(builders, read.builder_timeout()),
+            pusher: stage(pushers, read.pusher_timeout()),
+            notifier: stage(read.notifier_concurrency(cores.max(4)), read.notifier_timeout()),
+            builds_per_user: read.builder_per_user(builders).into(),
+            supersede: read.listener_supersede(),
+            retry_concurrency: read.retry_concurrency(cores.max(4)).into(),
+            retry: RetryPolicy {
+                max_attempts: read.retry_max_attempts().into(),
+                initial_delay: read.retry_initial_delay(),
+                multiplier: read.retry_multiplier(),
+                max_delay: read.retry_max_delay(),
+                max_age: read.job_max_age(),
+            },
+            supervisor: RestartIntensity {
+                max_restarts: read.supervisor_max_restarts().into(),
+                window: read.supervisor_window(),
+                health_interval: read.supervisor_health_interval(),
+            },
+            drain_timeout: read.drain_timeout(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct HistoryConfig {
+    /// The PostgreSQL that has it; `None` = a file in the data directory.
+    pub database: Option<Secret>,
+    /// How long a build is kept after the last that happened to it.
+    pub ttl: Duration,
+    /// What all builds may hold.
+    pub budget: Size,
+}
+
+impl HistoryConfig {
+    pub(super) fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            database: read.database_url(),
+            ttl: read.history_ttl(),
+            budget: read.history_budget(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct NotifyConfig {
+    /// `None` = the notification is only logged. May hold a credential.
+    pub container_manager: Option<Url>,
+    pub connector_manager: Option<Url>,
+    /// `None` = notifications are not signed.
+    pub keys: Option<SigningKeys>,
+}
+
+impl NotifyConfig {
+    pub(super) fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            container_manager: read.container_manager_url(),
+            connector_manager: read.connector_manager_url(),
+            keys: read.notifier_secret(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// `host:port` of the HTTP server.
+    pub address: String,
+    /// `None` = the API is served to this machine alone.
+    pub token: Option<Secret>,
+    /// Where the commands ask; `None` = at the address of this machine's own server.
+    pub url: Option<Url>,
+}
+
+impl ApiConfig {
+    pub(super) fn read(read: &mut Reader<'_>) -> Self {
+        Self { address: read.http_addr(), token: read.api_token(), url: read.image_builder_url() }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct TelemetryConfig {
+    pub filter: EnvFilter,
+    pub format: LogFormat,
+    /// Where traces go; `None` = there are none.
+    pub traces: Option<TraceSettings>,
+}
+
+impl TelemetryConfig {
+    pub(super) fn read(read: &mut Reader<'_>) -> Self {
+        Self {
+            filter: read.rust_log(),
+            format: read.log_format().unwrap_or_else(LogFormat::of_stream),
+            traces: traces::read(read),
+        }
+    }
+}
