@@ -119,8 +119,10 @@ fn generate(context: &Path, variables: &BTreeMap<String, String>) -> Result<(), 
     }
     let arguments: String = variables.keys().map(|name| format!("ARG {name}\n")).collect();
     let text = format!("FROM scratch\n{arguments}COPY . /app\nCMD [\"npm\", \"start\"]\n");
+    let path = context.join(".nixpacks/Dockerfile");
     fs::create_dir_all(context.join(".nixpacks"))
-        .and_then(|()| fs::write(context.join(".nixpacks/Dockerfile"), text))
+        .and_then(|()| if path.exists() { fs::remove_file(&path) } else { Ok(()) })
+        .and_then(|()| fs::write(&path, text))
         .map_err(|error| fault(Reason::Crashed, error.to_string()))
 }
 
