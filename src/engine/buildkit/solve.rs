@@ -232,6 +232,8 @@ impl Solve<'_> {
                 let (networks, hosts) = (&self.settings.allowed, &self.settings.allowed_hosts);
                 tenancy::source_policy(&self.order.reference, networks, hosts, cache)
             }),
+            // Newer engines keep a record of other builds, with all that their steps wrote, as they wrote it.
+            internal: true,
             ..SolveRequest::default()
         }
     }
