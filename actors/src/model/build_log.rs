@@ -303,6 +303,7 @@ pub fn cut(mut text: String, longest: usize) -> String {
 mod tests {
     use super::*;
     use crate::model::secret::Secret;
+    use crate::testing::draw::Draw;
 
     #[test]
     fn the_tail_is_bounded_in_lines_and_bytes_and_holds_no_secret() {
@@ -408,14 +409,7 @@ mod tests {
 
     #[test]
     fn no_secret_survives_whatever_colours_are_put_inside_it() {
-        // A source of numbers that is the same on every run.
-        let mut seed = 1_u64;
-        let mut below = |end: u64| {
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) % end
-        };
+        let mut draw = Draw::new(1);
         let secrets = [
             "correct horse battery",
             "1;31m",
@@ -432,12 +426,16 @@ mod tests {
             let (secret, redactor) = (secrets[at], &redactors[at]);
             let mut written = String::new();
             for c in format!("x{secret}y1;{secret}").chars() {
-                match below(6) {
-                    0 => written.push_str(&format!("\u{1b}[{}m", below(110))),
-                    1 => written.push_str(&format!("\u{1b}[{};{}m", below(2), 30 + below(8))),
+                match draw.below(6) {
+                    0 => written.push_str(&format!("\u{1b}[{}m", draw.below(110))),
+                    1 => written.push_str(&format!(
+                        "\u{1b}[{};{}m",
+                        draw.below(2),
+                        30 + draw.below(8)
+                    )),
                     2 => written.push_str(
                         ["\u{1b}[K", "\u{9b}m", "\u{1b}[38;5;9m", "\u{1b}[31", "\u{1b}"]
-                            [below(5) as usize],
+                            [draw.below(5)],
                     ),
                     _ => {}
                 }

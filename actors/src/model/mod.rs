@@ -10,8 +10,6 @@ pub mod limits;
 pub mod login;
 pub mod notification;
 pub mod platform;
-#[cfg(test)]
-mod properties;
 pub mod reference;
 pub mod request;
 pub mod scope;
@@ -19,3 +17,6 @@ pub mod secret;
 pub mod shutdown;
 pub mod suspect;
 pub mod workspace;
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ pub mod commit_statuses;
 pub mod conformance;
 pub mod credentials;
 pub mod dead_letters;
+pub mod draw;
 pub mod notifier;
 pub mod outcome_ledger;
 pub mod planner;

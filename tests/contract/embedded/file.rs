@@ -12,6 +12,7 @@ use image_builder_actors::testing::broker::FakeBroker;
 use image_builder_actors::testing::conformance::broker::{
     backlog, body, consume, enqueue, load, message, next, publish, take,
 };
+use image_builder_actors::testing::draw::Draw;
 use tokio::time::timeout;
 
 use super::{Embedded, PATIENCE, open, settings};
@@ -223,24 +224,19 @@ async fn turns_are_those_of_the_backlog_in_memory() {
     let (world, in_memory) = (Embedded::start().await, FakeBroker::default());
     let brokers: [&dyn Broker; 2] = [&world.broker, &in_memory];
     let mut backlogs = [backlog(brokers[0]).await, backlog(brokers[1]).await];
-    // The same numbers in every run.
-    let mut state = 11_u64;
-    let mut random = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 33) % below
-    };
+    let mut draw = Draw::new(11);
     let mut taken = 0;
     for number in 0..1_500 {
-        if random(2) == 0 {
+        if draw.below(2) == 0 {
             // Some ask far more often than others.
-            let user = format!("u{}", random(12).min(random(12)));
+            let user = format!("u{}", draw.below(12).min(draw.below(12)));
             for broker in brokers {
                 enqueue(broker, &user, &number.to_string()).await;
             }
             continue;
         }
-        let builds = (0..random(5)).map(|_| (format!("u{}", random(12)), random(3) as usize));
-        let load = Load { builds: builds.collect(), most_per_user: 1 + random(3) as usize };
+        let builds = (0..draw.below(5)).map(|_| (format!("u{}", draw.below(12)), draw.below(3)));
+        let load = Load { builds: builds.collect(), most_per_user: 1 + draw.below(3) };
         let mut turns = Vec::new();
         for backlog in &mut backlogs {
             let turn = backlog.taker.take(&load).await.expect("it is open");

@@ -8,6 +8,7 @@ use image_builder::source::{CacheSettings, GitConnector, GitSettings, GithubSett
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::request::{BuildRequest, Target};
 use image_builder_actors::model::secret::Secret;
+use image_builder_actors::testing::draw::noise;
 use tempfile::TempDir;
 
 use super::git::{name, settings, with};
@@ -70,16 +71,6 @@ impl Keeping {
 
 fn of(repo: &GitRepo) -> BuildRequest {
     request(&name(repo), Target::DefaultBranch, None)
-}
-
-/// Text that does not compress.
-fn noise(length: usize) -> String {
-    let mut state = 1u64;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        char::from(b'!' + (state >> 58) as u8)
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

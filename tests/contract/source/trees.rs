@@ -7,6 +7,7 @@ use std::time::Duration;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::Target;
+use image_builder_actors::testing::draw::noise;
 
 use super::git::{limited, name, plain};
 use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
@@ -159,14 +160,7 @@ async fn a_tree_of_endless_depth_is_too_large() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_file_and_a_large_transfer_are_refused_by_their_limits() {
     let repo = GitRepo::create("contract", "large");
-    // Does not compress: a keystream that is the same every time.
-    let mut state = 1u64;
-    let noise: String = (0..300_000)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            char::from(b'!' + (state >> 58) as u8)
-        })
-        .collect();
+    let noise = noise(300_000);
     repo.commit(&[("noise", &noise)]);
     let request = request(&name(&repo), Target::DefaultBranch, None);
     let limits = Limits { source_file_bytes: 100_000, ..Limits::default() };

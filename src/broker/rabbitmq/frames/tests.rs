@@ -2,6 +2,7 @@ use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, parse_frame};
 use amq_protocol::protocol::AMQPClass;
 use amq_protocol::protocol::basic::AMQPMethod;
 use amq_protocol::types::{AMQPValue, FieldTable};
+use image_builder_actors::testing::draw::Draw;
 
 use super::*;
 
@@ -209,29 +210,17 @@ fn what_is_no_amqp_is_for_the_library_to_refuse() {
     assert_eq!(through(&mut frames(), &bytes), bytes);
 }
 
-/// The same numbers in every run, by xorshift.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
-}
-
 #[test]
 fn how_the_bytes_are_cut_makes_no_difference() {
     let bad = header(1 << 3, &short(b"\xff"));
     let deep = with_headers(&nested(b"deep", 50));
     let bytes = [honest(), deliver(b"\xff", b""), bad, deep, honest()].concat();
     let whole = through(&mut frames(), &bytes);
-    let mut dice = Dice(7);
+    let mut draw = Draw::new(7);
     for _ in 0..500 {
         let (mut frames, mut out, mut rest) = (frames(), Vec::new(), &bytes[..]);
         while !rest.is_empty() {
-            let (part, others) = rest.split_at((1 + dice.below(40)).min(rest.len()));
+            let (part, others) = rest.split_at((1 + draw.below(40)).min(rest.len()));
             frames.take_in(part, &mut out);
             rest = others;
         }
@@ -248,14 +237,14 @@ fn whatever_is_in_a_content_header_the_library_can_read_what_is_made_of_it() {
         parse_frame(&seed[..]).map(|(rest, _)| (rest, seed.len() - rest.len())).expect("");
     let length = u32::from_be_bytes(seed[first + 3..first + 7].try_into().expect("four")) as usize;
     let good = &seed[first..first + length + AROUND];
-    let (mut dice, mut rewritten) = (Dice(11), 0);
+    let (mut draw, mut rewritten) = (Draw::new(11), 0);
     for _ in 0..50_000 {
         let mut bytes = good.to_vec();
         // The class, the weight and the body's length are the broker's own.
         let properties = HEAD + BEFORE_PROPERTIES..bytes.len() - 1;
-        for _ in 0..=dice.below(3) {
-            let at = properties.start + dice.below(properties.len());
-            bytes[at] = dice.below(256) as u8;
+        for _ in 0..=draw.below(3) {
+            let at = properties.start + draw.below(properties.len());
+            bytes[at] = draw.below(256) as u8;
         }
         let out = through(&mut frames(), &bytes);
         read_header(&out);

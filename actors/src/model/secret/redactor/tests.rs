@@ -1,6 +1,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::testing::draw::Draw;
 
 fn redactor(secret: &str) -> Redactor {
     Redactor::new([Secret::new(secret)])
@@ -97,39 +98,27 @@ fn the_beginning_of_a_secret_at_the_end_of_a_text_is_known() {
     assert_eq!(Redactor::default().unfinished("corr"), None);
 }
 
-/// A source of numbers that is the same on every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % end
-    }
-
-    fn text(&mut self, characters: usize) -> String {
-        const ODD: [char; 16] = [
-            ' ', '"', '\'', '\\', '/', '$', '&', '<', '%', '+', 'é', '€', '😀', '\n', '\t', '\u{7}',
-        ];
-        (0..characters)
-            .map(|_| match self.below(4) {
-                0 => ODD[self.below(ODD.len())],
-                1 => char::from(b'0' + self.below(10) as u8),
-                _ => char::from(b'a' + self.below(26) as u8),
-            })
-            .collect()
-    }
+fn text(draw: &mut Draw, characters: usize) -> String {
+    const ODD: [char; 16] =
+        [' ', '"', '\'', '\\', '/', '$', '&', '<', '%', '+', 'é', '€', '😀', '\n', '\t', '\u{7}'];
+    (0..characters)
+        .map(|_| match draw.below(4) {
+            0 => ODD[draw.below(ODD.len())],
+            1 => char::from(b'0' + draw.below(10) as u8),
+            _ => char::from(b'a' + draw.below(26) as u8),
+        })
+        .collect()
 }
 
 /// What a terminal does not show, put between any two characters of a text.
-fn interspersed(numbers: &mut Numbers, text: &str) -> String {
+fn interspersed(draw: &mut Draw, text: &str) -> String {
     const BETWEEN: [&str; 6] =
         ["\u{1b}[1m", "\u{1b}]8;;x\u{7}", "\n", "\r\n", "\u{200b}", "\u{1b}[0K"];
     let mut mixed = String::new();
     for c in text.chars() {
         mixed.push(c);
-        if numbers.below(6) == 0 {
-            mixed.push_str(BETWEEN[numbers.below(BETWEEN.len())]);
+        if draw.below(6) == 0 {
+            mixed.push_str(BETWEEN[draw.below(BETWEEN.len())]);
         }
     }
     mixed
@@ -137,18 +126,18 @@ fn interspersed(numbers: &mut Numbers, text: &str) -> String {
 
 #[test]
 fn no_secret_survives() {
-    let mut numbers = Numbers(1);
+    let mut draw = Draw::new(1);
     for round in 0..150 {
-        let (length, around) = (4 + numbers.below(40), 1 + numbers.below(20));
-        let secret = format!("S{}Z", numbers.text(length));
+        let (length, around) = (4 + draw.below(40), 1 + draw.below(20));
+        let secret = format!("S{}Z", text(&mut draw, length));
         let redactor = redactor(&secret);
         for form in forms::of(secret.trim()) {
             let shown = String::from_utf8_lossy(&Visible::of(&form, true).bytes).into_owned();
             if shown.len() < SHORTEST {
                 continue;
             }
-            let (before, after) = (numbers.text(around), numbers.text(around));
-            let written = interspersed(&mut numbers, &shown);
+            let (before, after) = (text(&mut draw, around), text(&mut draw, around));
+            let written = interspersed(&mut draw, &shown);
             let clean = redactor.redact(&format!("{before} {written} {after}"));
             let left = String::from_utf8_lossy(&Visible::of(&clean, true).bytes).to_lowercase();
             assert!(

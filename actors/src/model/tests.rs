@@ -9,37 +9,22 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use super::reference::ImageReference;
 use super::secret::{Redactor, Secret, without_escapes};
+use crate::testing::draw::Draw;
 
-/// Numbers that look random (xorshift).
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
-
-    fn of<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[self.below(all.len())]
-    }
-
-    /// A text of these parts, of a length in this range.
-    fn text(&mut self, parts: &[&str], shortest: usize, longest: usize) -> String {
-        let length = shortest + self.below(longest - shortest + 1);
-        (0..length).map(|_| self.of(parts)).collect()
-    }
+/// A text of these parts, so many from this range.
+fn text(draw: &mut Draw, parts: &[&str], shortest: usize, longest: usize) -> String {
+    let length = shortest + draw.below(longest - shortest + 1);
+    (0..length).map(|_| draw.of(parts)).collect()
 }
 
 #[test]
 fn no_two_users_or_applications_share_an_image_name() {
     let parts =
         ["a", "A", "-", "--", ".", "_", "__", "/", "0", "é", "ß", " ", "x-", "%2f", "\u{0}"];
-    let mut draw = Draw(0x9e37_79b9_7f4a_7c15);
+    let mut draw = Draw::new(0x9e37_79b9_7f4a_7c15);
     let mut names: HashMap<String, (String, String)> = HashMap::new();
     for _ in 0..20_000 {
-        let pair = (draw.text(&parts, 0, 4), draw.text(&parts, 0, 4));
+        let pair = (text(&mut draw, &parts, 0, 4), text(&mut draw, &parts, 0, 4));
         let name = ImageReference::for_build("r.example", &pair.0, &pair.1, "tag").repository;
         // What stands in for a text that is none of a registry's may be somebody's own name.
         for altered in name.split('/') {
@@ -87,13 +72,17 @@ fn written(secret: &str, draw: &mut Draw) -> String {
 fn no_secret_survives_in_any_of_its_forms() {
     let parts = ["k", "Z", "7", "/", "+", "=", "'", "\"", "\\", "$", "%", "é", "-", "_", "<"];
     let around = [" ", "a", "=", "\"", "\n", "\u{1b}[0m", "ö", ":", "/"];
-    let mut draw = Draw(0x2545_f491_4f6c_dd1d);
+    let mut draw = Draw::new(0x2545_f491_4f6c_dd1d);
     for _ in 0..100 {
-        let secret = draw.text(&parts, 12, 40);
+        let secret = text(&mut draw, &parts, 12, 40);
         let redactor = Redactor::new([Secret::new(secret.clone())]);
         for _ in 0..20 {
             let form = written(&secret, &mut draw);
-            let text = format!("{}{form}{}", draw.text(&around, 0, 4), draw.text(&around, 0, 4));
+            let text = format!(
+                "{}{form}{}",
+                text(&mut draw, &around, 0, 4),
+                text(&mut draw, &around, 0, 4)
+            );
             let clean = redactor.redact(&text);
             assert!(clean.contains("[secret]"), "{secret:?} as {text:?} is left: {clean:?}");
             let shown = without_escapes(&clean);
