@@ -8,24 +8,20 @@ use time::{Duration, OffsetDateTime, UtcOffset};
 
 /// A stranger's text on one line: what a terminal would act upon is written as an escape, like `\u{1b}`.
 pub(crate) fn plain(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\t' => safe.push(' '),
-            c if c.is_control() || is_unsafe(c) => safe.extend(c.escape_default()),
-            c => safe.push(c),
-        }
-    }
-    safe
+    escaped(text, |c| c.is_control() || is_unsafe(c))
 }
 
 /// The same in the colours that a build gave it.
 pub(crate) fn coloured(text: &str) -> String {
+    escaped(&with_colours(text, usize::MAX), is_unsafe)
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in with_colours(text, usize::MAX).chars() {
+    for c in text.chars() {
         match c {
             '\t' => safe.push(' '),
-            c if is_unsafe(c) => safe.extend(c.escape_default()),
+            c if is_escaped(c) => safe.extend(c.escape_default()),
             c => safe.push(c),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::v1::problem::Problem;
@@ -27,26 +27,31 @@ impl Rate {
         Self { a_second: a_second.into(), at_once, left }
     }
 
+    /// How often it could be done at once now, with what is left of that brought up to date.
+    fn filled(&self) -> MutexGuard<'_, (f64, Instant)> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let ((times, at), now) = (*left, Instant::now());
+        *left = ((times + (now - at).as_secs_f64() * self.a_second).min(self.at_once), now);
+        left
+    }
+
     /// Whether it was not done for so long that nothing of that counts any more.
     fn is_full(&self) -> bool {
-        let (tokens, at) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens + at.elapsed().as_secs_f64() * self.a_second >= self.at_once
+        self.filled().0 >= self.at_once
     }
 
     /// Whether it could be done now.
     fn has_room(&self) -> bool {
-        let (tokens, at) = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens + at.elapsed().as_secs_f64() * self.a_second >= 1.0
+        self.filled().0 >= 1.0
     }
 
     /// Whether it may be done now.
     pub(in crate::api) fn admits(&self) -> bool {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tokens, at) = *left;
-        let now = Instant::now();
-        let tokens = (tokens + (now - at).as_secs_f64() * self.a_second).min(self.at_once);
-        let admits = tokens >= 1.0;
-        *left = (if admits { tokens - 1.0 } else { tokens }, now);
+        let mut left = self.filled();
+        let admits = left.0 >= 1.0;
+        if admits {
+            left.0 -= 1.0;
+        }
         admits
     }
 }

@@ -139,13 +139,8 @@ fn mixed(codes: &mut impl Iterator<Item = Option<u8>>) -> Option<u8> {
         2 => Some(of(next()?, next()?, next()?)),
         5 => Some(match next()? {
             number @ 0..=15 => number % 8,
-            number @ 232.. => {
-                if number > 243 {
-                    7
-                } else {
-                    0
-                }
-            }
+            244.. => 7,
+            232.. => 0,
             number => {
                 let (red, green, blue) =
                     ((number - 16) / 36, (number - 16) / 6 % 6, (number - 16) % 6);
