@@ -151,9 +151,7 @@ async fn one_index_has_the_images_of_all_platforms() {
     build.order.plan.platforms = vec![platform("linux/amd64"), platform("linux/arm64")];
     let (digest, log) = build.digest(&fleet).await;
     assert!(log.contains("warning: the engine") && log.contains("`linux/arm64`"), "{log}");
-    let index = stored(&build.order.reference, &digest).await.expect("it is there");
-    let index: serde_json::Value =
-        serde_json::from_slice(&index.manifest.bytes).expect("a manifest is JSON");
+    let index = manifest(&build.order.reference, &digest).await;
     let all = index["manifests"].as_array().expect("it is an index").iter();
     let mut architectures: Vec<_> =
         all.filter_map(|entry| entry["platform"]["architecture"].as_str()).collect();
@@ -161,15 +159,20 @@ async fn one_index_has_the_images_of_all_platforms() {
     assert_eq!(architectures, ["amd64", "arm64"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_image_has_zstd_layers_and_a_record_of_its_build_where_that_is_asked_for() {
-    let [host, _] = hosts().await;
+/// Builds whose images have all that only BuildKit gives them.
+fn with_all() -> BuildSettings {
     let pushed = PushedImages {
         compression: Compression::Zstd,
         provenance: Some(Provenance::All),
         ..PushedImages::default()
     };
-    let fleet = fleet(&[&host], BuildSettings { pushed, ..builds() });
+    BuildSettings { pushed, ..builds() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_has_zstd_layers_and_a_record_of_its_build_where_that_is_asked_for() {
+    let [host, _] = hosts().await;
+    let fleet = fleet(&[&host], with_all());
     let mut build = Build::of(&[
         ("Dockerfile", "FROM scratch\nARG COLOUR\nCOPY mark /mark\n"),
         ("mark", &unique()),
@@ -182,16 +185,16 @@ async fn an_image_has_zstd_layers_and_a_record_of_its_build_where_that_is_asked_
     }
     let (digest, _) = build.digest(&fleet).await;
     let reference = &build.order.reference;
-    let index = json(reference, &digest).await;
+    let index = manifest(reference, &digest).await;
     let [image, record] = index["manifests"].as_array().expect("an index").as_slice() else {
         panic!("an image and what is attached to it: {index}")
     };
     assert_eq!(record["annotations"]["vnd.docker.reference.digest"], image["digest"]);
-    let image = json(reference, image["digest"].as_str().expect("a digest")).await;
+    let image = manifest(reference, image["digest"].as_str().expect("a digest")).await;
     let layer = &image["layers"][0];
     assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+zstd", "{image}");
 
-    let record = json(reference, record["digest"].as_str().expect("a digest")).await;
+    let record = manifest(reference, record["digest"].as_str().expect("a digest")).await;
     let record = blob(reference, record["layers"][0]["digest"].as_str().expect("a digest")).await;
     for told in [&colour, "https://forge.example/a/b", "c0ffee"] {
         assert!(record.contains(told), "{told}: {record}");
@@ -204,12 +207,7 @@ async fn an_image_has_zstd_layers_and_a_record_of_its_build_where_that_is_asked_
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_attached_to_an_image_shows_no_secret_either() {
     let [host, _] = hosts().await;
-    let pushed = PushedImages {
-        compression: Compression::Zstd,
-        provenance: Some(Provenance::All),
-        ..PushedImages::default()
-    };
-    let fleet = fleet(&[&host], BuildSettings { pushed, ..builds() });
+    let fleet = fleet(&[&host], with_all());
     let secret = format!("hush-{}", unique());
     let dockerfile = "FROM scratch\nARG A\nCOPY mark /mark\n";
     for (mark, argument, place) in
@@ -226,13 +224,9 @@ async fn what_is_attached_to_an_image_shows_no_secret_either() {
     }
 }
 
-async fn json(reference: &ImageReference, digest: &str) -> serde_json::Value {
-    let url = format!("http://{REGISTRY}/v2/{}/manifests/{digest}", reference.repository);
-    let accept =
-        "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
-    let asked = reqwest::Client::new().get(url).header("Accept", accept).send().await;
-    let text = asked.expect("the registry answers").text().await.expect("it is text");
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+async fn manifest(reference: &ImageReference, digest: &str) -> serde_json::Value {
+    let found = stored(reference, digest).await.expect("it is there");
+    serde_json::from_slice(&found.manifest.bytes).expect("a manifest is JSON")
 }
 
 async fn blob(reference: &ImageReference, digest: &str) -> String {

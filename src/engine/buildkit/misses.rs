@@ -8,15 +8,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bollard_buildkit_proto::moby::buildkit::v1::Vertex;
-use image_builder_actors::model::build_log::cut;
 use regex::Regex;
+
+use crate::exposure::shown_step;
 
 /// Applications whose last build is remembered.
 const MOST: usize = 1_000;
 /// Steps that are remembered of a build.
 const MOST_STEPS: usize = 300;
-/// Of a step so many bytes are shown.
-const SHOWN_BYTES: usize = 200;
 
 /// What the last build of each application was made of, since the worker began.
 #[derive(Debug, Default)]
@@ -28,13 +27,13 @@ impl LastBuilds {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let id = hash(application);
         let before = last.iter().find(|(of, _)| *of == id).map(|(_, outline)| outline.clone());
-        Misses { before, told: no_cache, now: Outline::default() }
+        Misses { application: id, before, told: no_cache, now: Outline::default() }
     }
 
     /// A build has ended, well or not.
-    pub(super) fn end(&self, application: &str, misses: Misses, well: bool) {
+    pub(super) fn end(&self, misses: Misses, well: bool) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = hash(application);
+        let id = misses.application;
         last.retain(|(of, _)| *of != id);
         if last.len() == MOST {
             last.pop_front();
@@ -70,6 +69,7 @@ impl Outline {
 /// Follows one build.
 #[derive(Debug, Default)]
 pub(super) struct Misses {
+    application: u64,
     before: Option<Arc<Outline>>,
     now: Outline,
     /// What follows from the first miss is none of its own.
@@ -88,8 +88,7 @@ impl Misses {
         }
         self.told = true;
         let why = self.why(step, instruction)?;
-        let shown = cut(instruction.to_owned(), SHOWN_BYTES);
-        Some(format!("`{shown}` is not taken from the build cache: {why}"))
+        Some(format!("`{}` is not taken from the build cache: {why}", shown_step(&vertex.name)))
     }
 
     fn why(&self, step: StepId, instruction: &str) -> Option<&'static str> {
@@ -145,7 +144,7 @@ mod tests {
             misses.begun(&Vertex { name: name.to_owned(), cached, ..Vertex::default() })
         });
         let said: Vec<_> = said.collect();
-        builds.end("alice/shop", misses, well);
+        builds.end(misses, well);
         assert!(said.len() <= 1, "{said:?}");
         said.into_iter().next()
     }
@@ -198,7 +197,7 @@ mod tests {
         (0..2 * MOST_STEPS).for_each(|_| _ = misses.begun(&step));
         assert_eq!(misses.now.steps.len(), MOST_STEPS);
         for other in 0..2 * MOST {
-            builds.end(&other.to_string(), Misses::default(), true);
+            builds.end(builds.begin(&other.to_string(), false), true);
         }
         assert_eq!(builds.0.lock().expect("whole").len(), MOST);
         assert_eq!(builds.begin("alice/shop", false).before, None);

@@ -59,6 +59,11 @@ impl Output {
         Output::Registry { repository, plain_http: push.plain_http }
     }
 
+    /// Whether BuildKit pushes the image by itself.
+    fn is_pushed(&self) -> bool {
+        matches!(self, Output::Registry { .. })
+    }
+
     /// The exporter, with its attributes. `epoch` = no file of the image is to be younger.
     fn exporter(
         &self,
@@ -126,8 +131,7 @@ impl Solve<'_> {
         let session = Session::open(self.endpoint, offer).await?;
         let control = Control::open(self.endpoint).await?;
         let request = self.request(session.id.clone(), attributes);
-        let application = &self.order.reference.repository;
-        let misses = self.last_builds.begin(application, self.no_cache);
+        let misses = self.last_builds.begin(&self.order.reference.repository, self.no_cache);
         let mut follower = Follower::new(progress, self.settings.limits.output_bytes, misses);
         let before = self.cgroup.as_ref().and_then(Cgroup::memory);
         let ended = follow(control, request, &mut follower).await;
@@ -141,7 +145,7 @@ impl Solve<'_> {
             let fault = faults::of_build(&status, failed, follower.reads_dockerfile());
             self.without_credential(self.of_memory(before, &status, fault))
         });
-        self.last_builds.end(application, follower.into_misses(), ended.is_ok());
+        self.last_builds.end(follower.into_misses(), ended.is_ok());
         let id = ended?.exporter_response.remove(IMAGE_ID);
         id.ok_or_else(|| faults::broke(&"it does not say which image it made"))
     }
@@ -157,7 +161,7 @@ impl Solve<'_> {
     /// second from all but the user's own images.
     fn credentials(&self) -> PullCredentials {
         let mut credentials = self.settings.pull_credentials(&self.order.plan);
-        if matches!(self.output, Output::Registry { .. }) {
+        if self.output.is_pushed() {
             credentials.own.extend(self.settings.push_auth.as_deref().cloned());
         }
         credentials
@@ -167,14 +171,13 @@ impl Solve<'_> {
     /// push by themselves can.
     fn cache(&self) -> Option<RemoteCache> {
         let cache = self.settings.cache.as_ref()?;
-        matches!(self.output, Output::Registry { .. })
-            .then(|| RemoteCache::of(cache, &self.order.reference))
+        self.output.is_pushed().then(|| RemoteCache::of(cache, &self.order.reference))
     }
 
     /// What is asked to be attached to the image, with what it is to tell of the source.
     fn attestations(&self) -> Vec<(&'static str, String)> {
         let PushedImages { provenance, sbom_generator, .. } = &self.settings.pushed;
-        if !matches!(self.output, Output::Registry { .. }) {
+        if !self.output.is_pushed() {
             return Vec::new();
         }
         let mut attributes = Vec::new();
@@ -195,7 +198,7 @@ impl Solve<'_> {
 
     /// The time of the commit, in seconds since 1970, where images are to be the same whenever they are built.
     fn epoch(&self) -> Option<i64> {
-        if !self.settings.pushed.reproducible || !matches!(self.output, Output::Registry { .. }) {
+        if !self.settings.pushed.reproducible || !self.output.is_pushed() {
             return None;
         }
         let committed = OffsetDateTime::parse(self.order.labels.get(CREATED_LABEL)?, &Rfc3339);
