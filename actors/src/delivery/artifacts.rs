@@ -53,7 +53,7 @@ pub struct Artifact {
     /// Whether an image of the same inputs stands in for a build.
     pub reused: bool,
     /// Whether its labels are known to name this commit. Any other may have been built of another commit with the
-    /// same inputs, which they then name.
+    /// same inputs, which they then name. Of one in the registry they were read when it was found.
     pub labelled: bool,
 }
 
@@ -151,9 +151,6 @@ impl Images {
             }
             ImageLocation::InRegistry(image) => {
                 tags.push(reference.tag.clone());
-                if !labelled && self.is_labelled(&reference, &image, &commit).await? {
-                    tags.push(build_tag(request));
-                }
                 self.tag(&image, &reference, &tags).await?;
                 image
             }
