@@ -80,7 +80,8 @@ impl Builder {
         if !job.request.may_reuse() {
             return self.engine.build(order, &job.progress).await.map(built);
         }
-        let turn = self.equal.lock(order.key.clone()).await;
+        let wait = || job.progress.note("a build of the same inputs is under way: waiting for it");
+        let turn = self.equal.lock_telling(order.key.clone(), wait).await;
         if let Some((image, built_of)) = self.images.of_key(&job.request, &order.key).await? {
             job.progress.note("the registry has an image of the same inputs: it is reused");
             let location = ImageLocation::InRegistry(image);

@@ -33,6 +33,11 @@ impl<K> Default for KeyedLocks<K> {
 impl<K: Eq + Hash> KeyedLocks<K> {
     /// Waits for the key's lock, in the order of asking. Dropping the turn unlocks.
     pub async fn lock(&self, key: K) -> Turn {
+        self.lock_telling(key, || {}).await
+    }
+
+    /// The same; `waits` is told first if somebody else has it.
+    pub async fn lock_telling(&self, key: K, waits: impl FnOnce()) -> Turn {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             locks.retain(|_, lock| lock.strong_count() > 0);
@@ -43,7 +48,10 @@ impl<K: Eq + Hash> KeyedLocks<K> {
         };
         match lock.clone().try_lock_owned() {
             Ok(held) => Turn { waited: false, _held: held },
-            Err(_) => Turn { waited: true, _held: lock.lock_owned().await },
+            Err(_) => {
+                waits();
+                Turn { waited: true, _held: lock.lock_owned().await }
+            }
         }
     }
 }

@@ -150,7 +150,7 @@ fn the_same_request_twice_at_once_is_built_once_and_notified_under_one_id() {
         world.request(&request("b1")).await;
         world.request(&request("b1")).await;
         world.engine.until_running("b1").await;
-        world.planner.calls.wait_for(2).await;
+        world.until(|world| world.builds.whole_log("b1").contains("is under way")).await;
         world.engine.release();
         let notified = world.notified(2).await;
         assert_eq!(notified[0].0, notified[1].0);
