@@ -32,6 +32,7 @@ async fn a_worker_in_a_container_prunes_for_the_disk_that_its_volume_is_on() {
     small.own.load(BASE);
     let old = Order::of_bytes(200 * MB);
     old.build(&*small.engine).await.expect("the build is good");
+    small.has_let_go().await;
     small.fill_up_to(100 * MB);
 
     // The worker is this test's own program, from where the engine sees it.

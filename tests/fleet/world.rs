@@ -62,8 +62,8 @@ pub(crate) async fn hosts() -> [Host; 2] {
     before(shared).await
 }
 
-/// Two more, for builds that read or write caches elsewhere: those of others at the same time, on the same engine,
-/// then do not always find what they stored.
+/// Two more, for builds that count on what is in the cache: with those of others beside them, they do not always find
+/// what they stored.
 pub(crate) async fn own_hosts() -> [Host; 2] {
     before(engines).await
 }

@@ -43,6 +43,21 @@ pub(super) fn of_build(
     of_error(status.message(), failed.as_ref(), reads_dockerfile)
 }
 
+/// Whether the engine lost its place in a step that several builds share, when one of them was stopped.
+pub(super) fn is_lost(
+    status: &Status,
+    failed: impl FnOnce(Option<&str>) -> Option<FailedStep>,
+) -> bool {
+    static LOST: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r"^(?:failed to get state for index \d+ on |(?:failed to get edge: )?inconsistent graph state)",
+        )
+    });
+    let step = failed(failed_vertex(status.details()).as_deref()).map(|step| step.error);
+    let error = step.filter(|error| !error.is_empty());
+    LOST.is_match(&cause(error.as_deref().unwrap_or(status.message())))
+}
+
 /// The digest of the step that failed, of engines that say it with the error.
 fn failed_vertex(details: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
@@ -333,6 +348,26 @@ mod tests {
 
     fn step(name: &str, error: &str) -> Fault {
         of_error(error, Some(&FailedStep { name: name.to_owned(), error: error.to_owned() }), false)
+    }
+
+    #[test]
+    fn a_step_that_the_engine_lost_is_told_from_one_that_failed() {
+        let lost = |error: &str, step: Option<&str>| {
+            let step = step.map(|error| FailedStep {
+                name: "[3/3] RUN x".to_owned(),
+                error: error.to_owned(),
+            });
+            is_lost(&Status::unknown(error), |_| step)
+        };
+        let state = "failed to get state for index 0 on [3/3] RUN x";
+        assert!(lost(&format!("failed to solve: failed to compute cache key: {state}"), None));
+        assert!(lost(&format!("failed to solve: {state}"), Some("")));
+        assert!(lost("failed to solve", Some(state)));
+        assert!(lost("failed to solve: failed to get edge: inconsistent graph state", None));
+        let failed = format!("process \"{state}\" did not complete successfully: exit code: 1");
+        assert!(!lost(&failed, None));
+        assert!(!lost(state, Some(&failed)));
+        assert!(!lost(&format!("\"/{state}\" not found: not found"), None));
     }
 
     #[test]

@@ -31,6 +31,8 @@ use crate::engine::settings::{BuildSettings, Compression, Provenance, PushedImag
 
 /// Most that the build arguments, labels and the like of a build hold together, in bytes.
 const LONGEST_REQUEST: usize = 60 * 1024;
+/// How often a build is asked for again that the engine lost among others.
+const ASKED_AGAIN: usize = 2;
 /// How long the last news of a build that has ended may be under way.
 const LAST_NEWS: Duration = Duration::from_secs(15);
 /// The build argument that the front end takes for the name space of cache mounts.
@@ -117,10 +119,43 @@ pub(super) struct Solve<'a> {
     pub(super) last_builds: &'a LastBuilds,
 }
 
+/// Why the engine made no image.
+enum Failure {
+    /// It lost the place of a step among several builds.
+    Lost,
+    Fault(Fault),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Failure::Fault(fault)
+    }
+}
+
 impl Solve<'_> {
     /// Builds the image, and returns the engine's digest of it. Dropping the future stops the build.
-    pub(super) async fn run(self, progress: &BuildLog) -> Result<String, Fault> {
+    ///
+    /// An engine does what several builds share once, and now and then loses its place when one of them is stopped
+    /// (moby/buildkit#3635). What it had done until then is in its cache.
+    pub(super) async fn run(&self, progress: &BuildLog) -> Result<String, Fault> {
         self.settings.tenancy.check_front_end(self.files.dockerfile())?;
+        for _ in 0..ASKED_AGAIN {
+            match self.ask(progress).await {
+                Err(Failure::Lost) => progress.note(
+                    "the engine lost a step that it shares with another build: it is asked again",
+                ),
+                Err(Failure::Fault(fault)) => return Err(fault),
+                Ok(id) => return Ok(id),
+            }
+        }
+        self.ask(progress).await.map_err(|failure| match failure {
+            Failure::Lost => faults::broke(&"it loses steps that several builds share"),
+            Failure::Fault(fault) => fault,
+        })
+    }
+
+    /// Builds the image, as far as the engine does.
+    async fn ask(&self, progress: &BuildLog) -> Result<String, Failure> {
         let attributes = self.attributes(progress)?;
         let offer = Offer {
             files: Some(self.files.clone()),
@@ -138,16 +173,19 @@ impl Solve<'_> {
         drop(session);
         // A tree that cannot be sent is the cause of whatever the engine says about half a context.
         if let Some(fault) = self.files.failure() {
-            return Err(fault);
+            return Err(fault.into());
         }
         let ended = ended.map_err(|status| {
             let failed = |digest: Option<&str>| follower.failed(digest);
+            if faults::is_lost(&status, failed) {
+                return Failure::Lost;
+            }
             let fault = faults::of_build(&status, failed, follower.reads_dockerfile());
-            self.without_credential(self.of_memory(before, &status, fault))
+            self.without_credential(self.of_memory(before, &status, fault)).into()
         });
         self.last_builds.end(follower.into_misses(), ended.is_ok());
         let id = ended?.exporter_response.remove(IMAGE_ID);
-        id.ok_or_else(|| faults::broke(&"it does not say which image it made"))
+        id.ok_or_else(|| faults::broke(&"it does not say which image it made").into())
     }
 
     /// A registry may repeat what it was sent.
