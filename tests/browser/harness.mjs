@@ -20,13 +20,13 @@ export const screenshots = join(root, "target/screenshots");
 /** How long anything may take that comes. */
 export const PATIENCE = 20_000;
 
-/** Asks until the answer is good. */
-export async function until(what, ask) {
-  const end = Date.now() + PATIENCE;
+/** Asks until the answer is good, for at most `patience` milliseconds. */
+export async function until(what, ask, patience = PATIENCE) {
+  const end = Date.now() + patience;
   for (;;) {
     const found = await ask();
     if (found) return found;
-    assert.ok(Date.now() < end, `${what}: not within ${PATIENCE / 1000} s`);
+    assert.ok(Date.now() < end, `${what}: not within ${patience / 1000} s`);
     await new Promise((done) => setTimeout(done, 100));
   }
 }

@@ -1,13 +1,15 @@
-// What an open page and many readers cost: `tests/browser/run measure`, with MINUTES=5 for a longer look.
+// What an open page and many readers cost: `tests/browser/run measure`. MINUTES=60 BUILDS=200 spreads so many builds
+// over a longer look; without BUILDS one follows another.
 
 import assert from "node:assert/strict";
 import { readFileSync, readdirSync } from "node:fs";
 import { get } from "node:http";
 import { after, before, test } from "node:test";
 
-import { Browser, Service, repository, until } from "./harness.mjs";
+import { Browser, PATIENCE, Service, repository, until } from "./harness.mjs";
 
 const MINUTES = Number(process.env.MINUTES ?? 3);
+const BUILDS = Number(process.env.BUILDS ?? Infinity);
 const STREAMS = 100;
 const unique = `m${Date.now().toString(36)}`;
 const megabytes = (bytes) => Number((bytes / 1e6).toFixed(1));
@@ -66,13 +68,16 @@ test("an open page costs the same at the end as at the beginning, whatever is bu
     return { nodes, usedSize };
   };
   const samples = [];
-  const end = Date.now() + MINUTES * 60_000;
-  for (let number = 0; Date.now() < end; number += 1) {
+  const begin = Date.now();
+  const end = begin + MINUTES * 60_000;
+  for (let number = 0; Date.now() < end && number < BUILDS; number += 1) {
+    const due = begin + number * ((end - begin) / BUILDS);
+    await new Promise((done) => setTimeout(done, Math.max(0, due - Date.now())));
     await submit(number, { buildArgs: { N: String(number) } });
     if (number % 10 === 0) {
       await log.goto(`/builds/${unique}-${number}`);
     }
-    await until("it ends", async () => /"state":"(ready|failed)"/.test(await (await fetch(`${service.url}/v1/builds/${unique}-${number}`)).text()));
+    await until("it ends", async () => /"state":"(ready|failed)"/.test(await (await fetch(`${service.url}/v1/builds/${unique}-${number}`)).text()), 5 * PATIENCE);
     if (number % 5 === 4) {
       const [of, ofLog] = [await script(list), await script(log)];
       samples.push({ builds: number + 1, service: megabytes(service.memory()), browser: megabytes(ofBrowser()), heap: megabytes(of.usedSize), nodes: of.nodes, logHeap: megabytes(ofLog.usedSize), logNodes: ofLog.nodes });
