@@ -126,6 +126,14 @@ impl GitRepo {
         git(&self.bare, &["config", key, value], b"");
     }
 
+    /// Has the server run this after each push, with what was pushed as its input: a line `BEFORE AFTER REF` each.
+    pub fn after_push(&self, command: &str) {
+        let hook = self.bare.join("hooks/post-receive");
+        std::fs::write(&hook, format!("#!/bin/sh\nexec {command}\n")).expect("it is writable");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&hook, executable).expect("it is ours");
+    }
+
     /// Records another repository's commit at `path`, as `git submodule add` does, for the next
     /// [`commit`](Self::commit_index); `url` goes into `.gitmodules` as it is.
     pub fn add_submodule(&self, path: &str, url: &str, commit: &str) {
