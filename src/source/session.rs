@@ -74,10 +74,11 @@ impl Session {
     /// Notes what the source tree holds.
     pub(super) fn note_total(&self) {
         let (bytes, transferred) = (size(self.room.bytes.spent()), size(self.transferred.spent()));
-        self.progress.note(format!(
-            "{} files and directories, {bytes}, of a transfer of {transferred}",
-            self.room.entries.spent()
-        ));
+        let entries = match self.room.entries.spent() {
+            1 => "1 file".to_owned(),
+            entries => format!("{entries} files and directories"),
+        };
+        self.progress.note(format!("{entries}, {bytes}, of a transfer of {transferred}"));
     }
 
     /// Counts bytes that came over the network.
