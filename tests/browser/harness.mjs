@@ -98,13 +98,26 @@ export function repository(name, files) {
 }
 
 /** A browser whose pages must never complain: no error of a script, nothing that the policy stops. */
+const CHROMIUM = "/usr/bin/chromium";
+const SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+
+/** A browser with this page open that nobody looks into: whoever does has it keep all that the page fetches. */
+export function openUnwatched(url) {
+  const profile = mkdtempSync(join(tmpdir(), "profile-"));
+  const child = spawn(CHROMIUM, ["--headless=new", `--user-data-dir=${profile}`, "--remote-debugging-port=0", ...SWITCHES, url], { stdio: "ignore" });
+  const ended = new Promise((done) => child.on("exit", done));
+  const stop = async () => {
+    child.kill();
+    await ended;
+    rmSync(profile, { recursive: true, force: true });
+  };
+  return { pid: child.pid, stop };
+}
+
 export class Browser {
   static async start() {
     const browser = new Browser();
-    browser.chromium = await chromium.launch({
-      executablePath: "/usr/bin/chromium",
-      args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-    });
+    browser.chromium = await chromium.launch({ executablePath: CHROMIUM, args: SWITCHES });
     return browser;
   }
 

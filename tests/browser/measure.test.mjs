@@ -6,14 +6,14 @@ import { readFileSync, readdirSync } from "node:fs";
 import { get } from "node:http";
 import { after, before, test } from "node:test";
 
-import { Browser, PATIENCE, Service, repository, until } from "./harness.mjs";
+import { Browser, PATIENCE, Service, openUnwatched, repository, until } from "./harness.mjs";
 
 const MINUTES = Number(process.env.MINUTES ?? 3);
 const BUILDS = Number(process.env.BUILDS ?? Infinity);
 const STREAMS = 100;
 const unique = `m${Date.now().toString(36)}`;
 const megabytes = (bytes) => Number((bytes / 1e6).toFixed(1));
-let [service, browser, works] = [];
+let [service, browser, unwatched, works] = [];
 
 before(async () => {
   browser = await Browser.start();
@@ -25,6 +25,7 @@ before(async () => {
 
 after(async () => {
   await browser?.stop();
+  await unwatched?.stop();
   await service?.stop();
 });
 
@@ -36,8 +37,8 @@ const submit = (number, plan) => fetch(`${service.url}/v1/builds`, {
   }),
 });
 
-/** Memory of all processes of the browser, in bytes. */
-function ofBrowser() {
+/** Memory of a process and all that it started, in bytes. */
+function ofTree(root) {
   const processes = readdirSync("/proc").filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
     try {
       const status = readFileSync(`/proc/${pid}/status`, "utf8");
@@ -47,18 +48,18 @@ function ofBrowser() {
       return [];
     }
   });
-  const ours = new Set([process.pid]);
+  const ours = new Set([root]);
   for (let before = 0; before !== ours.size;) {
     before = ours.size;
     for (const { pid, parent } of processes) if (ours.has(parent)) ours.add(pid);
   }
-  return processes.filter(({ pid }) => ours.has(pid) && pid !== process.pid && pid !== service.child.pid)
-    .reduce((sum, { bytes }) => sum + bytes, 0);
+  return processes.filter(({ pid }) => ours.has(pid)).reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 test("an open page costs the same at the end as at the beginning, whatever is built", async () => {
   const [list, log] = [await browser.page(service), await browser.page(service)];
   await list.goto("/");
+  unwatched = openUnwatched(service.url);
   const script = async (page) => {
     const session = await page.context().newCDPSession(page);
     await session.send("HeapProfiler.collectGarbage");
@@ -80,7 +81,7 @@ test("an open page costs the same at the end as at the beginning, whatever is bu
     await until("it ends", async () => /"state":"(ready|failed)"/.test(await (await fetch(`${service.url}/v1/builds/${unique}-${number}`)).text()), 5 * PATIENCE);
     if (number % 5 === 4) {
       const [of, ofLog] = [await script(list), await script(log)];
-      samples.push({ builds: number + 1, service: megabytes(service.memory()), browser: megabytes(ofBrowser()), heap: megabytes(of.usedSize), nodes: of.nodes, logHeap: megabytes(ofLog.usedSize), logNodes: ofLog.nodes });
+      samples.push({ builds: number + 1, service: megabytes(service.memory()), browser: megabytes(ofTree(unwatched.pid)), heap: megabytes(of.usedSize), nodes: of.nodes, logHeap: megabytes(ofLog.usedSize), logNodes: ofLog.nodes });
       console.log(JSON.stringify(samples.at(-1)));
     }
   }
@@ -88,6 +89,7 @@ test("an open page costs the same at the end as at the beginning, whatever is bu
   const settled = samples.slice(Math.floor(samples.length / 2));
   const [first, last] = [settled[0], settled.at(-1)];
   assert.ok(last.heap < first.heap + 2, `the script's memory grows: ${JSON.stringify([first, last])}`);
+  assert.ok(last.browser < first.browser + 20, `the browser's memory grows: ${JSON.stringify([first, last])}`);
   assert.ok(last.service < first.service + 15, `the service's memory grows: ${JSON.stringify([first, last])}`);
 });
 
