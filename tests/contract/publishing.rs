@@ -22,7 +22,7 @@ use image_builder_actors::ports::Registry;
 use image_builder_actors::testing::conformance::planner;
 
 use crate::engine::{Engine, docker_engine, key};
-use crate::http_server::{Answer, HttpServer, Request, answer};
+use crate::http_server::{HttpServer, Request, answer};
 use crate::registry::server::{PASSWORD, is_manifest, registry_that, token_flow};
 use crate::registry::{
     CLOSED, CLOSED_PASSWORD, OPEN, client, reference_in, settings, with_password,
@@ -149,54 +149,6 @@ async fn a_published_image_is_found_by_all_its_names() {
         let of_build = of_build.expect("it can be asked").expect("it is there");
         assert_eq!((of_build.image, of_build.commit), (published, reference.tag));
     }
-}
-
-#[tokio::test]
-async fn an_image_is_not_found_as_that_of_its_build_before_the_commit_has_its_tag() {
-    let (real, taking) = (format!("http://{OPEN}"), Arc::new(AtomicBool::new(false)));
-    let takes = taking.clone();
-    let reference = reference_in(OPEN);
-    let commits = format!("/manifests/{}", reference.tag);
-    let server = HttpServer::answering(move |request| {
-        let refused = request.method == Method::PUT && request.path.ends_with(&commits);
-        match refused && !takes.load(Ordering::SeqCst) {
-            true => answer(500, &[], "boom"),
-            false => Answer::From(real.clone()),
-        }
-    })
-    .await;
-    let reference = ImageReference { registry: server.host(), ..reference };
-    let mut engine = Engine::connect().await;
-    let label = format!("LABEL {REVISION_LABEL}={} {BUILDER_LABEL}=dockerfile", reference.tag);
-    let image = engine.labelled_image(&label).await;
-    let worker = Worker::new(settings(&server.host()));
-    let progress = BuildLog::new("pushed", Redactor::default());
-    let pushed = reference.with_tag("pushed-by-the-engine");
-    let digest = worker.images.engine.push(&image, &pushed, &progress).await.expect("it is taken");
-
-    let request = request(&reference);
-    let publish = || {
-        let artifact = Artifact {
-            commit: reference.tag.clone(),
-            planned: Planned { key: image.key.clone(), builder: image.builder },
-            location: ImageLocation::Pushed { digest: digest.clone() },
-            reused: false,
-            labelled: true,
-        };
-        worker.images.publish(&request, artifact, &progress)
-    };
-    let fault = publish().await.expect_err("one tag is refused");
-    assert_eq!(fault.reason, Reason::RegistryFailed, "{fault}");
-    let of_build = async || worker.images.of_build(&request).await.expect("it can be asked");
-    assert!(of_build().await.is_none(), "what lacks a tag is to be published again");
-    let put = server.requests();
-    let put = put.iter().filter(|asked| is_manifest(asked, Method::PUT));
-    assert!(put.into_iter().all(|asked| !asked.path.contains("/manifests/build-")));
-
-    taking.store(true, Ordering::SeqCst);
-    let image = publish().await.expect("every tag is taken").image;
-    assert_eq!(worker.registry.find(&reference).await, Ok(Some(image.clone())));
-    assert_eq!(of_build().await.map(|ready| ready.image), Some(image));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
