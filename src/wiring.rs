@@ -13,12 +13,10 @@ use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
-use image_builder_actors::parse::Rules;
 use image_builder_actors::pipeline;
-use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports};
+use image_builder_actors::pipeline::{Pipeline, Ports};
 use image_builder_actors::ports::build_store::{BuildStore, StoreError};
 use image_builder_actors::ports::{Broker, DeadLetterStore, DeadLetters, OutcomeLedger, Probe};
-use image_builder_actors::scheduling::capacity;
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::telemetry::health::Health;
 use image_builder_actors::telemetry::history::Recorder;
@@ -125,13 +123,14 @@ impl Worker {
             .map_err(|error| StartError::new(Exit::Config, format!("{error:#}")))?;
         let (builds, name) = (adapters.builds(), worker_name(&http));
         let queues = Arc::<OnceLock<v1::Queues>>::default();
-        let applications = Applications::open(config.hooks.applications.clone(), rules(config))
-            .map_err(|lines| StartError::new(Exit::Config, lines.join("\n")))?;
+        let applications =
+            Applications::open(config.hooks.applications.clone(), config.pipeline.rules.clone())
+                .map_err(|lines| StartError::new(Exit::Config, lines.join("\n")))?;
         let applications = Arc::new(applications);
         let backend = Backend {
             store: builds.clone(),
             queues: queues.clone(),
-            rules: Arc::new(rules(config)),
+            rules: Arc::new(config.pipeline.rules.clone()),
             token: config.api.token.clone(),
             worker: name.clone(),
             applications: applications.clone(),
@@ -167,12 +166,12 @@ impl Worker {
             v1::Queues { broker: broker.clone(), dead_letters: queue.kept_letters.clone() };
         let _ = queues.set(reached);
 
-        let settings = pipeline_settings(config, &data_dir, adapters.registry_name.clone());
         let engines = adapters.engines.clone();
         engines.show(&observer.metrics);
         tokio::spawn(count_waiting(broker.clone(), observer.metrics.clone(), shutdown.clone()));
-        let ports = adapters.ports(queue);
-        let pipeline = Pipeline::start(ports, settings, &health, observer, shutdown.clone());
+        let ports = adapters.ports(queue, &data_dir);
+        let pipeline =
+            Pipeline::start(ports, config.pipeline.clone(), &health, observer, shutdown.clone());
         tokio::spawn(engines.run(pipeline.capacity.clone(), shutdown.clone()));
         Ok(Self { pipeline, broker, health, history, readiness, shutdown, _data_dir: data_dir })
     }
@@ -181,7 +180,7 @@ impl Worker {
 /// Everything that the worker speaks to, the broker apart: that one has to be waited for.
 pub struct Adapters {
     /// The registry's name in references.
-    pub registry_name: String,
+    registry_name: String,
     forge: Arc<GitConnector>,
     credentials: Arc<TokenMaker>,
     planner: Arc<SourcePlanner>,
@@ -304,12 +303,13 @@ impl Adapters {
             planner: self.planner.clone(),
             builds: config.engine.builds.clone(),
             workspaces: data_dir.workspaces(),
-            service: config.network.proxies.secrets(),
+            service: config.pipeline.service.clone(),
         }
     }
 
     /// All ports, with this broker.
-    pub fn ports(self, Queueing { broker, ledger, dead_letters, .. }: Queueing) -> Ports {
+    fn ports(self, queue: Queueing, data_dir: &DataDir) -> Ports {
+        let Queueing { broker, ledger, dead_letters, .. } = queue;
         let probe = Probes {
             forge: self.forge.clone(),
             engines: self.engines.clone(),
@@ -326,6 +326,8 @@ impl Adapters {
             engine: self.engines.builder(),
             registry: self.registry,
             managers: self.managers,
+            registry_name: self.registry_name,
+            workspaces: data_dir.workspaces(),
         }
     }
 }
@@ -507,37 +509,6 @@ async fn connect(config: &Config, data_dir: &DataDir) -> Result<Queueing, StartE
     let settings = rabbitmq(&config.broker, config_of_broker.uri.clone());
     let connected = RabbitMq::connect(settings.clone()).await.map_err(refused)?;
     Ok(Queueing::of_rabbitmq(connected, settings))
-}
-
-/// What requests are checked against.
-fn rules(config: &Config) -> Rules {
-    config.forge.rules(&config.limits)
-}
-
-fn pipeline_settings(
-    config: &Config,
-    data_dir: &DataDir,
-    registry_name: String,
-) -> PipelineSettings {
-    let pipeline = config.pipeline.clone();
-    PipelineSettings {
-        rules: rules(config),
-        service: config.network.proxies.secrets(),
-        workspaces: data_dir.workspaces(),
-        registry_name,
-        most_in_hand: pipeline.most_in_hand,
-        job_timeout: pipeline.job_timeout,
-        connector: pipeline.connector,
-        builder: pipeline.builder,
-        pusher: pipeline.pusher,
-        notifier: pipeline.notifier,
-        retry_concurrency: pipeline.retry_concurrency,
-        builds_per_user: pipeline.builds_per_user,
-        supersede: pipeline.supersede,
-        retry: pipeline.retry,
-        first_look: capacity::FIRST_LOOK,
-        intensity: pipeline.supervisor,
-    }
 }
 
 /// Watches the broker from before there is one: until it is put into the cell, it is not ready.

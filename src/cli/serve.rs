@@ -130,7 +130,7 @@ async fn live(config: &Config, observer: Observer) -> Result<Exit, StartError> {
         }
     };
 
-    let limit = config.pipeline.drain_timeout;
+    let limit = config.drain_timeout;
     tracing::info!(
         limit_seconds = limit.as_secs_f64(),
         in_hand = in_hand(&worker.health),

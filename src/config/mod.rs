@@ -36,8 +36,10 @@ mod worker;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use image_builder_actors::model::limits::Limits;
+use image_builder_actors::pipeline::PipelineSettings;
 
 pub use self::broker::{BrokerConfig, RabbitConfig, broker_address};
 pub use self::commands::{DoctorConfig, ToolConfig};
@@ -53,7 +55,7 @@ pub use self::reader::Effective;
 use self::reader::Reader;
 pub use self::registry::RegistryConfig;
 pub use self::table::{Fallback, GROUPS, Group, Setting};
-pub use self::worker::{ApiConfig, HistoryConfig, NotifyConfig, PipelineConfig, TelemetryConfig};
+pub use self::worker::{ApiConfig, HistoryConfig, NotifyConfig, TelemetryConfig};
 use crate::engine::docker::disk::size::Size;
 use crate::engine::docker::{DockerSettings, Tenancy};
 use crate::engine::fleet::FleetSettings;
@@ -74,7 +76,8 @@ pub struct Config {
     /// What may be kept of repositories; `None` = nothing.
     pub git_cache: Option<Size>,
     pub history: HistoryConfig,
-    pub pipeline: PipelineConfig,
+    pub pipeline: PipelineSettings,
+    pub drain_timeout: Duration,
     pub api: ApiConfig,
     pub telemetry: TelemetryConfig,
     pub data_dir: PathBuf,
@@ -146,11 +149,12 @@ impl Config {
     fn assemble(read: &mut Reader<'_>, cores: usize) -> Option<Self> {
         let limits = Limits::default();
         let network = NetworkConfig::read(read);
-        let pipeline = PipelineConfig::read(read, cores);
+        let (forge, good) = read.good(ForgeConfig::read);
+        let rules = forge.rules(&limits);
+        let hooks = HooksConfig::read(read, good.then(|| rules.clone()));
+        let pipeline = worker::pipeline(read, cores, rules, network.proxies.secrets());
         // All is read before the first that is missing ends it: all errors are reported at once.
         let broker = BrokerConfig::read(read, &pipeline.retry);
-        let (forge, good) = read.good(ForgeConfig::read);
-        let hooks = HooksConfig::read(read, good.then(|| forge.rules(&limits)));
         let engine = engine(read, &network, limits.clone());
         let disk = DiskConfig::read(read);
         Some(Self {
@@ -165,6 +169,7 @@ impl Config {
             git_cache: read.git_cache_budget(),
             history: HistoryConfig::read(read),
             pipeline,
+            drain_timeout: read.drain_timeout(),
             api: ApiConfig::read(read),
             telemetry: TelemetryConfig::read(read),
             data_dir: read.data_dir(),

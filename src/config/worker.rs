@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use image_builder_actors::model::secret::Secret;
-use image_builder_actors::pipeline::StageSettings;
+use image_builder_actors::parse::Rules;
+use image_builder_actors::pipeline::{PipelineSettings, StageSettings};
+use image_builder_actors::scheduling::capacity::FIRST_LOOK;
 use image_builder_actors::scheduling::retry_policy::RetryPolicy;
 use image_builder_actors::supervision::RestartIntensity;
 use reqwest::Url;
@@ -16,69 +18,54 @@ use crate::net::signature::SigningKeys;
 use crate::telemetry::LogFormat;
 use crate::telemetry::traces::TraceSettings;
 
-#[derive(Debug, Clone)]
-pub struct PipelineConfig {
-    /// Builds in hand at once, those included that are fetched or pushed.
-    pub most_in_hand: u16,
-    /// From delivery to settled, waiting included.
-    pub job_timeout: Duration,
-    pub connector: StageSettings,
-    pub builder: StageSettings,
-    pub pusher: StageSettings,
-    pub notifier: StageSettings,
-    /// Builder slots that one user can hold at once.
-    pub builds_per_user: usize,
-    /// Whether newer requests supersede older ones that do not build yet.
-    pub supersede: bool,
-    /// Failed attempts that are decided on at once.
-    pub retry_concurrency: usize,
-    pub retry: RetryPolicy,
-    pub supervisor: RestartIntensity,
-    pub drain_timeout: Duration,
-}
-
-impl PipelineConfig {
-    pub(super) fn read(read: &mut Reader<'_>, cores: usize) -> Self {
-        let cores = u16::try_from(cores).unwrap_or(u16::MAX);
-        let ((job_timeout, consumer_timeout), good) =
-            read.good(|read| (read.job_timeout(), read.rabbitmq_consumer_timeout()));
-        if good && job_timeout >= consumer_timeout {
-            read.bad(
-                "JOB_TIMEOUT",
-                "must be below RABBITMQ_CONSUMER_TIMEOUT, or the broker takes deliveries away from under running jobs",
-            );
-        }
-        let builders = read.builder_concurrency(cores);
-        let connectors = read.connector_concurrency(cores.max(2));
-        let pushers = read.pusher_concurrency(cores.max(2));
-        let stage =
-            |concurrency: u16, timeout| StageSettings { concurrency: concurrency.into(), timeout };
-        Self {
-            // As many as all stages work on at once.
-            most_in_hand: read
-                .listener_concurrency(connectors.saturating_add(builders).saturating_add(pushers)),
-            job_timeout,
-            connector: stage(connectors, read.connector_timeout()),
-            builder: stage(builders, read.builder_timeout()),
-            pusher: stage(pushers, read.pusher_timeout()),
-            notifier: stage(read.notifier_concurrency(cores.max(4)), read.notifier_timeout()),
-            builds_per_user: read.builder_per_user(builders).into(),
-            supersede: read.listener_supersede(),
-            retry_concurrency: read.retry_concurrency(cores.max(4)).into(),
-            retry: RetryPolicy {
-                max_attempts: read.retry_max_attempts().into(),
-                initial_delay: read.retry_initial_delay(),
-                multiplier: read.retry_multiplier(),
-                max_delay: read.retry_max_delay(),
-                max_age: read.job_max_age(),
-            },
-            supervisor: RestartIntensity {
-                max_restarts: read.supervisor_max_restarts().into(),
-                window: read.supervisor_window(),
-                health_interval: read.supervisor_health_interval(),
-            },
-            drain_timeout: read.drain_timeout(),
-        }
+/// How the pipeline works, for requests by these rules, whose builds come to see these credentials of the service.
+pub(super) fn pipeline(
+    read: &mut Reader<'_>,
+    cores: usize,
+    rules: Rules,
+    service: Vec<Secret>,
+) -> PipelineSettings {
+    let cores = u16::try_from(cores).unwrap_or(u16::MAX);
+    let ((job_timeout, consumer_timeout), good) =
+        read.good(|read| (read.job_timeout(), read.rabbitmq_consumer_timeout()));
+    if good && job_timeout >= consumer_timeout {
+        read.bad(
+            "JOB_TIMEOUT",
+            "must be below RABBITMQ_CONSUMER_TIMEOUT, or the broker takes deliveries away from under running jobs",
+        );
+    }
+    let builders = read.builder_concurrency(cores);
+    let connectors = read.connector_concurrency(cores.max(2));
+    let pushers = read.pusher_concurrency(cores.max(2));
+    let stage =
+        |concurrency: u16, timeout| StageSettings { concurrency: concurrency.into(), timeout };
+    PipelineSettings {
+        rules,
+        service,
+        // As many as all stages work on at once.
+        most_in_hand: read
+            .listener_concurrency(connectors.saturating_add(builders).saturating_add(pushers)),
+        job_timeout,
+        connector: stage(connectors, read.connector_timeout()),
+        builder: stage(builders, read.builder_timeout()),
+        pusher: stage(pushers, read.pusher_timeout()),
+        notifier: stage(read.notifier_concurrency(cores.max(4)), read.notifier_timeout()),
+        builds_per_user: read.builder_per_user(builders).into(),
+        supersede: read.listener_supersede(),
+        retry_concurrency: read.retry_concurrency(cores.max(4)).into(),
+        retry: RetryPolicy {
+            max_attempts: read.retry_max_attempts().into(),
+            initial_delay: read.retry_initial_delay(),
+            multiplier: read.retry_multiplier(),
+            max_delay: read.retry_max_delay(),
+            max_age: read.job_max_age(),
+        },
+        first_look: FIRST_LOOK,
+        intensity: RestartIntensity {
+            max_restarts: read.supervisor_max_restarts().into(),
+            window: read.supervisor_window(),
+            health_interval: read.supervisor_health_interval(),
+        },
     }
 }
 

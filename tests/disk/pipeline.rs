@@ -29,7 +29,6 @@ use image_builder_actors::testing::outcome_ledger::FakeLedger;
 use image_builder_actors::testing::registry::FakeRegistry;
 use image_builder_actors::testing::source::FakeSource;
 use image_builder_actors::testing::world;
-use tempfile::TempDir;
 
 use crate::engine::SmallEngine;
 use crate::full::Disk;
@@ -93,11 +92,10 @@ impl Planner for SamePlan {
     }
 }
 
-fn settings(workspaces: &TempDir) -> PipelineSettings {
+fn settings() -> PipelineSettings {
     let stage = StageSettings { concurrency: 2, timeout: Duration::from_secs(60) };
     let one_attempt = RetryPolicy { max_attempts: 1, ..world::settings().retry };
     PipelineSettings {
-        workspaces: workspaces.path().to_owned(),
         job_timeout: Duration::from_secs(90),
         connector: stage.clone(),
         builder: stage.clone(),
@@ -132,6 +130,7 @@ async fn full_in_the_middle() {
     let large = Order::of_bytes(200 * MB);
     let (broker, managers) = (FakeBroker::default(), FakeNotifier::default());
     let (builder, registry) = (worker.builder.clone(), FakeRegistry::default());
+    let workspaces = tempfile::tempdir().expect("a directory");
     let ports = Ports {
         broker: Arc::new(broker.clone()),
         ledger: Arc::new(FakeLedger::default()),
@@ -143,11 +142,12 @@ async fn full_in_the_middle() {
         registry: Arc::new(registry),
         managers: Arc::new(managers.clone()),
         probe: Arc::new(Disk(worker.guard.clone())),
+        registry_name: "registry.test".to_owned(),
+        workspaces: workspaces.path().to_owned(),
     };
-    let workspaces = tempfile::tempdir().expect("a directory");
     let pipeline = Pipeline::start(
         ports,
-        settings(&workspaces),
+        settings(),
         &pipeline::health(),
         Observer::default(),
         Shutdown::default(),

@@ -8,8 +8,9 @@
 //!
 //! The last one is what a worker goes by that knows nothing of a build but its request: whatever a
 //! crash took with it, an image that was pushed is never built again, and a build that may have been
-//! notified as ready is never notified as failed. It tells the commit by its labels. So an image that was
-//! built of another commit with the same inputs does not get it: after a crash it is found by its key.
+//! notified as ready is never notified as failed. It is put last: where it stands, the commit's tag does. It
+//! tells the commit by its labels. So an image that was built of another commit with the same inputs does not
+//! get it: after a crash it is found by its key.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -121,20 +122,16 @@ impl Images {
         let Artifact { commit, planned, location, reused, labelled } = artifact;
         let Planned { key, builder } = planned;
         let reference = self.reference(request, &commit);
-        let mut tags = Vec::new();
         // An image that is reused was found by its key's tag.
-        if !reused {
-            tags.push(key.tag());
-        }
-        if labelled {
-            tags.push(build_tag(request));
-        }
+        let by_key = (!reused).then(|| key.tag());
+        let by_build = labelled.then(|| build_tag(request));
         let image = match location {
             ImageLocation::OnEngine(built) => {
                 self.refuse_exposed(request, Looked::OnEngine(&built), &reference, progress)
                     .await?;
                 progress.note(format!("pushing {reference}"));
-                let image = self.push(&built, &reference, &tags, progress).await?;
+                let further: Vec<_> = by_key.into_iter().chain(by_build).collect();
+                let image = self.push(&built, &reference, &further, progress).await?;
                 if !labelled && self.is_labelled(&reference, &image, &commit).await? {
                     self.tag(&image, &reference, &[build_tag(request)]).await?;
                 }
@@ -144,14 +141,12 @@ impl Images {
                 let image = self.pushed(&reference, &digest).await?;
                 let looked = Looked::InRegistry(&image);
                 self.refuse_exposed(request, looked, &reference, progress).await?;
-                tags.push(reference.tag.clone());
-                self.tag(&image, &reference, &tags).await?;
+                self.tag_in_turn(&image, &reference, by_key, by_build).await?;
                 progress.note(format!("{reference} is {digest}, which the engine has pushed"));
                 image
             }
             ImageLocation::InRegistry(image) => {
-                tags.push(reference.tag.clone());
-                self.tag(&image, &reference, &tags).await?;
+                self.tag_in_turn(&image, &reference, by_key, by_build).await?;
                 image
             }
         };
@@ -268,6 +263,20 @@ impl Images {
             // What was refused says more than that it cannot be looked up.
             Ok(None) | Err(_) => Err(fault),
         }
+    }
+
+    /// Puts the tag of the build itself last: by that one a later delivery finds an image that needs nothing more,
+    /// so the commit's must stand before it, whenever a worker dies.
+    async fn tag_in_turn(
+        &self,
+        image: &RegistryImage,
+        reference: &ImageReference,
+        by_key: Option<String>,
+        by_build: Option<String>,
+    ) -> Result<(), Fault> {
+        let first: Vec<_> = by_key.into_iter().chain([reference.tag.clone()]).collect();
+        self.tag(image, reference, &first).await?;
+        self.tag(image, reference, by_build.as_slice()).await
     }
 
     /// Tags an image that no engine here needs to have.

@@ -266,6 +266,7 @@ fn hand_over(held: Option<Unsettled>) {
 }
 
 /// Makes the leases of one subscription, and gives back those that were dropped.
+#[derive(Clone)]
 pub struct Settler {
     /// Whether nobody can have had in hand what comes: what comes to most queues was.
     may_be_first: bool,

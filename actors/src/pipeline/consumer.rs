@@ -179,26 +179,6 @@ impl Consumer {
         }
     }
 
-    /// What becomes of leases that are dropped.
-    fn settler(&self, subscription: &Subscription) -> Settler {
-        let settlement = self.settlement.clone();
-        let when_dropped: fn(Settlement, Lease) = match self.queue {
-            Queue::Build => |settlement, lease| {
-                tokio::spawn(async move { settlement.crashed(lease).await });
-            },
-            // Nothing is lost by trying again, and no rebuild comes of it.
-            _ => |_, lease| lease.release(),
-        };
-        Settler::start(
-            self.queue == Queue::Build,
-            subscription.acks.clone(),
-            self.longest,
-            move |lease| {
-                when_dropped(settlement.clone(), lease);
-            },
-        )
-    }
-
     /// Hands on deliveries until the subscription is over. What nobody has in hand then goes back;
     /// leases stay good.
     async fn forward(
@@ -207,13 +187,14 @@ impl Consumer {
         slots: &Arc<Semaphore>,
         mailbox: &Mailbox<Delivered>,
     ) -> Over {
-        let reception = Reception {
-            redeliveries: self.redeliveries.clone(),
-            settlement: self.settlement.clone(),
-            settler: Arc::new(self.settler(&subscription)),
-            acks: subscription.acks.clone(),
-            mailbox: mailbox.clone(),
-        };
+        let reception = Reception::new(
+            self.queue,
+            subscription.acks.clone(),
+            self.longest,
+            &self.settlement,
+            &self.redeliveries,
+            mailbox,
+        );
         loop {
             let slot = slots.clone().acquire_owned();
             let next = async { Some((slot.await.ok()?, subscription.deliveries.recv().await?)) };
@@ -296,14 +277,44 @@ impl Incoming {
 #[derive(Clone)]
 pub(super) struct Reception {
     /// What this worker has, or has just had.
-    pub(super) redeliveries: Redeliveries,
-    pub(super) settlement: Settlement,
-    pub(super) settler: Arc<Settler>,
-    pub(super) acks: Arc<dyn Acknowledger>,
+    redeliveries: Redeliveries,
+    settlement: Settlement,
+    /// Knows what becomes of leases that are dropped.
+    pub(super) settler: Settler,
+    acks: Arc<dyn Acknowledger>,
     pub(super) mailbox: Mailbox<Delivered>,
 }
 
 impl Reception {
+    /// Of deliveries of this queue. A lease that stands for longer than `longest` is taken for a hang.
+    pub(super) fn new(
+        queue: Queue,
+        acks: Arc<dyn Acknowledger>,
+        longest: Duration,
+        settlement: &Settlement,
+        redeliveries: &Redeliveries,
+        mailbox: &Mailbox<Delivered>,
+    ) -> Self {
+        let is_build = queue == Queue::Build;
+        let crashed = settlement.clone();
+        let settler =
+            Settler::start(is_build, acks.clone(), longest, move |lease| match is_build {
+                true => {
+                    let settlement = crashed.clone();
+                    tokio::spawn(async move { settlement.crashed(lease).await });
+                }
+                // Nothing is lost by trying again, and no rebuild comes of it.
+                false => lease.release(),
+            });
+        Self {
+            redeliveries: redeliveries.clone(),
+            settlement: settlement.clone(),
+            settler,
+            acks,
+            mailbox: mailbox.clone(),
+        }
+    }
+
     /// Sees to what is only to be acked, has to wait for its own message, or cannot be read; the answer is
     /// what is to be worked on.
     pub(super) async fn take_up(&self, incoming: Incoming) -> Option<(Incoming, Hold)> {

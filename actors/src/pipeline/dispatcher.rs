@@ -10,11 +10,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::delivery::dedup::{Hold, Redeliveries};
-use crate::delivery::lease::Settler;
 use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::pipeline::consumer::{Delivered, Incoming, PAUSE, Reception};
-use crate::ports::{Backlog, Broker, ImageBuilder};
+use crate::ports::{Backlog, Broker, ImageBuilder, Queue};
 use crate::scheduling::admission::Admission;
 use crate::scheduling::capacity::Capacity;
 use crate::supervision::Mailbox;
@@ -95,13 +94,14 @@ impl Dispatcher {
         slots: &Arc<Semaphore>,
         mailbox: &Mailbox<Delivered>,
     ) -> Over {
-        let reception = Reception {
-            redeliveries: self.redeliveries.clone(),
-            settlement: self.settlement.clone(),
-            settler: Arc::new(self.settler(&backlog)),
-            acks: backlog.acks.clone(),
-            mailbox: mailbox.clone(),
-        };
+        let reception = Reception::new(
+            Queue::Build,
+            backlog.acks.clone(),
+            self.longest,
+            &self.settlement,
+            &self.redeliveries,
+            mailbox,
+        );
         loop {
             let room = async {
                 let slot = slots.clone().acquire_owned().await.ok()?;
@@ -179,14 +179,5 @@ impl Dispatcher {
         reception.mailbox.deliver(delivered).await;
         let _settled = slots.acquire().await;
         drop(claim);
-    }
-
-    /// What becomes of leases that are dropped.
-    fn settler(&self, backlog: &Backlog) -> Settler {
-        let settlement = self.settlement.clone();
-        Settler::start(true, backlog.acks.clone(), self.longest, move |lease| {
-            let settlement = settlement.clone();
-            tokio::spawn(async move { settlement.crashed(lease).await });
-        })
     }
 }

@@ -63,6 +63,10 @@ pub struct Ports {
     pub registry: Arc<dyn Registry>,
     pub managers: Arc<dyn NotifierPort>,
     pub probe: Arc<dyn Probe>,
+    /// The registry's name in references.
+    pub registry_name: String,
+    /// Where workspaces are made.
+    pub workspaces: PathBuf,
 }
 
 /// How the pipeline works.
@@ -71,10 +75,6 @@ pub struct PipelineSettings {
     pub rules: Rules,
     /// The service's own credentials that builds come to see.
     pub service: Vec<Secret>,
-    /// Where workspaces are made.
-    pub workspaces: PathBuf,
-    /// The registry's name in references.
-    pub registry_name: String,
     /// Builds in hand at once, those included that are fetched or pushed.
     pub most_in_hand: u16,
     /// From delivery to settled, waiting included.
@@ -154,7 +154,7 @@ impl Pipeline {
         let images = Images {
             engine: ports.engine.clone(),
             registry: ports.registry,
-            registry_name: settings.registry_name,
+            registry_name: ports.registry_name,
         };
         let settlement = Settlement {
             broker: ports.broker.clone(),
@@ -194,7 +194,7 @@ impl Pipeline {
             forge: ports.forge.clone(),
             credentials: ports.credentials,
             holds,
-            workspaces: settings.workspaces,
+            workspaces: ports.workspaces,
             next: builder,
         };
         let connector = actors.stage(ActorName::Connector, settings.connector, connector);

@@ -65,8 +65,6 @@ pub fn settings() -> PipelineSettings {
     PipelineSettings {
         rules: Rules::new("https://github.com", Limits::default()),
         service: Vec::new(),
-        workspaces: std::path::PathBuf::new(),
-        registry_name: "registry.test".to_owned(),
         most_in_hand: 8,
         job_timeout: Duration::from_secs(15),
         connector: stage(4),
@@ -111,9 +109,8 @@ where
 }
 
 impl World {
-    fn start(mut settings: PipelineSettings) -> Self {
+    fn start(settings: PipelineSettings) -> Self {
         let workspaces = tempfile::tempdir().expect("a directory");
-        settings.workspaces = workspaces.path().to_owned();
         let (broker, forge, planner) =
             (FakeBroker::default(), FakeSource::default(), FakePlanner::default());
         let (registry, managers, probe) =
@@ -132,6 +129,8 @@ impl World {
             registry: Arc::new(registry.clone()),
             managers: Arc::new(managers.clone()),
             probe: Arc::new(probe.clone()),
+            registry_name: "registry.test".to_owned(),
+            workspaces: workspaces.path().to_owned(),
         };
         let (health, shutdown) = (pipeline::health(), Shutdown::default());
         let builds = FakeBuildStore::default();

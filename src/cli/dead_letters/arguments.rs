@@ -39,13 +39,13 @@ macro_rules! help {
     "image-builder dead show 7f3a",
 ))]
 pub enum Command {
-    /// List the letters, one line each, newest last
+    /// List the dead letters, one line each, newest last
     #[command(after_long_help = help!(
         "image-builder dead list --user u1 --fault registry_refused",
         "image-builder dead list --json | jq -r .buildID",
     ))]
     List(List),
-    /// Show one letter: what was asked for, what happened at each attempt, and the end of the build's log
+    /// Show one dead letter: what was asked for, what happened at each attempt, and the end of the build's log
     #[command(after_long_help = help!("image-builder dead show 7f3a"))]
     Show {
         /// The build's id, or the beginning of it
@@ -70,7 +70,7 @@ pub enum Command {
         "image-builder dead redrive --all --fault registry_refused --dry-run",
     ))]
     Redrive(Redrive),
-    /// Remove letters for good
+    /// Remove dead letters for good
     #[command(after_long_help = help!(
         "image-builder dead drop 7f3a",
         "image-builder dead drop --fault user --user u1 --dry-run",

@@ -241,7 +241,7 @@ fn check_stages(
 
 /// The images that `target`, else the last stage, is made of: those that the stages which it needs begin with or
 /// take files from, each once. Where only the engine knows a name it stands as it is written.
-pub(in crate::planner) fn images(
+pub(crate) fn images(
     text: &str,
     build_args: &BTreeMap<String, String>,
     target: Option<&str>,

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use image_builder_actors::model::notification::{Notification, notified_build};
 use image_builder_actors::model::shutdown::Shutdown;
-use image_builder_actors::pipeline::{self, Pipeline, PipelineSettings, Ports};
+use image_builder_actors::pipeline::{self, Pipeline, Ports};
 use image_builder_actors::ports::{Broker, Message, Notifier, NotifyError, Queue};
 use image_builder_actors::telemetry::delivery_span::Observer;
 use image_builder_actors::testing::builder::FakeBuilder;
@@ -171,10 +171,10 @@ async fn work(file: PathBuf, first: usize) {
         registry: Arc::new(registry),
         managers: Arc::new(Teller),
         probe: Arc::new(FakeProbe::default()),
+        registry_name: "registry.test".to_owned(),
+        workspaces: workspaces.path().to_owned(),
     };
-    let settings =
-        PipelineSettings { workspaces: workspaces.path().to_owned(), ..world::settings() };
-    let (health, shutdown) = (pipeline::health(), Shutdown::default());
+    let (settings, health, shutdown) = (world::settings(), pipeline::health(), Shutdown::default());
     let _pipeline = Pipeline::start(ports, settings, &health, Observer::default(), shutdown);
     stream::iter(first..count())
         .for_each_concurrent(32, |number| {
