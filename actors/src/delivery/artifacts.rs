@@ -10,12 +10,15 @@
 //! crash took with it, an image that was pushed is never built again, and a build that may have been
 //! notified as ready is never notified as failed. It tells the commit by its labels. So an image that was
 //! built of another commit with the same inputs does not get it: after a crash it is found by its key.
+//!
+//! The last two are believed only beside their [seals](Seal), which are tags as well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use time::format_description::well_known::Rfc3339;
 
+use crate::delivery::seal::Seal;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Planned;
@@ -35,6 +38,8 @@ pub struct Images {
     pub registry: Arc<dyn Registry>,
     /// The registry's name in references.
     pub registry_name: String,
+    /// By which tags are known that a worker put.
+    pub seal: Seal,
 }
 
 /// An image that is looked at before anybody is told of it.
@@ -69,8 +74,8 @@ pub struct Ready {
 }
 
 impl Images {
-    /// The image of these inputs, and the commit that it was built of. One that does not say so of itself is
-    /// none: somebody has moved the tag.
+    /// The image of these inputs, and the commit that it was built of. One that does not say so of itself, or to
+    /// which no worker gave the tag, is none.
     ///
     /// # Errors
     /// The registry cannot be asked.
@@ -80,7 +85,7 @@ impl Images {
         key: &BuildKey,
     ) -> Result<Option<(RegistryImage, Option<String>)>, Fault> {
         let reference = self.reference(request, &key.tag());
-        let Some(image) = self.registry.find(&reference).await? else { return Ok(None) };
+        let Some(image) = self.sealed(&reference).await? else { return Ok(None) };
         let mut labels = self.registry.labels(&reference, &image).await?;
         if labels.get(KEY_LABEL).map(String::as_str) != Some(key.as_str()) {
             let digest = image.digest;
@@ -96,7 +101,7 @@ impl Images {
     /// The registry cannot be asked.
     pub async fn of_build(&self, request: &BuildRequest) -> Result<Option<Ready>, Fault> {
         let reference = self.reference(request, &build_tag(request));
-        let Some(image) = self.registry.find(&reference).await? else { return Ok(None) };
+        let Some(image) = self.sealed(&reference).await? else { return Ok(None) };
         let labels = self.registry.labels(&reference, &image).await?;
         let builder = labels.get(BUILDER_LABEL).and_then(|name| BuilderKind::from_name(name));
         let (Some(commit), Some(builder)) = (labels.get(REVISION_LABEL).cloned(), builder) else {
@@ -105,6 +110,25 @@ impl Images {
         };
         let reference = self.reference(request, &commit);
         Ok(Some(Ready { image, reference, commit, builder, reused: false }))
+    }
+
+    /// The image under a tag that a worker put on it.
+    async fn sealed(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
+        let Some(image) = self.registry.find(reference).await? else { return Ok(None) };
+        let seal = reference.with_tag(&self.seal.of(reference, &image.digest));
+        let sealed = self.registry.find(&seal).await?;
+        if sealed.is_some_and(|sealed| sealed.digest == image.digest) {
+            return Ok(Some(image));
+        }
+        let digest = image.digest;
+        tracing::warn!(%reference, digest, "no worker with this REUSE_SECRET put the tag: the image is not used");
+        Ok(None)
+    }
+
+    /// These tags, each with its seal on this digest.
+    fn with_seals(&self, reference: &ImageReference, tags: &[String], digest: &str) -> Vec<String> {
+        let seal = |tag: &String| self.seal.of(&reference.with_tag(tag), digest);
+        tags.iter().flat_map(|tag| [seal(tag), tag.clone()]).collect()
     }
 
     /// Sees to it that the registry has the image under the request's names: one on the engine is
@@ -136,7 +160,9 @@ impl Images {
                 progress.note(format!("pushing {reference}"));
                 let image = self.push(&built, &reference, &tags, progress).await?;
                 if !labelled && self.is_labelled(&reference, &image, &commit).await? {
-                    self.tag(&image, &reference, &[build_tag(request)]).await?;
+                    let tags = [build_tag(request)];
+                    let tags = self.with_seals(&reference, &tags, &image.digest);
+                    self.tag(&image, &reference, &tags).await?;
                 }
                 image
             }
@@ -144,12 +170,14 @@ impl Images {
                 let image = self.pushed(&reference, &digest).await?;
                 let looked = Looked::InRegistry(&image);
                 self.refuse_exposed(request, looked, &reference, progress).await?;
+                let mut tags = self.with_seals(&reference, &tags, &digest);
                 tags.push(reference.tag.clone());
                 self.tag(&image, &reference, &tags).await?;
                 progress.note(format!("{reference} is {digest}, which the engine has pushed"));
                 image
             }
             ImageLocation::InRegistry(image) => {
+                let mut tags = self.with_seals(&reference, &tags, &image.digest);
                 tags.push(reference.tag.clone());
                 self.tag(&image, &reference, &tags).await?;
                 image
@@ -216,8 +244,8 @@ impl Images {
         })
     }
 
-    /// Pushes once, and has the registry put the further tags on what it got: that sends a few hundred
-    /// bytes in place of a second push.
+    /// Pushes once, and has the registry put the further tags and their seals on what it got: that sends a few
+    /// hundred bytes in place of a second push.
     async fn push(
         &self,
         built: &BuiltImage,
@@ -234,7 +262,8 @@ impl Images {
                 built.id,
             )));
         }
-        for RefusedTag { tag, .. } in self.registry.tag(&pushed, reference, further_tags).await? {
+        let further_tags = self.with_seals(reference, further_tags, &digest);
+        for RefusedTag { tag, .. } in self.registry.tag(&pushed, reference, &further_tags).await? {
             let same = self.push_once(built, &reference.with_tag(&tag), progress).await?;
             if same != digest {
                 return Err(failed(format!("under the tag `{tag}` it became {same}")));

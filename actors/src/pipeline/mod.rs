@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::delivery::artifacts::Images;
 use crate::delivery::dedup::Redeliveries;
 use crate::delivery::lease::Leased;
+use crate::delivery::seal::Seal;
 use crate::delivery::settlement::Settlement;
 use crate::model::secret::Secret;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
@@ -75,6 +76,8 @@ pub struct PipelineSettings {
     pub workspaces: PathBuf,
     /// The registry's name in references.
     pub registry_name: String,
+    /// By which tags in the registry are known that a worker put.
+    pub seal: Seal,
     /// Builds in hand at once, those included that are fetched or pushed.
     pub most_in_hand: u16,
     /// From delivery to settled, waiting included.
@@ -155,6 +158,7 @@ impl Pipeline {
             engine: ports.engine.clone(),
             registry: ports.registry,
             registry_name: settings.registry_name,
+            seal: settings.seal,
         };
         let settlement = Settlement {
             broker: ports.broker.clone(),

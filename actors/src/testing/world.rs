@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::delivery::seal::Seal;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::limits::Limits;
 use crate::model::notification::{Notification, notified_build};
+use crate::model::secret::Secret;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
 use crate::pipeline;
@@ -67,6 +69,7 @@ pub fn settings() -> PipelineSettings {
         service: Vec::new(),
         workspaces: std::path::PathBuf::new(),
         registry_name: "registry.test".to_owned(),
+        seal: Seal::new(Secret::new("key")),
         most_in_hand: 8,
         job_timeout: Duration::from_secs(15),
         connector: stage(4),
