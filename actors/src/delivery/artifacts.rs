@@ -340,7 +340,7 @@ fn failed(message: String) -> Fault {
 
 /// The tag of a build's own image. What the request asks for is part of its name: an image that another
 /// request under the same id has left is not found by this one.
-fn build_tag(request: &BuildRequest) -> String {
+pub fn build_tag(request: &BuildRequest) -> String {
     format!("build-{}", request.identity().hash("image", [request.meaning()]))
 }
 
