@@ -290,9 +290,6 @@ lint() {
     cargo fmt --all --check
     heading "lints"
     cargo clippy --workspace --all-targets --features failpoints -- -D warnings
-    heading "fuzz targets' parts"
-    RUSTFLAGS="--cfg fuzzing" cargo check --lib --manifest-path tests/fuzz/Cargo.toml \
-        --target-dir "${CARGO_TARGET_DIR:-target}/fuzz-check"
     heading "documentation"
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --features failpoints
     heading "scripts"

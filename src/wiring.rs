@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use image_builder_actors::delivery::seal::Seal;
+use image_builder_actors::model::digest::hex;
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::secret::Secret;
@@ -23,6 +25,7 @@ use image_builder_actors::telemetry::history::Recorder;
 use image_builder_actors::telemetry::metrics::Metrics;
 use image_builder_actors::telemetry::statuses::{Link, StatusReporter};
 use reqwest::Url;
+use sha2::Sha256;
 use time::OffsetDateTime;
 
 use self::engines::Engines;
@@ -181,6 +184,8 @@ impl Worker {
 pub struct Adapters {
     /// The registry's name in references.
     registry_name: String,
+    /// By which tags in the registry are known that a worker put.
+    seal: Seal,
     forge: Arc<GitConnector>,
     credentials: Arc<TokenMaker>,
     planner: Arc<SourcePlanner>,
@@ -247,9 +252,11 @@ impl Adapters {
             budget: budget.0,
             secret: secret.clone(),
         });
+        let seal = seal(config, &secret);
         let planner = PlannerSettings::new(config.limits.clone(), secret);
         Ok(Self {
             registry_name,
+            seal,
             forge: Arc::new(forge_client(
                 &config.forge,
                 &config.network,
@@ -327,6 +334,7 @@ impl Adapters {
             registry: self.registry,
             managers: self.managers,
             registry_name: self.registry_name,
+            seal: self.seal,
             workspaces: data_dir.workspaces(),
         }
     }
@@ -336,6 +344,22 @@ impl Adapters {
 fn worker_name(http: &str) -> String {
     let port = http.rsplit(':').next().unwrap_or_default();
     format!("{}:{port}", host_name())
+}
+
+/// What this worker and its replicas know each other's tags by. Those that share a broker share its password: who
+/// has that can publish outcomes anyhow. It is not to be tried out by seals, which stand in the registry.
+fn seal(config: &Config, own: &Secret) -> Seal {
+    const ROUNDS: u32 = 10_000;
+    if let Some(secret) = &config.registry.reuse_secret {
+        return Seal::new(secret.clone());
+    }
+    let address = config.broker.rabbitmq.as_ref().and_then(|it| Url::parse(it.uri.expose()).ok());
+    let Some(password) = address.as_ref().and_then(Url::password) else {
+        return Seal::new(own.clone());
+    };
+    let salt = b"image-builder.seal";
+    let key = pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(password.as_bytes(), salt, ROUNDS);
+    Seal::new(Secret::new(hex(&key)))
 }
 
 /// What the engine pushes with; `None` = nothing.

@@ -1,5 +1,7 @@
 //! Where images go.
 
+use image_builder_actors::model::secret::Secret;
+
 use super::reader::Reader;
 use crate::registry::{RegistryCredentials, RegistryUrl};
 
@@ -8,6 +10,8 @@ pub struct RegistryConfig {
     pub url: RegistryUrl,
     /// `None` = anonymous.
     pub credentials: Option<RegistryCredentials>,
+    /// By what workers know the tags that a worker put. `None` = by what they share besides.
+    pub reuse_secret: Option<Secret>,
 }
 
 impl RegistryConfig {
@@ -26,6 +30,6 @@ impl RegistryConfig {
         let credentials = username.zip(password);
         let credentials =
             credentials.map(|(username, password)| RegistryCredentials { username, password });
-        Self { url, credentials }
+        Self { url, credentials, reuse_secret: read.reuse_secret() }
     }
 }

@@ -174,6 +174,10 @@ macro_rules! settings { ($of:ident) => { $of! {
         registry_username: String = TEXT unset "anonymous";
         /// Password of that user.
         registry_password / registry_password_file: Secret = SECRET unset "anonymous";
+        /// By what workers know which tags a worker put, of at least 16 characters and the same for all replicas: what
+        /// anybody else pushes under a tag is never told as a user's image. See [Tags](safety.md#tags).
+        reuse_secret / reuse_secret_file: Secret = LONG_SECRET
+            unset "made of the password in `RABBITMQ_URI`, or kept below `DATA_DIR` where there is none";
     }
 
     "Notifications" {

@@ -57,6 +57,11 @@ impl<T> Kind<T> {
 
 pub(super) const TEXT: Kind<String> = Kind::new("text", |text| Ok(text.to_owned()));
 pub(super) const SECRET: Kind<Secret> = Kind::new("text", |text| Ok(Secret::new(text)));
+/// A secret that nobody guesses from what is made with it.
+pub(super) const LONG_SECRET: Kind<Secret> = Kind::new("text", |text| match text.len() {
+    ..16 => Err("must have at least 16 characters".into()),
+    _ => Ok(Secret::new(text)),
+});
 /// A token that an HTTP header can hold.
 pub(super) const TOKEN: Kind<Secret> =
     Kind::new("text", |text| match text.bytes().all(|byte| byte.is_ascii_graphic()) {

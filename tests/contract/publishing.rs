@@ -8,7 +8,8 @@ use hyper::Method;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
 use image_builder::engine::settings::BuildSettings;
 use image_builder::registry::{RegistryClient, RegistrySettings};
-use image_builder_actors::delivery::artifacts::{Artifact, Images};
+use image_builder_actors::delivery::artifacts::{Artifact, Images, build_tag};
+use image_builder_actors::delivery::seal::Seal;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::history::Planned;
@@ -17,7 +18,7 @@ use image_builder_actors::model::image::{
 };
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::{BuildRequest, PlanRequest};
-use image_builder_actors::model::secret::Redactor;
+use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::Registry;
 use image_builder_actors::testing::conformance::planner;
 
@@ -46,7 +47,9 @@ impl Worker {
         let engine = docker_engine(BuildSettings { push_auth, ..BuildSettings::default() });
         let registry_name = settings.url.to_string();
         let registry = Arc::new(client(settings));
-        let images = Images { engine: Arc::new(engine), registry: registry.clone(), registry_name };
+        let seal = Seal::new(Secret::new("key"));
+        let images =
+            Images { engine: Arc::new(engine), registry: registry.clone(), registry_name, seal };
         Self { registry, images }
     }
 
@@ -182,8 +185,43 @@ async fn a_tag_that_somebody_moved_to_an_image_of_other_inputs_is_not_believed()
     assert_eq!(by_key().await, Ok(None));
 }
 
+/// Whoever may push can copy all that is public of an image: its labels, and the names of its tags.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_somebody_else_pushed_with_copied_labels_and_tags_is_not_believed() {
+    let mut engine = Engine::connect().await;
+    let (reference, worker) = (reference_in(OPEN), Worker::new(settings(OPEN)));
+    let (key, commit) = (key(), &reference.tag);
+    let label = format!(
+        "LABEL {KEY_LABEL}={} {REVISION_LABEL}={commit} {BUILDER_LABEL}=dockerfile",
+        key.as_str()
+    );
+    let own = engine.labelled_image(&label).await;
+    let own = worker.publish(&own, &reference).await.expect("it succeeds");
+    let by_key = async || worker.images.of_key(&request(&reference), &key).await;
+    let by_build = async || worker.images.of_build(&request(&reference)).await;
+    assert!(by_key().await.expect("asked").is_some_and(|(image, _)| image == own));
+    assert!(by_build().await.expect("asked").is_some_and(|ready| ready.image == own));
+
+    let theirs = engine.labelled_image(&format!("{label} evil=1")).await;
+    let progress = BuildLog::new("theirs", Redactor::default());
+    // All names that the registry lists.
+    let seal = |tag: &str| worker.images.seal.of(&reference.with_tag(tag), &own.digest);
+    let build = build_tag(&request(&reference));
+    let tags = [key.tag(), seal(&key.tag()), seal(&build), build];
+    for tag in tags {
+        let moved = reference.with_tag(&tag);
+        worker.images.engine.push(&theirs, &moved, &progress).await.expect("anybody may push");
+    }
+    assert_eq!(by_key().await, Ok(None));
+    assert!(by_build().await.expect("asked").is_none());
+    // A worker of another installation is nobody in particular.
+    let mut other = Worker::new(settings(OPEN));
+    other.images.seal = Seal::new(Secret::new("another key"));
+    assert_eq!(other.images.of_key(&request(&reference), &key).await, Ok(None));
+}
+
 #[tokio::test]
-async fn an_image_of_the_same_inputs_costs_two_looks_and_a_manifest_a_tag_and_nothing_of_the_engine()
+async fn an_image_of_the_same_inputs_costs_three_looks_and_a_manifest_a_tag_and_nothing_of_the_engine()
  {
     let server = registry_that(|_| None).await;
     let mut engine = Engine::connect().await;
@@ -211,7 +249,9 @@ async fn an_image_of_the_same_inputs_costs_two_looks_and_a_manifest_a_tag_and_no
     worker.images.publish(&request, artifact, &progress).await.expect("it succeeds");
     let asked = server.requests().split_off(before);
     let asked: Vec<_> = asked.iter().map(|asked| asked.method.clone()).collect();
-    assert_eq!(asked, [Method::GET, Method::GET, Method::PUT, Method::PUT]);
+    let (get, put) = (Method::GET, Method::PUT);
+    // The key's tag, its seal and the labels; the build's seal and its tag, and that of the commit.
+    assert_eq!(asked, [get.clone(), get.clone(), get, put.clone(), put.clone(), put]);
 }
 
 #[tokio::test]

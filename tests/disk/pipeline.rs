@@ -6,12 +6,13 @@ use std::time::Duration;
 use actix_rt::System;
 use async_trait::async_trait;
 use image_builder::engine::docker::disk::size::Size;
+use image_builder_actors::delivery::seal::Seal;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::request::BuildRequest;
-use image_builder_actors::model::secret::Tripwire;
+use image_builder_actors::model::secret::{Secret, Tripwire};
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::pipeline;
 use image_builder_actors::pipeline::{Pipeline, PipelineSettings, Ports, StageSettings};
@@ -143,6 +144,7 @@ async fn full_in_the_middle() {
         managers: Arc::new(managers.clone()),
         probe: Arc::new(Disk(worker.guard.clone())),
         registry_name: "registry.test".to_owned(),
+        seal: Seal::new(Secret::new("key")),
         workspaces: workspaces.path().to_owned(),
     };
     let pipeline = Pipeline::start(

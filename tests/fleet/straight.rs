@@ -8,6 +8,7 @@ use image_builder::engine::settings::{
 };
 use image_builder::registry::{RegistryClient, RegistryCredentials, RegistrySettings, RegistryUrl};
 use image_builder_actors::delivery::artifacts::{Artifact, Images, Ready};
+use image_builder_actors::delivery::seal::Seal;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::history::Planned;
@@ -45,6 +46,7 @@ async fn publish(
         engine: builder,
         registry: Arc::new(registry()),
         registry_name: REGISTRY.to_owned(),
+        seal: Seal::new(Secret::new("key")),
     };
     let artifact = Artifact {
         commit: order.reference.tag.clone(),

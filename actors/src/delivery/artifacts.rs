@@ -8,15 +8,18 @@
 //!
 //! The last one is what a worker goes by that knows nothing of a build but its request: whatever a
 //! crash took with it, an image that was pushed is never built again, and a build that may have been
-//! notified as ready is never notified as failed. It is put last: where it stands, the commit's tag does. It
-//! tells the commit by its labels. So an image that was built of another commit with the same inputs does not
-//! get it: after a crash it is found by its key.
+//! notified as ready is never notified as failed. It tells the commit by its labels. So an image that was
+//! built of another commit with the same inputs does not get it: after a crash it is found by its key.
+//!
+//! The last two are believed only beside their [seals](Seal), which are tags as well.
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::Arc;
 
 use time::format_description::well_known::Rfc3339;
 
+use crate::delivery::seal::Seal;
 use crate::model::build_log::BuildLog;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Planned;
@@ -36,6 +39,8 @@ pub struct Images {
     pub registry: Arc<dyn Registry>,
     /// The registry's name in references.
     pub registry_name: String,
+    /// By which tags are known that a worker put.
+    pub seal: Seal,
 }
 
 /// An image that is looked at before anybody is told of it.
@@ -70,8 +75,8 @@ pub struct Ready {
 }
 
 impl Images {
-    /// The image of these inputs, and the commit that it was built of. One that does not say so of itself is
-    /// none: somebody has moved the tag.
+    /// The image of these inputs, and the commit that it was built of. One that does not say so of itself, or to
+    /// which no worker gave the tag, is none.
     ///
     /// # Errors
     /// The registry cannot be asked.
@@ -81,7 +86,7 @@ impl Images {
         key: &BuildKey,
     ) -> Result<Option<(RegistryImage, Option<String>)>, Fault> {
         let reference = self.reference(request, &key.tag());
-        let Some(image) = self.registry.find(&reference).await? else { return Ok(None) };
+        let Some(image) = self.sealed(&reference).await? else { return Ok(None) };
         let mut labels = self.registry.labels(&reference, &image).await?;
         if labels.get(KEY_LABEL).map(String::as_str) != Some(key.as_str()) {
             let digest = image.digest;
@@ -91,13 +96,13 @@ impl Images {
         Ok(Some((image, labels.remove(REVISION_LABEL))))
     }
 
-    /// The image of this very build.
+    /// The image of this very build, which has its commit's tag then.
     ///
     /// # Errors
     /// The registry cannot be asked.
     pub async fn of_build(&self, request: &BuildRequest) -> Result<Option<Ready>, Fault> {
         let reference = self.reference(request, &build_tag(request));
-        let Some(image) = self.registry.find(&reference).await? else { return Ok(None) };
+        let Some(image) = self.sealed(&reference).await? else { return Ok(None) };
         let labels = self.registry.labels(&reference, &image).await?;
         let builder = labels.get(BUILDER_LABEL).and_then(|name| BuilderKind::from_name(name));
         let (Some(commit), Some(builder)) = (labels.get(REVISION_LABEL).cloned(), builder) else {
@@ -105,7 +110,30 @@ impl Images {
             return Ok(None);
         };
         let reference = self.reference(request, &commit);
+        // All tags are put at once: a worker that died meanwhile may have left this one out.
+        if self.registry.find(&reference).await?.is_none() {
+            self.tag(&image, &reference, slice::from_ref(&commit)).await?;
+        }
         Ok(Some(Ready { image, reference, commit, builder, reused: false }))
+    }
+
+    /// The image under a tag that a worker put on it.
+    async fn sealed(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
+        let Some(image) = self.registry.find(reference).await? else { return Ok(None) };
+        let seal = reference.with_tag(&self.seal.of(reference, &image.digest));
+        let sealed = self.registry.find(&seal).await?;
+        if sealed.is_some_and(|sealed| sealed.digest == image.digest) {
+            return Ok(Some(image));
+        }
+        let digest = image.digest;
+        tracing::warn!(%reference, digest, "no worker with this REUSE_SECRET put the tag: the image is not used");
+        Ok(None)
+    }
+
+    /// These tags, each with its seal on this digest.
+    fn with_seals(&self, reference: &ImageReference, tags: &[String], digest: &str) -> Vec<String> {
+        let seal = |tag: &String| self.seal.of(&reference.with_tag(tag), digest);
+        tags.iter().flat_map(|tag| [seal(tag), tag.clone()]).collect()
     }
 
     /// Sees to it that the registry has the image under the request's names: one on the engine is
@@ -122,18 +150,24 @@ impl Images {
         let Artifact { commit, planned, location, reused, labelled } = artifact;
         let Planned { key, builder } = planned;
         let reference = self.reference(request, &commit);
+        let mut tags = Vec::new();
         // An image that is reused was found by its key's tag.
-        let by_key = (!reused).then(|| key.tag());
-        let by_build = labelled.then(|| build_tag(request));
+        if !reused {
+            tags.push(key.tag());
+        }
+        if labelled {
+            tags.push(build_tag(request));
+        }
         let image = match location {
             ImageLocation::OnEngine(built) => {
                 self.refuse_exposed(request, Looked::OnEngine(&built), &reference, progress)
                     .await?;
                 progress.note(format!("pushing {reference}"));
-                let further: Vec<_> = by_key.into_iter().chain(by_build).collect();
-                let image = self.push(&built, &reference, &further, progress).await?;
+                let image = self.push(&built, &reference, &tags, progress).await?;
                 if !labelled && self.is_labelled(&reference, &image, &commit).await? {
-                    self.tag(&image, &reference, &[build_tag(request)]).await?;
+                    let tags = [build_tag(request)];
+                    let tags = self.with_seals(&reference, &tags, &image.digest);
+                    self.tag(&image, &reference, &tags).await?;
                 }
                 image
             }
@@ -141,12 +175,16 @@ impl Images {
                 let image = self.pushed(&reference, &digest).await?;
                 let looked = Looked::InRegistry(&image);
                 self.refuse_exposed(request, looked, &reference, progress).await?;
-                self.tag_in_turn(&image, &reference, by_key, by_build).await?;
+                let mut tags = self.with_seals(&reference, &tags, &digest);
+                tags.push(reference.tag.clone());
+                self.tag(&image, &reference, &tags).await?;
                 progress.note(format!("{reference} is {digest}, which the engine has pushed"));
                 image
             }
             ImageLocation::InRegistry(image) => {
-                self.tag_in_turn(&image, &reference, by_key, by_build).await?;
+                let mut tags = self.with_seals(&reference, &tags, &image.digest);
+                tags.push(reference.tag.clone());
+                self.tag(&image, &reference, &tags).await?;
                 image
             }
         };
@@ -211,8 +249,8 @@ impl Images {
         })
     }
 
-    /// Pushes once, and has the registry put the further tags on what it got: that sends a few hundred
-    /// bytes in place of a second push.
+    /// Pushes once, and has the registry put the further tags and their seals on what it got: that sends a few
+    /// hundred bytes in place of a second push.
     async fn push(
         &self,
         built: &BuiltImage,
@@ -229,7 +267,8 @@ impl Images {
                 built.id,
             )));
         }
-        for RefusedTag { tag, .. } in self.registry.tag(&pushed, reference, further_tags).await? {
+        let further_tags = self.with_seals(reference, further_tags, &digest);
+        for RefusedTag { tag, .. } in self.registry.tag(&pushed, reference, &further_tags).await? {
             let same = self.push_once(built, &reference.with_tag(&tag), progress).await?;
             if same != digest {
                 return Err(failed(format!("under the tag `{tag}` it became {same}")));
@@ -263,20 +302,6 @@ impl Images {
             // What was refused says more than that it cannot be looked up.
             Ok(None) | Err(_) => Err(fault),
         }
-    }
-
-    /// Puts the tag of the build itself last: by that one a later delivery finds an image that needs nothing more,
-    /// so the commit's must stand before it, whenever a worker dies.
-    async fn tag_in_turn(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        by_key: Option<String>,
-        by_build: Option<String>,
-    ) -> Result<(), Fault> {
-        let first: Vec<_> = by_key.into_iter().chain([reference.tag.clone()]).collect();
-        self.tag(image, reference, &first).await?;
-        self.tag(image, reference, by_build.as_slice()).await
     }
 
     /// Tags an image that no engine here needs to have.
@@ -320,7 +345,7 @@ fn failed(message: String) -> Fault {
 
 /// The tag of a build's own image. What the request asks for is part of its name: an image that another
 /// request under the same id has left is not found by this one.
-fn build_tag(request: &BuildRequest) -> String {
+pub fn build_tag(request: &BuildRequest) -> String {
     format!("build-{}", request.identity().hash("image", [request.meaning()]))
 }
 

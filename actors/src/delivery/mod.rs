@@ -6,4 +6,5 @@ pub mod dedup;
 pub mod envelope;
 pub mod job;
 pub mod lease;
+pub mod seal;
 pub mod settlement;

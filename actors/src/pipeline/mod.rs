@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::delivery::artifacts::Images;
 use crate::delivery::dedup::Redeliveries;
 use crate::delivery::lease::Leased;
+use crate::delivery::seal::Seal;
 use crate::delivery::settlement::Settlement;
 use crate::model::secret::Secret;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
@@ -65,6 +66,8 @@ pub struct Ports {
     pub probe: Arc<dyn Probe>,
     /// The registry's name in references.
     pub registry_name: String,
+    /// By which tags in the registry are known that a worker put.
+    pub seal: Seal,
     /// Where workspaces are made.
     pub workspaces: PathBuf,
 }
@@ -155,6 +158,7 @@ impl Pipeline {
             engine: ports.engine.clone(),
             registry: ports.registry,
             registry_name: ports.registry_name,
+            seal: ports.seal,
         };
         let settlement = Settlement {
             broker: ports.broker.clone(),

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::delivery::seal::Seal;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::limits::Limits;
 use crate::model::notification::{Notification, notified_build};
+use crate::model::secret::Secret;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::parse::Rules;
 use crate::pipeline;
@@ -130,6 +132,7 @@ impl World {
             managers: Arc::new(managers.clone()),
             probe: Arc::new(probe.clone()),
             registry_name: "registry.test".to_owned(),
+            seal: Seal::new(Secret::new("key")),
             workspaces: workspaces.path().to_owned(),
         };
         let (health, shutdown) = (pipeline::health(), Shutdown::default());

@@ -1,6 +1,7 @@
 //! How requests end when nothing, or only the request, is at fault.
 
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
+use image_builder_actors::model::image::{RegistryImage, digest_of};
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::shutdown::ShutdownPhase;
 use image_builder_actors::ports::{NotifyError, Queue, Registry};
@@ -25,8 +26,9 @@ fn a_request_becomes_an_image_and_the_container_manager_is_notified() {
         assert_eq!(pushed.len(), 1);
         let mut tags = world.registry.tags(&pushed[0]);
         tags.retain(|tag| *tag != pushed[0].tag);
-        let [build, key] = &tags[..] else { panic!("two further tags: {tags:?}") };
+        let [build, key, seals @ ..] = &tags[..] else { panic!("further tags: {tags:?}") };
         assert!(build.starts_with("build-") && key.starts_with("key-"), "{tags:?}");
+        assert!(seals.len() == 2 && seals.iter().all(|seal| seal.starts_with("seal-")), "{tags:?}");
         assert_eq!(world.workspaces_left().await, 0);
     });
 }
@@ -105,6 +107,33 @@ fn a_tag_that_somebody_moved_to_an_image_of_other_inputs_is_not_reused() {
         let third = &world.notified(3).await[2].1["data"];
         assert_eq!(third["reused"], false);
         assert_ne!(third["image"]["digest"], foreign.digest);
+    });
+}
+
+/// Whoever may push can copy all that is public of an image: its labels, and the names of its tags.
+#[test]
+fn an_image_that_somebody_else_put_under_the_names_of_a_build_is_never_told_as_its_own() {
+    with_pipeline(settings(), async |world| {
+        world.request(&request("b1")).await;
+        world.notified(1).await;
+        let first = world.registry.pushed.all().remove(0);
+        let own = world.registry.find(&first).await.expect("it is up").expect("it is there");
+        let labels = world.registry.labels(&first, &own).await.expect("it is up");
+        let evil = digest_of(b"evil");
+        let foreign = RegistryImage { digest: evil.clone(), image_id: evil.clone(), ..own };
+        for tag in world.registry.tags(&first) {
+            let moved = first.with_tag(&tag);
+            world.registry.store(&foreign, &moved, labels.clone()).expect("it is up");
+        }
+
+        // What the second one builds is the service's own again.
+        for (count, id) in [(2, "b2"), (3, "b3")] {
+            world.request(&request(id)).await;
+            let data = &world.notified(count).await[count - 1].1["data"];
+            assert_eq!(data["reused"], id == "b3", "{data}");
+            assert_ne!(data["image"]["digest"], evil);
+        }
+        assert_eq!(world.engine.built(), 2);
     });
 }
 

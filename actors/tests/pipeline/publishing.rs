@@ -56,7 +56,7 @@ fn where_the_registry_puts_no_tag_on_what_it_has_the_image_is_pushed_under_it() 
         world.registry.refuse_tags();
         let (id, body) = world.outcome_of(&request("b1")).await;
         assert_eq!(id, "b1.image.ready");
-        assert_eq!(world.registry.pushed.all().len(), 3);
+        assert_eq!(world.registry.pushed.all().len(), 5, "three names, and two seals");
         assert_named(&world, &body);
     });
 }

@@ -277,6 +277,7 @@ impl Deliveries {
                 engine: Arc::new(FakeBuilder::pushing_to(FakeRegistry::default())),
                 registry: Arc::new(FakeRegistry::default()),
                 registry_name: "registry.test".to_owned(),
+                seal: settings().seal,
             },
             capacity: Capacity::default(),
             probe: Arc::new(FakeProbe::default()),

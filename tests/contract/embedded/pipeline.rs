@@ -12,7 +12,9 @@ use actix_rt::System;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream;
+use image_builder_actors::delivery::seal::Seal;
 use image_builder_actors::model::notification::{Notification, notified_build};
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::pipeline::{self, Pipeline, Ports};
 use image_builder_actors::ports::{Broker, Message, Notifier, NotifyError, Queue};
@@ -172,6 +174,7 @@ async fn work(file: PathBuf, first: usize) {
         managers: Arc::new(Teller),
         probe: Arc::new(FakeProbe::default()),
         registry_name: "registry.test".to_owned(),
+        seal: Seal::new(Secret::new("key")),
         workspaces: workspaces.path().to_owned(),
     };
     let (settings, health, shutdown) = (world::settings(), pipeline::health(), Shutdown::default());
