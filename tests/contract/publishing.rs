@@ -23,7 +23,7 @@ use image_builder_actors::ports::Registry;
 use image_builder_actors::testing::conformance::planner;
 
 use crate::engine::{Engine, docker_engine, key};
-use crate::http_server::{HttpServer, Request, answer};
+use crate::http_server::{Answer, HttpServer, Request, answer};
 use crate::registry::server::{PASSWORD, is_manifest, registry_that, token_flow};
 use crate::registry::{
     CLOSED, CLOSED_PASSWORD, OPEN, client, reference_in, settings, with_password,
@@ -152,6 +152,47 @@ async fn a_published_image_is_found_by_all_its_names() {
         let of_build = of_build.expect("it can be asked").expect("it is there");
         assert_eq!((of_build.image, of_build.commit), (published, reference.tag));
     }
+}
+
+/// As if the worker had died while it put the tags.
+#[tokio::test]
+async fn an_image_that_is_found_by_its_build_gets_the_commits_tag_that_it_lacks() {
+    let (real, alive) = (format!("http://{OPEN}"), Arc::new(AtomicBool::new(false)));
+    let (reference, lives) = (reference_in(OPEN), alive.clone());
+    let by_commit = format!("/manifests/{}", reference.tag);
+    let server = HttpServer::answering(move |request| {
+        let is_put = request.method == Method::PUT && request.path.ends_with(&by_commit);
+        match is_put && !lives.load(Ordering::SeqCst) {
+            true => answer(201, &[], ""),
+            false => Answer::From(real.clone()),
+        }
+    })
+    .await;
+    let reference = ImageReference { registry: server.host(), ..reference };
+    let mut engine = Engine::connect().await;
+    let label = format!("LABEL {REVISION_LABEL}={} {BUILDER_LABEL}=dockerfile", reference.tag);
+    let image = engine.labelled_image(&label).await;
+    let worker = Worker::new(settings(&server.host()));
+    let progress = BuildLog::new("pushed", Redactor::default());
+    let pushed = reference.with_tag("pushed-by-the-engine");
+    let digest = worker.images.engine.push(&image, &pushed, &progress).await.expect("it is taken");
+
+    let request = request(&reference);
+    let artifact = Artifact {
+        commit: reference.tag.clone(),
+        planned: Planned { key: image.key.clone(), builder: image.builder },
+        location: ImageLocation::Pushed { digest },
+        reused: false,
+        labelled: true,
+    };
+    let published = worker.images.publish(&request, artifact, &progress).await;
+    let image = published.expect("the registry says that it took all").image;
+    assert_eq!(worker.registry.find(&reference).await, Ok(None));
+
+    alive.store(true, Ordering::SeqCst);
+    let ready = worker.images.of_build(&request).await.expect("it can be asked");
+    assert_eq!(ready.map(|ready| ready.image), Some(image.clone()));
+    assert_eq!(worker.registry.find(&reference).await, Ok(Some(image)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
