@@ -59,6 +59,7 @@ const isSelecting = (region) => {
 
 async function follow(region) {
   const stale = document.getElementById("stale");
+  let shown;
   for (;;) {
     const every = Number(region.dataset.live);
     if (!every) return;
@@ -69,12 +70,18 @@ async function follow(region) {
       // The session is over: the login asks for the token, and leads back here.
       if (answer.type === "opaqueredirect") return location.reload();
       if (answer.status >= 500) throw new Error(String(answer.status));
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const text = await answer.text();
+      if (text === shown) {
+        stale.hidden = true;
+        continue;
+      }
+      const fresh = new DOMParser().parseFromString(text, "text/html");
       const found = fresh.querySelector("[data-live]");
       if (!found) return location.reload();
       stale.hidden = true;
       if (isSelecting(region)) continue;
       morph(region, document.importNode(found, true));
+      shown = text;
       document.title = fresh.title;
       const size = fresh.getElementById("log-size");
       if (size) document.getElementById("log-size").textContent = size.textContent;
