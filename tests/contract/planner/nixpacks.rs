@@ -247,6 +247,17 @@ async fn an_app_without_a_start_is_told_so() {
     plan(&real(), &source, wish).await;
 }
 
+/// As npm reads it. In the image it is what the repository has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_order_mark_before_a_package_json_does_not_matter() {
+    let package = "\u{feff}{\"scripts\": {\"start\": \"node index.js\"}}";
+    let source = Source::of(&[("package.json", package), ("index.js", "")]);
+    plan(&real(), &source, PlanRequest::default()).await;
+    let dockerfile = source.read(".nixpacks/Dockerfile");
+    assert!(dockerfile.contains("npm run start"), "{dockerfile}");
+    assert_eq!(source.read("package.json"), package);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_mounted_in_every_step() {
     let source = source_of_fixture("php");
