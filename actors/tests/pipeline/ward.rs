@@ -11,8 +11,10 @@ use image_builder_actors::delivery::artifacts::Images;
 use image_builder_actors::delivery::dedup::Redeliveries;
 use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::delivery::lease::{Lease, Leased, Phase, Settler};
+use image_builder_actors::delivery::seal::Seal;
 use image_builder_actors::delivery::settlement::Settlement;
 use image_builder_actors::model::fault::StageName;
+use image_builder_actors::model::secret::Secret;
 use image_builder_actors::model::shutdown::Shutdown;
 use image_builder_actors::pipeline::pool::Pool;
 use image_builder_actors::ports::{Broker, Message, Queue, Subscription};
@@ -277,7 +279,7 @@ impl Deliveries {
                 engine: Arc::new(FakeBuilder::pushing_to(FakeRegistry::default())),
                 registry: Arc::new(FakeRegistry::default()),
                 registry_name: "registry.test".to_owned(),
-                seal: settings().seal,
+                seal: Seal::new(Secret::new("key")),
             },
             capacity: Capacity::default(),
             probe: Arc::new(FakeProbe::default()),
