@@ -265,7 +265,7 @@ impl Api {
         if response.status() != StatusCode::UNAUTHORIZED || !of_the_registry {
             return Ok(response);
         }
-        match self.auth.answer(response.headers(), scope).await? {
+        match self.auth.answer(response.headers(), scope, known.as_ref()).await? {
             Some(authorization) if known.as_ref() != Some(&authorization) => {
                 let second = request().header(AUTHORIZATION, authorization);
                 second.send().await.map_err(|error| of_transport(what, error))

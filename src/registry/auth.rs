@@ -55,6 +55,8 @@ pub(super) struct Authenticator {
     /// unasked.
     wants_password: AtomicBool,
     tokens: Mutex<HashMap<Scope, Token>>,
+    /// Whoever buys a token, so that requests at the same time share one.
+    buying: tokio::sync::Mutex<()>,
 }
 
 struct Token {
@@ -88,6 +90,7 @@ impl Authenticator {
             credentials,
             wants_password: AtomicBool::new(false),
             tokens: Mutex::default(),
+            buying: tokio::sync::Mutex::default(),
         }
     }
 
@@ -101,12 +104,13 @@ impl Authenticator {
         Some(token.header.clone())
     }
 
-    /// What a registry that answered 401 with these headers wants. `None` = there is nothing that
-    /// could be tried.
+    /// What a registry wants that answered 401 with these headers to a request with `refused`. `None` = there is
+    /// nothing that could be tried.
     pub(super) async fn answer(
         &self,
         headers: &HeaderMap,
         scope: &Scope,
+        refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, Fault> {
         let challenges: Vec<_> = headers
             .get_all(WWW_AUTHENTICATE)
@@ -115,7 +119,12 @@ impl Authenticator {
             .flat_map(challenges)
             .collect();
         if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer") {
-            return self.buy_token(bearer, scope).await.map(Some);
+            let _alone = self.buying.lock().await;
+            let bought = self.known(scope).filter(|known| Some(known) != refused);
+            return match bought {
+                Some(token) => Ok(Some(token)),
+                None => self.buy_token(bearer, scope).await.map(Some),
+            };
         }
         if !challenges.iter().any(|c| c.scheme == "basic") {
             return Ok(None);

@@ -2,7 +2,6 @@
 //! and a place to make it misbehave.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -43,23 +42,30 @@ pub(crate) fn is_manifest(request: &Request, method: Method) -> bool {
     request.method == method && request.path.contains("/manifests/")
 }
 
-/// What a registry that wants tokens says before it does anything: only the token that was sold last
-/// is good. They are sold at `/token`, for the password.
+/// What a registry that wants tokens says before it does anything: one is good until another client buys one. They
+/// are sold at `/token`, for the password.
 pub(crate) fn token_flow() -> impl Fn(&Request) -> Option<Answer> {
-    let sold = AtomicUsize::new(0);
+    // To whom each token was sold.
+    let sold = Mutex::<Vec<String>>::default();
     move |request| {
-        let authorization = request.header("authorization");
+        let (authorization, client) =
+            (request.header("authorization"), request.header("user-agent"));
+        let mut sold = sold.lock().expect("no panic inside");
         if request.target().0 == "/token" {
             let password = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
             if authorization != password {
                 return Some(answer(401, &[], ""));
             }
-            let number = sold.fetch_add(1, Ordering::SeqCst) + 1;
-            let body = format!(r#"{{"token":"token-{number}","expires_in":300}}"#);
+            sold.push(client.to_owned());
+            let body = format!(r#"{{"token":"token-{}","expires_in":300}}"#, sold.len());
             return Some(answer(200, &[], body));
         }
-        let number = sold.load(Ordering::SeqCst);
-        if number > 0 && authorization == format!("Bearer token-{number}") {
+        let number = authorization.strip_prefix("Bearer token-").and_then(|it| it.parse().ok());
+        let since = number.and_then(|number: usize| sold.get(number.checked_sub(1)?..));
+        let is_last = |since: &[String]| {
+            since.first().is_some_and(|own| since.iter().all(|buyer| buyer == own))
+        };
+        if since.is_some_and(is_last) {
             return None;
         }
         let realm = format!("http://{}/token", request.header("host"));
