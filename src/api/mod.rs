@@ -3,6 +3,7 @@
 //!
 //! [`router`] is where a route is added.
 
+mod linger;
 mod listen;
 mod metrics;
 mod page;
