@@ -3,7 +3,6 @@
 //!
 //! [`router`] is where a route is added.
 
-mod linger;
 mod listen;
 mod metrics;
 mod page;

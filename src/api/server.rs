@@ -18,8 +18,6 @@ use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-use super::linger::Lingering;
-
 /// The bounds of connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -126,7 +124,7 @@ async fn answer(
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(of.clone());
-        router.call(request.map(Lingering::new))
+        router.call(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

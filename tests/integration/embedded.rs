@@ -120,7 +120,6 @@ fn the_queue_is_moved_to_rabbitmq_and_goes_on_there() {
     }
     // RabbitMQ takes more from now on.
     world.publish_raw(b"nonsense", BasicProperties::default());
-    worker.wait_for_line("set aside");
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (3, 1));
 }

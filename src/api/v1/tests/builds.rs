@@ -62,11 +62,8 @@ async fn what_is_wrong_with_a_request_is_said_and_nothing_is_published() {
         let answer = world.ask("POST", "/v1/builds", headers, body).await;
         assert_eq!(answer.status, status, "{answer:?}");
     }
-    // Of the second one much is still to be sent when it is refused.
-    for bytes in [512 << 10, 32 << 20] {
-        let long = json!({"userID": "u", "repo": "o/n", "x": "x".repeat(bytes)});
-        assert_eq!(world.submit(&long).await.status, 413);
-    }
+    let long = json!({"userID": "u", "repo": "o/n", "x": "x".repeat(512 * 1024)});
+    assert_eq!(world.submit(&long).await.status, 413);
     assert!(world.broker.published().is_empty());
 }
 
