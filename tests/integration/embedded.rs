@@ -120,6 +120,7 @@ fn the_queue_is_moved_to_rabbitmq_and_goes_on_there() {
     }
     // RabbitMQ takes more from now on.
     world.publish_raw(b"nonsense", BasicProperties::default());
+    worker.wait_for_line("is not JSON");
     let (told, letters) = world.finish(&[&worker]);
     assert_eq!((told.len(), letters.len()), (3, 1));
 }
