@@ -49,7 +49,7 @@ chaos: ## break everything at random while building, and count (BROKER=embedded 
 soak: ## build for half an hour, and see that one worker leaks nothing (SOAK_MINUTES=30 SOAK_JOBS=3000)
 	@$(OPS) soak
 
-bench: ## time the worker beside git clone, docker build and docker push, and with many requests (ROUNDS=7 FLOOD=10000)
+bench: ## time the worker beside git clone, docker build and docker push, and with many requests (ROUNDS=10 FLOOD=10000)
 	@$(OPS) bench
 
 lint: ## check format, lints, documentation, dependencies and scripts

@@ -5,10 +5,11 @@
 # image. Only what is missing is made.
 
 DEBIAN_IMAGE=debian:bookworm-slim
+BUSYBOX_IMAGE=busybox:1.35 # Debian 12's version; for builds that need a shell and no more
 NODE_IMAGE=node:18-slim # the versions of Node.js and Python are Debian 12's
 PYTHON_IMAGE=python:3.11-slim
 NIXPACKS_IMAGE=ghcr.io/railwayapp/nixpacks:ubuntu-1745885067
-IMAGES=("$DEBIAN_IMAGE" "$NODE_IMAGE" "$PYTHON_IMAGE" "$NIXPACKS_IMAGE")
+IMAGES=("$DEBIAN_IMAGE" "$BUSYBOX_IMAGE" "$NODE_IMAGE" "$PYTHON_IMAGE" "$NIXPACKS_IMAGE")
 
 CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt
 
@@ -39,6 +40,7 @@ make_stand_in() { # IMAGE
     # Each is made on top of another one, which may itself be pulled or made.
     case $1 in
         "$DEBIAN_IMAGE") make_debian ;;
+        "$BUSYBOX_IMAGE") make_busybox ;;
         "$NODE_IMAGE") on_top_of "$DEBIAN_IMAGE" "$1" node dockerfile_node ;;
         "$PYTHON_IMAGE") on_top_of "$DEBIAN_IMAGE" "$1" python dockerfile_python ;;
         "$NIXPACKS_IMAGE") on_top_of "$NODE_IMAGE" "$1" nixpacks dockerfile_nixpacks ;;
@@ -50,6 +52,33 @@ engine_cli() {
     local client=docker
     [[ ! -x /usr/bin/docker ]] || client=/usr/bin/docker
     DOCKER_BUILDKIT=1 DOCKER_HOST=$ENGINE "$client" "$@"
+}
+
+# Removes what workers built on the stack's own engines, what is cached of it, and what its own registries have: with
+# thousands of images and tens of thousands of cached steps each answer of an engine is slow, and a search of a registry's
+# million files as well.
+forget_builds() { # [SERVICE...]
+    local name at aside
+    local -a all=(docker newer-docker newer-docker-containerd registry auth-registry)
+    (($#)) || set -- "${all[@]}"
+    for name in "$@"; do
+        [[ " ${all[*]} " == *" $name "* ]] || die "forget: $name has nothing that workers built"
+        is_ours "$name" || continue
+        if [[ $name == *registry ]]; then
+            stop_service "$name"
+            aside=$(mktemp -d "$STATE/forgotten.XXXXXX")
+            [[ ! -e $STATE/$name ]] || mv "$STATE/$name" "$aside"
+            start_service "$name"
+            await_service "$name"
+            continue
+        fi
+        at=$("about_${name//-/_}")
+        { ENGINE=$at engine_cli image prune -a -f --filter label=image-builder.build-key \
+            && ENGINE=$at engine_cli builder prune -a -f; } >/dev/null ||
+            die "$name: what workers built cannot be removed"
+    done
+    # While others go on: so many files take minutes.
+    (rm -rf "$STATE"/forgotten.* >/dev/null 2>&1 9>&- &)
 }
 
 has_image() { engine_cli image inspect "$1" >/dev/null 2>&1; }
@@ -150,7 +179,45 @@ make_debian() {
     trap - EXIT
 }
 
-# --- images on top of it ------------------------------------------------------
+# --- busybox ------------------------------------------------------------------
+
+make_busybox() {
+    local work root applet log=$LOG/busybox-image.log
+    work=$(mktemp -d "$STATE/image.XXXXXX")
+    # shellcheck disable=SC2064 # the directory of now
+    trap "rm -rf '$work'" EXIT
+    root=$work/root
+    mkdir -p "$root"/{bin,etc,root,usr/bin}
+    mkdir -m 1777 "$root/tmp"
+    # Not installed: it would take the place of a busybox that the machine has.
+    if ! (
+        cd "$work"
+        apt-get -q -o APT::Sandbox::User=root download busybox-static || {
+            apt-get -q update
+            apt-get -q -o APT::Sandbox::User=root download busybox-static
+        }
+        dpkg-deb -x busybox-static_*.deb package
+        # Newer ones have it below usr.
+        cp package/bin/busybox "$root/bin/" || cp package/usr/bin/busybox "$root/bin/"
+    ) >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        die "busybox-static cannot be had; all of the output is in $log"
+    fi
+    for applet in $("$root/bin/busybox" --list); do
+        [[ -e $root/bin/$applet ]] || ln "$root/bin/busybox" "$root/bin/$applet"
+    done
+    ln -s ../../bin/env "$root/usr/bin/env"
+    echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+    echo 'root:x:0:' >"$root/etc/group"
+    tar -c -C "$root" --owner=0 --group=0 --numeric-owner . | engine_cli import \
+        --change 'LABEL image-builder.stand-in=busybox' \
+        --change 'CMD ["sh"]' \
+        - "$BUSYBOX_IMAGE" >/dev/null
+    rm -rf "$work"
+    trap - EXIT
+}
+
+# --- images on top of Debian's ------------------------------------------------
 
 on_top_of() { # BASE IMAGE LABEL DOCKERFILE-FUNCTION
     local log=$LOG/$3-image.log variable

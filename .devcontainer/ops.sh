@@ -81,6 +81,10 @@ services() { # [SERVICE OF THE STACK...]
     say "  curl localhost:$REGISTRY_PORT/v2/_catalog"
 }
 
+# Whatever is chosen, the features of all packages are those of the whole: else what is compiled for one choice is compiled
+# anew for the next.
+cargo_test() { cargo test --workspace --features failpoints "$@"; }
+
 # Everything that the tests need, the services of the compose file included where they can be had.
 test_bed() {
     if compose_ready; then compose up -d --wait rabbitmq registry; fi
@@ -139,31 +143,38 @@ run_tests() {
     local log=${CARGO_TARGET_DIR:-target}/test.log result=0
     heading "setting the machine up"
     test_bed
+    stack forget
     "$here/nixpacks.sh" >/dev/null
     heading "testing"
     mkdir -p "${log%/*}"
+    # They are waited for, not computed: while everything compiles.
+    browser_packages >"$log.browser" 2>&1 &
+    browser_packages_come=$!
     # What is older is of another run, see tests/canary.
     CANARY_SINCE=$(date +%s)
     export CANARY_SINCE
     # Most of what the tests do is waiting.
     export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
-    cargo test --workspace --no-fail-fast --features failpoints 2>&1 | tee "$log" || result=$?
+    cargo_test --no-fail-fast 2>&1 | tee "$log" || result=$?
     # The same, on the other broker.
-    BROKER=embedded cargo test --features failpoints --test chaos every_confirmed 2>&1 | tee -a "$log" || result=$?
+    BROKER=embedded cargo_test --test chaos every_confirmed 2>&1 | tee -a "$log" || result=$?
     browser_tests "$log" seeded || result=$?
-    test_on_newer "$log" || result=$?
+    test_on_newer "$log" "${OF_THE_STORE[@]}" || result=$?
     heading "what is left of the tests' secrets"
-    cargo test --features failpoints --test canary -- --nocapture 2>&1 | tee -a "$log" || result=$?
+    cargo_test --test canary -- --nocapture 2>&1 | tee -a "$log" || result=$?
     in_short "$log"
     return "$result"
 }
 
-# The page in a browser: those of its tests, or all. The program is built.
+browser_packages() { stack install browser && npm --prefix tests/browser ci --prefer-offline --no-audit --no-fund; }
+
+# The page in a browser: those of its tests, or all. The program is built, and its packages come, or are to be had.
 browser_tests() { # LOG [TEST...]
     local log=$1
     shift
     heading "the page in a browser"
-    if ! { stack install browser && npm --prefix tests/browser ci --no-audit --no-fund; } >&2; then
+    if ! { if [[ ${browser_packages_come:-} ]]; then wait "$browser_packages_come"; else browser_packages >&2; fi; }; then
+        [[ ! -e $log.browser ]] || cat "$log.browser" >&2
         say "the packages of the browser tests cannot be had, so the page was NOT looked at in a browser"
         return
     fi
@@ -193,24 +204,29 @@ newer() {
     heading "setting the machine up"
     test_bed
     heading "compiling"
-    cargo test --no-run --features failpoints --test contract --test disk --test canary
+    cargo_test --no-run --test contract --test disk --test fleet --test canary
     mkdir -p "${log%/*}"
     : >"$log"
-    test_on_newer "$log" || result=$?
+    test_on_newer "$log" "${OF_THE_BUILDER[@]}" || result=$?
     in_short "$log"
     return "$result"
 }
 
+OF_THE_BUILDER=(builder:: publishing::)
+# What may differ with where an engine keeps its images. The rest is of the builder in it, which is the same one.
+OF_THE_STORE=(builder::{conformance,inputs,pruning,pushing,secrets}:: publishing::)
+
 # Runs the suites of what speaks to engines and brokers on newer ones than the machine's; what does not is not repeated.
-# Two at a time: most of what they do is waiting.
-test_on_newer() { # LOG
+# Two at a time: some of what they do is waiting.
+test_on_newer() { # LOG TEST OF THE BUILDER ON CONTAINERD'S IMAGE STORE...
     local result=0 on_engines
     heading "testing on the engines and the broker of Debian's $NEWER_SUITE"
     {
         stack down "${NEWER_SERVICES[@]}" # those of another suite would answer in their place
-        stack up "${NEWER_SERVICES[@]}" && stack share "$DEBIAN_IMAGE" && stack_environment
+        stack up "${NEWER_SERVICES[@]}" && stack forget newer-docker newer-docker-containerd &&
+            stack share "$BUSYBOX_IMAGE" "$DEBIAN_IMAGE" && stack_environment
     } || return
-    newer_engines >"$1.engines" 2>&1 &
+    newer_engines "${@:2}" >"$1.engines" 2>&1 &
     on_engines=$!
     newer_others >"$1.others" 2>&1 || result=$?
     wait "$on_engines" || result=$?
@@ -220,11 +236,12 @@ test_on_newer() { # LOG
     return "$result"
 }
 
-newer_engines() {
+newer_engines() { # TEST ON CONTAINERD'S IMAGE STORE...
     local result=0
-    suite "builder" DOCKER_HOST="$NEWER_DOCKER_HOST" -- contract builder:: publishing:: || result=$?
+    suite "builder" DOCKER_HOST="$NEWER_DOCKER_HOST" -- contract "${OF_THE_BUILDER[@]}" || result=$?
     suite "builder, containerd's image store" DOCKER_HOST="$NEWER_CONTAINERD_DOCKER_HOST" \
-        -- contract builder:: publishing:: || result=$?
+        -- contract "$@" || result=$?
+    suite "fleet" ENGINE_ROOT="$NEWER_ROOT" ENGINE_STORE=containerd -- fleet || result=$?
     return "$result"
 }
 
@@ -235,7 +252,6 @@ newer_others() {
     suite "what is left in queues" RABBITMQ_URI="$NEWER_RABBITMQ_URI" \
         RABBITMQ_MANAGEMENT_URL="$NEWER_RABBITMQ_MANAGEMENT_URL" -- canary queues || result=$?
     suite "disk" ENGINE_ROOT="$NEWER_ROOT" -- disk || result=$?
-    suite "fleet" ENGINE_ROOT="$NEWER_ROOT" ENGINE_STORE=containerd -- fleet || result=$?
     return "$result"
 }
 
@@ -248,7 +264,10 @@ suite() { # TITLE NAME=value... -- TARGET [TEST...]
         environment+=("$1")
         shift
     done
-    env "${environment[@]}" cargo test --features failpoints --test "$2" -- "${@:3}"
+    (
+        export "${environment[@]}"
+        cargo_test --test "$2" -- "${@:3}"
+    )
 }
 
 # A long run; `make test` has a short one. Its broker and its engine are its own.
@@ -256,7 +275,7 @@ chaos() {
     heading "setting the machine up"
     test_bed
     heading "chaos (logs and evidence: ${CARGO_TARGET_DIR:-target}/chaos)"
-    RUNS=${RUNS:-500} cargo test --features failpoints --test chaos -- --nocapture
+    RUNS=${RUNS:-500} cargo_test --test chaos -- --nocapture
 }
 
 # A long run on one worker; `make test` has a short one.
@@ -268,7 +287,7 @@ soak() {
     local budget=
     if is_ours docker; then budget=1MB; fi
     SOAK_MINUTES=${SOAK_MINUTES:-30} SOAK_JOBS=${SOAK_JOBS:-3000} SOAK_CACHE_BUDGET=${SOAK_CACHE_BUDGET-$budget} \
-        cargo test --features failpoints --test soak -- --nocapture
+        cargo_test --test soak -- --nocapture
 }
 
 # Figures for a quiet machine: whatever else runs is in them.
@@ -290,6 +309,8 @@ lint() {
     cargo fmt --all --check
     heading "lints"
     cargo clippy --workspace --all-targets --features failpoints -- -D warnings
+    # Cargo does not count those that run by their name alone among all.
+    cargo clippy --workspace --features failpoints --test disk --test fleet --test canary -- -D warnings
     heading "documentation"
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --features failpoints
     heading "scripts"

@@ -26,6 +26,9 @@ usage: stack.sh COMMAND [ARGUMENT...]
   status             one line a service; exits 0 when all of them answer
   images [IMAGE...]  pull the base images, or make stand-ins of what cannot be pulled
   share IMAGE...     load base images into the newer engines that run
+  forget [SERVICE...]
+                     remove what workers built, and what is cached of it, from
+                     engines and registries that 'up' started
   env                print the environment that fits the stack, as NAME=value lines
   repo OWNER/NAME [DIR]
                      create a repository on the git server, and push the
@@ -118,6 +121,11 @@ case $command in
     share)
         check_names image "${IMAGES[*]}" "$@"
         load_newer_images "$@"
+        ;;
+    forget)
+        need_root
+        lock_state
+        forget_builds "$@"
         ;;
     env) stack_env ;;
     repo) create_repository "$@" ;;

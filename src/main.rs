@@ -26,6 +26,7 @@ Exit codes:
   75  temporary failure: try it again
   78  bad settings, one line each
   130 stopped by Ctrl-C
+  143 `build`, `plan` and `doctor`: stopped by SIGTERM
 
 Examples:
   image-builder serve

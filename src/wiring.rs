@@ -4,11 +4,12 @@ mod engines;
 pub mod plans;
 pub mod tools;
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::delivery::seal::Seal;
 use image_builder_actors::model::digest::hex;
 use image_builder_actors::model::fault::Reason;
@@ -25,7 +26,8 @@ use image_builder_actors::telemetry::history::Recorder;
 use image_builder_actors::telemetry::metrics::Metrics;
 use image_builder_actors::telemetry::statuses::{Link, StatusReporter};
 use reqwest::Url;
-use sha2::Sha256;
+use ring::pbkdf2;
+use ring::pbkdf2::PBKDF2_HMAC_SHA256;
 use time::OffsetDateTime;
 
 use self::engines::Engines;
@@ -349,7 +351,7 @@ fn worker_name(http: &str) -> String {
 /// What this worker and its replicas know each other's tags by. Those that share a broker share its password: who
 /// has that can publish outcomes anyhow. It is not to be tried out by seals, which stand in the registry.
 fn seal(config: &Config, own: &Secret) -> Seal {
-    const ROUNDS: u32 = 10_000;
+    const ROUNDS: NonZeroU32 = NonZeroU32::new(10_000).expect("more than none");
     if let Some(secret) = &config.registry.reuse_secret {
         return Seal::new(secret.clone());
     }
@@ -357,8 +359,8 @@ fn seal(config: &Config, own: &Secret) -> Seal {
     let Some(password) = address.as_ref().and_then(Url::password) else {
         return Seal::new(own.clone());
     };
-    let salt = b"image-builder.seal";
-    let key = pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(password.as_bytes(), salt, ROUNDS);
+    let (salt, mut key) = (b"image-builder.seal", [0; 32]);
+    pbkdf2::derive(PBKDF2_HMAC_SHA256, ROUNDS, salt, password.as_bytes(), &mut key);
     Seal::new(Secret::new(hex(&key)))
 }
 
@@ -404,25 +406,28 @@ struct Probes {
     registry: Arc<RegistryClient>,
 }
 
-#[async_trait]
 impl Probe for Probes {
-    async fn look(&self, reason: Reason) -> Result<(), String> {
-        let answer = match reason {
-            Reason::ForgeDown => self.forge.ping().await,
-            Reason::EngineDown => return self.engines.look().await,
-            // Where the forge asks for patience, that is a hold and looked at by nobody.
-            Reason::RegistryDown | Reason::RateLimited => self.registry.ping().await,
-            Reason::DiskLow => return self.engines.look_at_disk().await,
-            _ => Ok(()),
-        };
-        answer.map_err(|fault| fault.message)
+    fn look(&self, reason: Reason) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let answer = match reason {
+                Reason::ForgeDown => self.forge.ping().await,
+                Reason::EngineDown => return self.engines.look().await,
+                // Where the forge asks for patience, that is a hold and looked at by nobody.
+                Reason::RegistryDown | Reason::RateLimited => self.registry.ping().await,
+                Reason::DiskLow => return self.engines.look_at_disk().await,
+                _ => Ok(()),
+            };
+            answer.map_err(|fault| fault.message)
+        })
     }
 
-    async fn probe(&self, reason: Reason) -> Result<(), String> {
-        match reason {
-            Reason::DiskLow => self.engines.make_room().await,
-            _ => self.look(reason).await,
-        }
+    fn probe(&self, reason: Reason) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            match reason {
+                Reason::DiskLow => self.engines.make_room().await,
+                _ => self.look(reason).await,
+            }
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::model::fault::{Fault, Kind, Reason, StageName};
 use image_builder_actors::model::request::{BuildRequest, BuilderKind};
 use serde::Serialize;
@@ -79,11 +79,10 @@ pub struct ShownContext {
 }
 
 /// Fetches and plans as a build does, and builds nothing. Dropping the future ends it.
-#[async_trait]
 pub trait Planning: Send + Sync + 'static {
     /// # Errors
     /// What the build would fail of by then, with the same sentence.
-    async fn plan(&self, request: BuildRequest) -> Result<ShownPlan, Fault>;
+    fn plan(&self, request: BuildRequest) -> BoxFuture<'_, Result<ShownPlan, Fault>>;
 }
 
 /// Makes plans for whoever asks, within bounds.
@@ -171,10 +170,9 @@ mod tests {
     /// Never done.
     struct Endless;
 
-    #[async_trait]
     impl Planning for Endless {
-        async fn plan(&self, _: BuildRequest) -> Result<ShownPlan, Fault> {
-            std::future::pending().await
+        fn plan(&self, _: BuildRequest) -> BoxFuture<'_, Result<ShownPlan, Fault>> {
+            Box::pin(std::future::pending())
         }
     }
 

@@ -12,7 +12,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_millis(500);
 
 /// How long a worker that starts may lack something before the log says so.
-const START: Duration = Duration::from_secs(3);
+const START: Duration = Duration::from_secs(8);
 
 /// What the worker needs, and how it stands. Clones share it.
 #[derive(Debug, Clone)]

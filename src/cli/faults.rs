@@ -19,6 +19,8 @@ pub(super) fn sentence(fault: &Fault) -> String {
 /// What to do about a fault, where its own message does not say so.
 pub(super) fn remedy(fault: &Fault) -> Option<&'static str> {
     Some(match fault.reason {
+        // It answers, and the message says what to do.
+        Reason::EngineDown if fault.message.contains("TENANCY") => return None,
         Reason::EngineDown => "Start Docker, or set DOCKER_HOST to where it listens",
         Reason::RegistryDown => "Start the registry, or set REGISTRY_URL to where it is",
         Reason::ForgeDown => "Check the network, and GITHUB_URL",

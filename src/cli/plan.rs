@@ -33,6 +33,7 @@ Exit codes:
   75   temporary failure: try it again
   78   bad settings, one line each
   130  stopped by Ctrl-C
+  143  stopped by SIGTERM
 
 Examples:
   image-builder plan .

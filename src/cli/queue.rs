@@ -28,6 +28,7 @@ Exit codes:
   0   done
   64  usage
   69  the broker or a queue is not available
+  75  `queue move`: DATA_DIR is in use; stop the worker first
   78  bad settings, or the broker refuses them
 "
     };

@@ -41,7 +41,8 @@ fn example_of(text: &mut String, setting: &Setting) {
     if let Fallback::Words(words) | Fallback::Example { words, .. } = setting.default {
         let _ = write!(meaning, " Unset: {words}.");
     }
-    comment(text, &meaning.replace('`', ""));
+    // Links are seen from where the file lies.
+    comment(text, &meaning.replace('`', "").replace("](", "](../docs/"));
     for (at, variable) in setting.variables().enumerate() {
         let name = variable.name();
         let _ = match setting.default {
@@ -86,16 +87,17 @@ no shell script: do not `source` it.
 shown.
 - **Durations** are a number and a unit: `500ms`, `30s`, `5m`, `2h`, `7d`, or several: `1h 30m`.
 - Of durations, `M` (months) is refused, and so is what is shorter than 50 ms or longer than 31 days, where the \
-table does not say otherwise.
+table does not say otherwise. `DEAD_QUEUE_TTL`, `RETRY_INITIAL_DELAY` and `RETRY_MAX_DELAY` may be 1 ms to 49 days.
 - **Sizes** are a number and a unit, decimal or binary: `500MB`, `20GB`, `20GiB`. **Shares** of a disk are like \
 `5%`; both together (`5%,2GB`) mean the smaller one. A size below 1 MB is refused, but for `0`; a share above 80% as well: it is of free space.
 - **Addresses** are never shown with user, password, query or fragment. Characters of a password that mean something \
 in an address are percent-encoded: `/` is `%2F`, `?` is `%3F`, `#` is `%23`, `@` is `%40`, `%` is `%25`.
-- **Names**: a variable that is a slip of a setting's name is refused in the file, and in the real environment where \
-the setting itself is not set. With a misspelt name the worker would go on with a default in silence; a name of \
-somebody else's does no harm once the setting is set. Other names in the file are warned of, and in the real \
+- **Names**: a variable whose name looks like a misspelt setting is an error in the file, since the worker would go on \
+with a default in silence. In the real environment, which others have a part in, it is one only while the setting \
+itself is not set. Other names in the file are warned of, and in the real \
 environment they do not matter.
-- **Numbers** are whole, from 1 to 10000; `RETRY_MULTIPLIER` may have a fraction, and ends at 100.
+- **Numbers** are whole, from 1 to 10000. `RETRY_MULTIPLIER` (1 to 100) and `BUILDER_CPUS` (0.01 to 10000) may have a \
+fraction.
 
 Bad and missing values are reported all at once, a line each that begins with the variable to mend, before anything \
 is touched; the worker then exits 78. `image-builder config` shows what is in force and where it came from.

@@ -139,10 +139,11 @@ impl Config {
         }
     }
 
-    /// Whether build steps are on the engine's bridge, and users are to be kept apart: then it matters what steps
-    /// reach.
+    /// Whether build steps are on the bridge of a Docker Engine, and users are to be kept apart: then it matters what
+    /// steps reach. Build hosts have networks of their own.
     pub fn keeps_network_apart(&self) -> bool {
-        self.engine.builds.tenancy == Tenancy::Strict && self.engine.builds.network.is_none()
+        let builds = &self.engine.builds;
+        self.fleet.is_none() && builds.tenancy == Tenancy::Strict && builds.network.is_none()
     }
 
     /// `None` only where there are errors.

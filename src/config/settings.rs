@@ -10,7 +10,8 @@
 //!     unset "what that means" example "a value"   the same; .env.example has it set
 //! ```
 //!
-//! `name / name_file` is a secret: it can stand in a file as well. After a comma stands an older name.
+//! `name` is the variable's in lower case. `name / name_file` is a secret: it can stand in a file as well.
+//! After a comma stands an older name.
 //!
 //! It is only a table: `settings!(of)` gives it to the macro `of`. There is one beside what it makes: the
 //! variables and the documents' groups in `table.rs`, the reader's methods in `reader.rs`.
@@ -57,7 +58,7 @@ macro_rules! settings { ($of:ident) => { $of! {
         http_addr: String = ADDRESS or "127.0.0.1:8080";
         /// Whoever asks at `/v1` has to send it, as `Authorization: Bearer …`. They may do everything for all
         /// users.
-        api_token / api_token_file: Secret = TOKEN unset "`/v1` is served to this machine alone";
+        api_token / api_token_file: Secret = TOKEN unset "`/v1` is served to this machine alone, but for hooks";
         /// Where hooks of forges are served as well, and nothing else: for a listener that the forges reach and nobody
         /// needs to log in at. See [Hooks](hooks.md).
         hooks_addr: String = ADDRESS unset "hooks are served at `HTTP_ADDR` alone";
@@ -182,10 +183,10 @@ macro_rules! settings { ($of:ident) => { $of! {
 
     "Notifications" {
         /// Gets `image.ready` by HTTP POST.
-        container_manager_url: Url =
+        container_manager_url / container_manager_url_file: Url =
             HTTP_URL unset "only logged, and sent to `RESULT_QUEUE` where that is set";
         /// Gets `build.failed` and `build.cancelled` by HTTP POST.
-        connector_manager_url: Url =
+        connector_manager_url / connector_manager_url_file: Url =
             HTTP_URL unset "only logged, and sent to `RESULT_QUEUE` where that is set";
         /// Key of the notifications' signatures (Standard Webhooks): `whsec_` and Base64. Several, with
         /// spaces between, while it is changed.
@@ -209,7 +210,7 @@ macro_rules! settings { ($of:ident) => { $of! {
         git_servers: Servers = SERVERS unset "requests can name no other server";
         /// Asked for a token, at each try, where a request names a credential (`tokenRef`), see
         /// [Credentials by reference](requests-and-notifications.md#credentials-by-reference).
-        credentials_url: Url = HTTP_URL unset "requests can name no credential";
+        credentials_url / credentials_url_file: Url = HTTP_URL unset "requests can name no credential";
         /// Id of a GitHub App that makes tokens for requests with the `tokenRef` `github-app`.
         github_app_id: String = TEXT unset "no App";
         /// Private key of that App, as GitHub gives it out: PEM.
@@ -239,7 +240,7 @@ macro_rules! settings { ($of:ident) => { $of! {
 
     "How much at once, and for how long" {
         /// Builds in hand at once, those included that are fetched or pushed. A request is taken when a builder
-        /// is free for it, and waits on the broker until then.
+        /// is free for it or about to be, and waits on the broker until then.
         listener_concurrency: u16 = COUNT otherwise "`CONNECTOR_CONCURRENCY` + `BUILDER_CONCURRENCY` + `PUSHER_CONCURRENCY`";
         /// Sources that are fetched at once.
         connector_concurrency: u16 = COUNT otherwise "the cores, at least 2";

@@ -113,6 +113,19 @@ fn users_are_kept_apart_unless_an_operator_says_that_they_are_one() {
 }
 
 #[test]
+fn what_steps_reach_is_looked_at_on_the_bridge_of_an_engine_that_keeps_users_apart() {
+    for (settings, is_looked_at) in [
+        (&[][..], true),
+        (&[("TENANCY", "trusted")], false),
+        (&[("BUILDER_NETWORK", "host")], false),
+        (&[("BUILDKIT_HOST", "tcp://buildkit:1234")], false),
+    ] {
+        let config = Config::read(vars(settings)).expect("a good configuration");
+        assert_eq!(config.keeps_network_apart(), is_looked_at, "{settings:?}");
+    }
+}
+
+#[test]
 fn the_low_watermark_is_below_the_high_one() {
     let config = Config::read(vars(&[URI])).expect("good");
     assert_eq!(config.disk.low.of(10_000_000_000), 500_000_000);

@@ -11,13 +11,13 @@ mod manager;
 use std::fmt;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::request::{BuildRequest, ForgeName};
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::Credentials;
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
@@ -25,7 +25,7 @@ use self::github_app::GithubApp;
 pub use self::github_app::{AppKey, AppKeyError, GithubAppSettings};
 use self::manager::Manager;
 pub use self::manager::ManagerSettings;
-use crate::net::http::{USER_AGENT, causes, read_at_most, retry_after};
+use crate::net::http::{USER_AGENT, causes, client, read_at_most, retry_after};
 
 /// The reference that means the GitHub App.
 const GITHUB_APP: &str = "github-app";
@@ -57,11 +57,8 @@ impl TokenMaker {
     /// # Errors
     /// The system's certificates cannot be loaded.
     pub fn new(settings: CredentialsSettings) -> anyhow::Result<Self> {
-        let http = Client::builder()
-            .user_agent(USER_AGENT)
-            .timeout(TIMEOUT)
-            .redirect(Policy::none())
-            .build()?;
+        let http =
+            client()?.user_agent(USER_AGENT).timeout(TIMEOUT).redirect(Policy::none()).build()?;
         Ok(Self {
             manager: settings.manager.map(|settings| Manager::new(settings, http.clone())),
             github_app: settings.github_app.map(|settings| GithubApp::new(settings, http)),
@@ -78,14 +75,21 @@ impl fmt::Debug for TokenMaker {
     }
 }
 
-#[async_trait]
 impl Credentials for TokenMaker {
-    async fn token(&self, request: &BuildRequest, reference: &str) -> Result<Secret, Fault> {
-        self.make(request, reference, Use::Fetch).await
+    fn token<'a>(
+        &'a self,
+        request: &'a BuildRequest,
+        reference: &'a str,
+    ) -> BoxFuture<'a, Result<Secret, Fault>> {
+        Box::pin(self.make(request, reference, Use::Fetch))
     }
 
-    async fn status_token(&self, request: &BuildRequest, reference: &str) -> Result<Secret, Fault> {
-        self.make(request, reference, Use::ShowStatus).await
+    fn status_token<'a>(
+        &'a self,
+        request: &'a BuildRequest,
+        reference: &'a str,
+    ) -> BoxFuture<'a, Result<Secret, Fault>> {
+        Box::pin(self.make(request, reference, Use::ShowStatus))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::Message;
 use time::OffsetDateTime;
@@ -116,6 +117,7 @@ pub(crate) fn message(body: Vec<u8>, id: &str) -> Message {
         body,
         message_id: Some(id.to_owned()),
         timestamp: Some(OffsetDateTime::now_utc()),
+        envelope: Some(Envelope::of_request(true, None).encode()),
         ..Message::default()
     }
 }

@@ -3,13 +3,17 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use image_builder_actors::model::build_log::cut;
-use reqwest::Response;
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{ClientBuilder, Response};
+use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
+use rustls_platform_verifier::Verifier;
 
 /// No server is given more patience than this, whatever it asks for.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -18,6 +22,30 @@ const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How this program names itself to servers.
 pub const USER_AGENT: &str = concat!("image-builder/", env!("CARGO_PKG_VERSION"));
+
+/// A client that trusts the authorities of the system. They are read once: that takes as long as all else of a start.
+///
+/// # Errors
+/// There are none, or no two protocol versions that could be spoken.
+pub fn client() -> Result<ClientBuilder, rustls::Error> {
+    static AUTHORITIES: OnceLock<Arc<Verifier>> = OnceLock::new();
+    let provider = CryptoProvider::get_default().cloned();
+    let provider = provider.unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
+    let authorities = match AUTHORITIES.get() {
+        Some(authorities) => authorities.clone(),
+        None => {
+            let read = Arc::new(Verifier::new(provider.clone())?);
+            AUTHORITIES.get_or_init(|| read).clone()
+        }
+    };
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(authorities)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(ClientBuilder::new().tls_backend_preconfigured(tls))
+}
 
 /// How long a server asks to be left alone: `Retry-After`, in seconds or as a date in any of HTTP's
 /// three notations. At least a second, since a date that is over is told by a server that was just asked;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::model::notification::{Notification, NotificationType};
 use image_builder_actors::ports::{Notifier, NotifyError};
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -11,7 +11,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Response, Url};
 use serde_json::Value;
 
-use crate::net::http::{USER_AGENT, causes, excerpt, read_at_most, retry_after};
+use crate::net::http::{USER_AGENT, causes, client, excerpt, read_at_most, retry_after};
 use crate::net::signature::SigningKeys;
 
 /// How much of a refusal's body is read, in bytes.
@@ -72,7 +72,7 @@ impl WebhookNotifier {
     /// # Errors
     /// The system's certificates cannot be loaded.
     pub fn new(settings: WebhookSettings) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
+        let http = client()?
             .user_agent(USER_AGENT)
             .timeout(settings.timeout)
             .redirect(Policy::none())
@@ -117,25 +117,29 @@ impl WebhookNotifier {
     }
 }
 
-#[async_trait]
 impl Notifier for WebhookNotifier {
-    async fn notify(&self, notification: &Notification) -> Result<(), NotifyError> {
-        let (receiver, url) = self.receiver(notification.kind);
-        let id = &notification.id;
-        let Some(url) = url else {
-            log_only(receiver, notification);
-            return Ok(());
-        };
-        let request = self.request(url, notification)?;
-        let response = request.send().await.map_err(|error| {
-            refused(format!("{receiver} could not be notified: {}", causes(error)))
-        })?;
-        if response.status().is_success() {
-            let status = response.status().as_u16();
-            tracing::info!(webhook_id = id, receiver, status, "notified");
-            return Ok(());
-        }
-        Err(refusal(receiver, response).await)
+    fn notify<'a>(
+        &'a self,
+        notification: &'a Notification,
+    ) -> BoxFuture<'a, Result<(), NotifyError>> {
+        Box::pin(async move {
+            let (receiver, url) = self.receiver(notification.kind);
+            let id = &notification.id;
+            let Some(url) = url else {
+                log_only(receiver, notification);
+                return Ok(());
+            };
+            let request = self.request(url, notification)?;
+            let response = request.send().await.map_err(|error| {
+                refused(format!("{receiver} could not be notified: {}", causes(error)))
+            })?;
+            if response.status().is_success() {
+                let status = response.status().as_u16();
+                tracing::info!(webhook_id = id, receiver, status, "notified");
+                return Ok(());
+            }
+            Err(refusal(receiver, response).await)
+        })
     }
 }
 

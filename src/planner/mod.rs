@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::limits::Limits;
@@ -127,15 +127,16 @@ impl SourcePlanner {
     }
 }
 
-#[async_trait]
 impl Planner for SourcePlanner {
-    async fn plan(
-        &self,
-        source: &FetchedSource,
-        wish: &BuildRequest,
-        progress: &BuildLog,
-    ) -> Result<Plan, Fault> {
-        self.explain(source, wish, progress).await.map(|explained| explained.plan)
+    fn plan<'a>(
+        &'a self,
+        source: &'a FetchedSource,
+        wish: &'a BuildRequest,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Plan, Fault>> {
+        Box::pin(async move {
+            self.explain(source, wish, progress).await.map(|explained| explained.plan)
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::auth::{Authenticator, RegistryCredentials, Scope};
 use super::faults::{fault, of_status, of_transport};
 use super::manifest::{MEDIA_TYPES, Manifest, read_labels};
-use crate::net::http::{USER_AGENT, excerpt, read_at_most, retry_after, was_hung_up};
+use crate::net::http::{USER_AGENT, client, excerpt, read_at_most, retry_after, was_hung_up};
 use crate::net::refusal::says_immutable;
 
 /// Longest manifest that is read, in bytes: the specification asks registries to take as much.
@@ -55,7 +55,7 @@ impl Api {
         redactor: Redactor,
         timeout: Duration,
     ) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
+        let http = client()?
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(timeout)

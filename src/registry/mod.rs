@@ -14,7 +14,7 @@ mod url;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use futures_util::future::try_join_all;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
@@ -105,16 +105,15 @@ impl RegistryClient {
         Ok(self.url.api_repository(&reference.repository))
     }
 
-    /// Puts a tag on an image. `Ok(Some(_))`: the registry does not take it this way.
-    async fn put_tag(
+    /// What a refusal of a tag means. `Ok(Some(_))`: the registry does not take it this way; `Ok(None)`: where tags are
+    /// immutable, one that is there already may be refused as well.
+    async fn meant(
         &self,
+        Refusal { fault, immutable }: Refusal,
         repository: &str,
         image: &RegistryImage,
         tag: &str,
     ) -> Result<Option<Fault>, Fault> {
-        let refusal = self.api.put_manifest(repository, tag, &image.manifest).await?;
-        let Some(Refusal { fault, immutable }) = refusal else { return Ok(None) };
-        // Where tags are immutable, a tag that is there already may be refused as well.
         match self.api.manifest(repository, tag).await? {
             Some(standing) if standing.digest == image.digest => Ok(None),
             Some(_) if immutable => Err(fault),
@@ -149,53 +148,75 @@ impl RegistryClient {
     }
 }
 
-#[async_trait]
 impl Registry for RegistryClient {
-    async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
-        let repository = self.repository(reference)?;
-        match self.api.manifest(&repository, &reference.tag).await? {
-            Some(manifest) => self.image_of(&repository, &manifest).await.map(Some),
-            None => Ok(None),
-        }
+    fn find<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+    ) -> BoxFuture<'a, Result<Option<RegistryImage>, Fault>> {
+        Box::pin(async move {
+            let repository = self.repository(reference)?;
+            match self.api.manifest(&repository, &reference.tag).await? {
+                Some(manifest) => self.image_of(&repository, &manifest).await.map(Some),
+                None => Ok(None),
+            }
+        })
     }
 
-    async fn tag(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        tags: &[String],
-    ) -> Result<Vec<RefusedTag>, Fault> {
-        let repository = &self.repository(reference)?;
-        let put = tags.iter().map(|tag| async move {
-            let refused = self.put_tag(repository, image, tag).await?;
-            Ok(refused.map(|fault| RefusedTag { tag: tag.clone(), fault }))
-        });
-        Ok(try_join_all(put).await?.into_iter().flatten().collect())
+    fn tag<'a>(
+        &'a self,
+        image: &'a RegistryImage,
+        reference: &'a ImageReference,
+        tags: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<RefusedTag>, Fault>> {
+        Box::pin(async move {
+            let repository = &self.repository(reference)?;
+            let put = tags.iter().map(|tag| async move {
+                let refusal = self.api.put_manifest(repository, tag, &image.manifest).await?;
+                Ok::<_, Fault>(refusal.map(|refusal| (tag, refusal)))
+            });
+            let refused = try_join_all(put).await?.into_iter().flatten();
+            // No earlier: while a registry puts one tag on a manifest, it may fail to read that by another.
+            let look = refused.map(|(tag, refusal)| async move {
+                let refused = self.meant(refusal, repository, image, tag).await?;
+                Ok(refused.map(|fault| RefusedTag { tag: tag.clone(), fault }))
+            });
+            Ok(try_join_all(look).await?.into_iter().flatten().collect())
+        })
     }
 
-    async fn labels(
-        &self,
-        reference: &ImageReference,
-        image: &RegistryImage,
-    ) -> Result<BTreeMap<String, String>, Fault> {
-        self.api.labels(&self.repository(reference)?, &image.image_id).await
+    fn labels<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+        image: &'a RegistryImage,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, String>, Fault>> {
+        Box::pin(
+            async move { self.api.labels(&self.repository(reference)?, &image.image_id).await },
+        )
     }
 
-    async fn search(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        wanted: &Tripwire,
+    fn search<'a>(
+        &'a self,
+        image: &'a RegistryImage,
+        reference: &'a ImageReference,
+        wanted: &'a Tripwire,
         files: bool,
-        progress: &BuildLog,
-    ) -> Result<Option<Exposed>, Fault> {
-        let repository = &self.repository(reference)?;
-        let (api, limits) = (&self.api, &self.limits);
-        let search = Search { api, repository, wanted, files, limits, progress };
-        search.run(&image.digest).await
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Option<Exposed>, Fault>> {
+        Box::pin(async move {
+            let repository = &self.repository(reference)?;
+            let (api, limits) = (&self.api, &self.limits);
+            let search = Search { api, repository, wanted, files, limits, progress };
+            search.run(&image.digest).await
+        })
     }
 
-    async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault> {
-        self.api.delete_manifest(&self.repository(reference)?, digest).await
+    fn remove<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(
+            async move { self.api.delete_manifest(&self.repository(reference)?, digest).await },
+        )
     }
 }

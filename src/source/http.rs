@@ -16,7 +16,7 @@ use reqwest::{Client, Request, RequestBuilder, Response, StatusCode, Url};
 
 use super::fault;
 use super::session::{Session, cancelled};
-use crate::net::http::{chain, excerpt, retry_after, was_hung_up};
+use crate::net::http::{chain, client, excerpt, retry_after, was_hung_up};
 use crate::net::networks::Networks;
 use crate::net::proxy::Proxies;
 use crate::net::public::{NotPublic, PublicOnly, check_literal, check_resolved};
@@ -42,18 +42,19 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn new(proxies: &Proxies, allowed: &Networks) -> reqwest::Result<Self> {
+    pub(super) fn new(proxies: &Proxies, allowed: &Networks) -> anyhow::Result<Self> {
         let builder = || {
-            Client::builder()
+            let builder = client()?
                 .user_agent(concat!("git/2 (image-builder ", env!("CARGO_PKG_VERSION"), ")"))
                 .connect_timeout(CONNECT)
                 .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
+                .referer(false);
+            Ok::<_, rustls::Error>(builder)
         };
         Ok(Self {
-            forge: proxies.apply(builder())?.build()?,
+            forge: proxies.apply(builder()?)?.build()?,
             foreign: proxies
-                .apply(builder().dns_resolver(PublicOnly {
+                .apply(builder()?.dns_resolver(PublicOnly {
                     proxies: proxies.hosts().map(str::to_owned).collect(),
                     allowed: allowed.clone(),
                 }))?

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::limits::Limits;
@@ -78,7 +78,7 @@ pub enum GitSetupError {
     #[error("{variable} is not an http or https address without a credential: {problem}")]
     BadUrl { variable: &'static str, problem: String },
     #[error("the HTTP client cannot be made: {0}")]
-    Http(#[from] reqwest::Error),
+    Http(#[from] anyhow::Error),
     #[error("DATA_DIR: the cache of git objects cannot be opened: {0}")]
     Cache(std::io::Error),
 }
@@ -170,25 +170,26 @@ impl GitConnector {
     }
 }
 
-#[async_trait]
 impl SourceConnector for GitConnector {
-    async fn fetch(
-        &self,
-        request: &BuildRequest,
-        pinned: Option<&str>,
+    fn fetch<'a>(
+        &'a self,
+        request: &'a BuildRequest,
+        pinned: Option<&'a str>,
         workspace: Workspace,
-        progress: &BuildLog,
-    ) -> Result<FetchedSource, Fault> {
-        let concerns = self.concerns(&**self.forges.of(request)?, request);
-        let session = Session::new(self.silence, &self.limits, concerns, progress.clone());
-        let session = Arc::new(session);
-        // Dropping this future ends the work wherever it is, and with it the blocking thread.
-        let _end = session.cancel.clone().drop_guard();
-        let place = workspace.path().display().to_string();
-        let fetched = self.fetch_into(request, pinned, workspace, session).await;
-        fetched.map_err(|mut fault| {
-            fault.message = progress.redact(&fault.message).replace(&place, "the workspace");
-            fault
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<FetchedSource, Fault>> {
+        Box::pin(async move {
+            let concerns = self.concerns(&**self.forges.of(request)?, request);
+            let session = Session::new(self.silence, &self.limits, concerns, progress.clone());
+            let session = Arc::new(session);
+            // Dropping this future ends the work wherever it is, and with it the blocking thread.
+            let _end = session.cancel.clone().drop_guard();
+            let place = workspace.path().display().to_string();
+            let fetched = self.fetch_into(request, pinned, workspace, session).await;
+            fetched.map_err(|mut fault| {
+                fault.message = progress.redact(&fault.message).replace(&place, "the workspace");
+                fault
+            })
         })
     }
 

@@ -38,7 +38,7 @@ pub(super) async fn accept(
     Ok(match known.build.requested.request == requested.request {
         false => Acceptance::OtherRequest,
         true if known.is_queued => Acceptance::Known,
-        true => Acceptance::New,
+        true => Acceptance::New { accepted_at: known.build.requested.requested_at },
     })
 }
 

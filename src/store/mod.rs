@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::build_store::{
@@ -220,61 +220,72 @@ fn unreadable(error: impl std::fmt::Display) -> StoreError {
     StoreError::Unavailable(format!("what is stored cannot be read: {error}"))
 }
 
-#[async_trait]
 impl BuildStore for Store {
-    async fn accept(&self, requested: &RequestedBuild) -> Result<Acceptance, StoreError> {
-        within(LIMIT, builds::accept(self, requested)).await
+    fn accept<'a>(
+        &'a self,
+        requested: &'a RequestedBuild,
+    ) -> BoxFuture<'a, Result<Acceptance, StoreError>> {
+        Box::pin(within(LIMIT, builds::accept(self, requested)))
     }
 
-    async fn record(&self, changes: &[Recorded]) -> Result<(), StoreError> {
-        within(LIMIT, builds::record(self, changes)).await?;
-        self.changed_here();
-        Ok(())
+    fn record<'a>(&'a self, changes: &'a [Recorded]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            within(LIMIT, builds::record(self, changes)).await?;
+            self.changed_here();
+            Ok(())
+        })
     }
 
-    async fn builds_of_id(&self, build_id: &str) -> Result<Vec<StoredBuild>, StoreError> {
-        within(LIMIT, builds::of_id(self, build_id)).await
+    fn builds_of_id<'a>(
+        &'a self,
+        build_id: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<StoredBuild>, StoreError>> {
+        Box::pin(within(LIMIT, builds::of_id(self, build_id)))
     }
 
-    async fn list(
-        &self,
-        filter: &Filter,
-        cursor: Option<&str>,
+    fn list<'a>(
+        &'a self,
+        filter: &'a Filter,
+        cursor: Option<&'a str>,
         most: usize,
-    ) -> Result<Page, StoreError> {
-        within(LIMIT, builds::list(self, filter, cursor, most)).await
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        Box::pin(within(LIMIT, builds::list(self, filter, cursor, most)))
     }
 
-    async fn tally(&self) -> Result<Tally, StoreError> {
-        within(LIMIT, builds::tally(self)).await
+    fn tally(&self) -> BoxFuture<'_, Result<Tally, StoreError>> {
+        Box::pin(within(LIMIT, builds::tally(self)))
     }
 
-    async fn log(
-        &self,
-        build: &BuildIdentity,
+    fn log<'a>(
+        &'a self,
+        build: &'a BuildIdentity,
         offset: u64,
         most: usize,
-    ) -> Result<Option<LogPart>, StoreError> {
-        within(LIMIT, logs::read(self, build, offset, most)).await
+    ) -> BoxFuture<'a, Result<Option<LogPart>, StoreError>> {
+        Box::pin(within(LIMIT, logs::read(self, build, offset, most)))
     }
 
-    async fn tidy(&self, now: OffsetDateTime) -> Result<(), StoreError> {
-        within(TIDY_LIMIT, tidy::tidy(self, now)).await
+    fn tidy(&self, now: OffsetDateTime) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(within(TIDY_LIMIT, tidy::tidy(self, now)))
     }
 
-    async fn look(&self) -> Result<(), StoreError> {
-        let look = async {
-            let pool = self.there().await?;
-            sqlx::query("SELECT 1 FROM builds LIMIT 1")
-                .fetch_optional(pool)
-                .await
-                .map_err(unavailable)
-        };
-        within(LOOK_LIMIT, look).await.map(drop)
+    fn look(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let look = async {
+                let pool = self.there().await?;
+                sqlx::query("SELECT 1 FROM builds LIMIT 1")
+                    .fetch_optional(pool)
+                    .await
+                    .map_err(unavailable)
+            };
+            within(LOOK_LIMIT, look).await.map(drop)
+        })
     }
 
-    async fn changed(&self) {
-        // The sender is `self`, so it cannot be gone.
-        let _ = self.changes.subscribe().changed().await;
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // The sender is `self`, so it cannot be gone.
+            let _ = self.changes.subscribe().changed().await;
+        })
     }
 }

@@ -7,7 +7,6 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use image_builder_actors::telemetry::trace::NewTrace;
 use opentelemetry::global::BoxedTracer;
 use opentelemetry::trace::noop::NoopTracer;
@@ -23,7 +22,7 @@ use reqwest::{Client, Url};
 use tokio::runtime::Handle;
 
 use crate::blocking::blocking;
-use crate::net::http::{causes, read_at_most};
+use crate::net::http::{causes, client, read_at_most};
 
 /// Longest duration of one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,7 +65,7 @@ impl Traces {
     /// An address that none can be, or system certificates that cannot be loaded.
     pub fn start(settings: Option<TraceSettings>) -> anyhow::Result<Self> {
         let Some(settings) = settings else { return Ok(Self(None)) };
-        let client = Client::builder()
+        let client = client()?
             .timeout(TIMEOUT)
             .redirect(Policy::none())
             .default_headers(settings.headers)
@@ -132,7 +131,7 @@ struct Collector {
     down: AtomicBool,
 }
 
-#[async_trait]
+#[tonic::async_trait]
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = request.into_parts();

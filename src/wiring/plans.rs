@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::request::BuildRequest;
@@ -79,25 +79,26 @@ pub(super) struct WorkerPlans {
     pub(super) service: Vec<Secret>,
 }
 
-#[async_trait]
 impl Planning for WorkerPlans {
-    async fn plan(&self, mut request: BuildRequest) -> Result<ShownPlan, Fault> {
-        let log = BuildLog::new(&request.build_id, request.redactor_with(&self.service));
-        let mut log = log.of_application(&request.application_id);
-        let workspace = Workspace::create(&self.workspaces).map_err(|error| {
+    fn plan(&self, mut request: BuildRequest) -> BoxFuture<'_, Result<ShownPlan, Fault>> {
+        Box::pin(async move {
+            let log = BuildLog::new(&request.build_id, request.redactor_with(&self.service));
+            let mut log = log.of_application(&request.application_id);
+            let workspace = Workspace::create(&self.workspaces).map_err(|error| {
             tracing::error!(path = %self.workspaces.display(), %error, "cannot make a workspace");
             let message = "The build service has no room to fetch the repository.";
             Fault::new(StageName::Connector, Reason::DiskLow, message)
         })?;
-        if let Some(reference) = &request.token_ref {
-            let token = self.credentials.token(&request, reference).await?;
-            log.keep_secret(token.clone());
-            request.token = Some(token);
-        }
-        let planned = async {
-            let source = self.forge.fetch(&request, None, workspace, &log).await?;
-            shown(&self.planner, &self.builds, &source, &request, &log).await
-        };
-        planned.await.map_err(|fault| Fault { message: log.redact(&fault.message), ..fault })
+            if let Some(reference) = &request.token_ref {
+                let token = self.credentials.token(&request, reference).await?;
+                log.keep_secret(token.clone());
+                request.token = Some(token);
+            }
+            let planned = async {
+                let source = self.forge.fetch(&request, None, workspace, &log).await?;
+                shown(&self.planner, &self.builds, &source, &request, &log).await
+            };
+            planned.await.map_err(|fault| Fault { message: log.redact(&fault.message), ..fault })
+        })
     }
 }

@@ -1,5 +1,7 @@
 //! What is asked of the workers, and how each of it has to end. All of it follows from the seed.
 
+use std::collections::HashSet;
+
 use serde_json::json;
 
 use crate::dice::Dice;
@@ -69,16 +71,23 @@ impl Repositories {
     pub fn requests(&self, run: &str, seed: u64, count: usize) -> Vec<Request> {
         let mut dice = Dice::new(seed, "requests");
         let mut requests: Vec<Request> = Vec::with_capacity(count);
+        let mut known = HashSet::new();
         for number in 0..count {
             let drawn = dice.weighted(&SORTS);
             let request = match requests.last() {
-                // What one user cancels is another one's build as well.
-                Some(last) if last.sort.is_cancelled() || drawn == Sort::SameId => {
+                // What one user cancels is another one's build as well. A third user is one too many: it may be the
+                // first one again.
+                Some(last)
+                    if last.sort.is_cancelled()
+                        || (drawn == Sort::SameId && last.sort != Sort::SameId) =>
+                {
                     let request = self.request_of(Sort::SameId, run, number, &mut dice);
                     of_another_user(request, run, last)
                 }
                 _ => self.request_of(drawn, run, number, &mut dice),
             };
+            let named = (request.user.clone(), request.build_id.clone());
+            assert!(named.1.is_none() || known.insert(named), "two builds of one name");
             requests.push(request);
         }
         requests

@@ -24,7 +24,7 @@ use image_builder_actors::testing::conformance::planner;
 
 use crate::engine::{Engine, docker_engine, key};
 use crate::http_server::{Answer, HttpServer, Request, answer};
-use crate::registry::server::{PASSWORD, is_manifest, registry_that, token_flow};
+use crate::registry::server::{PASSWORD, is_manifest, registry_that, scopes, token_flow};
 use crate::registry::{
     CLOSED, CLOSED_PASSWORD, OPEN, client, reference_in, settings, with_password,
 };
@@ -525,20 +525,4 @@ async fn a_registry_that_wants_tokens_gets_them_and_each_is_used_until_it_is_ref
         let actions = scope.strip_prefix(&own).unwrap_or_else(|| panic!("{scope}: {asked:?}"));
         assert!(actions.split(',').all(|action| ["pull", "push"].contains(&action)), "{asked:?}");
     }
-}
-
-/// The scopes that a request asks a token server for.
-fn scopes(request: &Request) -> Vec<String> {
-    if request.target().0 != "/token" {
-        return Vec::new();
-    }
-    let body = String::from_utf8_lossy(&request.body).into_owned();
-    [request.target().1, &body]
-        .into_iter()
-        .flat_map(|text| {
-            serde_urlencoded::from_str::<Vec<(String, String)>>(text).unwrap_or_default()
-        })
-        .filter(|(name, _)| name == "scope")
-        .flat_map(|(_, scopes)| scopes.split(' ').map(str::to_owned).collect::<Vec<_>>())
-        .collect()
 }

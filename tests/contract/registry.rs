@@ -6,7 +6,7 @@ mod upload;
 
 use std::collections::BTreeMap;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder::registry::{RegistryClient, RegistryCredentials, RegistrySettings, RegistryUrl};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
@@ -115,42 +115,48 @@ struct Fronted {
     _front: HttpServer,
 }
 
-#[async_trait]
 impl Registry for Fronted {
-    async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
-        self.client.find(reference).await
+    fn find<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+    ) -> BoxFuture<'a, Result<Option<RegistryImage>, Fault>> {
+        self.client.find(reference)
     }
 
-    async fn tag(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        tags: &[String],
-    ) -> Result<Vec<RefusedTag>, Fault> {
-        self.client.tag(image, reference, tags).await
+    fn tag<'a>(
+        &'a self,
+        image: &'a RegistryImage,
+        reference: &'a ImageReference,
+        tags: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<RefusedTag>, Fault>> {
+        self.client.tag(image, reference, tags)
     }
 
-    async fn labels(
-        &self,
-        reference: &ImageReference,
-        image: &RegistryImage,
-    ) -> Result<BTreeMap<String, String>, Fault> {
-        self.client.labels(reference, image).await
+    fn labels<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+        image: &'a RegistryImage,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, String>, Fault>> {
+        self.client.labels(reference, image)
     }
 
-    async fn search(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        wanted: &Tripwire,
+    fn search<'a>(
+        &'a self,
+        image: &'a RegistryImage,
+        reference: &'a ImageReference,
+        wanted: &'a Tripwire,
         files: bool,
-        progress: &BuildLog,
-    ) -> Result<Option<Exposed>, Fault> {
-        self.client.search(image, reference, wanted, files, progress).await
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Option<Exposed>, Fault>> {
+        self.client.search(image, reference, wanted, files, progress)
     }
 
-    async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault> {
-        self.client.remove(reference, digest).await
+    fn remove<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        self.client.remove(reference, digest)
     }
 }
 

@@ -12,8 +12,7 @@ use tokio::net::{TcpListener, UnixStream};
 
 use crate::engine::SmallEngine;
 use crate::orders::{MB, Order, guard, has, prune_for_room};
-
-const BASE: &str = "debian:bookworm-slim";
+use crate::support::engine::DEBIAN;
 
 async fn guard_of(host: String, data_dir: &Path) -> DiskGuard {
     let settings = DockerSettings {
@@ -29,7 +28,7 @@ async fn guard_of(host: String, data_dir: &Path) -> DiskGuard {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_in_a_container_prunes_for_the_disk_that_its_volume_is_on() {
     let small = SmallEngine::start(1200).await;
-    small.own.load(BASE);
+    small.own.load(DEBIAN);
     let old = Order::of_bytes(200 * MB);
     old.build(&*small.engine).await.expect("the build is good");
     small.has_let_go().await;
@@ -42,7 +41,7 @@ async fn a_worker_in_a_container_prunes_for_the_disk_that_its_volume_is_on() {
     let program = format!("{}:/worker:ro", copy.display());
     let socket = format!("{}:/var/run/docker.sock", small.own.socket().display());
     let mut arguments = vec!["run", "--rm", "--network", "none", "--volume", "data:/data"];
-    arguments.extend(["--volume", &program, "--volume", &socket, BASE, "/worker"]);
+    arguments.extend(["--volume", &program, "--volume", &socket, DEBIAN, "/worker"]);
     arguments.extend(["--exact", "contained::worker_in_a_container", "--ignored", "--nocapture"]);
     let output = small.own.docker(&arguments);
     assert!(output.contains("1 passed"), "{output}");

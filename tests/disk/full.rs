@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder::engine::docker::disk::DiskGuard;
 use image_builder::engine::docker::disk::size::Size;
 use image_builder_actors::model::fault::Reason;
@@ -19,16 +19,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What the worker asks whether there is room again.
 pub(crate) struct Disk(pub(crate) DiskGuard);
 
-#[async_trait]
 impl Probe for Disk {
-    async fn look(&self, reason: Reason) -> Result<(), String> {
-        assert_eq!(reason, Reason::DiskLow);
-        self.0.look().await
+    fn look(&self, reason: Reason) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            assert_eq!(reason, Reason::DiskLow);
+            self.0.look().await
+        })
     }
 
-    async fn probe(&self, reason: Reason) -> Result<(), String> {
-        assert_eq!(reason, Reason::DiskLow);
-        self.0.make_room().await
+    fn probe(&self, reason: Reason) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            assert_eq!(reason, Reason::DiskLow);
+            self.0.make_room().await
+        })
     }
 }
 

@@ -18,9 +18,9 @@ use tokio::net::TcpListener;
 
 use crate::engine::SmallEngine;
 use crate::orders::{Order, unique};
+use crate::support::engine::BASE;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const BASE: &str = "debian:bookworm-slim";
 
 /// A process that runs one of the tests here. It is killed with this value.
 struct Worker(Child);
@@ -54,7 +54,7 @@ fn variable(name: &str) -> String {
     std::env::var(name).expect("the test that starts this one sets it")
 }
 
-async fn in_time(what: &str, holds: impl AsyncFn() -> bool) {
+pub(crate) async fn in_time(what: &str, holds: impl AsyncFn() -> bool) {
     let wait = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -64,7 +64,7 @@ async fn in_time(what: &str, holds: impl AsyncFn() -> bool) {
 }
 
 /// Whether a process has `mark` in its command line. The worker has it as a variable only.
-fn runs(mark: &str) -> bool {
+pub(crate) fn runs(mark: &str) -> bool {
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
     processes.into_iter().any(|process| {
         std::fs::read(process.path().join("cmdline"))

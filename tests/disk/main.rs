@@ -5,6 +5,7 @@
 
 mod contained;
 mod engine;
+mod filling;
 mod full;
 mod killed;
 mod network;

@@ -12,10 +12,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::engine::DEBIAN;
 use crate::support::own_engine::OwnEngine;
 use crate::support::worker::BINARY;
-
-const BASE: &str = "debian:bookworm-slim";
 
 /// The addresses of the two networks' ends.
 const MACHINE: &str = "100.64.9.1";
@@ -124,7 +123,7 @@ impl Place {
             world.ip(&format!("address add {address}/32 dev lo"));
         }
         let engine = OwnEngine::in_network(&machine.path());
-        engine.load(BASE);
+        engine.load(DEBIAN);
         machine.ip(&format!("link add other type veth peer name eth0 netns {}", neighbour.0));
         machine.ip("link set other master docker0 up");
         neighbour.ip(&format!("address add {NEIGHBOUR}/16 dev eth0"));
@@ -182,7 +181,7 @@ impl Place {
         let folder = tempfile::tempdir().expect("a directory");
         let step = "RUN for at in $AT; do if timeout 4 bash -c \"exec 3<>/dev/tcp/$at\" 2>/dev/null; \
                     then echo \"answers $at\"; else echo \"silent $at\"; fi & done; wait";
-        let dockerfile = format!("FROM {BASE}\nARG AT RUN_ID\n{step}\n");
+        let dockerfile = format!("FROM {DEBIAN}\nARG AT RUN_ID\n{step}\n");
         std::fs::write(folder.path().join("Dockerfile"), dockerfile).expect("written");
         let places = format!("AT={}", places.join(" "));
         let id = format!("RUN_ID={}", uuid::Uuid::new_v4());
@@ -203,7 +202,7 @@ impl Place {
     /// The doctor's finding of what a step reaches.
     fn finding(&self) -> (String, String) {
         let folder = tempfile::tempdir().expect("a directory");
-        let mut doctor = self.program(&["doctor", "--json", "--image", BASE]);
+        let mut doctor = self.program(&["doctor", "--json", "--image", DEBIAN]);
         // Nobody waits for what cannot be reached.
         doctor.env("GITHUB_URL", "http://127.0.0.1:1").env("GITHUB_API_URL", "http://127.0.0.1:1");
         let ended = doctor.current_dir(folder.path()).output().expect("the program starts");

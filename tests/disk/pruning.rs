@@ -9,6 +9,7 @@ use image_builder::engine::docker::disk::size::Size;
 
 use crate::engine::SmallEngine;
 use crate::orders::{Guarded, MB, Order, has};
+use crate::support::engine::BASE;
 
 /// Longest wait for the engine to let go of what was removed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -150,7 +151,7 @@ async fn two_workers_prune_at_once_without_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pruning_everything_again_and_again_breaks_no_running_build() {
     let small = SmallEngine::start(1200).await;
-    small.own.load("debian:bookworm-slim");
+    small.own.load(BASE);
     let worker = Guarded::new(&small, |settings| settings.young.cache = Duration::from_secs(5));
     let done = Arc::new(AtomicBool::new(false));
     let pruning = tokio::spawn({
@@ -166,11 +167,13 @@ async fn pruning_everything_again_and_again_breaks_no_running_build() {
     });
     for _ in 0..5 {
         // Steps that are shared between builds, come from another stage, and from a cache mount.
-        let dockerfile = "FROM debian:bookworm-slim AS one\nCOPY data /data\n\
+        let dockerfile = format!(
+            "FROM {BASE} AS one\nCOPY data /data\n\
              RUN --mount=type=cache,target=/c cp /data /c/d && cp /c/d /two\n\
-             FROM debian:bookworm-slim\nRUN sleep 0.3; echo shared > /shared\n\
-             COPY --from=one /two /two\nRUN sleep 0.3; cmp /two /two && rm /two\n";
-        let orders = [0, 1].map(|_| Order::new(dockerfile, 3 * MB));
+             FROM {BASE}\nRUN sleep 0.3; echo shared > /shared\n\
+             COPY --from=one /two /two\nRUN sleep 0.3; cmp /two /two && rm /two\n"
+        );
+        let orders = [0, 1].map(|_| Order::new(&dockerfile, 3 * MB));
         let (first, second) =
             tokio::join!(orders[0].build(&*worker.builder), orders[1].build(&*worker.builder));
         let _in_hand = [first, second]

@@ -3,6 +3,7 @@
 use image_builder::engine::settings::{BuildSettings, CacheMode, CacheRegistry, PushedImages};
 use image_builder_actors::model::reference::ImageReference;
 
+use crate::support::engine::BASE;
 use crate::world::{Build, REGISTRY, builds, fleet, own_hosts, stored, unique};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,8 +19,8 @@ async fn a_host_takes_from_the_registry_what_another_one_has_built() {
     let build = Build::of(&[(
         "Dockerfile",
         &format!(
-            "FROM debian:bookworm-slim AS made\nRUN echo {mark} > /made\n\
-             FROM debian:bookworm-slim\nCOPY --from=made /made /\nRUN cat /made\n"
+            "FROM {BASE} AS made\nRUN echo {mark} > /made\n\
+             FROM {BASE}\nCOPY --from=made /made /\nRUN cat /made\n"
         ),
     )]);
     let (digest, log) = build.digest(&fleet(&[&one], cache(CacheMode::AllSteps))).await;
@@ -59,7 +60,7 @@ async fn a_commit_has_the_same_digest_on_hosts_that_know_nothing_of_each_other()
         "COPY app /srv/app\nRUN mkdir /made && date +%s%N > /dev/null && echo {} > /made/it",
         unique()
     );
-    let dockerfile = format!("FROM debian:bookworm-slim\n{steps}\n");
+    let dockerfile = format!("FROM {BASE}\n{steps}\n");
     let build = Build::of(&[("Dockerfile", &dockerfile), ("app", "x")]);
     let (first, _) = build.digest(&fleet(&[&one], reproducible())).await;
     let (second, log) = build.digest(&fleet(&[&other], reproducible())).await;

@@ -20,8 +20,9 @@ use image_builder_actors::model::secret::{Redactor, Secret};
 use image_builder_actors::ports::{ImageBuilder, Registry};
 use image_builder_actors::testing::conformance::planner;
 
+use crate::support::engine::BASE;
 use crate::support::worker::{BINARY, Ended};
-use crate::world::{BASE, Build, REGISTRY, builds, fleet, hosts, registry, stored, unique};
+use crate::world::{Build, REGISTRY, builds, fleet, hosts, own_hosts, registry, stored, unique};
 
 /// A registry that wants a password, and the credential for it.
 const CLOSED: &str = "localhost:5001";
@@ -60,7 +61,7 @@ async fn publish(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_pushed_by_its_digest_read_back_and_only_then_tagged() {
-    let [host, _] = hosts().await;
+    let [host, _] = own_hosts().await;
     let fleet = fleet(&[&host], builds());
     let build = Build::from_base(&format!("RUN echo {} > /made", unique()));
     let (digest, _) = build.digest(&fleet).await;

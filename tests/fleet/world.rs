@@ -19,10 +19,9 @@ use image_builder_actors::testing::builder::order;
 use tempfile::TempDir;
 
 use crate::support::buildkit_bridge::BuildkitBridge;
+use crate::support::engine::BASE;
 use crate::support::own_engine::OwnEngine;
 
-/// The base image of the builds here.
-pub(crate) const BASE: &str = "debian:bookworm-slim";
 /// A registry that lets everybody in.
 pub(crate) const REGISTRY: &str = "localhost:5000";
 

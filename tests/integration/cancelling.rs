@@ -9,10 +9,7 @@ use crate::support::world::{World, dockerfile, held_repository, repository, with
 
 /// A world with one builder a worker, whose builds may come to the turnstile.
 fn world() -> World {
-    World::new()
-        .with("BUILDER_NETWORK", "host")
-        .with("BUILDER_CONCURRENCY", "1")
-        .with("LISTENER_CONCURRENCY", "1")
+    World::new().with("BUILDER_CONCURRENCY", "1").with("LISTENER_CONCURRENCY", "1")
 }
 
 #[test]

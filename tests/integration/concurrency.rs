@@ -40,7 +40,6 @@ fn never_more_than(most: usize, turnstile: &Turnstile, jobs: usize, wait: impl F
 /// A world whose one stage of interest has `n` slots, with room for all jobs of a test.
 fn world(stage: &str, n: usize, jobs: usize) -> World {
     World::new()
-        .with("BUILDER_NETWORK", "host")
         .with("LISTENER_CONCURRENCY", &jobs.to_string())
         .with(&format!("{stage}_CONCURRENCY"), &n.to_string())
 }

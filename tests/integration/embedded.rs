@@ -9,7 +9,7 @@ use crate::support::marked::Marked;
 use crate::support::turnstile::Steps;
 use crate::support::worker::{Ended, Settings, Worker, run, run_with_input};
 use crate::support::world::{World, held_repository};
-use crate::support::{free_port, runtime, until};
+use crate::support::{client, free_port, runtime, until};
 
 /// What worker and commands are told: no broker, one directory and one address for all processes after each
 /// other.
@@ -40,7 +40,7 @@ fn waiting(settings: &Settings, queue: &str) -> u64 {
 
 #[test]
 fn what_a_killed_worker_had_is_done_by_its_next_process_and_told_once() {
-    let world = World::new().with("BUILDER_NETWORK", "host").with("BUILDER_CONCURRENCY", "1");
+    let world = World::new().with("BUILDER_CONCURRENCY", "1");
     let settings = embedded(&world);
     let steps = Steps::start();
     let repo = held_repository(&steps);
@@ -90,7 +90,7 @@ fn dead_letters_are_shown_and_redriven_whether_the_worker_runs_or_not() {
 
 #[test]
 fn the_queue_is_moved_to_rabbitmq_and_goes_on_there() {
-    let world = World::new().with("BUILDER_CONCURRENCY", "1").with("BUILDER_NETWORK", "host");
+    let world = World::new().with("BUILDER_CONCURRENCY", "1");
     let settings = embedded(&world);
     let steps = Steps::start();
     let repo = held_repository(&steps);
@@ -133,7 +133,7 @@ fn no_kill_takes_the_end_of_a_build_from_the_history() {
     let mut worker = Worker::start(&settings);
     worker.wait_for_line("the embedded queue in DATA_DIR");
     let url = format!("http://{}/v1/builds", settings["HTTP_ADDR"]);
-    let client = runtime().block_on(async { reqwest::Client::new() });
+    let client = runtime().block_on(async { client() });
     for number in 0..BUILDS {
         let request = json!({
             "uuid": format!("{}-{number}", world.user),

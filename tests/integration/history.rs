@@ -46,7 +46,7 @@ fn history_of(report: &str) -> Value {
 fn a_build_is_known_to_every_worker_from_its_request_to_its_outcome() {
     let database = runtime().block_on(Database::new());
     let steps = Steps::start();
-    let world = World::new().with("DATABASE_URL", &database.url()).with("BUILDER_NETWORK", "host");
+    let world = World::new().with("DATABASE_URL", &database.url());
     let repo = held_repository(&steps);
     let store = store(Place::Postgres(Secret::new(database.url())));
     let worker = world.worker();

@@ -11,7 +11,7 @@ use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use crate::support::stand_in::{Answer, StandIn};
 use crate::support::worker::{Worker, run};
 use crate::support::world::{World, dockerfile, full_name};
-use crate::support::{PATIENCE, free_port, runtime, until};
+use crate::support::{PATIENCE, client, free_port, runtime, until};
 
 const SECRET: &str = "canary-4b7d-of-this-hook";
 
@@ -26,7 +26,7 @@ fn signature(body: &str) -> String {
 fn send(address: &str, delivery: &str, push: &Value) -> (u16, Value) {
     let body = push.to_string();
     let signature = signature(&body);
-    let sent = reqwest::Client::new()
+    let sent = client()
         .post(format!("http://{address}/v1/hooks/github"))
         .header("content-type", "application/json")
         .header("x-github-event", "push")
@@ -178,7 +178,7 @@ fn gitea(repo: &GitRepo, worker: &str) -> (StandIn, Told) {
             "head_commit": commit, "repository": {"full_name": repo, "default_branch": "main"},
         })
         .to_string();
-        let sent = reqwest::Client::new()
+        let sent = client()
             .post(&hooks)
             .header("content-type", "application/json")
             .header("x-gitea-event", "push")

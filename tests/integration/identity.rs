@@ -167,7 +167,7 @@ fn accepted(worker: &Worker) -> usize {
 
 #[test]
 fn a_request_that_is_published_twice_is_built_once_and_told_under_one_id() {
-    let world = World::new().with("BUILDER_NETWORK", "host");
+    let world = World::new();
     let worker = world.worker();
     let Twice { source, told } = Twice::published(&world, &[&worker]);
     assert_eq!(source.builds(&[&worker]), 1);
@@ -178,7 +178,7 @@ fn a_request_that_is_published_twice_is_built_once_and_told_under_one_id() {
 #[test]
 fn a_request_that_two_replicas_get_is_told_under_one_id_and_both_images_are_there() {
     // Neither has room for the other copy.
-    let world = World::new().with("BUILDER_NETWORK", "host").with("LISTENER_CONCURRENCY", "1");
+    let world = World::new().with("LISTENER_CONCURRENCY", "1");
     let workers = [world.worker(), world.worker()];
     let Twice { told, .. } = Twice::published(&world, &workers.each_ref());
     for told in told {

@@ -13,14 +13,9 @@ use crate::support::worker::{BINARY, Settings, Worker, command, run};
 use crate::support::world::{World, dockerfile, repository};
 use crate::support::{Door, PATIENCE, broker, runtime, unique, until};
 
-/// A world of builds that can be held.
-fn holding() -> World {
-    World::new().with("BUILDER_NETWORK", "host")
-}
-
 #[test]
 fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
-    let world = holding();
+    let world = World::new();
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
 
@@ -36,7 +31,7 @@ fn the_first_sigterm_finishes_what_is_in_hand_and_tells_of_it() {
 
 #[test]
 fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
-    let world = holding().with("DRAIN_TIMEOUT", "500ms");
+    let world = World::new().with("DRAIN_TIMEOUT", "500ms");
     let first = world.worker();
     let slow = Slow::begin(&world, &first);
     let commit = slow.repo.git(&["rev-parse", "HEAD"]);
@@ -56,7 +51,7 @@ fn what_cannot_be_finished_in_time_is_handed_back_uncounted() {
 
 #[test]
 fn a_second_sigterm_leaves_at_once_and_nothing_is_lost() {
-    let world = holding();
+    let world = World::new();
     let first = world.worker();
     let slow = Slow::begin(&world, &first);
 
@@ -73,7 +68,7 @@ fn a_second_sigterm_leaves_at_once_and_nothing_is_lost() {
 
 #[test]
 fn a_killed_workers_build_is_done_by_the_next_one() {
-    let world = holding();
+    let world = World::new();
     let first = world.worker();
     let slow = Slow::begin(&world, &first);
 
@@ -88,7 +83,7 @@ fn a_killed_workers_build_is_done_by_the_next_one() {
 
 #[test]
 fn a_connection_that_is_closed_in_the_middle_of_a_job_costs_no_outcome() {
-    let world = holding();
+    let world = World::new();
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
 
@@ -175,7 +170,7 @@ fn the_endpoints_tell_an_operator_how_the_worker_is() {
 
 #[test]
 fn a_worker_that_drains_is_not_ready_and_says_what_is_in_hand() {
-    let world = holding();
+    let world = World::new();
     let worker = world.worker();
     until("it is ready", || (worker.get("/readyz").0 == 200).then_some(()));
     assert_eq!(worker.metric("image_builder_draining") as u64, 0);
@@ -206,7 +201,7 @@ fn a_worker_that_drains_is_not_ready_and_says_what_is_in_hand() {
 
 #[test]
 fn a_hangup_ends_no_worker_that_has_no_terminal() {
-    let world = holding();
+    let world = World::new();
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
     worker.hang_up();

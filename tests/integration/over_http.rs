@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::turnstile::Steps;
 use crate::support::worker::{Ended, Settings, Worker, command, run, run_with_input};
 use crate::support::world::{World, dockerfile, held_repository, repository};
-use crate::support::{free_port, runtime};
+use crate::support::{client, free_port, runtime, unique};
 
 /// What a command has to know of a service.
 fn at(address: &str) -> Settings {
@@ -53,7 +53,7 @@ fn a_build_is_submitted_watched_and_shown() {
 
 /// Asks the worker for JSON.
 fn post(address: &str, path: &str, body: &Value) -> (u16, Value) {
-    let sent = reqwest::Client::new()
+    let sent = client()
         .post(format!("http://{address}{path}"))
         .header("content-type", "application/json")
         .body(body.to_string());
@@ -106,7 +106,7 @@ fn what_would_be_built_is_what_is_built() {
 
 #[test]
 fn a_build_is_cancelled_over_http() {
-    let world = World::new().with("BUILDER_NETWORK", "host");
+    let world = World::new();
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let worker = world.worker();
@@ -129,8 +129,36 @@ fn a_build_is_cancelled_over_http() {
 }
 
 #[test]
+fn a_build_whose_id_the_service_made_is_cancelled_by_that_id_alone() {
+    let world = World::new().with("BUILDER_CONCURRENCY", "2").with("LISTENER_CONCURRENCY", "2");
+    let steps = Steps::start();
+    let repo = held_repository(&steps);
+    let worker = world.worker();
+    let mut request = world.held_request(&repo, &world.user);
+    let chosen = request["uuid"].as_str().expect("it has an id").to_owned();
+    assert_eq!(post(&worker.http(), "/v1/builds", &request).0, 202);
+    let step = unique("step");
+    request.as_object_mut().expect("an object").remove("uuid");
+    request["buildPlan"]["buildArgs"]["STEP"] = json!(step);
+    let (status, submitted) = post(&worker.http(), "/v1/builds", &request);
+    assert_eq!(status, 202, "{submitted}");
+    let made = submitted["buildID"].as_str().expect("it has an id");
+    let both = [chosen.clone(), step].into();
+    steps.turnstile.until("both run", |count| count.inside() == both);
+
+    for id in [chosen.as_str(), made] {
+        world.cancel_raw(&json!({"buildID": id}));
+    }
+    world.outcome(made).cancelled("cancelled");
+    steps.turnstile.until("it alone is gone", |count| count.inside() == [chosen.clone()].into());
+    steps.turnstile.let_all_go();
+    world.outcome(&chosen).ready();
+    world.finish(&[&worker]);
+}
+
+#[test]
 fn whoever_waits_for_a_build_outlives_its_service() {
-    let world = World::new().with("BUILDER_NETWORK", "host");
+    let world = World::new();
     let address = format!("127.0.0.1:{}", free_port());
     let mut settings = world.settings();
     settings.insert("HTTP_ADDR".to_owned(), address.clone());

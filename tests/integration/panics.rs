@@ -176,8 +176,7 @@ fn a_context_that_breaks_off_never_becomes_an_image() {
 fn an_actor_that_stops_is_replaced_and_its_build_goes_on() {
     let world = World::new()
         .with("FAILPOINTS", "builder::beat=1*off->1*return")
-        .with("SUPERVISOR_HEALTH_INTERVAL", "2s")
-        .with("BUILDER_NETWORK", "host");
+        .with("SUPERVISOR_HEALTH_INTERVAL", "2s");
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let worker = world.worker();

@@ -41,10 +41,7 @@ fn three_replicas_share_one_queue_and_each_build_is_done_once() {
 
 #[test]
 fn one_of_three_replicas_is_killed_in_the_middle_of_an_uneven_flood_and_nothing_is_lost() {
-    let world = World::new()
-        .with("BUILDER_NETWORK", "host")
-        .with("BUILDER_CONCURRENCY", "1")
-        .with("LISTENER_CONCURRENCY", "1");
+    let world = World::new().with("BUILDER_CONCURRENCY", "1").with("LISTENER_CONCURRENCY", "1");
     let steps = Steps::start();
     let repo = held_repository(&steps);
     let [killed, one, other] = [(); 3].map(|()| world.worker());
@@ -89,10 +86,7 @@ fn one_of_three_replicas_is_killed_in_the_middle_of_an_uneven_flood_and_nothing_
 fn a_build_that_waits_in_one_replica_is_done_by_another_that_has_nothing_to_do() {
     let forge = Turnstile::new();
     let server = before(git_server::server_url(), &forge, |asked| asked.path.split('/').nth(2));
-    let world = World::new()
-        .with("BUILDER_NETWORK", "host")
-        .with("BUILDER_CONCURRENCY", "1")
-        .with("GITHUB_URL", &server.url());
+    let world = World::new().with("BUILDER_CONCURRENCY", "1").with("GITHUB_URL", &server.url());
     let steps = Steps::start();
     let busy = world.worker();
     // While a source takes long to fetch, its builder is another one's.

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use crate::support::canary;
 use crate::support::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
-use crate::support::registry;
 use crate::support::unique;
 use crate::support::world::{World, dockerfile, repository, with};
+use crate::support::{engine, registry};
 
 /// Looks at the command lines of all processes, for as long as it lives.
 struct Watch {
@@ -111,7 +111,8 @@ fn a_secret_is_in_no_form_in_what_a_build_writes() {
     let worker = world.worker();
     let secret = format!("s3/{} \"q", canary::secret("form"));
     world.keep_secret(&secret);
-    let repo = repository("forms", &[("Dockerfile", &dockerfile(FORMS))]);
+    let repo =
+        repository("forms", &[("Dockerfile", &format!("FROM {}\n{FORMS}\n", engine::DEBIAN))]);
     let plan = json!({"secrets": {"key": secret, "pin": "q7x"}});
     let told = world.build(&with(world.request(&repo), json!({"buildPlan": plan})));
     let told = told.failed("build_failed");

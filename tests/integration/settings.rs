@@ -264,7 +264,7 @@ fn the_command_line_is_explained_and_its_mistakes_are_usage() {
     assert!(help.stdout.contains("SIGTERM"), "{}", help.stdout);
     assert!(help.stdout.contains("the environment and from config/.env;"), "{}", help.stdout);
     for (command, exit_codes) in [
-        (&[][..], 7),
+        (&[][..], 8),
         (&["serve"], 6),
         (&["submit"], 7),
         (&["status"], 6),

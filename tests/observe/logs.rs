@@ -118,9 +118,12 @@ fn of_build(lines: &[String], id: &str, application: &str) -> Vec<String> {
     said.map(str::to_owned).collect()
 }
 
-/// What a worker says at each start where all users are one, as on the tests' engine.
-fn is_of_tenancy(line: &str) -> bool {
-    line.contains("TENANCY: with `trusted` every user can reach")
+/// What a worker says at each start about what a world of the tests sets: all users are one, and
+/// steps have the machine's network.
+fn is_of_the_settings(line: &str) -> bool {
+    ["TENANCY: with `trusted` every user can reach", "BUILDER_NETWORK: with `host` every build step"]
+        .iter()
+        .any(|start| line.contains(start))
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn a_builds_lines_read_as_documented() {
     world.finish(&[&worker]);
 
     let lines = as_text(&worker.lines());
-    let said = lines.iter().filter(|line| !is_of_tenancy(line));
+    let said = lines.iter().filter(|line| !is_of_the_settings(line));
     let all = said.cloned().collect::<Vec<_>>().join("\n");
     for noise in ["WARN", "ERROR", "step started", "actor is", "health", "build_id", "attempt"] {
         assert!(!all.contains(noise), "{noise}:\n{all}");
@@ -195,8 +198,8 @@ fn a_normal_start_and_stop_warn_of_nothing() {
     until("all that it needs is there", || (worker.get("/readyz").0 == 200).then_some(()));
     world.finish(&[&worker]);
     let lines = lines(&worker);
-    let of_tenancy = |line: &Value| line["message"].as_str().is_some_and(is_of_tenancy);
-    assert!(lines.iter().all(|line| line["level"] == "INFO" || of_tenancy(line)), "{lines:#?}");
+    let of_settings = |line: &Value| line["message"].as_str().is_some_and(is_of_the_settings);
+    assert!(lines.iter().all(|line| line["level"] == "INFO" || of_settings(line)), "{lines:#?}");
 }
 
 #[test]

@@ -10,10 +10,8 @@ use crate::support::{runtime, until};
 /// With one job at work, one waiting in the worker, and more in the queue.
 fn goes_away(end: impl FnOnce(&Node)) {
     let node = Node::new(&[]);
-    let world = World::on(node.at())
-        .with("LISTENER_CONCURRENCY", "2")
-        .with("BUILDER_CONCURRENCY", "1")
-        .with("BUILDER_NETWORK", "host");
+    let world =
+        World::on(node.at()).with("LISTENER_CONCURRENCY", "2").with("BUILDER_CONCURRENCY", "1");
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
     let mut ids = vec![slow.build_id.clone()];
@@ -52,7 +50,7 @@ fn a_broker_that_is_killed_loses_nothing_that_it_has_confirmed() {
 fn a_broker_that_falls_silent_is_noticed_and_waited_for() {
     let node = Node::new(&[]);
     let uri = format!("{}?heartbeat=2", node.at().uri);
-    let world = World::on(node.at()).with("RABBITMQ_URI", &uri).with("BUILDER_NETWORK", "host");
+    let world = World::on(node.at()).with("RABBITMQ_URI", &uri);
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
     let mut ids = vec![slow.build_id.clone()];
@@ -77,7 +75,7 @@ fn a_broker_that_falls_silent_is_noticed_and_waited_for() {
 fn a_job_whose_worker_has_lost_its_way_to_the_broker_is_done_by_another_and_told_as_one() {
     let node = Node::new(&[]);
     let way = runtime().block_on(Proxy::start(&node.address(), Network::Up)).expect("a port");
-    let world = World::on(node.at()).with("BUILDER_NETWORK", "host");
+    let world = World::on(node.at());
     let cut_off = format!("amqp://guest:guest@{}/%2f?heartbeat=2", way.address);
     let mut settings = world.settings();
     settings.insert("RABBITMQ_URI".to_owned(), cut_off);

@@ -13,7 +13,7 @@ use crate::support::world::{World, repository};
 fn goes_away(end: impl FnOnce(&OwnEngine)) {
     let engine = OwnEngine::new();
     engine.load(BASE);
-    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "host");
+    let world = World::new().with("DOCKER_HOST", &engine.host());
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
     let mut ids = vec![slow.build_id.clone()];
@@ -51,7 +51,7 @@ fn an_engine_that_is_killed_costs_a_build_nothing_but_time() {
 fn what_an_engine_dies_of_twice_is_given_up_and_nobody_elses_build_is_charged() {
     let engine = OwnEngine::new();
     engine.load(BASE);
-    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "host");
+    let world = World::new().with("DOCKER_HOST", &engine.host());
     let worker = world.worker();
     let victim = Slow::begin(&world, &worker);
     // Whenever this one runs, the engine dies.
@@ -84,7 +84,7 @@ fn what_an_engine_dies_of_twice_is_given_up_and_nobody_elses_build_is_charged() 
 fn a_dockerfile_that_would_end_the_engine_never_reaches_it() {
     let engine = OwnEngine::new();
     engine.load(BASE);
-    let world = World::new().with("DOCKER_HOST", &engine.host()).with("BUILDER_NETWORK", "host");
+    let world = World::new().with("DOCKER_HOST", &engine.host());
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
     for (text, said) in [

@@ -1,27 +1,25 @@
 //! There is nowhere to put an outcome.
 
 use crate::rule::{all_ended_in_their_image, fresh_request_passes};
-use crate::support::node::Node;
+use crate::support::broker::BrokerAt;
 use crate::support::slow::Slow;
 use crate::support::world::World;
 
 #[test]
 fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
-    let node = Node::new(&[]);
-    node.at().put_user("worker", ".*");
-    let uri = node.at().uri.replace("guest:guest", "worker:worker");
-    let world = World::on(node.at()).with("RABBITMQ_URI", &uri).with("BUILDER_NETWORK", "host");
+    let user = BrokerAt::shared().user();
+    let world = World::new().with("RABBITMQ_URI", &user.uri());
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
     let mut ids = vec![slow.build_id.clone()];
 
     // Nor can the worker make the queue anew.
-    node.at().permit("worker", r"^(?!.*\.outcome$)");
+    user.permit([r"^(?!.*\.outcome$)", ".*", ".*"]);
     world.broker.delete_queue(&world.settings["OUTCOME_QUEUE"]);
     slow.let_go();
     worker.wait_for_line("cannot publish: the delivery goes back to its queue");
     assert!(world.managers.all().is_empty());
-    node.at().permit("worker", ".*");
+    user.permit([".*"; 3]);
 
     world.outcome(&ids[0]).ready().after(1);
     ids.push(fresh_request_passes(&world));
@@ -31,7 +29,7 @@ fn a_build_stays_in_its_queue_until_its_outcome_has_found_one() {
 
 #[test]
 fn an_outcome_queue_that_is_deleted_is_made_anew() {
-    let world = World::new().with("BUILDER_NETWORK", "host");
+    let world = World::new();
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
     let mut ids = vec![slow.build_id.clone()];

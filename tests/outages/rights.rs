@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::rule::{all_ended_in_their_image, fresh_request_passes};
+use crate::support::broker::BrokerAt;
 use crate::support::node::Node;
 use crate::support::slow::Slow;
 use crate::support::until;
@@ -45,7 +46,7 @@ fn while_the_broker_takes_no_messages_a_job_is_not_delivered_again_and_again() {
     /// Longer than the pause before a delivery that could not be settled comes again.
     const QUIET: Duration = Duration::from_secs(8);
     let node = Node::new(&[]);
-    let world = World::on(node.at()).with("BUILDER_NETWORK", "host");
+    let world = World::on(node.at());
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
     node.ctl(&["set_vm_memory_high_watermark", "0"]);
@@ -65,20 +66,16 @@ fn while_the_broker_takes_no_messages_a_job_is_not_delivered_again_and_again() {
 
 #[test]
 fn a_user_without_the_right_to_declare_works_with_queues_that_are_there() {
-    let node = Node::new(&[]);
-    let mut world = World::on(node.at());
+    let mut world = World::new();
     let owner = world.worker();
     let mut ids = vec![fresh_request_passes(&world)];
     owner.stop();
 
-    let at = node.at();
-    at.put_user("worker", "^$");
+    let user = BrokerAt::shared().user();
     let name = &world.user;
     let read = format!(r"^({name}\.(build(\.lane\..+)?|fail|outcome)|told\.{name}\.outcome)$");
-    at.permit_only("worker", ["^$", r"^amq\.default$", &read]);
-    world
-        .settings
-        .insert("RABBITMQ_URI".to_owned(), at.uri.replace("guest:guest", "worker:worker"));
+    user.permit(["^$", r"^amq\.default$", &read]);
+    world.settings.insert("RABBITMQ_URI".to_owned(), user.uri());
     let worker = world.worker();
     broker_need(&worker, 200, "");
     worker.wait_for_line("reading the outcome ledger");
@@ -90,20 +87,16 @@ fn a_user_without_the_right_to_declare_works_with_queues_that_are_there() {
 
 #[test]
 fn a_user_who_may_not_read_is_told_by_the_readiness_and_goes_on_once_he_may() {
-    let node = Node::new(&[]);
-    let at = node.at();
-    at.put_user("worker", ".*");
-    at.permit_only("worker", [".*", ".*", r"^(amq\.gen-.*|.*\.(cancel|retry\..*))$"]);
-    let mut world = World::on(node.at());
+    let mut world = World::new();
     let owner = world.worker();
     owner.stop();
-    world
-        .settings
-        .insert("RABBITMQ_URI".to_owned(), at.uri.replace("guest:guest", "worker:worker"));
+    let user = BrokerAt::shared().user();
+    user.permit([".*", ".*", r"^(amq\.gen-.*|.*\.(cancel|retry\..*))$"]);
+    world.settings.insert("RABBITMQ_URI".to_owned(), user.uri());
     let worker = world.worker();
     worker.wait_for_line("cannot subscribe");
     broker_need(&worker, 503, "ACCESS_REFUSED");
-    at.permit("worker", ".*");
+    user.permit([".*"; 3]);
     broker_need(&worker, 200, "");
     let ids = [fresh_request_passes(&world)];
     assert_eq!(all_ended_in_their_image(&world, &[&worker], &ids), 0);

@@ -14,8 +14,8 @@ fn lines_with(worker: &Worker, text: &str) -> usize {
 /// The worker is told nothing of it: by its own settings it has half an hour.
 #[test]
 fn a_job_that_is_held_for_longer_than_the_broker_grants_ends_in_one_outcome() {
-    let node = Node::new(&["consumer_timeout = 60000"]);
-    let world = World::on(node.at()).with("BUILDER_NETWORK", "host");
+    let node = Node::new(&["consumer_timeout = 15000"]);
+    let world = World::on(node.at());
     let worker = world.worker();
     let slow = Slow::begin(&world, &worker);
     let mut ids = vec![slow.build_id.clone()];

@@ -13,7 +13,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{runtime, setting};
+use super::{client, runtime, setting, unique};
 
 /// How long a broker is given to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -60,28 +60,19 @@ impl BrokerAt {
         names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
     }
 
-    /// Makes a user, whose password is the name and who may declare what matches.
-    pub fn put_user(&self, name: &str, may_declare: &str) {
-        let user = json!({"password": name, "tags": ""});
-        self.ask(Method::PUT, &format!("/api/users/{name}"), Some(user));
-        self.permit(name, may_declare);
-    }
-
-    /// From now on the user may declare what matches, and nothing else.
-    pub fn permit(&self, user: &str, may_declare: &str) {
-        self.permit_only(user, [may_declare, ".*", ".*"]);
-    }
-
-    /// From now on the user may configure (declare), write and read what matches, and nothing else.
-    pub fn permit_only(&self, user: &str, [configure, write, read]: [&str; 3]) {
-        let permissions = json!({"configure": configure, "write": write, "read": read});
-        self.ask(Method::PUT, &format!("/api/permissions/%2f/{user}"), Some(permissions));
+    /// Makes a user of the test's own, who may do everything.
+    pub fn user(&self) -> User {
+        let user = User { at: self.clone(), name: unique("user") };
+        let account = json!({"password": user.name, "tags": ""});
+        self.ask(Method::PUT, &user.path("users"), Some(account));
+        user.permit([".*"; 3]);
+        user
     }
 
     /// What the management API answers.
     pub fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let ask = || {
-            let request = reqwest::Client::new()
+            let request = client()
                 .request(method.clone(), format!("{}{path}", self.management))
                 .timeout(Duration::from_secs(20));
             match &body {
@@ -104,6 +95,40 @@ impl BrokerAt {
             let text = response.text().await.expect("the answer is whole");
             serde_json::from_str(&text).unwrap_or(Value::Null)
         })
+    }
+}
+
+/// A user of a broker, whose password is the name. It is gone with this value.
+pub struct User {
+    at: BrokerAt,
+    name: String,
+}
+
+impl User {
+    /// From now on the user may configure (declare), write and read what matches, and nothing else.
+    pub fn permit(&self, [configure, write, read]: [&str; 3]) {
+        let permissions = json!({"configure": configure, "write": write, "read": read});
+        let path = self.path("permissions/%2f");
+        self.at.ask(Method::PUT, &path, Some(permissions));
+    }
+
+    /// Where the broker is for this user.
+    pub fn uri(&self) -> String {
+        let (_, host) = self.at.uri.split_once('@').expect("name and password are in it");
+        format!("amqp://{0}:{0}@{host}", self.name)
+    }
+
+    fn path(&self, kind: &str) -> String {
+        format!("/api/{kind}/{}", self.name)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        // A second panic would hide the first.
+        if !std::thread::panicking() {
+            self.at.ask(Method::DELETE, &self.path("users"), None);
+        }
     }
 }
 
@@ -184,26 +209,43 @@ impl Broker {
         });
     }
 
-    /// Publishes to a fanout exchange that somebody listens to, and waits until the broker has it.
+    /// Publishes to a fanout exchange that somebody listens to, and waits until the broker has it. A nack says that the
+    /// queue of a worker has just gone with it.
     pub fn broadcast(&self, exchange: &str, body: &[u8]) {
-        self.publish_to(exchange, "", body, BasicProperties::default());
+        loop {
+            match self.answer_to(exchange, "", body, BasicProperties::default()) {
+                Confirmation::Ack(None) => return,
+                Confirmation::Nack(None) => {}
+                other => panic!("`{exchange}` takes messages: {other:?}"),
+            }
+        }
     }
 
     fn publish_to(&self, exchange: &str, key: &str, body: &[u8], properties: BasicProperties) {
+        let confirmed = self.answer_to(exchange, key, body, properties);
+        assert!(
+            matches!(confirmed, Confirmation::Ack(None)),
+            "`{exchange}` `{key}` takes messages: {confirmed:?}"
+        );
+    }
+
+    fn answer_to(
+        &self,
+        exchange: &str,
+        key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Confirmation {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let channel = self.channel();
-        let confirmed = runtime().block_on(async {
+        runtime().block_on(async {
             channel
                 .basic_publish(exchange.into(), key.into(), options, body, properties)
                 .await
                 .expect("the broker takes the message")
                 .await
                 .expect("the broker confirms")
-        });
-        assert!(
-            matches!(confirmed, Confirmation::Ack(None)),
-            "`{exchange}` `{key}` takes messages: {confirmed:?}"
-        );
+        })
     }
 
     /// Takes all messages out of a queue that nobody consumes.

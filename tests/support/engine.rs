@@ -1,9 +1,12 @@
 //! The real Docker Engine, as a person with its command line uses it.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
-/// The base image of most builds here.
-pub const BASE: &str = "debian:bookworm-slim";
+/// The base image of most builds here: a shell, and what one needs beside it.
+pub const BASE: &str = "busybox:1.35";
+/// One that has the C library of the programs that are compiled here, and `bash`.
+pub const DEBIAN: &str = "debian:bookworm-slim";
 
 /// Runs `docker` and returns what it prints.
 #[track_caller]
@@ -51,32 +54,17 @@ pub fn label(image: &str, name: &str) -> String {
     docker(&["image", "inspect", "--format", &format, image])
 }
 
-/// Forgets the images of these build keys.
-pub fn forget(keys: &[String]) {
-    if keys.is_empty() {
-        return;
-    }
-    let format = "{{.ID}} {{.Tag}}";
-    let label = "label=image-builder.build-key";
-    let all = run(&["image", "ls", "--no-trunc", "--filter", label, "--format", format]);
-    let all = String::from_utf8_lossy(&all.stdout).into_owned();
-    let all = || all.lines().filter_map(|line| line.split_once(' '));
-    let is_ours = |key: &str| keys.iter().any(|known| known == key);
-    // A build's image is tagged with its key. What a later build of the key has replaced has no tag,
-    // and only its label tells: to look at all images takes long where there are many.
-    let nameless: Vec<&str> = all().filter(|(_, tag)| *tag == "<none>").map(|(id, _)| id).collect();
-    let mut replaced = String::new();
-    if !nameless.is_empty() {
-        let format = "{{.Id}} {{index .Config.Labels \"image-builder.build-key\"}}";
-        // Others forget theirs meanwhile: what is gone is only missing in the answer.
-        let keyed = run(&[&["image", "inspect", "--format", format], &nameless[..]].concat());
-        replaced = String::from_utf8_lossy(&keyed.stdout).into_owned();
-    }
-    let replaced = replaced.lines().filter_map(|line| line.split_once(' '));
-    let ours: Vec<&str> =
-        all().chain(replaced).filter(|(_, key)| is_ours(key)).map(|(id, _)| id).collect();
-    if !ours.is_empty() {
-        let _ = run(&[&["image", "rm", "--force"], &ours[..]].concat());
+/// Removes what workers built for this user, and for those whose names begin with theirs and a dash: where there are
+/// many images, to look at them takes the engine long.
+pub fn forget(user: &str) {
+    let names =
+        ["", "-*"].map(|rest| format!("--filter=reference=image-builder.local/{user}{rest}/*"));
+    let list = run(&["image", "ls", "--no-trunc", "--quiet", &names[0], &names[1]]);
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    let ids: BTreeSet<&str> = list.lines().collect();
+    if !ids.is_empty() {
+        let ids: Vec<&str> = ids.into_iter().collect();
+        let _ = run(&[&["image", "rm", "--force"], &ids[..]].concat());
     }
 }
 

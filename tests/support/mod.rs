@@ -39,6 +39,13 @@ use tokio::runtime::Runtime;
 /// only ends those whose event never comes.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A client of servers that speak no TLS. It trusts nobody: to read the machine's certificates takes longer than most of
+/// what is asked.
+pub fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().tls_certs_only([]).build();
+    client.expect("a client can be made")
+}
+
 /// The runtime of all clients and stand-ins of this process.
 pub fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();

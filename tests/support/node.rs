@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::broker::BrokerAt;
 use super::daemon::{self, Daemon};
-use super::{free_port, runtime, unique};
+use super::{client, free_port, runtime, unique};
 
 /// How long one answer may take.
 const TO_ANSWER: Duration = Duration::from_secs(3);
@@ -108,7 +108,7 @@ impl Node {
     fn answers(&self) -> bool {
         let at = self.at();
         let asked = runtime().block_on(async {
-            let who = reqwest::Client::new().get(format!("{}/api/whoami", at.management));
+            let who = client().get(format!("{}/api/whoami", at.management));
             let answer = who.timeout(TO_ANSWER).send().await;
             // One that has just begun to listen may never answer those who were too early.
             let connecting = Connection::connect(&at.uri, ConnectionProperties::default());

@@ -9,7 +9,7 @@ use super::worker::Worker;
 use super::world::{World, repository, with};
 
 /// A build whose step is held, and seen by the text that it writes first. Its worker needs
-/// `BUILDER_NETWORK=host`.
+/// `BUILDER_NETWORK=host`, as those of a world have.
 pub struct Slow {
     pub repo: GitRepo,
     pub build_id: String,

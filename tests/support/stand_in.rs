@@ -172,7 +172,7 @@ pub fn with_immutable_tags(
     if !stores_a_tag {
         return Answer::From(real);
     }
-    let look = reqwest::Client::new()
+    let look = client()
         .head(format!("{real}{}", asked.path))
         .header("accept", MANIFESTS)
         .header("authorization", asked.header("authorization"));
@@ -208,15 +208,19 @@ async fn respond(answer: Answer, asked: Asked) -> io::Result<Response<Body>> {
 const OF_ONE_CONNECTION: [&str; 4] =
     ["connection", "content-length", "keep-alive", "transfer-encoding"];
 
+/// Of a server without TLS, as it answers.
+fn client() -> reqwest::Client {
+    let redirects = reqwest::redirect::Policy::none();
+    let client = reqwest::Client::builder().tls_certs_only([]).redirect(redirects).build();
+    client.expect("a client can be made")
+}
+
 async fn pass_on(server: &str, asked: Asked) -> (u16, Vec<(String, String)>, Body) {
-    let client = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .expect("a client can be made");
     let is_head = asked.method == Method::HEAD;
     let mut headers = asked.headers;
     OF_ONE_CONNECTION.iter().for_each(|name| drop(headers.remove(*name)));
-    let request = client.request(asked.method, format!("{server}{}", asked.path)).headers(headers);
+    let request =
+        client().request(asked.method, format!("{server}{}", asked.path)).headers(headers);
     let response = request.body(asked.body).send().await.expect("the server behind is up");
     let status = response.status().as_u16();
     let headers = response

@@ -147,9 +147,8 @@ impl Steps {
     /// The same, whose step writes this first.
     pub fn dockerfile_saying(&self, words: &str) -> String {
         let port = self.address.port();
-        let open = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
-        let step = format!("echo {words} && {open} && echo $STEP >&3 && read -r answer <&3");
-        format!("FROM {}\nARG STEP\nRUN [\"bash\", \"-c\", \"{step}\"]\n", engine::BASE)
+        let wait = format!("nc 127.0.0.1 {port} -e sh -c 'echo $STEP && read -r answer'");
+        format!("FROM {}\nARG STEP\nRUN echo {words} && {wait}\n", engine::BASE)
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PATIENCE, runtime};
+use super::{PATIENCE, client, runtime};
 
 /// The program's binary.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_image-builder");
@@ -228,24 +228,11 @@ impl Worker {
     pub fn get(&self, path: &str) -> (u16, String) {
         let url = format!("http://{}{path}", self.http());
         runtime().block_on(async {
-            let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build();
-            let response = client.expect("a client can be made").get(url).send().await;
+            let response = client().get(url).timeout(Duration::from_secs(20)).send().await;
             let response = response.expect("the worker answers HTTP");
             let status = response.status().as_u16();
             (status, response.text().await.expect("the answer is whole"))
         })
-    }
-
-    /// The keys of all that it has planned to build.
-    fn build_keys(&self) -> Vec<String> {
-        let lines = self.lines();
-        let planned = lines.iter().filter(|line| line.contains("\"build planned\""));
-        planned
-            .filter_map(|line| {
-                let line: Value = serde_json::from_str(line).ok()?;
-                line["key"].as_str().map(str::to_owned)
-            })
-            .collect()
     }
 
     /// The value of a sample, named as it stands in `/metrics`, labels included.
@@ -295,10 +282,9 @@ impl Drop for Worker {
         let mut child = self.child.lock().expect("nobody panics with it");
         let _ = child.kill();
         let _ = child.wait();
-        super::engine::forget(&self.build_keys());
         if std::thread::panicking() {
             let mut lines = self.lines();
-            let tail = lines.split_off(lines.len().saturating_sub(20));
+            let tail = lines.split_off(lines.len().saturating_sub(8));
             let is_bad =
                 |line: &String| ["\"WARN\"", "\"ERROR\""].iter().any(|it| line.contains(it));
             lines.retain(is_bad);

@@ -61,6 +61,8 @@ impl World {
             ("GITHUB_API_URL", forge_api.url()),
             ("REGISTRY_URL", registry::open()),
             ("TENANCY", setting("TENANCY", "trusted")),
+            // Some steps go through the turnstile, and to give each of the others a network takes longer than it runs.
+            ("BUILDER_NETWORK", "host".to_owned()),
             ("CONTAINER_MANAGER_URL", managers.container_url()),
             ("CONNECTOR_MANAGER_URL", managers.connector_url()),
             ("NOTIFIER_SECRET", managers.secret()),
@@ -292,6 +294,7 @@ impl Drop for World {
             // With the dot: the next world's name may begin with all of this one's.
             self.broker.delete(&format!("{}.", self.user), &self.settings["CANCEL_EXCHANGE"]);
         }
+        engine::forget(&self.user);
     }
 }
 

@@ -4,9 +4,10 @@ use std::fs::File;
 
 use serde_json::Value;
 
+use crate::support::engine::DEBIAN;
 use crate::support::setting;
 use crate::support::worker::Settings;
-use crate::{BASE, folder, run, settings};
+use crate::{folder, run, settings};
 
 fn with(settings: Settings, more: &[(&str, &str)]) -> Settings {
     let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -31,7 +32,7 @@ fn where_all_is_well_it_says_so() {
     // A step reaches the tests' git server on the network of the engine's machine.
     let settings = with(settings(), &[("RABBITMQ_URI", &uri), ("BUILDER_NETWORK", "host")]);
     let folder = folder(&[]);
-    let ended = run(&["doctor", "--image", BASE, "--json"], folder.path(), &settings);
+    let ended = run(&["doctor", "--image", DEBIAN, "--json"], folder.path(), &settings);
     let found = findings(&ended.stdout);
     assert_eq!(ended.code, 0, "{found:#?}");
     // All that is warned of is what the tests' engine and git server ask for.

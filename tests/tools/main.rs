@@ -13,11 +13,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use support::engine::BASE;
 use support::setting;
 use support::worker::{BINARY, Ended, Settings};
-
-/// An image that the engine has.
-const BASE: &str = "debian:bookworm-slim";
 
 /// The settings that name the services of the tests.
 fn settings() -> Settings {

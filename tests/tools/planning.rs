@@ -25,7 +25,7 @@ fn a_plan_tells_the_builder_why_and_what_would_be_sent() {
         "builder     dockerfile, because there is a `Dockerfile`\n",
         "root        web\n",
         "context     3 files, ",
-        "images      debian:bookworm-slim\n",
+        "images      busybox:1.35\n",
         "arguments   VERSION\n",
         "secrets     npm\n",
         &format!("\n# Dockerfile\n{text}"),

@@ -27,9 +27,13 @@ pub struct Envelope {
     /// Of a request that was passed on unread: its deliveries until then, which the broker has forgotten.
     #[serde(skip_serializing_if = "is_default")]
     pub redeliveries: u64,
-    /// Of a request: whether a worker gave it its message id, since its publisher gave it none.
+    /// Of a request: whether this service made its id, since its publisher gave it none.
     #[serde(skip_serializing_if = "is_default")]
     pub given_id: bool,
+    /// Of a request that came over HTTP: when it was accepted, which is the same in every message that was made
+    /// of that. So it tells this publication from others, whatever worker had which message in hand when.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub accepted_at: Option<OffsetDateTime>,
     /// Of an outcome: what the outcome ledger knows it by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<OutcomeCopy>,
@@ -44,6 +48,12 @@ pub struct Envelope {
 impl Envelope {
     /// No worker writes a longer one, in bytes, and none is read: what is added to it still fits a message.
     const LONGEST: usize = 100_000;
+
+    /// That of a request that this service publishes itself, and that nobody has had in hand; `given_id` = it made
+    /// the id as well.
+    pub fn of_request(given_id: bool, accepted_at: Option<OffsetDateTime>) -> Self {
+        Self { given_id, accepted_at, ..Self::default() }
+    }
 
     /// The envelope of a message; the default where there is none, or none that can be read.
     pub fn decode(message: &Message) -> Self {
@@ -103,6 +113,12 @@ impl Envelope {
         })
     }
 
+    /// What tells a request's publication from others of the same request, as the outcome ledger has it: when it was
+    /// accepted, else when a worker first had it in hand.
+    pub fn publication(&self, history: &History) -> Option<OffsetDateTime> {
+        self.accepted_at.or(history.since)
+    }
+
     /// How often a message was delivered before, the times included that the broker has forgotten.
     pub fn redeliveries_of(&self, delivery: &Delivery) -> u64 {
         delivery.redeliveries.saturating_add(self.redeliveries)
@@ -135,12 +151,19 @@ pub fn identity(message: &Message) -> Option<BuildIdentity> {
     parse::identity(&message.body, message.message_id.as_deref())
 }
 
-/// Whether nobody can have worked on a request before: it was delivered once, published once, and by no
-/// worker but one that gave it its id or put it in the backlog.
+/// Whether nobody can have worked on a request before: it was delivered once, published once, and given back
+/// by no worker.
 pub fn is_first(delivery: &Delivery, envelope: &Envelope) -> bool {
-    let named = Envelope { given_id: true, ..Envelope::default() };
-    let untouched = delivery.message.envelope.is_none() || envelope.fresh || *envelope == named;
-    delivery.redeliveries == 0 && delivery.publishing == 0 && untouched
+    delivery.redeliveries == 0
+        && delivery.publishing == 0
+        && !is_given_back(&delivery.message, envelope)
+}
+
+/// Whether a worker had a request in hand and gave it back. One that only gave it its id, or put it in the
+/// backlog, did not; nor did whoever accepted it.
+pub fn is_given_back(message: &Message, envelope: &Envelope) -> bool {
+    let as_published = Envelope::of_request(envelope.given_id, envelope.accepted_at);
+    message.envelope.is_some() && !envelope.fresh && *envelope != as_published
 }
 
 #[cfg(test)]
@@ -162,6 +185,28 @@ pub(super) mod tests {
             is_unreadable: false,
             publishing: 0,
         }
+    }
+
+    #[test]
+    fn what_is_only_named_was_given_back_by_nobody() {
+        let named = Envelope::of_request(true, None);
+        let of = |change: fn(&mut Envelope)| {
+            let mut envelope = named.clone();
+            change(&mut envelope);
+            envelope
+        };
+        for (envelope, given_back) in [
+            (named.clone(), false),
+            (Envelope::of_request(false, Some(at(5))), false),
+            (Envelope::of_request(true, Some(at(5))), false),
+            (of(|it| it.fresh = true), false),
+            (of(|it| it.redeliveries = 1), true),
+            (of(|it| it.hops = 1), true),
+        ] {
+            let message = Message { envelope: Some(envelope.encode()), ..Message::default() };
+            assert_eq!(is_given_back(&message, &envelope), given_back, "{envelope:?}");
+        }
+        assert!(!is_given_back(&Message::default(), &Envelope::default()), "it is a publisher's");
     }
 
     #[test]
@@ -202,6 +247,7 @@ pub(super) mod tests {
             fresh: true,
             redeliveries: 2,
             given_id: true,
+            accepted_at: Some(at(4)),
             outcome: Some(OutcomeCopy::first("r".to_owned(), Some(at(5)))),
             tries: 3,
             not_before: Some(at(7)),

@@ -501,7 +501,8 @@ impl Settlement {
     ) -> Result<(), BrokerError> {
         let timestamp = OffsetDateTime::now_utc();
         let request = request_name(build, &cause.message().body);
-        let outcome = Some(OutcomeCopy::first(request, history.since));
+        let publication = cause.envelope().publication(history);
+        let outcome = Some(OutcomeCopy::first(request, publication));
         let message = Message {
             body: NotificationBody { kind, timestamp, data }.to_json(),
             message_id: Some(notification_id(build, kind)),
@@ -513,13 +514,18 @@ impl Settlement {
     }
 
     /// Makes known when the request was first in hand: records it if nobody had it before, and looks it up
-    /// where nothing says so. Of a request of nobody it is not needed: nobody is notified of its outcome.
+    /// where nothing says so. Of a request of nobody it is not needed, since nobody is notified of its outcome; nor
+    /// of one whose publication is known by when it was accepted.
     pub async fn remember(&self, lease: &Lease, build: &BuildIdentity, history: &mut History) {
         if history.since.is_some() || build.user_id.is_none() {
             return;
         }
-        let request = request_name(build, &lease.message().body);
         history.since = lease.since();
+        if lease.envelope().accepted_at.is_some() {
+            history.since.get_or_insert_with(OffsetDateTime::now_utc);
+            return lease.is_since(history.since);
+        }
+        let request = request_name(build, &lease.message().body);
         if let Some(since) = history.since {
             return self.ledger.begin(request, since);
         }
@@ -543,7 +549,7 @@ impl Settlement {
         history: &History,
     ) -> bool {
         let request = request_name(build, &lease.message().body);
-        self.ledger.is_claimed(&request, history.since).await
+        self.ledger.is_claimed(&request, lease.envelope().publication(history)).await
     }
 
     /// Nothing is left to do for the delivery.

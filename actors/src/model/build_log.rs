@@ -7,6 +7,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::model::fault::StageName;
 use crate::model::secret::{Redactor, Secret, with_colours, without_escapes};
 use held::HeldLines;
@@ -71,6 +73,7 @@ pub struct BuildLog {
     held: Arc<Mutex<HeldLines>>,
     tail: Arc<Tail>,
     listeners: Vec<Arc<dyn BuildLogListener>>,
+    storing: Arc<watch::Sender<bool>>,
 }
 
 /// The span that a job's log lines stand in; `application_id` is recorded where it is known. Its level is the highest one, so that the lines that a
@@ -95,8 +98,8 @@ impl BuildLog {
         let span = span(build_id, StageName::Listener.as_str(), 1);
         let tail = Arc::<Tail>::default();
         let listeners: Vec<Arc<dyn BuildLogListener>> = vec![Arc::new(LogLines), tail.clone()];
-        let (build_id, held) = (build_id.into(), Arc::default());
-        Self { build_id, application_id: None, span, redactor, held, tail, listeners }
+        let (build_id, held, storing) = (build_id.into(), Arc::default(), Arc::default());
+        Self { build_id, application_id: None, span, redactor, held, tail, listeners, storing }
     }
 
     /// The same job, of this application.
@@ -127,6 +130,18 @@ impl BuildLog {
     /// The span that all of the job's log lines stand in.
     pub fn span(&self) -> tracing::Span {
         self.span.clone()
+    }
+
+    /// Says that all steps of the build are done, and only its image is left to be stored.
+    pub fn storing(&self) {
+        self.storing.send_replace(true);
+    }
+
+    /// Waits until that is said.
+    pub async fn until_storing(&self) {
+        let mut storing = self.storing.subscribe();
+        // The sender lives in `self`.
+        let _ = storing.wait_for(|storing| *storing).await;
     }
 
     /// Passes an event on to every listener, cleaned.

@@ -57,7 +57,7 @@ impl Default for Limits {
             planner_memory_bytes: 1 << 30,
             output_bytes: 16 << 20,
             searched_image_bytes: 1 << 30,
-            search_time: Duration::from_secs(60),
+            search_time: Duration::from_secs(120),
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct Rejected {
 
 /// The object that the older shape has, and the field that says whose a request is.
 const NESTED: &str = "pullInfo";
+/// A commit of the older shape that pins none: the head of the branch.
+const LATEST: &str = "latest";
 const OWNER: &str = "userID";
 
 /// The fields that stand in `pullInfo` in the older shape, and at the top in the other one.
@@ -339,11 +341,11 @@ impl Reader<'_> {
         let present = |map: &Map<String, Value>, name: &str| {
             map.get(name).filter(|value| !fields::is_absent(value)).cloned()
         };
-        let kind = present(self.map, "type");
-        let says_type = |kind: &Value| match kind.as_str() {
-            Some("repo") => ["branch", "commit"].iter().all(|name| present(nested, name).is_none()),
-            Some(name @ ("branch" | "commit")) => present(nested, name).is_some(),
-            _ => false,
+        let pinned = present(nested, "commit").is_some_and(|commit| commit != LATEST);
+        let asked_for = match present(nested, "branch") {
+            _ if pinned => "commit",
+            Some(_) => "branch",
+            None => "repo",
         };
         let mut differ: Vec<&str> = SOURCE
             .into_iter()
@@ -352,7 +354,7 @@ impl Reader<'_> {
                 top.is_some() && top != present(nested, name)
             })
             .collect();
-        if kind.is_some_and(|kind| !says_type(&kind)) {
+        if present(self.map, "type").is_some_and(|kind| kind != asked_for) {
             differ.push("type");
         }
         for name in differ {
@@ -426,7 +428,7 @@ impl Reader<'_> {
         let branch = source
             .text("branch")
             .and_then(|branch| self.ref_name("pullInfo.branch", &branch, "refs/heads/"));
-        let commit = source.text("commit").filter(|commit| commit != "latest");
+        let commit = source.text("commit").filter(|commit| commit != LATEST);
         match (commit.and_then(|commit| self.commit(&commit)), branch) {
             (Some(id), branch) => Target::Commit { id, branch },
             (None, Some(branch)) => Target::Branch(branch),

@@ -307,6 +307,26 @@ fn both_shapes_may_be_there_if_they_say_the_same() {
 }
 
 #[test]
+fn a_type_beside_the_older_shape_says_what_that_asks_for() {
+    for (kind, pins, is_so) in [
+        ("repo", json!({}), true),
+        ("repo", json!({"commit": "latest"}), true),
+        ("branch", json!({"branch": "dev", "commit": "latest"}), true),
+        ("commit", json!({"branch": "dev", "commit": "abc1234"}), true),
+        ("repo", json!({"branch": "dev"}), false),
+        ("branch", json!({"branch": "dev", "commit": "abc1234"}), false),
+        ("commit", json!({"branch": "dev", "commit": "latest"}), false),
+        ("branch", json!({}), false),
+        ("tag", json!({}), false),
+    ] {
+        let mut body = json!({"type": kind, "pullInfo": {"userID": "u", "repo": "o/n"}});
+        let nested = body["pullInfo"].as_object_mut().expect("an object");
+        nested.extend(pins.as_object().expect("an object").clone());
+        assert_eq!(read(&body).is_ok(), is_so, "{body}");
+    }
+}
+
+#[test]
 fn a_variable_that_is_listed_twice_has_one_value() {
     let body = |second: &str| {
         let envs = json!([{"key": "A", "value": "1"}, {"key": "A", "value": second}]);

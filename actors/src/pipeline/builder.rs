@@ -1,5 +1,6 @@
 //! Builder: from a source tree to an image.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use crate::delivery::artifacts::{Artifact, Images, labels};
@@ -37,7 +38,8 @@ impl Stage for Builder {
         job.history.checkpoint.planned = None;
         let (planned, order) = self.plan(job, &source).await?;
         job.history.checkpoint.planned = Some(planned.clone());
-        let Found { location, reused, labelled } = self.build(job, &order, &source.commit).await?;
+        let build = self.build(job, &order, &source.commit);
+        let Found { location, reused, labelled } = telling_when_it_stores(job, build).await?;
         if let ImageLocation::OnEngine(image) = &location {
             job.history.checkpoint.image = Some(image.clone());
         }
@@ -96,6 +98,19 @@ impl Builder {
             return Ok(Found { location, reused: false, labelled: false });
         }
         self.engine.build(order, &job.progress).await.map(built)
+    }
+}
+
+/// Gives the job's builder to the next one, which is fetched meanwhile, as soon as only the image is left to be stored.
+async fn telling_when_it_stores<T>(job: &Job, build: impl Future<Output = T>) -> T {
+    let mut build = pin!(build);
+    tokio::select! {
+        biased;
+        built = &mut build => built,
+        () = job.progress.until_storing() => {
+            job.ticket.storing();
+            build.await
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! From the backlog to the listener: takes a request whenever a builder can have it, and gives its
 //! delivery a lease.
 //!
-//! Nothing is taken ahead: what this worker cannot begin waits in the backlog, where any other worker
-//! may take it, and where nobody's death is counted against it.
+//! Nothing is taken ahead but for as long as a fetch takes: what this worker cannot begin waits in the backlog, where any
+//! other worker may take it, and where nobody's death is counted against it.
 
 use std::sync::Arc;
 use std::time::Duration;

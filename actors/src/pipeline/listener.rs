@@ -150,8 +150,8 @@ impl Listener {
             return;
         }
         let (envelope, fresh) = (lease.envelope(), lease.is_first());
-        // What a worker gave back has waited already.
-        let returned = lease.message().envelope.is_some() && !envelope.fresh;
+        // It has waited already.
+        let returned = envelope::is_given_back(lease.message(), envelope);
         let envelope = Envelope { given_id, ..envelope.clone() };
         let mut message = envelope.put_in_backlog(lease.message(), &history, fresh);
         if !has_id {

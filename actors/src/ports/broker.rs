@@ -28,7 +28,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use serde_json::json;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -139,20 +139,19 @@ pub struct Subscription {
 
 /// Settles the deliveries of one subscription. After the subscription's end every call fails, and
 /// the broker delivers again what was not settled.
-#[async_trait]
 pub trait Acknowledger: Send + Sync {
     /// Whether the delivery can still be settled, as far as is known here. One that cannot is
     /// delivered again whatever is done about this one.
     fn holds(&self, tag: u64) -> bool;
     /// The delivery is done with.
-    async fn ack(&self, tag: u64) -> Result<(), BrokerError>;
+    fn ack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>>;
     /// The delivery goes back to its queue.
-    async fn nack(&self, tag: u64) -> Result<(), BrokerError>;
+    fn nack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>>;
     /// No further deliveries; those in hand can still be settled. What had come by then is still
     /// received, for its owner to give back, before the deliveries end.
-    async fn cancel(&self);
+    fn cancel(&self) -> BoxFuture<'_, ()>;
     /// Waits until nothing of the subscription can be settled any more.
-    async fn ended(&self);
+    fn ended(&self) -> BoxFuture<'_, ()>;
 }
 
 /// Where a request waits in the backlog.
@@ -200,18 +199,17 @@ pub struct Turn {
 }
 
 /// Takes requests out of the backlog.
-#[async_trait]
 pub trait Taker: Send {
     /// The request whose turn it is, for a worker with this load; `None` = none waits that it may have. Is
     /// not to be dropped half-way: what it was about to give would stay in hand.
     ///
     /// # Errors
     /// The connection is lost: the backlog is to be opened anew.
-    async fn take(&mut self, load: &Load) -> Result<Option<Turn>, BrokerError>;
+    fn take<'a>(&'a mut self, load: &'a Load) -> BoxFuture<'a, Result<Option<Turn>, BrokerError>>;
 
     /// Waits until something may have been put in the backlog since the last [`Taker::take`] began. Safe to
     /// drop. Returns as well where that cannot be told any more, as on a lost connection.
-    async fn arrived(&mut self);
+    fn arrived(&mut self) -> BoxFuture<'_, ()>;
 }
 
 /// What somebody wants to be stopped.
@@ -248,47 +246,50 @@ pub enum BrokerError {
 }
 
 /// Durable queues.
-#[async_trait]
 pub trait Broker: Send + Sync + 'static {
     /// Subscribes to a queue, with at most `window` unsettled deliveries at once.
-    async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError>;
+    fn consume(
+        &self,
+        queue: Queue,
+        window: u16,
+    ) -> BoxFuture<'_, Result<Subscription, BrokerError>>;
 
     /// Publishes durably: returns once the broker has confirmed that the message is in its queue.
     ///
     /// It is delivered after `delay` at the earliest; an adapter may wait a little longer, and no longer
     /// than for the longest delay that the deployment has set. Only builds and outcomes are delayed: for
     /// another queue a delay is refused.
-    async fn publish(
+    fn publish(
         &self,
         queue: Queue,
         message: Message,
         delay: Duration,
-    ) -> Result<(), BrokerError>;
+    ) -> BoxFuture<'_, Result<(), BrokerError>>;
 
     /// Puts a request in the backlog, durably: returns once the broker has confirmed it.
-    async fn enqueue(&self, message: Message, place: Place) -> Result<(), BrokerError>;
+    fn enqueue(&self, message: Message, place: Place) -> BoxFuture<'_, Result<(), BrokerError>>;
 
     /// Opens the backlog.
-    async fn backlog(&self) -> Result<Backlog, BrokerError>;
+    fn backlog(&self) -> BoxFuture<'_, Result<Backlog, BrokerError>>;
 
     /// How many requests wait at the moment, in the build queue and in the backlog, for all workers.
-    async fn waiting(&self) -> Result<u64, BrokerError>;
+    fn waiting(&self) -> BoxFuture<'_, Result<u64, BrokerError>>;
 
     /// How many workers take requests at the moment, this one included.
-    async fn workers(&self) -> Result<u64, BrokerError>;
+    fn workers(&self) -> BoxFuture<'_, Result<u64, BrokerError>>;
 
     /// Whether messages can be taken from the broker and given to it.
     ///
     /// # Errors
     /// Why not, in words for an operator.
-    async fn look(&self) -> Result<(), String>;
+    fn look(&self) -> BoxFuture<'_, Result<(), String>>;
 
     /// Lets go of the broker: what is not settled goes back to its queue. To be called before the runtime
     /// ends. Everything that is asked of the broker afterwards fails.
-    async fn close(&self);
+    fn close(&self) -> BoxFuture<'_, ()>;
 
     /// Asks every worker to stop a build: returns once that is kept for all who listen.
-    async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError>;
+    fn cancel<'a>(&'a self, build: &'a BuildIdentity) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// All cancellations of the last day and from now on, until the receiver is dropped: also
     /// of those that were sent while no worker was there. One may come more than once.
@@ -296,5 +297,7 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Waits until those who listen for cancellations have what was sent before they listened, or before the
     /// connection was made anew; not for long, where that cannot be had.
-    async fn cancellations_read(&self) {}
+    fn cancellations_read(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }

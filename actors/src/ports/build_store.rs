@@ -21,7 +21,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -115,8 +115,9 @@ pub struct RequestedBuild {
 /// What became of a request that was to be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceptance {
-    /// It is not known to be in a queue: it is to be published now.
-    New,
+    /// It is not known to be in a queue: it is to be published now, as what was accepted then. Somebody may have
+    /// published that already, and not have lived to say so.
+    New { accepted_at: OffsetDateTime },
     /// This very request is in a queue already, or was.
     Known,
     /// Another request of the same user has this id.
@@ -452,43 +453,48 @@ pub enum StoreError {
 }
 
 /// What is known of builds.
-#[async_trait]
 pub trait BuildStore: Send + Sync + 'static {
     /// Makes a request known before it is published. Returns once that is stored, and known to every worker.
-    async fn accept(&self, requested: &RequestedBuild) -> Result<Acceptance, StoreError>;
+    fn accept<'a>(
+        &'a self,
+        requested: &'a RequestedBuild,
+    ) -> BoxFuture<'a, Result<Acceptance, StoreError>>;
 
     /// Records what happened, in this order: all of it or nothing.
-    async fn record(&self, changes: &[Recorded]) -> Result<(), StoreError>;
+    fn record<'a>(&'a self, changes: &'a [Recorded]) -> BoxFuture<'a, Result<(), StoreError>>;
 
     /// The builds of this id: one for each user who chose it.
-    async fn builds_of_id(&self, build_id: &str) -> Result<Vec<StoredBuild>, StoreError>;
+    fn builds_of_id<'a>(
+        &'a self,
+        build_id: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<StoredBuild>, StoreError>>;
 
     /// At most `most` builds, newest request first, from where `cursor` says.
-    async fn list(
-        &self,
-        filter: &Filter,
-        cursor: Option<&str>,
+    fn list<'a>(
+        &'a self,
+        filter: &'a Filter,
+        cursor: Option<&'a str>,
         most: usize,
-    ) -> Result<Page, StoreError>;
+    ) -> BoxFuture<'a, Result<Page, StoreError>>;
 
     /// How many builds there are, by state and by user.
-    async fn tally(&self) -> Result<Tally, StoreError>;
+    fn tally(&self) -> BoxFuture<'_, Result<Tally, StoreError>>;
 
     /// At most `most` bytes of a build's log from an offset on; `None` = no such build is known.
-    async fn log(
-        &self,
-        build: &BuildIdentity,
+    fn log<'a>(
+        &'a self,
+        build: &'a BuildIdentity,
         offset: u64,
         most: usize,
-    ) -> Result<Option<LogPart>, StoreError>;
+    ) -> BoxFuture<'a, Result<Option<LogPart>, StoreError>>;
 
     /// Removes what is kept no longer.
-    async fn tidy(&self, now: OffsetDateTime) -> Result<(), StoreError>;
+    fn tidy(&self, now: OffsetDateTime) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Whether it can be read and written now.
-    async fn look(&self) -> Result<(), StoreError>;
+    fn look(&self) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Waits until something may have been recorded since the future was first polled, by whichever worker. Safe
     /// to drop; may return early.
-    async fn changed(&self);
+    fn changed(&self) -> BoxFuture<'_, ()>;
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::planner::Plan;
 use crate::model::build_log::BuildLog;
@@ -44,7 +44,6 @@ pub struct Exposed {
 
 /// Builds images, and pushes them. A fault says whether the engine died with the job in hand
 /// ([`Fault::of_dead_engine`]), which is more than that one connection to it was lost.
-#[async_trait]
 pub trait ImageBuilder: Send + Sync + 'static {
     /// Names all that a build sees beside its plan: what it is sent of the context, and the base images as they
     /// are now. Plans of the same inputs and fingerprint give the same image. It begins with `inputs:`, so it
@@ -52,40 +51,45 @@ pub trait ImageBuilder: Send + Sync + 'static {
     ///
     /// # Errors
     /// The context cannot be sent.
-    async fn inputs(&self, plan: &Plan) -> Result<Option<String>, Fault>;
+    fn inputs<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Result<Option<String>, Fault>>;
 
-    /// Builds the image, and returns where it is. Dropping the future stops the build on the engine.
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault>;
+    /// Builds the image, and returns where it is. `progress` is told when all steps are done and the image is left to be
+    /// stored. Dropping the future stops the build on the engine.
+    fn build<'a>(
+        &'a self,
+        order: &'a BuildOrder,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<ImageLocation, Fault>>;
 
     /// The image of this key that the engine has from an earlier build in the repository of `reference`. The
     /// key alone does not do: a build has its say in the labels of its image.
-    async fn find(
-        &self,
-        key: &BuildKey,
-        reference: &ImageReference,
-    ) -> Result<Option<BuiltImage>, Fault>;
+    fn find<'a>(
+        &'a self,
+        key: &'a BuildKey,
+        reference: &'a ImageReference,
+    ) -> BoxFuture<'a, Result<Option<BuiltImage>, Fault>>;
 
     /// Claims the engine for a job that it may die of, so that of all such jobs of all workers one at a time
     /// is at work there. `None` = another one is. The claim ends when it is dropped, and with its worker.
-    async fn claim(&self) -> Result<Option<Claim>, Fault>;
+    fn claim(&self) -> BoxFuture<'_, Result<Option<Claim>, Fault>>;
 
     /// Looks for secrets in what an image shows of itself: its configuration and its history, and with `files`
     /// the files of its layers, within limits of time and size. `progress` hears what was not looked at.
     /// `None` = there are none, or the engine does not have the image.
-    async fn search(
-        &self,
-        image: &BuiltImage,
-        wanted: &Tripwire,
+    fn search<'a>(
+        &'a self,
+        image: &'a BuiltImage,
+        wanted: &'a Tripwire,
         files: bool,
-        progress: &BuildLog,
-    ) -> Result<Option<Exposed>, Fault>;
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Option<Exposed>, Fault>>;
 
     /// Pushes an image that the engine has, and returns the digest under which the registry took it,
     /// as the engine reports it. Dropping the future ends the push.
-    async fn push(
-        &self,
-        image: &BuiltImage,
-        reference: &ImageReference,
-        progress: &BuildLog,
-    ) -> Result<String, Fault>;
+    fn push<'a>(
+        &'a self,
+        image: &'a BuiltImage,
+        reference: &'a ImageReference,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<String, Fault>>;
 }

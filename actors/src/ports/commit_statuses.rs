@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use crate::model::request::{ForgeName, RepoName};
 use crate::model::secret::Secret;
@@ -60,8 +60,11 @@ pub struct StatusError {
 }
 
 /// Shows on commits how their builds stand.
-#[async_trait]
 pub trait CommitStatuses: Send + Sync + 'static {
     /// Shows a status on its commit, with this credential.
-    async fn show(&self, status: &CommitStatus, token: &Secret) -> Result<(), StatusError>;
+    fn show<'a>(
+        &'a self,
+        status: &'a CommitStatus,
+        token: &'a Secret,
+    ) -> BoxFuture<'a, Result<(), StatusError>>;
 }

@@ -9,18 +9,17 @@
 //! - A redriven dead letter is removed after its request is durably on the build queue, and stays where that
 //!   cannot be.
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use time::OffsetDateTime;
 
 use super::broker::{BrokerError, Message};
 use crate::dead_letter::DeadLetter;
 
 /// Keeps the dead letters of a worker.
-#[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
     /// Keeps a dead letter for as long as the deployment wants, which may be not at all. Returns once it is
     /// durable.
-    async fn keep(&self, letter: &DeadLetter) -> Result<(), BrokerError>;
+    fn keep<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Result<(), BrokerError>>;
 }
 
 /// A dead letter, or whatever else is kept among them.
@@ -49,27 +48,29 @@ pub enum DeadLettersError {
 }
 
 /// The dead letters of a deployment, for an operator.
-#[async_trait]
 pub trait DeadLetterStore: Send + Sync + 'static {
     /// Begins a reading, which keeps every other out.
-    async fn read(&self) -> Result<Box<dyn DeadLetterReading>, DeadLettersError>;
+    fn read(&self) -> BoxFuture<'_, Result<Box<dyn DeadLetterReading>, DeadLettersError>>;
 }
 
 /// One reading of the dead letters. What is not removed is there again after it, however it ends.
-#[async_trait]
 pub trait DeadLetterReading: Send {
     /// What is not as it should be with the store, and can be lived with.
     fn warning(&self) -> Option<&str>;
 
     /// The next dead letters, oldest first; `None` = there are no more.
-    async fn next(&mut self) -> Result<Option<Vec<KeptLetter>>, DeadLettersError>;
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<KeptLetter>>, DeadLettersError>>;
 
     /// Removes for good what was read under these tags.
-    async fn remove(&mut self, tags: &[u64]) -> Result<(), DeadLettersError>;
+    fn remove<'a>(&'a mut self, tags: &'a [u64]) -> BoxFuture<'a, Result<(), DeadLettersError>>;
 
     /// Puts a request on the build queue, and then removes the dead letters that it was made of.
-    async fn redrive(&mut self, request: Message, tags: &[u64]) -> Result<(), DeadLettersError>;
+    fn redrive<'a>(
+        &'a mut self,
+        request: Message,
+        tags: &'a [u64],
+    ) -> BoxFuture<'a, Result<(), DeadLettersError>>;
 
     /// Ends the reading, and returns when those that were not removed can be read again.
-    async fn close(self: Box<Self>) -> Result<(), DeadLettersError>;
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), DeadLettersError>>;
 }

@@ -1,5 +1,9 @@
 //! The ports: what the inside asks of the outside, one file a port, with the promises that its
 //! conformance suite checks. Each has one real adapter and one in memory.
+//!
+//! What waits returns a `BoxFuture` of one lifetime. The bounds between lifetimes that `#[async_trait]` writes in its
+//! place have the compiler prove anew, for every method of every adapter, that all the adapter holds is `Send`: half of
+//! the time of compiling it (rust-lang/rust#157595).
 
 mod broker;
 pub mod build_store;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use crate::model::notification::Notification;
 
@@ -16,7 +16,9 @@ pub struct NotifyError {
 }
 
 /// Notifies the managers of how builds ended.
-#[async_trait]
 pub trait Notifier: Send + Sync + 'static {
-    async fn notify(&self, notification: &Notification) -> Result<(), NotifyError>;
+    fn notify<'a>(
+        &'a self,
+        notification: &'a Notification,
+    ) -> BoxFuture<'a, Result<(), NotifyError>>;
 }

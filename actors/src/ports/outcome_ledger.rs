@@ -15,7 +15,9 @@
 //!
 //! A publisher may use a build id again, and publish the same request again. Requests are distinguished by
 //! their user, id and body, and publications of one by when a worker first had it in hand. That travels in the
-//! request's envelope; and since what is delivered again after a crash has none, it is in the ledger as well.
+//! request's envelope; and since what is delivered again after a crash has none, it is in the ledger as well. A
+//! request that came over HTTP has in its envelope from the first when it was accepted, which is what tells its
+//! publications apart: of one that was accepted two messages may be made.
 //!
 //! | a copy is claimed | and is |
 //! |---|---|
@@ -26,7 +28,7 @@
 //!
 //! `testing::conformance::outcome_ledger` checks that, and that all workers agree whatever connection is lost.
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -51,7 +53,8 @@ pub struct OutcomeCopy {
     /// How often the outcome was passed on before.
     #[serde(default)]
     pub generation: u64,
-    /// When a worker first had the request in hand; `None` = not known.
+    /// What tells the publication from others of the request: when it was accepted, or when a worker first had it in
+    /// hand; `None` = not known.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub since: Option<OffsetDateTime>,
 }
@@ -96,13 +99,16 @@ pub enum Recorded {
 pub struct LedgerError(pub String);
 
 /// What all workers know of the outcomes.
-#[async_trait]
 pub trait OutcomeLedger: Send + Sync + 'static {
     /// Claims a request for the copy of its outcome that is in hand; says what is to be done with it.
-    async fn claim(&self, copy: &OutcomeCopy) -> Result<Verdict, LedgerError>;
+    fn claim<'a>(&'a self, copy: &'a OutcomeCopy) -> BoxFuture<'a, Result<Verdict, LedgerError>>;
 
     /// Records what became of a copy. Should that fail, the copy is sent once more if it comes again.
-    async fn record(&self, copy: &OutcomeCopy, became: Recorded) -> Result<(), LedgerError>;
+    fn record<'a>(
+        &'a self,
+        copy: &'a OutcomeCopy,
+        became: Recorded,
+    ) -> BoxFuture<'a, Result<(), LedgerError>>;
 
     /// Records that a [request](request_name) is in hand, at `since`, that nobody had before. Nothing waits
     /// for that, and it may fail.
@@ -110,11 +116,18 @@ pub trait OutcomeLedger: Send + Sync + 'static {
 
     /// When a worker first had a request in hand that came again without an envelope; `None` = nobody has
     /// recorded so, or it was claimed since.
-    async fn begun(&self, request: &str) -> Result<Option<OffsetDateTime>, LedgerError>;
+    fn begun<'a>(
+        &'a self,
+        request: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OffsetDateTime>, LedgerError>>;
 
     /// Whether an outcome of a request that was first in hand at `since` is claimed, as far as this
     /// worker knows without asking: then there is nothing left to do for it.
-    async fn is_claimed(&self, request: &str, since: Option<OffsetDateTime>) -> bool;
+    fn is_claimed<'a>(
+        &'a self,
+        request: &'a str,
+        since: Option<OffsetDateTime>,
+    ) -> BoxFuture<'a, bool>;
 }
 
 #[cfg(test)]

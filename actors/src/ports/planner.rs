@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::source::FetchedSource;
 use crate::model::build_log::BuildLog;
@@ -35,15 +35,14 @@ pub struct Plan {
 }
 
 /// Decides how a source becomes an image.
-#[async_trait]
 pub trait Planner: Send + Sync + 'static {
     /// Makes the plan that `request.plan` asks for, and writes what it needs beside the source into its
     /// workspace. It replaces files of the source, and writes into none. Whose build it is decides which caches it
     /// shares.
-    async fn plan(
-        &self,
-        source: &FetchedSource,
-        request: &BuildRequest,
-        progress: &BuildLog,
-    ) -> Result<Plan, Fault>;
+    fn plan<'a>(
+        &'a self,
+        source: &'a FetchedSource,
+        request: &'a BuildRequest,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Plan, Fault>>;
 }

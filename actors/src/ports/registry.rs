@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::builder::Exposed;
 use crate::model::build_log::BuildLog;
@@ -19,10 +19,12 @@ pub struct RefusedTag {
 }
 
 /// Finds images in a registry, and tags them.
-#[async_trait]
 pub trait Registry: Send + Sync + 'static {
     /// The image that the registry has under a tag or digest.
-    async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault>;
+    fn find<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+    ) -> BoxFuture<'a, Result<Option<RegistryImage>, Fault>>;
 
     /// Puts these tags on an image that was found in the reference's repository. A tag that stands for it
     /// already is put. Returns those that the registry does not take this way, be it that the image is
@@ -30,32 +32,36 @@ pub trait Registry: Send + Sync + 'static {
     ///
     /// # Errors
     /// `registry_refused` where a tag stands for another image, and the registry lets no tag be moved.
-    async fn tag(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        tags: &[String],
-    ) -> Result<Vec<RefusedTag>, Fault>;
+    fn tag<'a>(
+        &'a self,
+        image: &'a RegistryImage,
+        reference: &'a ImageReference,
+        tags: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<RefusedTag>, Fault>>;
 
     /// The labels of an image that the reference's repository has.
-    async fn labels(
-        &self,
-        reference: &ImageReference,
-        image: &RegistryImage,
-    ) -> Result<BTreeMap<String, String>, Fault>;
+    fn labels<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+        image: &'a RegistryImage,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, String>, Fault>>;
 
     /// Looks for secrets in what an image shows of itself, as
     /// [`ImageBuilder::search`](super::ImageBuilder::search) does on an engine: those of all its platforms.
-    async fn search(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        wanted: &Tripwire,
+    fn search<'a>(
+        &'a self,
+        image: &'a RegistryImage,
+        reference: &'a ImageReference,
+        wanted: &'a Tripwire,
         files: bool,
-        progress: &BuildLog,
-    ) -> Result<Option<Exposed>, Fault>;
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Option<Exposed>, Fault>>;
 
     /// Removes an image from the reference's repository, with all tags that stand for it. Many registries refuse
     /// that unless they are told otherwise, which is no error.
-    async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault>;
+    fn remove<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<(), Fault>>;
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use time::OffsetDateTime;
 
 use crate::model::build_log::BuildLog;
@@ -30,7 +30,6 @@ pub struct FetchedSource {
 }
 
 /// Resolves what a request asks for and fetches it.
-#[async_trait]
 pub trait SourceConnector: Send + Sync + 'static {
     /// Fetches the source of `request` into `workspace`. With `pinned`, the full commit that an
     /// earlier try resolved, that commit is fetched whatever the ref points to by now.
@@ -39,13 +38,13 @@ pub trait SourceConnector: Send + Sync + 'static {
     /// itself has no room.
     ///
     /// Dropping the future ends the transfer.
-    async fn fetch(
-        &self,
-        request: &BuildRequest,
-        pinned: Option<&str>,
+    fn fetch<'a>(
+        &'a self,
+        request: &'a BuildRequest,
+        pinned: Option<&'a str>,
         workspace: Workspace,
-        progress: &BuildLog,
-    ) -> Result<FetchedSource, Fault>;
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<FetchedSource, Fault>>;
 
     /// Every scope that a capacity fault of this fetch could have, beside the whole service: while one
     /// of them is held up, it is not worth beginning.

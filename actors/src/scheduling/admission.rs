@@ -1,8 +1,8 @@
 //! The jobs that this worker has in hand, seen together: who waits, who builds, who was withdrawn.
 //!
-//! - **Room**: a request is taken from the backlog when a builder is free for it, and no earlier. A job has
-//!   its builder from the moment it is taken until it is built, unless its source takes long to fetch:
-//!   then another request is taken for that builder meanwhile.
+//! - **Room**: a request is taken from the backlog when a builder is free for it, and no earlier than it takes to fetch.
+//!   A job has its builder from the moment it is taken until the steps of its build are done: while its image is
+//!   stored, the next one is taken. So it is where a source takes long to fetch.
 //! - **Supersede**: a newer request for the same application and ref makes an older one pointless that
 //!   has not started building. Newer is what was requested later, whenever it came.
 //!   What this worker put in the backlog counts before it is taken. A setting makes all requests do so, and a
@@ -31,6 +31,10 @@ const LATER: Duration = Duration::from_secs(5 * 60);
 const MOST_REMEMBERED: usize = 10_000;
 /// A source that takes longer to fetch than this keeps no builder waiting for it.
 const SLOW_FETCH: Duration = Duration::from_secs(2);
+
+/// An image that takes longer to store than this is counted as being built again: whoever took the next job has
+/// waited long enough.
+const SLOW_STORE: Duration = Duration::from_secs(2);
 
 /// The jobs in hand. Clones share them.
 #[derive(Clone, Default)]
@@ -99,6 +103,8 @@ struct Entry {
     user_id: String,
     taken: Instant,
     stage: StageName,
+    /// Since when only its image is left to be stored.
+    storing: Option<Instant>,
     /// `None` = its request was not read yet.
     read: Option<ReadEntry>,
     withdrawn: watch::Sender<Option<Reason>>,
@@ -136,6 +142,7 @@ impl Admission {
             user_id: user_id.to_owned(),
             taken: Instant::now(),
             stage: StageName::Listener,
+            storing: None,
             read: None,
             withdrawn: sender,
         };
@@ -293,6 +300,9 @@ impl Entry {
             StageName::Listener | StageName::Connector => {
                 Some(self.taken + SLOW_FETCH).filter(|until| *until > now)
             }
+            StageName::Builder if self.storing.is_some_and(|since| since + SLOW_STORE > now) => {
+                None
+            }
             // For as long as it builds: only its moving on ends that.
             StageName::Builder => Some(now + Duration::from_secs(3600)),
             StageName::Pusher => None,
@@ -345,6 +355,14 @@ impl Ticket {
     pub fn enter(&self, stage: StageName) {
         if let Some(entry) = self.admission.lock().entries.get_mut(&self.number) {
             entry.stage = stage;
+        }
+        self.admission.moved.notify_waiters();
+    }
+
+    /// Says that the steps of the job's build are done.
+    pub fn storing(&self) {
+        if let Some(entry) = self.admission.lock().entries.get_mut(&self.number) {
+            entry.storing = Some(Instant::now());
         }
         self.admission.moved.notify_waiters();
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
@@ -123,123 +123,144 @@ impl Inner {
     }
 }
 
-#[async_trait]
 impl BuildStore for FakeBuildStore {
-    async fn accept(&self, requested: &RequestedBuild) -> Result<Acceptance, StoreError> {
-        let mut inner = self.there()?;
-        let known = inner.builds.entry(requested.build.clone()).or_insert_with(|| Known {
-            build: StoredBuild::of(requested.clone(), requested.requested_at),
-            is_queued: false,
-            log: Vec::new(),
-        });
-        Ok(match known.build.requested.request == requested.request {
-            false => Acceptance::OtherRequest,
-            true if known.is_queued => Acceptance::Known,
-            true => Acceptance::New,
+    fn accept<'a>(
+        &'a self,
+        requested: &'a RequestedBuild,
+    ) -> BoxFuture<'a, Result<Acceptance, StoreError>> {
+        Box::pin(async move {
+            let mut inner = self.there()?;
+            let known = inner.builds.entry(requested.build.clone()).or_insert_with(|| Known {
+                build: StoredBuild::of(requested.clone(), requested.requested_at),
+                is_queued: false,
+                log: Vec::new(),
+            });
+            Ok(match known.build.requested.request == requested.request {
+                false => Acceptance::OtherRequest,
+                true if known.is_queued => Acceptance::Known,
+                true => Acceptance::New { accepted_at: known.build.requested.requested_at },
+            })
         })
     }
 
-    async fn record(&self, changes: &[Recorded]) -> Result<(), StoreError> {
-        let mut inner = self.there()?;
-        if inner.batches.insert(batch_name(changes)) {
-            changes.iter().for_each(|change| inner.apply(change));
-        }
-        drop(inner);
-        self.changes.send_modify(|count| *count += 1);
-        Ok(())
+    fn record<'a>(&'a self, changes: &'a [Recorded]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut inner = self.there()?;
+            if inner.batches.insert(batch_name(changes)) {
+                changes.iter().for_each(|change| inner.apply(change));
+            }
+            drop(inner);
+            self.changes.send_modify(|count| *count += 1);
+            Ok(())
+        })
     }
 
-    async fn builds_of_id(&self, build_id: &str) -> Result<Vec<StoredBuild>, StoreError> {
-        let inner = self.there()?;
-        let queued = inner.builds.values().filter(|known| known.is_queued);
-        let of_id = queued.filter(|known| known.build.requested.build.build_id == build_id);
-        Ok(of_id.map(|known| known.build.clone()).collect())
+    fn builds_of_id<'a>(
+        &'a self,
+        build_id: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<StoredBuild>, StoreError>> {
+        Box::pin(async move {
+            let inner = self.there()?;
+            let queued = inner.builds.values().filter(|known| known.is_queued);
+            let of_id = queued.filter(|known| known.build.requested.build.build_id == build_id);
+            Ok(of_id.map(|known| known.build.clone()).collect())
+        })
     }
 
-    async fn list(
-        &self,
-        filter: &Filter,
-        cursor: Option<&str>,
+    fn list<'a>(
+        &'a self,
+        filter: &'a Filter,
+        cursor: Option<&'a str>,
         most: usize,
-    ) -> Result<Page, StoreError> {
-        let after = cursor.map(str::parse::<Cursor>).transpose()?;
-        let inner = self.there()?;
-        let queued = inner.builds.values().filter(|known| known.is_queued);
-        let mut found: Vec<_> = queued
-            .filter(|known| filter.takes(&known.build))
-            .map(|known| (Cursor::of(&known.build.requested), known.build.clone()))
-            .filter(|(at, _)| after.as_ref().is_none_or(|after| at < after))
-            .collect();
-        found.sort_by(|(one, _), (other, _)| other.cmp(one));
-        let is_last = found.len() <= most;
-        found.truncate(most);
-        let next = found.last().filter(|_| !is_last).map(|(at, _)| at.to_string());
-        Ok(Page { builds: found.into_iter().map(|(_, build)| build).collect(), next })
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        Box::pin(async move {
+            let after = cursor.map(str::parse::<Cursor>).transpose()?;
+            let inner = self.there()?;
+            let queued = inner.builds.values().filter(|known| known.is_queued);
+            let mut found: Vec<_> = queued
+                .filter(|known| filter.takes(&known.build))
+                .map(|known| (Cursor::of(&known.build.requested), known.build.clone()))
+                .filter(|(at, _)| after.as_ref().is_none_or(|after| at < after))
+                .collect();
+            found.sort_by(|(one, _), (other, _)| other.cmp(one));
+            let is_last = found.len() <= most;
+            found.truncate(most);
+            let next = found.last().filter(|_| !is_last).map(|(at, _)| at.to_string());
+            Ok(Page { builds: found.into_iter().map(|(_, build)| build).collect(), next })
+        })
     }
 
-    async fn tally(&self) -> Result<Tally, StoreError> {
-        let inner = self.there()?;
-        let (mut states, mut users) = (HashMap::new(), HashMap::<_, (u64, u64)>::new());
-        for known in inner.builds.values().filter(|known| known.is_queued) {
-            let state = known.build.state;
-            *states.entry(state).or_default() += 1;
-            if state.is_ended() {
-                continue;
+    fn tally(&self) -> BoxFuture<'_, Result<Tally, StoreError>> {
+        Box::pin(async move {
+            let inner = self.there()?;
+            let (mut states, mut users) = (HashMap::new(), HashMap::<_, (u64, u64)>::new());
+            for known in inner.builds.values().filter(|known| known.is_queued) {
+                let state = known.build.state;
+                *states.entry(state).or_default() += 1;
+                if state.is_ended() {
+                    continue;
+                }
+                let (waiting, in_hand) =
+                    users.entry(known.build.requested.build.user_id.clone()).or_default();
+                match state {
+                    BuildState::Queued | BuildState::Waiting => *waiting += 1,
+                    _ => *in_hand += 1,
+                }
             }
-            let (waiting, in_hand) =
-                users.entry(known.build.requested.build.user_id.clone()).or_default();
-            match state {
-                BuildState::Queued | BuildState::Waiting => *waiting += 1,
-                _ => *in_hand += 1,
-            }
-        }
-        let tally = |(user_id, (waiting, in_hand))| UserTally { user_id, waiting, in_hand };
-        let mut users: Vec<_> = users.into_iter().map(tally).collect();
-        users.sort_by_key(|user| (Reverse(user.waiting + user.in_hand), user.user_id.clone()));
-        users.truncate(Tally::MOST_USERS);
-        Ok(Tally { states: states.into_iter().collect(), users })
+            let tally = |(user_id, (waiting, in_hand))| UserTally { user_id, waiting, in_hand };
+            let mut users: Vec<_> = users.into_iter().map(tally).collect();
+            users.sort_by_key(|user| (Reverse(user.waiting + user.in_hand), user.user_id.clone()));
+            users.truncate(Tally::MOST_USERS);
+            Ok(Tally { states: states.into_iter().collect(), users })
+        })
     }
 
-    async fn log(
-        &self,
-        build: &BuildIdentity,
+    fn log<'a>(
+        &'a self,
+        build: &'a BuildIdentity,
         offset: u64,
         most: usize,
-    ) -> Result<Option<LogPart>, StoreError> {
-        let inner = self.there()?;
-        let known = inner.builds.get(build).filter(|known| known.is_queued);
-        Ok(known.map(|known| {
-            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-            LogPart {
-                bytes: known.log.iter().skip(offset).take(most).copied().collect(),
-                total: known.log.len() as u64,
+    ) -> BoxFuture<'a, Result<Option<LogPart>, StoreError>> {
+        Box::pin(async move {
+            let inner = self.there()?;
+            let known = inner.builds.get(build).filter(|known| known.is_queued);
+            Ok(known.map(|known| {
+                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+                LogPart {
+                    bytes: known.log.iter().skip(offset).take(most).copied().collect(),
+                    total: known.log.len() as u64,
+                }
+            }))
+        })
+    }
+
+    fn tidy(&self, now: OffsetDateTime) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut inner = self.there()?;
+            inner.builds.retain(|_, known| known.build.updated_at >= now - self.ttl);
+            let held = |inner: &Inner| -> u64 {
+                inner.builds.values().map(|known| known.log.len() as u64).sum()
+            };
+            while held(&inner) > self.budget {
+                let ended = inner.builds.iter().filter_map(|(build, known)| {
+                    known.build.ended_at.map(|ended_at| (ended_at, build))
+                });
+                let Some((_, oldest)) = ended.min() else { break };
+                let oldest = oldest.clone();
+                inner.builds.remove(&oldest);
             }
-        }))
+            Ok(())
+        })
     }
 
-    async fn tidy(&self, now: OffsetDateTime) -> Result<(), StoreError> {
-        let mut inner = self.there()?;
-        inner.builds.retain(|_, known| known.build.updated_at >= now - self.ttl);
-        let held = |inner: &Inner| -> u64 {
-            inner.builds.values().map(|known| known.log.len() as u64).sum()
-        };
-        while held(&inner) > self.budget {
-            let ended = inner.builds.iter().filter_map(|(build, known)| {
-                known.build.ended_at.map(|ended_at| (ended_at, build))
-            });
-            let Some((_, oldest)) = ended.min() else { break };
-            let oldest = oldest.clone();
-            inner.builds.remove(&oldest);
-        }
-        Ok(())
+    fn look(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.there().map(drop) })
     }
 
-    async fn look(&self) -> Result<(), StoreError> {
-        self.there().map(drop)
-    }
-
-    async fn changed(&self) {
-        // The sender is `self`, so it cannot be gone.
-        let _ = self.changes.subscribe().changed().await;
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // The sender is `self`, so it cannot be gone.
+            let _ = self.changes.subscribe().changed().await;
+        })
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -74,6 +74,8 @@ struct Work {
     /// What every build sees.
     inputs: Option<String>,
     held: bool,
+    /// Builds whose image alone is held.
+    storing: BTreeSet<String>,
     running: BTreeSet<String>,
     built: usize,
     dropped: usize,
@@ -128,6 +130,11 @@ impl FakeBuilder {
     /// Builds that have begun wait until [`Self::release`].
     pub fn hold(&self) {
         self.change(|work| work.held = true);
+    }
+
+    /// The steps of a build that waits are done; its image waits on.
+    pub fn store(&self, build_id: &str) {
+        self.change(|work| work.storing.insert(build_id.to_owned()));
     }
 
     /// The engine loses every image, as one that was pruned does.
@@ -228,119 +235,138 @@ impl Drop for Running<'_> {
     }
 }
 
-#[async_trait]
 impl ImageBuilder for FakeBuilder {
-    async fn inputs(&self, _plan: &Plan) -> Result<Option<String>, Fault> {
-        Ok(self.lock().inputs.clone())
+    fn inputs<'a>(&'a self, _plan: &'a Plan) -> BoxFuture<'a, Result<Option<String>, Fault>> {
+        Box::pin(async move { Ok(self.lock().inputs.clone()) })
     }
 
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
-        let next = self.0.next.play();
-        let ((output, end), deaths) = self.change(|work| {
-            work.running.insert(order.build_id.clone());
-            let script = work.scripts.get(&order.build_id).cloned().unwrap_or_default();
-            (script, work.deaths.len())
-        });
-        let mut running = Running { builder: self, build_id: &order.build_id, ended: false };
+    fn build<'a>(
+        &'a self,
+        order: &'a BuildOrder,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<ImageLocation, Fault>> {
+        Box::pin(async move {
+            let next = self.0.next.play();
+            let ((output, end), deaths) = self.change(|work| {
+                work.running.insert(order.build_id.clone());
+                let script = work.scripts.get(&order.build_id).cloned().unwrap_or_default();
+                (script, work.deaths.len())
+            });
+            let mut running = Running { builder: self, build_id: &order.build_id, ended: false };
 
-        const STEP: &str = "RUN scripted";
-        progress.tell(BuildEvent::StepStarted { name: STEP.to_owned() });
-        for line in output.lines() {
-            progress.tell(BuildEvent::Output(line.to_owned()));
-        }
-        self.until(|work| !work.held || work.deaths.len() > deaths).await;
-        if let End::EngineDies = end
-            && self.lock().deaths.len() == deaths
-        {
-            self.die();
-        }
-        if self.lock().deaths.len() > deaths {
+            const STEP: &str = "RUN scripted";
+            progress.tell(BuildEvent::StepStarted { name: STEP.to_owned() });
+            for line in output.lines() {
+                progress.tell(BuildEvent::Output(line.to_owned()));
+            }
+            let ends = |work: &Work| !work.held || work.deaths.len() > deaths;
+            self.until(|work| work.storing.contains(&order.build_id) || ends(work)).await;
+            if matches!(end, End::Image) {
+                progress.storing();
+            }
+            self.until(ends).await;
+            if let End::EngineDies = end
+                && self.lock().deaths.len() == deaths
+            {
+                self.die();
+            }
+            if self.lock().deaths.len() > deaths {
+                running.ended = true;
+                return Err(Fault::of_dead_engine(StageName::Builder, "the engine died"));
+            }
+            let ends = match (next.await, &end) {
+                (Err(fault), _) => Err(fault),
+                (
+                    Ok(()),
+                    End::Image | End::Showing(_) | End::Pushed(_) | End::PushedShowing(..),
+                ) => Ok(()),
+                (Ok(()), End::Fault(fault)) => Err(fault.clone()),
+                (Ok(()), End::EngineDies) => unreachable!("it has died"),
+                (Ok(()), End::Panic) => panic!("the test asked for a panic"),
+                (Ok(()), End::Never) => std::future::pending().await,
+            };
             running.ended = true;
-            return Err(Fault::of_dead_engine(StageName::Builder, "the engine died"));
-        }
-        let ends = match (next.await, &end) {
-            (Err(fault), _) => Err(fault),
-            (Ok(()), End::Image | End::Showing(_) | End::Pushed(_) | End::PushedShowing(..)) => {
-                Ok(())
+            ends.map_err(|fault| Fault { message: progress.redact(&fault.message), ..fault })?;
+            progress.tell(BuildEvent::StepFinished {
+                name: STEP.to_owned(),
+                cached: false,
+                took: Duration::ZERO,
+            });
+            let id = digest_of(order.key.as_str().as_bytes());
+            let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
+            let labels = order.labels.iter();
+            let mut shown: Vec<_> =
+                labels.map(|(name, text)| (format!("the label `{name}`"), text.clone())).collect();
+            if let End::Showing(text) = &end {
+                shown.push(("the file `/scripted`".to_owned(), text.clone()));
             }
-            (Ok(()), End::Fault(fault)) => Err(fault.clone()),
-            (Ok(()), End::EngineDies) => unreachable!("it has died"),
-            (Ok(()), End::Panic) => panic!("the test asked for a panic"),
-            (Ok(()), End::Never) => std::future::pending().await,
-        };
-        running.ended = true;
-        ends.map_err(|fault| Fault { message: progress.redact(&fault.message), ..fault })?;
-        progress.tell(BuildEvent::StepFinished {
-            name: STEP.to_owned(),
-            cached: false,
-            took: Duration::ZERO,
-        });
-        let id = digest_of(order.key.as_str().as_bytes());
-        let image = BuiltImage::new(id, order.plan.builder, order.key.clone());
-        let labels = order.labels.iter();
-        let mut shown: Vec<_> =
-            labels.map(|(name, text)| (format!("the label `{name}`"), text.clone())).collect();
-        if let End::Showing(text) = &end {
-            shown.push(("the file `/scripted`".to_owned(), text.clone()));
-        }
-        self.change(|work| {
-            work.built += 1;
-            work.shown.insert(order.key.clone(), shown);
-        });
-        if let End::Pushed(reference) | End::PushedShowing(reference, _) = &end {
-            let registry = &self.0.registry;
-            let digest = registry.take(&image, reference).await?;
-            if let End::PushedShowing(_, text) = &end {
-                registry.show(&digest, text);
+            self.change(|work| {
+                work.built += 1;
+                work.shown.insert(order.key.clone(), shown);
+            });
+            if let End::Pushed(reference) | End::PushedShowing(reference, _) = &end {
+                let registry = &self.0.registry;
+                let digest = registry.take(&image, reference).await?;
+                if let End::PushedShowing(_, text) = &end {
+                    registry.show(&digest, text);
+                }
+                return Ok(ImageLocation::Pushed { digest });
             }
-            return Ok(ImageLocation::Pushed { digest });
-        }
-        let place = (order.key.clone(), order.reference.repository.clone());
-        self.change(|work| drop(work.images.insert(place, image.clone())));
-        Ok(ImageLocation::OnEngine(image))
+            let place = (order.key.clone(), order.reference.repository.clone());
+            self.change(|work| drop(work.images.insert(place, image.clone())));
+            Ok(ImageLocation::OnEngine(image))
+        })
     }
 
-    async fn find(
-        &self,
-        key: &BuildKey,
-        reference: &ImageReference,
-    ) -> Result<Option<BuiltImage>, Fault> {
-        let place = (key.clone(), reference.repository.clone());
-        Ok(self.lock().images.get(&place).cloned())
+    fn find<'a>(
+        &'a self,
+        key: &'a BuildKey,
+        reference: &'a ImageReference,
+    ) -> BoxFuture<'a, Result<Option<BuiltImage>, Fault>> {
+        Box::pin(async move {
+            let place = (key.clone(), reference.repository.clone());
+            Ok(self.lock().images.get(&place).cloned())
+        })
     }
 
-    async fn claim(&self) -> Result<Option<Claim>, Fault> {
-        let free = Arc::strong_count(&self.0.claim) == 1;
-        Ok(free.then(|| Claim::held_by(self.0.claim.clone())))
+    fn claim(&self) -> BoxFuture<'_, Result<Option<Claim>, Fault>> {
+        Box::pin(async move {
+            let free = Arc::strong_count(&self.0.claim) == 1;
+            Ok(free.then(|| Claim::held_by(self.0.claim.clone())))
+        })
     }
 
-    async fn search(
-        &self,
-        image: &BuiltImage,
-        wanted: &Tripwire,
+    fn search<'a>(
+        &'a self,
+        image: &'a BuiltImage,
+        wanted: &'a Tripwire,
         files: bool,
-        _: &BuildLog,
-    ) -> Result<Option<Exposed>, Fault> {
-        let work = self.lock();
-        let shown = work.shown.get(&image.key).into_iter().flatten();
-        let mut looked_at = shown.filter(|(place, _)| files || !place.starts_with("the file"));
-        let found = looked_at.find_map(|(place, text)| {
-            let secret = wanted.find(text)?.to_owned();
-            Some(Exposed { secret, place: place.clone() })
-        });
-        Ok(found)
+        _: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Option<Exposed>, Fault>> {
+        Box::pin(async move {
+            let work = self.lock();
+            let shown = work.shown.get(&image.key).into_iter().flatten();
+            let mut looked_at = shown.filter(|(place, _)| files || !place.starts_with("the file"));
+            let found = looked_at.find_map(|(place, text)| {
+                let secret = wanted.find(text)?.to_owned();
+                Some(Exposed { secret, place: place.clone() })
+            });
+            Ok(found)
+        })
     }
 
-    async fn push(
-        &self,
-        image: &BuiltImage,
-        reference: &ImageReference,
-        _: &BuildLog,
-    ) -> Result<String, Fault> {
-        if !self.lock().images.values().any(|known| known.id == image.id) {
-            let message = format!("cannot push `{reference}`: no such image");
-            return Err(Fault::new(StageName::Pusher, Reason::EngineFailed, message));
-        }
-        self.0.registry.take(image, reference).await
+    fn push<'a>(
+        &'a self,
+        image: &'a BuiltImage,
+        reference: &'a ImageReference,
+        _: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<String, Fault>> {
+        Box::pin(async move {
+            if !self.lock().images.values().any(|known| known.id == image.id) {
+                let message = format!("cannot push `{reference}`: no such image");
+                return Err(Fault::new(StageName::Pusher, Reason::EngineFailed, message));
+            }
+            self.0.registry.take(image, reference).await
+        })
     }
 }

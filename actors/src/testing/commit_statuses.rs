@@ -1,6 +1,6 @@
 //! In-memory commit statuses.
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::script::{Record, Script};
 use crate::model::secret::Secret;
@@ -16,12 +16,17 @@ pub struct FakeCommitStatuses {
     pub taken: Record<CommitStatus>,
 }
 
-#[async_trait]
 impl CommitStatuses for FakeCommitStatuses {
-    async fn show(&self, status: &CommitStatus, _token: &Secret) -> Result<(), StatusError> {
-        self.calls.push(status.clone());
-        self.script.play().await?;
-        self.taken.push(status.clone());
-        Ok(())
+    fn show<'a>(
+        &'a self,
+        status: &'a CommitStatus,
+        _token: &'a Secret,
+    ) -> BoxFuture<'a, Result<(), StatusError>> {
+        Box::pin(async move {
+            self.calls.push(status.clone());
+            self.script.play().await?;
+            self.taken.push(status.clone());
+            Ok(())
+        })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::script::{Record, Script};
 use crate::model::fault::{Fault, Reason, StageName};
@@ -28,15 +28,20 @@ impl FakeCredentials {
     }
 }
 
-#[async_trait]
 impl Credentials for FakeCredentials {
-    async fn token(&self, request: &BuildRequest, reference: &str) -> Result<Secret, Fault> {
-        self.calls.push(request.build_id.clone());
-        self.script.play().await?;
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(reference).cloned().ok_or_else(|| {
-            let message = "The credential that the request names is not known.";
-            Fault::new(StageName::Connector, Reason::Unauthorized, message)
+    fn token<'a>(
+        &'a self,
+        request: &'a BuildRequest,
+        reference: &'a str,
+    ) -> BoxFuture<'a, Result<Secret, Fault>> {
+        Box::pin(async move {
+            self.calls.push(request.build_id.clone());
+            self.script.play().await?;
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(reference).cloned().ok_or_else(|| {
+                let message = "The credential that the request names is not known.";
+                Fault::new(StageName::Connector, Reason::Unauthorized, message)
+            })
         })
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::broker::FakeBroker;
@@ -62,26 +62,29 @@ impl FakeDeadLetters {
     }
 }
 
-#[async_trait]
 impl DeadLetters for FakeDeadLetters {
-    async fn keep(&self, letter: &DeadLetter) -> Result<(), BrokerError> {
-        self.0.kept.send_modify(|kept| {
-            *kept += 1;
-            let message_id = Some(letter.build_id.clone());
-            let (tag, body) = (*kept, letter.to_json());
-            self.lock().insert(tag, KeptLetter { tag, message_id, body, kept_until: None });
-        });
-        Ok(())
+    fn keep<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            self.0.kept.send_modify(|kept| {
+                *kept += 1;
+                let message_id = Some(letter.build_id.clone());
+                let (tag, body) = (*kept, letter.to_json());
+                self.lock().insert(tag, KeptLetter { tag, message_id, body, kept_until: None });
+            });
+            Ok(())
+        })
     }
 }
 
-#[async_trait]
 impl DeadLetterStore for FakeDeadLetters {
-    async fn read(&self) -> Result<Box<dyn DeadLetterReading>, DeadLettersError> {
-        let turn = tokio::time::timeout(PATIENCE, self.0.reading.clone().lock_owned()).await;
-        let turn = turn.map_err(|_| DeadLettersError::Busy("another reads".to_owned()))?;
-        let left = self.lock().values().cloned().collect();
-        Ok(Box::new(Reading { store: self.clone(), left, _turn: turn }))
+    fn read(&self) -> BoxFuture<'_, Result<Box<dyn DeadLetterReading>, DeadLettersError>> {
+        Box::pin(async move {
+            let turn = tokio::time::timeout(PATIENCE, self.0.reading.clone().lock_owned()).await;
+            let turn = turn.map_err(|_| DeadLettersError::Busy("another reads".to_owned()))?;
+            let left = self.lock().values().cloned().collect();
+            let reading = Reading { store: self.clone(), left, _turn: turn };
+            Ok(Box::new(reading) as Box<dyn DeadLetterReading>)
+        })
     }
 }
 
@@ -92,29 +95,39 @@ struct Reading {
     _turn: OwnedMutexGuard<()>,
 }
 
-#[async_trait]
 impl DeadLetterReading for Reading {
     fn warning(&self) -> Option<&str> {
         None
     }
 
-    async fn next(&mut self) -> Result<Option<Vec<KeptLetter>>, DeadLettersError> {
-        let batch: Vec<_> = self.left.drain(..self.left.len().min(BATCH)).collect();
-        Ok((!batch.is_empty()).then_some(batch))
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<KeptLetter>>, DeadLettersError>> {
+        Box::pin(async move {
+            let batch: Vec<_> = self.left.drain(..self.left.len().min(BATCH)).collect();
+            Ok((!batch.is_empty()).then_some(batch))
+        })
     }
 
-    async fn remove(&mut self, tags: &[u64]) -> Result<(), DeadLettersError> {
-        self.store.lock().retain(|tag, _| !tags.contains(tag));
-        Ok(())
+    fn remove<'a>(&'a mut self, tags: &'a [u64]) -> BoxFuture<'a, Result<(), DeadLettersError>> {
+        Box::pin(async move {
+            self.store.lock().retain(|tag, _| !tags.contains(tag));
+            Ok(())
+        })
     }
 
-    async fn redrive(&mut self, request: Message, tags: &[u64]) -> Result<(), DeadLettersError> {
-        let published = self.store.0.broker.publish(Queue::Build, request, Duration::ZERO).await;
-        published.map_err(|error| DeadLettersError::Unavailable(error.to_string()))?;
-        self.remove(tags).await
+    fn redrive<'a>(
+        &'a mut self,
+        request: Message,
+        tags: &'a [u64],
+    ) -> BoxFuture<'a, Result<(), DeadLettersError>> {
+        Box::pin(async move {
+            let published =
+                self.store.0.broker.publish(Queue::Build, request, Duration::ZERO).await;
+            published.map_err(|error| DeadLettersError::Unavailable(error.to_string()))?;
+            self.remove(tags).await
+        })
     }
 
-    async fn close(self: Box<Self>) -> Result<(), DeadLettersError> {
-        Ok(())
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), DeadLettersError>> {
+        Box::pin(async move { Ok(()) })
     }
 }

@@ -1,6 +1,6 @@
 //! In-memory notifier.
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::script::{Record, Script};
 use crate::model::notification::Notification;
@@ -16,12 +16,16 @@ pub struct FakeNotifier {
     pub taken: Record<Notification>,
 }
 
-#[async_trait]
 impl Notifier for FakeNotifier {
-    async fn notify(&self, notification: &Notification) -> Result<(), NotifyError> {
-        self.calls.push(notification.clone());
-        self.script.play().await?;
-        self.taken.push(notification.clone());
-        Ok(())
+    fn notify<'a>(
+        &'a self,
+        notification: &'a Notification,
+    ) -> BoxFuture<'a, Result<(), NotifyError>> {
+        Box::pin(async move {
+            self.calls.push(notification.clone());
+            self.script.play().await?;
+            self.taken.push(notification.clone());
+            Ok(())
+        })
     }
 }

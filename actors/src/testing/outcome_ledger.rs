@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use time::OffsetDateTime;
 
 use super::script::{Record, Script};
@@ -42,18 +42,25 @@ impl FakeLedger {
     }
 }
 
-#[async_trait]
 impl OutcomeLedger for FakeLedger {
-    async fn claim(&self, copy: &OutcomeCopy) -> Result<Verdict, LedgerError> {
-        self.claims.play().await?;
-        Ok(self.there()?.claims.claim(copy, OffsetDateTime::now_utc()))
+    fn claim<'a>(&'a self, copy: &'a OutcomeCopy) -> BoxFuture<'a, Result<Verdict, LedgerError>> {
+        Box::pin(async move {
+            self.claims.play().await?;
+            Ok(self.there()?.claims.claim(copy, OffsetDateTime::now_utc()))
+        })
     }
 
-    async fn record(&self, copy: &OutcomeCopy, became: Recorded) -> Result<(), LedgerError> {
-        self.records.play().await?;
-        self.there()?.claims.record(&copy.request, &copy.copy, became);
-        self.recorded.push(became);
-        Ok(())
+    fn record<'a>(
+        &'a self,
+        copy: &'a OutcomeCopy,
+        became: Recorded,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(async move {
+            self.records.play().await?;
+            self.there()?.claims.record(&copy.request, &copy.copy, became);
+            self.recorded.push(became);
+            Ok(())
+        })
     }
 
     fn begin(&self, request: String, since: OffsetDateTime) {
@@ -62,11 +69,20 @@ impl OutcomeLedger for FakeLedger {
         }
     }
 
-    async fn begun(&self, request: &str) -> Result<Option<OffsetDateTime>, LedgerError> {
-        Ok(self.there()?.claims.begun(request))
+    fn begun<'a>(
+        &'a self,
+        request: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OffsetDateTime>, LedgerError>> {
+        Box::pin(async move { Ok(self.there()?.claims.begun(request)) })
     }
 
-    async fn is_claimed(&self, request: &str, since: Option<OffsetDateTime>) -> bool {
-        self.lock().claims.is_claimed(request, since, OffsetDateTime::now_utc())
+    fn is_claimed<'a>(
+        &'a self,
+        request: &'a str,
+        since: Option<OffsetDateTime>,
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(
+            async move { self.lock().claims.is_claimed(request, since, OffsetDateTime::now_utc()) },
+        )
     }
 }

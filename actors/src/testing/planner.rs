@@ -5,7 +5,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::script::{Record, Script};
 use crate::model::build_log::BuildLog;
@@ -22,19 +22,20 @@ pub struct FakePlanner {
     pub calls: Record<String>,
 }
 
-#[async_trait]
 impl Planner for FakePlanner {
-    async fn plan(
-        &self,
-        source: &FetchedSource,
-        wish: &BuildRequest,
-        progress: &BuildLog,
-    ) -> Result<Plan, Fault> {
-        self.calls.push(wish.build_id.clone());
-        self.script.play().await?;
-        let plan = plan(&source.tree, &wish.plan)?;
-        progress.note(format!("building with {}", plan.builder.as_str()));
-        Ok(plan)
+    fn plan<'a>(
+        &'a self,
+        source: &'a FetchedSource,
+        wish: &'a BuildRequest,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Plan, Fault>> {
+        Box::pin(async move {
+            self.calls.push(wish.build_id.clone());
+            self.script.play().await?;
+            let plan = plan(&source.tree, &wish.plan)?;
+            progress.note(format!("building with {}", plan.builder.as_str()));
+            Ok(plan)
+        })
     }
 }
 

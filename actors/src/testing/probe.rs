@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::script::Record;
 use crate::model::fault::Reason;
@@ -24,15 +24,18 @@ impl FakeProbe {
     }
 }
 
-#[async_trait]
 impl Probe for FakeProbe {
-    async fn look(&self, _: Reason) -> Result<(), String> {
-        let full = self.full.load(Ordering::SeqCst);
-        if full { Err("the test leaves no room".to_owned()) } else { Ok(()) }
+    fn look(&self, _: Reason) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let full = self.full.load(Ordering::SeqCst);
+            if full { Err("the test leaves no room".to_owned()) } else { Ok(()) }
+        })
     }
 
-    async fn probe(&self, reason: Reason) -> Result<(), String> {
-        self.probes.push(reason);
-        self.look(reason).await
+    fn probe(&self, reason: Reason) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.probes.push(reason);
+            self.look(reason).await
+        })
     }
 }

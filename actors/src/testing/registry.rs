@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
 use super::script::{Record, Script};
 use crate::model::build_log::BuildLog;
@@ -156,76 +156,92 @@ fn taken(reference: &ImageReference) -> Fault {
     Fault::new(StageName::Pusher, Reason::RegistryRefused, message)
 }
 
-#[async_trait]
 impl Registry for FakeRegistry {
-    async fn find(&self, reference: &ImageReference) -> Result<Option<RegistryImage>, Fault> {
-        self.lock().finds += 1;
-        Ok(self.up()?.images.get(&reference.to_string()).cloned())
-    }
-
-    async fn tag(
-        &self,
-        image: &RegistryImage,
-        reference: &ImageReference,
-        tags: &[String],
-    ) -> Result<Vec<RefusedTag>, Fault> {
-        let mut contents = self.up()?;
-        let by_digest = reference.with_tag(&image.digest).to_string();
-        let known = contents.images.get(&by_digest).cloned();
-        let Some(stored) = known.filter(|_| !contents.refuses_tags) else {
-            let message = format!("`{by_digest}` takes no tag");
-            let fault = Fault::new(StageName::Pusher, Reason::RegistryRefused, message);
-            let refused = |tag: &String| RefusedTag { tag: tag.clone(), fault: fault.clone() };
-            return Ok(tags.iter().map(refused).collect());
-        };
-        for tag in tags {
-            let name = reference.with_tag(tag);
-            let standing = contents.images.get(&name.to_string());
-            if contents.immutable && standing.is_some_and(|it| it.digest != stored.digest) {
-                return Err(taken(&name));
-            }
-            contents.images.insert(name.to_string(), stored.clone());
-        }
-        Ok(Vec::new())
-    }
-
-    async fn labels(
-        &self,
-        reference: &ImageReference,
-        image: &RegistryImage,
-    ) -> Result<BTreeMap<String, String>, Fault> {
-        self.up()?.labels.get(&image.digest).cloned().ok_or_else(|| {
-            let message = format!("`{reference}` has no configuration {}", image.image_id);
-            Fault::new(StageName::Pusher, Reason::RegistryFailed, message)
+    fn find<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+    ) -> BoxFuture<'a, Result<Option<RegistryImage>, Fault>> {
+        Box::pin(async move {
+            self.lock().finds += 1;
+            Ok(self.up()?.images.get(&reference.to_string()).cloned())
         })
     }
 
-    async fn search(
-        &self,
-        image: &RegistryImage,
-        _: &ImageReference,
-        wanted: &Tripwire,
-        files: bool,
-        _: &BuildLog,
-    ) -> Result<Option<Exposed>, Fault> {
-        let contents = self.up()?;
-        let labels = contents.labels.get(&image.digest).into_iter().flatten();
-        let labels = labels.map(|(name, text)| (format!("the label `{name}`"), text));
-        let file = contents.files.get(&image.digest).filter(|_| files);
-        let file = file.map(|text| ("the file `/scripted`".to_owned(), text));
-        let found = labels.chain(file).find_map(|(place, text)| {
-            let secret = wanted.find(text)?.to_owned();
-            Some(Exposed { secret, place })
-        });
-        Ok(found)
+    fn tag<'a>(
+        &'a self,
+        image: &'a RegistryImage,
+        reference: &'a ImageReference,
+        tags: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<RefusedTag>, Fault>> {
+        Box::pin(async move {
+            let mut contents = self.up()?;
+            let by_digest = reference.with_tag(&image.digest).to_string();
+            let known = contents.images.get(&by_digest).cloned();
+            let Some(stored) = known.filter(|_| !contents.refuses_tags) else {
+                let message = format!("`{by_digest}` takes no tag");
+                let fault = Fault::new(StageName::Pusher, Reason::RegistryRefused, message);
+                let refused = |tag: &String| RefusedTag { tag: tag.clone(), fault: fault.clone() };
+                return Ok(tags.iter().map(refused).collect());
+            };
+            for tag in tags {
+                let name = reference.with_tag(tag);
+                let standing = contents.images.get(&name.to_string());
+                if contents.immutable && standing.is_some_and(|it| it.digest != stored.digest) {
+                    return Err(taken(&name));
+                }
+                contents.images.insert(name.to_string(), stored.clone());
+            }
+            Ok(Vec::new())
+        })
     }
 
-    async fn remove(&self, reference: &ImageReference, digest: &str) -> Result<(), Fault> {
-        let repository = format!("{}:", reference.name());
-        let mut contents = self.up()?;
-        contents
-            .images
-            .retain(|name, image| image.digest != digest || !name.starts_with(&repository));
-        Ok(())
+    fn labels<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+        image: &'a RegistryImage,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, String>, Fault>> {
+        Box::pin(async move {
+            self.up()?.labels.get(&image.digest).cloned().ok_or_else(|| {
+                let message = format!("`{reference}` has no configuration {}", image.image_id);
+                Fault::new(StageName::Pusher, Reason::RegistryFailed, message)
+            })
+        })
+    }
+
+    fn search<'a>(
+        &'a self,
+        image: &'a RegistryImage,
+        _: &'a ImageReference,
+        wanted: &'a Tripwire,
+        files: bool,
+        _: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Option<Exposed>, Fault>> {
+        Box::pin(async move {
+            let contents = self.up()?;
+            let labels = contents.labels.get(&image.digest).into_iter().flatten();
+            let labels = labels.map(|(name, text)| (format!("the label `{name}`"), text));
+            let file = contents.files.get(&image.digest).filter(|_| files);
+            let file = file.map(|text| ("the file `/scripted`".to_owned(), text));
+            let found = labels.chain(file).find_map(|(place, text)| {
+                let secret = wanted.find(text)?.to_owned();
+                Some(Exposed { secret, place })
+            });
+            Ok(found)
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+        digest: &'a str,
+    ) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            let repository = format!("{}:", reference.name());
+            let mut contents = self.up()?;
+            contents
+                .images
+                .retain(|name, image| image.digest != digest || !name.starts_with(&repository));
+            Ok(())
+        })
     }
 }

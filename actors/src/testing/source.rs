@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
@@ -141,38 +141,39 @@ impl FakeSource {
     }
 }
 
-#[async_trait]
 impl SourceConnector for FakeSource {
-    async fn fetch(
-        &self,
-        request: &BuildRequest,
-        pinned: Option<&str>,
+    fn fetch<'a>(
+        &'a self,
+        request: &'a BuildRequest,
+        pinned: Option<&'a str>,
         workspace: Workspace,
-        progress: &BuildLog,
-    ) -> Result<FetchedSource, Fault> {
-        let (build_id, pinned_commit) = (request.build_id.clone(), pinned.map(str::to_owned));
-        self.calls.push(FetchCall { build_id, pinned: pinned_commit });
-        self.script.play().await?;
-        let repository = self
-            .repository(request, pinned)
-            .ok_or_else(|| fault(Reason::RepositoryNotFound, &request.repo, "does not exist"))?;
-        let token = request.token.as_ref().map(|token| token.expose());
-        if repository.token.is_some() && repository.token.as_deref() != token {
-            return Err(fault(Reason::Unauthorized, &request.repo, "wants another token"));
-        }
-        let (commit, version) = repository.resolve(&request.repo, &request.target, pinned)?;
-        progress.note(format!("made up {} at {}", request.repo, commit.id));
-        let tree = workspace.path().join("tree");
-        write(&tree, &commit.files).map_err(|error| {
-            Fault::new(StageName::Connector, Reason::Crashed, format!("cannot write: {error}"))
-        })?;
-        Ok(FetchedSource {
-            commit: commit.id.clone(),
-            committed_at: commit.committed_at,
-            version: version.unwrap_or_else(|| commit.id[..12].to_owned()),
-            url: format!("https://forge.invalid/{}", request.repo),
-            tree,
-            workspace,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<FetchedSource, Fault>> {
+        Box::pin(async move {
+            let (build_id, pinned_commit) = (request.build_id.clone(), pinned.map(str::to_owned));
+            self.calls.push(FetchCall { build_id, pinned: pinned_commit });
+            self.script.play().await?;
+            let repository = self.repository(request, pinned).ok_or_else(|| {
+                fault(Reason::RepositoryNotFound, &request.repo, "does not exist")
+            })?;
+            let token = request.token.as_ref().map(|token| token.expose());
+            if repository.token.is_some() && repository.token.as_deref() != token {
+                return Err(fault(Reason::Unauthorized, &request.repo, "wants another token"));
+            }
+            let (commit, version) = repository.resolve(&request.repo, &request.target, pinned)?;
+            progress.note(format!("made up {} at {}", request.repo, commit.id));
+            let tree = workspace.path().join("tree");
+            write(&tree, &commit.files).map_err(|error| {
+                Fault::new(StageName::Connector, Reason::Crashed, format!("cannot write: {error}"))
+            })?;
+            Ok(FetchedSource {
+                commit: commit.id.clone(),
+                committed_at: commit.committed_at,
+                version: version.unwrap_or_else(|| commit.id[..12].to_owned()),
+                url: format!("https://forge.invalid/{}", request.repo),
+                tree,
+                workspace,
+            })
         })
     }
 

@@ -262,3 +262,33 @@ fn connections_that_are_lost_twice_leave_room_to_work() {
         assert_eq!(world.engine.built(), 2, "the last is of the same inputs as the first");
     });
 }
+
+/// Publishes a request as whoever accepted it at this second does.
+async fn accepted_at(world: &World, request: &Value, second: i64) {
+    let accepted_at = OffsetDateTime::from_unix_timestamp(second).expect("a time");
+    let envelope = Envelope::of_request(false, Some(accepted_at)).encode();
+    let message = Message {
+        body: request.to_string().into_bytes(),
+        envelope: Some(envelope),
+        ..Message::default()
+    };
+    world.broker.publish(Queue::Build, message, Duration::ZERO).await.expect("published");
+}
+
+#[test]
+fn a_request_that_was_accepted_once_and_published_twice_has_one_outcome() {
+    with_pipeline(settings(), async |world| {
+        // Before the first is in hand, and when its outcome was notified long ago.
+        for _ in 0..2 {
+            accepted_at(&world, &request("b1"), 7).await;
+        }
+        world.notified_once().await;
+        let pushed = world.registry.pushed.all().len();
+        accepted_at(&world, &request("b1"), 7).await;
+        world.notified_once().await;
+        assert_eq!(world.registry.pushed.all().len(), pushed, "nothing was worked on");
+        // One that is accepted anew is another publication.
+        accepted_at(&world, &request("b1"), 8).await;
+        world.notified(2).await;
+    });
+}

@@ -21,13 +21,14 @@ fn of_user(user: &str, number: usize) -> Value {
 #[test]
 fn a_user_who_floods_the_queue_does_not_hold_up_another() {
     with_pipeline(settings(), async |world| {
-        world.hold_build(&of_user("flood", 0)).await;
-        for number in 1..50 {
+        for number in [0, 1] {
+            world.hold_build(&of_user("flood", number)).await;
+        }
+        for number in 2..50 {
             world.request(&of_user("flood", number)).await;
         }
         world.request(&of_user("other", 0)).await;
         world.broker.wait_until(|broker| broker.backlog().len() == 49).await;
-        world.engine.until_running("flood-1").await;
         assert_eq!(world.forge.calls.all().len(), 2, "nothing is taken ahead");
         // One build ends: its slot goes to the user who has none.
         world.pipeline.admission.cancel(cancellation("flood-0", Some("flood")));
@@ -35,6 +36,27 @@ fn a_user_who_floods_the_queue_does_not_hold_up_another() {
         world.engine.release();
         let notified = world.notified(51).await;
         for (_, body) in &notified {
+            assert_eq!(body["data"]["attempts"], 1);
+        }
+    });
+}
+
+#[test]
+fn the_next_job_is_fetched_while_the_image_of_one_is_stored() {
+    let mut settings = settings();
+    settings.builder.concurrency = 1;
+    with_pipeline(settings, async |world| {
+        world.hold_build(&of_user("one", 0)).await;
+        for user in ["two", "three"] {
+            world.request(&of_user(user, 0)).await;
+        }
+        world.broker.wait_until(|broker| broker.backlog().len() == 2).await;
+        world.engine.store("one-0");
+        world.forge.calls.wait_for(2).await;
+        world.broker.wait_until(|broker| broker.backlog().len() == 1).await;
+        assert_eq!(world.engine.running(), ["one-0"]);
+        world.engine.release();
+        for (_, body) in &world.notified(3).await {
             assert_eq!(body["data"]["attempts"], 1);
         }
     });

@@ -10,6 +10,7 @@ use axum::http::header::{HOST, LOCATION};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
+use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::model::notification::NotificationType;
 use image_builder_actors::model::request::BuildRequest;
@@ -357,8 +358,8 @@ impl Api {
     pub(in crate::api) async fn submit(&self, body: Bytes) -> Result<Taken, Problem> {
         let (request, has_uuid) = self.read(&body)?;
         let build = request.identity();
-        let (state, is_new) = match self.take(&request, body.into()).await? {
-            Acceptance::New => (BuildState::Queued, true),
+        let (state, is_new) = match self.take(&request, body.into(), !has_uuid).await? {
+            Acceptance::New { .. } => (BuildState::Queued, true),
             Acceptance::Known => {
                 let known = self.find(&build.build_id, build.user_id.as_deref()).await;
                 (known.map_or(BuildState::Queued, |known| known.state), false)
@@ -374,7 +375,8 @@ impl Api {
 }
 
 impl Api {
-    /// Puts a request in the queue, unless it is known to be there.
+    /// Puts a request in the queue, unless it is known to be there. Whether its id was made here tells who may cancel
+    /// it without saying whose it is.
     ///
     /// # Errors
     ///
@@ -383,16 +385,19 @@ impl Api {
         &self,
         request: &BuildRequest,
         body: Vec<u8>,
+        made_id: bool,
     ) -> Result<Acceptance, Problem> {
         // Before anything is known of it: what cannot be published is not accepted.
         let queues = self.queues()?;
-        let requested = requested(request, &body);
+        let mut requested = requested(request, &body);
         let acceptance = self.backend.store.accept(&requested).await?;
-        if acceptance == Acceptance::New {
+        if let Acceptance::New { accepted_at } = acceptance {
+            requested.requested_at = accepted_at;
             let message = Message {
                 body,
                 message_id: Some(requested.build.build_id.clone()),
-                timestamp: Some(requested.requested_at),
+                timestamp: Some(accepted_at),
+                envelope: Some(Envelope::of_request(made_id, Some(accepted_at)).encode()),
                 ..Message::default()
             };
             queues.broker.publish(Queue::Build, message, Duration::ZERO).await?;

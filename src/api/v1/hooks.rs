@@ -289,8 +289,8 @@ impl Api {
             Err(rejected) => return Ok(Err(rejected.fault.message)),
         };
         let build = request.identity();
-        let (state, is_new) = match self.take(&request, body).await? {
-            Acceptance::New => (BuildState::Queued, true),
+        let (state, is_new) = match self.take(&request, body, true).await? {
+            Acceptance::New { .. } => (BuildState::Queued, true),
             // Another request under this id is the same delivery, and the application was changed since.
             Acceptance::Known | Acceptance::OtherRequest => {
                 let known = self.find(&build.build_id, build.user_id.as_deref()).await;

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use image_builder_actors::ports::{Acknowledger, BrokerError, Delivery, Subscription};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
@@ -147,32 +147,39 @@ pub(super) struct Acks {
     pub(super) course: watch::Receiver<Course>,
 }
 
-#[async_trait]
 impl Acknowledger for Acks {
     fn holds(&self, tag: u64) -> bool {
         self.in_hand.lock().contains_key(&tag)
     }
 
-    async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
-        let acker = self.take(tag)?;
-        heard(acker.ack(BasicAckOptions::default()).await)
+    fn ack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            let acker = self.take(tag)?;
+            heard(acker.ack(BasicAckOptions::default()).await)
+        })
     }
 
-    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
-        let acker = self.take(tag)?;
-        // RabbitMQ 4.3 and later count no `basic.nack`, and so would bring a message that kills workers for ever.
-        heard(acker.reject(BasicRejectOptions { requeue: true }).await)
+    fn nack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            let acker = self.take(tag)?;
+            // RabbitMQ 4.3 and later count no `basic.nack`, and so would bring a message that kills workers for ever.
+            heard(acker.reject(BasicRejectOptions { requeue: true }).await)
+        })
     }
 
-    async fn cancel(&self) {
-        self.wish.send_replace(Wish::NoMore);
-        // An error means that the subscription has ended altogether.
-        let _ = self.course.clone().wait_for(|course| *course != Course::Open).await;
+    fn cancel(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.wish.send_replace(Wish::NoMore);
+            // An error means that the subscription has ended altogether.
+            let _ = self.course.clone().wait_for(|course| *course != Course::Open).await;
+        })
     }
 
-    async fn ended(&self) {
-        // An error means the same.
-        let _ = self.course.clone().wait_for(|course| *course == Course::Over).await;
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // An error means the same.
+            let _ = self.course.clone().wait_for(|course| *course == Course::Over).await;
+        })
     }
 }
 

@@ -7,8 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use image_builder_actors::ports::{
     DeadLetterReading, DeadLetterStore, DeadLettersError, KeptLetter, Message, Queue,
 };
@@ -87,39 +87,49 @@ impl DeadQueue {
     }
 }
 
-#[async_trait]
 impl DeadLetterStore for DeadQueue {
-    async fn read(&self) -> Result<Box<dyn DeadLetterReading>, DeadLettersError> {
-        Ok(Box::new(Reading::open(&self.0).await?))
+    fn read(&self) -> BoxFuture<'_, Result<Box<dyn DeadLetterReading>, DeadLettersError>> {
+        Box::pin(async move {
+            Ok(Box::new(Reading::open(&self.0).await?) as Box<dyn DeadLetterReading>)
+        })
     }
 }
 
-#[async_trait]
 impl DeadLetterReading for Reading {
     fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    async fn next(&mut self) -> Result<Option<Vec<KeptLetter>>, DeadLettersError> {
-        let letters = self.next_batch().await?;
-        Ok(letters.map(|letters| letters.into_iter().map(kept).collect()))
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<KeptLetter>>, DeadLettersError>> {
+        Box::pin(async move {
+            let letters = self.next_batch().await?;
+            Ok(letters.map(|letters| letters.into_iter().map(kept).collect()))
+        })
     }
 
-    async fn remove(&mut self, tags: &[u64]) -> Result<(), DeadLettersError> {
-        for tag in tags {
-            answer(self.held.basic_ack(*tag, BasicAckOptions::default())).await?;
-            self.removed += 1;
-        }
-        Ok(())
+    fn remove<'a>(&'a mut self, tags: &'a [u64]) -> BoxFuture<'a, Result<(), DeadLettersError>> {
+        Box::pin(async move {
+            for tag in tags {
+                answer(self.held.basic_ack(*tag, BasicAckOptions::default())).await?;
+                self.removed += 1;
+            }
+            Ok(())
+        })
     }
 
-    async fn redrive(&mut self, request: Message, tags: &[u64]) -> Result<(), DeadLettersError> {
-        self.request(request).await?;
-        self.remove(tags).await
+    fn redrive<'a>(
+        &'a mut self,
+        request: Message,
+        tags: &'a [u64],
+    ) -> BoxFuture<'a, Result<(), DeadLettersError>> {
+        Box::pin(async move {
+            self.request(request).await?;
+            self.remove(tags).await
+        })
     }
 
-    async fn close(self: Box<Self>) -> Result<(), DeadLettersError> {
-        Ok(self.put_back().await?)
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), DeadLettersError>> {
+        Box::pin(async move { Ok(self.put_back().await?) })
     }
 }
 

@@ -49,7 +49,7 @@ mod user;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::model::secret::Secret;
@@ -221,83 +221,102 @@ impl RabbitMq {
     }
 }
 
-#[async_trait]
 impl Broker for RabbitMq {
-    async fn look(&self) -> Result<(), String> {
-        self.look.look().await
+    fn look(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.look.look())
     }
 
-    async fn close(&self) {
-        self.ledger.close();
-        self.cancelled.close();
-        self.consumer.close().await;
-        self.publisher.managed().close().await;
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.ledger.close();
+            self.cancelled.close();
+            self.consumer.close().await;
+            self.publisher.managed().close().await;
+        })
     }
 
-    async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError> {
-        let name = self.declarer.topology().queue(queue).filter(|_| queue != Queue::Result);
-        let name = name.ok_or_else(|| {
-            BrokerError::Refused("nobody consumes results in this program".to_owned())
-        })?;
-        let subscribed = timeout(
-            self.publish_timeout,
-            consume::consume(&self.consumer, &self.state, &self.declarer, name, window),
-        )
-        .await
-        .unwrap_or_else(|_| Err(too_slow("subscribe", name, self.publish_timeout)));
-        self.state.send_modify(|state| {
-            match &subscribed {
-                Ok(_) => state.not_consumed.remove(name),
-                Err(error) => state.not_consumed.insert(name.to_owned(), error.to_string()),
-            };
-        });
-        subscribed
+    fn consume(
+        &self,
+        queue: Queue,
+        window: u16,
+    ) -> BoxFuture<'_, Result<Subscription, BrokerError>> {
+        Box::pin(async move {
+            let name = self.declarer.topology().queue(queue).filter(|_| queue != Queue::Result);
+            let name = name.ok_or_else(|| {
+                BrokerError::Refused("nobody consumes results in this program".to_owned())
+            })?;
+            let subscribed = timeout(
+                self.publish_timeout,
+                consume::consume(&self.consumer, &self.state, &self.declarer, name, window),
+            )
+            .await
+            .unwrap_or_else(|_| Err(too_slow("subscribe", name, self.publish_timeout)));
+            self.state.send_modify(|state| {
+                match &subscribed {
+                    Ok(_) => state.not_consumed.remove(name),
+                    Err(error) => state.not_consumed.insert(name.to_owned(), error.to_string()),
+                };
+            });
+            subscribed
+        })
     }
 
-    async fn publish(
+    fn publish(
         &self,
         queue: Queue,
         message: Message,
         delay: Duration,
-    ) -> Result<(), BrokerError> {
-        message.check()?;
-        queue.check_delay(delay)?;
-        match self.declarer.topology().routing_key(queue, delay) {
-            Some(key) => self.publisher.publish(&key, message).await,
-            None => Ok(()),
-        }
+    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            message.check()?;
+            queue.check_delay(delay)?;
+            match self.declarer.topology().routing_key(queue, delay) {
+                Some(key) => self.publisher.publish(&key, message).await,
+                None => Ok(()),
+            }
+        })
     }
 
-    async fn enqueue(&self, message: Message, place: Place) -> Result<(), BrokerError> {
-        message.check()?;
-        self.lanes.enqueue(message, place).await
+    fn enqueue(&self, message: Message, place: Place) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            message.check()?;
+            self.lanes.enqueue(message, place).await
+        })
     }
 
-    async fn backlog(&self) -> Result<Backlog, BrokerError> {
-        timeout(self.publish_timeout, self.lanes.open(&self.consumer, self.state.subscribe()))
-            .await
-            .unwrap_or_else(|_| Err(too_slow("open", "the backlog", self.publish_timeout)))
+    fn backlog(&self) -> BoxFuture<'_, Result<Backlog, BrokerError>> {
+        Box::pin(async move {
+            timeout(self.publish_timeout, self.lanes.open(&self.consumer, self.state.subscribe()))
+                .await
+                .unwrap_or_else(|_| Err(too_slow("open", "the backlog", self.publish_timeout)))
+        })
     }
 
-    async fn waiting(&self) -> Result<u64, BrokerError> {
-        timeout(self.publish_timeout, self.lanes.waiting())
-            .await
-            .unwrap_or_else(|_| Err(too_slow("count", "the backlog", self.publish_timeout)))
+    fn waiting(&self) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        Box::pin(async move {
+            timeout(self.publish_timeout, self.lanes.waiting())
+                .await
+                .unwrap_or_else(|_| Err(too_slow("count", "the backlog", self.publish_timeout)))
+        })
     }
 
-    async fn workers(&self) -> Result<u64, BrokerError> {
-        timeout(self.publish_timeout, self.lanes.workers())
-            .await
-            .unwrap_or_else(|_| Err(too_slow("count", "the workers", self.publish_timeout)))
+    fn workers(&self) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        Box::pin(async move {
+            timeout(self.publish_timeout, self.lanes.workers())
+                .await
+                .unwrap_or_else(|_| Err(too_slow("count", "the workers", self.publish_timeout)))
+        })
     }
 
-    async fn cancellations_read(&self) {
-        cancellations::until_read(&self.cancelled_read).await;
+    fn cancellations_read(&self) -> BoxFuture<'_, ()> {
+        Box::pin(cancellations::until_read(&self.cancelled_read))
     }
 
-    async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError> {
-        let message = Message { body: Cancellation::body_of(build), ..Message::default() };
-        self.publisher.broadcast(self.declarer.topology().cancel_exchange(), message).await
+    fn cancel<'a>(&'a self, build: &'a BuildIdentity) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            let message = Message { body: Cancellation::body_of(build), ..Message::default() };
+            self.publisher.broadcast(self.declarer.topology().cancel_exchange(), message).await
+        })
     }
 
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
@@ -311,21 +330,23 @@ impl Broker for RabbitMq {
     }
 }
 
-#[async_trait]
 impl DeadLetters for RabbitMq {
-    async fn keep(&self, letter: &DeadLetter) -> Result<(), BrokerError> {
-        if self.dead_ttl.is_none() {
-            return Ok(());
-        }
-        let message = Message {
-            body: letter.to_json(),
-            message_id: Some(letter.build_id.clone()),
-            timestamp: Some(OffsetDateTime::now_utc()),
-            ..Message::default()
-        };
-        let outgoing = Outgoing { message, expires_after: self.dead_ttl, ..Outgoing::default() };
-        let queue = self.declarer.topology().dead_queue();
-        self.publisher.publish(&queue.name, outgoing).await
+    fn keep<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            if self.dead_ttl.is_none() {
+                return Ok(());
+            }
+            let message = Message {
+                body: letter.to_json(),
+                message_id: Some(letter.build_id.clone()),
+                timestamp: Some(OffsetDateTime::now_utc()),
+                ..Message::default()
+            };
+            let outgoing =
+                Outgoing { message, expires_after: self.dead_ttl, ..Outgoing::default() };
+            let queue = self.declarer.topology().dead_queue();
+            self.publisher.publish(&queue.name, outgoing).await
+        })
     }
 }
 

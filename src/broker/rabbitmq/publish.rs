@@ -212,6 +212,11 @@ impl Publisher {
             });
             match answer {
                 Ok(Answer::Confirmed) => return Ok(()),
+                // The queue of one that listens there has just gone, with its worker: all others have the message.
+                Ok(Answer::Refused) if matches!(to, Destination::Exchange(_)) => {
+                    outgoing.publishing += 1;
+                    pause(&mut pauses).await;
+                }
                 Ok(Answer::Refused) => {
                     let text = format!("the queue `{queue}` is full or has lost its nodes");
                     return Err(BrokerError::Unavailable(text));

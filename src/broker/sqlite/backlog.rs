@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use image_builder_actors::ports::{BrokerError, Load, Taker, Turn};
 use tokio::sync::watch;
 
@@ -33,38 +33,42 @@ impl BacklogTaker {
     }
 }
 
-#[async_trait]
 impl Taker for BacklogTaker {
-    async fn take(&mut self, load: &Load) -> Result<Option<Turn>, BrokerError> {
-        if self.held.is_over() {
-            return Err(BrokerError::Stale);
-        }
-        self.news.mark_unchanged();
-        let (lease, tag, load) = (self.held.lease, self.held.next_tag(1), load.clone());
-        let taken = self.writer.write(move |tx| take(tx, lease, tag.cast_signed(), load).boxed());
-        match taken.await {
-            Ok(Taken::Turn(turn)) => {
-                self.held.has(tag);
-                Ok(Some(*turn))
+    fn take<'a>(&'a mut self, load: &'a Load) -> BoxFuture<'a, Result<Option<Turn>, BrokerError>> {
+        Box::pin(async move {
+            if self.held.is_over() {
+                return Err(BrokerError::Stale);
             }
-            Ok(Taken::Nothing) => Ok(None),
-            Ok(Taken::Over) => {
-                self.held.end();
-                Err(BrokerError::Stale)
+            self.news.mark_unchanged();
+            let (lease, tag, load) = (self.held.lease, self.held.next_tag(1), load.clone());
+            let taken =
+                self.writer.write(move |tx| take(tx, lease, tag.cast_signed(), load).boxed());
+            match taken.await {
+                Ok(Taken::Turn(turn)) => {
+                    self.held.has(tag);
+                    Ok(Some(*turn))
+                }
+                Ok(Taken::Nothing) => Ok(None),
+                Ok(Taken::Over) => {
+                    self.held.end();
+                    Err(BrokerError::Stale)
+                }
+                Err(error) => {
+                    tokio::spawn(self.held.clone().untake(tag));
+                    Err(error)
+                }
             }
-            Err(error) => {
-                tokio::spawn(self.held.clone().untake(tag));
-                Err(error)
-            }
-        }
+        })
     }
 
-    async fn arrived(&mut self) {
-        tokio::select! {
-            () = self.held.over() => {}
-            // The sender lives as long as the writer.
-            _ = self.news.changed() => {}
-        }
+    fn arrived(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            tokio::select! {
+                () = self.held.over() => {}
+                // The sender lives as long as the writer.
+                _ = self.news.changed() => {}
+            }
+        })
     }
 }
 

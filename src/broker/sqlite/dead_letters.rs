@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::ports::{
     BrokerError, DeadLetterReading, DeadLettersError, KeptLetter, Message, Queue,
@@ -104,57 +104,68 @@ fn unavailable(error: impl std::fmt::Display) -> DeadLettersError {
     DeadLettersError::Unavailable(error.to_string())
 }
 
-#[async_trait]
 impl DeadLetterReading for Reading {
     fn warning(&self) -> Option<&str> {
         None
     }
 
-    async fn next(&mut self) -> Result<Option<Vec<KeptLetter>>, DeadLettersError> {
-        let (read, last, now) = (self.read, self.last, self.writer.clock.now());
-        let rows = self.reader.read(move |connection| {
-            sqlx::query_as(
-                "SELECT id, kept_until, message_id, body FROM dead_letters \
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<KeptLetter>>, DeadLettersError>> {
+        Box::pin(async move {
+            let (read, last, now) = (self.read, self.last, self.writer.clock.now());
+            let rows = self.reader.read(move |connection| {
+                sqlx::query_as(
+                    "SELECT id, kept_until, message_id, body FROM dead_letters \
                  WHERE id > ? AND id <= ? AND kept_until > ? ORDER BY id LIMIT ?",
-            )
-            .bind(read)
-            .bind(last)
-            .bind(now)
-            .bind(AT_ONCE)
-            .fetch_all(connection)
-            .boxed()
-        });
-        let rows: Vec<(i64, Millis, Option<String>, Vec<u8>)> = rows.await.map_err(unavailable)?;
-        let Some((id, ..)) = rows.last() else { return Ok(None) };
-        self.read = *id;
-        let letters = rows.into_iter().map(|(id, kept_until, message_id, body)| {
-            let (tag, kept_until) = (id.cast_unsigned(), clock::to_time(kept_until));
-            KeptLetter { tag, message_id, body, kept_until }
-        });
-        Ok(Some(letters.collect()))
+                )
+                .bind(read)
+                .bind(last)
+                .bind(now)
+                .bind(AT_ONCE)
+                .fetch_all(connection)
+                .boxed()
+            });
+            let rows: Vec<(i64, Millis, Option<String>, Vec<u8>)> =
+                rows.await.map_err(unavailable)?;
+            let Some((id, ..)) = rows.last() else { return Ok(None) };
+            self.read = *id;
+            let letters = rows.into_iter().map(|(id, kept_until, message_id, body)| {
+                let (tag, kept_until) = (id.cast_unsigned(), clock::to_time(kept_until));
+                KeptLetter { tag, message_id, body, kept_until }
+            });
+            Ok(Some(letters.collect()))
+        })
     }
 
-    async fn remove(&mut self, tags: &[u64]) -> Result<(), DeadLettersError> {
-        let ids = tags.to_vec();
-        let removed = self.writer.write(move |tx| async move { remove(tx, &ids).await }.boxed());
-        removed.await.map_err(unavailable)
+    fn remove<'a>(&'a mut self, tags: &'a [u64]) -> BoxFuture<'a, Result<(), DeadLettersError>> {
+        Box::pin(async move {
+            let ids = tags.to_vec();
+            let removed =
+                self.writer.write(move |tx| async move { remove(tx, &ids).await }.boxed());
+            removed.await.map_err(unavailable)
+        })
     }
 
-    async fn redrive(&mut self, request: Message, tags: &[u64]) -> Result<(), DeadLettersError> {
-        request.check().map_err(unavailable)?;
-        let ids = tags.to_vec();
-        // Both or neither: the request is on the build queue when the letters are gone.
-        let redriven = self.writer.write(move |tx| {
-            async move {
-                messages::put(tx, number(Queue::Build), &request, None, 0).await?;
-                remove(tx, &ids).await
-            }
-            .boxed()
-        });
-        redriven.await.map_err(unavailable)
+    fn redrive<'a>(
+        &'a mut self,
+        request: Message,
+        tags: &'a [u64],
+    ) -> BoxFuture<'a, Result<(), DeadLettersError>> {
+        Box::pin(async move {
+            request.check().map_err(unavailable)?;
+            let ids = tags.to_vec();
+            // Both or neither: the request is on the build queue when the letters are gone.
+            let redriven = self.writer.write(move |tx| {
+                async move {
+                    messages::put(tx, number(Queue::Build), &request, None, 0).await?;
+                    remove(tx, &ids).await
+                }
+                .boxed()
+            });
+            redriven.await.map_err(unavailable)
+        })
     }
 
-    async fn close(self: Box<Self>) -> Result<(), DeadLettersError> {
-        Ok(())
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), DeadLettersError>> {
+        Box::pin(async move { Ok(()) })
     }
 }

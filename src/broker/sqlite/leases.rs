@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use image_builder_actors::ports::{Acknowledger, BrokerError, Delivery};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -387,28 +387,29 @@ impl Acks {
     }
 }
 
-#[async_trait]
 impl Acknowledger for Acks {
     fn holds(&self, tag: u64) -> bool {
         !self.0.is_over() && self.0.lock().unsettled.get(&tag) == Some(&false)
     }
 
-    async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
-        self.settle(tag, Settled::Done).await
+    fn ack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(self.settle(tag, Settled::Done))
     }
 
-    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
-        self.settle(tag, Settled::GivenBack).await
+    fn nack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(self.settle(tag, Settled::GivenBack))
     }
 
-    async fn cancel(&self) {
-        self.0.lock().deliveries = None;
-        // Whoever waits for the deliveries' end waits for the task that hands them out.
-        self.0.settled.notify_one();
+    fn cancel(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.0.lock().deliveries = None;
+            // Whoever waits for the deliveries' end waits for the task that hands them out.
+            self.0.settled.notify_one();
+        })
     }
 
-    async fn ended(&self) {
-        self.0.over().await;
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.over())
     }
 }
 

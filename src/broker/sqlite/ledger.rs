@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use image_builder_actors::delivery::claims::RequestClaims;
 use image_builder_actors::ports::{LedgerError, OutcomeCopy, OutcomeLedger, Recorded, Verdict};
 use sqlx::sqlite::SqliteConnection;
@@ -89,17 +89,24 @@ impl SqliteLedger {
     }
 }
 
-#[async_trait]
 impl OutcomeLedger for SqliteLedger {
-    async fn claim(&self, copy: &OutcomeCopy) -> Result<Verdict, LedgerError> {
-        let copy = copy.clone();
-        let request = copy.request.clone();
-        self.change(request, move |known| known.claim(&copy, OffsetDateTime::now_utc())).await
+    fn claim<'a>(&'a self, copy: &'a OutcomeCopy) -> BoxFuture<'a, Result<Verdict, LedgerError>> {
+        Box::pin(async move {
+            let copy = copy.clone();
+            let request = copy.request.clone();
+            self.change(request, move |known| known.claim(&copy, OffsetDateTime::now_utc())).await
+        })
     }
 
-    async fn record(&self, copy: &OutcomeCopy, became: Recorded) -> Result<(), LedgerError> {
-        let name = copy.copy.clone();
-        self.change(copy.request.clone(), move |known| known.record(&name, became)).await
+    fn record<'a>(
+        &'a self,
+        copy: &'a OutcomeCopy,
+        became: Recorded,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(async move {
+            let name = copy.copy.clone();
+            self.change(copy.request.clone(), move |known| known.record(&name, became)).await
+        })
     }
 
     fn begin(&self, request: String, since: OffsetDateTime) {
@@ -111,12 +118,21 @@ impl OutcomeLedger for SqliteLedger {
         });
     }
 
-    async fn begun(&self, request: &str) -> Result<Option<OffsetDateTime>, LedgerError> {
-        Ok(self.known(request).await?.and_then(|known| known.begun()))
+    fn begun<'a>(
+        &'a self,
+        request: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OffsetDateTime>, LedgerError>> {
+        Box::pin(async move { Ok(self.known(request).await?.and_then(|known| known.begun())) })
     }
 
-    async fn is_claimed(&self, request: &str, since: Option<OffsetDateTime>) -> bool {
-        let known = self.known(request).await.ok().flatten();
-        known.is_some_and(|known| known.is_claimed(since, OffsetDateTime::now_utc()))
+    fn is_claimed<'a>(
+        &'a self,
+        request: &'a str,
+        since: Option<OffsetDateTime>,
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let known = self.known(request).await.ok().flatten();
+            known.is_some_and(|known| known.is_claimed(since, OffsetDateTime::now_utc()))
+        })
     }
 }

@@ -36,8 +36,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::ports::{
@@ -188,107 +188,126 @@ async fn put_due(writer: Writer) {
     }
 }
 
-#[async_trait]
 impl Broker for SqliteBroker {
-    async fn look(&self) -> Result<(), String> {
-        let has_failed = self.writer.heard.failed.borrow().is_some();
-        if has_failed {
-            // Whether that is over shows when something is written.
-            self.leases.renew().await.map_err(|error| error.to_string())?;
-        }
-        let missing = self.reader.read(|connection| queues::missing(connection).boxed());
-        match missing.await.map_err(|error| told(&error).to_string())? {
-            Some(queue) => {
-                Err(format!("the queue `{queue}` is gone from the file: restart the worker"))
+    fn look(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let has_failed = self.writer.heard.failed.borrow().is_some();
+            if has_failed {
+                // Whether that is over shows when something is written.
+                self.leases.renew().await.map_err(|error| error.to_string())?;
             }
-            None => Ok(()),
-        }
+            let missing = self.reader.read(|connection| queues::missing(connection).boxed());
+            match missing.await.map_err(|error| told(&error).to_string())? {
+                Some(queue) => {
+                    Err(format!("the queue `{queue}` is gone from the file: restart the worker"))
+                }
+                None => Ok(()),
+            }
+        })
     }
 
-    async fn close(&self) {
-        for held in self.leases.end_all() {
-            held.give_all_back().await;
-        }
-        self.writer.close().await;
-        self.reader.close().await;
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            for held in self.leases.end_all() {
+                held.give_all_back().await;
+            }
+            self.writer.close().await;
+            self.reader.close().await;
+        })
     }
 
-    async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError> {
-        if queue == Queue::Result {
-            let text = "nobody consumes results in this program";
-            return Err(BrokerError::Refused(text.to_owned()));
-        }
-        let window = usize::from(window.max(1));
-        let (deliveries_in, deliveries) = mpsc::channel(window);
-        let held = self.leases.begin(number(queue), Some(deliveries_in)).await?;
-        tokio::spawn(held.clone().deliver(window));
-        Ok(Subscription { deliveries, acks: Arc::new(Acks(held)) })
+    fn consume(
+        &self,
+        queue: Queue,
+        window: u16,
+    ) -> BoxFuture<'_, Result<Subscription, BrokerError>> {
+        Box::pin(async move {
+            if queue == Queue::Result {
+                let text = "nobody consumes results in this program";
+                return Err(BrokerError::Refused(text.to_owned()));
+            }
+            let window = usize::from(window.max(1));
+            let (deliveries_in, deliveries) = mpsc::channel(window);
+            let held = self.leases.begin(number(queue), Some(deliveries_in)).await?;
+            tokio::spawn(held.clone().deliver(window));
+            Ok(Subscription { deliveries, acks: Arc::new(Acks(held)) })
+        })
     }
 
-    async fn publish(
+    fn publish(
         &self,
         queue: Queue,
         message: Message,
         delay: Duration,
-    ) -> Result<(), BrokerError> {
-        queue.check_delay(delay)?;
-        if queue == Queue::Result && !self.has_result_queue {
-            return message.check();
-        }
-        self.put(number(queue), message, None, delay).await
+    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            queue.check_delay(delay)?;
+            if queue == Queue::Result && !self.has_result_queue {
+                return message.check();
+            }
+            self.put(number(queue), message, None, delay).await
+        })
     }
 
-    async fn enqueue(&self, message: Message, place: Place) -> Result<(), BrokerError> {
-        self.put(BACKLOG, message, Some(place), Duration::ZERO).await
+    fn enqueue(&self, message: Message, place: Place) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(self.put(BACKLOG, message, Some(place), Duration::ZERO))
     }
 
-    async fn backlog(&self) -> Result<Backlog, BrokerError> {
-        let held = self.leases.begin(BACKLOG, None).await?;
-        let taker = BacklogTaker::new(self.writer.clone(), held.clone());
-        let ending = held.clone();
-        tokio::spawn(async move {
-            ending.over().await;
-            ending.give_all_back().await;
-        });
-        Ok(Backlog { taker: Box::new(taker), acks: Arc::new(Acks(held)) })
+    fn backlog(&self) -> BoxFuture<'_, Result<Backlog, BrokerError>> {
+        Box::pin(async move {
+            let held = self.leases.begin(BACKLOG, None).await?;
+            let taker = BacklogTaker::new(self.writer.clone(), held.clone());
+            let ending = held.clone();
+            tokio::spawn(async move {
+                ending.over().await;
+                ending.give_all_back().await;
+            });
+            Ok(Backlog { taker: Box::new(taker), acks: Arc::new(Acks(held)) })
+        })
     }
 
-    async fn waiting(&self) -> Result<u64, BrokerError> {
-        let waiting = self.reader.read(|connection| messages::waiting(connection).boxed());
-        Ok(waiting.await.map_err(|error| told(&error))?.unsigned_abs())
+    fn waiting(&self) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        Box::pin(async move {
+            let waiting = self.reader.read(|connection| messages::waiting(connection).boxed());
+            Ok(waiting.await.map_err(|error| told(&error))?.unsigned_abs())
+        })
     }
 
-    async fn workers(&self) -> Result<u64, BrokerError> {
-        Ok(self.leases.consumers(number(Queue::Build)) as u64)
+    fn workers(&self) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        Box::pin(async move { Ok(self.leases.consumers(number(Queue::Build)) as u64) })
     }
 
-    async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError> {
-        self.send_cancellation(Cancellation::body_of(build)).await
+    fn cancel<'a>(&'a self, build: &'a BuildIdentity) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(self.send_cancellation(Cancellation::body_of(build)))
     }
 
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
         cancellations::listen(self.writer.clone(), self.reader.clone(), self.cancelled_read.clone())
     }
 
-    async fn cancellations_read(&self) {
-        cancellations::until_read(&self.cancelled_read).await;
+    fn cancellations_read(&self) -> BoxFuture<'_, ()> {
+        Box::pin(cancellations::until_read(&self.cancelled_read))
     }
 }
 
-#[async_trait]
 impl DeadLetters for SqliteBroker {
-    async fn keep(&self, letter: &DeadLetter) -> Result<(), BrokerError> {
-        match self.dead_ttl {
-            Some(ttl) => dead_letters::keep(&self.writer, letter, ttl).await,
-            None => Ok(()),
-        }
+    fn keep<'a>(&'a self, letter: &'a DeadLetter) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            match self.dead_ttl {
+                Some(ttl) => dead_letters::keep(&self.writer, letter, ttl).await,
+                None => Ok(()),
+            }
+        })
     }
 }
 
-#[async_trait]
 impl DeadLetterStore for SqliteBroker {
-    async fn read(&self) -> Result<Box<dyn DeadLetterReading>, DeadLettersError> {
-        let (writer, reader) = (self.writer.clone(), self.reader.clone());
-        Ok(Box::new(dead_letters::Reading::begin(writer, reader, self.reading.clone()).await?))
+    fn read(&self) -> BoxFuture<'_, Result<Box<dyn DeadLetterReading>, DeadLettersError>> {
+        Box::pin(async move {
+            let (writer, reader) = (self.writer.clone(), self.reader.clone());
+            let reading =
+                dead_letters::Reading::begin(writer, reader, self.reading.clone()).await?;
+            Ok(Box::new(reading) as Box<dyn DeadLetterReading>)
+        })
     }
 }

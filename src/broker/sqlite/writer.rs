@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use image_builder_actors::ports::BrokerError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -89,9 +88,8 @@ impl Heard {
 }
 
 /// Something that is done in a transaction, and its asker.
-#[async_trait]
 trait Change: Send {
-    async fn make(&mut self, tx: &mut Tx) -> sqlx::Result<()>;
+    fn make<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, sqlx::Result<()>>;
 
     /// Tells what came of it.
     fn answer(self: Box<Self>, committed: Result<(), BrokerError>);
@@ -103,17 +101,18 @@ struct Asked<F, T> {
     asker: oneshot::Sender<Result<T, BrokerError>>,
 }
 
-#[async_trait]
 impl<F, T> Change for Asked<F, T>
 where
     F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, sqlx::Result<T>> + Send,
     T: Send,
 {
-    async fn make(&mut self, tx: &mut Tx) -> sqlx::Result<()> {
-        if let Some(change) = self.change.take() {
-            self.made = Some(change(tx).await?);
-        }
-        Ok(())
+    fn make<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, sqlx::Result<()>> {
+        Box::pin(async move {
+            if let Some(change) = self.change.take() {
+                self.made = Some(change(tx).await?);
+            }
+            Ok(())
+        })
     }
 
     fn answer(self: Box<Self>, committed: Result<(), BrokerError>) {

@@ -108,7 +108,7 @@ pub struct Choice {
     pub(super) id: Option<String>,
     /// Every letter, or every one that --fault and --user take
     ///
-    /// Letters to redrive that lack something which is not given are skipped.
+    /// What `redrive` lacks something for, and is not given, is skipped.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -128,7 +128,7 @@ pub(super) struct Filter {
     /// the `user` or of a `service`; may be given more than once
     #[arg(long, value_name = "REASON|user|service", value_parser = str::parse::<FaultName>)]
     fault: Vec<FaultName>,
-    /// Only builds of this user; beside an id, the build of this user
+    /// Only builds of this user: of an id that several users chose, that of this one
     #[arg(long, value_name = "USER")]
     pub(super) user: Option<String>,
 }

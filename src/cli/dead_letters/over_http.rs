@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::ports::{
     DeadLetterReading, DeadLetterStore, DeadLettersError, KeptLetter, Message,
 };
@@ -64,20 +64,22 @@ impl Kept {
     }
 }
 
-#[async_trait]
 impl DeadLetterStore for OverHttp {
-    async fn read(&self) -> Result<Box<dyn DeadLetterReading>, DeadLettersError> {
-        let mut letters = Vec::new();
-        let mut path = "/dead?limit=1000".to_owned();
-        loop {
-            let page: Page = self.client.get(&path).await.map_err(in_words)?;
-            for kept in page.letters {
-                letters.push(kept.under(letters.len() as u64));
+    fn read(&self) -> BoxFuture<'_, Result<Box<dyn DeadLetterReading>, DeadLettersError>> {
+        Box::pin(async move {
+            let mut letters = Vec::new();
+            let mut path = "/dead?limit=1000".to_owned();
+            loop {
+                let page: Page = self.client.get(&path).await.map_err(in_words)?;
+                for kept in page.letters {
+                    letters.push(kept.under(letters.len() as u64));
+                }
+                let Some(next) = page.next else { break };
+                path = format!("/dead?limit=1000&cursor={}", encoded(&next));
             }
-            let Some(next) = page.next else { break };
-            path = format!("/dead?limit=1000&cursor={}", encoded(&next));
-        }
-        Ok(Box::new(Reading { client: self.client.clone(), letters, known: BTreeMap::new() }))
+            let reading = Reading { client: self.client.clone(), letters, known: BTreeMap::new() };
+            Ok(Box::new(reading) as Box<dyn DeadLetterReading>)
+        })
     }
 }
 
@@ -104,41 +106,52 @@ impl Known {
     }
 }
 
-#[async_trait]
 impl DeadLetterReading for Reading {
     fn warning(&self) -> Option<&str> {
         None
     }
 
-    async fn next(&mut self) -> Result<Option<Vec<KeptLetter>>, DeadLettersError> {
-        let letters = std::mem::take(&mut self.letters);
-        self.known.extend(letters.iter().map(|kept| (kept.tag, Known::of(kept))));
-        Ok((!letters.is_empty()).then_some(letters))
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Vec<KeptLetter>>, DeadLettersError>> {
+        Box::pin(async move {
+            let letters = std::mem::take(&mut self.letters);
+            self.known.extend(letters.iter().map(|kept| (kept.tag, Known::of(kept))));
+            Ok((!letters.is_empty()).then_some(letters))
+        })
     }
 
-    async fn remove(&mut self, tags: &[u64]) -> Result<(), DeadLettersError> {
-        let known = tags.iter().filter_map(|tag| self.known.get(tag));
-        let paths: BTreeSet<_> = known.map(|it| format!("{}{}", it.path, it.whose)).collect();
-        for path in paths {
-            match self.client.delete(&path).await {
-                // All letters of a build go at once.
-                Ok(_) | Err(Failure::Refused { status: 404, .. }) => {}
-                Err(failure) => return Err(in_words(failure)),
+    fn remove<'a>(&'a mut self, tags: &'a [u64]) -> BoxFuture<'a, Result<(), DeadLettersError>> {
+        Box::pin(async move {
+            let known = tags.iter().filter_map(|tag| self.known.get(tag));
+            let paths: BTreeSet<_> = known.map(|it| format!("{}{}", it.path, it.whose)).collect();
+            for path in paths {
+                match self.client.delete(&path).await {
+                    // All letters of a build go at once.
+                    Ok(_) | Err(Failure::Refused { status: 404, .. }) => {}
+                    Err(failure) => return Err(in_words(failure)),
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
-    async fn redrive(&mut self, request: Message, tags: &[u64]) -> Result<(), DeadLettersError> {
-        // All are letters of one build.
-        let Some(known) = tags.last().and_then(|tag| self.known.get(tag)) else { return Ok(()) };
-        let given = redrive::given_in(&request.body, &known.removed).to_string();
-        let path = format!("{}/redrive{}", known.path, known.whose);
-        self.client.post(&path, given.into_bytes()).await.map(drop).map_err(in_words)
+    fn redrive<'a>(
+        &'a mut self,
+        request: Message,
+        tags: &'a [u64],
+    ) -> BoxFuture<'a, Result<(), DeadLettersError>> {
+        Box::pin(async move {
+            // All are letters of one build.
+            let Some(known) = tags.last().and_then(|tag| self.known.get(tag)) else {
+                return Ok(());
+            };
+            let given = redrive::given_in(&request.body, &known.removed).to_string();
+            let path = format!("{}/redrive{}", known.path, known.whose);
+            self.client.post(&path, given.into_bytes()).await.map(drop).map_err(in_words)
+        })
     }
 
-    async fn close(self: Box<Self>) -> Result<(), DeadLettersError> {
-        Ok(())
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<(), DeadLettersError>> {
+        Box::pin(async move { Ok(()) })
     }
 }
 

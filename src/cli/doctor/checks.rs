@@ -22,7 +22,7 @@ use crate::engine::docker::disk::size::Size;
 use crate::engine::docker::disk::space::{Place, Room};
 use crate::engine::fleet::{Fleet, FleetSettings};
 use crate::net::address::without_credentials;
-use crate::net::http::{USER_AGENT, causes};
+use crate::net::http::{self, USER_AGENT, causes};
 use crate::store;
 use crate::wiring;
 use crate::wiring::tools::Tools;
@@ -375,7 +375,7 @@ pub(super) async fn managers(notify: NotifyConfig) -> Vec<Finding> {
 
 /// Whether a server answers anything at the root of an address; its certificate is checked.
 async fn reached(url: &Url) -> Result<(), String> {
-    let client = client().map_err(causes)?;
+    let client = client()?;
     let mut root = url.clone();
     root.set_path("/");
     root.set_query(None);
@@ -383,7 +383,7 @@ async fn reached(url: &Url) -> Result<(), String> {
 }
 
 async fn get(url: &str, token: Option<&str>) -> Result<Response, String> {
-    let request = client().map_err(causes)?.get(url);
+    let request = client()?.get(url);
     let request = match token {
         Some(token) => request.bearer_auth(token),
         None => request,
@@ -391,9 +391,10 @@ async fn get(url: &str, token: Option<&str>) -> Result<Response, String> {
     request.send().await.map_err(causes)
 }
 
-fn client() -> reqwest::Result<Client> {
+fn client() -> Result<Client, String> {
     let redirects = reqwest::redirect::Policy::none();
-    Client::builder().user_agent(USER_AGENT).timeout(ANSWER).redirect(redirects).build()
+    let builder = http::client().map_err(|error| error.to_string())?;
+    builder.user_agent(USER_AGENT).timeout(ANSWER).redirect(redirects).build().map_err(causes)
 }
 
 /// A fault of the engine or the registry.

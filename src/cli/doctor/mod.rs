@@ -43,7 +43,9 @@ Exit codes:
   0    all that is needed is there
   64   usage
   69   something is not: its line begins with FAIL
+  78   config/.env cannot be read; other bad settings are a line FAIL
   130  stopped by Ctrl-C
+  143  stopped by SIGTERM
 
 Examples:
   image-builder doctor

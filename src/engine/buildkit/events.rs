@@ -19,6 +19,9 @@ const LINE_BYTES: usize = 64 * 1024;
 /// The step in which the engine reads the Dockerfile.
 const DEFINITION: &str = "[internal] load build definition";
 
+/// The step in which it makes an image of what all others made.
+const STORING: &str = "exporting to image";
+
 /// What a line counts beside its text, in bytes: about what a log writes around it.
 const AROUND_LINE: u64 = 128;
 
@@ -59,6 +62,7 @@ impl<'a> Follower<'a> {
 
     /// Takes the next news of the build.
     pub(super) fn status(&mut self, status: StatusResponse) {
+        status.vertexes.iter().for_each(|vertex| self.misses.announced(vertex));
         for vertex in &status.vertexes {
             self.started(vertex);
             // Several steps can begin and end within one answer: each is told of as a whole.
@@ -98,6 +102,9 @@ impl<'a> Follower<'a> {
             let event = BuildEvent::StepStarted { name: step.name.clone() };
             self.progress.tell_of_step(step.reference(), event);
             self.misses.begun(vertex).into_iter().for_each(|miss| self.progress.note(miss));
+            if step.name.starts_with(STORING) {
+                self.progress.storing();
+            }
         }
     }
 

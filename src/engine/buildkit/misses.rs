@@ -47,7 +47,10 @@ impl LastBuilds {
 struct Outline {
     /// Whether it came to its good end: what is not among its steps was not in the Dockerfile then.
     whole: bool,
+    /// What was begun.
     steps: Vec<StepId>,
+    /// The base images, begun or not: the engine tells of them in no order that could be counted on.
+    bases: Vec<StepId>,
 }
 
 /// A step of a stage.
@@ -55,14 +58,12 @@ struct Outline {
 struct StepId {
     stage: u64,
     instruction: u64,
-    is_base: bool,
 }
 
 impl Outline {
     /// The base image of a stage.
     fn base(&self, stage: u64) -> Option<u64> {
-        let base = self.steps.iter().find(|step| step.stage == stage && step.is_base);
-        base.map(|step| step.instruction)
+        self.bases.iter().find(|base| base.stage == stage).map(|base| base.instruction)
     }
 }
 
@@ -77,13 +78,22 @@ pub(super) struct Misses {
 }
 
 impl Misses {
+    /// The engine has told of a step that it may come to.
+    pub(super) fn announced(&mut self, vertex: &Vertex) {
+        let Some((step, instruction)) = of_dockerfile(&vertex.name) else { return };
+        let bases = &mut self.now.bases;
+        if is_base(instruction) && bases.len() < MOST_STEPS && !bases.contains(&step) {
+            bases.push(step);
+        }
+    }
+
     /// What there is to say of a step that begins: once a build.
     pub(super) fn begun(&mut self, vertex: &Vertex) -> Option<String> {
-        let (step, instruction) = of_dockerfile(&vertex.name)?;
+        let (step, instruction) = of_dockerfile(&vertex.name).filter(|(_, of)| !is_base(of))?;
         if self.now.steps.len() < MOST_STEPS {
             self.now.steps.push(step);
         }
-        if vertex.cached || step.is_base || self.told {
+        if vertex.cached || self.told {
             return None;
         }
         self.told = true;
@@ -96,7 +106,8 @@ impl Misses {
         if !before.steps.contains(&step) {
             return before.whole.then_some("it is new, or was changed, since the build before");
         }
-        if self.now.base(step.stage) != before.base(step.stage) {
+        let bases = self.now.base(step.stage).zip(before.base(step.stage));
+        if bases.is_some_and(|(now, before)| now != before) {
             return Some("the base image is another one than in the build before");
         }
         let (word, rest) = instruction.split_once(' ').unwrap_or((instruction, ""));
@@ -122,8 +133,11 @@ fn of_dockerfile(name: &str) -> Option<(StepId, &str)> {
     let step = STEP.captures(name)?;
     let stage = hash(step.name("stage").map_or("", |stage| stage.as_str()));
     let instruction = step.name("instruction")?.as_str();
-    let is_base = instruction.starts_with("FROM ");
-    Some((StepId { stage, instruction: hash(instruction), is_base }, instruction))
+    Some((StepId { stage, instruction: hash(instruction) }, instruction))
+}
+
+fn is_base(instruction: &str) -> bool {
+    instruction.starts_with("FROM ")
 }
 
 fn hash(text: &str) -> u64 {
@@ -139,11 +153,13 @@ mod tests {
     /// A build of these steps, of which those with a `!` are not cached; what is said of it.
     fn build(builds: &LastBuilds, steps: &[&str], well: bool) -> Option<String> {
         let mut misses = builds.begin("alice/shop", false);
-        let said = steps.iter().filter_map(|step| {
+        let vertex = |step: &&str| {
             let (cached, name) = step.strip_prefix('!').map_or((true, *step), |name| (false, name));
-            misses.begun(&Vertex { name: name.to_owned(), cached, ..Vertex::default() })
-        });
-        let said: Vec<_> = said.collect();
+            Vertex { name: name.to_owned(), cached, ..Vertex::default() }
+        };
+        let vertexes: Vec<_> = steps.iter().map(vertex).collect();
+        vertexes.iter().for_each(|vertex| misses.announced(vertex));
+        let said: Vec<_> = vertexes.iter().filter_map(|vertex| misses.begun(vertex)).collect();
         builds.end(misses, well);
         assert!(said.len() <= 1, "{said:?}");
         said.into_iter().next()
@@ -167,6 +183,9 @@ mod tests {
                 "the base image",
             ),
             (&["![1/4] FROM node@2", "![2/4] COPY package.json ."], "the base image"),
+            (&["![2/4] COPY package.json .", base], "a file"),
+            (&["![2/4] COPY package.json .", "![1/4] FROM node@2"], "the base image"),
+            (&["![2/4] COPY package.json ."], "a file"),
             (&[base, "![x 2/4] COPY . ."], "it is new"),
         ] {
             let builds = LastBuilds::default();
@@ -195,7 +214,11 @@ mod tests {
         let step = Vertex { name: "[1/1] COPY . .".to_owned(), ..Vertex::default() };
         assert_eq!(misses.begun(&step), None);
         (0..2 * MOST_STEPS).for_each(|_| _ = misses.begun(&step));
-        assert_eq!(misses.now.steps.len(), MOST_STEPS);
+        (0..2 * MOST_STEPS).for_each(|n| {
+            let name = format!("[{n} 1/2] FROM node");
+            misses.announced(&Vertex { name, ..Vertex::default() });
+        });
+        assert_eq!((misses.now.steps.len(), misses.now.bases.len()), (MOST_STEPS, MOST_STEPS));
         for other in 0..2 * MOST {
             builds.end(builds.begin(&other.to_string(), false), true);
         }

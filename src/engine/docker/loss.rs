@@ -22,7 +22,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 /// From one start of the engine to the next. Known by the default bridge network, which the engine makes
 /// anew whenever it starts; `None` = it has none, or does not show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Life(Option<String>);
+pub(super) struct Life(pub(super) Option<String>);
 
 impl Life {
     /// Whether it can be told from another one.

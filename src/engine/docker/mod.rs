@@ -10,16 +10,17 @@ pub(super) mod local;
 mod loss;
 pub(super) mod push;
 mod search;
+mod told;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{ImageInspect, SystemInfo};
 use bollard::query_parameters::RemoveImageOptionsBuilder;
+use futures_util::future::BoxFuture;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, StageName};
 use image_builder_actors::model::image::{BuildKey, BuiltImage, ImageLocation};
@@ -27,13 +28,12 @@ use image_builder_actors::model::platform::Platform;
 use image_builder_actors::model::reference::ImageReference;
 use image_builder_actors::model::secret::Tripwire;
 use image_builder_actors::ports::{BuildOrder, Claim, Exposed, ImageBuilder, Plan};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 pub use housekeeping::{CacheRecord, EngineFacts, EngineUsage, ImageDetail, ImageUsage};
 pub use local::{LOCAL_REGISTRY, LocalImage};
 use loss::Life;
 use push::EnginePush;
+use told::{LastTold, Told};
 
 use super::address::{Address, DockerAddressError};
 pub use super::credentials::RegistryAuth;
@@ -45,7 +45,7 @@ use crate::engine::buildkit::build::Builds;
 use crate::engine::buildkit::context::Context;
 pub use crate::engine::buildkit::context::ContextSize;
 use crate::engine::buildkit::control::{Control, Door, Endpoint};
-use crate::engine::buildkit::session::Session;
+use crate::engine::buildkit::session::{Claimed, Session};
 use crate::engine::buildkit::solve::Output;
 pub use crate::engine::buildkit::tenancy::Tenancy;
 use crate::engine::buildkit::tenancy::left_out;
@@ -104,6 +104,7 @@ pub struct DockerEngine {
     admitted: Arc<AtomicBool>,
     /// The engine that was found to, in this life of it and by its API version: another one is asked again.
     apart: Arc<Mutex<Option<(Life, String)>>>,
+    told: Arc<LastTold>,
     pushes: Arc<EnginePush>,
     builds: Arc<Builds>,
 }
@@ -131,6 +132,7 @@ impl DockerEngine {
             negotiated: Arc::default(),
             admitted: Arc::default(),
             apart: Arc::default(),
+            told: Arc::default(),
         })
     }
 
@@ -210,6 +212,21 @@ impl DockerEngine {
         faults::in_time(ANSWER_TIMEOUT, what, asked).await?
     }
 
+    async fn claimed(&self, what: Claimed) -> Result<Option<Claim>, Fault> {
+        self.negotiated().await?;
+        let session = Session::claim(&self.endpoint(), what).await?;
+        Ok(session.map(Claim::held_by))
+    }
+
+    /// Claims the engine's disk, to find out which build fills it: of all workers one at a time does. `None` = another
+    /// one is at it.
+    ///
+    /// # Errors
+    /// `engine_down`, `engine_failed` or `timeout`.
+    pub async fn claim_disk(&self) -> Result<Option<Claim>, Fault> {
+        self.claimed(Claimed::Disk).await
+    }
+
     /// Removes the names that pushes of dead workers left on images.
     pub async fn clear_left_names(&self) {
         self.pushes.clear_left_names().await;
@@ -230,34 +247,39 @@ impl DockerEngine {
         })
     }
 
-    /// What the engine says of itself, and of its time.
-    async fn info(&self) -> Result<SystemInfo, Fault> {
+    /// What the engine says of itself in this life of it.
+    async fn told(&self, life: &Life) -> Result<Told, Fault> {
+        if let Some(told) = self.told.get(life) {
+            return Ok(told);
+        }
         let what = "asking for its time";
-        faults::in_time(ANSWER_TIMEOUT, what, self.docker.info())
+        let info = faults::in_time(ANSWER_TIMEOUT, what, self.docker.info())
             .await?
-            .map_err(|error| faults::of_client(&self.address, what, &error))
+            .map_err(|error| faults::of_client(&self.address, what, &error))?;
+        let told = Told::new(info);
+        self.told.set(life.clone(), told.clone());
+        Ok(told)
     }
 
     /// Builds, and returns where the image is.
     async fn make(
         &self,
         order: &BuildOrder,
-        info: &SystemInfo,
+        told: &Told,
         progress: &BuildLog,
     ) -> Result<ImageLocation, Fault> {
+        let info = &told.info;
         if !order.plan.platforms.is_empty() {
             let warning = platforms::check(&order.plan.platforms, &self.platforms(info).await?)?;
             warning.into_iter().for_each(|warning| progress.note(warning));
         }
-        let told = info.system_time.as_deref();
-        let told = told.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-        let now = told.unwrap_or_else(OffsetDateTime::now_utc);
         let straight = self.settings.builds.straight.filter(|_| keeps_manifests(info));
         let output = match straight {
             Some(push) => Output::straight(order, push),
             None => Output::Engine { name: local::new_name(&order.reference) },
         };
-        let digest = self.builds.build(&self.endpoint(), now, order, &output, progress).await?;
+        let digest =
+            self.builds.build(&self.endpoint(), told.now(), order, &output, progress).await?;
         if straight.is_some() {
             return Ok(ImageLocation::Pushed { digest });
         }
@@ -297,69 +319,77 @@ impl Outlook {
     }
 }
 
-#[async_trait]
 impl ImageBuilder for DockerEngine {
-    async fn inputs(&self, plan: &Plan) -> Result<Option<String>, Fault> {
-        inputs::of(self, plan).await
+    fn inputs<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Result<Option<String>, Fault>> {
+        Box::pin(inputs::of(self, plan))
     }
 
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
-        if !self.admitted.load(Ordering::Relaxed) {
-            self.ping().await?;
-        }
-        let (life, info) = tokio::join!(self.life(), self.info());
-        let life = life?;
-        let made = async { self.make(order, &info?, progress).await };
-        match made.await {
-            Ok(location) => Ok(location),
-            Err(fault) => {
-                let fault = self.outlived(&life, fault).await;
-                Err(redacted(fault, progress))
+    fn build<'a>(
+        &'a self,
+        order: &'a BuildOrder,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<ImageLocation, Fault>> {
+        Box::pin(async move {
+            if !self.admitted.load(Ordering::Relaxed) {
+                self.ping().await?;
             }
-        }
+            let life = self.life().await?;
+            let made = async { self.make(order, &self.told(&life).await?, progress).await };
+            match made.await {
+                Ok(location) => Ok(location),
+                Err(fault) => {
+                    let fault = self.outlived(&life, fault).await;
+                    Err(redacted(fault, progress))
+                }
+            }
+        })
     }
 
-    async fn find(
-        &self,
-        key: &BuildKey,
-        reference: &ImageReference,
-    ) -> Result<Option<BuiltImage>, Fault> {
-        let Some(image) = self.local_image(key, reference).await? else { return Ok(None) };
-        let Some(builder) = image.builder else { return Ok(None) };
-        self.touch(&image.name).await;
-        Ok(Some(BuiltImage::new(image.id, builder, key.clone())))
+    fn find<'a>(
+        &'a self,
+        key: &'a BuildKey,
+        reference: &'a ImageReference,
+    ) -> BoxFuture<'a, Result<Option<BuiltImage>, Fault>> {
+        Box::pin(async move {
+            let Some(image) = self.local_image(key, reference).await? else { return Ok(None) };
+            let Some(builder) = image.builder else { return Ok(None) };
+            self.touch(&image.name).await;
+            Ok(Some(BuiltImage::new(image.id, builder, key.clone())))
+        })
     }
 
-    async fn claim(&self) -> Result<Option<Claim>, Fault> {
-        self.negotiated().await?;
-        let session = Session::claim(&self.endpoint()).await?;
-        Ok(session.map(Claim::held_by))
+    fn claim(&self) -> BoxFuture<'_, Result<Option<Claim>, Fault>> {
+        Box::pin(self.claimed(Claimed::Whole))
     }
 
-    async fn search(
-        &self,
-        image: &BuiltImage,
-        wanted: &Tripwire,
+    fn search<'a>(
+        &'a self,
+        image: &'a BuiltImage,
+        wanted: &'a Tripwire,
         files: bool,
-        progress: &BuildLog,
-    ) -> Result<Option<Exposed>, Fault> {
-        let found = search::search(self, &image.id, wanted, files, progress).await;
-        found.map_err(|fault| Fault { stage: StageName::Pusher, ..fault })
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Option<Exposed>, Fault>> {
+        Box::pin(async move {
+            let found = search::search(self, &image.id, wanted, files, progress).await;
+            found.map_err(|fault| Fault { stage: StageName::Pusher, ..fault })
+        })
     }
 
-    async fn push(
-        &self,
-        image: &BuiltImage,
-        reference: &ImageReference,
-        progress: &BuildLog,
-    ) -> Result<String, Fault> {
-        let of_a_push = |fault| Fault { stage: StageName::Pusher, ..fault };
-        self.negotiated().await.map_err(of_a_push)?;
-        let life = self.life().await.map_err(of_a_push)?;
-        match self.pushes.push(&image.id, reference, progress).await {
-            Ok(digest) => Ok(digest),
-            Err(fault) => Err(self.outlived(&life, fault).await),
-        }
+    fn push<'a>(
+        &'a self,
+        image: &'a BuiltImage,
+        reference: &'a ImageReference,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<String, Fault>> {
+        Box::pin(async move {
+            let of_a_push = |fault| Fault { stage: StageName::Pusher, ..fault };
+            self.negotiated().await.map_err(of_a_push)?;
+            let life = self.life().await.map_err(of_a_push)?;
+            match self.pushes.push(&image.id, reference, progress).await {
+                Ok(digest) => Ok(digest),
+                Err(fault) => Err(self.outlived(&life, fault).await),
+            }
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use futures_util::future::select_ok;
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
@@ -173,74 +173,89 @@ impl Fleet {
     }
 }
 
-#[async_trait]
 impl ImageBuilder for Fleet {
-    async fn inputs(&self, plan: &Plan) -> Result<Option<String>, Fault> {
-        let known = |bases: BTreeSet<String>| {
-            ready(bases.iter().map(|base| Now::by_digest(base)).collect())
-        };
-        inputs::name(plan, &self.inner.settings.builds.limits, &self.inner.times, known).await
+    fn inputs<'a>(&'a self, plan: &'a Plan) -> BoxFuture<'a, Result<Option<String>, Fault>> {
+        Box::pin(async move {
+            let known = |bases: BTreeSet<String>| {
+                ready(bases.iter().map(|base| Now::by_digest(base)).collect())
+            };
+            inputs::name(plan, &self.inner.settings.builds.limits, &self.inner.times, known).await
+        })
     }
 
-    async fn build(&self, order: &BuildOrder, progress: &BuildLog) -> Result<ImageLocation, Fault> {
-        if let Err(complaint) = self.look_at_disk().await {
-            let message = format!("The build waits for room: {complaint}.");
-            return Err(Fault::new(StageName::Builder, Reason::DiskLow, message));
-        }
-        let mut tried = Vec::new();
-        let mut unreached = None;
-        while let Some(at) = self.next(&order.reference, &tried) {
-            let host = &self.inner.hosts[at];
-            let _turn = host.take();
-            if let Err(fault) = host.reach().await {
-                tracing::warn!(host = host.name, "{}", fault.message);
-                progress.note("a build host is out of reach: another one is asked");
-                tried.push(at);
-                unreached = Some(fault);
-                continue;
+    fn build<'a>(
+        &'a self,
+        order: &'a BuildOrder,
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<ImageLocation, Fault>> {
+        Box::pin(async move {
+            if let Err(complaint) = self.look_at_disk().await {
+                let message = format!("The build waits for room: {complaint}.");
+                return Err(Fault::new(StageName::Builder, Reason::DiskLow, message));
             }
-            tracing::info!(host = host.name, "building");
-            let built = host.build(order, progress).await;
-            if built.as_ref().is_err_and(|fault| fault.reason == Reason::DiskLow) {
-                return Err(self.ran_full(host).await);
+            let mut tried = Vec::new();
+            let mut unreached = None;
+            while let Some(at) = self.next(&order.reference, &tried) {
+                let host = &self.inner.hosts[at];
+                let _turn = host.take();
+                if let Err(fault) = host.reach().await {
+                    tracing::warn!(host = host.name, "{}", fault.message);
+                    progress.note("a build host is out of reach: another one is asked");
+                    tried.push(at);
+                    unreached = Some(fault);
+                    continue;
+                }
+                tracing::info!(host = host.name, "building");
+                let built = host.build(order, progress).await;
+                if built.as_ref().is_err_and(|fault| fault.reason == Reason::DiskLow) {
+                    return Err(self.ran_full(host).await);
+                }
+                return built;
             }
-            return built;
-        }
-        Err(unreached.unwrap_or_else(|| {
-            Fault::new(StageName::Builder, Reason::EngineDown, "There is no host to build on.")
-        }))
+            Err(unreached.unwrap_or_else(|| {
+                Fault::new(StageName::Builder, Reason::EngineDown, "There is no host to build on.")
+            }))
+        })
     }
 
     /// No host keeps images: those that were built are in the registry.
-    async fn find(&self, _: &BuildKey, _: &ImageReference) -> Result<Option<BuiltImage>, Fault> {
-        Ok(None)
+    fn find<'a>(
+        &'a self,
+        _: &'a BuildKey,
+        _: &'a ImageReference,
+    ) -> BoxFuture<'a, Result<Option<BuiltImage>, Fault>> {
+        Box::pin(async move { Ok(None) })
     }
 
     /// Of this worker's jobs one at a time: a `buildkitd` has nothing by which workers could tell each other.
-    async fn claim(&self) -> Result<Option<Claim>, Fault> {
-        Ok(self.inner.claim.clone().try_lock_owned().ok().map(Claim::held_by))
+    fn claim(&self) -> BoxFuture<'_, Result<Option<Claim>, Fault>> {
+        Box::pin(
+            async move { Ok(self.inner.claim.clone().try_lock_owned().ok().map(Claim::held_by)) },
+        )
     }
 
-    async fn search(
-        &self,
-        _: &BuiltImage,
-        _: &Tripwire,
+    fn search<'a>(
+        &'a self,
+        _: &'a BuiltImage,
+        _: &'a Tripwire,
         _: bool,
-        _: &BuildLog,
-    ) -> Result<Option<Exposed>, Fault> {
-        Ok(None)
+        _: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<Option<Exposed>, Fault>> {
+        Box::pin(async move { Ok(None) })
     }
 
-    async fn push(
-        &self,
-        image: &BuiltImage,
-        reference: &ImageReference,
-        _: &BuildLog,
-    ) -> Result<String, Fault> {
-        let id = &image.id;
-        let message =
-            format!("cannot push `{reference}`: no build host keeps images, nor has {id}");
-        Err(Fault::new(StageName::Pusher, Reason::EngineFailed, message))
+    fn push<'a>(
+        &'a self,
+        image: &'a BuiltImage,
+        reference: &'a ImageReference,
+        _: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<String, Fault>> {
+        Box::pin(async move {
+            let id = &image.id;
+            let message =
+                format!("cannot push `{reference}`: no build host keeps images, nor has {id}");
+            Err(Fault::new(StageName::Pusher, Reason::EngineFailed, message))
+        })
     }
 }
 

@@ -10,7 +10,7 @@ mod gitlab;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::model::fault::{Fault, Reason};
 use image_builder_actors::model::request::{BuildRequest, ForgeName, RepoName};
 use image_builder_actors::model::secret::Secret;
@@ -26,7 +26,6 @@ use super::{GitSetupError, fault};
 use crate::net::http::{authorization, basic};
 
 /// Where repositories are, and all in which their hosts differ. Git itself is the same everywhere.
-#[async_trait]
 pub(super) trait Forge: Send + Sync + 'static {
     /// Its address for people and for git. This origin is trusted with the request's token.
     fn url(&self) -> &Url;
@@ -62,17 +61,19 @@ pub(super) trait Forge: Send + Sync + 'static {
     /// The tag of a release, by the forge's API: of the newest full one for `latest`, else of the one
     /// with this tag, else of the newest one with this name. `None` = the API knows none; it does not
     /// say whether it knows the repository.
-    async fn release_tag(
-        &self,
-        http: &Http,
-        token: Option<&Secret>,
-        repo: &RepoName,
-        release: &str,
-    ) -> Result<Option<String>, Fault> {
-        match self.releases(repo) {
-            Some(api) => api.tag(http, token, repo, release).await,
-            None => tag_of_no_release(release),
-        }
+    fn release_tag<'a>(
+        &'a self,
+        http: &'a Http,
+        token: Option<&'a Secret>,
+        repo: &'a RepoName,
+        release: &'a str,
+    ) -> BoxFuture<'a, Result<Option<String>, Fault>> {
+        Box::pin(async move {
+            match self.releases(repo) {
+                Some(api) => api.tag(http, token, repo, release).await,
+                None => tag_of_no_release(release),
+            }
+        })
     }
 
     /// Where a repository is cloned from.

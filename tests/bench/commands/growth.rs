@@ -8,25 +8,25 @@ use serde_json::{Value, json};
 use crate::plot::{Line, Plot};
 use crate::sides::{Commands, worker};
 use crate::support::PATIENCE;
+use crate::support::buildkit_bridge::BuildkitBridge;
 use crate::support::git_server::GitRepo;
-use crate::support::unique;
+use crate::support::own_engine::OwnEngine;
 use crate::support::world::{World, with};
+use crate::support::{setting, unique};
 use crate::{trees, world};
 
+/// What they build on.
+const BASE: &str = "debian:bookworm-slim";
 /// Builds that several workers share.
 const SHARED: usize = 40;
 
-pub(crate) fn run() {
-    waiting();
-    sizes();
-    workers();
-}
-
 /// Seconds a build, with so many that wait when the first begins.
-fn waiting() {
+pub(crate) fn waiting() {
     let world = world(2);
     let a_worker = world.worker();
     let repo = trees::small();
+    // An engine's first build pays for what later ones find.
+    all_of(&world, &repo, 1);
     let points: Vec<_> = [1, 10, 100, 1000]
         .into_iter()
         .map(|count| (count as f64, all_of(&world, &repo, count) / count as f64))
@@ -41,10 +41,13 @@ fn waiting() {
 }
 
 /// Seconds of a first build, by what is fetched, built and pushed.
-fn sizes() {
+pub(crate) fn sizes() {
     let world = world(2);
     let a_worker = world.worker();
     let commands = Commands::new();
+    // A first build pays for what later ones find.
+    commands.build(&trees::small());
+    worker(&world, &trees::small());
     let (mut plain, mut ours) = (Vec::new(), Vec::new());
     for megabytes in [1, 10, 100, 1000] {
         let [first, second] = [trees::data(megabytes), trees::data(megabytes)];
@@ -67,7 +70,7 @@ fn sizes() {
 }
 
 /// Seconds of many builds, by the number of workers with two builders each, on one engine.
-fn workers() {
+pub(crate) fn workers() {
     let mut points = Vec::new();
     for count in [1, 2, 4] {
         let world = world(2);
@@ -80,6 +83,42 @@ fn workers() {
         title: "Seconds of 40 small builds, by workers on one engine",
         x: "workers",
         lines: vec![Line { name: "two builders each", points }],
+    });
+}
+
+/// Seconds of many builds, by the number of hosts of BuildKit's own. Engines stand in for them, all on this machine, so
+/// this shows what it costs to share builds out, and not what more machines bring.
+pub(crate) fn hosts() {
+    if setting("ENGINE_STORE", "") != "containerd" {
+        println!(
+            "hosts: left out, it needs ENGINE_ROOT and ENGINE_STORE=containerd as tests/fleet does"
+        );
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mut points = Vec::new();
+    for count in [1, 2, 4] {
+        let engines: Vec<_> = (0..count).map(|_| OwnEngine::new()).collect();
+        engines.iter().for_each(|engine| engine.load(BASE));
+        let mut bridges = Vec::new();
+        for engine in &engines {
+            bridges.push(runtime.block_on(BuildkitBridge::start(&engine.socket())));
+        }
+        let addresses: Vec<_> = bridges.iter().map(BuildkitBridge::host).collect();
+        let world = world(4)
+            .with("BUILDKIT_HOST", &addresses.join(","))
+            .with("BUILDKIT_BUILDS_PER_HOST", "2")
+            // What stands in does not say of which version its BuildKit is.
+            .with("TENANCY", "trusted");
+        let worker = world.worker();
+        points.push((f64::from(count), all_of(&world, &trees::small(), SHARED)));
+        worker.stop();
+    }
+    show(Plot {
+        file: "growth-hosts.svg",
+        title: "Seconds of 40 small builds, by stand-ins for BuildKit hosts on one machine",
+        x: "hosts",
+        lines: vec![Line { name: "two builds each", points }],
     });
 }
 

@@ -4,10 +4,10 @@
 //! |---|---|
 //! | `pairs` | the same build by both, again and again in turns: the medians of their ratios against what is aimed at |
 //! | `memory` | the worker's own resident memory: idle, and with eight builds of 200 MB at once |
-//! | `growth` | how cost grows: with requests that wait, with the size of a repository, with workers |
+//! | `waiting`, `sizes`, `workers`, `hosts` | how cost grows: with requests that wait, with the size of a repository, with workers and with hosts |
 //!
 //! `cargo bench --bench commands -- pairs memory` runs only these parts. `ROUNDS` (10) is the number of pairs;
-//! `PLOTS` names a directory for the plots of `growth`. The engine is that of `DOCKER_HOST`.
+//! `PLOTS` names a directory for plots of how cost grows. The engine is that of `DOCKER_HOST`.
 
 #![allow(clippy::print_stdout, reason = "its figures are for whoever runs it")]
 
@@ -26,8 +26,14 @@ use support::world::World;
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
-    let parts: [(&str, fn()); 3] =
-        [("pairs", pairs::run), ("memory", memory::run), ("growth", growth::run)];
+    let parts: [(&str, fn()); 6] = [
+        ("pairs", pairs::run),
+        ("memory", memory::run),
+        ("waiting", growth::waiting),
+        ("sizes", growth::sizes),
+        ("workers", growth::workers),
+        ("hosts", growth::hosts),
+    ];
     println!("engine {}", support::engine::docker(&["version", "--format", "{{.Server.Version}}"]));
     for (name, run) in parts {
         if asked.is_empty() || asked.iter().any(|it| it == name) {

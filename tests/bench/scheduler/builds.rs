@@ -1,4 +1,5 @@
-//! Small builds: of many users, of one, and the three commands by hand.
+//! Small builds: of many users and of one, each beside the three commands by hand, which push to as many repositories
+//! of the registry.
 //!
 //! Each build is of a commit of its own, so that none finds what another has built. Which side goes first
 //! alternates; what is told are medians.
@@ -20,8 +21,9 @@ const BUILDS: usize = 40;
 #[derive(Clone, Copy)]
 enum Side {
     ManyUsers,
+    ManyByHand,
     OneUser,
-    ByHand,
+    OneByHand,
 }
 
 /// How long one side took for all, and its builds in the middle, stage by stage. Seconds.
@@ -49,16 +51,20 @@ pub(crate) fn run() {
     let rounds = number("ROUNDS", "7");
     let (world, repo) = (world(), one_file());
     let worker = world.worker();
-    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    let mut times = [const { Vec::new() }; 4];
     for round in 0..=rounds {
-        let mut sides = [Side::ManyUsers, Side::OneUser, Side::ByHand];
-        sides.rotate_left(round % 3);
+        let mut sides = [Side::ManyUsers, Side::ManyByHand, Side::OneUser, Side::OneByHand];
+        let first = round % sides.len();
+        sides.rotate_left(first);
         for side in sides {
             let branches = commits(&repo, BUILDS);
+            let by_hand =
+                |image| Times { all: by_hand(&repo, &branches, image), ..Times::default() };
             let took = match side {
                 Side::ManyUsers => requests(&world, &repo, &branches, BUILDS),
                 Side::OneUser => requests(&world, &repo, &branches, 1),
-                Side::ByHand => Times { all: by_hand(&repo, &branches), ..Times::default() },
+                Side::ManyByHand => by_hand("$IMAGES/$1:$1"),
+                Side::OneByHand => by_hand("$IMAGES:$1"),
             };
             // The first round fetches what all later ones have.
             if round > 0 {
@@ -66,7 +72,7 @@ pub(crate) fn run() {
             }
         }
     }
-    let [many, one, by_hand] = times.map(|times| Times::median(&times));
+    let [many, many_by_hand, one, one_by_hand] = times.map(|times| Times::median(&times));
     println!(
         "{BUILDS} small builds, BUILDER_CONCURRENCY=2, {rounds} rounds; medians, in seconds\n"
     );
@@ -74,10 +80,11 @@ pub(crate) fn run() {
         "{:<42} {:>7} {:>9} {:>9} {:>7} {:>7} {:>7}",
         "", "in all", "a second", "by hand=1", "fetch", "build", "push"
     );
-    for (name, times) in [
-        ("of 40 users", many),
-        ("of one user", one),
-        ("git, docker build, docker push, xargs -P2", by_hand),
+    for (name, times, by_hand) in [
+        ("of 40 users", many, many_by_hand),
+        ("by hand, 40 repositories of the registry", many_by_hand, many_by_hand),
+        ("of one user", one, one_by_hand),
+        ("by hand, one repository", one_by_hand, one_by_hand),
     ] {
         let Times { all, fetch, build, push } = times;
         let (rate, relative) = (BUILDS as f64 / all, by_hand.all / all);
@@ -135,19 +142,21 @@ fn requests(world: &World, repo: &GitRepo, branches: &[String], users: usize) ->
     Times { all: (ended - begun).as_secs_f64(), ..Times::median(&builds) }
 }
 
-/// What a person would type, two at a time.
-fn by_hand(repo: &GitRepo, branches: &[String]) -> f64 {
+/// What a person would type, two at a time. `image` is what the shell calls the image of branch `$1` below `$IMAGES`.
+fn by_hand(repo: &GitRepo, branches: &[String], image: &str) -> f64 {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let image = format!("{}/bench/{}", registry::open(), repo.name);
-    let script = "git clone -q --depth 1 -b \"$1\" \"$URL\" \"$1\" 2>&1 && \
-                  /usr/bin/docker build -q -t \"$IMAGE:$1\" \"$1\" && /usr/bin/docker push -q \"$IMAGE:$1\"";
+    let images = format!("{}/bench/{}", registry::open(), repo.name);
+    let script = format!(
+        "git clone -q --depth 1 -b \"$1\" \"$URL\" \"$1\" 2>&1 && \
+         /usr/bin/docker build -q -t \"{image}\" \"$1\" && /usr/bin/docker push -q \"{image}\""
+    );
     let begun = Instant::now();
     let mut xargs = Command::new("xargs")
-        .args(["-P2", "-I{}", "sh", "-c", script, "sh", "{}"])
+        .args(["-P2", "-I{}", "sh", "-c", &script, "sh", "{}"])
         .current_dir(directory.path())
         .env("DOCKER_BUILDKIT", "1")
         .env("URL", repo.url())
-        .env("IMAGE", &image)
+        .env("IMAGES", &images)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
@@ -158,7 +167,8 @@ fn by_hand(repo: &GitRepo, branches: &[String]) -> f64 {
     drop(stdin);
     assert!(xargs.wait().is_ok_and(|ended| ended.success()), "the commands by hand work");
     let took = begun.elapsed().as_secs_f64();
-    let tags: Vec<String> = branches.iter().map(|branch| format!("{image}:{branch}")).collect();
+    let tag = |branch: &String| image.replace("$IMAGES", &images).replace("$1", branch);
+    let tags: Vec<String> = branches.iter().map(tag).collect();
     let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
     engine::docker(&[&["rmi"], &tags[..]].concat());
     took

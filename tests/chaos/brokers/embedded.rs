@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Broker, Leavings, Silence, Taken};
 use crate::gate::Gate;
 use crate::requests::Request;
-use crate::support::{free_port, runtime, until};
+use crate::support::{client, free_port, runtime, until};
 use crate::world;
 
 /// How long one attempt may take.
@@ -37,7 +37,7 @@ impl Embedded {
             port,
             file: home.join(world::name_of_worker(0)).join("queue.db"),
             // The runtime comes first: it chooses who speaks TLS.
-            client: runtime().block_on(async { reqwest::Client::new() }),
+            client: runtime().block_on(async { client() }),
         }
     }
 

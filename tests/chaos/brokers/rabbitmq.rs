@@ -12,7 +12,7 @@ use crate::gate::{Cutting, Gate, Way};
 use crate::requests::Request;
 use crate::support::broker::BrokerAt;
 use crate::support::node::Node;
-use crate::support::{runtime, until};
+use crate::support::{client, runtime, until};
 use crate::world::lock;
 
 const WORKERS: usize = 3;
@@ -39,7 +39,7 @@ impl RabbitMq {
             gates: (0..WORKERS).map(|_| gate()).collect(),
             post: Mutex::new(Post::to(&node.at().uri)),
             node: Mutex::new(node),
-            client: reqwest::Client::new(),
+            client: client(),
         }
     }
 

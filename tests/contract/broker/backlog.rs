@@ -8,17 +8,18 @@ use futures_util::stream;
 use image_builder::broker::rabbitmq::queues::Queues;
 use image_builder::broker::rabbitmq::topology::{Lane, Role, TopologySettings};
 use image_builder_actors::delivery::envelope::Envelope;
+use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::ports::{Broker, Load, Message, Place, Queue};
 use image_builder_actors::testing::conformance::broker::{
     backlog, body, consume, enqueue, load, message, next, take,
 };
 use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::rabbit::{PATIENCE, Rabbit, plain_channel, settings, topology_settings, uri};
+use super::rabbit::{PATIENCE, Rabbit, plain_channel, settings, topology_settings, unique, uri};
 use super::{on, on_rabbitmq};
 
 fn lane(rabbit: &Rabbit, lane: Lane) -> String {
@@ -361,6 +362,38 @@ async fn what_is_cancelled_while_no_worker_is_there_is_heard_by_the_next() {
         assert_eq!(heard.body, b"stop");
         assert!(heard.at >= sent, "it is not taken for an older one");
         next.broker.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_that_one_queue_does_not_take_is_sent_until_all_have_it() {
+    on_rabbitmq(async |rabbit: &Rabbit| {
+        // Takes nothing and is soon gone, as the queue of a worker that was just killed.
+        let going = unique("going");
+        let arguments = [
+            ("x-max-length", AMQPValue::LongInt(0)),
+            ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+            ("x-expires", AMQPValue::LongInt(500)),
+        ];
+        let mut table = FieldTable::default();
+        for (name, value) in arguments {
+            table.insert(name.into(), value);
+        }
+        let (connection, channel) = plain_channel().await;
+        let declared = channel.queue_declare(going.as_str().into(), Default::default(), table);
+        declared.await.expect("it can be declared");
+        let exchange = rabbit.settings.topology.cancel_exchange();
+        let (binding, none) = Default::default();
+        let bound = channel.queue_bind(going.into(), exchange.into(), "".into(), binding, none);
+        bound.await.expect("it can be bound");
+
+        let build = BuildIdentity { user_id: Some("u".to_owned()), build_id: unique("build") };
+        rabbit.broker.cancel(&build).await.expect("all others have it");
+        let mut heard = rabbit.broker.cancellations();
+        let heard = timeout(PATIENCE, heard.recv()).await.expect("in time").expect("it is heard");
+        assert!(String::from_utf8_lossy(&heard.body).contains(&build.build_id), "{heard:?}");
+        connection.close(200, "done".into()).await.expect("it can be closed");
     })
     .await;
 }

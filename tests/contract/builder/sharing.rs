@@ -14,7 +14,7 @@ use crate::registry::unique;
 /// moment: the others have their image.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_goes_on_when_another_with_the_same_steps_is_stopped() {
-    const ROUNDS: u32 = 40;
+    const ROUNDS: u32 = 20;
     let world = &RealWorld::new().await;
     let round = |number: u32| async move {
         let step = format!("COPY . /src\nRUN : {}; sleep 0.4", unique());
@@ -25,7 +25,7 @@ async fn a_build_goes_on_when_another_with_the_same_steps_is_stopped() {
             let progress = BuildLog::new("b", Redactor::default());
             world.engine.build(order, &progress).await
         };
-        let some_time = Duration::from_millis(u64::from(20 * number));
+        let some_time = Duration::from_millis(u64::from(40 * number));
         let stop = tokio::time::timeout(some_time, build(&stopped));
         let (_, built) = tokio::join!(stop, build(&wanted));
         built.err().map(|fault| format!("stopped after {some_time:?}: {fault}"))

@@ -21,7 +21,9 @@ use crate::engine::docker_engine;
 use crate::registry::{NOWHERE, OPEN, client, reference_in, settings, unique};
 
 /// The base image of the builds here.
-pub(super) const BASE: &str = "debian:bookworm-slim";
+pub(super) const BASE: &str = "busybox:1.35";
+/// One that has the C library of the machine's programs, and a `test` that knows more of times than their seconds.
+pub(super) const DEBIAN: &str = "debian:bookworm-slim";
 
 pub(super) struct RealWorld {
     pub(super) engine: DockerEngine,

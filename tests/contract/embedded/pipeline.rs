@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_rt::System;
-use async_trait::async_trait;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use image_builder_actors::delivery::seal::Seal;
 use image_builder_actors::model::notification::{Notification, notified_build};
@@ -126,13 +126,17 @@ fn start(file: &Path, first: usize) -> Child {
 /// Tells the parent what it is notified of.
 struct Teller;
 
-#[async_trait]
 impl Notifier for Teller {
-    async fn notify(&self, notification: &Notification) -> Result<(), NotifyError> {
-        let build = notified_build(&notification.body).expect("it is a build's");
-        let number = build.build_id.trim_start_matches("build-");
-        say(&format!("told {number} {} {}", notification.id, notification.kind.as_str()));
-        Ok(())
+    fn notify<'a>(
+        &'a self,
+        notification: &'a Notification,
+    ) -> BoxFuture<'a, Result<(), NotifyError>> {
+        Box::pin(async move {
+            let build = notified_build(&notification.body).expect("it is a build's");
+            let number = build.build_id.trim_start_matches("build-");
+            say(&format!("told {number} {} {}", notification.id, notification.kind.as_str()));
+            Ok(())
+        })
     }
 }
 

@@ -42,11 +42,16 @@ pub(crate) fn is_manifest(request: &Request, method: Method) -> bool {
     request.method == method && request.path.contains("/manifests/")
 }
 
-/// What a registry that wants tokens says before it does anything: one is good until another client buys one. They
-/// are sold at `/token`, for the password.
+/// A token that was sold: to whom, and what for.
+struct Sold {
+    client: String,
+    scopes: Vec<String>,
+}
+
+/// What a registry that wants tokens says before it does anything: one is good until another client buys one, and for
+/// what it was bought for alone. They are sold at `/token`, for the password.
 pub(crate) fn token_flow() -> impl Fn(&Request) -> Option<Answer> {
-    // To whom each token was sold.
-    let sold = Mutex::<Vec<String>>::default();
+    let sold = Mutex::<Vec<Sold>>::default();
     move |request| {
         let (authorization, client) =
             (request.header("authorization"), request.header("user-agent"));
@@ -56,22 +61,63 @@ pub(crate) fn token_flow() -> impl Fn(&Request) -> Option<Answer> {
             if authorization != password {
                 return Some(answer(401, &[], ""));
             }
-            sold.push(client.to_owned());
+            sold.push(Sold { client: client.to_owned(), scopes: scopes(request) });
             let body = format!(r#"{{"token":"token-{}","expires_in":300}}"#, sold.len());
             return Some(answer(200, &[], body));
         }
+        let needed = needed_scope(request);
         let number = authorization.strip_prefix("Bearer token-").and_then(|it| it.parse().ok());
         let since = number.and_then(|number: usize| sold.get(number.checked_sub(1)?..));
-        let is_last = |since: &[String]| {
-            since.first().is_some_and(|own| since.iter().all(|buyer| buyer == own))
+        let opens = |since: &[Sold]| {
+            since.first().is_some_and(|token| {
+                since.iter().all(|later| later.client == token.client)
+                    && needed.as_ref().is_none_or(|needed| covers(&token.scopes, needed))
+            })
         };
-        if since.is_some_and(is_last) {
+        if since.is_some_and(opens) {
             return None;
         }
         let realm = format!("http://{}/token", request.header("host"));
-        let challenge = format!(r#"Bearer realm="{realm}",service="the tests""#);
+        let scope = needed.map(|(repository, action)| match action {
+            "pull" => format!(r#",scope="repository:{repository}:pull""#),
+            _ => format!(r#",scope="repository:{repository}:pull,push""#),
+        });
+        let scope = scope.unwrap_or_default();
+        let challenge = format!(r#"Bearer realm="{realm}",service="the tests"{scope}"#);
         Some(answer(401, &[("www-authenticate", &challenge)], ""))
     }
+}
+
+/// The scopes that a request asks a token server for.
+pub(crate) fn scopes(request: &Request) -> Vec<String> {
+    if request.target().0 != "/token" {
+        return Vec::new();
+    }
+    let body = String::from_utf8_lossy(&request.body).into_owned();
+    [request.target().1, &body]
+        .into_iter()
+        .flat_map(|text| {
+            serde_urlencoded::from_str::<Vec<(String, String)>>(text).unwrap_or_default()
+        })
+        .filter(|(name, _)| name == "scope")
+        .flat_map(|(_, scopes)| scopes.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+/// The repository that a request is about, and what a token has to allow in it.
+fn needed_scope(request: &Request) -> Option<(String, &'static str)> {
+    let path = request.target().0.strip_prefix("/v2/")?;
+    let end = ["/blobs/", "/manifests/", "/tags/"].iter().find_map(|part| path.find(part))?;
+    let reads = [Method::GET, Method::HEAD].contains(&request.method);
+    Some((path[..end].to_owned(), if reads { "pull" } else { "push" }))
+}
+
+fn covers(scopes: &[String], (repository, action): &(String, &str)) -> bool {
+    let own = format!("repository:{repository}:");
+    scopes
+        .iter()
+        .filter_map(|scope| scope.strip_prefix(&own))
+        .any(|actions| actions.split(',').any(|allowed| allowed == *action))
 }
 
 impl Store {

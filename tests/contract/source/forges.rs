@@ -4,9 +4,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::future::BoxFuture;
 use image_builder::source::{ForgeSettings, GitConnector, GitSettings};
 use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::{Fault, Reason};
@@ -42,16 +42,17 @@ impl Of {
     }
 }
 
-#[async_trait]
 impl SourceConnector for Of {
-    async fn fetch(
-        &self,
-        request: &BuildRequest,
-        pinned: Option<&str>,
+    fn fetch<'a>(
+        &'a self,
+        request: &'a BuildRequest,
+        pinned: Option<&'a str>,
         workspace: Workspace,
-        progress: &BuildLog,
-    ) -> Result<FetchedSource, Fault> {
-        self.connector.fetch(&self.request(request), pinned, workspace, progress).await
+        progress: &'a BuildLog,
+    ) -> BoxFuture<'a, Result<FetchedSource, Fault>> {
+        Box::pin(async move {
+            self.connector.fetch(&self.request(request), pinned, workspace, progress).await
+        })
     }
 
     fn scopes(&self, request: &BuildRequest, pinned: Option<&str>) -> Vec<Scope> {

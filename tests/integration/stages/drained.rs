@@ -161,7 +161,6 @@ fn the_listener_puts_in_a_lane_what_it_has_read() {
 #[test]
 fn what_is_handed_back_does_not_go_to_the_end_of_a_flood() {
     let world = World::new()
-        .with("BUILDER_NETWORK", "host")
         .with("BUILDER_CONCURRENCY", "1")
         .with("LISTENER_CONCURRENCY", "1")
         .with("DRAIN_TIMEOUT", "300ms");

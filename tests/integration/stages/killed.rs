@@ -190,7 +190,6 @@ fn when_it_is_in_two_lanes_and_on_two_workers_one_of_the_two_is_told() {
     let kill_at = home.path().join("kill");
     std::fs::write(&kill_at, "settlement::settle").expect("the file can be written");
     let world = World::new()
-        .with("BUILDER_NETWORK", "host")
         .with("BUILDER_CONCURRENCY", "1")
         .with("LISTENER_CONCURRENCY", "1")
         .with("KILL_AT", &kill_at.display().to_string());

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 
@@ -222,90 +222,111 @@ impl Node {
     }
 }
 
-#[async_trait]
 impl Broker for FakeBroker {
-    async fn look(&self) -> Result<(), String> {
-        if self.lock().down { Err("the broker is down".to_owned()) } else { Ok(()) }
-    }
-
-    async fn close(&self) {
-        self.kill_connection();
-    }
-
-    async fn consume(&self, queue: Queue, window: u16) -> Result<Subscription, BrokerError> {
-        if queue == Queue::Result {
-            return Err(BrokerError::Refused("nobody consumes results here".to_owned()));
-        }
-        let script = self.subscriptions();
-        script.play().await?;
-        self.change(|node| {
-            node.check_up()?;
-            let (subscriber, deliveries) = node.queues.subscribe(queue, window);
-            let acks = Arc::new(Acks { broker: self.clone(), subscriber });
-            Ok(Subscription { deliveries, acks })
+    fn look(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            if self.lock().down { Err("the broker is down".to_owned()) } else { Ok(()) }
         })
     }
 
-    async fn publish(
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.kill_connection();
+        })
+    }
+
+    fn consume(
+        &self,
+        queue: Queue,
+        window: u16,
+    ) -> BoxFuture<'_, Result<Subscription, BrokerError>> {
+        Box::pin(async move {
+            if queue == Queue::Result {
+                return Err(BrokerError::Refused("nobody consumes results here".to_owned()));
+            }
+            let script = self.subscriptions();
+            script.play().await?;
+            self.change(|node| {
+                node.check_up()?;
+                let (subscriber, deliveries) = node.queues.subscribe(queue, window);
+                let acks = Arc::new(Acks { broker: self.clone(), subscriber });
+                Ok(Subscription { deliveries, acks })
+            })
+        })
+    }
+
+    fn publish(
         &self,
         queue: Queue,
         message: Message,
         delay: Duration,
-    ) -> Result<(), BrokerError> {
-        message.check()?;
-        queue.check_delay(delay)?;
-        let script = self.publishes(queue);
-        script.play().await?;
-        self.change(|node| {
+    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            message.check()?;
+            queue.check_delay(delay)?;
+            let script = self.publishes(queue);
+            script.play().await?;
+            self.change(|node| {
+                node.check_up()?;
+                if node.queues.is_gone(queue) {
+                    return Err(BrokerError::Refused(format!("there is no queue for {queue:?}")));
+                }
+                node.published.push(Published { queue, message: message.clone(), delay });
+                match delay.is_zero() {
+                    true => node.queues.store(queue, message),
+                    false => self.store_after(delay, queue, message),
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn enqueue(&self, message: Message, place: Place) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            message.check()?;
+            self.enqueues().play().await?;
+            self.change(|node| {
+                node.check_up()?;
+                node.queues.enqueue(message, place);
+                Ok(())
+            })
+        })
+    }
+
+    fn backlog(&self) -> BoxFuture<'_, Result<Backlog, BrokerError>> {
+        Box::pin(async move {
+            self.change(|node| {
+                node.check_up()?;
+                let subscriber = node.queues.add_taker();
+                let acks = Arc::new(Acks { broker: self.clone(), subscriber });
+                let taker = InMemoryTaker { broker: self.clone(), subscriber, seen: 0 };
+                Ok(Backlog { taker: Box::new(taker), acks })
+            })
+        })
+    }
+
+    fn waiting(&self) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        Box::pin(async move {
+            let node = self.lock();
             node.check_up()?;
-            if node.queues.is_gone(queue) {
-                return Err(BrokerError::Refused(format!("there is no queue for {queue:?}")));
-            }
-            node.published.push(Published { queue, message: message.clone(), delay });
-            match delay.is_zero() {
-                true => node.queues.store(queue, message),
-                false => self.store_after(delay, queue, message),
-            }
+            Ok((node.queues.waiting(Queue::Build).len() + node.queues.backlog().len()) as u64)
+        })
+    }
+
+    fn workers(&self) -> BoxFuture<'_, Result<u64, BrokerError>> {
+        Box::pin(async move {
+            let node = self.lock();
+            node.check_up()?;
+            Ok(node.queues.consumers(Queue::Build) as u64)
+        })
+    }
+
+    fn cancel<'a>(&'a self, build: &'a BuildIdentity) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            self.lock().check_up()?;
+            self.send_cancellation(&Cancellation::body_of(build));
             Ok(())
         })
-    }
-
-    async fn enqueue(&self, message: Message, place: Place) -> Result<(), BrokerError> {
-        message.check()?;
-        self.enqueues().play().await?;
-        self.change(|node| {
-            node.check_up()?;
-            node.queues.enqueue(message, place);
-            Ok(())
-        })
-    }
-
-    async fn backlog(&self) -> Result<Backlog, BrokerError> {
-        self.change(|node| {
-            node.check_up()?;
-            let subscriber = node.queues.add_taker();
-            let acks = Arc::new(Acks { broker: self.clone(), subscriber });
-            let taker = InMemoryTaker { broker: self.clone(), subscriber, seen: 0 };
-            Ok(Backlog { taker: Box::new(taker), acks })
-        })
-    }
-
-    async fn waiting(&self) -> Result<u64, BrokerError> {
-        let node = self.lock();
-        node.check_up()?;
-        Ok((node.queues.waiting(Queue::Build).len() + node.queues.backlog().len()) as u64)
-    }
-
-    async fn workers(&self) -> Result<u64, BrokerError> {
-        let node = self.lock();
-        node.check_up()?;
-        Ok(node.queues.consumers(Queue::Build) as u64)
-    }
-
-    async fn cancel(&self, build: &BuildIdentity) -> Result<(), BrokerError> {
-        self.lock().check_up()?;
-        self.send_cancellation(&Cancellation::body_of(build));
-        Ok(())
     }
 
     fn cancellations(&self) -> mpsc::Receiver<Cancellation> {
@@ -329,22 +350,25 @@ struct InMemoryTaker {
     seen: u64,
 }
 
-#[async_trait]
 impl Taker for InMemoryTaker {
-    async fn take(&mut self, load: &Load) -> Result<Option<Turn>, BrokerError> {
-        self.broker.change(|node| {
-            self.seen = node.queues.enqueued;
-            node.queues.take(self.subscriber, load)
+    fn take<'a>(&'a mut self, load: &'a Load) -> BoxFuture<'a, Result<Option<Turn>, BrokerError>> {
+        Box::pin(async move {
+            self.broker.change(|node| {
+                self.seen = node.queues.enqueued;
+                node.queues.take(self.subscriber, load)
+            })
         })
     }
 
-    async fn arrived(&mut self) {
-        let (seen, subscriber) = (self.seen, self.subscriber);
-        let news = |broker: &FakeBroker| {
-            let queues = &broker.lock().queues;
-            queues.enqueued > seen || !queues.has(subscriber)
-        };
-        self.broker.wait_until(news).await;
+    fn arrived(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let (seen, subscriber) = (self.seen, self.subscriber);
+            let news = |broker: &FakeBroker| {
+                let queues = &broker.lock().queues;
+                queues.enqueued > seen || !queues.has(subscriber)
+            };
+            self.broker.wait_until(news).await;
+        })
     }
 }
 
@@ -354,26 +378,29 @@ struct Acks {
     subscriber: u64,
 }
 
-#[async_trait]
 impl Acknowledger for Acks {
     fn holds(&self, tag: u64) -> bool {
         self.broker.lock().queues.holds(self.subscriber, tag)
     }
 
-    async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
-        self.broker.change(|node| node.queues.ack(self.subscriber, tag))
+    fn ack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move { self.broker.change(|node| node.queues.ack(self.subscriber, tag)) })
     }
 
-    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
-        self.broker.change(|node| node.queues.nack(self.subscriber, tag))
+    fn nack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move { self.broker.change(|node| node.queues.nack(self.subscriber, tag)) })
     }
 
-    async fn cancel(&self) {
-        self.broker.change(|node| node.queues.cancel(self.subscriber));
+    fn cancel(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.broker.change(|node| node.queues.cancel(self.subscriber));
+        })
     }
 
-    async fn ended(&self) {
-        self.broker.wait_until(|broker| !broker.lock().queues.has(self.subscriber)).await;
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.broker.wait_until(|broker| !broker.lock().queues.has(self.subscriber)).await;
+        })
     }
 }
 

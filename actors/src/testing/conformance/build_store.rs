@@ -73,6 +73,10 @@ fn requested(user: &str, build_id: &str, seconds: u64) -> RequestedBuild {
     }
 }
 
+fn new(seconds: u64) -> Acceptance {
+    Acceptance::New { accepted_at: after(seconds) }
+}
+
 fn change(build: &BuildIdentity, seconds: u64, change: Change) -> Recorded {
     Recorded { build: build.clone(), at: after(seconds), change }
 }
@@ -169,14 +173,15 @@ pub async fn a_build_is_its_users(world: &impl World) {
     let other = RequestedBuild { request: "another".to_owned(), ..ann.clone() };
     assert_eq!(store.accept(&other).await, Ok(Acceptance::OtherRequest));
     let carol = requested("carol", "b", 0);
-    assert_eq!(store.accept(&carol).await, Ok(Acceptance::New));
+    assert_eq!(store.accept(&carol).await, Ok(new(0)));
 }
 
 pub async fn a_build_that_was_accepted_is_listed_once_it_is_in_a_queue(world: &impl World) {
     let store = world.worker();
     let build = requested("ann", "b", 0);
-    assert_eq!(store.accept(&build).await, Ok(Acceptance::New));
-    assert_eq!(store.accept(&build).await, Ok(Acceptance::New), "nobody says it was published");
+    assert_eq!(store.accept(&build).await, Ok(new(0)));
+    let again = RequestedBuild { requested_at: after(7), ..build.clone() };
+    assert_eq!(store.accept(&again).await, Ok(new(0)), "nobody says it was published");
     assert_eq!(store.builds_of_id("b").await, Ok(Vec::new()));
     assert_eq!(ids(&*store, &Filter::default()).await, [""; 0]);
     assert_eq!(store.log(&build.build, 0, 10).await, Ok(None));
@@ -495,7 +500,7 @@ pub async fn what_is_too_old_goes(world: &impl World) {
     }
     record(&*store, &ended_long_ago.build, vec![(2, ended(NotificationType::ImageReady))]).await;
     record(&*store, &changed.build, vec![(DAY, Change::Waiting)]).await;
-    assert_eq!(store.accept(&accepted).await, Ok(Acceptance::New));
+    assert_eq!(store.accept(&accepted).await, Ok(new(0)));
     store.tidy(after(30 * DAY - 10)).await.expect("tidied");
     assert_eq!(ids(&*store, &Filter::default()).await.len(), 3);
     store.tidy(after(30 * DAY + 10)).await.expect("tidied");
@@ -503,7 +508,7 @@ pub async fn what_is_too_old_goes(world: &impl World) {
     assert_eq!(store.log(&old.build, 0, 10).await, Ok(None));
     assert_eq!(log(&*store, &changed.build).await, "text\n");
     let other = RequestedBuild { request: "another".to_owned(), ..accepted };
-    assert_eq!(store.accept(&other).await, Ok(Acceptance::New));
+    assert_eq!(store.accept(&other).await, Ok(new(0)));
 }
 
 pub async fn the_oldest_that_ended_go_where_all_hold_too_much(world: &impl World) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use crate::model::build_log::BuildLog;
 use crate::model::fault::{Kind, Reason, StageName};
 use crate::model::image::{BuiltImage, RegistryImage, is_digest};
@@ -56,6 +58,7 @@ macro_rules! builder_conformance {
             an_image_is_found_by_its_key_once_it_is_built,
             an_image_of_somebody_else_is_not_found,
             what_a_build_writes_is_told_without_its_secrets,
+            it_is_told_when_only_the_image_is_left_to_be_stored,
             a_failing_step_is_a_build_fault_that_names_it,
             the_same_failure_has_the_same_step_and_message_each_time,
             a_plan_that_can_never_work_is_the_users_fault,
@@ -118,6 +121,17 @@ pub async fn what_a_build_writes_is_told_without_its_secrets(world: &impl World)
     let tail = progress.tail().join("\n");
     assert!(tail.contains("the secret is [secret]"), "{tail}");
     assert!(!tail.contains("hush"), "{tail}");
+}
+
+pub async fn it_is_told_when_only_the_image_is_left_to_be_stored(world: &impl World) {
+    let told = |progress: &BuildLog| progress.until_storing().now_or_never().is_some();
+    let (good, failing) = (world.good(), world.failing());
+    let (of_good, of_failing) = (progress(&good), progress(&failing));
+    assert!(!told(&of_good));
+    world.builder().build(&good, &of_good).await.expect("the build is good");
+    assert!(told(&of_good));
+    world.builder().build(&failing, &of_failing).await.expect_err("it fails");
+    assert!(!told(&of_failing));
 }
 
 pub async fn a_failing_step_is_a_build_fault_that_names_it(world: &impl World) {

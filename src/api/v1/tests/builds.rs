@@ -1,5 +1,7 @@
 //! Builds: asked for, shown, cancelled.
 
+use image_builder_actors::delivery::envelope::Envelope;
+
 use super::*;
 
 #[tokio::test]
@@ -15,7 +17,7 @@ async fn a_request_is_in_the_queue_and_known_before_it_is_answered() {
     assert_eq!(answer.header("location"), submitted["url"].as_str());
     let [message] = &world.broker.messages(Queue::Build)[..] else { panic!("one message") };
     assert_eq!(message.message_id.as_deref(), Some(id));
-    assert_eq!(message.envelope, None);
+    assert!(Envelope::decode(message).given_id, "its id is the service's own");
     let body: Value = serde_json::from_slice(&message.body).expect("JSON");
     assert_eq!(body["token"], "hunter2", "as it was sent");
     let build = world.get(&format!("/v1/builds/{id}")).await;
@@ -35,7 +37,12 @@ async fn the_same_request_under_its_uuid_is_taken_once_and_another_one_is_refuse
     // Another user's is another build.
     let others = world.submit(&json!({"userID": "v", "repo": "o/n", "uuid": "a"})).await;
     assert_eq!(others.status, 202);
-    assert_eq!(world.broker.messages(Queue::Build).len(), 2);
+    let messages = world.broker.messages(Queue::Build);
+    assert_eq!(messages.len(), 2);
+    assert!(
+        messages.iter().all(|message| !Envelope::decode(message).given_id),
+        "the ids are the users' own"
+    );
     let url = others.json()["url"].as_str().expect("an address").to_owned();
     assert!(url.ends_with("/v1/builds/a?user=v"), "{url}");
 }
@@ -83,8 +90,17 @@ async fn what_cannot_be_made_durable_is_not_taken() {
     world.broker.down();
     assert_eq!(world.submit(&request("a")).await.status, 503);
     assert_eq!(world.get("/v1/builds/a").await.status, 404, "it is in no queue");
+    let accepted_before = OffsetDateTime::now_utc();
     world.broker.up();
     assert_eq!(world.submit(&request("a")).await.status, 202);
+    // The message may be the second that was made of it, if whoever published the first did not live to say so.
+    let [message] = &world.broker.messages(Queue::Build)[..] else { panic!("one message") };
+    let accepted_at = Envelope::decode(message).accepted_at;
+    assert!(accepted_at.is_some_and(|at| at < accepted_before), "{accepted_at:?}");
+    let seconds = |at: Option<OffsetDateTime>| at.map(OffsetDateTime::unix_timestamp);
+    assert_eq!(seconds(message.timestamp), seconds(accepted_at));
+    let requested_at = world.store.build("a").map(|build| build.requested.requested_at);
+    assert_eq!(requested_at, accepted_at);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ mod service;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use image_builder_actors::dead_letter::DeadLetter;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
@@ -64,35 +64,37 @@ struct Parts {
 /// Plans by what a repository is called.
 struct Planner;
 
-#[async_trait]
 impl Planning for Planner {
-    async fn plan(&self, request: BuildRequest) -> Result<ShownPlan, Fault> {
-        let failed = |reason, message: &str| Err(Fault::new(StageName::Connector, reason, message));
-        match request.repo.name.as_str() {
-            "nothing" => failed(Reason::NoBuildPlan, "there is no `Dockerfile`"),
-            "limited" => failed(Reason::RateLimited, "The forge asks for patience."),
-            _ => Ok(ShownPlan {
-                commit: Some("7e94453020bf1111111111111111111111111111".to_owned()),
-                builder: BuilderKind::Dockerfile,
-                because: "there is a `Dockerfile`".to_owned(),
-                provider: None,
-                dockerfile: ShownDockerfile {
-                    path: "Dockerfile".to_owned(),
-                    text: "FROM scratch\n# <script>alert(1)</script>\u{1b}[31m\n".to_owned(),
-                },
-                base_images: vec!["golang:1.22".to_owned()],
-                target: request.plan.target,
-                root_directory: request.plan.root_directory,
-                platforms: vec!["linux/arm64"],
-                context: ShownContext { files: 3, bytes: 1_500_000 },
-                build_args: request.plan.build_args.into_keys().collect(),
-                secrets: request.plan.secrets.into_keys().collect(),
-                warnings: vec![
-                    "`envs.HTTP_PROXY` is not used: the build service sets it".to_owned(),
-                ],
-                nixpacks: None,
-            }),
-        }
+    fn plan(&self, request: BuildRequest) -> BoxFuture<'_, Result<ShownPlan, Fault>> {
+        Box::pin(async move {
+            let failed =
+                |reason, message: &str| Err(Fault::new(StageName::Connector, reason, message));
+            match request.repo.name.as_str() {
+                "nothing" => failed(Reason::NoBuildPlan, "there is no `Dockerfile`"),
+                "limited" => failed(Reason::RateLimited, "The forge asks for patience."),
+                _ => Ok(ShownPlan {
+                    commit: Some("7e94453020bf1111111111111111111111111111".to_owned()),
+                    builder: BuilderKind::Dockerfile,
+                    because: "there is a `Dockerfile`".to_owned(),
+                    provider: None,
+                    dockerfile: ShownDockerfile {
+                        path: "Dockerfile".to_owned(),
+                        text: "FROM scratch\n# <script>alert(1)</script>\u{1b}[31m\n".to_owned(),
+                    },
+                    base_images: vec!["golang:1.22".to_owned()],
+                    target: request.plan.target,
+                    root_directory: request.plan.root_directory,
+                    platforms: vec!["linux/arm64"],
+                    context: ShownContext { files: 3, bytes: 1_500_000 },
+                    build_args: request.plan.build_args.into_keys().collect(),
+                    secrets: request.plan.secrets.into_keys().collect(),
+                    warnings: vec![
+                        "`envs.HTTP_PROXY` is not used: the build service sets it".to_owned(),
+                    ],
+                    nixpacks: None,
+                }),
+            }
+        })
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::ports::{Acknowledger, Backlog, BrokerError, Load, Taker, Turn};
 use lapin::message::{BasicGetMessage, Delivery};
@@ -121,28 +121,29 @@ struct LaneAcks {
     lanes: Arc<Lanes>,
 }
 
-#[async_trait]
 impl Acknowledger for LaneAcks {
     fn holds(&self, tag: u64) -> bool {
         self.acks.holds(tag)
     }
 
-    async fn ack(&self, tag: u64) -> Result<(), BrokerError> {
-        self.acks.ack(tag).await
+    fn ack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.acks.ack(tag)
     }
 
-    async fn nack(&self, tag: u64) -> Result<(), BrokerError> {
-        self.acks.nack(tag).await?;
-        self.lanes.ring.notify_one();
-        Ok(())
+    fn nack(&self, tag: u64) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            self.acks.nack(tag).await?;
+            self.lanes.ring.notify_one();
+            Ok(())
+        })
     }
 
-    async fn cancel(&self) {
-        self.acks.cancel().await;
+    fn cancel(&self) -> BoxFuture<'_, ()> {
+        self.acks.cancel()
     }
 
-    async fn ended(&self) {
-        self.acks.ended().await;
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        self.acks.ended()
     }
 }
 
@@ -274,68 +275,71 @@ struct LaneTaker {
     turns: u64,
 }
 
-#[async_trait]
 impl Taker for LaneTaker {
-    async fn take(&mut self, load: &Load) -> Result<Option<Turn>, BrokerError> {
-        if *self.course.borrow() != Course::Open {
-            return Err(BrokerError::Unavailable("the backlog is closed".to_owned()));
-        }
-        if self.state.borrow().blocked.is_some() {
-            // Nothing could come of it while the broker takes no messages, and giving it back would be counted.
-            return Ok(None);
-        }
-        // What is put in from now on is told.
-        self.rung.borrow_and_update();
-        self.lanes.know(load);
-        self.lift_blocks().await;
-        let sources = self.sources.iter().enumerate();
-        let mut open: Vec<usize> = sources
-            .filter(|(_, source)| !source.is_blocked(load))
-            .map(|(index, _)| index)
-            .collect();
-        // Users who have little in hand first; among equals those of whom nothing else waits, then the lane
-        // that was taken from longest ago.
-        open.sort_by_key(|index| {
-            let source = &self.sources[*index];
-            (source.expected(load), source.rank())
-        });
-        for (position, index) in open.iter().enumerate() {
-            let is_last = position + 1 == open.len();
-            if let Some(turn) = self.take_from(*index, load, is_last).await? {
-                return Ok(Some(turn));
+    fn take<'a>(&'a mut self, load: &'a Load) -> BoxFuture<'a, Result<Option<Turn>, BrokerError>> {
+        Box::pin(async move {
+            if *self.course.borrow() != Course::Open {
+                return Err(BrokerError::Unavailable("the backlog is closed".to_owned()));
             }
-        }
-        Ok(None)
+            if self.state.borrow().blocked.is_some() {
+                // Nothing could come of it while the broker takes no messages, and giving it back would be counted.
+                return Ok(None);
+            }
+            // What is put in from now on is told.
+            self.rung.borrow_and_update();
+            self.lanes.know(load);
+            self.lift_blocks().await;
+            let sources = self.sources.iter().enumerate();
+            let mut open: Vec<usize> = sources
+                .filter(|(_, source)| !source.is_blocked(load))
+                .map(|(index, _)| index)
+                .collect();
+            // Users who have little in hand first; among equals those of whom nothing else waits, then the lane
+            // that was taken from longest ago.
+            open.sort_by_key(|index| {
+                let source = &self.sources[*index];
+                (source.expected(load), source.rank())
+            });
+            for (position, index) in open.iter().enumerate() {
+                let is_last = position + 1 == open.len();
+                if let Some(turn) = self.take_from(*index, load, is_last).await? {
+                    return Ok(Some(turn));
+                }
+            }
+            Ok(None)
+        })
     }
 
-    async fn arrived(&mut self) {
-        if self.state.borrow().blocked.is_some() {
-            tokio::select! {
-                // An error means that the worker is about to end.
-                _ = self.state.wait_for(|state| state.blocked.is_none()) => {}
-                _ = self.course.wait_for(|course| *course == Course::Over) => {}
-            }
-            return;
-        }
-        loop {
-            let blocked = self.sources.iter().filter_map(|source| source.blocked.as_ref());
-            let again = blocked.map(|blocked| blocked.until).min();
-            let look = Instant::now() + self.look;
-            let next = again.map_or(look, |again| again.min(look));
-            tokio::select! {
-                _ = self.rung.changed() => return,
-                _ = self.course.wait_for(|course| *course == Course::Over) => return,
-                () = tokio::time::sleep_until(next.into()) => {}
-            }
-            if again.is_some_and(|again| again <= Instant::now()) {
+    fn arrived(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if self.state.borrow().blocked.is_some() {
+                tokio::select! {
+                    // An error means that the worker is about to end.
+                    _ = self.state.wait_for(|state| state.blocked.is_none()) => {}
+                    _ = self.course.wait_for(|course| *course == Course::Over) => {}
+                }
                 return;
             }
-            let queues = self.lanes.queues();
-            let waits = timeout(ANSWER, self.lanes.ready(&queues)).await;
-            if !matches!(waits, Ok(Ok(ready)) if ready.iter().all(|ready| *ready == 0)) {
-                return;
+            loop {
+                let blocked = self.sources.iter().filter_map(|source| source.blocked.as_ref());
+                let again = blocked.map(|blocked| blocked.until).min();
+                let look = Instant::now() + self.look;
+                let next = again.map_or(look, |again| again.min(look));
+                tokio::select! {
+                    _ = self.rung.changed() => return,
+                    _ = self.course.wait_for(|course| *course == Course::Over) => return,
+                    () = tokio::time::sleep_until(next.into()) => {}
+                }
+                if again.is_some_and(|again| again <= Instant::now()) {
+                    return;
+                }
+                let queues = self.lanes.queues();
+                let waits = timeout(ANSWER, self.lanes.ready(&queues)).await;
+                if !matches!(waits, Ok(Ok(ready)) if ready.iter().all(|ready| *ready == 0)) {
+                    return;
+                }
             }
-        }
+        })
     }
 }
 

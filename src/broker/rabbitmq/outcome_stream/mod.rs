@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use image_builder_actors::delivery::claims::Claims;
 use image_builder_actors::ports::{
     BrokerError, LedgerError, OutcomeCopy, OutcomeLedger, Recorded, Verdict,
@@ -45,27 +45,25 @@ pub(super) fn ledger(stream: Arc<Stream>) -> Arc<dyn OutcomeLedger> {
 }
 
 /// Lines in one order, which are only added to.
-#[async_trait]
 trait Log: Send + Sync + 'static {
     /// Adds a line; returns once it is durable.
-    async fn append(&self, line: Vec<u8>) -> Result<(), BrokerError>;
+    fn append(&self, line: Vec<u8>) -> BoxFuture<'_, Result<(), BrokerError>>;
 
     /// All the lines that there are, and then those that are added. What is older than some days may be
     /// missing.
     ///
     /// # Errors
     /// [`BrokerError::Refused`]: there is no such log for now, though the broker answers.
-    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError>;
+    fn follow(&self) -> BoxFuture<'_, Result<mpsc::Receiver<Vec<u8>>, BrokerError>>;
 }
 
-#[async_trait]
 impl Log for Stream {
-    async fn append(&self, line: Vec<u8>) -> Result<(), BrokerError> {
-        Stream::append(self, line).await
+    fn append(&self, line: Vec<u8>) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(Stream::append(self, line))
     }
 
-    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
-        Stream::follow(self, |delivery| delivery.data).await
+    fn follow(&self) -> BoxFuture<'_, Result<mpsc::Receiver<Vec<u8>>, BrokerError>> {
+        Box::pin(Stream::follow(self, |delivery| delivery.data))
     }
 }
 
@@ -198,22 +196,29 @@ impl StreamLedger {
     }
 }
 
-#[async_trait]
 impl OutcomeLedger for StreamLedger {
-    async fn claim(&self, copy: &OutcomeCopy) -> Result<Verdict, LedgerError> {
-        let id = Uuid::new_v4().to_string();
-        let answer = waits(&mut self.lock().verdicts, &id);
-        let (at, copy) = (OffsetDateTime::now_utc(), copy.clone());
-        Ok(self.written(&Record::Claim { id, at, copy }, answer).await?)
+    fn claim<'a>(&'a self, copy: &'a OutcomeCopy) -> BoxFuture<'a, Result<Verdict, LedgerError>> {
+        Box::pin(async move {
+            let id = Uuid::new_v4().to_string();
+            let answer = waits(&mut self.lock().verdicts, &id);
+            let (at, copy) = (OffsetDateTime::now_utc(), copy.clone());
+            Ok(self.written(&Record::Claim { id, at, copy }, answer).await?)
+        })
     }
 
-    async fn record(&self, copy: &OutcomeCopy, became: Recorded) -> Result<(), LedgerError> {
-        let OutcomeCopy { request, copy, .. } = copy.clone();
-        let record = match became {
-            Recorded::Notified => Record::Notified { request, copy },
-            Recorded::PassedOn => Record::PassedOn { request, copy },
-        };
-        Ok(self.written(&record, at_once()).await?)
+    fn record<'a>(
+        &'a self,
+        copy: &'a OutcomeCopy,
+        became: Recorded,
+    ) -> BoxFuture<'a, Result<(), LedgerError>> {
+        Box::pin(async move {
+            let OutcomeCopy { request, copy, .. } = copy.clone();
+            let record = match became {
+                Recorded::Notified => Record::Notified { request, copy },
+                Recorded::PassedOn => Record::PassedOn { request, copy },
+            };
+            Ok(self.written(&record, at_once()).await?)
+        })
     }
 
     fn begin(&self, request: String, since: OffsetDateTime) {
@@ -229,15 +234,26 @@ impl OutcomeLedger for StreamLedger {
         });
     }
 
-    async fn begun(&self, request: &str) -> Result<Option<OffsetDateTime>, LedgerError> {
-        let id = Uuid::new_v4().to_string();
-        let answer = waits(&mut self.lock().marks, &id);
-        self.written(&Record::Mark { id }, answer).await?;
-        Ok(self.lock().claims.begun(request))
+    fn begun<'a>(
+        &'a self,
+        request: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OffsetDateTime>, LedgerError>> {
+        Box::pin(async move {
+            let id = Uuid::new_v4().to_string();
+            let answer = waits(&mut self.lock().marks, &id);
+            self.written(&Record::Mark { id }, answer).await?;
+            Ok(self.lock().claims.begun(request))
+        })
     }
 
-    async fn is_claimed(&self, request: &str, since: Option<OffsetDateTime>) -> bool {
-        self.lock().claims.is_claimed(request, since, OffsetDateTime::now_utc())
+    fn is_claimed<'a>(
+        &'a self,
+        request: &'a str,
+        since: Option<OffsetDateTime>,
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(
+            async move { self.lock().claims.is_claimed(request, since, OffsetDateTime::now_utc()) },
+        )
     }
 }
 

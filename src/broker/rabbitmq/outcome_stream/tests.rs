@@ -28,31 +28,35 @@ impl LogInMemory {
     }
 }
 
-#[async_trait]
 impl Log for LogInMemory {
-    async fn append(&self, line: Vec<u8>) -> Result<(), BrokerError> {
-        self.0.send_modify(|log| log.lines.push(line));
-        Ok(())
+    fn append(&self, line: Vec<u8>) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            self.0.send_modify(|log| log.lines.push(line));
+            Ok(())
+        })
     }
 
-    async fn follow(&self) -> Result<mpsc::Receiver<Vec<u8>>, BrokerError> {
-        let mut log = self.0.subscribe();
-        let losses = log.borrow().losses;
-        if let Some(error) = &log.borrow().follow_fault {
-            return Err(error.clone());
-        }
-        let (lines_in, lines) = mpsc::channel(16);
-        tokio::spawn(async move {
-            for read in 0.. {
-                let more = log.wait_for(|log| log.losses != losses || log.lines.len() > read).await;
-                let line = more.ok().filter(|log| log.losses == losses);
-                let Some(line) = line.map(|log| log.lines[read].clone()) else { return };
-                if lines_in.send(line).await.is_err() {
-                    return;
-                }
+    fn follow(&self) -> BoxFuture<'_, Result<mpsc::Receiver<Vec<u8>>, BrokerError>> {
+        Box::pin(async move {
+            let mut log = self.0.subscribe();
+            let losses = log.borrow().losses;
+            if let Some(error) = &log.borrow().follow_fault {
+                return Err(error.clone());
             }
-        });
-        Ok(lines)
+            let (lines_in, lines) = mpsc::channel(16);
+            tokio::spawn(async move {
+                for read in 0.. {
+                    let more =
+                        log.wait_for(|log| log.losses != losses || log.lines.len() > read).await;
+                    let line = more.ok().filter(|log| log.losses == losses);
+                    let Some(line) = line.map(|log| log.lines[read].clone()) else { return };
+                    if lines_in.send(line).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Ok(lines)
+        })
     }
 }
 

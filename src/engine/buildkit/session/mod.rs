@@ -64,8 +64,23 @@ pub(in crate::engine) struct Offer {
     pub(in crate::engine) credentials: PullCredentials,
 }
 
-/// The id of the session that stands for the engine as a whole.
-const CLAIM: &str = "image-builder-runs-alone";
+/// What workers claim of an engine: the id of a session, of which each engine has one at a time.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) enum Claimed {
+    /// The engine, for a job that it may die of.
+    Whole,
+    /// Its disk, to find out which build fills it.
+    Disk,
+}
+
+impl Claimed {
+    fn session(self) -> &'static str {
+        match self {
+            Claimed::Whole => "image-builder-runs-alone",
+            Claimed::Disk => "image-builder-watches-the-disk",
+        }
+    }
+}
 
 /// An open session: dropping it closes it, and with it goes the engine's access to the secrets.
 pub(in crate::engine) struct Session {
@@ -79,12 +94,15 @@ impl Session {
         Self::named(endpoint, uuid::Uuid::new_v4().simple().to_string(), offer).await
     }
 
-    /// Opens the session of which each engine has one at a time; `None` = somebody has it. It gives the
-    /// engine nothing.
-    pub(in crate::engine) async fn claim(endpoint: &Endpoint) -> Result<Option<Self>, Fault> {
-        match Self::named(endpoint, CLAIM.to_owned(), Offer::default()).await {
+    /// Opens the session that stands for a claim; `None` = somebody has it. It gives the engine nothing.
+    pub(in crate::engine) async fn claim(
+        endpoint: &Endpoint,
+        claimed: Claimed,
+    ) -> Result<Option<Self>, Fault> {
+        let id = claimed.session();
+        match Self::named(endpoint, id.to_owned(), Offer::default()).await {
             Ok(session) => Ok(Some(session)),
-            Err(fault) if fault.message.contains(&format!("session {CLAIM} already exists")) => {
+            Err(fault) if fault.message.contains(&format!("session {id} already exists")) => {
                 Ok(None)
             }
             Err(fault) => Err(fault),

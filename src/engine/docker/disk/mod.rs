@@ -15,33 +15,38 @@
 //! make it say so, so it is only believed where the worker saw the disk run full meanwhile, or, of a
 //! disk that cannot be seen from here, where the engine does not take a file of the worker's own
 //! ([`DockerEngine::takes_a_file`]). Then it is pruned whatever the watermarks say.
+//!
+//! A build that fills the disk is the one that stops ([`guarded`], [`shares`]): it begins again twice, with
+//! more room each time, and then does not fit. All others go on.
 
 mod guarded;
 pub mod inventory;
 mod pins;
 mod pruner;
+mod shares;
 pub mod size;
 pub mod space;
 
 use std::iter;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use image_builder_actors::model::fault::{Fault, Reason};
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::shutdown::{Shutdown, ShutdownPhase};
+use image_builder_actors::ports::Claim;
 use image_builder_actors::scheduling::capacity::Capacity;
-use tokio::sync::{Mutex, OnceCell, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::sync::{Mutex, MutexGuard, OnceCell, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::engine::docker::DockerEngine;
-use guarded::Strikes;
+use guarded::{Part, Proof, Strikes, Unbuilt, not_for_want_of_room, unbuilt};
 use inventory::HeldBytes;
 use pins::Pins;
 use pruner::Pruner;
 pub use pruner::Young;
+use shares::{Share, Shares};
 use size::{Size, Watermark};
 use space::{Place, Room};
 
@@ -51,7 +56,14 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
 const WHILE_BUILDING: Duration = Duration::from_millis(100);
 /// How often the engine is pruned down to the budget.
 const BETWEEN_TIDYINGS: Duration = Duration::from_secs(5 * 60);
+/// When that is first done: to count all that an engine has can cost it more than the builds that wait for a worker.
+const FIRST_TIDYING: Duration = Duration::from_secs(30);
 const YOUNG: Young = Young { image: Duration::from_secs(5 * 60), cache: Duration::from_secs(60) };
+const GIVES_BACK: Duration = Duration::from_secs(10);
+/// How long the steps of a build that is stopped may still write.
+const STOPS: Duration = Duration::from_secs(1);
+/// How long the engine may take to say that no other worker stops a build. Meanwhile nobody looks after the build.
+const CLAIMED: Duration = Duration::from_secs(1);
 /// Most prunings for room in a row: what is freed can be less than what the engine counted.
 const MOST_ROUNDS: usize = 4;
 
@@ -68,6 +80,9 @@ pub struct DiskSettings {
     pub young: Young,
     pub between_looks: Duration,
     pub between_tidyings: Duration,
+    /// How long the engine may take to give back what a build had taken. A build that was stopped, or found the disk
+    /// full, waits twice as long for room before it goes back to the queue.
+    pub gives_back: Duration,
 }
 
 impl DiskSettings {
@@ -80,6 +95,7 @@ impl DiskSettings {
             young: YOUNG,
             between_looks: BETWEEN_LOOKS,
             between_tidyings: BETWEEN_TIDYINGS,
+            gives_back: GIVES_BACK,
         }
     }
 
@@ -108,11 +124,21 @@ struct Inner {
     engine_disk: OnceCell<Place>,
     pins: Pins,
     strikes: Strikes,
-    /// One pruning at a time.
+    /// The builds in hand, and what the engine's disk lost while each ran.
+    shares: Shares,
+    /// One pruning at a time, and none while it is found out what a build gives back.
     pruner: Mutex<Pruner>,
     /// Whether the engine's disk was seen to be full in the middle of a build, and was not pruned since.
     ran_full: AtomicBool,
     held: watch::Sender<HeldBytes>,
+}
+
+/// While it is found out whether a build filled the disk.
+struct Trial<'a> {
+    /// Bytes that were free when the build was stopped.
+    left: u64,
+    _pruner: MutexGuard<'a, Pruner>,
+    _claim: Claim,
 }
 
 impl DiskGuard {
@@ -129,6 +155,7 @@ impl DiskGuard {
             data_dir: Place { name: "the disk of DATA_DIR", path: data_dir.to_owned() },
             engine_disk: OnceCell::new(),
             strikes: Strikes::default(),
+            shares: Shares::default(),
             pruner: Mutex::new(pruner),
             ran_full: AtomicBool::new(false),
             held: watch::Sender::new(HeldBytes::default()),
@@ -190,31 +217,123 @@ impl DiskGuard {
         self.look().await
     }
 
-    /// Waits for a build, and looks at the engine's disk meanwhile: whether it was full.
+    /// Waits until there is room again: where a build was wrongly suspected, the right one follows.
+    ///
+    /// # Errors
+    /// There is none in time: [`Self::look`]'s.
+    async fn has_room_again(&self) -> Result<(), String> {
+        let deadline = Instant::now() + 2 * self.inner.settings.gives_back;
+        let mut found = self.make_room().await;
+        while found.is_err() && Instant::now() < deadline {
+            tokio::time::sleep(WHILE_BUILDING).await;
+            found = self.look().await;
+        }
+        found
+    }
+
+    /// Prunes as much as a build took, where the engine holds that much to prune: what it had of the disk may be all
+    /// that others left of it.
+    async fn make_room_for(&self, taken: u64) {
+        if self.inner.held.borrow().total() >= taken {
+            let mut pruner = self.inner.pruner.lock().await;
+            self.prune(&mut pruner, taken, false).await;
+        }
+    }
+
+    /// Waits for a build, and looks at the engine's disk meanwhile. A build that took more than it leaves is stopped
+    /// once less than the low watermark is left.
     async fn watched<T>(
         &self,
         build: impl Future<Output = Result<T, Fault>>,
-    ) -> (Result<T, Fault>, bool) {
-        let disk = self.engine_disk().await.cloned();
-        let mut was_full = false;
+    ) -> Result<T, Unbuilt> {
+        let Some(disk) = self.engine_disk().await.cloned() else {
+            return self.unwatched(build).await;
+        };
+        let share = self.inner.shares.begin();
+        // When it was last seen to be full.
+        let mut full: Option<Instant> = None;
         let mut looks = interval(WHILE_BUILDING);
-        let mut build = pin!(build);
-        let built = loop {
-            tokio::select! {
-                built = &mut build => break built,
-                _ = looks.tick(), if disk.is_some() && !was_full => {
-                    was_full = is_full(disk.as_ref()).await;
-                }
+        let mut build = Box::pin(build);
+        let trial = loop {
+            let built = tokio::select! {
+                built = &mut build => Some(built),
+                _ = looks.tick() => None,
+            };
+            let seen = room_on(&disk).await;
+            if seen.is_some_and(|(_, is_full)| is_full) {
+                full = Some(Instant::now());
+            }
+            match built {
+                Some(Ok(built)) => return Ok(built),
+                Some(Err(fault)) => return Err(unbuilt(fault, full)),
+                None => {}
+            }
+            let Some((room, _)) = seen else { continue };
+            self.inner.shares.saw(room.free);
+            let is_low = room.lacks(&self.inner.settings.low) > 0;
+            let is_suspect = share.taken() > room.free && share.is_first_suspect();
+            if is_low
+                && is_suspect
+                && let Some(trial) = self.trial(room).await
+            {
+                break trial;
             }
         };
-        if !built.as_ref().is_err_and(|fault| fault.reason == Reason::DiskLow) {
-            return (built, false);
+        // That stops it on the engine, which lets go of what the build had taken.
+        drop(build);
+        let proof = self.gives_back(&disk, &share, trial).await;
+        let part = proof.map_or(Part::Cleared, Part::Filled);
+        let message = "The build was stopped: the engine's disk was about to run full.";
+        let fault = Fault::new(StageName::Builder, Reason::DiskLow, message);
+        Err(Unbuilt::ForWantOfRoom { fault, part })
+    }
+
+    /// Waits for a build on an engine whose disk cannot be seen.
+    async fn unwatched<T>(
+        &self,
+        build: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Unbuilt> {
+        match build.await {
+            Ok(built) => Ok(built),
+            Err(fault) if fault.reason != Reason::DiskLow => Err(Unbuilt::Fault(fault)),
+            Err(fault) if self.inner.engine.takes_a_file().await => {
+                Err(Unbuilt::Fault(not_for_want_of_room(fault)))
+            }
+            Err(fault) => Err(Unbuilt::ForWantOfRoom { fault, part: Part::FoundFull }),
         }
-        let was_full = match disk {
-            Some(_) => was_full || is_full(disk.as_ref()).await,
-            None => !self.inner.engine.takes_a_file().await,
-        };
-        (built, was_full)
+    }
+
+    /// Makes sure that nobody else prunes, and that no other worker stops a build on this engine meanwhile. `None` =
+    /// somebody does.
+    async fn trial(&self, room: Room) -> Option<Trial<'_>> {
+        let _pruner = self.inner.pruner.try_lock().ok()?;
+        let claim = tokio::time::timeout(CLAIMED, self.inner.engine.claim_disk()).await;
+        let _claim = claim.ok()?.ok().flatten()?;
+        Some(Trial { left: room.free, _pruner, _claim })
+    }
+
+    /// The proof that a build filled the disk: that it gets most of what it lost back now that the build was stopped,
+    /// and none of this worker's ended meanwhile.
+    async fn gives_back(&self, disk: &Place, share: &Share<'_>, trial: Trial<'_>) -> Option<Proof> {
+        // Held to the end.
+        let Trial { left, .. } = &trial;
+        let (taken, left, ended) = (share.taken(), *left, self.inner.shares.ended());
+        let stopped = Instant::now();
+        while stopped.elapsed() < self.inner.settings.gives_back {
+            let (room, _) = room_on(disk).await?;
+            self.inner.shares.saw(room.free);
+            // Where the disk goes on filling up, it was another one.
+            let fills_up = room.free < left / 2 && stopped.elapsed() > STOPS;
+            if fills_up || self.inner.shares.ended() != ended {
+                return None;
+            }
+            let given_back = room.free.saturating_sub(left);
+            if given_back.saturating_mul(2) >= taken {
+                return Some(Proof { taken: taken.max(given_back), left });
+            }
+            tokio::time::sleep(WHILE_BUILDING).await;
+        }
+        None
     }
 
     /// Prunes down to the budget, and clears what dead workers left.
@@ -237,14 +356,18 @@ impl DiskGuard {
         let mut interval = interval(self.inner.settings.between_looks);
         loop {
             interval.tick().await;
-            if self.look().await.is_err() {
+            // While somebody makes room there is nothing to say yet.
+            let is_quiet = self.inner.pruner.try_lock().is_ok();
+            if is_quiet && self.look().await.is_err() {
                 capacity.lacks(Reason::DiskLow, None);
             }
         }
     }
 
     async fn keep_tidy(&self) {
-        let mut interval = interval(self.inner.settings.between_tidyings);
+        let period = self.inner.settings.between_tidyings;
+        tokio::time::sleep(period.min(FIRST_TIDYING)).await;
+        let mut interval = interval(period);
         loop {
             interval.tick().await;
             self.tidy().await;
@@ -302,11 +425,11 @@ impl DiskGuard {
     }
 }
 
-/// Whether a disk that can be seen is full.
-async fn is_full(disk: Option<&Place>) -> bool {
-    let Some(disk) = disk.cloned() else { return false };
-    let look = move || disk.is_full().unwrap_or_default();
-    tokio::task::spawn_blocking(look).await.unwrap_or_default()
+/// The room on a disk that can be seen, and whether that is as good as none.
+async fn room_on(disk: &Place) -> Option<(Room, bool)> {
+    let disk = disk.clone();
+    let look = move || Some((disk.room().ok()?, disk.is_full().ok()?));
+    tokio::task::spawn_blocking(look).await.ok().flatten()
 }
 
 /// Ticks at once, and then with this pause at least.
