@@ -121,9 +121,12 @@ fn of_build(lines: &[String], id: &str, application: &str) -> Vec<String> {
 /// What a worker says at each start about what a world of the tests sets: all users are one, and
 /// steps have the machine's network.
 fn is_of_the_settings(line: &str) -> bool {
-    ["TENANCY: with `trusted` every user can reach", "BUILDER_NETWORK: with `host` every build step"]
-        .iter()
-        .any(|start| line.contains(start))
+    [
+        "TENANCY: with `trusted` every user can reach",
+        "BUILDER_NETWORK: with `host` every build step",
+    ]
+    .iter()
+    .any(|start| line.contains(start))
 }
 
 #[test]
