@@ -27,6 +27,8 @@ fn main() {
     let minutes: u64 = setting("MINUTES", "30").parse().expect("MINUTES is a number");
     let beside = Duration::from_secs(60 * minutes);
     let world = World::new()
+        // A network of their own, as steps have where nothing is set.
+        .with("BUILDER_NETWORK", "")
         .with("BUILDER_CONCURRENCY", "2")
         .with("BUILDER_PER_USER", "1")
         .with("BUILDER_TIMEOUT", "20s")

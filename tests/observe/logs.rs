@@ -210,7 +210,9 @@ fn a_broker_that_refuses_is_one_error_in_our_words() {
     let world = World::new();
     let bad = world.settings["RABBITMQ_URI"].replacen("guest:guest", "guest:wr0ng", 1);
     assert!(bad.contains("wr0ng"), "the broker of the tests has its usual user");
-    let worker = Worker::spawn(&world.with("RABBITMQ_URI", &bad).settings());
+    // It has the directory of the worker's data, which stands until the worker has ended.
+    let world = world.with("RABBITMQ_URI", &bad);
+    let worker = Worker::spawn(&world.settings());
     assert_eq!(worker.wait(), 78);
     let lines = lines(&worker);
     let errors: Vec<_> = lines.iter().filter(|line| line["level"] == "ERROR").collect();

@@ -23,7 +23,7 @@ pub const FILES: &str = "files of the worker";
 /// What a worker holds while it has nothing to do.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
-    /// In KiB.
+    /// In KiB, without the buffers of the connections to the broker.
     pub memory: BTreeMap<&'static str, u64>,
     /// Some of each there always is.
     pub levels: BTreeMap<&'static str, u64>,
@@ -46,11 +46,12 @@ impl Sample {
     pub fn take(place: &Place) -> Self {
         let pid = place.worker.pid();
         let rollup = read(pid, "smaps_rollup");
+        let buffers = buffers(&read(pid, "smaps"));
         let (connections, channels) = broker::connections_and_channels_of(pid);
         let (pool, threads) = threads(pid);
         Self {
             memory: [(RSS, "Rss:"), (PRIVATE, "Anonymous:")]
-                .map(|(name, field)| (name, number(&rollup, field)))
+                .map(|(name, field)| (name, number(&rollup, field) - buffers))
                 .into(),
             levels: [
                 (FDS, entries(&format!("/proc/{pid}/fd"))),
@@ -124,6 +125,34 @@ fn number(text: &str, field: &str) -> u64 {
         .unwrap_or_else(|| panic!("no {field} in:\n{text}"))
 }
 
+/// How much of the buffers of connections to the broker is in memory, in KiB. Each has two of 4 MiB, which come into it
+/// for good as bytes pass; the system tells neighbours as one.
+fn buffers(smaps: &str) -> u64 {
+    const EACH: u64 = (4 << 20) + 4096;
+    let mut resident = 0;
+    let mut is_buffers = false;
+    for line in smaps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [range, "rw-p", "00000000", "00:00", "0"] => {
+                is_buffers = size(range).is_some_and(|size| size > 0 && size.is_multiple_of(EACH));
+            }
+            [_, access, ..] if access.len() == 4 && access.ends_with(['p', 's']) => {
+                is_buffers = false;
+            }
+            ["Rss:", kib, "kB"] if is_buffers => resident += kib.parse::<u64>().unwrap_or(0),
+            _ => {}
+        }
+    }
+    resident
+}
+
+/// Bytes of a range of addresses, `from-to` in hexadecimal.
+fn size(range: &str) -> Option<u64> {
+    let (from, to) = range.split_once('-')?;
+    u64::from_str_radix(to, 16).ok()?.checked_sub(u64::from_str_radix(from, 16).ok()?)
+}
+
 fn entries(directory: &str) -> u64 {
     fs::read_dir(directory).expect("the worker is alive").count() as u64
 }
@@ -147,4 +176,20 @@ fn files_below(directory: &Path) -> u64 {
             1 + if is_directory { files_below(&entry.path()) } else { 0 }
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_buffers_of_connections_are_counted_as_such() {
+        let smaps = "\
+7f0000000000-7f0000802000 rw-p 00000000 00:00 0 \nSize: 8200 kB\nRss: 700 kB\n\
+7f0001000000-7f0001401000 rw-p 00000000 00:00 0 \nRss: 20 kB\n\
+7f0002000000-7f0002400000 rw-p 00000000 00:00 0 \nRss: 3000 kB\n\
+7f0003000000-7f0003401000 rw-p 00000000 00:00 0 [heap]\nRss: 50000 kB\n\
+7f0004000000-7f0004401000 r--p 00000000 08:01 17 /lib/x.so\nRss: 600000 kB\n";
+        assert_eq!(buffers(smaps), 720);
+    }
 }

@@ -31,6 +31,15 @@ pub struct World {
     secrets: Mutex<Vec<String>>,
 }
 
+/// The settings whose defaults would cost tests time.
+const SHORTENED: [&str; 5] = [
+    "BUILDER_NETWORK",
+    "LISTENER_CONCURRENCY",
+    "RETRY_INITIAL_DELAY",
+    "RETRY_MULTIPLIER",
+    "RETRY_MAX_DELAY",
+];
+
 impl World {
     /// A deployment on the broker that all tests share.
     pub fn new() -> Self {
@@ -84,6 +93,12 @@ impl World {
             managers,
             settings,
         }
+    }
+
+    /// What tests shorten or spare is as it is where nothing is set, for what is measured.
+    pub fn with_defaults(mut self) -> Self {
+        self.settings.retain(|name, _| !SHORTENED.contains(&name.as_str()));
+        self
     }
 
     /// The same with another setting.

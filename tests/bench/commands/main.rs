@@ -56,13 +56,7 @@ fn number(name: &str, default: &str) -> usize {
 
 /// All as it is where nothing is set, but for so many builders.
 fn world(builders: usize) -> World {
-    let mut world = World::new().with("BUILDER_CONCURRENCY", &builders.to_string());
-    for name in
-        ["LISTENER_CONCURRENCY", "RETRY_INITIAL_DELAY", "RETRY_MULTIPLIER", "RETRY_MAX_DELAY"]
-    {
-        world.settings.remove(name);
-    }
-    world
+    World::new().with_defaults().with("BUILDER_CONCURRENCY", &builders.to_string())
 }
 
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {

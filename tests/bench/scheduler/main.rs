@@ -69,13 +69,7 @@ fn median(values: &[f64]) -> f64 {
 
 /// Two builders, and all else as it is where nothing is set.
 fn world() -> World {
-    let mut world = World::new().with("BUILDER_CONCURRENCY", "2");
-    for name in
-        ["LISTENER_CONCURRENCY", "RETRY_INITIAL_DELAY", "RETRY_MULTIPLIER", "RETRY_MAX_DELAY"]
-    {
-        world.settings.remove(name);
-    }
-    world
+    World::new().with_defaults().with("BUILDER_CONCURRENCY", "2")
 }
 
 /// A repository whose image is one file.
