@@ -10,7 +10,7 @@ use image_builder_actors::model::digest::{add_part, hex};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::digests::Digests;
+use super::digests::{Digests, digest_of};
 use super::{Unsent, Visitor, open_seen, unreadable};
 
 /// Hashes what it is shown: paths, what is there, its mode as far as it is sent, and its content.
@@ -58,10 +58,8 @@ impl Visitor for Contents {
         add_part(&mut self.hash, if is_executable { b"executable" as &[u8] } else { b"file" });
         add_part(&mut self.hash, path);
         if metadata.is_file() {
-            let mut file = open_seen(on_disk, (metadata.dev(), metadata.ino()), &shown)?;
-            let mut content = Sha256::new();
-            io::copy(&mut file, &mut content).map_err(failed)?;
-            let digest = content.finalize().into();
+            let file = open_seen(on_disk, (metadata.dev(), metadata.ino()), &shown)?;
+            let digest = digest_of(file, metadata.len(), || self.has_left()).map_err(failed)?;
             add_part(&mut self.hash, digest);
             self.digests.add(metadata, digest);
         }

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use contents::Contents;
 use digests::Digests;
-pub(super) use digests::ReadContexts;
+pub(super) use digests::{ReadContexts, digest_of};
 pub(super) use follow::Follow;
 use follow::Place;
 use ignore::{IgnoreRules, Matched};

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 
 use super::packet::{DIRECTORY, LINK, Packet, Stat};
 use crate::engine::buildkit::context::{
-    Context, Follow, Unsent, Visitor, invalid, open_seen, unreadable,
+    Context, Follow, Unsent, Visitor, digest_of, invalid, open_seen, unreadable,
 };
 use crate::engine::buildkit::times::BuildTimes;
 
@@ -154,16 +154,9 @@ impl List<'_> {
         size: u64,
         shown: &str,
     ) -> Result<[u8; 32], Unsent> {
-        let mut file = open_seen(on_disk, inode, shown)?.take(size);
-        let mut hash = Sha256::new();
-        let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
-        while !self.has_left() {
-            match file.read(&mut chunk).map_err(|error| unreadable(shown, &error))? {
-                0 => break,
-                read => hash.update(&chunk[..read]),
-            }
-        }
-        Ok(hash.finalize().into())
+        let file = open_seen(on_disk, inode, shown)?;
+        let digest = digest_of(file, size, || self.has_left());
+        digest.map_err(|error| unreadable(shown, &error).into())
     }
 }
 
