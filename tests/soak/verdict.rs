@@ -1,4 +1,4 @@
-//! Judges what a worker held after all jobs by what it held after the first ones.
+//! Judges what a worker held after all jobs by what it held when it was warm.
 
 use crate::sample::{CHANNELS, POOL, Sample};
 
@@ -11,7 +11,7 @@ const MOST_CHANNELS: u64 = 8 + 4 + 4 + 4;
 /// after its last call, and they take turns. How many there are depends on how many calls once happened to overlap.
 const OVERLAPPING: u64 = 4;
 
-/// What leaked between two idle stretches. Memory may grow by this share of what it was.
+/// What leaked since. Memory may grow by this share of what it was.
 pub fn leaks(warm: &Sample, last: &Sample, growth: f64) -> Vec<String> {
     let memory = last.memory.iter().filter_map(|(name, now)| {
         let before = warm.memory[name];
