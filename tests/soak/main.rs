@@ -64,6 +64,9 @@ const BETWEEN_SAMPLES: Duration = Duration::from_secs(2);
 /// After so long without work all connections that were kept for the next job are closed: those that
 /// were idle for 90 s are looked for every 90 s.
 const KEPT_OPEN: Duration = Duration::from_secs(190);
+/// What is remembered of a request for a while, in KiB: who has claimed its outcome, when its files were built, which
+/// steps it had. All of that is bounded, beyond the requests of a soak.
+const REMEMBERED: u64 = 1;
 /// A request of which nobody is told for so long is lost.
 const LOST: Duration = Duration::from_secs(10 * 60);
 /// A body that nobody can make sense of.
@@ -246,11 +249,12 @@ impl Run {
     fn settled(&mut self, warm: &Sample) -> Vec<String> {
         let Some((at, _, mut last)) = self.samples.pop() else { return Vec::new() };
         let patience = Instant::now() + KEPT_OPEN;
-        let mut leaks = verdict::leaks(warm, &last, self.growth);
+        let remembered = REMEMBERED * (self.jobs / 2) as u64;
+        let mut leaks = verdict::leaks(warm, &last, self.growth, remembered);
         while !leaks.is_empty() && Instant::now() < patience {
             std::thread::sleep(BETWEEN_SAMPLES);
             last.settle(self.sample());
-            leaks = verdict::leaks(warm, &last, self.growth);
+            leaks = verdict::leaks(warm, &last, self.growth, remembered);
         }
         self.samples.push((at, self.oracle.asked.len(), last));
         leaks

@@ -11,11 +11,12 @@ const MOST_CHANNELS: u64 = 8 + 4 + 4 + 4;
 /// after its last call, and they take turns. How many there are depends on how many calls once happened to overlap.
 const OVERLAPPING: u64 = 4;
 
-/// What leaked since. Memory may grow by this share of what it was.
-pub fn leaks(warm: &Sample, last: &Sample, growth: f64) -> Vec<String> {
+/// What leaked since. Memory may grow by this share of what it was, and by so many KiB that are remembered.
+pub fn leaks(warm: &Sample, last: &Sample, growth: f64, remembered: u64) -> Vec<String> {
     let memory = last.memory.iter().filter_map(|(name, now)| {
         let before = warm.memory[name];
-        let grown = *now as f64 > before as f64 * (1.0 + growth);
+        let most = before as f64 * (1.0 + growth) + remembered as f64;
+        let grown = *now as f64 > most;
         grown.then(|| format!("{name}: {now} KiB after {before} KiB"))
     });
     let levels = last.levels.iter().filter_map(|(name, now)| {
@@ -37,6 +38,7 @@ mod tests {
     use crate::sample::{CONNECTIONS, FDS, FILES, PRIVATE, RSS, TCP, THREADS};
 
     const GROWTH: f64 = 0.1;
+    const REMEMBERED: u64 = 50;
 
     fn sample() -> Sample {
         Sample {
@@ -52,10 +54,10 @@ mod tests {
     fn a_worker_that_holds_no_more_than_before_leaks_nothing() {
         let (warm, mut last) = (sample(), sample());
         last.left.clear();
-        assert_eq!(leaks(&warm, &last, GROWTH), [""; 0]);
-        last.memory = [(RSS, 66_000), (PRIVATE, 100)].into();
+        assert_eq!(leaks(&warm, &last, GROWTH, REMEMBERED), [""; 0]);
+        last.memory = [(RSS, 66_050), (PRIVATE, 100)].into();
         last.levels.insert(FDS, 8);
-        assert_eq!(leaks(&warm, &last, GROWTH), [""; 0]);
+        assert_eq!(leaks(&warm, &last, GROWTH, REMEMBERED), [""; 0]);
     }
 
     #[test]
@@ -65,9 +67,9 @@ mod tests {
         let told = |spoil: &dyn Fn(&mut Sample)| {
             let mut last = warm.clone();
             spoil(&mut last);
-            leaks(&warm, &last, GROWTH)
+            leaks(&warm, &last, GROWTH, REMEMBERED)
         };
-        for (name, kib) in [(RSS, 66_001), (PRIVATE, 22_001)] {
+        for (name, kib) in [(RSS, 66_051), (PRIVATE, 22_051)] {
             let before = warm.memory[name];
             let leaks = told(&|last| _ = last.memory.insert(name, kib));
             assert_eq!(leaks, [format!("{name}: {kib} KiB after {before} KiB")]);
