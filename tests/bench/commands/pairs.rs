@@ -4,6 +4,7 @@
 
 use crate::sides::{Commands, Times, worker};
 use crate::support::git_server::GitRepo;
+use crate::support::setting;
 use crate::support::world::World;
 use crate::{median, number, trees, world};
 
@@ -75,7 +76,8 @@ pub(crate) fn run() {
     println!("{rounds} pairs each; seconds are medians, ratios medians of the pairs'\n");
     println!("{:<50} {:>7} {:>7} {:>7} {:>7}", "", "clone", "build", "push", "in all");
     let mut table = Vec::new();
-    for case in cases() {
+    let wanted = setting("CASE", "");
+    for case in cases().into_iter().filter(|case| case.name.contains(&wanted)) {
         let mut pairs: Vec<[Times; 2]> = Vec::new();
         // The first round fetches and makes what all later ones have.
         for round in 0..=rounds {

@@ -86,6 +86,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_is_hashed_as_far_as_it_is_sent() {
+        let text = vec![7; 3 * CHUNK + 1];
+        for size in [0, 1, CHUNK, text.len()] {
+            let digest = digest_of(&text[..], size as u64, || false).expect("read");
+            assert_eq!(digest, *blake3::hash(&text[..size]).as_bytes(), "{size}");
+        }
+        let unwanted = digest_of(&text[..], 1, || true).expect("not read");
+        assert_eq!(unwanted, *blake3::hash(b"").as_bytes());
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded_and_what_was_read_first_is_forgotten() {
         let read = ReadContexts::default();
         let some = |files: usize| {
