@@ -75,7 +75,7 @@ pub trait ImageBuilder: Send + Sync + 'static {
 
     /// Looks for secrets in what an image shows of itself: its configuration and its history, and with `files`
     /// the files of its layers, within limits of time and size. `progress` hears what was not looked at.
-    /// `None` = there are none, or the engine does not have the image.
+    /// `None` = there are none. An image that the engine does not have any more is `engine_failed`.
     fn search<'a>(
         &'a self,
         image: &'a BuiltImage,

@@ -87,6 +87,12 @@ struct Work {
     shown: HashMap<BuildKey, Vec<(String, String)>>,
 }
 
+impl Work {
+    fn has(&self, image: &BuiltImage) -> bool {
+        self.images.values().any(|known| known.id == image.id)
+    }
+}
+
 /// How a scripted build ends.
 #[derive(Debug, Clone, Default)]
 pub enum End {
@@ -345,6 +351,10 @@ impl ImageBuilder for FakeBuilder {
     ) -> BoxFuture<'a, Result<Option<Exposed>, Fault>> {
         Box::pin(async move {
             let work = self.lock();
+            if !work.has(image) {
+                let message = format!("cannot search {}: no such image", image.id);
+                return Err(Fault::new(StageName::Pusher, Reason::EngineFailed, message));
+            }
             let shown = work.shown.get(&image.key).into_iter().flatten();
             let mut looked_at = shown.filter(|(place, _)| files || !place.starts_with("the file"));
             let found = looked_at.find_map(|(place, text)| {
@@ -362,7 +372,7 @@ impl ImageBuilder for FakeBuilder {
         _: &'a BuildLog,
     ) -> BoxFuture<'a, Result<String, Fault>> {
         Box::pin(async move {
-            if !self.lock().images.values().any(|known| known.id == image.id) {
+            if !self.lock().has(image) {
                 let message = format!("cannot push `{reference}`: no such image");
                 return Err(Fault::new(StageName::Pusher, Reason::EngineFailed, message));
             }

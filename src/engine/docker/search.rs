@@ -9,7 +9,7 @@ use bollard::models::{ImageHistoryResponseItem, ImageInspect};
 use bytes::Bytes;
 use futures_util::{StreamExt, pin_mut};
 use image_builder_actors::model::build_log::BuildLog;
-use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::fault::{Fault, Reason, StageName};
 use image_builder_actors::model::secret::Tripwire;
 use image_builder_actors::ports::Exposed;
 use tokio::sync::mpsc;
@@ -23,7 +23,11 @@ const WHAT: &str = "searching an image for secrets";
 /// Pieces of the archive that wait to be searched.
 const WAITING: usize = 8;
 
-/// The first secret that is found. `None` = there is none, or no such image.
+/// How often an engine is asked that says it has no such image: with containerd's store it says so of one that is there,
+/// while another is removed.
+const QUESTIONS: usize = 3;
+
+/// The first secret that is found. An image that is not there was not searched, which is a fault.
 pub(super) async fn search(
     engine: &DockerEngine,
     image_id: &str,
@@ -31,11 +35,7 @@ pub(super) async fn search(
     files: bool,
     progress: &BuildLog,
 ) -> Result<Option<Exposed>, Fault> {
-    let Some(image) = engine.inspect(image_id, WHAT).await? else { return Ok(None) };
-    let history = match engine.docker.image_history(image_id).await {
-        Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
-        history => history.map_err(|error| faults::of_client(&engine.address, WHAT, &error))?,
-    };
+    let (image, history) = told(engine, image_id).await?;
     let size = image.size.unwrap_or_default();
     let shown = configuration(image, history).shows(wanted);
     if shown.is_some() || !files {
@@ -52,7 +52,28 @@ pub(super) async fn search(
     in_files(engine, image_id, wanted, progress).await
 }
 
-/// What the engine tells of an image, as the image itself has it.
+/// What the engine tells of an image.
+async fn told(
+    engine: &DockerEngine,
+    image_id: &str,
+) -> Result<(ImageInspect, Vec<ImageHistoryResponseItem>), Fault> {
+    for _ in 0..QUESTIONS {
+        let Some(image) = engine.inspect(image_id, WHAT).await? else { continue };
+        match engine.docker.image_history(image_id).await {
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => {}
+            Err(error) => return Err(faults::of_client(&engine.address, WHAT, &error)),
+            Ok(history) => return Ok((image, history)),
+        }
+    }
+    Err(gone(image_id))
+}
+
+fn gone(image_id: &str) -> Fault {
+    let message = format!("{WHAT}: the engine no longer has {image_id}");
+    Fault::new(StageName::Pusher, Reason::EngineFailed, message)
+}
+
+/// The same, as the image itself has it.
 fn configuration(image: ImageInspect, history: Vec<ImageHistoryResponseItem>) -> Configuration {
     let step = |made: ImageHistoryResponseItem| Step {
         created_by: made.created_by,
@@ -82,7 +103,9 @@ async fn in_files(
     // Dropping the sender has ended what is searched.
     let searched = joined(searching).await;
     let incomplete = match (sent, searched.read) {
-        (Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })), _) => return Ok(None),
+        (Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })), _) => {
+            return Err(gone(image_id));
+        }
         (Ok(Err(error)), _) => return Err(faults::of_client(&engine.address, WHAT, &error)),
         (Err(_), _) => Some(format!("it took longer than {} s", time.as_secs())),
         (Ok(Ok(())), Err(error)) => Some(format!("they cannot be read: {error}")),

@@ -70,7 +70,7 @@ macro_rules! builder_conformance {
             an_image_that_is_pushed_twice_keeps_its_digest,
             an_image_that_the_engine_has_lost_cannot_be_pushed,
             a_secret_that_an_image_shows_is_found_and_its_place_named,
-            an_image_that_the_engine_has_lost_shows_no_secret,
+            an_image_that_the_engine_has_lost_is_not_taken_for_a_searched_one,
             a_push_to_a_registry_out_of_reach_is_a_capacity_fault,
         }
     };
@@ -265,14 +265,15 @@ pub async fn a_secret_that_an_image_shows_is_found_and_its_place_named(world: &i
     }
 }
 
-pub async fn an_image_that_the_engine_has_lost_shows_no_secret(world: &impl World) {
+pub async fn an_image_that_the_engine_has_lost_is_not_taken_for_a_searched_one(world: &impl World) {
     let mut order = world.small();
     order.labels.insert("note".to_owned(), "hush-hush-hush".to_owned());
     let image = built(world, &order).await;
     world.lose(&image).await;
     let wanted = tripwire("hush-hush-hush");
     let found = world.builder().search(&image, &wanted, true, &progress(&order)).await;
-    assert_eq!(found, Ok(None));
+    let fault = found.expect_err("there is none");
+    assert_eq!((fault.stage, fault.reason), (StageName::Pusher, Reason::EngineFailed), "{fault}");
 }
 
 pub async fn a_push_to_a_registry_out_of_reach_is_a_capacity_fault(world: &impl World) {
