@@ -6,8 +6,9 @@
 //! | `memory` | the worker's own resident memory: idle, and with eight builds of 200 MB at once |
 //! | `waiting`, `sizes`, `workers`, `hosts` | how cost grows: with requests that wait, with the size of a repository, with workers and with hosts |
 //!
-//! `cargo bench --bench commands -- pairs memory` runs only these parts. `ROUNDS` (10) is the number of pairs;
-//! `PLOTS` names a directory for plots of how cost grows. The engine is that of `DOCKER_HOST`.
+//! `cargo bench --bench commands -- pairs memory` runs only these parts. `ROUNDS` (10) is the number of pairs, and
+//! `CASE` a part of the names of those that are wanted; `PLOTS` names a directory for plots of how cost grows. The
+//! engine is that of `DOCKER_HOST`.
 
 #![allow(clippy::print_stdout, reason = "its figures are for whoever runs it")]
 
