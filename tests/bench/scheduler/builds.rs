@@ -115,9 +115,10 @@ fn commits(repo: &GitRepo, count: usize) -> Vec<String> {
     branches
 }
 
-/// From the first publish to the last notification.
+/// From the first publish to the last notification. What was built is removed from the engine, as it is by hand.
 fn requests(world: &World, repo: &GitRepo, branches: &[String], users: usize) -> Times {
-    let users: Vec<String> = (0..users).map(|_| unique("user")).collect();
+    let name = unique("user");
+    let users: Vec<String> = (0..users).map(|number| format!("{name}-{number}")).collect();
     let bodies: Vec<String> = branches
         .iter()
         .zip(users.iter().cycle())
@@ -139,6 +140,7 @@ fn requests(world: &World, repo: &GitRepo, branches: &[String], users: usize) ->
         builds.push(Times { fetch, build, push, ..Times::default() });
         true
     });
+    engine::forget(&name);
     Times { all: (ended - begun).as_secs_f64(), ..Times::median(&builds) }
 }
 
