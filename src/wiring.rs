@@ -47,7 +47,7 @@ use crate::config::{
 };
 use crate::credentials::{CredentialsSettings, ManagerSettings, TokenMaker};
 use crate::data_dir::DataDir;
-use crate::engine::docker::DockerSettings;
+use crate::engine::docker::{DockerSettings, Tenancy};
 use crate::engine::settings::{BuildSettings, RegistryAuth, StraightPush};
 use crate::exit::{Exit, StartError};
 use crate::hooks::Applications;
@@ -255,7 +255,11 @@ impl Adapters {
             secret: secret.clone(),
         });
         let seal = seal(config, &secret);
-        let planner = PlannerSettings::new(config.limits.clone(), secret);
+        let own_front_end = config.engine.builds.tenancy == Tenancy::Strict;
+        let planner = PlannerSettings {
+            own_front_end,
+            ..PlannerSettings::new(config.limits.clone(), secret)
+        };
         Ok(Self {
             registry_name,
             seal,

@@ -1,13 +1,12 @@
 //! The strategy `dockerfile`: the source brings its own Dockerfile.
 
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::{BuilderKind, PlanRequest};
 use image_builder_actors::ports::Plan;
 
 use super::confine::{self, Unusable};
 use super::fingerprint::Fingerprint;
-use super::{Context, invalid};
+use super::{Context, PlannerSettings, invalid};
 
 mod stages;
 
@@ -28,7 +27,12 @@ pub(super) fn default_in(context: &Context) -> Option<&'static str> {
     DEFAULT_NAMES.into_iter().find(exists)
 }
 
-pub(super) fn plan(context: &Context, wish: &PlanRequest, limits: &Limits) -> Result<Plan, Fault> {
+pub(super) fn plan(
+    context: &Context,
+    wish: &PlanRequest,
+    settings: &PlannerSettings,
+) -> Result<Plan, Fault> {
+    let limits = &settings.limits;
     let usual = || default_in(context).unwrap_or(DEFAULT_NAME);
     let shown = wish.dockerfile_path.as_deref().unwrap_or_else(usual);
     let path = confine::resolve(&context.path, shown).map_err(|unusable| match unusable {
@@ -59,7 +63,7 @@ pub(super) fn plan(context: &Context, wish: &PlanRequest, limits: &Limits) -> Re
 
     let mut build_args = wish.envs.clone();
     build_args.extend(wish.build_args.clone());
-    stages::check(&text, &build_args)
+    stages::check(&text, &build_args, settings.own_front_end)
         .map_err(|why| invalid(format!("the Dockerfile `{shown}` {why}")))?;
     let fingerprint = Fingerprint::new(PLANNER)
         .part("dockerfile", &dockerfile)

@@ -39,11 +39,14 @@ pub struct PlannerSettings {
     /// Makes the names of the cache mounts unguessable, so that nobody's Dockerfile can mount the
     /// cache of somebody else's build. See [`cache_secret`].
     pub cache_secret: Secret,
+    /// Whether the engine's own front end reads every Dockerfile, whatever its `# syntax=` line names.
+    pub own_front_end: bool,
 }
 
 impl PlannerSettings {
+    /// For an engine whose own front end reads every Dockerfile.
     pub fn new(limits: Limits, cache_secret: Secret) -> Self {
-        Self { limits, program: PathBuf::from(THIS_PROGRAM), cache_secret }
+        Self { limits, program: PathBuf::from(THIS_PROGRAM), cache_secret, own_front_end: true }
     }
 }
 
@@ -91,8 +94,8 @@ impl SourcePlanner {
     /// The plan contradicts itself or the tree.
     pub async fn writes_into(&self, tree: &Path, request: &PlanRequest) -> Result<bool, Fault> {
         let (tree, request) = (tree.to_owned(), request.clone());
-        let limits = self.settings.limits.clone();
-        let (step, _) = blocking(move || first_step(&tree, &request, &limits)).await?;
+        let settings = self.settings.clone();
+        let (step, _) = blocking(move || first_step(&tree, &request, &settings)).await?;
         Ok(matches!(step, Step::Nixpacks(_)))
     }
 
@@ -106,11 +109,11 @@ impl SourcePlanner {
         let (wish, left_out) = without_proxies(wish, progress);
         let wish = &wish;
         let (tree, request) = (source.tree.clone(), wish.plan.clone());
-        let limits = self.settings.limits.clone();
+        let settings = self.settings.clone();
         let (step, because) = blocking(move || {
             #[cfg(feature = "failpoints")]
             fail::fail_point!("builder::planning");
-            first_step(&tree, &request, &limits)
+            first_step(&tree, &request, &settings)
         })
         .await?;
         match step {
@@ -155,7 +158,11 @@ enum Step {
 }
 
 /// All that can be decided without nixpacks, and why it is this builder.
-fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<(Step, String), Fault> {
+fn first_step(
+    tree: &Path,
+    wish: &PlanRequest,
+    settings: &PlannerSettings,
+) -> Result<(Step, String), Fault> {
     let context = find_context(tree, &wish.root_directory)?;
     check_names(wish)?;
 
@@ -170,7 +177,9 @@ fn first_step(tree: &Path, wish: &PlanRequest, limits: &Limits) -> Result<(Step,
     refuse_foreign_fields(wish, builder, &because)?;
 
     let step = match builder {
-        BuilderKind::Dockerfile => Step::Ready(Box::new(dockerfile::plan(&context, wish, limits)?)),
+        BuilderKind::Dockerfile => {
+            Step::Ready(Box::new(dockerfile::plan(&context, wish, settings)?))
+        }
         BuilderKind::Nixpacks => {
             let dockerfile_missing = wish
                 .builder

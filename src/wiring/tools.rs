@@ -59,7 +59,12 @@ impl Tools {
             Fleet::new(FleetSettings { builds, ..settings }, std::env::temp_dir())
         });
         let fleet = fleet.transpose().map_err(|error| StartError::new(Exit::Config, error))?;
-        let planner = SourcePlanner::new(PlannerSettings::new(config.limits.clone(), secret));
+        let own_front_end = builds.tenancy == Tenancy::Strict;
+        let planner = PlannerSettings {
+            own_front_end,
+            ..PlannerSettings::new(config.limits.clone(), secret)
+        };
+        let planner = SourcePlanner::new(planner);
         Ok(Self { engine, fleet, planner, builds, config })
     }
 

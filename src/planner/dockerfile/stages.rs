@@ -34,14 +34,21 @@ struct Dialect {
     every_carriage_return: bool,
     /// Whether `# check=` is a directive, and any white space of Unicode may follow a `#`.
     newer_directives: bool,
+    /// Whether here-documents are known. Where they are not, what stands in them is taken for instructions: that may
+    /// find stages and needs too many, but in no Dockerfile of real life a circle.
+    here_documents: bool,
 }
 
-const DIALECTS: [Dialect; 4] = [
-    Dialect { every_carriage_return: false, newer_directives: false },
-    Dialect { every_carriage_return: true, newer_directives: false },
-    Dialect { every_carriage_return: false, newer_directives: true },
-    Dialect { every_carriage_return: true, newer_directives: true },
-];
+const NEWEST: Dialect =
+    Dialect { every_carriage_return: false, newer_directives: true, here_documents: true };
+
+fn dialects() -> impl Iterator<Item = Dialect> {
+    (0..8).map(|bits| Dialect {
+        every_carriage_return: bits & 1 != 0,
+        newer_directives: bits & 2 != 0,
+        here_documents: bits & 4 != 0,
+    })
+}
 
 /// An instruction, its lines joined.
 struct Instruction {
@@ -55,14 +62,19 @@ struct Instruction {
 /// Checks the stages of the Dockerfile `text`. The error continues "the Dockerfile `x` …".
 ///
 /// `build_args` may name another front end, as a `# syntax=` line does. Such a front end runs in a
-/// container of its own, and what it reads need not be a Dockerfile.
-pub(super) fn check(text: &str, build_args: &BTreeMap<String, String>) -> Result<(), String> {
-    if names_front_end(text) {
+/// container of its own, and what it reads need not be a Dockerfile. With `own_front_end` the engine's own reads
+/// all, whatever that line names.
+pub(super) fn check(
+    text: &str,
+    build_args: &BTreeMap<String, String>,
+    own_front_end: bool,
+) -> Result<(), String> {
+    if !own_front_end && names_front_end(text) {
         return Ok(());
     }
     let other_format =
         build_args.contains_key("BUILDKIT_SYNTAX") || may_name_front_end_for_some_engines(text);
-    for dialect in DIALECTS {
+    for dialect in dialects() {
         let instructions = read(text, dialect);
         match instructions.iter().find(|instruction| instruction.name != "arg") {
             Some(first) if first.name == "from" => check_stages(&instructions, build_args)?,
@@ -151,9 +163,6 @@ fn without_mark(text: &str) -> &str {
 }
 
 /// Splits a Dockerfile into its instructions.
-///
-/// Here-documents are not known: what stands in them is taken for instructions too, as engines do that
-/// do not know them. That may find stages and needs too many, but in no Dockerfile of real life a circle.
 fn read(text: &str, dialect: Dialect) -> Vec<Instruction> {
     let mut escape = '\\';
     let mut directives = Some(BTreeSet::new());
@@ -185,6 +194,9 @@ fn read(text: &str, dialect: Dialect) -> Vec<Instruction> {
             joined += &more;
         }
         let (name, arguments) = split_name(&joined);
+        for end in here_documents(&name, &arguments).iter().filter(|_| dialect.here_documents) {
+            lines.by_ref().find(|(_, line)| end.is(line));
+        }
         instructions.push(Instruction { line: at + 1, name, arguments });
     }
     instructions
@@ -222,6 +234,78 @@ fn split_name(line: &str) -> (String, String) {
     (name.to_lowercase(), arguments.to_owned())
 }
 
+/// The line that ends a here-document.
+struct End {
+    text: String,
+    /// Whether tabs may stand before it.
+    indented: bool,
+}
+
+impl End {
+    fn is(&self, line: &str) -> bool {
+        let line = line.trim_end_matches('\r');
+        let line = if self.indented { line.trim_start_matches('\t') } else { line };
+        line == self.text
+    }
+}
+
+/// The here-documents that follow an instruction, as BuildKit finds them.
+fn here_documents(name: &str, arguments: &str) -> Vec<End> {
+    static BEGIN: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new("^[0-9]*<<(-?)([^<]+)$").expect("the pattern is a constant, and a test uses it")
+    });
+    let (name, arguments) = match name {
+        "onbuild" => split_name(arguments),
+        _ => (name.to_owned(), arguments.to_owned()),
+    };
+    let is_list = |text: &str| serde_json::from_str::<Vec<String>>(text).is_ok();
+    if !matches!(&*name, "add" | "copy" | "run") || is_list(flags(&arguments).1) {
+        return Vec::new();
+    }
+    let words = words(&arguments);
+    let found = words.iter().filter_map(|word| BEGIN.captures(word));
+    found.map(|found| End { text: unquoted(&found[2]), indented: !found[1].is_empty() }).collect()
+}
+
+/// Splits a text where white space stands outside of quotes; these stay.
+fn words(text: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let (mut quote, mut chars) = (None, text.chars());
+    while let Some(char) = chars.next() {
+        if quote.is_none() && char.is_whitespace() {
+            words.push(String::new());
+            continue;
+        }
+        words.last_mut().expect("there is one").push(char);
+        match char {
+            '\\' if quote != Some('\'') => {
+                words.last_mut().expect("there is one").extend(chars.next());
+            }
+            _ if quote == Some(char) => quote = None,
+            '"' | '\'' if quote.is_none() => quote = Some(char),
+            _ => {}
+        }
+    }
+    words
+}
+
+/// A word without its quotes and escapes.
+fn unquoted(word: &str) -> String {
+    let (mut plain, mut quote, mut chars) = (String::new(), None, word.chars().peekable());
+    while let Some(char) = chars.next() {
+        match char {
+            '\\' if quote.is_none() => plain.extend(chars.next()),
+            '\\' if quote == Some('"') => {
+                plain.push(chars.next_if(|next| matches!(next, '"' | '$' | '\\')).unwrap_or(char));
+            }
+            _ if quote == Some(char) => quote = None,
+            '"' | '\'' if quote.is_none() => quote = Some(char),
+            _ => plain.push(char),
+        }
+    }
+    plain
+}
+
 /// Checks that the stages need each other in no circle, and not in too many ways.
 fn check_stages(
     instructions: &[Instruction],
@@ -246,7 +330,7 @@ pub(crate) fn images(
     build_args: &BTreeMap<String, String>,
     target: Option<&str>,
 ) -> Vec<String> {
-    let stages = Stages::of(&read(text, DIALECTS[0]), build_args);
+    let stages = Stages::of(&read(text, NEWEST), build_args);
     let mut wanted = stages.numbered(target).map_or_else(
         || (0..stages.names.len()).rev().take(1).collect(),
         |target| BTreeSet::from([target]),

@@ -1,7 +1,7 @@
 use super::*;
 
 fn refused(text: &str) -> Option<String> {
-    check(text, &BTreeMap::new()).err()
+    check(text, &BTreeMap::new(), true).err()
 }
 
 /// Dockerfiles that end an engine, or that no engine builds since they have no stage.
@@ -83,12 +83,36 @@ fn what_another_front_end_reads_is_not_looked_into() {
         "{\"syntax\": \"x/y\"}",
         "#!/usr/bin/env build\n# syntax=x/y\nbuild: it\n",
     ] {
-        assert_eq!(refused(text), None, "{text:?}");
+        assert_eq!(check(text, &BTreeMap::new(), false), Ok(()), "{text:?}");
     }
     let named = [("BUILDKIT_SYNTAX".to_owned(), "x/y".to_owned())].into();
-    assert_eq!(check("build: it\n", &named), Ok(()));
+    assert_eq!(check("build: it\n", &named, false), Ok(()));
     // Older engines do not know this argument and would read it themselves.
-    assert!(check("ARG X=1\n", &named).is_err());
+    assert!(check("ARG X=1\n", &named, false).is_err());
+}
+
+#[test]
+fn what_the_engine_s_own_front_end_reads_is_looked_into_whatever_is_named() {
+    let text = "# syntax=docker/dockerfile:1\nARG X=1\n";
+    assert!(refused(text).is_some_and(|why| why.contains("no stage")));
+    assert_eq!(refused("# syntax=docker/dockerfile:1\nFROM scratch\n"), None);
+}
+
+#[test]
+fn here_documents_hide_nothing() {
+    let circle = |hidden: &str, end: &str| {
+        format!(
+            "FROM scratch AS a\nCOPY <<{hidden} /x\n{end}\nCOPY --from=b / /\nFROM a AS b\nENV x=1\n"
+        )
+    };
+    for (hidden, end) in [("'E\\'", "E\\"), ("-\"E\\\\\"", "\t\tE\\"), ("E\\\\", "E\\")] {
+        let text = circle(hidden, end);
+        let why = refused(&text).unwrap_or_else(|| panic!("taken: {text}"));
+        assert!(why.contains("circle"), "{why}");
+    }
+    let kept = "FROM scratch\nRUN [\"<<EOF\"]\nCOPY <<A <<-'B' /x/\n1\nA\n2\n\tB\nONBUILD RUN <<E\nx\nE\nRUN 3<<F\ny\nF\nENV x=1\n";
+    let names: Vec<_> = read(kept, NEWEST).into_iter().map(|it| it.name).collect();
+    assert_eq!(names, ["from", "run", "copy", "onbuild", "run", "env"]);
 }
 
 #[test]
@@ -117,7 +141,7 @@ fn stages_that_need_each_other_in_a_circle_are_refused() {
         assert!(why.contains("circle") && why.contains("`a`") && why.contains("`b`"), "{why}");
     }
     let given = [("B".to_owned(), "d".to_owned())].into();
-    assert_eq!(check(&circle("COPY --from=b /x /x", "$B"), &given), Ok(()));
+    assert_eq!(check(&circle("COPY --from=b /x /x", "$B"), &given, true), Ok(()));
     assert_eq!(refused(&circle("COPY --from=bb /x /x", "a")), None);
 }
 
