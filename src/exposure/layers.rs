@@ -9,7 +9,7 @@ use image_builder_actors::model::build_log::cut;
 use image_builder_actors::model::secret::{Tripwire, without_escapes};
 use image_builder_actors::ports::Exposed;
 use serde::Deserialize;
-use tar::Archive;
+use tar::{Archive, Entry, PaxExtensions};
 
 use super::shown::Configuration;
 use super::shown_step;
@@ -24,6 +24,8 @@ const MOST_DOCUMENTS: usize = 256;
 const LONGEST_LAYER: u64 = 4 << 30;
 /// A layer that needs more memory to be unpacked is not, as an exponent of two; builders make none that does.
 const LARGEST_WINDOW: u32 = 23;
+/// What stands before a file to say more of it, such as a long name, may have so many bytes: as many as engines take.
+const LONGEST_EXTENSION: u64 = 1 << 20;
 /// Longest path that is shown, in bytes.
 const LONGEST_PATH: usize = 200;
 
@@ -150,15 +152,58 @@ impl Kind {
     }
 }
 
-fn in_layer(layer: impl Read, wanted: &Tripwire) -> io::Result<Option<Exposed>> {
-    for entry in Archive::new(layer).entries()? {
-        let mut entry = entry?;
-        let path = entry.path_bytes().into_owned();
-        let mut beside: Vec<Vec<u8>> =
-            entry.link_name_bytes().map(Into::into).into_iter().collect();
-        for extension in entry.pax_extensions()?.into_iter().flatten() {
-            beside.push(extension?.value_bytes().to_owned());
+/// What the entries before a file say of it.
+#[derive(Default)]
+struct Extensions {
+    /// Bytes of them all.
+    length: u64,
+    path: Option<Vec<u8>>,
+    others: Vec<Vec<u8>>,
+}
+
+impl Extensions {
+    /// Takes one in; whether the entry is one. What a stranger may make as long as they like is bounded before it is
+    /// read.
+    fn take(&mut self, entry: &mut Entry<'_, impl Read>) -> io::Result<bool> {
+        let kind = entry.header().entry_type();
+        let (is_path, is_link) = (kind.is_gnu_longname(), kind.is_gnu_longlink());
+        let is_pax = kind.is_pax_local_extensions() || kind.is_pax_global_extensions();
+        if !(is_path || is_link || is_pax) {
+            return Ok(false);
         }
+        self.length = self.length.saturating_add(entry.size());
+        if self.length > LONGEST_EXTENSION {
+            return Err(io::Error::other("it says too much of a file"));
+        }
+        let mut text = Vec::new();
+        entry.read_to_end(&mut text)?;
+        if is_pax {
+            for extension in PaxExtensions::new(&text) {
+                let extension = extension?;
+                let value = extension.value_bytes().to_owned();
+                match extension.key_bytes() {
+                    b"path" => self.path = Some(value),
+                    _ => self.others.push(value),
+                }
+            }
+        } else {
+            text.truncate(text.iter().position(|byte| *byte == 0).unwrap_or(text.len()));
+            if is_path { self.path = Some(text) } else { self.others.push(text) }
+        }
+        Ok(true)
+    }
+}
+
+fn in_layer(layer: impl Read, wanted: &Tripwire) -> io::Result<Option<Exposed>> {
+    let mut extensions = Extensions::default();
+    for entry in Archive::new(layer).entries()?.raw(true) {
+        let mut entry = entry?;
+        if extensions.take(&mut entry)? {
+            continue;
+        }
+        let Extensions { path, others: mut beside, .. } = std::mem::take(&mut extensions);
+        let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
+        beside.extend(entry.link_name_bytes().map(Into::into));
         let in_name = wanted.find(&path);
         let secret = in_name.or_else(|| beside.iter().find_map(|text| wanted.find(text)));
         if let Some(secret) =
@@ -281,6 +326,37 @@ mod tests {
         linked.append_link(&mut header, "link", "hush-hush-hush").expect("in memory");
         let linked = linked.into_inner().expect("in memory");
         assert!(found(&image(&linked, &[])).is_some_and(|place| place.contains("/link")));
+    }
+
+    #[test]
+    fn what_is_said_of_a_file_is_searched_and_bounded() {
+        let long = format!("{}/hush-hush-hush", "d".repeat(200));
+        let place = "the name of a file, in the layer of the step `RUN copy it`";
+        assert_eq!(found(&image(&[], &archive(&[(&long, b"")]))).as_deref(), Some(place));
+        let mut extended = Builder::new(Vec::new());
+        extended.append_pax_extensions([("a", &b"hush-hush-hush"[..])]).expect("in memory");
+        let mut header = Header::new_ustar();
+        header.set_size(1);
+        extended.append_data(&mut header, "x", &b"y"[..]).expect("in memory");
+        let extended = extended.into_inner().expect("in memory");
+        assert!(found(&image(&[], &extended)).is_some_and(|place| place.contains("`/x`")));
+
+        let wanted = Tripwire::new([("it".to_owned(), Secret::new("hush-hush-hush"))]);
+        for (kind, times, size) in [(b'L', 1, 4 << 30), (b'x', 1, 2 << 20), (b'K', 3, 500_000)] {
+            let mut bytes = Vec::new();
+            for _ in 0..times {
+                let mut header = Header::new_ustar();
+                header.set_entry_type(tar::EntryType::new(kind));
+                header.set_size(size);
+                header.set_cksum();
+                bytes.extend(header.as_bytes());
+                bytes
+                    .resize(bytes.len() + (size.min(500_000) as usize).next_multiple_of(512), b'x');
+            }
+            let searched = in_layer_of(&*bytes, None, &wanted);
+            let why = searched.read.expect_err("it is not read").to_string();
+            assert_eq!(why, "it says too much of a file");
+        }
     }
 
     #[test]
