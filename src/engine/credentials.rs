@@ -57,8 +57,13 @@ pub(super) struct PullCredentials {
 impl PullCredentials {
     /// The credential for a registry; `None` = it is asked as nobody.
     pub(super) async fn of(&self, host: &str) -> Option<RegistryLogin> {
-        let host = registry_host(host);
-        if let Some(own) = self.own.iter().find(|own| registry_host(&own.host) == host) {
+        let (asked, host) = (host, registry_host(host));
+        // The engine asks for the host as the image's name has it: only the worker's own way to write it is the worker's.
+        let is_own = |own: &&RegistryAuth| {
+            let is_written_so = own.host == asked || asked == asked.to_lowercase();
+            is_written_so && registry_host(&own.host) == host
+        };
+        if let Some(own) = self.own.iter().find(is_own) {
             let (username, password) = (own.username.clone(), own.password.clone());
             return Some(RegistryLogin { username, password });
         }
@@ -261,7 +266,12 @@ mod tests {
         };
         let request = BTreeMap::from([("own.example:5000".to_owned(), login("joe", "his"))]);
         let credentials = PullCredentials { own: vec![own], request, ..Default::default() };
-        for (asked, user) in [("own.example:5000", "push"), ("own.example", ""), ("else", "")] {
+        for (asked, user) in [
+            ("own.example:5000", "push"),
+            ("OWN.example:5000", "joe"),
+            ("own.example", ""),
+            ("else", ""),
+        ] {
             assert_eq!(user_and_password(&credentials, asked).await.0, user, "{asked}");
         }
     }

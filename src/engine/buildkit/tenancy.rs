@@ -130,9 +130,7 @@ pub(super) fn source_policy(
     cache: Option<&str>,
 ) -> Policy {
     use PolicyAction::{Allow, Deny};
-    let image = |start: &str| format!("^docker-image://{}", regex::escape(start));
     let (registry, own) = (&reference.registry, user(reference));
-    let host = registry.split('/').next().unwrap_or_default();
     let mut rules = vec![
         rule(Deny, r"^(https?|git|ssh|oci-layout)://".to_owned()),
         rule(
@@ -148,14 +146,29 @@ pub(super) fn source_policy(
         rules.push(rule(Allow, at(&addresses)));
         rules.push(rule(Allow, format!("^docker-image://({addresses})(:[0-9]+)?/")));
     }
-    rules.extend([
-        rule(Deny, image(&format!("{LOCAL_REGISTRY}/"))),
-        rule(Deny, image(&format!("{host}/"))),
-    ]);
-    let cache = cache.map(|name| name.split('/').next().unwrap_or_default());
-    rules.extend(cache.map(|cache| rule(Deny, image(&format!("{cache}/")))));
-    rules.push(rule(Allow, image(&format!("{registry}/{own}/"))));
+    for registry in [LOCAL_REGISTRY, registry].into_iter().chain(cache) {
+        rules.push(rule(Deny, images_of(registry)));
+    }
+    rules.push(rule(
+        Allow,
+        format!("^docker-image://{}", regex::escape(&format!("{registry}/{own}/"))),
+    ));
     Policy { version: 1, rules }
+}
+
+/// A pattern of all images of a registry, however its host is written: names and TLS know no upper case, and a port
+/// that is the usual one may be left out.
+fn images_of(registry: &str) -> String {
+    let host = registry.split('/').next().unwrap_or_default();
+    let bare = [":443", ":80"].iter().find_map(|port| host.strip_suffix(port));
+    // The last colon of an address in brackets may be one of its own.
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+    let (host, port) = match bare {
+        Some(bare) => (bare, "(:443|:80)?"),
+        None if has_port => (host, ""),
+        None => (host, "(:443|:80)?"),
+    };
+    format!("(?i)^docker-image://{}{port}/", regex::escape(host))
 }
 
 /// Addresses in brackets are denied whatever they are.
@@ -282,6 +295,8 @@ mod tests {
             "docker-image://localhost:5000/elsewhere:1",
             "docker-image://caches.example/all/alice/shop:cache",
             "docker-image://caches.example/all/bob/shop:cache",
+            "docker-image://Caches.EXAMPLE/all/bob/shop:cache",
+            "docker-image://caches.example:443/all/bob/shop:cache",
             "docker-image://127.0.0.1:5000/images/bob/shop:1",
             "docker-image://[::1]:5000/images/bob/shop:1",
             "docker-image://image-builder.local/bob/shop:1234567-0123456789ab",
@@ -321,6 +336,30 @@ mod tests {
             "ssh://git@example.com/x.git",
         ] {
             assert!(!allows(&policy, bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn other_users_images_stay_theirs_however_their_registry_is_written() {
+        for (registry, written) in [
+            ("registry.example.com", &["registry.example.com", "REGISTRY.example.com:443"][..]),
+            ("registry.example.com:443", &["registry.example.com", "Registry.example.com:443"]),
+            ("registry.example.com/all", &["registry.example.com", "registry.example.com:80"]),
+            (
+                "registry.example.com:5000",
+                &["registry.example.com:5000", "Registry.Example.com:5000"],
+            ),
+        ] {
+            let reference = ImageReference::for_build(registry, "alice", "shop", "c");
+            let policy = source_policy(&reference, &Networks::default(), &[], None);
+            for host in written {
+                let other = format!("docker-image://{host}/bob/shop:1");
+                assert!(!allows(&policy, &other), "{registry}: {other}");
+            }
+            let own = format!("docker-image://{registry}/alice/shop:1");
+            assert!(allows(&policy, &own), "{own}");
+            let elsewhere = "docker-image://registry.example.com.evil.example/bob/shop:1";
+            assert!(allows(&policy, elsewhere), "another registry");
         }
     }
 
