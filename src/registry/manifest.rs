@@ -144,15 +144,12 @@ impl fmt::Display for Platform {
     }
 }
 
-/// The entry of an index for a platform, else its only image. Attestations, which lie beside the
+/// The entry of an index for a platform, else its first image, as of one that was built for others alone. Attestations, which lie beside the
 /// images as `unknown/unknown`, are none.
 pub(super) fn choose<'a>(entries: &'a [Entry], wanted: &Platform) -> Option<&'a Entry> {
     let images: Vec<_> = entries.iter().filter(|entry| entry.platform.os != "unknown").collect();
-    match images.iter().find(|entry| entry.platform == *wanted) {
-        Some(entry) => Some(entry),
-        None if images.len() == 1 => Some(images[0]),
-        None => None,
-    }
+    let of_platform = images.iter().find(|entry| entry.platform == *wanted);
+    of_platform.or(images.first()).copied()
 }
 
 /// The labels of an image, by its configuration.
@@ -223,7 +220,7 @@ mod tests {
 
         assert_eq!(digest(&format!("{amd64},{arm64},{proof}")).as_deref(), Some("sha256:y"));
         assert_eq!(digest(&format!("{proof},{amd64}")).as_deref(), Some("sha256:x"));
-        assert_eq!(digest(&format!("{amd64},{amd64}")), None);
+        assert_eq!(digest(&format!("{proof},{amd64},{amd64}")).as_deref(), Some("sha256:x"));
         assert_eq!(digest(proof), None);
     }
 

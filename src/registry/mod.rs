@@ -134,7 +134,7 @@ impl RegistryClient {
         let digest = &manifest.digest;
         let failed = |why: String| fault(Reason::RegistryFailed, format!("{digest} {why}"));
         let entry = choose(entries, &self.platform)
-            .ok_or_else(|| failed(format!("has no image for {}", self.platform)))?;
+            .ok_or_else(|| failed("has no image of any platform".to_owned()))?;
         if !is_digest(&entry.digest) {
             return Err(failed(format!("names `{}`, which is no digest", excerpt(&entry.digest))));
         }
