@@ -12,7 +12,12 @@ pub(super) fn bases(text: &str) -> Option<BTreeSet<String>> {
     let mut images = BTreeSet::new();
     for instruction in instructions(text)? {
         let mut words = instruction.split_whitespace();
-        let name = words.next().unwrap_or_default().to_ascii_lowercase();
+        let mut next = || words.next().unwrap_or_default().to_ascii_lowercase();
+        let mut name = next();
+        // A later stage of the same file may run it.
+        while name == "onbuild" {
+            name = next();
+        }
         let words: Vec<&str> = words.collect();
         match name.as_str() {
             "from" => {
@@ -24,9 +29,7 @@ pub(super) fn bases(text: &str) -> Option<BTreeSet<String>> {
                     stages.insert(named.next()?.to_ascii_lowercase());
                 }
             }
-            "add" if words.iter().any(|word| word.contains("://") || word.contains("git@")) => {
-                return None;
-            }
+            "add" if words.iter().any(|word| may_be_elsewhere(word)) => return None,
             _ => {
                 for image in sources(&words) {
                     images.extend(is_image(image, &stages)?.then(|| image.to_owned()));
@@ -35,6 +38,11 @@ pub(super) fn bases(text: &str) -> Option<BTreeSet<String>> {
         }
     }
     (images.len() <= MOST).then_some(images)
+}
+
+/// Whether a word of an `ADD` is, or may stand for, something that is not in the build context.
+fn may_be_elsewhere(word: &str) -> bool {
+    word.contains("://") || word.contains("git@") || word.contains('$')
 }
 
 /// The instructions, their lines joined; `None` = the text is read by something else than the engine's own
@@ -104,6 +112,8 @@ mod tests {
             "#  escape = `\nFROM a",
             "FROM a\nADD https://x.test/y /z",
             "FROM a\nADD --keep-git-dir git@x.test:y /z",
+            "ARG URL=https://x.test/y\nFROM a\nADD $URL /z",
+            "FROM a AS b\nONBUILD ADD https://x.test/y /z\nFROM b",
             "FROM a\nCOPY --from=$X /a /b",
             "FROM",
         ] {
