@@ -64,8 +64,9 @@ impl Builds {
 
         let mounts_caches = context.mounts_caches;
         let source = source(order).filter(|_| mounts_caches);
-        let goes_back =
-            source.is_some_and(|(repository, commit)| self.revisions.begin(repository, commit));
+        let goes_back = source
+            .as_ref()
+            .is_some_and(|(repository, commit)| self.revisions.begin(repository, commit));
         if goes_back {
             progress.note(
                 "another commit was built since this one was: no layers are taken from the cache, since \
@@ -90,14 +91,15 @@ impl Builds {
         self.times.end(&shared_key, &times);
         let digest = built?;
         if let Some((repository, commit)) = source {
-            self.revisions.succeeded(repository, commit);
+            self.revisions.succeeded(&repository, commit);
         }
         Ok(digest)
     }
 }
 
-/// The repository and the commit that are built.
-fn source(order: &BuildOrder) -> Option<(&str, &str)> {
+/// The repository and the commit that are built, of one user: cache mounts are no two users'.
+fn source(order: &BuildOrder) -> Option<(String, &str)> {
     let label = |name: &str| order.labels.get(name).map(String::as_str);
-    label(SOURCE_LABEL).zip(label(REVISION_LABEL))
+    let (repository, commit) = label(SOURCE_LABEL).zip(label(REVISION_LABEL))?;
+    Some((format!("{} {repository}", user(&order.reference)), commit))
 }

@@ -3,7 +3,7 @@
 //! A layer of the cache holds its files with the time at which it was made. A commit that was built
 //! before another one finds its layers there, older than what that other build left in a cache mount;
 //! a step that compares the two would keep the other commit's files. So such a build takes no layers
-//! from the cache.
+//! from the cache. Cache mounts are a user's own, so what others build of the same repository does not count.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +17,7 @@ pub(in crate::engine) struct Revisions(Mutex<VecDeque<Built>>);
 
 #[derive(Debug)]
 struct Built {
+    /// A user's.
     repository: String,
     commit: String,
     /// Whether it goes back, and has not been built to its end since.
