@@ -80,15 +80,21 @@ fn finish_one(
         session.count_submodule()?;
         let shown_path = format!("{prefix}{}", shown(&path));
         let declaration = std::str::from_utf8(&path).ok().and_then(|path| declared.get(path));
-        if declaration.is_some_and(|declaration| declaration.skipped) {
+        let Some(Declaration { url, skipped }) = declaration else {
+            // As `git clone --recurse-submodules` leaves it, where some other submodule is declared.
+            session.note(format!(
+                "submodule {shown_path} is an empty directory: .gitmodules does not say where it is"
+            ));
+            continue;
+        };
+        if *skipped {
             continue;
         }
-        let url = declaration.and_then(|declaration| declaration.url.as_deref());
         let missing = |what: &str| {
             let message = format!("Submodule `{shown_path}` has no {what}.");
             fault(Reason::RepositoryNotFound, message)
         };
-        let url = url.ok_or_else(|| missing("`url` in .gitmodules"))?;
+        let url = url.as_deref().ok_or_else(|| missing("`url` in .gitmodules"))?;
         pending.push(Pending {
             address: address(fetcher, &connection.address, &shown_path, url)?,
             commit: Oid::from_str(&commit).map_err(|_| missing("commit"))?,

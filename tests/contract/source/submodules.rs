@@ -110,6 +110,20 @@ async fn a_submodule_that_its_repository_switches_off_stays_empty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_submodule_that_is_not_declared_stays_empty_and_the_others_are_fetched() {
+    let inner = GitRepo::create("contract", "inner");
+    let commit = inner.commit(&[("a", "1")]);
+    let outer = GitRepo::create("contract", "undeclared");
+    outer.add_submodule("declared", &format!("../{}", inner.name), &commit);
+    let of_nothing = format!("160000,{},sub", "0123456789".repeat(4));
+    outer.git(&["update-index", "--add", "--cacheinfo", &of_nothing]);
+    outer.commit_index();
+    let got = fetched(&plain(), &request(&name(&outer), Target::DefaultBranch, None)).await;
+    assert_eq!(list(&got.source.tree.join("sub")), Vec::<String>::new());
+    assert_eq!(list(&got.source.tree.join("declared")), ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn submodules_count_against_the_limits() {
     let inner = GitRepo::create("contract", "inner");
     let commit = inner.commit(&[("a", "1"), ("b", "2")]);
@@ -144,6 +158,7 @@ async fn a_submodule_is_never_written_through_a_link_of_the_tree() {
     outer.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{commit},sub")]);
     outer.commit_index();
     let request = request(&name(&outer), Target::DefaultBranch, None);
-    refused(&plain(), &request, Reason::RepositoryNotFound, "`sub`").await;
+    let got = fetched(&plain(), &request).await;
+    assert_eq!(list(&got.source.tree.join("sub")), Vec::<String>::new());
     assert_eq!(list(outside.path()), Vec::<String>::new());
 }
