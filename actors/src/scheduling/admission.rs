@@ -117,6 +117,8 @@ struct ReadEntry {
     given_id: bool,
     subject: String,
     requested_at: OffsetDateTime,
+    /// Whether somebody wants it again, whatever came after it: it neither supersedes nor is superseded.
+    redriven: bool,
     building: bool,
 }
 
@@ -194,7 +196,7 @@ impl Admission {
 
     /// Says that a request is put in the backlog: what was requested before it is out of date.
     pub fn expect(&self, request: &BuildRequest, given_id: bool, requested_at: OffsetDateTime) {
-        if !self.supersedes(request) {
+        if !self.supersedes(request) || request.redrive_of.is_some() {
             return;
         }
         let subject = subject(request);
@@ -256,10 +258,14 @@ impl Jobs {
             .values()
             .filter(|entry| entry.withdrawn.borrow().is_none())
             .filter_map(|entry| Some((entry, entry.read.as_ref()?)))
+            .filter(|(_, read)| !read.redriven)
             .filter(|(_, read)| read.subject == new.subject && read.build != new.build);
         let expected = self.expected.get(&new.subject).is_some_and(|known| {
             let Expected { requested_at, build, given_id } = known;
-            *requested_at > new.requested_at && !self.is_cancelled(build, *given_id, *requested_at)
+            // A second copy of a request is no newer one.
+            *build != new.build
+                && *requested_at > new.requested_at
+                && !self.is_cancelled(build, *given_id, *requested_at)
         });
         let mut newest = !expected;
         for (entry, read) in others {
@@ -335,11 +341,16 @@ impl Ticket {
         if jobs.is_cancelled(&build, given_id, requested_at) {
             return Err(Reason::Cancelled);
         }
-        let read =
-            ReadEntry { build, given_id, subject: subject(request), requested_at, building: false };
-        // Whoever redrives an old request wants it, whatever came after it.
+        let read = ReadEntry {
+            build,
+            given_id,
+            subject: subject(request),
+            requested_at,
+            redriven: request.redrive_of.is_some(),
+            building: false,
+        };
         if self.admission.supersedes(request)
-            && request.redrive_of.is_none()
+            && !read.redriven
             && let Some(reason) = jobs.supersede(&read)
         {
             return Err(reason);

@@ -103,6 +103,29 @@ fn a_newer_request_takes_the_place_of_an_older_one_that_does_not_build_yet() {
 }
 
 #[test]
+fn neither_its_own_second_copy_nor_what_is_redriven_supersedes_a_request() {
+    let mut settings = settings();
+    settings.supersede = true;
+    settings.builder.concurrency = 1;
+    with_pipeline(settings, async |world| {
+        world.hold_build(&of_user("busy", 0)).await;
+        let mut old = request("old");
+        old["redriveOf"] = json!("older");
+        for (waiting, body) in [request("twin"), request("twin"), old].iter().enumerate() {
+            world.request(body).await;
+            world.broker.wait_until(|broker| broker.backlog().len() == waiting + 1).await;
+        }
+        world.engine.release();
+        world.quiet().await;
+        let notified = world.notified(3).await;
+        assert!(notified.iter().all(|(id, _)| id.ends_with(".image.ready")), "{notified:?}");
+        for id in ["twin", "old"] {
+            assert!(notified.iter().any(|(told, _)| *told == format!("{id}.image.ready")), "{id}");
+        }
+    });
+}
+
+#[test]
 fn a_request_can_ask_for_that_itself_and_means_its_branch_then() {
     let mut settings = settings();
     settings.builder.concurrency = 1;
