@@ -148,7 +148,7 @@ async fn a_published_image_is_found_by_all_its_names() {
             let found = worker.registry.find(&reference.with_tag(tag)).await;
             assert_eq!(found, Ok(Some(published.clone())), "{tag}");
         }
-        let of_build = worker.images.of_build(&request(&reference)).await;
+        let of_build = worker.images.of_build(&request(&reference), None).await;
         let of_build = of_build.expect("it can be asked").expect("it is there");
         assert_eq!((of_build.image, of_build.commit), (published, reference.tag));
     }
@@ -190,7 +190,7 @@ async fn an_image_that_is_found_by_its_build_gets_the_commits_tag_that_it_lacks(
     assert_eq!(worker.registry.find(&reference).await, Ok(None));
 
     alive.store(true, Ordering::SeqCst);
-    let ready = worker.images.of_build(&request).await.expect("it can be asked");
+    let ready = worker.images.of_build(&request, None).await.expect("it can be asked");
     assert_eq!(ready.map(|ready| ready.image), Some(image.clone()));
     assert_eq!(worker.registry.find(&reference).await, Ok(Some(image)));
 }
@@ -239,7 +239,7 @@ async fn an_image_that_somebody_else_pushed_with_copied_labels_and_tags_is_not_b
     let own = engine.labelled_image(&label).await;
     let own = worker.publish(&own, &reference).await.expect("it succeeds");
     let by_key = async || worker.images.of_key(&request(&reference), &key).await;
-    let by_build = async || worker.images.of_build(&request(&reference)).await;
+    let by_build = async || worker.images.of_build(&request(&reference), None).await;
     assert!(by_key().await.expect("asked").is_some_and(|(image, _)| image == own));
     assert!(by_build().await.expect("asked").is_some_and(|ready| ready.image == own));
 

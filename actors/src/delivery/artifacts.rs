@@ -96,11 +96,17 @@ impl Images {
         Ok(Some((image, labels.remove(REVISION_LABEL))))
     }
 
-    /// The image of this very build, which has its commit's tag then.
+    /// The image of this very build, which has its commit's tag then. `commit` = what the build is of, where that is
+    /// known: what was published earlier under the same id may be of another one.
     ///
     /// # Errors
     /// The registry cannot be asked.
-    pub async fn of_build(&self, request: &BuildRequest) -> Result<Option<Ready>, Fault> {
+    pub async fn of_build(
+        &self,
+        request: &BuildRequest,
+        commit: Option<&str>,
+    ) -> Result<Option<Ready>, Fault> {
+        let known = commit;
         let reference = self.reference(request, &build_tag(request));
         let Some(image) = self.sealed(&reference).await? else { return Ok(None) };
         let labels = self.registry.labels(&reference, &image).await?;
@@ -109,6 +115,9 @@ impl Images {
             tracing::warn!(%reference, "an image without the labels of this service is left alone");
             return Ok(None);
         };
+        if known.is_some_and(|known| known != commit) {
+            return Ok(None);
+        }
         let reference = self.reference(request, &commit);
         // All tags are put at once: a worker that died meanwhile may have left this one out.
         if self.registry.find(&reference).await?.is_none() {

@@ -347,7 +347,8 @@ impl Settlement {
     /// Looks for the image of an earlier delivery before the request is given up.
     async fn look_first(&self, lease: Lease, failed: FailedTry) {
         let Ok(request) = &failed.request else { return self.give_up(lease, failed).await };
-        match self.images.of_build(request).await {
+        let commit = failed.history.checkpoint.commit.as_deref();
+        match self.images.of_build(request, commit).await {
             Ok(None) => self.give_up(lease, failed).await,
             Ok(Some(ready)) => {
                 tracing::info!("the registry has the image after all");

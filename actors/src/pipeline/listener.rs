@@ -273,7 +273,8 @@ impl Listener {
         if job.lease.is_first() {
             return Earlier::Nothing;
         }
-        match self.images.of_build(&job.request).await {
+        let commit = job.history.checkpoint.commit.as_deref();
+        match self.images.of_build(&job.request, commit).await {
             Ok(Some(ready)) => {
                 tracing::info!("pushed by an earlier try: only its outcome is left");
                 return Earlier::Pushed(ready);

@@ -81,6 +81,25 @@ async fn comes_back(world: &World, request: &Value, queue: Queue, failures: u32)
     world.broker.publish(queue, message, Duration::ZERO).await.expect("published");
 }
 
+#[test]
+fn an_image_of_another_commit_that_the_same_id_had_before_is_not_told_again() {
+    with_pipeline(settings(), async |world| {
+        let (_, first) = world.outcome_of(&request("b1")).await;
+        let message = Message { body: request("b1").to_string().into(), ..Message::default() };
+        let mut history = History::new(OffsetDateTime::now_utc());
+        history.since = Some(OffsetDateTime::now_utc());
+        history.record(&fault(StageName::Builder, Reason::EngineFailed), true);
+        let commit = "0123456789".repeat(4);
+        history.checkpoint.commit = Some(commit.clone());
+        let message = Envelope::default().pass_on_with(&message, &history);
+        world.broker.publish(Queue::Build, message, Duration::ZERO).await.expect("published");
+        let (_, second) = &world.notified(2).await[1];
+        assert_eq!(second["data"]["commit"], commit.as_str());
+        assert_ne!(second["data"]["commit"], first["data"]["commit"]);
+        assert_eq!(second["data"]["attempts"], 2);
+    });
+}
+
 /// Waits for the second notification, and checks that it names the image that the first named.
 async fn notified_again(world: &World) -> Value {
     let notified = world.notified(2).await;
