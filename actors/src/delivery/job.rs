@@ -27,6 +27,10 @@ impl Timings {
             StageName::Pusher => self.pusher += took,
         }
     }
+
+    fn sum(&self) -> Duration {
+        self.connector + self.builder + self.pusher
+    }
 }
 
 /// One build request on its way through the worker: whoever holds it is responsible for it.
@@ -56,6 +60,11 @@ impl Job {
     pub fn patience(&self, limit: Duration) -> Instant {
         let all = self.deadline.saturating_duration_since(self.received);
         self.deadline.checked_sub(limit.min(all) / 2).unwrap_or(self.received)
+    }
+
+    /// For how long no stage has worked on the job, from when it came until `now`.
+    pub fn waited(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.received).saturating_sub(self.timings.sum())
     }
 
     /// The number of the present try, from 1.

@@ -281,7 +281,7 @@ pub(super) struct Reception {
     settlement: Settlement,
     /// Knows what becomes of leases that are dropped.
     pub(super) settler: Settler,
-    acks: Arc<dyn Acknowledger>,
+    pub(super) acks: Arc<dyn Acknowledger>,
     pub(super) mailbox: Mailbox<Delivered>,
 }
 

@@ -60,6 +60,11 @@ impl<T> Leased for Work<T> {
     }
 }
 
+/// Whether a job that is stopped after `limit` would have had all of its time, `timeout`, had it not waited before.
+fn was_cut_short(limit: Duration, timeout: Duration, waited: Duration) -> bool {
+    limit < timeout && limit + waited >= timeout
+}
+
 /// The actor of a stage.
 #[derive(Clone)]
 pub struct StageActor<S> {
@@ -170,8 +175,29 @@ impl<S: Stage> StageActor<S> {
             reason = not_wanted => Err(withdrawn(S::NAME, reason).into()),
             () = tokio::time::sleep_until(deadline.into()) => {
                 let limit = deadline.saturating_duration_since(started);
+                if was_cut_short(limit, self.timeout, job.waited(started)) {
+                    return Err(StageError::HandBack);
+                }
                 Err(self.stage.out_of_time(limit.as_secs_f32()).into())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_job_that_waited_for_what_it_lacks_was_cut_short() {
+        let seconds = Duration::from_secs;
+        let was = |limit, timeout, waited| {
+            was_cut_short(seconds(limit), seconds(timeout), seconds(waited))
+        };
+        assert!(was(474, 900, 1020), "it waited for most of its time");
+        assert!(was(0, 900, 1500), "it never had any");
+        assert!(was(890, 900, 10));
+        assert!(!was(900, 900, 300), "it had all of it");
+        assert!(!was(474, 900, 10), "its other stages took that long");
     }
 }
