@@ -13,7 +13,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation, Connection};
 
 use super::declare::soft_error;
-use super::topology::{Lane, QueueDeclaration, Role};
+use super::topology::{Lane, MOST_LANES, QueueDeclaration, Role};
 use super::{ConnectError, ConnectOnceError, RabbitSettings, connect_once, properties};
 
 /// Time for the broker to answer anything.
@@ -97,13 +97,11 @@ impl Queues {
 
     async fn older_lanes(&self, asking: &mut Asking) -> Result<Vec<Seen>, QueuesError> {
         let mut older = Vec::new();
-        for number in self.0.topology.build_lanes() + 1.. {
+        for number in self.0.topology.build_lanes() + 1..=MOST_LANES {
             let QueueDeclaration { name, role, .. } = self.0.topology.lane(Lane::Numbered(number));
+            // Those between may have been deleted.
             let counts = asking.count(&name).await?;
-            if counts.is_none() {
-                break;
-            }
-            older.push(Seen { name, role, counts });
+            older.extend(counts.is_some().then_some(Seen { name, role, counts }));
         }
         Ok(older)
     }

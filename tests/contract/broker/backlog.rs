@@ -185,6 +185,66 @@ async fn lanes_from_when_there_were_more_are_emptied_counted_and_not_filled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_is_filled_no_more_can_be_deleted_whatever_is_in_hand_and_in_the_others() {
+    let many = TopologySettings { build_lanes: 5, ..topology_settings() };
+    let few = TopologySettings { build_lanes: 1, ..many.clone() };
+    on(Rabbit::start_with(settings(&uri(), many)).await, async |before: &Rabbit| {
+        let delete = async |number| {
+            let (connection, channel) = plain_channel().await;
+            let name = lane(before, Lane::Numbered(number));
+            channel.queue_delete(name.as_str().into(), Default::default()).await.expect("deleted");
+            connection.close(200, "done".into()).await.expect("it can be closed");
+        };
+        put(&lane(before, Lane::Numbered(4)), b"job").await;
+        delete(2).await;
+        let after = Rabbit::start_with(settings(&uri(), few)).await;
+        let mut backlog = backlog(&*after.broker).await;
+        assert_eq!(after.broker.waiting().await, Ok(1));
+        let turn = take(&mut backlog, &load(&[])).await;
+        assert_eq!(body(&turn.delivery), "job");
+        delete(5).await;
+        assert!(matches!(backlog.taker.take(&load(&[])).await, Ok(None)));
+        assert!(backlog.acks.holds(turn.delivery.tag));
+        backlog.acks.ack(turn.delivery.tag).await.expect("it can be acked");
+        assert_eq!(after.broker.waiting().await, Ok(0));
+        after.broker.close().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_have_more_again_waits_for_nobody_who_may_not() {
+    on_rabbitmq(async |rabbit: &Rabbit| {
+        for user in ["x", "z"] {
+            for number in ["1", "2"] {
+                enqueue(&*rabbit.broker, user, number).await;
+            }
+        }
+        let mut backlog = backlog(&*rabbit.broker).await;
+        let mut in_hand = Vec::new();
+        for _ in 0..2 {
+            let of = [
+                ("x", in_hand.contains(&"x".to_owned()).into()),
+                ("z", in_hand.contains(&"z".to_owned()).into()),
+            ];
+            in_hand.push(take(&mut backlog, &load(&of)).await.user_id);
+        }
+        assert_eq!(in_hand.iter().cloned().collect::<BTreeSet<_>>().len(), 2, "{in_hand:?}");
+        let full = Load { most_per_user: 1, ..load(&[("x", 1), ("z", 1)]) };
+        for _ in 0..5 {
+            assert!(backlog.taker.take(&full).await.expect("it is open").is_none());
+        }
+        for user in ["x", "z"] {
+            let other = if user == "x" { "z" } else { "x" };
+            let free = Load { most_per_user: 1, ..load(&[(other, 1)]) };
+            let turn = backlog.taker.take(&free).await.expect("it is open").expect("its turn");
+            assert_eq!(turn.user_id, user);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_passed_over_keeps_what_is_known_of_it() {
     on_rabbitmq(async |rabbit: &Rabbit| {
         let envelope = Envelope { redeliveries: 2, ..Envelope::default() };

@@ -17,9 +17,10 @@ mod taker;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use image_builder_actors::ports::{Backlog, BrokerError, Load, Message, Place, Queue};
+use lapin::Connection;
 use lapin::protocol::AMQPSoftError;
-use lapin::{Channel, Connection};
 use tokio::sync::{Notify, watch};
 
 use self::recent::{Choice, Recent, two_lanes};
@@ -28,7 +29,7 @@ use super::declare::{Counts, Declarer, declare_queue, soft_error};
 use super::properties::Outgoing;
 use super::publish::Publisher;
 use super::readiness::ConnectionState;
-use super::topology::{Lane, QueueDeclaration};
+use super::topology::{Lane, MOST_LANES, QueueDeclaration};
 use super::user::User;
 
 /// How old the lengths of the lanes may be that requests are spread by.
@@ -181,20 +182,41 @@ impl Lanes {
         self.declarer.topology().lanes().chain(older).collect()
     }
 
-    /// Looks for lanes beyond those that are filled, up to the first number that there is none of.
+    /// Looks for lanes beyond those that are filled. Some may have been deleted, and others not.
     async fn find_older(&self, connection: &Connection) -> lapin::Result<()> {
-        let mut older = Vec::new();
-        for number in self.declarer.topology().build_lanes() + 1.. {
-            let lane = Lane::Numbered(number);
-            let channel = connection.create_channel().await?;
-            match exists(&channel, &self.declarer.topology().lane(lane)).await? {
-                true => older.push(lane),
-                false => break,
-            }
-            channel.close(200, "asked".into()).await?;
-        }
-        *lock(&self.older) = older;
+        let beyond = self.declarer.topology().build_lanes() + 1..=MOST_LANES;
+        let lanes: Vec<Lane> = beyond.map(Lane::Numbered).collect();
+        let looks = lanes.iter().map(|lane| self.count_older(connection, *lane));
+        let counts = try_join_all(looks).await?;
+        let found = lanes.into_iter().zip(counts).filter(|(_, counts)| counts.is_some());
+        *lock(&self.older) = found.map(|(lane, _)| lane).collect();
         Ok(())
+    }
+
+    /// What a lane has that is not filled any more; `None` = it was deleted. The channel on which that is asked is
+    /// closed by the broker where it was: so nothing else is on it.
+    async fn count_older(
+        &self,
+        connection: &Connection,
+        lane: Lane,
+    ) -> lapin::Result<Option<Counts>> {
+        let channel = connection.create_channel().await?;
+        match declare_queue(&channel, &self.declarer.topology().lane(lane), true).await {
+            Ok(counts) => {
+                channel.close(200, "asked".into()).await?;
+                Ok(Some(counts))
+            }
+            Err(error) if matches!(soft_error(&error), Some((AMQPSoftError::NOTFOUND, _))) => {
+                lock(&self.older).retain(|older| *older != lane);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a lane is filled no more.
+    fn is_older(&self, lane: Lane) -> bool {
+        matches!(lane, Lane::Numbered(number) if number > self.declarer.topology().build_lanes())
     }
 
     /// Opens the backlog.
@@ -214,17 +236,6 @@ impl Lanes {
 
 /// What calls fail with after the end.
 const CLOSED: &str = "the connection was closed by this worker";
-
-/// Whether there is a queue of this name; a channel on which there is none is closed by the broker.
-async fn exists(channel: &Channel, queue: &QueueDeclaration) -> lapin::Result<bool> {
-    match declare_queue(channel, queue, true).await {
-        Ok(_) => Ok(true),
-        Err(error) => match soft_error(&error) {
-            Some((AMQPSoftError::NOTFOUND, _)) => Ok(false),
-            _ => Err(error),
-        },
-    }
-}
 
 /// Rings the bell whenever something was put in a lane since the last ring began.
 async fn ring(lanes: std::sync::Weak<Lanes>) {

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::ports::{Acknowledger, Backlog, BrokerError, Load, Taker, Turn};
 use lapin::message::{BasicGetMessage, Delivery};
-use lapin::options::{BasicAckOptions, BasicGetOptions};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::watch;
@@ -34,6 +34,9 @@ const LOOK_WITHOUT_BELL: Duration = Duration::from_secs(1);
 /// once, and the pause before the next of them.
 const ROUND: u32 = 32;
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(100);
+
+/// So many of such users are remembered of a lane.
+const MOST_REMEMBERED: usize = 64;
 
 /// The pause after a lane in which all were of such users.
 const BETWEEN_LAPS: Duration = Duration::from_secs(10);
@@ -218,9 +221,9 @@ struct Source {
 }
 
 struct Blocked {
-    /// Whose request was at its head.
-    by: User,
-    /// When it is to be looked at again, whatever that one may have.
+    /// Whose requests were passed over, of many some.
+    by: Vec<User>,
+    /// When it is to be looked at again, whatever those may have.
     until: Instant,
     /// How many are still to be looked at until all were.
     left: u32,
@@ -251,9 +254,10 @@ impl Source {
     }
 
     fn is_blocked(&self, load: &Load) -> bool {
-        self.blocked
-            .as_ref()
-            .is_some_and(|blocked| !blocked.by.is_admitted(load) && Instant::now() < blocked.until)
+        self.blocked.as_ref().is_some_and(|blocked| {
+            let is_any_admitted = blocked.by.iter().any(|user| user.is_admitted(load));
+            !is_any_admitted && Instant::now() < blocked.until
+        })
     }
 }
 
@@ -382,18 +386,19 @@ impl LaneTaker {
             let source = &mut self.sources[index];
             if !user.is_admitted(load) {
                 let (lane, ready) = (source.lane, got.message_count);
-                let before = source.blocked.take();
-                let left =
-                    before.filter(|blocked| blocked.left > 0).map_or(ready + 1, |b| b.left) - 1;
-                self.move_to(lane, got, user.clone()).await?;
+                let before = source.blocked.take().filter(|blocked| blocked.left > 0);
+                let (mut by, left) = before.map_or((Vec::new(), ready), |b| (b.by, b.left - 1));
+                if by.len() < MOST_REMEMBERED && !by.contains(&user) {
+                    by.push(user.clone());
+                }
+                self.move_to(lane, got, user).await?;
                 moved += 1;
                 let pause = match left {
                     0 => BETWEEN_LAPS,
                     _ => BETWEEN_ROUNDS,
                 };
                 let until = Instant::now() + pause;
-                self.sources[index].blocked =
-                    Some(Blocked { by: user, until, left, length: ready + 1 });
+                self.sources[index].blocked = Some(Blocked { by, until, left, length: ready + 1 });
                 if left == 0 || moved >= ROUND {
                     return Ok(None);
                 }
@@ -435,10 +440,16 @@ impl LaneTaker {
         let source = &self.sources[index];
         let getting = async {
             // To take from an empty queue costs the broker several times as much as to count it.
-            if source.ready == 0
-                && declare_queue(&self.channel, &source.queue, true).await?.ready == 0
-            {
-                return Ok(None);
+            if source.ready == 0 {
+                let counts = if self.lanes.is_older(source.lane) {
+                    // Whoever finds it empty may delete it.
+                    self.lanes.count_older(&self.connection, source.lane).await?
+                } else {
+                    Some(declare_queue(&self.channel, &source.queue, true).await?)
+                };
+                if counts.is_none_or(|counts| counts.ready == 0) {
+                    return Ok(None);
+                }
             }
             let name = source.queue.name.as_str();
             self.channel.basic_get(name.into(), BasicGetOptions::default()).await
@@ -492,7 +503,11 @@ impl LaneTaker {
         envelope.redeliveries = envelope.redeliveries_of(&delivery);
         let message = envelope.pass_on(&delivery.message);
         if let Err(error) = self.lanes.put(lane, message, user).await {
-            return Err(self.give_up(error.to_string()).await);
+            // It stays where it is, and the builds in hand stay in hand.
+            return match acker.nack(BasicNackOptions { requeue: true, multiple: false }).await {
+                Ok(true) => Err(error),
+                _ => Err(self.give_up(error.to_string()).await),
+            };
         }
         match acker.ack(BasicAckOptions::default()).await {
             Ok(true) => Ok(()),
