@@ -89,7 +89,6 @@ fn a_dockerfile_that_would_end_the_engine_never_reaches_it() {
     let slow = Slow::begin(&world, &worker);
     for (text, said) in [
         ("ARG X=1\n", "no stage"),
-        ("# syntax=docker/dockerfile:1\nARG X=1\n", "no stage"),
         ("ARG X=1\rFROM scratch\r", "carriage return"),
         ("# check=skip=all\n# escape=`\nARG X=1 \\\nFROM scratch\n", "no stage"),
         (
