@@ -35,6 +35,9 @@ use super::user::User;
 /// How old the lengths of the lanes may be that requests are spread by.
 const OLD: Duration = Duration::from_millis(100);
 
+/// On so many channels at once lanes are looked for that are filled no more.
+const AT_ONCE: usize = 8;
+
 /// Shortest time between two rings of the bell.
 const BETWEEN_RINGS: Duration = Duration::from_millis(10);
 
@@ -186,10 +189,14 @@ impl Lanes {
     async fn find_older(&self, connection: &Connection) -> lapin::Result<()> {
         let beyond = self.declarer.topology().build_lanes() + 1..=MOST_LANES;
         let lanes: Vec<Lane> = beyond.map(Lane::Numbered).collect();
-        let looks = lanes.iter().map(|lane| self.count_older(connection, *lane));
-        let counts = try_join_all(looks).await?;
-        let found = lanes.into_iter().zip(counts).filter(|(_, counts)| counts.is_some());
-        *lock(&self.older) = found.map(|(lane, _)| lane).collect();
+        let mut found = Vec::new();
+        for some in lanes.chunks(AT_ONCE) {
+            let looks = some.iter().map(|lane| self.count_older(connection, *lane));
+            let counts = try_join_all(looks).await?;
+            found
+                .extend(some.iter().zip(counts).filter_map(|(lane, counts)| counts.map(|_| *lane)));
+        }
+        *lock(&self.older) = found;
         Ok(())
     }
 
