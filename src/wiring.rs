@@ -255,11 +255,7 @@ impl Adapters {
             secret: secret.clone(),
         });
         let seal = seal(config, &secret);
-        let own_front_end = config.engine.builds.tenancy == Tenancy::Strict;
-        let planner = PlannerSettings {
-            own_front_end,
-            ..PlannerSettings::new(config.limits.clone(), secret)
-        };
+        let planner = planner(&config.limits, secret, config.engine.builds.tenancy);
         Ok(Self {
             registry_name,
             seal,
@@ -270,7 +266,7 @@ impl Adapters {
                 git_cache,
             )?),
             credentials: Arc::new(TokenMaker::new(credentials).context("the makers of tokens")?),
-            planner: Arc::new(SourcePlanner::new(planner)),
+            planner: Arc::new(planner),
             engines,
             registry: Arc::new(registry),
             managers: Arc::new(WebhookNotifier::new(managers).context("the managers' client")?),
@@ -350,6 +346,15 @@ impl Adapters {
 fn worker_name(http: &str) -> String {
     let port = http.rsplit(':').next().unwrap_or_default();
     format!("{}:{port}", host_name())
+}
+
+/// Plans for an engine whose users are kept apart like this.
+fn planner(limits: &Limits, secret: Secret, tenancy: Tenancy) -> SourcePlanner {
+    let own_front_end = tenancy == Tenancy::Strict;
+    SourcePlanner::new(PlannerSettings {
+        own_front_end,
+        ..PlannerSettings::new(limits.clone(), secret)
+    })
 }
 
 /// What this worker and its replicas know each other's tags by. Those that share a broker share its password: who

@@ -15,7 +15,7 @@ use crate::engine::docker::{DockerEngine, DockerSettings, Tenancy};
 use crate::engine::fleet::{Fleet, FleetSettings};
 use crate::engine::settings::{BuildSettings, StraightPush};
 use crate::exit::{Exit, StartError};
-use crate::planner::{PlannerSettings, SourcePlanner, cache_secret};
+use crate::planner::{SourcePlanner, cache_secret};
 use crate::registry::RegistryClient;
 use crate::source::GitConnector;
 
@@ -59,12 +59,7 @@ impl Tools {
             Fleet::new(FleetSettings { builds, ..settings }, std::env::temp_dir())
         });
         let fleet = fleet.transpose().map_err(|error| StartError::new(Exit::Config, error))?;
-        let own_front_end = builds.tenancy == Tenancy::Strict;
-        let planner = PlannerSettings {
-            own_front_end,
-            ..PlannerSettings::new(config.limits.clone(), secret)
-        };
-        let planner = SourcePlanner::new(planner);
+        let planner = super::planner(&config.limits, secret, builds.tenancy);
         Ok(Self { engine, fleet, planner, builds, config })
     }
 

@@ -96,17 +96,16 @@ impl Images {
         Ok(Some((image, labels.remove(REVISION_LABEL))))
     }
 
-    /// The image of this very build, which has its commit's tag then. `commit` = what the build is of, where that is
-    /// known: what was published earlier under the same id may be of another one.
+    /// The image of this very build, which has its commit's tag then. `known` = the commit that the build is of, where
+    /// that is known: what was published earlier under the same id may be of another one.
     ///
     /// # Errors
     /// The registry cannot be asked.
     pub async fn of_build(
         &self,
         request: &BuildRequest,
-        commit: Option<&str>,
+        known: Option<&str>,
     ) -> Result<Option<Ready>, Fault> {
-        let known = commit;
         let reference = self.reference(request, &build_tag(request));
         let Some(image) = self.sealed(&reference).await? else { return Ok(None) };
         let labels = self.registry.labels(&reference, &image).await?;

@@ -69,14 +69,19 @@ fn the_commit_is_pinned_at_the_first_try() {
 /// The message of a build that has ended, as it comes back where its ack was lost or where a worker was
 /// killed: without anything that its worker knew.
 async fn comes_back(world: &World, request: &Value, queue: Queue, failures: u32) {
-    let body = request.to_string().into_bytes();
-    let message = Message { body, ..Message::default() };
     let mut history = History::new(OffsetDateTime::now_utc());
-    // What was notified before was of another publication.
-    history.since = Some(OffsetDateTime::now_utc());
     for _ in 0..failures {
         history.record(&push_failed(), true);
     }
+    comes_back_with(world, request, queue, history).await;
+}
+
+/// The same, with what was noted of its tries.
+async fn comes_back_with(world: &World, request: &Value, queue: Queue, mut history: History) {
+    let body = request.to_string().into_bytes();
+    let message = Message { body, ..Message::default() };
+    // What was notified before was of another publication.
+    history.since = Some(OffsetDateTime::now_utc());
     let message = Envelope::default().pass_on_with(&message, &history);
     world.broker.publish(queue, message, Duration::ZERO).await.expect("published");
 }
@@ -85,14 +90,11 @@ async fn comes_back(world: &World, request: &Value, queue: Queue, failures: u32)
 fn an_image_of_another_commit_that_the_same_id_had_before_is_not_told_again() {
     with_pipeline(settings(), async |world| {
         let (_, first) = world.outcome_of(&request("b1")).await;
-        let message = Message { body: request("b1").to_string().into(), ..Message::default() };
         let mut history = History::new(OffsetDateTime::now_utc());
-        history.since = Some(OffsetDateTime::now_utc());
         history.record(&fault(StageName::Builder, Reason::EngineFailed), true);
         let commit = "0123456789".repeat(4);
         history.checkpoint.commit = Some(commit.clone());
-        let message = Envelope::default().pass_on_with(&message, &history);
-        world.broker.publish(Queue::Build, message, Duration::ZERO).await.expect("published");
+        comes_back_with(&world, &request("b1"), Queue::Build, history).await;
         let (_, second) = &world.notified(2).await[1];
         assert_eq!(second["data"]["commit"], commit.as_str());
         assert_ne!(second["data"]["commit"], first["data"]["commit"]);

@@ -101,7 +101,9 @@ impl Queues {
             let QueueDeclaration { name, role, .. } = self.0.topology.lane(Lane::Numbered(number));
             // Those between may have been deleted.
             let counts = asking.count(&name).await?;
-            older.extend(counts.is_some().then_some(Seen { name, role, counts }));
+            if counts.is_some() {
+                older.push(Seen { name, role, counts });
+            }
         }
         Ok(older)
     }

@@ -194,8 +194,10 @@ fn read(text: &str, dialect: Dialect) -> Vec<Instruction> {
             joined += &more;
         }
         let (name, arguments) = split_name(&joined);
-        for end in here_documents(&name, &arguments).iter().filter(|_| dialect.here_documents) {
-            lines.by_ref().find(|(_, line)| end.is(line));
+        if dialect.here_documents {
+            for end in here_documents(&name, &arguments) {
+                lines.by_ref().find(|(_, line)| end.is(line));
+            }
         }
         instructions.push(Instruction { line: at + 1, name, arguments });
     }
@@ -262,48 +264,49 @@ fn here_documents(name: &str, arguments: &str) -> Vec<End> {
     if !matches!(&*name, "add" | "copy" | "run") || is_list(flags(&arguments).1) {
         return Vec::new();
     }
-    let words = words(&arguments);
-    let found = words.iter().filter_map(|word| BEGIN.captures(word));
-    found.map(|found| End { text: unquoted(&found[2]), indented: !found[1].is_empty() }).collect()
+    let end = |Word { written, plain }: Word| {
+        let found = BEGIN.captures(&written)?;
+        // What stands before its name has no quotes.
+        let text = plain[found.get(2)?.start()..].to_owned();
+        Some(End { text, indented: !found[1].is_empty() })
+    };
+    words(&arguments).into_iter().filter_map(end).collect()
 }
 
-/// Splits a text where white space stands outside of quotes; these stay.
-fn words(text: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
+/// A word, and what it is without its quotes and escapes.
+#[derive(Default)]
+struct Word {
+    written: String,
+    plain: String,
+}
+
+/// Splits a text where white space stands outside of quotes.
+fn words(text: &str) -> Vec<Word> {
+    let (mut words, mut word) = (Vec::new(), Word::default());
     let (mut quote, mut chars) = (None, text.chars());
     while let Some(char) = chars.next() {
         if quote.is_none() && char.is_whitespace() {
-            words.push(String::new());
+            words.push(std::mem::take(&mut word));
             continue;
         }
-        words.last_mut().expect("there is one").push(char);
+        word.written.push(char);
         match char {
             '\\' if quote != Some('\'') => {
-                words.last_mut().expect("there is one").extend(chars.next());
+                let Some(next) = chars.next() else { break };
+                word.written.push(next);
+                // Within quotes only these have a meaning to be taken away.
+                if quote.is_some() && !matches!(next, '"' | '$' | '\\') {
+                    word.plain.push(char);
+                }
+                word.plain.push(next);
             }
             _ if quote == Some(char) => quote = None,
             '"' | '\'' if quote.is_none() => quote = Some(char),
-            _ => {}
+            _ => word.plain.push(char),
         }
     }
+    words.push(word);
     words
-}
-
-/// A word without its quotes and escapes.
-fn unquoted(word: &str) -> String {
-    let (mut plain, mut quote, mut chars) = (String::new(), None, word.chars().peekable());
-    while let Some(char) = chars.next() {
-        match char {
-            '\\' if quote.is_none() => plain.extend(chars.next()),
-            '\\' if quote == Some('"') => {
-                plain.push(chars.next_if(|next| matches!(next, '"' | '$' | '\\')).unwrap_or(char));
-            }
-            _ if quote == Some(char) => quote = None,
-            '"' | '\'' if quote.is_none() => quote = Some(char),
-            _ => plain.push(char),
-        }
-    }
-    plain
 }
 
 /// Checks that the stages need each other in no circle, and not in too many ways.

@@ -81,7 +81,7 @@ fn finish_one(
         let shown_path = format!("{prefix}{}", shown(&path));
         let declaration = std::str::from_utf8(&path).ok().and_then(|path| declared.get(path));
         let Some(Declaration { url, skipped }) = declaration else {
-            // As `git clone --recurse-submodules` leaves it, where some other submodule is declared.
+            // The checkout has made it.
             session.note(format!(
                 "submodule {shown_path} is an empty directory: .gitmodules does not say where it is"
             ));
