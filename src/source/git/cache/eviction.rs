@@ -1,6 +1,6 @@
 //! Room in the cache: what is removed from it, and how.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ pub(super) fn make_room(cache: &Cache) {
 
 /// Removes what is over the budget and in use by nobody: the least used of the user who has most.
 pub(super) fn evict(cache: &Cache) {
+    // What was in use then may have changed since it was looked at, though nobody uses it any more.
+    let in_use: HashSet<PathBuf> = cache.counts().keys().cloned().collect();
     let mut users = match stored(&cache.settings.directory) {
         Ok(users) => users,
         Err(error) => {
@@ -46,7 +48,7 @@ pub(super) fn evict(cache: &Cache) {
     let budget = budget(cache, total);
     while total > budget {
         users.retain(|_, entries| {
-            entries.retain(|entry| !cache.is_in_use(&entry.path));
+            entries.retain(|Stored { path, .. }| !in_use.contains(path) && !cache.is_in_use(path));
             !entries.is_empty()
         });
         let Some(entries) = users.values_mut().max_by_key(|entries| held(entries)) else { return };
