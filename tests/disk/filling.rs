@@ -12,9 +12,9 @@ use crate::killed::{in_time, runs};
 use crate::orders::{Guarded, MB, Order, has, prune_for_room, unique};
 use crate::support::engine::BASE;
 
-/// Writes for ever, as fast as a disk of this size can still be watched.
+/// Writes for ever, and slowly enough that whoever is to stop it can be kept waiting for some seconds.
 const STEADILY: &str = "i=0; while dd if=/dev/zero of=/f$i bs=1M count=8 2>/dev/null; do \
-                        i=$((i+1)); sleep 0.05; done; exit 1";
+                        i=$((i+1)); sleep 0.2; done; exit 1";
 /// Writes until nothing is left, long before anybody looks.
 const AT_ONCE: &str = "dd if=/dev/zero of=/f bs=1M";
 

@@ -186,7 +186,7 @@ impl Lanes {
     }
 
     /// Looks for lanes beyond those that are filled. Some may have been deleted, and others not.
-    async fn find_older(&self, connection: &Connection) -> lapin::Result<()> {
+    async fn find_older(&self, connection: &Arc<Connection>) -> lapin::Result<()> {
         let beyond = self.declarer.topology().build_lanes() + 1..=MOST_LANES;
         let lanes: Vec<Lane> = beyond.map(Lane::Numbered).collect();
         let mut found = Vec::new();
@@ -201,18 +201,22 @@ impl Lanes {
     }
 
     /// What a lane has that is not filled any more; `None` = it was deleted. The channel on which that is asked is
-    /// closed by the broker where it was: so nothing else is on it.
+    /// closed by the broker where it was: so nothing else is on it. It is asked to the end though nobody waits for
+    /// the answer any more: where both sides close a channel, lapin gives up the whole connection.
     async fn count_older(
         &self,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         lane: Lane,
     ) -> lapin::Result<Option<Counts>> {
-        let channel = connection.create_channel().await?;
-        match declare_queue(&channel, &self.declarer.topology().lane(lane), true).await {
-            Ok(counts) => {
-                channel.close(200, "asked".into()).await?;
-                Ok(Some(counts))
-            }
+        let (connection, queue) = (connection.clone(), self.declarer.topology().lane(lane));
+        let asked = tokio::spawn(async move {
+            let channel = connection.create_channel().await?;
+            let counts = declare_queue(&channel, &queue, true).await?;
+            channel.close(200, "asked".into()).await?;
+            Ok(counts)
+        });
+        match asked.await.map_err(std::io::Error::from)? {
+            Ok(counts) => Ok(Some(counts)),
             Err(error) if matches!(soft_error(&error), Some((AMQPSoftError::NOTFOUND, _))) => {
                 lock(&self.older).retain(|older| *older != lane);
                 Ok(None)
