@@ -28,8 +28,6 @@ use crate::source::http::{Body, redirect};
 use crate::source::session::size;
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.git-lfs+json");
-/// Longest pointer, in bytes (the specification).
-const LONGEST_POINTER: usize = 1024;
 /// How many objects one request asks for: what servers take.
 const BATCH: usize = 100;
 /// Longest answer to one such request, in bytes.
@@ -52,9 +50,12 @@ pub(super) struct Pointer {
 }
 
 impl Pointer {
+    /// Longer files are none, in bytes (the specification).
+    pub(super) const LONGEST: u64 = 1024;
+
     /// The pointer that a file's content is, if it is one.
     pub(super) fn parse(content: &[u8]) -> Option<Self> {
-        if content.len() >= LONGEST_POINTER {
+        if content.len() as u64 >= Self::LONGEST {
             return None;
         }
         let text = std::str::from_utf8(content).ok()?;

@@ -63,11 +63,17 @@ fn finish_one(
     prefix: &str,
 ) -> Result<Vec<Pending>, Fault> {
     let session = &fetcher.http.session;
-    let CheckedOut { pointers, submodules, modules, lfs_config, .. } = checked_out;
+    let CheckedOut { pointers, submodules, modules, lfs_config, notes, .. } = checked_out;
+    for note in notes {
+        session.note(match prefix.trim_end_matches('/') {
+            "" => note,
+            path => format!("submodule {path}: {note}"),
+        });
+    }
     if !pointers.is_empty() {
         let placeholder = |found: FoundPointer| Placeholder {
             file: directory.join(OsStr::from_bytes(&found.path)),
-            path: shown(&found.path),
+            path: format!("{prefix}{}", shown(&found.path)),
             executable: found.executable,
             pointer: Pointer { oid: found.oid, size: found.size },
         };

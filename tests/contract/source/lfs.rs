@@ -20,6 +20,10 @@ use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
 use super::stand_in::{Answer, Asked, StandIn};
 use super::{fetch, fetched, list, refused, request};
 
+/// What makes a pointer one: else it is a text like any other.
+const ATTRIBUTES: (&str, &str) =
+    (".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+
 fn oid(content: &str) -> String {
     hex(&Sha256::digest(content.as_bytes()))
 }
@@ -88,7 +92,7 @@ async fn pointers_become_their_content_and_the_token_stays_with_the_forge() {
     let executable = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(repo.work().join("run.bin"), executable).expect("is writable");
     repo.commit(&[
-        (".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n"),
+        ATTRIBUTES,
         ("deep/a.bin", &pointer(&big)),
         ("deep/b.bin", &pointer(other)),
         ("plain.txt", "version https://git-lfs.github.com/spec/v1 is its first line\n"),
@@ -127,7 +131,7 @@ async fn pointers_become_their_content_and_the_token_stays_with_the_forge() {
 async fn a_content_that_cannot_be_had_is_a_fault_and_never_a_pointer() {
     let repo = GitRepo::create("contract", "lfs-missing");
     let content = "a content that is somewhere else\n";
-    repo.commit(&[("deep/a.bin", &pointer(content))]);
+    repo.commit(&[ATTRIBUTES, ("deep/a.bin", &pointer(content))]);
     let request = request(&name(&repo), Target::DefaultBranch, None);
 
     // Not in the store; in the batch answer but not in the storage; and another content there.
@@ -151,7 +155,7 @@ async fn a_content_that_cannot_be_had_is_a_fault_and_never_a_pointer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_lfs_server_answers_has_its_reason() {
     let repo = GitRepo::create("contract", "lfs-status");
-    repo.commit(&[("a.bin", &pointer("some content"))]);
+    repo.commit(&[ATTRIBUTES, ("a.bin", &pointer("some content"))]);
     let request = request(&name(&repo), Target::DefaultBranch, None);
     for (status, reason, naming) in [
         (404, Reason::RefNotFound, "`a.bin`"),
@@ -176,6 +180,42 @@ async fn what_the_lfs_server_answers_has_its_reason() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_attributes_and_lfsconfig_want_is_fetched_in_submodules_too() {
+    let (wanted, other) = ("wanted content\n", "another content\n");
+    let (wanted_pointer, other_pointer) = (pointer(wanted), pointer(other));
+    let files = [
+        ATTRIBUTES,
+        (".lfsconfig", "[lfs]\n\tfetchexclude = big, *.iso.bin\n"),
+        ("wanted.bin", &*wanted_pointer),
+        ("big/a.bin", &other_pointer),
+        ("deep/b.iso.bin", &other_pointer),
+        ("plain.txt", &other_pointer),
+        ("no-pointer.bin", other),
+    ];
+    let inner = GitRepo::create("contract", "lfs-inner");
+    let inner_commit = inner.commit(&files);
+    let repo = GitRepo::create("contract", "lfs-outer");
+    repo.commit(&files);
+    repo.add_submodule("sub", &format!("../{}.git", inner.name), &inner_commit);
+    repo.commit_index();
+
+    let known = store(&[wanted]);
+    let storage = storage(known.clone()).await;
+    let forge = forge(known, storage.url()).await;
+    let request = request(&name(&repo), Target::DefaultBranch, None);
+    let got = fetched(&at(&forge.url()), &request).await;
+    for root in ["", "sub/"] {
+        let read = |path: &str| got.read(&format!("{root}{path}"));
+        assert_eq!(read("wanted.bin"), wanted);
+        assert_eq!(read("no-pointer.bin"), other);
+        for path in ["big/a.bin", "deep/b.iso.bin", "plain.txt"] {
+            assert_eq!(read(path), other_pointer, "{root}{path}");
+        }
+    }
+    assert_eq!(storage.asked().len(), 2, "once for each repository");
+}
+
 /// The address of a repository for people.
 fn page(forge: &StandIn, repo: &GitRepo) -> String {
     format!("{}/{}", forge.url(), name(repo))
@@ -185,7 +225,7 @@ fn page(forge: &StandIn, repo: &GitRepo) -> String {
 async fn what_a_store_of_lfs_objects_lacks_concerns_its_repository_alone() {
     let repo = GitRepo::create(PRIVATE, "lfs-lacking");
     let content = "some content";
-    repo.commit(&[("a.bin", &pointer(content))]);
+    repo.commit(&[ATTRIBUTES, ("a.bin", &pointer(content))]);
     let known = store(&[content]);
     let closed = {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
@@ -206,7 +246,7 @@ async fn what_a_store_of_lfs_objects_lacks_concerns_its_repository_alone() {
 async fn no_lfs_server_sends_a_download_to_a_private_address() {
     let repo = GitRepo::create(PRIVATE, "lfs-private");
     let content = "some content";
-    repo.commit(&[("a.bin", &pointer(content))]);
+    repo.commit(&[ATTRIBUTES, ("a.bin", &pointer(content))]);
     let known = store(&[content]);
     let storage = storage(known.clone()).await;
     let port = storage.address.port();
@@ -249,7 +289,7 @@ async fn no_lfs_server_sends_a_download_to_a_private_address() {
 async fn lfs_content_counts_against_the_limits_before_it_is_fetched() {
     let repo = GitRepo::create("contract", "lfs-large");
     let content = "x".repeat(100_000);
-    repo.commit(&[("a.bin", &pointer(&content))]);
+    repo.commit(&[ATTRIBUTES, ("a.bin", &pointer(&content))]);
     let store = store(&[&content]);
     let storage = storage(store.clone()).await;
     let forge = forge(store, storage.url()).await;
@@ -279,7 +319,7 @@ async fn an_lfs_server_of_the_repository_s_choice_must_be_at_the_forge() {
 
     let repo = GitRepo::create("contract", "lfs-config");
     let config = format!("[lfs]\n\turl = {}/special/lfs/\n", forge.url());
-    repo.commit(&[(".lfsconfig", &config), ("a.bin", &pointer(content))]);
+    repo.commit(&[ATTRIBUTES, (".lfsconfig", &config), ("a.bin", &pointer(content))]);
     let wish = request(&name(&repo), Target::DefaultBranch, Some("a-token"));
     assert_eq!(fetched(&connector, &wish).await.read("a.bin"), content);
 
@@ -298,9 +338,8 @@ async fn more_files_than_one_request_asks_for_are_all_fetched() {
         .enumerate()
         .map(|(n, content)| (format!("f{n}.bin"), pointer(content)))
         .collect();
-    let files: Vec<(&str, &str)> =
-        files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
-    repo.commit(&files);
+    let files = files.iter().map(|(path, text)| (path.as_str(), text.as_str()));
+    repo.commit(&files.chain([ATTRIBUTES]).collect::<Vec<_>>());
     let store = store(&contents.iter().map(String::as_str).collect::<Vec<_>>());
     let storage = storage(store.clone()).await;
     let forge = forge(store, storage.url()).await;

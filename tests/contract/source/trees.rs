@@ -43,7 +43,11 @@ async fn links_modes_and_bytes_are_kept_and_nothing_of_git_is_there() {
         metadata.permissions().mode() & 0o777
     };
     assert_eq!((mode("run.sh"), mode("a.bat")), (0o755, 0o644));
-    assert_eq!((got.read("a.bat"), got.read("b.id")), ("one\ntwo\n".into(), "$Id$\n".into()));
+    // Attributes are kept to, as by `git checkout`; filters are not run.
+    let id = repo.git(&["rev-parse", "HEAD:b.id"]);
+    let expanded = format!("$Id: {id} $\n");
+    assert_eq!((got.read("a.bat"), got.read("b.id")), ("one\r\ntwo\r\n".into(), expanded));
+    assert_eq!(got.read("deep/er/c.txt"), "text\n");
     assert_eq!(got.read("with space/ä"), "");
     assert_eq!(list(got.source.workspace.path()), ["tree"]);
 }

@@ -14,9 +14,8 @@ use image_builder_actors::model::fault::{Fault, Reason};
 use rustix::process::Resource;
 
 use super::repository::{check_size, git_fault, object, open};
-use super::unpacked::Unpacked;
+use super::selection::Selection;
 use super::wire::{self, Answer, CheckOut, CheckedOut, Command, Start};
-use super::write::Place;
 use super::{CHILD, checkout};
 use crate::child;
 use crate::source::fault;
@@ -176,18 +175,26 @@ pub(super) fn check_out(repository: &Repository, wish: &CheckOut) -> Result<Answ
     let id = object(&wish.commit)?;
     let commit = repository.find_commit(id).map_err(|error| git_fault(&error))?;
     let tree = commit.tree_id();
-    let kept = wish.keeps.then(|| Unpacked::open(repository.path())).flatten();
-    let place = Place { directory: &wish.directory, kept: kept.as_ref() };
-    let unfinished = checkout::write_tree(repository, tree, &place, &wish.room)?;
+    let mut unfinished = checkout::write_tree(repository, tree, wish)?;
     let text = |name, wanted: bool| {
         if wanted { checkout::text(repository, tree, name) } else { Ok(None) }
     };
+    let lfs_config = text(".lfsconfig", !unfinished.pointers.is_empty())?;
+    let selection = Selection::parse(lfs_config.as_deref().unwrap_or_default());
+    let found = unfinished.pointers.len();
+    unfinished.pointers.retain(|pointer| selection.allows(&pointer.path));
+    let left = found - unfinished.pointers.len();
+    if left > 0 {
+        let note = format!("{left} of {found} Git LFS files stay pointers, as .lfsconfig says");
+        unfinished.notes.push(note);
+    }
     Ok(Answer::CheckedOut(Box::new(CheckedOut {
         committed_at: commit.committer().when().seconds(),
         modules: text(".gitmodules", !unfinished.submodules.is_empty())?,
-        lfs_config: text(".lfsconfig", !unfinished.pointers.is_empty())?,
+        lfs_config,
         submodules: unfinished.submodules,
         pointers: unfinished.pointers,
+        notes: unfinished.notes,
         room: wish.room.clone(),
     })))
 }

@@ -6,13 +6,23 @@
 //! | `wire` | what worker and child say to each other |
 //! | `repository` | the repository that the objects are in |
 //! | `walk`, `checkout`, `write` | from a commit to files, within the limits |
+//! | `attributes`, `glob` | what `.gitattributes` say of a file |
+//! | `conversion`, `encoding` | from what is stored of a file to what is written |
+//! | `selection` | which Git LFS files are wanted |
 //! | `unpacked` | files that are kept for the next commit |
 
+mod attributes;
 mod checkout;
 pub(in crate::source) mod child;
+mod conversion;
+mod encoding;
 #[cfg(fuzzing)]
 pub(in crate::source) mod fuzzing;
+mod glob;
 mod repository;
+mod selection;
+#[cfg(test)]
+mod tests;
 pub(super) mod unpacked;
 mod walk;
 mod wire;

@@ -78,12 +78,14 @@ pub(in crate::source::git) struct CheckedOut {
     pub(in crate::source::git) room: Room,
     /// The submodules: their paths and commits. An empty directory stands there.
     pub(in crate::source::git) submodules: Vec<(Vec<u8>, String)>,
-    /// The Git LFS pointers, which stand where their content belongs.
+    /// The Git LFS pointers that are to be filled in, which stand where their content belongs.
     pub(in crate::source::git) pointers: Vec<FoundPointer>,
     /// The text of `.gitmodules`, where there are submodules.
     pub(in crate::source::git) modules: Option<String>,
     /// The text of `.lfsconfig`, where there are pointers.
     pub(in crate::source::git) lfs_config: Option<String>,
+    /// What there is to say of it in the log of the build.
+    pub(in crate::source::git) notes: Vec<String>,
 }
 
 /// A Git LFS pointer among the files.

@@ -1,6 +1,7 @@
 //! Writing the files of a tree, on several threads: making a file takes a file system longer than it takes to
 //! unpack most of them.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::num::NonZero;
@@ -13,13 +14,17 @@ use std::thread;
 use git2::{Oid, Repository};
 use image_builder_actors::model::fault::{Fault, Reason};
 
+use super::attributes::{Attributes, Treatment};
+use super::conversion::Conversion;
 use super::repository::git_fault;
 use super::unpacked::Unpacked;
 use super::walk::shown;
 use super::wire::FoundPointer;
+use crate::net::http::excerpt;
 use crate::source::fault;
 use crate::source::git::files::{disk_fault, new_file};
 use crate::source::git::lfs::Pointer;
+use crate::source::session::{Room, size};
 
 /// More threads than this wait for one another in the file system.
 const MOST_THREADS: usize = 4;
@@ -31,6 +36,8 @@ const BATCH: usize = 32;
 const WAITING: usize = 16;
 /// Larger files are unpacked one at a time, since each is in memory as a whole.
 const LARGE: u64 = 1 << 20;
+/// How many notes are made of one tree.
+const MOST_NOTES: usize = 20;
 
 /// Where a tree is written.
 pub(super) struct Place<'a> {
@@ -38,6 +45,29 @@ pub(super) struct Place<'a> {
     pub(super) directory: &'a Path,
     /// Where files are kept for the next one.
     pub(super) kept: Option<&'a Unpacked>,
+    pub(super) room: &'a Room,
+    pub(super) attributes: Attributes,
+    pub(super) notes: Notes,
+}
+
+/// What whoever reads the log of the build should know of how a tree was written.
+#[derive(Debug, Default)]
+pub(super) struct Notes(Mutex<Vec<String>>);
+
+impl Notes {
+    fn add(&self, note: impl FnOnce() -> String) {
+        let mut notes = lock(&self.0);
+        if notes.len() < MOST_NOTES {
+            notes.push(note());
+        }
+    }
+
+    /// All of them, in an order that is always the same.
+    pub(super) fn into_all(self) -> Vec<String> {
+        let mut notes = self.0.into_inner().unwrap_or_default();
+        notes.sort_unstable();
+        notes
+    }
 }
 
 /// A file that is to be written.
@@ -55,27 +85,59 @@ impl Place<'_> {
         self.directory.join(OsStr::from_bytes(below))
     }
 
-    /// Makes a file, and returns the Git LFS pointer that it is, if it is one. Those are not kept: they are not
-    /// what is built.
+    /// Makes a file, and returns the Git LFS pointer that it is, if it is one. What is kept are files as they are
+    /// stored: neither pointers, which are not what is built, nor what is converted.
     fn write(&self, repository: &Repository, new: &NewFile) -> Result<Option<FoundPointer>, Fault> {
         let NewFile { executable, id, size, .. } = *new;
         let path = self.path(&new.path);
         let failed = |error: io::Error| failed(&new.path, &error);
-        if let Some(kept) = self.kept
+        let Treatment { conversion, is_lfs } = self.attributes.of(&new.path);
+        let may_be_pointer = is_lfs && size < Pointer::LONGEST;
+        let kept = self.kept.filter(|_| conversion.is_none() && !may_be_pointer);
+        if let Some(kept) = kept
             && kept.link(id, executable, size, &path).map_err(failed)?
         {
             return Ok(None);
         }
         let blob = repository.find_blob(id).map_err(|error| git_fault(&error))?;
+        let stored = blob.content();
+        let pointer = if may_be_pointer { Pointer::parse(stored) } else { None };
+        let content = match conversion.filter(|_| pointer.is_none()) {
+            Some(conversion) => self.converted(new, &conversion, stored)?,
+            None => Cow::Borrowed(stored),
+        };
         let mut file = new_file(&path, executable).map_err(failed)?;
-        file.write_all(blob.content()).map_err(failed)?;
-        if let Some(Pointer { oid, size }) = Pointer::parse(blob.content()) {
-            return Ok(Some(FoundPointer { path: new.path.clone(), executable, oid, size }));
-        }
-        if let Some(kept) = self.kept {
+        file.write_all(&content).map_err(failed)?;
+        if let Some(kept) = kept {
             kept.keep(id, executable, &file, &path);
         }
-        Ok(None)
+        let found = |Pointer { oid, size }| {
+            let path = new.path.clone();
+            FoundPointer { path, executable, oid, size }
+        };
+        Ok(pointer.map(found))
+    }
+
+    /// What is written of a file; what it grows by counts against the limits.
+    fn converted<'b>(
+        &self,
+        new: &NewFile,
+        conversion: &Conversion,
+        stored: &'b [u8],
+    ) -> Result<Cow<'b, [u8]>, Fault> {
+        let (content, not_encoded) = conversion.apply(new.id, stored);
+        if let Some(encoding) = not_encoded {
+            self.notes.add(|| {
+                let (path, encoding) = (shown(&new.path), excerpt(encoding));
+                format!("`{path}` stays in UTF-8: it cannot be encoded as `{encoding}`")
+            });
+        }
+        let bytes = content.len() as u64;
+        if bytes > self.room.largest_file {
+            return Err(too_large(&new.path, bytes, self.room));
+        }
+        self.room.count_bytes(bytes.saturating_sub(new.size))?;
+        Ok(content)
     }
 }
 
@@ -164,6 +226,12 @@ impl Shared<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The fault of a file of so many bytes, which are too many.
+pub(super) fn too_large(path: &[u8], bytes: u64, room: &Room) -> Fault {
+    let (path, bytes, largest) = (shown(path), size(bytes), size(room.largest_file));
+    fault(Reason::TooLarge, format!("The file `{path}` has {bytes}, more than {largest}."))
 }
 
 /// The fault of an entry that cannot be made.
