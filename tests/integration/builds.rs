@@ -137,7 +137,7 @@ fn a_large_file_that_the_forge_does_not_have_is_named() {
     assert_eq!(told.text("/fault"), "user", "{}", told.raw);
     assert_eq!(told.data()["attempts"], 1, "{}", told.raw);
     let message = told.text("/message");
-    assert!(message.contains("LFS"), "{message}");
+    assert!(message.contains("LFS") && message.contains("`models/big.bin`"), "{message}");
 }
 
 #[test]

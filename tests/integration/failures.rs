@@ -200,7 +200,7 @@ fn a_store_of_large_files_that_asks_for_patience_holds_up_its_repository_alone()
     assert!(!worker.lines().iter().any(|line| line.contains("the listener pauses")));
     patience.store(false, Ordering::Relaxed);
     // It was not counted; its file is not in the store.
-    world.outcome(&waiting).failed("ref_not_found").after(1);
+    world.outcome(&waiting).failed("forbidden_source").after(1);
     world.finish(&[&worker]);
 }
 

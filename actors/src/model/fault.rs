@@ -115,7 +115,7 @@ reasons! {
     Unauthorized = "unauthorized", User;
     /// The repository has no such branch, tag, release or commit.
     RefNotFound = "ref_not_found", User;
-    /// The source lies, or leads, to where a build must not reach.
+    /// The source lies, or leads, to where a build must not reach, or is broken.
     ForbiddenSource = "forbidden_source", User;
     /// Neither a Dockerfile nor anything that nixpacks knows was found.
     NoBuildPlan = "no_build_plan", User;

@@ -36,6 +36,10 @@ const LONGEST_ANSWER: usize = 4 << 20;
 const AT_ONCE: usize = 4;
 /// How many redirects a download follows.
 const REDIRECTS: usize = 5;
+/// How many files are named that have no content.
+const NAMED: usize = 5;
+/// The words by which servers say that a quota is used up.
+const OF_QUOTAS: [&str; 4] = ["quota", "bandwidth", "budget", "data pack"];
 /// Headers of a request that no server of LFS has a say in: they name the server, or say how the request is sent.
 const OURS: [HeaderName; 6] =
     [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHORIZATION];
@@ -210,14 +214,19 @@ impl Store<'_> {
     /// Fills in the files of one batch; each group has the same content.
     async fn fill_in(&self, groups: &[Vec<&Placeholder>]) -> Result<(), Fault> {
         let mut downloads = self.batch(groups).await?;
-        let work = groups.iter().filter_map(|group| {
-            let first = group.first()?;
-            Some((first, group, downloads.remove(&first.pointer.oid)))
-        });
-        let work: Vec<_> = work.collect();
+        let (mut work, mut missing) = (Vec::new(), Vec::new());
+        for group in groups {
+            let Some(first) = group.first() else { continue };
+            match downloads.remove(&first.pointer.oid) {
+                Some(download) => work.push((first, group, download)),
+                None => missing.extend(group),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(self.not_there(&missing));
+        }
         stream::iter(work)
             .map(|(first, group, download)| async move {
-                let download = download.ok_or_else(|| self.not_there(first))?;
                 let whole = self.download(first, download).await?;
                 put(group, &whole)
             })
@@ -227,7 +236,7 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// Asks where the objects are.
+    /// Asks where the objects are; those that the server has not are left out.
     async fn batch(
         &self,
         groups: &[Vec<&Placeholder>],
@@ -258,12 +267,19 @@ impl Store<'_> {
 
         let Connection { http, address, authorization, .. } = self.connection;
         let response = http.send_once(address, request).await?;
-        if response.status() == StatusCode::NOT_FOUND
-            && let Some(first) = wanted.first()
-        {
-            return Err(self.not_there(first));
+        let status = response.status();
+        if status == StatusCode::NOT_FOUND {
+            return Err(self.not_there(&wanted));
         }
-        let body = http.accepted(address, response, authorization.is_some()).await?;
+        let body = http.accepted(address, response, authorization.is_some()).await;
+        let body = body.map_err(|fault| {
+            // The words may be in the repository's name.
+            let said = fault.message.replace(&address.label, "");
+            match is_of_quota(status.as_u16(), &said) {
+                true => Fault { message: self.over_quota(&fault.message), ..fault },
+                false => fault,
+            }
+        })?;
         let body = body.all(LONGEST_ANSWER).await?;
         let body = body.ok_or_else(|| self.odd("it is too long"))?;
         let answer: BatchAnswer =
@@ -276,8 +292,10 @@ impl Store<'_> {
             else {
                 continue;
             };
-            if let Some(error) = object.error {
-                return Err(self.refused(placeholder, &error));
+            match object.error {
+                Some(ObjectError { code: 404 | 410, .. }) => continue,
+                Some(error) => return Err(self.refused(placeholder, &error)),
+                None => {}
             }
             if let Some(download) = object.actions.and_then(|actions| actions.download) {
                 downloads.insert(object.oid, download);
@@ -366,7 +384,7 @@ impl Store<'_> {
                 continue;
             }
             if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE) {
-                return Err(self.not_there(placeholder));
+                return Err(self.not_there(&[placeholder]));
             }
             return http.accepted(address, response, authorization.is_some()).await;
         }
@@ -388,33 +406,38 @@ impl Store<'_> {
         Fault { message, ..fault }
     }
 
-    fn not_there(&self, placeholder: &Placeholder) -> Fault {
-        fault(
-            Reason::RefNotFound,
-            format!(
-                "The content of `{}` is not on the Git LFS server of the {}: push it with \
-                 `git lfs push --all`.",
-                placeholder.path, self.connection.address.label
-            ),
-        )
+    /// The fault of files whose content the server has not.
+    fn not_there(&self, files: &[&Placeholder]) -> Fault {
+        let mut paths: Vec<_> = files.iter().map(|file| format!("`{}`", file.path)).collect();
+        paths.sort_unstable();
+        let others = paths.len().saturating_sub(NAMED);
+        paths.truncate(NAMED);
+        let paths = paths.join(", ");
+        let others = if others > 0 { format!(" and {others} more") } else { String::new() };
+        let label = &self.connection.address.label;
+        let message = format!(
+            "The content of {paths}{others} is not on the Git LFS server of the {label}: push it with \
+             `git lfs push --all`."
+        );
+        fault(Reason::ForbiddenSource, message)
+    }
+
+    fn over_quota(&self, said: &str) -> String {
+        let label = &self.connection.address.label;
+        format!("The Git LFS quota that the {label} counts against is used up: {said}")
     }
 
     fn refused(&self, placeholder: &Placeholder, error: &ObjectError) -> Fault {
         let reason = match error.code {
-            404 | 410 => return self.not_there(placeholder),
             401 | 403 => Reason::Unauthorized,
             429 => Reason::RateLimited,
             _ => Reason::ForgeFailed,
         };
-        fault(
-            reason,
-            format!(
-                "The Git LFS server does not give out `{}`: status {}, {}",
-                placeholder.path,
-                error.code,
-                excerpt(&error.message)
-            ),
-        )
+        let (path, code, said) = (&placeholder.path, error.code, excerpt(&error.message));
+        let message =
+            format!("The Git LFS server does not give out `{path}`: status {code}, {said}");
+        let is_of_quota = is_of_quota(code, &said);
+        fault(reason, if is_of_quota { self.over_quota(&message) } else { message })
     }
 
     fn odd(&self, problem: &str) -> Fault {
@@ -426,6 +449,12 @@ impl Store<'_> {
             ),
         )
     }
+}
+
+/// Whether a refusal is for a quota: of what is stored, or of what is transferred.
+fn is_of_quota(status: u16, said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    matches!(status, 402 | 507 | 509) || OF_QUOTAS.iter().any(|word| said.contains(word))
 }
 
 /// Puts a downloaded content in the place of its pointers.

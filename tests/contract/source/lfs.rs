@@ -21,8 +21,7 @@ use super::stand_in::{Answer, Asked, StandIn};
 use super::{fetch, fetched, list, refused, request};
 
 /// What makes a pointer one: else it is a text like any other.
-const ATTRIBUTES: (&str, &str) =
-    (".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+const ATTRIBUTES: (&str, &str) = (".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
 
 fn oid(content: &str) -> String {
     hex(&Sha256::digest(content.as_bytes()))
@@ -140,8 +139,8 @@ async fn a_content_that_cannot_be_had_is_a_fault_and_never_a_pointer() {
     let swapped = Arc::new(HashMap::from([(oid(content), content.to_uppercase())]));
     let longer = Arc::new(HashMap::from([(oid(content), content.repeat(1_000))]));
     for (known, stored, reason) in [
-        (&empty, &empty, Reason::RefNotFound),
-        (&full, &empty, Reason::RefNotFound),
+        (&empty, &empty, Reason::ForbiddenSource),
+        (&full, &empty, Reason::ForbiddenSource),
         (&full, &swapped, Reason::ForgeFailed),
         (&full, &longer, Reason::ForgeFailed),
     ] {
@@ -158,10 +157,13 @@ async fn what_the_lfs_server_answers_has_its_reason() {
     repo.commit(&[ATTRIBUTES, ("a.bin", &pointer("some content"))]);
     let request = request(&name(&repo), Target::DefaultBranch, None);
     for (status, reason, naming) in [
-        (404, Reason::RefNotFound, "`a.bin`"),
+        (404, Reason::ForbiddenSource, "`a.bin`"),
         (401, Reason::Unauthorized, "over its budget"),
-        (429, Reason::RateLimited, "over its budget"),
+        (402, Reason::ForgeFailed, "Git LFS quota"),
+        (403, Reason::Unauthorized, "Git LFS quota"),
+        (429, Reason::RateLimited, "Git LFS quota"),
         (500, Reason::ForgeFailed, "over its budget"),
+        (507, Reason::ForgeFailed, "Git LFS quota"),
         (200, Reason::ForgeFailed, "cannot be used"),
     ] {
         let forge = StandIn::start(move |asked| {
@@ -178,6 +180,50 @@ async fn what_the_lfs_server_answers_has_its_reason() {
             assert_eq!(fault.scope, Scope::Repository(page(&forge, &repo)));
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_lfs_server_answers_for_one_object_has_its_reason() {
+    let repo = GitRepo::create("contract", "lfs-quota");
+    repo.commit(&[ATTRIBUTES, ("a.bin", &pointer("some content"))]);
+    let request = request(&name(&repo), Target::DefaultBranch, None);
+    for (code, message, reason, naming) in [
+        (404, "gone", Reason::ForbiddenSource, "`a.bin` is not on the Git LFS server"),
+        (410, "gone", Reason::ForbiddenSource, "`a.bin` is not on the Git LFS server"),
+        (403, "no", Reason::Unauthorized, "does not give out `a.bin`: status 403, no"),
+        (403, "over its data Quota", Reason::Unauthorized, "Git LFS quota that"),
+        (429, "later", Reason::RateLimited, "does not give out `a.bin`"),
+        (507, "full", Reason::ForgeFailed, "Git LFS quota that"),
+    ] {
+        let forge = StandIn::start(move |asked| {
+            if !asked.path.ends_with("/batch") {
+                return Answer::From(server_url());
+            }
+            let wanted: Value = serde_json::from_slice(&asked.body).expect("the request is JSON");
+            let error = json!({"code": code, "message": message});
+            let object = json!({"oid": wanted["objects"][0]["oid"], "size": 12, "error": error});
+            Answer::json(&json!({"objects": [object]}))
+        })
+        .await;
+        refused(&at(&forge.url()), &request, reason, naming).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_files_without_a_content_are_named_up_to_some() {
+    let repo = GitRepo::create("contract", "lfs-many-missing");
+    let there = "a content that is there\n";
+    let missing: Vec<_> = (0..7).map(|n| (format!("m{n}.bin"), pointer(&n.to_string()))).collect();
+    let files = missing.iter().map(|(path, text)| (path.as_str(), text.as_str()));
+    let pointer_there = pointer(there);
+    repo.commit(&files.chain([ATTRIBUTES, ("there.bin", &pointer_there)]).collect::<Vec<_>>());
+    let store = store(&[there]);
+    let storage = storage(store.clone()).await;
+    let forge = forge(store, storage.url()).await;
+    let request = request(&name(&repo), Target::DefaultBranch, None);
+    let named = "`m0.bin`, `m1.bin`, `m2.bin`, `m3.bin`, `m4.bin` and 2 more is not on";
+    refused(&at(&forge.url()), &request, Reason::ForbiddenSource, named).await;
+    assert_eq!(storage.asked().len(), 0, "nothing is fetched for nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,6 +260,21 @@ async fn only_what_attributes_and_lfsconfig_want_is_fetched_in_submodules_too() 
         }
     }
     assert_eq!(storage.asked().len(), 2, "once for each repository");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_a_submodule_that_has_no_content_is_named_with_its_path() {
+    let inner = GitRepo::create("contract", "lfs-inner");
+    let inner_commit = inner.commit(&[ATTRIBUTES, ("deep/a.bin", &pointer("a content"))]);
+    let repo = GitRepo::create("contract", "lfs-outer");
+    repo.add_submodule("sub", &format!("../{}.git", inner.name), &inner_commit);
+    repo.commit_index();
+    let empty = store(&[]);
+    let storage = storage(empty.clone()).await;
+    let forge = forge(empty, storage.url()).await;
+    let request = request(&name(&repo), Target::DefaultBranch, None);
+    let connector = at(&forge.url());
+    refused(&connector, &request, Reason::ForbiddenSource, "`sub/deep/a.bin`").await;
 }
 
 /// The address of a repository for people.
