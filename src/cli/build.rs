@@ -18,6 +18,7 @@ use super::wanted::{Wanted, WantedArguments};
 use super::{environment, print, temporary_folder, wait_for};
 use crate::config::ConfigErrors;
 use crate::exit::{Exit, StartError};
+use crate::text::ascii;
 use crate::wiring::tools::Tools;
 
 /// The tag of an image that no commit names.
@@ -250,7 +251,7 @@ impl<'a> Run<'a> {
     /// Prints what was made.
     fn tell(&self, made: &Made, took: Duration) -> Exit {
         if self.arguments.json {
-            return print(&format!("{}\n", self.result(made, took)));
+            return print(&format!("{}\n", ascii(&self.result(made, took))));
         }
         let digest = made.pushed.as_ref().map(|(to, digest)| format!("{}@{digest}", to.name()));
         if self.arguments.quiet {
@@ -291,7 +292,7 @@ impl<'a> Run<'a> {
             let mut result = faults::of_json(fault, &log.tail());
             result["outcome"] = json!("failed");
             result["source"] = json!(self.wanted.shown());
-            let written = print(&format!("{result}\n"));
+            let written = print(&format!("{}\n", ascii(&result)));
             if written != Exit::Ok {
                 return written;
             }

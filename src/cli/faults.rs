@@ -5,10 +5,12 @@ use image_builder_actors::model::notification::Culprit;
 use serde_json::{Value, json};
 
 pub(super) use super::wanted::in_options;
+use crate::text::plain;
 
-/// One sentence on what failed, and one on what to do about it where that is known.
+/// One sentence on what failed, and one on what to do about it where that is known; on one line.
 pub(super) fn sentence(fault: &Fault) -> String {
-    let message = in_options(&fault.message);
+    // A stranger's words, in part.
+    let message = plain(&in_options(&fault.message));
     let message = message.trim_end_matches('.');
     match remedy(fault) {
         Some(remedy) => format!("{message}. {remedy}."),
@@ -51,4 +53,19 @@ pub(super) fn of_json(fault: &Fault, log: &[String]) -> Value {
         "step": fault.step,
         "log": log,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use image_builder_actors::model::fault::StageName;
+
+    use super::*;
+
+    #[test]
+    fn a_strangers_words_move_nothing_on_a_terminal() {
+        let message = "Step `RUN \u{1b}[2J\u{202e}x` failed.\nIt said so.";
+        let fault = Fault::new(StageName::Builder, Reason::BuildFailed, message);
+        let escaped = "Step `RUN \\u{1b}[2J\\u{202e}x` failed.\\nIt said so.";
+        assert_eq!(sentence(&fault), escaped);
+    }
 }

@@ -16,6 +16,7 @@ use crate::config::ConfigErrors;
 use crate::engine::docker::disk::size::Size;
 use crate::exit::{Exit, StartError};
 use crate::planner::NIXPACKS_VERSION;
+use crate::text::{ascii, plain};
 use crate::wiring::tools::Tools;
 
 /// Show what would be built from a folder or a repository, and why.
@@ -86,7 +87,7 @@ async fn watched(
         Ok(shown) => {
             progress.end(Ended::Done);
             let text = if arguments.json {
-                format!("{}\n", to_json(wanted, &shown))
+                format!("{}\n", ascii(&to_json(wanted, &shown)))
             } else {
                 to_text(wanted, &shown)
             };
@@ -98,7 +99,7 @@ async fn watched(
             if arguments.json {
                 let mut result = faults::of_json(&fault, &[]);
                 result["source"] = json!(wanted.shown());
-                print(&format!("{result}\n"));
+                print(&format!("{}\n", ascii(&result)));
             }
             Ok(Exit::of(fault.reason))
         }
@@ -122,7 +123,9 @@ async fn plan(
 
 fn to_text(wanted: &Wanted, shown: &ShownPlan) -> String {
     let mut text = String::new();
-    let mut line = |name: &str, value: &str| text.push_str(&format!("{name:10}  {value}\n"));
+    // Strangers' words, in part.
+    let mut line =
+        |name: &str, value: &str| text.push_str(&format!("{name:10}  {}\n", plain(value)));
     line("source", &wanted.shown());
     if let Some(commit) = &shown.commit {
         line("commit", commit);
@@ -154,8 +157,11 @@ fn to_text(wanted: &Wanted, shown: &ShownPlan) -> String {
         line("warning", warning);
     }
     let ShownDockerfile { path, text: dockerfile } = &shown.dockerfile;
-    let end = if dockerfile.ends_with('\n') { "" } else { "\n" };
-    format!("{text}\n# {path}\n{dockerfile}{end}")
+    text.push_str(&format!("\n# {}\n", plain(path)));
+    for line in dockerfile.lines() {
+        text.push_str(&format!("{}\n", plain(line)));
+    }
+    text
 }
 
 fn to_json(wanted: &Wanted, shown: &ShownPlan) -> Value {

@@ -43,6 +43,11 @@ impl Found {
         Self { id, tag, body, letter, kept_until }
     }
 
+    /// What tells it from other letters, of the same build as well; copies of one have one name.
+    pub(crate) fn name(&self) -> String {
+        hex(&Sha256::digest(&self.body)[..16])
+    }
+
     /// Whose build it is, as far as the letter says so.
     pub(crate) fn user(&self) -> Option<&str> {
         self.text("userID")

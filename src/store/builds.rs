@@ -33,7 +33,12 @@ pub(super) async fn accept(
     let mut tx = store.write().await?;
     insert(&mut tx, &key, requested, requested.requested_at, false).await?;
     let known = locked(store, &mut tx, &key).await?;
-    let known = known.ok_or_else(|| unreadable("a row that was just written is gone"))?;
+    let mut known = known.ok_or_else(|| unreadable("a row that was just written is gone"))?;
+    if !known.is_queued && requested.replaces(&known.build.requested) {
+        let build = StoredBuild::of(requested.clone(), requested.requested_at);
+        known = Stored { build, is_queued: false, log_held: 0 };
+        update(&mut tx, &key, &known).await?;
+    }
     tx.commit().await.map_err(unavailable)?;
     Ok(match known.build.requested.request == requested.request {
         false => Acceptance::OtherRequest,

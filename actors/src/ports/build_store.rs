@@ -112,6 +112,19 @@ pub struct RequestedBuild {
     pub requested_at: OffsetDateTime,
 }
 
+/// Nobody is still publishing a request that was accepted so long ago: it is not in any queue if that is not known by
+/// then.
+pub const PUBLISHED_WITHIN: Duration = Duration::from_secs(5 * 60);
+
+impl RequestedBuild {
+    /// Whether it has the id of one that was accepted and never published, as far as is known.
+    #[must_use]
+    pub fn replaces(&self, accepted: &Self) -> bool {
+        self.request != accepted.request
+            && self.requested_at - accepted.requested_at > PUBLISHED_WITHIN
+    }
+}
+
 /// What became of a request that was to be accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceptance {
@@ -454,7 +467,8 @@ pub enum StoreError {
 
 /// What is known of builds.
 pub trait BuildStore: Send + Sync + 'static {
-    /// Makes a request known before it is published. Returns once that is stored, and known to every worker.
+    /// Makes a request known before it is published. Returns once that is stored, and known to every worker. It takes
+    /// the place of another one of its id that is not in any queue and [cannot come into one](PUBLISHED_WITHIN) any more.
     fn accept<'a>(
         &'a self,
         requested: &'a RequestedBuild,

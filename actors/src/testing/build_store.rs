@@ -135,6 +135,9 @@ impl BuildStore for FakeBuildStore {
                 is_queued: false,
                 log: Vec::new(),
             });
+            if !known.is_queued && requested.replaces(&known.build.requested) {
+                known.build = StoredBuild::of(requested.clone(), requested.requested_at);
+            }
             Ok(match known.build.requested.request == requested.request {
                 false => Acceptance::OtherRequest,
                 true if known.is_queued => Acceptance::Known,

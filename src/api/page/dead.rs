@@ -15,7 +15,7 @@ use super::refused::Refused;
 use super::view::{Frame, When, html, path_of, query};
 use super::visitor::Visitor;
 use crate::api::v1::builds::said;
-use crate::api::v1::letters::Filter;
+use crate::api::v1::letters::{Cursor, Filter};
 use crate::api::v1::problem::Problem;
 use crate::dead_letters::letter::{FaultName, Found};
 use crate::net::address::encoded;
@@ -137,12 +137,8 @@ pub(super) async fn list(
 ) -> Result<Response, Refused> {
     let Query(wanted) = wanted?;
     let filter = wanted.filter()?;
-    let cursor = said(wanted.cursor.clone());
-    let skipped: usize = cursor
-        .as_deref()
-        .map_or(Ok(0), str::parse)
-        .map_err(|_| Problem::not_found("There is no such page of dead letters."))?;
-    let (found, next) = page.api.letters(&filter, skipped, PAGE).await?;
+    let cursor = said(wanted.cursor.clone()).map(|cursor| cursor.parse::<Cursor>()).transpose()?;
+    let (found, next) = page.api.letters(&filter, cursor.as_ref(), PAGE).await?;
     let next = next.map(|next| next.to_string());
     let faults =
         ["user", "service"].into_iter().chain(Reason::ALL.iter().map(|reason| reason.as_str()));

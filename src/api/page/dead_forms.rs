@@ -102,7 +102,7 @@ pub(super) async fn confirm_all<const IS_REDRIVE: bool>(
 ) -> Result<Response, Refused> {
     let Query(wanted) = wanted?;
     let until = OffsetDateTime::now_utc();
-    let (found, next) = page.api.letters(&wanted.filter()?, 0, PAGE).await?;
+    let (found, next) = page.api.letters(&wanted.filter()?, None, PAGE).await?;
     let (verb, path) = if IS_REDRIVE { ("Ask again", "redrive") } else { ("Drop", "drop") };
     let what = match (found.len(), next.is_some()) {
         (1, false) => "the 1 letter".to_owned(),
@@ -135,7 +135,7 @@ pub(super) async fn drop(
     _: Posted<HashMap<String, String>>,
 ) -> Result<Response, Refused> {
     let (Path(id), Query(Whose { user })) = (id?, whose?);
-    page.api.drop_letter(&id, said(user)).await?;
+    page.api.drop_letter(&id, said(user), None).await?;
     Ok(done("dropped-1"))
 }
 
@@ -176,7 +176,7 @@ pub(super) async fn redrive(
 ) -> Result<Response, Refused> {
     let (Path(id), Query(Whose { user })) = (id?, whose?);
     let given = GivenForm(form).given();
-    let (build, new_id) = page.api.redrive_letter(&id, said(user), &given).await?;
+    let (build, new_id) = page.api.redrive_letter(&id, said(user), None, &given).await?;
     let user = build.as_ref().and_then(|build| build.user_id.as_deref());
     Ok(Redirect::to(&path_of(&new_id, user)).into_response())
 }

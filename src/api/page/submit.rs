@@ -19,6 +19,7 @@ use super::refused::Refused;
 use super::view::{Frame, grouped, html, path_of, readable, size};
 use super::visitor::{Posted, Visitor};
 use crate::api::plans::{ShownContext, ShownPlan};
+use crate::api::server::Connection;
 use crate::api::v1::builds::said;
 use crate::api::v1::problem::Problem;
 use crate::text::plain;
@@ -256,8 +257,10 @@ fn filled(visitor: &Visitor, asked: Asked) -> NewPage {
 
 pub(super) async fn submit(
     State(page): State<Arc<Page>>,
+    Extension(connection): Extension<Connection>,
     Posted { form, visitor, .. }: Posted<Asked>,
 ) -> Result<Response, Refused> {
+    let _hold = connection.hold();
     let done = match (form.request(), form.wish) {
         (Ok(request), Wish::Build) => page.build(request.to_string()).await,
         (Ok(request), Wish::Plan) => match page.plan(&visitor, request).await {

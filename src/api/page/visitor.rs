@@ -96,7 +96,7 @@ fn visitor(page: &Page, request: &Request) -> Result<Visitor, Problem> {
 ///
 /// Why not.
 pub(super) fn is_here(request: &Request) -> Result<(), Problem> {
-    guard::is_own(peer(request), request.uri(), request.headers())
+    guard::is_own(peer(request), request)
 }
 
 /// Where a request comes from.

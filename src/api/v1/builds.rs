@@ -294,6 +294,13 @@ impl Api {
     }
 }
 
+impl Api {
+    /// The same, of one user's build for certain.
+    pub(super) async fn find_own(&self, build: &BuildIdentity) -> Result<StoredBuild, Problem> {
+        self.find(&build.build_id, build.user_id.as_deref()).await
+    }
+}
+
 /// Ask for a build
 ///
 /// The body is the request that can be put on the build queue as well: `docs/requests-and-notifications.md` has
@@ -361,7 +368,7 @@ impl Api {
         let (state, is_new) = match self.take(&request, body.into(), !has_uuid).await? {
             Acceptance::New { .. } => (BuildState::Queued, true),
             Acceptance::Known => {
-                let known = self.find(&build.build_id, build.user_id.as_deref()).await;
+                let known = self.find_own(&build).await;
                 (known.map_or(BuildState::Queued, |known| known.state), false)
             }
             Acceptance::OtherRequest => {

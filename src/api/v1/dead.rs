@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use super::builds::{OneBuild, Whose, address, said};
-use super::letters::Filter;
+use super::letters::{Cursor, Filter};
 use super::problem::{self, Problem};
 use super::{Api, body, json};
 use crate::dead_letters::letter::{FaultName, Found};
@@ -39,6 +39,8 @@ pub(super) struct Letter {
     kept_until: Option<OffsetDateTime>,
     /// How long it is, in bytes.
     bytes: usize,
+    /// What tells it from other letters of the same build.
+    name: String,
     /// As it was kept: `buildID`, `diedAt`, `stage`, `reason`, `message`, `history`, `request` without its
     /// credentials, and in `removed` what was taken out of it; absent where it is not JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,6 +52,7 @@ impl Letter {
     fn of(found: Found) -> Self {
         Self {
             user_id: found.user().map(str::to_owned),
+            name: found.name(),
             build_id: found.id,
             kept_until: found.kept_until,
             bytes: found.body.len(),
@@ -79,6 +82,14 @@ pub(super) struct Listing {
     /// How many letters a page has at the most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<usize>,
+}
+
+/// Which letters of a build are meant.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Named {
+    /// The `name` of a letter: only this one of the build's.
+    letter: Option<String>,
 }
 
 /// What is given for what was taken out of a letter: its `removed` says what that is.
@@ -158,15 +169,13 @@ pub(super) async fn list(
     let Query(Listing { user, fault, cursor, limit }) = listing?;
     let fault = fault.map(|name| name.parse::<FaultName>()).transpose();
     let fault = fault.map_err(|wrong| Problem::bad_request(format!("`fault`: {wrong}.")))?;
-    let skipped: usize = said(cursor).map_or(Ok(0), |cursor| cursor.parse()).map_err(|_| {
-        Problem::not_found("There is no such page: `cursor` is none of a page's `next`.")
-    })?;
+    let after = said(cursor).map(|cursor| cursor.parse::<Cursor>()).transpose()?;
     let most = limit.unwrap_or(PAGE);
     if !(1..=LONGEST_PAGE).contains(&most) {
         return Err(Problem::bad_request(format!("`limit` is from 1 to {LONGEST_PAGE}.")));
     }
     let filter = Filter { user: said(user), fault };
-    let (found, next) = api.letters(&filter, skipped, most).await?;
+    let (found, next) = api.letters(&filter, after.as_ref(), most).await?;
     let letters = found.into_iter().map(Letter::of).collect();
     Ok(json(StatusCode::OK, &DeadLetters { letters, next: next.map(|next| next.to_string()) }))
 }
@@ -188,10 +197,10 @@ pub(super) async fn show(
 
 /// Drop a dead letter
 ///
-/// All letters of the build are removed for good.
+/// All letters of the build are removed for good, or the one that is meant.
 #[utoipa::path(
     delete, path = "/v1/dead/{id}", tag = "dead letters", operation_id = "dropDeadLetter",
-    params(("id" = String, Path, description = "The build's id"), Whose),
+    params(("id" = String, Path, description = "The build's id"), Whose, Named),
     responses(
         (status = 204, description = "It is removed."),
     )
@@ -199,18 +208,21 @@ pub(super) async fn show(
 pub(super) async fn drop(
     State(api): State<Arc<Api>>,
     OneBuild { id, user }: OneBuild,
+    named: Result<Query<Named>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    api.drop_letter(&id, user).await?;
+    let letter = said(named?.0.letter);
+    api.drop_letter(&id, user, letter.as_deref()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// Ask for a build again
 ///
 /// A new request is put on the build queue, with an id of its own and the old one in `redriveOf`; then the letter
-/// is removed. What the letter lacks because it was a credential is to be given again.
+/// is removed: all letters of the build, or the one that is meant. What it lacks because it was a credential is to be
+/// given again.
 #[utoipa::path(
     post, path = "/v1/dead/{id}/redrive", tag = "dead letters", operation_id = "redriveDeadLetter",
-    params(("id" = String, Path, description = "The build's id"), Whose),
+    params(("id" = String, Path, description = "The build's id"), Whose, Named),
     request_body(content = Option<Redrive>, content_type = "application/json"),
     responses(
         (status = 202, description = "The new request is in the queue.", body = Redriven),
@@ -221,9 +233,11 @@ pub(super) async fn drop(
 pub(super) async fn redrive(
     State(api): State<Arc<Api>>,
     OneBuild { id, user }: OneBuild,
+    named: Result<Query<Named>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let letter = said(named?.0.letter);
     let rules = &api.backend.rules;
     let given = match body::read_if_any(&headers, body, rules.limits.request_bytes).await? {
         Some(body) => serde_json::from_slice::<Option<Redrive>>(&body).map_err(|error| {
@@ -236,7 +250,7 @@ pub(super) async fn redrive(
         None => None,
     };
     let given = Given::from(given.unwrap_or_default());
-    let (build, new_id) = api.redrive_letter(&id, user, &given).await?;
+    let (build, new_id) = api.redrive_letter(&id, user, letter.as_deref(), &given).await?;
     let url = build.map_or_else(String::new, |build| address(&headers, &build, false));
     let redriven = Redriven { build_id: new_id, redrive_of: id, status: "queued", url };
     Ok(json(StatusCode::ACCEPTED, &redriven))

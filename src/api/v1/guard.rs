@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use axum::http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN};
+use axum::http::header::{AUTHORIZATION, FORWARDED, HOST, ORIGIN, VIA};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, Method, Uri};
+use axum::http::{HeaderMap, HeaderName, Method, Request, Uri, Version};
 use image_builder_actors::model::secret::Secret;
 
 use super::problem::Problem;
@@ -14,16 +14,24 @@ use crate::net::signature::is_same;
 
 /// What a browser says of whose page wants something.
 pub(in crate::api) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// What a reverse proxy says of whom it asks for.
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// What a reverse proxy says of whom it asks for, or of how it was asked: one of them, where it says anything.
+const OF_PROXIES: [HeaderName; 6] = [
+    FORWARDED,
+    VIA,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+];
 
 /// Whether a service without a token serves a request.
 ///
 /// # Errors
 ///
 /// Why not.
-pub(in crate::api) fn is_own(peer: IpAddr, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-    is_local(peer, headers).and_then(|()| is_no_foreign_page(uri, headers))
+pub(in crate::api) fn is_own<B>(peer: IpAddr, request: &Request<B>) -> Result<(), Problem> {
+    is_local(peer, request)?;
+    is_no_foreign_page(request.uri(), request.headers())
 }
 
 /// Whether a request shows the token.
@@ -50,15 +58,18 @@ pub(in crate::api) fn bears(
     }
 }
 
-fn is_local(peer: IpAddr, headers: &HeaderMap) -> Result<(), Problem> {
+/// Whether this machine itself asks, as far as that is seen: a proxy that says nothing of itself is not told from its
+/// clients, but for the HTTP/1.0 that nginx speaks where nobody says otherwise.
+fn is_local<B>(peer: IpAddr, request: &Request<B>) -> Result<(), Problem> {
     if !peer.to_canonical().is_loopback() {
         return Err(Problem::forbidden(
             "Without an API_TOKEN only this machine is served: set one to be served from elsewhere.",
         ));
     }
-    if headers.contains_key(FORWARDED) || headers.contains_key(X_FORWARDED_FOR) {
+    let is_proxied = OF_PROXIES.iter().any(|name| request.headers().contains_key(name));
+    if is_proxied || request.version() < Version::HTTP_11 {
         return Err(Problem::forbidden(
-            "Without an API_TOKEN no proxy is served: set one to be served through it.",
+            "Without an API_TOKEN no proxy is served, nor is HTTP/1.0, which proxies speak: set one to be served through it.",
         ));
     }
     Ok(())
@@ -117,10 +128,13 @@ mod tests {
             })
             .collect();
         let peer = peer.parse().expect("an address");
-        let uri = Uri::from_static("/v1/builds");
         let admitted = match token.map(Secret::new) {
             Some(token) => bears(&token, peer, &headers, &Guesses::default()),
-            None => is_own(peer, &uri, &headers),
+            None => {
+                let mut request = Request::get("/v1/builds").body(()).expect("a request");
+                *request.headers_mut() = headers;
+                is_own(peer, &request)
+            }
         };
         admitted.map_or_else(|problem| problem.status().as_u16(), |()| 200)
     }
@@ -153,8 +167,20 @@ mod tests {
             assert_eq!(of(HERE, host), 403, "{host}");
         }
         assert_eq!(asked(None, HERE, &[]), 403);
-        let proxied = [("host", "localhost"), ("x-forwarded-for", "192.0.2.7")];
-        assert_eq!(asked(None, HERE, &proxied), 403);
+    }
+
+    #[test]
+    fn without_a_token_nothing_is_served_through_a_proxy_that_can_be_told() {
+        for name in OF_PROXIES {
+            let proxied = [("host", "localhost"), (name.as_str(), "x")];
+            assert_eq!(asked(None, HERE, &proxied), 403, "{name}");
+        }
+        let peer = HERE.parse().expect("an address");
+        for (version, is_served) in [(Version::HTTP_10, false), (Version::HTTP_11, true)] {
+            let request = Request::get("/v1/builds").version(version).header(HOST, "localhost");
+            let request = request.body(()).expect("a request");
+            assert_eq!(is_own(peer, &request).is_ok(), is_served, "{version:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use image_builder_actors::model::request::ForgeName;
 use image_builder_actors::parse;
-use image_builder_actors::ports::build_store::{Acceptance, BuildState};
+use image_builder_actors::ports::build_store::{Acceptance, BuildState, PUBLISHED_WITHIN};
 use image_builder_actors::telemetry::metrics::HookOutcome;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
@@ -25,6 +25,9 @@ use crate::hooks::{
 
 /// What bodies of hooks may hold of memory before it is known who sent them, in bytes.
 pub(super) const MOST_BYTES: usize = 8 * LONGEST_BODY;
+
+/// When a forge may send a delivery again of which another request could not be published, in seconds.
+const SENT_AGAIN: u16 = PUBLISHED_WITHIN.as_secs() as u16;
 
 /// What came of a hook.
 #[derive(Debug, Serialize, ToSchema)]
@@ -292,8 +295,19 @@ impl Api {
         let (state, is_new) = match self.take(&request, body, true).await? {
             Acceptance::New { .. } => (BuildState::Queued, true),
             // Another request under this id is the same delivery, and the application was changed since.
-            Acceptance::Known | Acceptance::OtherRequest => {
-                let known = self.find(&build.build_id, build.user_id.as_deref()).await;
+            Acceptance::OtherRequest => match self.find_own(&build).await {
+                Ok(known) => (known.state, false),
+                // It could not be put in the queue then.
+                Err(problem) if problem.status() == StatusCode::NOT_FOUND => {
+                    return Err(Problem::unavailable(
+                        "Another request was made of this delivery, which is not in the queue: send it again later.",
+                        SENT_AGAIN,
+                    ));
+                }
+                Err(problem) => return Err(problem),
+            },
+            Acceptance::Known => {
+                let known = self.find_own(&build).await;
                 (known.map_or(BuildState::Queued, |known| known.state), false)
             }
         };

@@ -1,9 +1,12 @@
 //! What is done with dead letters, for the API and the page: listed, found, dropped, redriven.
 
 use std::collections::BTreeSet;
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
 
 use image_builder_actors::model::identity::BuildIdentity;
 use image_builder_actors::parse;
+use image_builder_actors::ports::build_store::nanos;
 use image_builder_actors::ports::{DeadLetterReading, DeadLettersError};
 use time::OffsetDateTime;
 
@@ -12,6 +15,61 @@ use super::builds::requested;
 use super::problem::Problem;
 use crate::dead_letters::letter::{FaultName, Found, Letters, NotFound, Wanted};
 use crate::dead_letters::redrive::{self, Given, Refusal};
+
+/// Which letter a page was the last to have, so that the next one begins behind it. Letters may go from among those
+/// before it meanwhile, and it may itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::api) struct Cursor {
+    /// How many letters there were with it, from the oldest: it is not behind so many.
+    letters: usize,
+    died_at: Option<i64>,
+    name: String,
+}
+
+impl Cursor {
+    fn of(found: &Found, letters: usize) -> Self {
+        Self { letters, died_at: died_at(found), name: found.name() }
+    }
+
+    fn is(&self, found: &Found) -> bool {
+        self.died_at == died_at(found) && self.name == found.name()
+    }
+
+    /// Whether a letter was kept before it for certain.
+    fn is_behind(&self, found: &Found) -> bool {
+        died_at(found).is_some_and(|at| self.died_at.is_some_and(|own| at < own))
+    }
+}
+
+fn died_at(found: &Found) -> Option<i64> {
+    found.letter.as_ref().map(|letter| nanos(letter.died_at))
+}
+
+impl Display for Cursor {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let died_at = self.died_at.map_or_else(String::new, |at| at.to_string());
+        write!(f, "{}.{died_at}.{}", self.letters, self.name)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let parts = || {
+            let (letters, rest) = text.split_once('.')?;
+            let (died_at, name) = rest.split_once('.')?;
+            let died_at = match died_at {
+                "" => None,
+                at => Some(at.parse().ok()?),
+            };
+            Some(Self { letters: letters.parse().ok()?, died_at, name: name.to_owned() })
+        };
+        parts().ok_or_else(|| {
+            Problem::not_found("There is no such page: `cursor` is none of a page's `next`.")
+        })
+    }
+}
 
 /// A page holds no further letter once it has so many bytes.
 const LARGEST_PAGE: usize = 8 << 20;
@@ -38,8 +96,8 @@ impl Api {
         Ok(self.queues()?.dead_letters.read().await?)
     }
 
-    /// At most `most` letters, oldest first, of those behind so many of all; and how many are behind the last
-    /// of them, unless there is none.
+    /// At most `most` letters, oldest first, from where `after` says; and where the next ones begin, unless there is
+    /// none. Where the letter is gone that `after` names, those come that were not kept before it for certain.
     ///
     /// # Errors
     ///
@@ -47,26 +105,38 @@ impl Api {
     pub(in crate::api) async fn letters(
         &self,
         filter: &Filter,
-        skipped: usize,
+        after: Option<&Cursor>,
         most: usize,
-    ) -> Result<(Vec<Found>, Option<usize>), Problem> {
+    ) -> Result<(Vec<Found>, Option<Cursor>), Problem> {
         let mut reading = self.read_letters().await?;
-        let (mut letters, mut seen, mut bytes, mut next) = (Vec::new(), 0, 0, None);
+        let (mut letters, mut bytes, mut last, mut seen) = (Vec::new(), 0, 0, 0);
+        let (mut is_passed, mut has_more) = (after.is_none(), false);
         'pages: while let Some(batch) = reading.next().await? {
             for kept in batch {
-                if seen >= skipped && (letters.len() == most || bytes > LARGEST_PAGE) {
-                    next = Some(seen);
-                    break 'pages;
-                }
-                seen += 1;
                 let found = Found::of(kept);
-                if seen > skipped && filter.takes(&found) {
-                    bytes += found.body.len();
+                seen += 1;
+                let earlier = after.filter(|after| seen <= after.letters);
+                if earlier.is_some_and(|after| after.is(&found)) {
+                    (is_passed, has_more, bytes) = (true, false, 0);
+                    letters.clear();
+                    continue;
+                }
+                if !is_passed && earlier.is_some_and(|after| after.is_behind(&found)) {
+                    continue;
+                }
+                if letters.len() == most || bytes > LARGEST_PAGE {
+                    has_more = true;
+                    if earlier.is_none() {
+                        break 'pages;
+                    }
+                } else if filter.takes(&found) {
+                    (last, bytes) = (seen, bytes + found.body.len());
                     letters.push(found);
                 }
             }
         }
         reading.close().await?;
+        let next = letters.last().filter(|_| has_more).map(|found| Cursor::of(found, last));
         Ok((letters, next))
     }
 
@@ -86,7 +156,7 @@ impl Api {
         Ok(found?.into_newest())
     }
 
-    /// Removes all letters of a build for good.
+    /// Removes all letters of a build for good, or the one that is meant.
     ///
     /// # Errors
     ///
@@ -95,9 +165,10 @@ impl Api {
         &self,
         id: &str,
         user: Option<String>,
+        name: Option<&str>,
     ) -> Result<(), Problem> {
         let mut reading = self.read_letters().await?;
-        let found = find(&mut *reading, id, user).await?;
+        let found = find(&mut *reading, id, user).await?.and_then(|all| named(all, name));
         if let Ok(letters) = &found {
             reading.remove(&letters.tags()).await?;
         }
@@ -105,8 +176,8 @@ impl Api {
         found.map(|_| ())
     }
 
-    /// Asks for a build again, and removes its letters. Answers which build that is, as far as its request says
-    /// so clearly, and its id.
+    /// Asks for a build again, and removes its letters, or the one that is meant. Answers which build that is, as far as
+    /// its request says so clearly, and its id.
     ///
     /// # Errors
     ///
@@ -115,10 +186,12 @@ impl Api {
         &self,
         id: &str,
         user: Option<String>,
+        name: Option<&str>,
         given: &Given,
     ) -> Result<(Option<BuildIdentity>, String), Problem> {
         let mut reading = self.read_letters().await?;
         let prepared = find(&mut *reading, id, user).await?.and_then(|letters| {
+            let letters = named(letters, name)?;
             let request = self.prepare(letters.newest(), given, redrive::Token::Always)?;
             Ok((letters.tags(), request))
         });
@@ -240,6 +313,16 @@ struct Again {
 /// Whether a letter was kept before a time, as far as it says when it was.
 fn was_there(found: &Found, at: OffsetDateTime) -> bool {
     found.letter.as_ref().is_none_or(|letter| letter.died_at <= at)
+}
+
+/// Those of a build's letters that have this name, where one is said.
+fn named(letters: Letters, name: Option<&str>) -> Result<Letters, Problem> {
+    let Some(name) = name else { return Ok(letters) };
+    let letters: Vec<_> = letters.0.into_iter().filter(|found| found.name() == name).collect();
+    match letters.is_empty() {
+        false => Ok(Letters(letters)),
+        true => Err(Problem::not_found("There is no such dead letter of this build.")),
+    }
 }
 
 /// The letters of one user's build of exactly this id.

@@ -222,7 +222,7 @@ async fn admit(
     if !is_page {
         match &api.backend.token {
             Some(token) => guard::bears(token, peer, request.headers(), &api.guesses)?,
-            None => guard::is_own(peer, request.uri(), request.headers())?,
+            None => guard::is_own(peer, &request)?,
         }
     }
     if writes {

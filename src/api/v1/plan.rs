@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
 use super::problem::{self, Problem};
 use super::{Api, body, json, schema};
 use crate::api::plans::ShownPlan;
+use crate::api::server::Connection;
 
 /// Show what would be built
 ///
@@ -26,11 +27,13 @@ use crate::api::plans::ShownPlan;
 )]
 pub(super) async fn plan(
     State(api): State<Arc<Api>>,
+    Extension(connection): Extension<Connection>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let body = body::read(&headers, body, api.backend.rules.limits.request_bytes).await?;
     let (request, _) = api.read(&body)?;
+    let _hold = connection.hold();
     let plan = api.plans.plan(None, request).await?;
     Ok(json(StatusCode::OK, &plan))
 }

@@ -93,16 +93,24 @@ struct Reading {
 
 struct Known {
     path: String,
-    whose: String,
+    /// Whose it is, and which of the build's.
+    query: String,
     removed: Vec<String>,
 }
 
 impl Known {
     fn of(kept: &KeptLetter) -> Self {
         let found = Found::of(kept.clone());
-        let whose = found.user().map_or_else(String::new, |it| format!("?user={}", encoded(it)));
-        let path = format!("/dead/{}", encoded(&found.id));
-        Self { path, whose, removed: found.letter.map(|letter| letter.removed).unwrap_or_default() }
+        let whose = found.user().map_or_else(String::new, |it| format!("user={}&", encoded(it)));
+        Self {
+            path: format!("/dead/{}", encoded(&found.id)),
+            // What is no letter is not known here byte by byte.
+            query: match &found.letter {
+                Some(_) => format!("?{whose}letter={}", found.name()),
+                None => String::new(),
+            },
+            removed: found.letter.map(|letter| letter.removed).unwrap_or_default(),
+        }
     }
 }
 
@@ -122,10 +130,10 @@ impl DeadLetterReading for Reading {
     fn remove<'a>(&'a mut self, tags: &'a [u64]) -> BoxFuture<'a, Result<(), DeadLettersError>> {
         Box::pin(async move {
             let known = tags.iter().filter_map(|tag| self.known.get(tag));
-            let paths: BTreeSet<_> = known.map(|it| format!("{}{}", it.path, it.whose)).collect();
+            let paths: BTreeSet<_> = known.map(|it| format!("{}{}", it.path, it.query)).collect();
             for path in paths {
                 match self.client.delete(&path).await {
-                    // All letters of a build go at once.
+                    // Copies of a letter go at once.
                     Ok(_) | Err(Failure::Refused { status: 404, .. }) => {}
                     Err(failure) => return Err(in_words(failure)),
                 }
@@ -140,13 +148,13 @@ impl DeadLetterReading for Reading {
         tags: &'a [u64],
     ) -> BoxFuture<'a, Result<(), DeadLettersError>> {
         Box::pin(async move {
-            // All are letters of one build.
-            let Some(known) = tags.last().and_then(|tag| self.known.get(tag)) else {
-                return Ok(());
-            };
+            // All are letters of one build, and the request is made of the last.
+            let Some((newest, others)) = tags.split_last() else { return Ok(()) };
+            let Some(known) = self.known.get(newest) else { return Ok(()) };
             let given = redrive::given_in(&request.body, &known.removed).to_string();
-            let path = format!("{}/redrive{}", known.path, known.whose);
-            self.client.post(&path, given.into_bytes()).await.map(drop).map_err(in_words)
+            let path = format!("{}/redrive{}", known.path, known.query);
+            self.client.post(&path, given.into_bytes()).await.map_err(in_words)?;
+            self.remove(others).await
         })
     }
 
@@ -215,6 +223,27 @@ mod tests {
         let (_, left) = read(&service).await;
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].message_id.as_deref(), Some("c"));
+    }
+
+    #[tokio::test]
+    async fn one_letter_of_a_build_that_has_several_is_meant_alone() {
+        crate::cli::choose_tls();
+        let world = World::start().await;
+        for repo in ["o/one", "o/two", "o/three"] {
+            world.keep_letter("a", &json!({"userID": "u", "repo": repo})).await;
+        }
+        let config = ApiConfig { address: world.address.clone(), token: None, url: None };
+        let service = OverHttp::of(Client::new(&config));
+        let (mut reading, letters) = read(&service).await;
+        let found = Found::of(letters[1].clone());
+        let id = new_id(&found);
+        let body =
+            request(&found, &Given::default(), Token::Always, &id).expect("it lacks nothing");
+        reading.redrive(message(body, &id), &[found.tag]).await.expect("it answers");
+        let [published] = &world.requests()[..] else { panic!("one request") };
+        assert_eq!(published.message_id.as_deref(), Some(id.as_str()), "the id that is told");
+        reading.remove(&[letters[0].tag]).await.expect("it answers");
+        assert_eq!(world.letters(), [letters[2].body.clone()]);
     }
 
     #[tokio::test]

@@ -13,8 +13,8 @@ use crate::model::history::Attempt;
 use crate::model::identity::BuildIdentity;
 use crate::model::notification::NotificationType;
 use crate::ports::build_store::{
-    Acceptance, BuildState, BuildStore, Change, Filter, Recorded, RequestedBuild, StoreError,
-    StoredBuild, Tally, UserTally,
+    Acceptance, BuildState, BuildStore, Change, Filter, PUBLISHED_WITHIN, Recorded, RequestedBuild,
+    StoreError, StoredBuild, Tally, UserTally,
 };
 
 /// A store that nobody else uses.
@@ -188,11 +188,19 @@ pub async fn a_build_that_was_accepted_is_listed_once_it_is_in_a_queue(world: &i
 
     let other = RequestedBuild { request: "another".to_owned(), ..build.clone() };
     assert_eq!(store.accept(&other).await, Ok(Acceptance::OtherRequest));
+    // Whoever was answered that it could not be published asks for something else under this id.
+    let late = PUBLISHED_WITHIN.as_secs() + 1;
+    let later = RequestedBuild { requested_at: after(late), ..other };
+    assert_eq!(store.accept(&later).await, Ok(new(late)));
+    assert_eq!(store.accept(&later).await, Ok(new(late)), "it is the one that is known");
+    assert_eq!(store.accept(&build).await, Ok(Acceptance::OtherRequest));
+    assert_eq!(store.builds_of_id("b").await, Ok(Vec::new()));
     request(&*store, &build).await;
     assert_eq!(world.worker().accept(&build).await, Ok(Acceptance::Known));
     assert_eq!(one(&*store, "b").await, StoredBuild::of(build.clone(), after(0)));
     record(&*store, &build.build, vec![(1, ended(NotificationType::ImageReady))]).await;
     assert_eq!(store.accept(&build).await, Ok(Acceptance::Known));
+    assert_eq!(store.accept(&later).await, Ok(Acceptance::OtherRequest), "it was in a queue");
 }
 
 pub async fn what_is_recorded_is_applied_in_order(world: &impl World) {

@@ -227,6 +227,35 @@ async fn a_delivery_that_comes_again_is_the_same_build_and_another_one_is_anothe
 }
 
 #[tokio::test]
+async fn a_delivery_that_could_not_be_queued_is_not_said_to_be_whatever_became_of_its_application()
+{
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let file = directory.path().join("applications.toml");
+    let with = |root: &str| {
+        let text = format!(
+            "[[application]]\nuserID = \"u\"\nrepo = \"alice/shop\"\n\
+             [application.buildPlan]\nrootDirectory = \"{root}\"\n"
+        );
+        fs::write(&file, text).expect("it can be written");
+    };
+    with("web");
+    let world = service(file.clone()).await;
+    let case = push("github.json", "a push to the default branch");
+    let send = async || Hook::of("github", "one", &case).send(&world).await;
+    world.broker.down();
+    assert_eq!(send().await.status, 503);
+    world.broker.up();
+    with("webshop");
+    let answer = send().await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("300")), "{answer:?}");
+    assert!(world.requests().is_empty());
+    with("web");
+    assert_eq!(send().await.status, 202);
+    with("webshop");
+    assert_eq!(send().await.status, 200, "it is in the queue");
+}
+
+#[tokio::test]
 async fn a_request_of_a_push_says_all_that_the_application_does() {
     let world = service(fixture("applications.toml")).await;
     let case = push("github.json", "a push to the default branch");

@@ -295,11 +295,14 @@ impl World {
     }
 
     pub(crate) async fn keep_letter(&self, id: &str, request: &Value) {
-        let fault = Fault::new(StageName::Builder, Reason::EngineFailed, "It failed.");
-        let history = History::new(OffsetDateTime::now_utc());
-        let letter = DeadLetter::new(id, request.to_string().as_bytes(), &history, &fault);
-        self.letters.keep(&letter).await.expect("it is kept");
+        self.letters.keep(&letter(id, request)).await.expect("it is kept");
     }
+}
+
+fn letter(id: &str, request: &Value) -> DeadLetter {
+    let fault = Fault::new(StageName::Builder, Reason::EngineFailed, "It failed.");
+    let history = History::new(OffsetDateTime::now_utc());
+    DeadLetter::new(id, request.to_string().as_bytes(), &history, &fault)
 }
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
