@@ -28,7 +28,7 @@ const TRIES: u32 = 4;
 /// there. The service is the one at IMAGE_BUILDER_URL, else the one at HTTP_ADDR on this machine; API_TOKEN is
 /// sent where it is set. The forge's token for a private repository is read from IMAGE_BUILDER_TOKEN or
 /// IMAGE_BUILDER_TOKEN_FILE.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_long_help = "\
 Exit codes:
   0    asked for; with --wait: the image is in the registry
@@ -116,6 +116,8 @@ enum Unusable {
     TooLong(String),
     #[error("--user: say whose build it is; this machine does not know who asks")]
     NoUser,
+    #[error("--type {0}: write which one behind the repository, as owner/name@{0}")]
+    NoRef(&'static str),
     #[error("{0}")]
     Token(#[from] GivenError),
 }
@@ -219,6 +221,9 @@ fn body(arguments: &Arguments) -> Result<Vec<u8>, Unusable> {
     };
     let user = arguments.user.clone().or_else(user_of_machine).ok_or(Unusable::NoUser)?;
     let id = arguments.uuid.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+    if let (Some(kind), None) = (arguments.kind, name) {
+        return Err(Unusable::NoRef(kind.field()));
+    }
     let mut request = Map::new();
     let mut set = |field: &str, value: Value| request.insert(field.to_owned(), value);
     set("uuid", json!(id));
@@ -289,6 +294,21 @@ fn user_of_machine() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_type_without_a_ref_is_refused() {
+        let arguments = Arguments {
+            repository: Some("o/n".to_owned()),
+            kind: Some(Kind::Release),
+            user: Some("u".to_owned()),
+            ..Arguments::default()
+        };
+        let refused = body(&arguments).expect_err("the default branch is no release");
+        assert_eq!(
+            refused.to_string(),
+            "--type release: write which one behind the repository, as owner/name@release"
+        );
+    }
 
     #[test]
     fn a_ref_is_a_commit_if_it_looks_like_one_and_a_branch_otherwise() {

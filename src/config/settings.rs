@@ -240,8 +240,9 @@ macro_rules! settings { ($of:ident) => { $of! {
 
     "How much at once, and for how long" {
         /// Builds in hand at once, those included that are fetched or pushed. A request is taken when a builder
-        /// is free for it or about to be, and waits on the broker until then.
-        listener_concurrency: u16 = COUNT otherwise "`CONNECTOR_CONCURRENCY` + `BUILDER_CONCURRENCY` + `PUSHER_CONCURRENCY`";
+        /// is free for it or about to be, and waits on the broker until then. The last place of those that are over
+        /// BUILDER_CONCURRENCY is for a user who has none.
+        listener_concurrency: u16 = COUNT otherwise "`CONNECTOR_CONCURRENCY` + `BUILDER_CONCURRENCY` + `PUSHER_CONCURRENCY` + 1";
         /// Sources that are fetched at once.
         connector_concurrency: u16 = COUNT otherwise "the cores, at least 2";
         /// Builds at once. It should fit the engine's cores.

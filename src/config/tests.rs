@@ -363,8 +363,8 @@ fn without_a_number_as_much_is_done_at_once_as_fits_the_cores() {
         let stages = stages.map(|stage| stage.concurrency);
         (stages, pipeline.retry_concurrency, pipeline.builds_per_user, pipeline.most_in_hand)
     };
-    assert_eq!(on(1), ([2, 1, 2, 4], 4, 1, 5));
-    assert_eq!(on(16), ([16, 16, 16, 16], 16, 16, 48));
+    assert_eq!(on(1), ([2, 1, 2, 4], 4, 1, 6));
+    assert_eq!(on(16), ([16, 16, 16, 16], 16, 16, 49));
 }
 
 #[test]

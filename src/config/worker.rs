@@ -42,9 +42,10 @@ pub(super) fn pipeline(
     PipelineSettings {
         rules,
         service,
-        // As many as all stages work on at once.
-        most_in_hand: read
-            .listener_concurrency(connectors.saturating_add(builders).saturating_add(pushers)),
+        // As many as all stages work on at once, and one more for whoever has none in hand.
+        most_in_hand: read.listener_concurrency(
+            connectors.saturating_add(builders).saturating_add(pushers).saturating_add(1),
+        ),
         job_timeout,
         connector: stage(connectors, read.connector_timeout()),
         builder: stage(builders, read.builder_timeout()),

@@ -100,10 +100,11 @@ impl Envelope {
         Self { history, redeliveries: 0, fresh: false, ..self }.pass_on(message)
     }
 
-    /// The same, of a request that is put in the backlog; `fresh` if nobody can have worked on it.
+    /// The same, of a request that is put in the backlog; `fresh` if nobody can have worked on it. What a worker had
+    /// counted of it there that gave it back unread stands.
     pub fn put_in_backlog(self, message: &Message, history: &History, fresh: bool) -> Message {
         let history = Some(history.clone());
-        Self { history, redeliveries: 0, fresh, ..self }.pass_on(message)
+        Self { history, fresh, ..self }.pass_on(message)
     }
 
     /// The history; a fresh one where there is none.

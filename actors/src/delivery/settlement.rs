@@ -316,7 +316,24 @@ impl Settlement {
     pub async fn wait_unread(&self, lease: Lease) {
         let history = lease.envelope().history(lease.message());
         let delay = self.policy.wait(&history, 1, None);
-        self.publish(lease, Queue::Build, &history, delay).await;
+        self.give_back_unread(lease, delay).await;
+    }
+
+    /// A request that nobody has read goes back for so long, with all that was counted of it.
+    pub async fn give_back_unread(&self, lease: Lease, delay: Duration) {
+        if !decides(&lease) {
+            return;
+        }
+        let (envelope, message) = (lease.envelope(), lease.message());
+        let envelope = Envelope {
+            history: Some(envelope.history(message)),
+            redeliveries: envelope.redeliveries_of(lease.delivery()),
+            fresh: false,
+            ..envelope.clone()
+        };
+        let message = envelope.pass_on(message);
+        let published = self.broker.publish(Queue::Build, message, delay).await;
+        settle(lease, published).await;
     }
 
     /// The request has waited for too long without a try that counts.

@@ -8,6 +8,7 @@ use crate::delivery::job::Job;
 use crate::model::fault::{Fault, Reason, StageName};
 use crate::model::history::Planned;
 use crate::model::image::{BuildKey, ImageLocation};
+use crate::pipeline::pool::Slot;
 use crate::pipeline::stage::{Stage, Work};
 use crate::ports::{BuildOrder, FetchedSource, ImageBuilder, Planner};
 use crate::scheduling::keyed_locks::KeyedLocks;
@@ -20,7 +21,7 @@ pub struct Builder {
     pub engine: Arc<dyn ImageBuilder>,
     /// Asked for an image of the same inputs before anything is built.
     pub images: Images,
-    /// Equal builds take turns: the first builds, those that waited find its image on the engine. A
+    /// Equal builds take turns: the first builds, those that waited, without a builder, find its image on the engine. A
     /// first one that fails costs nobody else anything: the next one builds. For one that neither waited
     /// nor was tried before nobody looks there.
     pub equal: KeyedLocks<BuildKey>,
@@ -33,12 +34,17 @@ impl Stage for Builder {
     type In = FetchedSource;
     type Out = Artifact;
 
-    async fn run(&self, job: &mut Job, source: FetchedSource) -> Result<Artifact, Fault> {
+    async fn run(
+        &self,
+        job: &mut Job,
+        slot: &Slot,
+        source: FetchedSource,
+    ) -> Result<Artifact, Fault> {
         job.ticket.building();
         job.history.checkpoint.planned = None;
         let (planned, order) = self.plan(job, &source).await?;
         job.history.checkpoint.planned = Some(planned.clone());
-        let build = self.build(job, &order, &source.commit);
+        let build = self.build(job, slot, &order, &source.commit);
         let Found { location, reused, labelled } = telling_when_it_stores(job, build).await?;
         if let ImageLocation::OnEngine(image) = &location {
             job.history.checkpoint.image = Some(image.clone());
@@ -77,13 +83,32 @@ impl Builder {
     }
 
     /// Builds what is not there yet.
-    async fn build(&self, job: &Job, order: &BuildOrder, commit: &str) -> Result<Found, Fault> {
+    async fn build(
+        &self,
+        job: &Job,
+        slot: &Slot,
+        order: &BuildOrder,
+        commit: &str,
+    ) -> Result<Found, Fault> {
         let built = |location| Found { location, reused: false, labelled: true };
         if !job.request.may_reuse() {
             return self.engine.build(order, &job.progress).await.map(built);
         }
-        let wait = || job.progress.note("a build of the same inputs is under way: waiting for it");
-        let turn = self.equal.lock_telling(order.key.clone(), wait).await;
+        let turn = match self.equal.try_lock(order.key.clone()) {
+            Ok(turn) => turn,
+            Err(wait) => {
+                job.progress.note("a build of the same inputs is under way: waiting for it");
+                job.ticket.aside();
+                let turn = slot.aside(async {
+                    let turn = wait.turn().await;
+                    job.ticket.enter(Self::NAME);
+                    turn
+                });
+                let turn = turn.await;
+                job.ticket.building();
+                turn
+            }
+        };
         if let Some((image, built_of)) = self.images.of_key(&job.request, &order.key).await? {
             job.progress.note("the registry has an image of the same inputs: it is reused");
             let location = ImageLocation::InRegistry(image);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::delivery::job::Job;
 use crate::model::fault::{Fault, Kind, Reason, StageName};
 use crate::model::workspace::Workspace;
+use crate::pipeline::pool::Slot;
 use crate::pipeline::stage::{Stage, Work};
 use crate::ports::{Credentials, FetchedSource, SourceConnector};
 use crate::scheduling::holds::Holds;
@@ -31,7 +32,7 @@ impl Stage for Connector {
     type In = ();
     type Out = FetchedSource;
 
-    async fn run(&self, job: &mut Job, (): ()) -> Result<FetchedSource, Fault> {
+    async fn run(&self, job: &mut Job, _: &Slot, (): ()) -> Result<FetchedSource, Fault> {
         let workspace = Workspace::create(&self.workspaces).map_err(|error| {
             tracing::error!(path = %self.workspaces.display(), %error, "cannot make a workspace");
             let message = "The build service has no room to fetch the repository.";

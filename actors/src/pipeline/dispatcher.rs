@@ -14,7 +14,7 @@ use crate::delivery::settlement::Settlement;
 use crate::model::shutdown::{Shutdown, ShutdownPhase};
 use crate::pipeline::consumer::{Delivered, Incoming, PAUSE, Reception};
 use crate::ports::{Backlog, Broker, ImageBuilder, Queue};
-use crate::scheduling::admission::Admission;
+use crate::scheduling::admission::{Admission, Room};
 use crate::scheduling::capacity::Capacity;
 use crate::supervision::Mailbox;
 
@@ -37,6 +37,9 @@ pub(super) struct Dispatcher {
     /// What this worker has, or has just had, of the backlog.
     pub(super) redeliveries: Redeliveries,
 }
+
+/// Workers that have a builder for it have so long to take what this one has none for.
+const OTHERS_FIRST: Duration = Duration::from_millis(500);
 
 /// Why no more is taken.
 enum Over {
@@ -105,21 +108,30 @@ impl Dispatcher {
         loop {
             let room = async {
                 let slot = slots.clone().acquire_owned().await.ok()?;
-                self.admission.room().await;
+                let room = self.admission.room().await;
                 self.capacity.found().await;
-                Some(slot)
+                Some((slot, room))
             };
-            let slot = tokio::select! {
+            let (slot, room) = tokio::select! {
                 () = self.draining() => return Over::Draining,
                 () = backlog.acks.ended() => return Over::Lost,
                 room = room => match room {
-                    Some(slot) => slot,
+                    Some(found) => found,
                     None => return Over::Lost,
                 },
             };
             // Before the look, so that no job that ends during it is missed.
             let changed = self.admission.changed();
-            let turn = match backlog.taker.take(&self.admission.load()).await {
+            if room == Room::Newcomers {
+                tokio::select! {
+                    () = self.draining() => return Over::Draining,
+                    () = backlog.acks.ended() => return Over::Lost,
+                    () = self.admission.changed() => continue,
+                    () = tokio::time::sleep(OTHERS_FIRST) => {}
+                }
+            }
+            let load = self.admission.load(self.room_of_place(room, slots));
+            let turn = match backlog.taker.take(&load).await {
                 Ok(Some(turn)) => turn,
                 Ok(None) => {
                     tokio::select! {
@@ -142,6 +154,17 @@ impl Dispatcher {
                 true => self.run_alone(incoming, hold, &reception, slots).await,
                 false => reception.deliver(incoming, hold).await,
             }
+        }
+    }
+
+    /// The last place in hand is for whoever has none: what one user has in hand that is pushed for long keeps nobody
+    /// else waiting.
+    fn room_of_place(&self, room: Room, slots: &Semaphore) -> Room {
+        let is_last = slots.available_permits() == 0;
+        if is_last && usize::from(self.most_in_hand) > self.admission.builders() {
+            Room::Newcomers
+        } else {
+            room
         }
     }
 
@@ -173,6 +196,9 @@ impl Dispatcher {
         let _others = tokio::select! {
             // Nobody may have it here any longer; whoever gets it next runs it alone as well.
             () = reception.acks.ended() => return,
+            () = self.draining() => {
+                return self.settlement.give_back_unread(delivered.lease, Duration::ZERO).await;
+            }
             others = slots.acquire_many(u32::from(self.most_in_hand) - 1) => others,
         };
         tracing::warn!(

@@ -4,6 +4,7 @@ use crate::delivery::artifacts::{Artifact, Images, Ready};
 use crate::delivery::job::Job;
 use crate::delivery::settlement::Settlement;
 use crate::model::fault::{Fault, Reason, StageName};
+use crate::pipeline::pool::Slot;
 use crate::pipeline::stage::Stage;
 
 /// What the pusher works with.
@@ -20,7 +21,12 @@ impl Stage for Pusher {
     /// `None` = nothing was pushed: an outcome of the build is claimed already.
     type Out = Option<Ready>;
 
-    async fn run(&self, job: &mut Job, artifact: Artifact) -> Result<Option<Ready>, Fault> {
+    async fn run(
+        &self,
+        job: &mut Job,
+        _: &Slot,
+        artifact: Artifact,
+    ) -> Result<Option<Ready>, Fault> {
         let request = &job.request;
         if self.settlement.is_repeated(&job.lease, &request.identity(), &job.history).await {
             return Ok(None);

@@ -36,6 +36,7 @@ pub trait Stage: Clone + Send + Sync + Unpin + 'static {
     fn run(
         &self,
         job: &mut Job,
+        slot: &Slot,
         input: Self::In,
     ) -> impl Future<Output = Result<Self::Out, Fault>> + Send;
 
@@ -109,7 +110,7 @@ impl<S: Stage> StageActor<S> {
         }
         let started = Instant::now();
         let out = self.run(&slot, &mut job, input).await;
-        job.timings.add(S::NAME, started.elapsed());
+        job.timings.add(S::NAME, started.elapsed().saturating_sub(slot.was_aside()));
         let resolved = job.history.checkpoint.commit.clone().filter(|_| commit.is_none());
         if let Some(commit) = resolved {
             history.tell(&build, Change::Commit(commit));
@@ -166,16 +167,21 @@ impl<S: Stage> StageActor<S> {
     /// Works on the job for as long as it may take.
     async fn run(&self, slot: &Slot, job: &mut Job, input: S::In) -> Result<S::Out, StageError> {
         let started = Instant::now();
-        let deadline = job.deadline.min(started + self.timeout);
+        let deadline = job.deadline;
+        let waited = job.waited(started);
         let not_wanted = job.ticket.withdrawn();
         tokio::select! {
             biased;
-            done = self.stage.run(job, input) => Ok(done?),
+            done = self.stage.run(job, slot, input) => Ok(done?),
             () = slot.handing_back() => Err(StageError::HandBack),
             reason = not_wanted => Err(withdrawn(S::NAME, reason).into()),
+            () = slot.worked_for(self.timeout) => {
+                Err(self.stage.out_of_time(self.timeout.as_secs_f32()).into())
+            }
             () = tokio::time::sleep_until(deadline.into()) => {
-                let limit = deadline.saturating_duration_since(started);
-                if was_cut_short(limit, self.timeout, job.waited(started)) {
+                let aside = slot.was_aside();
+                let limit = deadline.saturating_duration_since(started).saturating_sub(aside);
+                if was_cut_short(limit, self.timeout, waited + aside) {
                     return Err(StageError::HandBack);
                 }
                 Err(self.stage.out_of_time(limit.as_secs_f32()).into())

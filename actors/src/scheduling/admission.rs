@@ -2,7 +2,9 @@
 //!
 //! - **Room**: a request is taken from the backlog when a builder is free for it, and no earlier than it takes to fetch.
 //!   A job has its builder from the moment it is taken until the steps of its build are done: while its image is
-//!   stored, the next one is taken. So it is where a source takes long to fetch.
+//!   stored, the next one is taken. Where a source takes long to fetch, its builder may be another user's who has
+//!   nothing in hand; and such a user is let in while somebody else's further job waits for a builder here, which is
+//!   theirs before it.
 //! - **Supersede**: a newer request for the same application and ref makes an older one pointless that
 //!   has not started building. Newer is what was requested later, whenever it came.
 //!   What this worker put in the backlog counts before it is taken. A setting makes all requests do so, and a
@@ -29,12 +31,21 @@ const MEMORY: Duration = Duration::from_secs(24 * 3600);
 const LATER: Duration = Duration::from_secs(5 * 60);
 /// How many of each are remembered.
 const MOST_REMEMBERED: usize = 10_000;
-/// A source that takes longer to fetch than this keeps no builder waiting for it.
+/// A source that takes longer to fetch than this keeps no builder waiting for it that another user can have.
 const SLOW_FETCH: Duration = Duration::from_secs(2);
 
 /// An image that takes longer to store than this is counted as being built again: whoever took the next job has
 /// waited long enough.
 const SLOW_STORE: Duration = Duration::from_secs(2);
+
+/// Whom there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// A builder is free for one more job.
+    Anybody,
+    /// None is, but a user who has nothing in hand would have the next one.
+    Newcomers,
+}
 
 /// The jobs in hand. Clones share them.
 #[derive(Clone, Default)]
@@ -105,9 +116,24 @@ struct Entry {
     stage: StageName,
     /// Since when only its image is left to be stored.
     storing: Option<Instant>,
+    /// Whether it waits for something else than a builder, and has none.
+    aside: bool,
     /// `None` = its request was not read yet.
     read: Option<ReadEntry>,
     withdrawn: watch::Sender<Option<Reason>>,
+}
+
+/// Where a job is on its way through a builder.
+enum Place {
+    /// Its source is fetched; until then a builder is kept for it, `None` = that takes long.
+    Fetched {
+        until: Option<Instant>,
+    },
+    /// It waits for a builder.
+    Waiting,
+    Building,
+    /// Its builder is free as soon as its image is stored.
+    Storing,
 }
 
 /// What is known of a job whose request was read.
@@ -134,6 +160,11 @@ impl Admission {
         Self { rules, ..Self::default() }
     }
 
+    /// How many builds there are at once.
+    pub fn builders(&self) -> usize {
+        self.rules.builders
+    }
+
     /// Gives a place to a request that was taken from the backlog.
     pub fn taken(&self, user_id: &str) -> Ticket {
         let mut jobs = self.lock();
@@ -145,6 +176,7 @@ impl Admission {
             taken: Instant::now(),
             stage: StageName::Listener,
             storing: None,
+            aside: false,
             read: None,
             withdrawn: sender,
         };
@@ -153,14 +185,17 @@ impl Admission {
         Ticket { admission: self.clone(), number, withdrawn }
     }
 
-    /// Waits until a builder is free for one more job.
-    pub async fn room(&self) {
+    /// Waits until there is room for one more job.
+    pub async fn room(&self) -> Room {
         loop {
             let moved = self.moved.notified();
             tokio::pin!(moved);
             // Before the look, so that no move after it is missed.
             moved.as_mut().enable();
-            let Some(later) = self.lock().full_until(self.rules.builders) else { return };
+            let later = match self.lock().room(self.rules.builders) {
+                Ok(room) => return room,
+                Err(later) => later,
+            };
             tokio::select! {
                 () = moved => {}
                 () = tokio::time::sleep_until(later.into()) => {}
@@ -173,13 +208,22 @@ impl Admission {
         self.moved.clone().notified_owned()
     }
 
-    /// How many builds of each user are in hand; what is only pushed is built.
-    pub fn load(&self) -> Load {
+    /// How many builds of each user are in hand, and how many there may be; what is only pushed is built, but whoever
+    /// has that is no newcomer.
+    pub fn load(&self, room: Room) -> Load {
+        let counts = |entry: &&Entry| match room {
+            Room::Anybody => entry.stage != StageName::Pusher && !entry.aside,
+            Room::Newcomers => true,
+        };
         let mut builds = HashMap::new();
-        for entry in self.lock().entries.values().filter(|entry| entry.stage != StageName::Pusher) {
+        for entry in self.lock().entries.values().filter(counts) {
             *builds.entry(entry.user_id.clone()).or_default() += 1;
         }
-        Load { builds, most_per_user: self.rules.per_user }
+        let most_per_user = match room {
+            Room::Anybody => self.rules.per_user,
+            Room::Newcomers => 1,
+        };
+        Load { builds, most_per_user }
     }
 
     /// Whether nobody wants a build any more.
@@ -241,14 +285,28 @@ impl Admission {
 }
 
 impl Jobs {
-    /// Until when all builders have a job, should none move on; `None` = one is free.
-    fn full_until(&self, builders: usize) -> Option<Instant> {
+    /// Whom there is room for; the error is when to look again, should no job move on.
+    fn room(&self, builders: usize) -> Result<Room, Instant> {
         let now = Instant::now();
-        let mut given: Vec<Instant> =
-            self.entries.values().filter_map(|entry| entry.has_builder_until(now)).collect();
-        given.sort_unstable();
-        // The first of those over the number has to end.
-        given.len().checked_sub(builders).map(|over| given[over.min(given.len() - 1)])
+        let places = || self.entries.values().filter_map(|entry| entry.place(now));
+        let count = |wanted: fn(&Place) -> bool| places().filter(wanted).count();
+        let waiting = count(|place| matches!(place, Place::Waiting));
+        let stored = count(|place| matches!(place, Place::Storing));
+        let slow = count(|place| matches!(place, Place::Fetched { until: None }));
+        // To each of all these a builder will belong.
+        let all = places().count() - stored;
+        let has_idle = slow > 0 && all - slow + stored < builders;
+        if all < builders {
+            Ok(Room::Anybody)
+        } else if has_idle || waiting > 0 && all > builders {
+            Ok(Room::Newcomers)
+        } else {
+            let until = places().filter_map(|place| match place {
+                Place::Fetched { until } => until,
+                _ => None,
+            });
+            Err(until.min().unwrap_or(now + Duration::from_secs(3600)))
+        }
     }
 
     /// Withdraws older jobs of the same subject that do not build yet, or finds that the new one is the older.
@@ -300,17 +358,21 @@ impl Jobs {
 }
 
 impl Entry {
-    /// Until when a builder is kept for it, if one is.
-    fn has_builder_until(&self, now: Instant) -> Option<Instant> {
+    /// Where it is on its way through a builder; `None` = it needs none.
+    fn place(&self, now: Instant) -> Option<Place> {
         match self.stage {
             StageName::Listener | StageName::Connector => {
-                Some(self.taken + SLOW_FETCH).filter(|until| *until > now)
+                let until = Some(self.taken + SLOW_FETCH).filter(|until| *until > now);
+                Some(Place::Fetched { until })
             }
+            StageName::Builder if self.aside => None,
             StageName::Builder if self.storing.is_some_and(|since| since + SLOW_STORE > now) => {
-                None
+                Some(Place::Storing)
             }
-            // For as long as it builds: only its moving on ends that.
-            StageName::Builder => Some(now + Duration::from_secs(3600)),
+            StageName::Builder => match &self.read {
+                Some(read) if read.building => Some(Place::Building),
+                _ => Some(Place::Waiting),
+            },
             StageName::Pusher => None,
         }
     }
@@ -364,17 +426,30 @@ impl Ticket {
 
     /// Says that the job is in this stage now.
     pub fn enter(&self, stage: StageName) {
-        if let Some(entry) = self.admission.lock().entries.get_mut(&self.number) {
+        self.change(|entry| {
             entry.stage = stage;
-        }
-        self.admission.moved.notify_waiters();
+            entry.aside = false;
+        });
+    }
+
+    /// Says that the job waits for something else than a builder until it [enters](Self::enter) its stage again, and
+    /// has none: it does not build yet.
+    pub fn aside(&self) {
+        self.change(|entry| {
+            entry.aside = true;
+            if let Some(read) = &mut entry.read {
+                read.building = false;
+            }
+        });
     }
 
     /// Says that the steps of the job's build are done.
     pub fn storing(&self) {
-        if let Some(entry) = self.admission.lock().entries.get_mut(&self.number) {
-            entry.storing = Some(Instant::now());
-        }
+        self.change(|entry| entry.storing = Some(Instant::now()));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Entry)) {
+        self.admission.lock().entries.get_mut(&self.number).map(change);
         self.admission.moved.notify_waiters();
     }
 

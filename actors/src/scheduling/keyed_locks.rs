@@ -33,11 +33,14 @@ impl<K> Default for KeyedLocks<K> {
 impl<K: Eq + Hash> KeyedLocks<K> {
     /// Waits for the key's lock, in the order of asking. Dropping the turn unlocks.
     pub async fn lock(&self, key: K) -> Turn {
-        self.lock_telling(key, || {}).await
+        match self.try_lock(key) {
+            Ok(turn) => turn,
+            Err(wait) => wait.turn().await,
+        }
     }
 
-    /// The same; `waits` is told first if somebody else has it.
-    pub async fn lock_telling(&self, key: K, waits: impl FnOnce()) -> Turn {
+    /// The key's lock, or the wait for it where somebody else has it.
+    pub fn try_lock(&self, key: K) -> Result<Turn, Wait> {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             locks.retain(|_, lock| lock.strong_count() > 0);
@@ -47,12 +50,20 @@ impl<K: Eq + Hash> KeyedLocks<K> {
             lock
         };
         match lock.clone().try_lock_owned() {
-            Ok(held) => Turn { waited: false, _held: held },
-            Err(_) => {
-                waits();
-                Turn { waited: true, _held: lock.lock_owned().await }
-            }
+            Ok(held) => Ok(Turn { waited: false, _held: held }),
+            Err(_) => Err(Wait(lock)),
         }
+    }
+}
+
+/// A lock that somebody else has.
+#[derive(Debug)]
+pub struct Wait(Arc<Lock<()>>);
+
+impl Wait {
+    /// Waits for it, in the order of these calls.
+    pub async fn turn(self) -> Turn {
+        Turn { waited: true, _held: self.0.lock_owned().await }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use super::script::{Record, Script};
 use crate::model::build_log::BuildLog;
@@ -31,6 +32,8 @@ pub struct FakeRegistry {
     pub pushes: Script<Fault>,
     /// The references of the pushes that succeeded.
     pub pushed: Record<ImageReference>,
+    /// Whether pushes take long.
+    held: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +55,15 @@ impl FakeRegistry {
     /// Every call fails until it is called with `None`.
     pub fn set_down(&self, fault: Option<Fault>) {
         self.lock().down = fault;
+    }
+
+    /// Pushes that have begun wait until [`Self::release`].
+    pub fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    pub fn release(&self) {
+        self.held.send_replace(false);
     }
 
     /// From now on no tag is put on what is there already.
@@ -86,6 +98,8 @@ impl FakeRegistry {
         reference: &ImageReference,
     ) -> Result<String, Fault> {
         self.pushes.play().await?;
+        // The sender lives in `self`.
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
         let contents = self.lock();
         if contents.immutable && contents.images.contains_key(&reference.to_string()) {
             return Err(taken(reference));

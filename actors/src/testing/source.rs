@@ -1,12 +1,13 @@
 //! In-memory source.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
+use tokio::sync::watch;
 
 use super::script::{Record, Script};
 use crate::model::build_log::BuildLog;
@@ -82,6 +83,8 @@ pub struct FakeSource {
     pub script: Script<Fault>,
     /// All calls so far, those that failed included.
     pub calls: Record<FetchCall>,
+    /// Builds whose sources take long to fetch.
+    held: watch::Sender<BTreeSet<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +97,17 @@ impl FakeSource {
     /// From now on, every repository that was not added does not exist.
     pub fn only_known(&self) {
         self.repositories().no_others = true;
+    }
+
+    /// The sources of these builds are fetched for as long as nobody [lets](Self::let_go) them.
+    pub fn hold(&self, build_ids: &[&str]) {
+        self.held.send_modify(|held| held.extend(build_ids.iter().map(|&id| id.to_owned())));
+    }
+
+    pub fn let_go(&self, build_id: &str) {
+        self.held.send_modify(|held| {
+            held.remove(build_id);
+        });
     }
 
     /// Adds a repository, or replaces it.
@@ -153,6 +167,9 @@ impl SourceConnector for FakeSource {
             let (build_id, pinned_commit) = (request.build_id.clone(), pinned.map(str::to_owned));
             self.calls.push(FetchCall { build_id, pinned: pinned_commit });
             self.script.play().await?;
+            let is_let_go = |held: &BTreeSet<String>| !held.contains(&request.build_id);
+            // The sender lives in `self`.
+            let _ = self.held.subscribe().wait_for(is_let_go).await;
             let repository = self.repository(request, pinned).ok_or_else(|| {
                 fault(Reason::RepositoryNotFound, &request.repo, "does not exist")
             })?;

@@ -1,9 +1,15 @@
 //! An engine that dies with builds in hand: whoever it died of is found, and nobody else is charged.
 
+use std::time::Duration;
+
+use image_builder_actors::delivery::envelope::Envelope;
 use image_builder_actors::model::fault::{Fault, Reason, StageName};
-use image_builder_actors::ports::{ImageBuilder, Queue};
+use image_builder_actors::model::shutdown::ShutdownPhase;
+use image_builder_actors::ports::{Broker, ImageBuilder, Message, Queue};
 use image_builder_actors::testing::builder::End;
-use image_builder_actors::testing::world::{World, request, request_with, settings, with_pipeline};
+use image_builder_actors::testing::world::{
+    PATIENCE, World, request, request_with, settings, with_pipeline,
+};
 use serde_json::{Value, json};
 
 /// Publishes two requests of two users, and waits until the engine has both in hand.
@@ -96,5 +102,32 @@ fn an_engine_that_dies_once_and_then_fails_otherwise_has_its_tries_as_ever() {
         engine.fail(2, Fault::new(StageName::Builder, Reason::EngineFailed, "no"));
         let (id, body) = world.outcome_of(&request("b1")).await;
         assert_eq!((id.as_str(), &body["data"]["attempts"]), ("b1.image.ready", &json!(3)));
+    });
+}
+
+/// What may have taken down its worker waits until nothing else is in hand; a worker that is asked to end then does not
+/// forget what it was suspected of.
+#[test]
+fn what_was_to_run_alone_is_given_back_by_a_worker_that_drains_and_is_suspected_still() {
+    with_pipeline(settings(), async |mut world| {
+        world.hold_build(&request("innocent")).await;
+        let suspected = Envelope { redeliveries: 2, ..Envelope::default() };
+        let message = Message {
+            body: request("suspect").to_string().into_bytes(),
+            envelope: Some(suspected.encode()),
+            ..Message::default()
+        };
+        world.broker.publish(Queue::Build, message, Duration::ZERO).await.expect("published");
+        world.broker.wait_until(|broker| broker.taken() == 2).await;
+        world.shutdown.enter(ShutdownPhase::Draining);
+        let given_back = world.broker.wait_until(|broker| broker.messages(Queue::Build).len() == 1);
+        tokio::time::timeout(PATIENCE, given_back)
+            .await
+            .expect("it does not wait for the other one");
+        let [message] = &world.broker.messages(Queue::Build)[..] else { panic!("one message") };
+        assert_eq!(Envelope::decode(message).redeliveries, 2);
+        world.engine.release();
+        world.drain().await;
+        assert_eq!(world.engine.built(), 1);
     });
 }

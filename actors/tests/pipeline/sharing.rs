@@ -1,10 +1,13 @@
 //! Users share a worker; requests take each other's place; builds are cancelled.
 
+use std::time::Duration;
+
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::scheduling::admission::Cancellation;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use image_builder_actors::telemetry::health::ActorName;
 use image_builder_actors::testing::world::{request, request_with, settings, with_pipeline};
 
 fn cancellation(build_id: &str, user_id: Option<&str>) -> Cancellation {
@@ -59,6 +62,99 @@ fn the_next_job_is_fetched_while_the_image_of_one_is_stored() {
         for (_, body) in &world.notified(3).await {
             assert_eq!(body["data"]["attempts"], 1);
         }
+    });
+}
+
+#[test]
+fn the_builder_of_a_source_that_takes_long_to_fetch_is_another_users_and_no_further_one_of_a_flood()
+{
+    with_pipeline(settings(), async |world| {
+        world.forge.hold(&["one-0", "two-0"]);
+        world.engine.hold();
+        for user in ["one", "two"] {
+            world.request(&of_user(user, 0)).await;
+            world.until_fetched(&format!("{user}-0")).await;
+        }
+        for number in 1..10 {
+            for user in ["one", "two"] {
+                world.request(&of_user(user, number)).await;
+            }
+        }
+        world.request(&of_user("three", 0)).await;
+        world.engine.until_running("three-0").await;
+        assert_eq!(world.forge.calls.all().len(), 3, "none of the floods is fetched ahead");
+        for user in ["one", "two"] {
+            world.forge.let_go(&format!("{user}-0"));
+        }
+        world.engine.until_running("one-0").await;
+        world.engine.release();
+        world.notified(21).await;
+    });
+}
+
+#[test]
+fn who_has_none_in_hand_goes_before_another_users_second_job_that_waits_for_a_builder() {
+    with_pipeline(settings(), async |world| {
+        world.forge.hold(&["flood-1"]);
+        for (user, number) in [("flood", 0), ("flood", 1), ("two", 0)] {
+            world.engine.hold();
+            world.request(&of_user(user, number)).await;
+            world.until_fetched(&format!("{user}-{number}")).await;
+        }
+        for id in ["flood-0", "two-0"] {
+            world.engine.until_running(id).await;
+        }
+        world.forge.let_go("flood-1");
+        world.until(|world| world.health(ActorName::Builder).waiting == 1).await;
+        world.request(&of_user("three", 0)).await;
+        world.until(|world| world.health(ActorName::Builder).waiting == 2).await;
+        world.pipeline.admission.cancel(cancellation("two-0", Some("two")));
+        world.engine.until_running("three-0").await;
+        assert_eq!(world.engine.running(), ["flood-0", "three-0"]);
+        world.engine.release();
+        world.notified(4).await;
+    });
+}
+
+#[test]
+fn what_one_user_has_in_hand_that_is_pushed_for_long_keeps_nobody_else_waiting() {
+    let mut settings = settings();
+    settings.most_in_hand = 4;
+    settings.pusher.concurrency = 1;
+    with_pipeline(settings, async |world| {
+        world.registry.hold();
+        for number in 0..10 {
+            world.request(&of_user("flood", number)).await;
+        }
+        world.until(|world| world.engine.built() == 3).await;
+        world.request(&of_user("other", 0)).await;
+        world.until_fetched("other-0").await;
+        assert_eq!(world.forge.calls.all().len(), 4);
+        world.registry.release();
+        world.notified(11).await;
+    });
+}
+
+#[test]
+fn a_build_that_waits_for_one_of_the_same_inputs_keeps_no_builder_and_its_time() {
+    let mut settings = settings();
+    settings.builder.timeout = Duration::from_secs(2);
+    with_pipeline(settings, async |world| {
+        world.hold_build(&request("first")).await;
+        world.request(&request("equal")).await;
+        world.until(|world| world.health(ActorName::Builder).waiting == 1).await;
+        // The second of two builders.
+        world.request(&request_with("other", "repo", "o/other")).await;
+        world.engine.until_running("other").await;
+        // The first one is stopped for its time, of which the second one has all left.
+        world.engine.until_running("equal").await;
+        world.engine.release();
+        let notified = world.notified(3).await;
+        let attempts = |id: &str| {
+            let told = notified.iter().find(|(_, body)| body["data"]["buildID"] == id);
+            told.expect("it is told").1["data"]["attempts"].clone()
+        };
+        assert_eq!((attempts("first"), attempts("equal")), (json!(2), json!(1)), "{notified:?}");
     });
 }
 

@@ -37,13 +37,13 @@ pub(super) fn request() -> Value {
     let login = json!({
         "type": "object", "required": ["username", "password"],
         "properties": {
-            "username": {"type": "string", "pattern": r"^[^\x00-\x1f\x7f-\x9f:]{1,64}$"},
-            "password": {"type": "string", "pattern": r"^[^\x00]{1,4096}$"},
+            "username": {"type": "string", "pattern": r"^[^\x00-\x1f\x7f-\x9f:]{1,256}$"},
+            "password": {"type": "string", "pattern": r"^[^\x00]{1,16384}$"},
         },
     });
     let logins = json!({
         "type": ["object", "null"], "additionalProperties": false, "maxProperties": 16,
-        "patternProperties": {r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?(:[1-9][0-9]{0,3})?$": login},
+        "patternProperties": {r"^[A-Za-z0-9.:/\[\]-]{1,256}$": login},
     });
     let platforms = json!({"type": ["array", "null"], "maxItems": 4, "items": {
         "enum": Platform::all().map(Platform::as_str).collect::<Vec<_>>(),
@@ -60,9 +60,9 @@ pub(super) fn request() -> Value {
         "properties": {
             "userID": described(name.clone(), "Whose build it is: the namespace of its image."),
             "repo": {
-                "type": "string",
-                "pattern": r"^(\.[A-Za-z0-9_-]|[A-Za-z0-9_])[A-Za-z0-9_.-]{0,98}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$",
-                "description": "`owner/name`; its address at the forge is taken as well.",
+                "type": "string", "minLength": 3, "pattern": "^[^\\x00-\\x20\\x7f]*/[^\\x00-\\x20\\x7f]*$",
+                "description": "`owner/name`, at GitLab with all its groups before it, at `git` with its server; its \
+                    address at the forge is taken as well.",
             },
             "token": {
                 "type": ["string", "null"], "maxLength": 4096, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$",
@@ -77,8 +77,8 @@ pub(super) fn request() -> Value {
                 "description": "A credential by its name, in the place of `token`.",
             },
             "connector": {
-                "enum": ["github", "gitlab", "bitbucket", "", null],
-                "description": "Which forge; `gitea` and `git` as well where the service knows one.",
+                "enum": ["github", "gitlab", "gitea", "bitbucket", "git", "", null],
+                "description": "Which forge; `gitea` and `git` where the service knows one.",
             },
             "applicationID": described(
                 or_none(&name), "The application that the image is for; else the repository's name."

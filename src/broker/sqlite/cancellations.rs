@@ -46,17 +46,17 @@ fn now() -> Millis {
     clock::of_time(OffsetDateTime::now_utc())
 }
 
-/// Forgets those that hold no more.
-pub(super) async fn forget(tx: &mut Tx) -> sqlx::Result<()> {
+/// Forgets some of those that hold no more; says how many.
+pub(super) async fn forget(tx: &mut Tx) -> sqlx::Result<u64> {
     // They are in the order of their times.
-    sqlx::query(
+    let forgotten = sqlx::query(
         "DELETE FROM cancellations WHERE id IN (SELECT id FROM cancellations ORDER BY id LIMIT ?) AND at < ?",
     )
     .bind(AT_ONCE)
     .bind(now() - clock::of_duration(MEMORY))
     .execute(&mut tx.connection)
     .await?;
-    Ok(())
+    Ok(forgotten.rows_affected())
 }
 
 /// Reads those of the last day, and then whatever comes, until the receiver is dropped. `was_read` learns that

@@ -17,6 +17,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::cancellations;
 use super::clock::Clock;
 use super::file::{BACKLOG, Tx, number};
 use super::messages;
@@ -88,6 +89,8 @@ impl<F: FnMut(&Moved) + Send> Moving<F> {
 
     async fn cancellations(&mut self, to: &dyn Broker) -> Result<(), MoveError> {
         const NEXT: &str = "SELECT id, body FROM cancellations WHERE id > ? ORDER BY id LIMIT 1";
+        // Those that hold no more keep nothing else here that the other broker does not take.
+        while cancellations::forget(&mut self.tx).await? > 0 {}
         let mut last = 0;
         while let Some(row) = self.next(NEXT, &mut last).await? {
             let body: Vec<u8> = row.try_get("body")?;
