@@ -184,6 +184,24 @@ async fn lanes_from_when_there_were_more_are_emptied_counted_and_not_filled() {
     .await;
 }
 
+/// A worker that is asked to end may be opening its backlog, which asks for lanes of which most are not there: what else
+/// is in hand on the connection stays there.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_up_opening_the_backlog_keeps_the_connection() {
+    on_rabbitmq(async |rabbit: &Rabbit| {
+        put(rabbit.settings.topology.queue(Queue::Build).expect("there is one"), b"in hand").await;
+        let mut builds = consume(&*rabbit.broker, Queue::Build, 1).await;
+        let in_hand = next(&mut builds).await;
+        for millis in 0..60 {
+            let _ = timeout(Duration::from_millis(millis), rabbit.broker.backlog()).await;
+        }
+        drop(backlog(&*rabbit.broker).await);
+        assert!(builds.acks.holds(in_hand.tag), "the broker has not taken it back");
+        builds.acks.ack(in_hand.tag).await.expect("it is acked");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_is_filled_no_more_can_be_deleted_whatever_is_in_hand_and_in_the_others() {
     let many = TopologySettings { build_lanes: 5, ..topology_settings() };
