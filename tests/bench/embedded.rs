@@ -173,7 +173,7 @@ async fn turns(directory: &Path, waiting: usize, users: usize, text: &str) {
     println!("  open           {:>8.2} ms", millis(begun.elapsed()));
     let mut backlog = broker.backlog().await.expect("opened");
     let mut times = [Vec::new(), Vec::new()];
-    let mut load = Load { builds: Default::default(), most_per_user: usize::MAX };
+    let mut load = Load { builds: Default::default(), most_per_user: usize::MAX, at_hand: false };
     for _ in 0..1_000 {
         let begun = Instant::now();
         let turn = backlog.taker.take(&load).await.expect("open").expect("one waits");

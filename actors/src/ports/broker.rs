@@ -169,6 +169,8 @@ pub struct Place {
 pub struct Load {
     pub builds: HashMap<String, usize>,
     pub most_per_user: usize,
+    /// Whether a request is wanted only if it is no trouble to find: then none may be found though there is one.
+    pub at_hand: bool,
 }
 
 impl Load {

@@ -219,11 +219,10 @@ impl Admission {
         for entry in self.lock().entries.values().filter(counts) {
             *builds.entry(entry.user_id.clone()).or_default() += 1;
         }
-        let most_per_user = match room {
-            Room::Anybody => self.rules.per_user,
-            Room::Newcomers => 1,
-        };
-        Load { builds, most_per_user }
+        match room {
+            Room::Anybody => Load { builds, most_per_user: self.rules.per_user, at_hand: false },
+            Room::Newcomers => Load { builds, most_per_user: 1, at_hand: true },
+        }
     }
 
     /// Whether nobody wants a build any more.

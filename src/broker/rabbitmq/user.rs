@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn a_long_id_is_known_by_its_hash_and_counted_as_its_own() {
         let (long, other) = ("u".repeat(65), "u".repeat(66));
-        let load = Load { builds: [(long.clone(), 2)].into(), most_per_user: 2 };
+        let load = Load { builds: [(long.clone(), 2)].into(), most_per_user: 2, at_hand: false };
         assert_eq!(User::of(&long).in_hand(&load), 2);
         assert!(!User::of(&long).is_admitted(&load));
         assert_eq!(User::of(&long).id(&load), Some(long.as_str()));

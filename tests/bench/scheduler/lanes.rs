@@ -50,7 +50,7 @@ async fn with_lanes(lanes: u16, count: usize) {
     });
     let memory = memory.expect("the broker tells it") as f64 / 1e6;
     let mut backlog = rabbit.broker.backlog().await.expect("it can be opened");
-    let load = Load { builds: HashMap::new(), most_per_user: 2 };
+    let load = Load { builds: HashMap::new(), most_per_user: 2, at_hand: false };
     let (mut taking, mut looking) = (Vec::new(), Vec::new());
     while looking.len() < LOOKS {
         let begun = Instant::now();

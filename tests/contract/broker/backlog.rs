@@ -262,6 +262,34 @@ async fn whoever_may_have_more_again_waits_for_nobody_who_may_not() {
     .await;
 }
 
+/// What is wanted only if it is at hand is the first request of a user; nobody's flood is turned over for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_at_hand_is_not_searched_for_in_a_flood() {
+    const FLOOD: usize = 100;
+    on_rabbitmq(async |rabbit: &Rabbit| {
+        for number in 0..FLOOD {
+            enqueue(&*rabbit.broker, "flood", &number.to_string()).await;
+        }
+        let mut backlog = backlog(&*rabbit.broker).await;
+        drop(take(&mut backlog, &load(&[])).await);
+        let newcomers = Load { most_per_user: 1, at_hand: true, ..load(&[("flood", 1)]) };
+        for _ in 0..10 {
+            let found = backlog.taker.take(&newcomers).await.expect("the broker answers");
+            assert!(found.is_none(), "the flood has one in hand");
+        }
+        enqueue(&*rabbit.broker, "new", "n").await;
+        assert_eq!(take(&mut backlog, &newcomers).await.user_id, "new");
+        let mut moved = 0;
+        for _ in 1..FLOOD {
+            let turn = take(&mut backlog, &load(&[])).await;
+            moved += usize::from(Envelope::decode(&turn.delivery.message).hops > 0);
+        }
+        let lanes = rabbit.settings.topology.lanes().count();
+        assert!(moved <= lanes, "{moved} of {FLOOD} in {lanes} lanes");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_passed_over_keeps_what_is_known_of_it() {
     on_rabbitmq(async |rabbit: &Rabbit| {

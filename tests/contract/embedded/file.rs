@@ -237,7 +237,8 @@ async fn turns_are_those_of_the_backlog_in_memory() {
             continue;
         }
         let builds = (0..draw.below(5)).map(|_| (format!("u{}", draw.below(12)), draw.below(3)));
-        let load = Load { builds: builds.collect(), most_per_user: 1 + draw.below(3) };
+        let load =
+            Load { builds: builds.collect(), most_per_user: 1 + draw.below(3), at_hand: false };
         let mut turns = Vec::new();
         for backlog in &mut backlogs {
             let turn = backlog.taker.take(&load).await.expect("it is open");

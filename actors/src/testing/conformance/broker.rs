@@ -499,7 +499,7 @@ async fn put_in(broker: &dyn Broker, user: &str, body: &str, returned: bool) {
 /// A worker's load: so many builds of these users, of any number that are allowed.
 pub fn load(builds: &[(&str, usize)]) -> Load {
     let builds = builds.iter().map(|(user, count)| ((*user).to_owned(), *count)).collect();
-    Load { builds, most_per_user: usize::MAX }
+    Load { builds, most_per_user: usize::MAX, at_hand: false }
 }
 
 /// Takes the request whose turn it is, once there is one.

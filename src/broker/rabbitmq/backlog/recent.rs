@@ -119,7 +119,11 @@ mod tests {
     #[test]
     fn a_user_who_has_builds_in_hand_has_no_first_request() {
         let (mut recent, now) = (Recent::default(), Instant::now());
-        recent.know(&Load { builds: [("busy".to_owned(), 1)].into(), most_per_user: 2 });
+        recent.know(&Load {
+            builds: [("busy".to_owned(), 1)].into(),
+            most_per_user: 2,
+            at_hand: false,
+        });
         assert_eq!(lanes(&mut recent, "busy", 1, now), [Choice::Lane(Lane::Few)]);
     }
 

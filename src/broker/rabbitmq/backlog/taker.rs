@@ -296,6 +296,7 @@ impl Taker for LaneTaker {
             let sources = self.sources.iter().enumerate();
             let mut open: Vec<usize> = sources
                 .filter(|(_, source)| !source.is_blocked(load))
+                .filter(|(_, source)| !load.at_hand || source.expected(load) < load.most_per_user)
                 .map(|(index, _)| index)
                 .collect();
             // Users who have little in hand first; among equals those of whom nothing else waits, then the lane
@@ -386,6 +387,12 @@ impl LaneTaker {
             let source = &mut self.sources[index];
             if !user.is_admitted(load) {
                 let (lane, ready) = (source.lane, got.message_count);
+                if load.at_hand && lane != Lane::First {
+                    // Others of theirs are behind it. To pass over all of those would take long, and turn their order.
+                    source.last = user.clone();
+                    self.move_to(lane, got, user).await?;
+                    return Ok(None);
+                }
                 let before = source.blocked.take().filter(|blocked| blocked.left > 0);
                 let (mut by, left) = before.map_or((Vec::new(), ready), |b| (b.by, b.left - 1));
                 if by.len() < MOST_REMEMBERED && !by.contains(&user) {
