@@ -1,8 +1,8 @@
 //! A build's progress as a stream of typed events, cleaned once and heard by whoever listens.
 
 mod held;
+mod tail;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::model::fault::StageName;
 use crate::model::secret::{Redactor, Secret, with_colours, without_escapes};
 use held::HeldLines;
+use tail::Tail;
 
 /// Something that a stage has to say about a job in hand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct StepRef {
     pub number: u32,
     /// Whether it is the engine's housekeeping, and no step of the Dockerfile's own.
     pub internal: bool,
+    /// Which of its streams wrote the output: 1 = standard output, 2 = standard error.
+    pub stream: i64,
 }
 
 /// The log target of what builds write, so that it can be filtered by itself.
@@ -154,6 +157,20 @@ impl BuildLog {
         self.hold_or_pass_on(Some(step), event);
     }
 
+    /// Keeps a line of output for the failure notice, which no listener is to hear.
+    pub fn keep_for_tail(&self, step: StepRef, line: &str) {
+        let lines = self.held().add(&self.redactor, Some(step), line);
+        for line in self.redacted_lines(lines) {
+            self.tail.output(Some(step), self.clean(&line));
+        }
+    }
+
+    /// Says which step the build failed at: what it wrote last goes before all else in the failure notice.
+    pub fn failed_at(&self, step: StepRef) {
+        self.release_all();
+        self.tail.failed_at(step);
+    }
+
     /// A line that may hold a secret's beginning waits for those that complete it.
     fn hold_or_pass_on(&self, step: Option<StepRef>, event: BuildEvent) {
         match event {
@@ -184,10 +201,14 @@ impl BuildLog {
     }
 
     fn pass_on_lines(&self, step: Option<StepRef>, lines: Option<String>) {
-        let Some(lines) = lines else { return };
-        for line in self.redactor.redact(&lines).split('\n') {
-            self.pass_on(step, BuildEvent::Output(line.to_owned()));
+        for line in self.redacted_lines(lines) {
+            self.pass_on(step, BuildEvent::Output(line));
         }
+    }
+
+    fn redacted_lines(&self, lines: Option<String>) -> Vec<String> {
+        let Some(lines) = lines else { return Vec::new() };
+        self.redactor.redact(&lines).split('\n').map(str::to_owned).collect()
     }
 
     fn pass_on(&self, step: Option<StepRef>, event: BuildEvent) {
@@ -218,10 +239,11 @@ impl BuildLog {
         self.tell(BuildEvent::Note(text.into()));
     }
 
-    /// The last lines of the build, oldest first.
+    /// The last lines of the build, oldest first: those of the step that it [failed at](Self::failed_at), and others
+    /// as far as there is room.
     pub fn tail(&self) -> Vec<String> {
         self.release_all();
-        self.tail.lock().lines.iter().cloned().collect()
+        self.tail.lines()
     }
 
     /// `text` as it may be shown: without the request's secrets and escape sequences, and of a bounded length.
@@ -264,39 +286,6 @@ impl BuildLogListener for LogLines {
                 tracing::info!(step = name, cached, seconds, "step finished");
             }
             BuildEvent::Output(line) => tracing::info!(target: OUTPUT_TARGET, "{line}"),
-        }
-    }
-}
-
-/// Keeps the last lines for the failure notice.
-#[derive(Debug, Default)]
-struct Tail(Mutex<TailLines>);
-
-#[derive(Debug, Default)]
-struct TailLines {
-    lines: VecDeque<String>,
-    bytes: usize,
-}
-
-impl Tail {
-    fn lock(&self) -> MutexGuard<'_, TailLines> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl BuildLogListener for Tail {
-    fn hear(&self, event: &BuildEvent) {
-        let line = match event {
-            BuildEvent::StepStarted { name } => format!("=> {name}"),
-            BuildEvent::Output(line) => line.clone(),
-            BuildEvent::Note(_) | BuildEvent::StepFinished { .. } => return,
-        };
-        let mut tail = self.lock();
-        tail.bytes += line.len();
-        tail.lines.push_back(line);
-        while tail.lines.len() > BuildLog::TAIL_LINES || tail.bytes > BuildLog::TAIL_BYTES {
-            let Some(gone) = tail.lines.pop_front() else { break };
-            tail.bytes -= gone.len();
         }
     }
 }
@@ -492,7 +481,7 @@ mod tests {
     fn of_the_engines_housekeeping_only_its_output_is_heard_by_who_does_not_ask_for_more() {
         let progress = BuildLog::new("b", Redactor::default());
         for (number, internal) in [(1, true), (2, false)] {
-            let step = StepRef { number, internal };
+            let step = StepRef { number, internal, stream: 1 };
             let name = format!("step {number}");
             progress.tell_of_step(step, BuildEvent::StepStarted { name });
             progress.tell_of_step(step, BuildEvent::Output(format!("output {number}")));

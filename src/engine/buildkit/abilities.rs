@@ -62,6 +62,12 @@ impl Abilities {
         Ok(platforms)
     }
 
+    /// What BuildKit it is, for people.
+    pub(super) fn name(&self) -> String {
+        let version = self.buildkit.as_deref().filter(|version| !version.is_empty());
+        format!("BuildKit {}", version.unwrap_or("of no version"))
+    }
+
     /// Refuses an engine that cannot keep users apart. `docker` is the Docker Engine's version; `None` = it is a
     /// BuildKit of its own.
     ///
@@ -82,10 +88,7 @@ impl Abilities {
         };
         let (engine, newer) = match docker {
             Some(docker) => (format!("Docker {docker}"), "Docker 25.0.2"),
-            None => {
-                let version = self.buildkit.as_deref().filter(|version| !version.is_empty());
-                (format!("BuildKit {}", version.unwrap_or("of no version")), "BuildKit 0.12.5")
-            }
+            None => (self.name(), "BuildKit 0.12.5"),
         };
         Err(fault(
             Reason::EngineDown,

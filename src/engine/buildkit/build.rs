@@ -29,6 +29,15 @@ pub(in crate::engine) struct Builds {
     last_builds: LastBuilds,
 }
 
+/// What is known of an engine.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct Known<'a> {
+    /// What its clock says: files that build steps make have its time, which need not be the worker's.
+    pub(in crate::engine) now: OffsetDateTime,
+    /// What it is, with its version; `None` = nobody has asked.
+    pub(in crate::engine) name: Option<&'a str>,
+}
+
 impl Builds {
     /// `times` may be those of other engines too: what is sent to one is no more than another one was sent.
     pub(in crate::engine) fn new(settings: BuildSettings, times: Arc<FileTimes>) -> Self {
@@ -40,12 +49,11 @@ impl Builds {
         }
     }
 
-    /// Builds an image, and returns the digest that the engine gives as its own. `now` is what the engine's
-    /// clock says: files that build steps make have its time, which need not be the worker's.
+    /// Builds an image, and returns the digest that the engine gives as its own.
     pub(in crate::engine) async fn build(
         &self,
         endpoint: &Endpoint,
-        now: OffsetDateTime,
+        known: &Known<'_>,
         order: &BuildOrder,
         output: &Output,
         progress: &BuildLog,
@@ -74,7 +82,7 @@ impl Builds {
             );
         }
         let shared_key = self.times.shared_key(&order.reference);
-        let times = Arc::new(self.times.begin(&shared_key, now, mounts_caches));
+        let times = Arc::new(self.times.begin(&shared_key, known.now, mounts_caches));
         let solve = Solve {
             endpoint,
             settings: &self.settings,
@@ -85,6 +93,7 @@ impl Builds {
             files: Arc::new(Files::new(context, times.clone())),
             shared_key: shared_key.clone(),
             last_builds: &self.last_builds,
+            engine: known.name,
         };
         progress.note("the engine fetches what it needs of the build context");
         let built = solve.run(progress).await;

@@ -22,6 +22,9 @@ const DEFINITION: &str = "[internal] load build definition";
 /// The step in which it makes an image of what all others made.
 const STORING: &str = "exporting to image";
 
+/// How the engine calls a step's standard output.
+const STDOUT: i64 = 1;
+
 /// What a line counts beside its text, in bytes: about what a log writes around it.
 const AROUND_LINE: u64 = 128;
 
@@ -83,7 +86,21 @@ impl<'a> Follower<'a> {
         let (told, error) = self.failed.as_ref().map_or((None, ""), |(d, e)| (Some(d.as_str()), e));
         let digest = digest.filter(|digest| self.steps.contains_key(*digest)).or(told)?;
         let error = if told == Some(digest) { error.to_owned() } else { String::new() };
-        Some(FailedStep { name: self.steps.get(digest)?.name.clone(), error })
+        let step = self.steps.get(digest)?;
+        Some(FailedStep { name: step.name.clone(), error })
+    }
+
+    /// The build has failed, at the step of this digest where the engine names one: what that step wrote last is
+    /// what its user has to see.
+    pub(super) fn has_failed(&mut self, digest: Option<&str>) {
+        let told = self.failed.as_ref().map(|(digest, _)| digest.as_str());
+        let known = digest.filter(|digest| self.steps.contains_key(*digest)).or(told);
+        let Some(step) = known.map(str::to_owned).and_then(|digest| self.steps.get_mut(&digest))
+        else {
+            return;
+        };
+        step.write_rest(&mut self.output);
+        self.progress.failed_at(step.reference(STDOUT));
     }
 
     /// Whether the engine has read the Dockerfile and begun none of its steps: what goes wrong then is the
@@ -100,7 +117,7 @@ impl<'a> Follower<'a> {
             self.begun += 1;
             step.number = self.begun;
             let event = BuildEvent::StepStarted { name: step.name.clone() };
-            self.progress.tell_of_step(step.reference(), event);
+            self.progress.tell_of_step(step.reference(STDOUT), event);
             self.misses.begun(vertex).into_iter().for_each(|miss| self.progress.note(miss));
             if step.name.starts_with(STORING) {
                 self.progress.storing();
@@ -128,10 +145,8 @@ impl<'a> Follower<'a> {
             return;
         }
         step.finished = true;
-        let reference = step.reference();
-        for (_, rest) in step.partial.drain().filter(|(_, rest)| !rest.is_empty()) {
-            self.output.line(reference, &rest);
-        }
+        step.write_rest(&mut self.output);
+        let reference = step.reference(STDOUT);
         if vertex.error.is_empty() {
             let (name, cached, took) = (step.name.clone(), vertex.cached, duration(vertex));
             let event = BuildEvent::StepFinished { name, cached, took };
@@ -141,7 +156,7 @@ impl<'a> Follower<'a> {
 
     fn log(&mut self, log: VertexLog) {
         let step = self.steps.entry(log.vertex).or_default();
-        let reference = step.reference();
+        let reference = step.reference(log.stream);
         let partial = step.partial.entry(log.stream).or_default();
         let mut rest = log.msg.as_slice();
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -155,8 +170,16 @@ impl<'a> Follower<'a> {
 }
 
 impl Step {
-    fn reference(&self) -> StepRef {
-        StepRef { number: self.number, internal: is_internal(&self.name) }
+    fn reference(&self, stream: i64) -> StepRef {
+        StepRef { number: self.number, internal: is_internal(&self.name), stream }
+    }
+
+    /// Passes on what is no whole line, and will be none.
+    fn write_rest(&mut self, output: &mut Output<'_>) {
+        let rests: Vec<_> = self.partial.drain().filter(|(_, rest)| !rest.is_empty()).collect();
+        for (stream, rest) in rests {
+            output.line(self.reference(stream), &rest);
+        }
     }
 }
 
@@ -183,9 +206,19 @@ fn is_internal(name: &str) -> bool {
         || ["[internal] ", "[auth] ", "docker-image://"].iter().any(|start| name.starts_with(start))
 }
 
+/// Adds to a line. What a carriage return is followed by is written over what stood before it.
 fn extend(line: &mut Vec<u8>, more: &[u8]) {
+    let text = more.len() - more.iter().rev().take_while(|byte| **byte == b'\r').count();
+    let begins = more[..text].iter().rposition(|byte| *byte == b'\r').map(|at| at + 1);
+    if begins.is_some() || (text > 0 && line.last() == Some(&b'\r')) {
+        line.clear();
+    }
+    let (text, returns) = (&more[begins.unwrap_or(0)..text], text < more.len());
     let room = LINE_BYTES.saturating_sub(line.len());
-    line.extend_from_slice(&more[..more.len().min(room)]);
+    line.extend_from_slice(&text[..text.len().min(room)]);
+    if returns && line.last() != Some(&b'\r') {
+        line.push(b'\r');
+    }
 }
 
 /// Passes lines of output on until their limit is reached.
@@ -200,6 +233,7 @@ struct Output<'a> {
 impl Output<'_> {
     fn line(&mut self, step: StepRef, line: &[u8]) {
         if self.over {
+            self.progress.keep_for_tail(step, &visible(line));
             return;
         }
         let cost = line.len() as u64 + AROUND_LINE;
@@ -208,6 +242,7 @@ impl Output<'_> {
             let over =
                 format!("[the build wrote more than {} bytes: the rest is dropped]", self.limit);
             self.progress.tell_of_step(step, BuildEvent::Output(over));
+            self.progress.keep_for_tail(step, &visible(line));
             return;
         }
         self.left -= cost;
@@ -224,7 +259,10 @@ fn visible(line: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use image_builder_actors::model::build_log::BuildLogListener;
     use image_builder_actors::model::secret::{Redactor, Secret};
 
     fn vertex(name: &str) -> Vertex {
@@ -236,9 +274,23 @@ mod tests {
         StatusResponse { logs: vec![log], ..StatusResponse::default() }
     }
 
+    /// Keeps the lines of output.
+    #[derive(Debug, Default)]
+    struct Heard(Mutex<Vec<String>>);
+
+    impl BuildLogListener for Heard {
+        fn hear(&self, event: &BuildEvent) {
+            let BuildEvent::Output(line) = event else { return };
+            self.0.lock().expect("no test panics with it").push(line.clone());
+        }
+    }
+
     fn followed(limit: u64, parts: &[(i64, &[u8])]) -> Vec<String> {
-        let progress = BuildLog::new("b", Redactor::new([Secret::new("s3cr3t")]));
-        let mut follower = Follower::new(&progress, limit, Misses::default());
+        follow(&BuildLog::new("b", Redactor::new([Secret::new("s3cr3t")])), limit, parts)
+    }
+
+    fn follow(progress: &BuildLog, limit: u64, parts: &[(i64, &[u8])]) -> Vec<String> {
+        let mut follower = Follower::new(progress, limit, Misses::default());
         for (stream, part) in parts {
             follower.status(log(*stream, part));
         }
@@ -257,12 +309,56 @@ mod tests {
     #[test]
     fn output_past_the_limit_is_dropped_and_one_line_says_so() {
         let limit = 2 * (AROUND_LINE + 3);
-        let lines = followed(limit, &[(1, b"123\n456\n789\nabc\n")]);
-        assert_eq!(lines[..2], ["123", "456"]);
-        assert_eq!(lines.len(), 3, "{lines:?}");
-        assert!(lines[2].contains(&format!("{limit} bytes")), "{lines:?}");
+        let lines = |parts: &[(i64, &[u8])]| {
+            let heard = Arc::new(Heard::default());
+            let progress = BuildLog::new("b", Redactor::default()).with_listener(heard.clone());
+            let tail = follow(&progress, limit, parts);
+            (heard.0.lock().expect("no test panics with it").clone(), tail)
+        };
+        let (heard, tail) = lines(&[(1, b"123\n456\n789\nabc\n")]);
+        assert_eq!(heard[..2], ["123", "456"]);
+        assert_eq!(heard.len(), 3, "{heard:?}");
+        assert!(heard[2].contains(&format!("{limit} bytes")), "{heard:?}");
+        // What is written last is what matters if the step fails.
+        assert_eq!(tail[3..], ["789", "abc"]);
         // Of nothing but line feeds there are not more either.
-        assert_eq!(followed(limit, &[(1, &[b'\n'; 1000])]).len(), 3);
+        assert_eq!(lines(&[(1, &[b'\n'; 1000])]).0.len(), 3);
+    }
+
+    #[test]
+    fn a_line_that_is_written_over_ends_as_it_was_written_last() {
+        let progress = b"downloading 1 of 2\r".repeat(10_000);
+        let parts: [(i64, &[u8]); 5] =
+            [(2, &progress), (2, b"\r"), (2, b"failed"), (2, b" indeed\r"), (2, b"\nend\r\r\n")];
+        assert_eq!(followed(1_000, &parts), ["failed indeed", "end"]);
+        let whole = [&progress[..], b"error"].concat();
+        assert_eq!(followed(1_000, &[(2, &whole)]), ["error"]);
+        let long = [&b"x".repeat(LINE_BYTES + 1)[..], b"\r"].concat();
+        assert_eq!(followed(1_000, &[(2, &long), (2, b"error")]), ["error"]);
+    }
+
+    #[test]
+    fn what_the_step_that_failed_wrote_is_told_whatever_ran_beside_it() {
+        let progress = BuildLog::new("b", Redactor::default());
+        let mut follower = Follower::new(&progress, u64::MAX, Misses::default());
+        let of = |digest: &str, msg: &[u8]| {
+            let (vertex, msg) = (digest.to_owned(), msg.to_vec());
+            let log = VertexLog { vertex, stream: 2, msg, timestamp: None };
+            StatusResponse { logs: vec![log], ..StatusResponse::default() }
+        };
+        let begin = |digest: &str| {
+            let (digest, started) = (digest.to_owned(), Some(Timestamp::default()));
+            let vertex = Vertex { digest, started, ..vertex("RUN x") };
+            StatusResponse { vertexes: vec![vertex], ..StatusResponse::default() }
+        };
+        ["bad", "loud"].into_iter().for_each(|digest| follower.status(begin(digest)));
+        follower.status(of("bad", b"the cause\nits last words"));
+        follower.status(of("loud", &b"noise\n".repeat(10_000)));
+        follower.has_failed(Some("bad"));
+        let tail = progress.tail();
+        for line in ["the cause", "its last words", "noise"] {
+            assert!(tail.iter().any(|said| said == line), "{line}");
+        }
     }
 
     #[test]

@@ -58,8 +58,18 @@ pub(super) fn is_lost(
     LOST.is_match(&cause(error.as_deref().unwrap_or(status.message())))
 }
 
+/// Whether a command failed of which the engine told another build: it does what several share once, and tells
+/// one of them.
+pub(super) fn is_unheard(
+    status: &Status,
+    failed: impl FnOnce(Option<&str>) -> Option<FailedStep>,
+) -> bool {
+    shared_command(status.message()).is_some()
+        && failed(failed_vertex(status.details()).as_deref()).is_none()
+}
+
 /// The digest of the step that failed, of engines that say it with the error.
-fn failed_vertex(details: &[u8]) -> Option<String> {
+pub(super) fn failed_vertex(details: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Vertex {
         digest: String,

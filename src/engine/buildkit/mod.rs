@@ -11,6 +11,7 @@ pub(super) mod context;
 pub(super) mod control;
 mod events;
 mod faults;
+mod hints;
 pub(super) mod inputs;
 pub(super) mod misses;
 pub(super) mod revisions;

@@ -17,10 +17,12 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tonic::{Response, Status, Streaming};
 
+use super::abilities::Abilities;
 use super::cache::RemoteCache;
 use super::control::{Control, Endpoint};
 use super::events::Follower;
 use super::faults;
+use super::hints;
 use super::misses::LastBuilds;
 use super::session::{DOCKERFILE_NAME, Files, Offer, Session};
 use super::tenancy::{self, Tenancy};
@@ -33,6 +35,8 @@ use crate::engine::settings::{BuildSettings, Compression, Provenance, PushedImag
 const LONGEST_REQUEST: usize = 60 * 1024;
 /// How often a build is asked for again that the engine lost among others.
 const ASKED_AGAIN: usize = 2;
+/// The same of one whose step failed while the engine told another build of it. Each time one of them is told.
+const ASKED_FOR_OUTPUT: usize = 4;
 /// How long the last news of a build that has ended may be under way.
 const LAST_NEWS: Duration = Duration::from_secs(15);
 /// The build argument that the front end takes for the name space of cache mounts.
@@ -117,12 +121,16 @@ pub(super) struct Solve<'a> {
     pub(super) shared_key: String,
     /// Says why a step is not taken from the cache.
     pub(super) last_builds: &'a LastBuilds,
+    /// What engine it is, with its version; `None` = its BuildKit has to be asked.
+    pub(super) engine: Option<&'a str>,
 }
 
 /// Why the engine made no image.
 enum Failure {
     /// It lost the place of a step among several builds.
     Lost,
+    /// A step failed that it ran for several builds, and it told another one what the step wrote.
+    Unheard(Fault),
     Fault(Fault),
 }
 
@@ -139,19 +147,29 @@ impl Solve<'_> {
     /// (moby/buildkit#3635). What it had done until then is in its cache.
     pub(super) async fn run(&self, progress: &BuildLog) -> Result<String, Fault> {
         self.settings.tenancy.check_front_end(self.files.dockerfile())?;
-        for _ in 0..ASKED_AGAIN {
+        let (mut lost, mut unheard) = (0, 0);
+        loop {
             match self.ask(progress).await {
-                Err(Failure::Lost) => progress.note(
-                    "the engine lost a step that it shares with another build: it is asked again",
-                ),
-                Err(Failure::Fault(fault)) => return Err(fault),
                 Ok(id) => return Ok(id),
+                Err(Failure::Lost) if lost < ASKED_AGAIN => {
+                    lost += 1;
+                    progress.note(
+                        "the engine lost a step that it shares with another build: it is asked again",
+                    );
+                }
+                Err(Failure::Unheard(_)) if unheard < ASKED_FOR_OUTPUT => {
+                    unheard += 1;
+                    progress.note(
+                        "a step failed that another build has as well, which was told what it wrote: the engine is \
+                         asked again",
+                    );
+                }
+                Err(Failure::Lost) => {
+                    return Err(faults::broke(&"it loses steps that several builds share"));
+                }
+                Err(Failure::Unheard(fault) | Failure::Fault(fault)) => return Err(fault),
             }
         }
-        self.ask(progress).await.map_err(|failure| match failure {
-            Failure::Lost => faults::broke(&"it loses steps that several builds share"),
-            Failure::Fault(fault) => fault,
-        })
     }
 
     /// Builds the image, as far as the engine does.
@@ -180,12 +198,46 @@ impl Solve<'_> {
             if faults::is_lost(&status, failed) {
                 return Failure::Lost;
             }
+            let is_unheard = faults::is_unheard(&status, failed);
             let fault = faults::of_build(&status, failed, follower.reads_dockerfile());
-            self.without_credential(self.of_memory(before, &status, fault)).into()
+            follower.has_failed(faults::failed_vertex(status.details()).as_deref());
+            let fault = self.without_credential(self.of_memory(before, &status, fault));
+            if is_unheard { Failure::Unheard(fault) } else { Failure::Fault(fault) }
         });
         self.last_builds.end(follower.into_misses(), ended.is_ok());
+        let ended = match ended {
+            Err(Failure::Fault(fault)) => Err(Failure::Fault(self.explained(fault).await)),
+            ended => ended,
+        };
         let id = ended?.exporter_response.remove(IMAGE_ID);
         id.ok_or_else(|| faults::broke(&"it does not say which image it made").into())
+    }
+
+    /// The same fault with what the engine does not say of its cause.
+    async fn explained(&self, fault: Fault) -> Fault {
+        let context = self.files.context();
+        let Some(feature) = hints::newer_feature(&fault, &context.dockerfile) else {
+            return hints::explained(fault, context, &self.order.plan.build_args);
+        };
+        let engine = match self.engine {
+            Some(engine) => engine.to_owned(),
+            None => self.asked_for_its_name().await,
+        };
+        let remedy = match self.settings.tenancy {
+            Tenancy::Strict => "do without, or have the operator use a newer one",
+            Tenancy::Trusted => {
+                "let the Dockerfile begin with the line `# syntax=docker/dockerfile:1`, which brings a newer front \
+                 end, or do without"
+            }
+        };
+        let hint =
+            format!("The build service's engine, {engine}, is too old for {feature}: {remedy}.");
+        hints::with(fault, Some(hint))
+    }
+
+    async fn asked_for_its_name(&self) -> String {
+        let asked = async { Abilities::of(&mut Control::open(self.endpoint).await?).await };
+        asked.await.map_or_else(|_: Fault| "BuildKit".to_owned(), |abilities| abilities.name())
     }
 
     /// A registry may repeat what it was sent.

@@ -41,7 +41,7 @@ use super::faults::{self, ANSWER_TIMEOUT, redacted};
 use super::{platforms, wire};
 use crate::blocking::blocking;
 use crate::engine::buildkit::abilities::Abilities;
-use crate::engine::buildkit::build::Builds;
+use crate::engine::buildkit::build::{Builds, Known};
 use crate::engine::buildkit::context::Context;
 pub use crate::engine::buildkit::context::ContextSize;
 use crate::engine::buildkit::control::{Control, Door, Endpoint};
@@ -278,8 +278,9 @@ impl DockerEngine {
             Some(push) => Output::straight(order, push),
             None => Output::Engine { name: local::new_name(&order.reference) },
         };
-        let digest =
-            self.builds.build(&self.endpoint(), told.now(), order, &output, progress).await?;
+        let name = info.server_version.as_ref().map(|version| format!("Docker {version}"));
+        let known = Known { now: told.now(), name: name.as_deref() };
+        let digest = self.builds.build(&self.endpoint(), &known, order, &output, progress).await?;
         if straight.is_some() {
             return Ok(ImageLocation::Pushed { digest });
         }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::engine::address::Address;
 use crate::engine::buildkit::abilities::Abilities;
-use crate::engine::buildkit::build::Builds;
+use crate::engine::buildkit::build::{Builds, Known};
 use crate::engine::buildkit::control::{Control, Door, Endpoint};
 use crate::engine::buildkit::solve::Output;
 use crate::engine::buildkit::tenancy::Tenancy;
@@ -148,8 +148,8 @@ impl Host {
         let push = self.builds.settings.straight.unwrap_or(StraightPush { plain_http: false });
         let output = Output::straight(order, push);
         // It has no way to tell its clock.
-        let now = OffsetDateTime::now_utc();
-        match self.builds.build(&self.endpoint, now, order, &output, progress).await {
+        let known = Known { now: OffsetDateTime::now_utc(), name: None };
+        match self.builds.build(&self.endpoint, &known, order, &output, progress).await {
             Ok(digest) => {
                 *self.failures() = Failures::default();
                 Ok(ImageLocation::Pushed { digest })

@@ -78,7 +78,7 @@ mod tests {
     fn written(lines: &[(u32, &str)]) -> Vec<String> {
         let progress = BuildLog::new("b", Redactor::new([Secret::new("correct horse battery")]));
         for (number, line) in lines {
-            let step = StepRef { number: *number, internal: false };
+            let step = StepRef { number: *number, internal: false, stream: 1 };
             progress.tell_of_step(step, BuildEvent::Output((*line).to_owned()));
         }
         progress.tail()

@@ -9,6 +9,8 @@ pub(super) struct IgnoreRules(Vec<Rule>);
 
 #[derive(Debug)]
 struct Rule {
+    /// As it stands in the file.
+    line: String,
     /// The pattern as it stands, cleaned, without its `!`.
     pattern: String,
     /// `!`: what matches is sent after all.
@@ -64,7 +66,7 @@ impl IgnoreRules {
             if wild > Self::MOST_WILD {
                 return Err(format!("its patterns have more than {} `*`", Self::MOST_WILD));
             }
-            rules.push(Rule { pattern, exception, matcher });
+            rules.push(Rule { line: line.to_owned(), pattern, exception, matcher });
         }
         Ok(Self(rules))
     }
@@ -82,6 +84,17 @@ impl IgnoreRules {
             }
         }
         result
+    }
+
+    /// The rule that keeps `path` out, which is matched with all directories above it; `None` = none does.
+    pub(super) fn ignoring(&self, path: &str) -> Option<&str> {
+        let mut matched = Matched::default();
+        let ends = path.match_indices('/').map(|(end, _)| end).chain([path.len()]);
+        for end in ends {
+            matched = self.matched(&path[..end], &matched);
+        }
+        let decides = matched.rules.iter().rposition(|matches| *matches)?;
+        matched.ignored.then(|| self.0[decides].line.as_str())
     }
 
     /// Whether something below the ignored directory `path` may be sent after all.
@@ -214,6 +227,21 @@ mod tests {
         }
         let many = "a\n".repeat(IgnoreRules::MOST + 1);
         assert!(IgnoreRules::parse(&many).expect_err("too many").contains("patterns"));
+    }
+
+    #[test]
+    fn the_rule_that_keeps_a_file_out_is_the_last_one_that_matches() {
+        let rules =
+            IgnoreRules::parse("# all\n*\n!src\n/src/secret/\n").expect("the rules are good");
+        for (path, rule) in [
+            ("f.txt", Some("*")),
+            ("d/f.txt", Some("*")),
+            ("src/f.txt", None),
+            ("src/secret/f.txt", Some("/src/secret/")),
+        ] {
+            assert_eq!(rules.ignoring(path), rule, "{path}");
+        }
+        assert_eq!(IgnoreRules::default().ignoring("f.txt"), None);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub(in crate::engine) struct Context {
     /// Whether the Dockerfile has a cache mount, as far as its text tells.
     pub(in crate::engine) mounts_caches: bool,
     rules: IgnoreRules,
+    /// The file that has them.
+    ignore_file: String,
     /// What is known of its files.
     digests: Digests,
 }
@@ -75,8 +77,9 @@ impl Context {
         })?;
         let text = read_file(&root.join(&target), "the Dockerfile", limits.plan_file_bytes)?;
         let mounts_caches = String::from_utf8_lossy(&text).to_lowercase().contains("type=cache");
-        let rules = read_rules(&root, &dockerfile, limits)?;
-        Ok(Self { root, dockerfile: text, mounts_caches, rules, digests: Digests::default() })
+        let (rules, ignore_file) = read_rules(&root, &dockerfile, limits)?;
+        let digests = Digests::default();
+        Ok(Self { root, dockerfile: text, mounts_caches, rules, ignore_file, digests })
     }
 
     /// Takes over what is known of its files.
@@ -126,6 +129,14 @@ impl Context {
             Err(Unsent::HungUp) => Ok(None),
             Err(Unsent::Unusable(fault)) => Err(fault),
         }
+    }
+
+    /// The ignore file and the rule of it that keep out what is at this path; `None` = nothing does, or it is
+    /// not there.
+    pub(super) fn ignoring(&self, path: &str) -> Option<(&str, &str)> {
+        let path = relative(path)?;
+        let rule = self.rules.ignoring(&path)?;
+        fs::symlink_metadata(self.root.join(&path)).is_ok().then_some((&self.ignore_file, rule))
     }
 
     /// What of the context is asked for. Blocks.
@@ -266,15 +277,20 @@ fn send_directories(stack: &mut [Directory], visitor: &mut impl Visitor) -> Resu
     Ok(())
 }
 
-/// The ignore file that goes with the Dockerfile: its own, else the context's.
-fn read_rules(root: &Path, dockerfile: &str, limits: &Limits) -> Result<IgnoreRules, Fault> {
+/// The rules of the ignore file that goes with the Dockerfile, and its name: its own, else the context's.
+fn read_rules(
+    root: &Path,
+    dockerfile: &str,
+    limits: &Limits,
+) -> Result<(IgnoreRules, String), Fault> {
     for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
         let Some(target) = inside(root, &name)? else { continue };
         let text = read_file(&root.join(target), &name, limits.plan_file_bytes)?;
-        return IgnoreRules::parse(&String::from_utf8_lossy(&text))
-            .map_err(|why| invalid(format!("`{name}` cannot be used: {why}.")));
+        let rules = IgnoreRules::parse(&String::from_utf8_lossy(&text))
+            .map_err(|why| invalid(format!("`{name}` cannot be used: {why}.")))?;
+        return Ok((rules, name));
     }
-    Ok(IgnoreRules::default())
+    Ok(Default::default())
 }
 
 /// Reads a plain file of at most `longest` bytes.

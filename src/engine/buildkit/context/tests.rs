@@ -100,6 +100,24 @@ fn a_dockerfile_may_be_ignored_and_its_own_ignore_file_wins() {
 }
 
 #[test]
+fn what_keeps_a_file_out_is_known_by_file_and_rule() {
+    let root = tree(&[
+        ("Dockerfile", ""),
+        ("Dockerfile.dockerignore", "*.txt\n"),
+        (".dockerignore", ""),
+        ("a/b.txt", ""),
+        ("f.txt", ""),
+        ("f.md", ""),
+    ]);
+    let context = open(&root).expect("good");
+    assert_eq!(context.ignoring("f.txt"), Some(("Dockerfile.dockerignore", "*.txt")));
+    assert_eq!(context.ignoring("./f.txt"), Some(("Dockerfile.dockerignore", "*.txt")));
+    for other in ["f.md", "a/b.txt", "gone.txt", "../f.txt"] {
+        assert_eq!(context.ignoring(other), None, "{other}");
+    }
+}
+
+#[test]
 fn entries_are_sorted_directory_by_directory() {
     let root = tree(&[("Dockerfile", ""), ("b/z", ""), ("b/a", ""), ("b.txt", ""), ("b-c/x", "")]);
     symlink("b", root.path().join("a")).expect("a link");
@@ -139,6 +157,20 @@ fn a_dockerfile_may_be_a_link_inside_the_context() {
     let context = open(&root).expect("good");
     assert_eq!(context.dockerfile, b"d");
     assert_eq!(entries(&context), ["Dockerfile"]);
+}
+
+/// As with `docker build`: the name that is asked for decides, not the one that it links to.
+#[test]
+fn the_ignore_file_of_a_dockerfile_that_is_a_link_is_beside_the_link() {
+    let root = tree(&[
+        ("d/Web", "d"),
+        ("Dockerfile.dockerignore", "one\n*dockerignore\nd\nDockerfile"),
+        ("d/Web.dockerignore", "two"),
+        ("one", ""),
+        ("two", ""),
+    ]);
+    symlink("d/Web", root.path().join("Dockerfile")).expect("a link");
+    assert_eq!(entries(&open(&root).expect("good")), ["two"]);
 }
 
 #[test]

@@ -53,6 +53,10 @@ impl Files {
         Self { context: Arc::new(context), times, failure: Mutex::default() }
     }
 
+    pub(in crate::engine) fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The text of the Dockerfile.
     pub(in crate::engine) fn dockerfile(&self) -> &[u8] {
         &self.context.dockerfile
