@@ -200,8 +200,23 @@ fn write(plan: &BuildPlan, app: &Path, environment: &Environment, cache_key: &st
         .create_image(app.to_str().unwrap_or_default(), plan, environment)
         .now_or_never()
         .context("nixpacks waits for something")??;
+    let dockerfile = output.join("Dockerfile");
+    let command = plan.start_phase.as_ref().and_then(|start| start.cmd.as_deref());
+    let text = fs::read_to_string(&dockerfile).context("cannot read the Dockerfile")?;
+    fs::write(&dockerfile, with_start(&text, command.unwrap_or_default()))
+        .context("cannot write the Dockerfile")?;
     // Nobody runs it, and its random name would make every image another one.
     fs::remove_file(output.join("build.sh")).context("cannot remove `build.sh`")
+}
+
+/// Puts the command that starts the app into the Dockerfile as it is: nixpacks escapes its quotes alone.
+fn with_start(dockerfile: &str, command: &str) -> String {
+    let written = format!("CMD [\"{}\"]", command.replace('"', "\\\""));
+    let meant = format!("CMD {}", serde_json::json!([command]));
+    match dockerfile.rfind(&written) {
+        Some(at) => [&dockerfile[..at], &meant, &dockerfile[at + written.len()..]].concat(),
+        None => dockerfile.to_owned(),
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -210,5 +225,32 @@ fn remove(path: &Path) -> io::Result<()> {
         Ok(_) => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_command_is_escaped_for_where_it_stands() {
+        for command in [
+            "npm start",
+            r#"node -e "console.log('a\nb')""#,
+            r#"sh -c "echo \"quoted\"""#,
+            r"grep '\d' \",
+            "one\ntwo",
+            "é \u{1}",
+        ] {
+            let written = format!("CMD [\"{}\"]", command.replace('"', "\\\""));
+            let text = with_start(&format!("FROM a\n{written}\n"), command);
+            let list = text.strip_prefix("FROM a\nCMD ").expect("it begins as before");
+            let parsed: Vec<String> =
+                serde_json::from_str(list.trim_end()).expect("a list in one line");
+            assert_eq!(parsed, [command]);
+            assert_eq!(text.lines().count(), 2);
+        }
+        let plain = "FROM a\nCMD [\"npm run \\\"x\\\"\"]\n";
+        assert_eq!(with_start(plain, r#"npm run "x""#), plain, "what was right stays as it is");
     }
 }

@@ -25,6 +25,22 @@ pub(super) fn resolve(directory: &Path, wish: &str) -> Result<PathBuf, Unusable>
     if path.starts_with(directory) { Ok(path) } else { Err(Unusable::LeadsOut) }
 }
 
+/// `wish` by its words alone, where they lead to the `target` that all links lead to; else the place of `target`.
+/// Both are relative to `directory`, and `target` is inside. `None` = that is not UTF-8.
+pub(super) fn named(directory: &Path, wish: &str, target: &Path) -> Option<String> {
+    let mut path = PathBuf::new();
+    for component in Path::new(wish).components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::ParentDir => drop(path.pop()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    let leads_there = directory.join(&path).canonicalize().is_ok_and(|found| found == target);
+    let named = if leads_there { &path } else { target.strip_prefix(directory).ok()? };
+    named.to_str().map(str::to_owned)
+}
+
 /// `wish` without a leading `/` and without `.`; `None` when its `..` climb above where it starts.
 pub(super) fn relative(wish: &str) -> Option<PathBuf> {
     let mut depth = 0_usize;
@@ -75,6 +91,26 @@ pub(super) fn read_plan_bytes(path: &Path, shown: &str, longest: u64) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_keeps_the_name_that_it_is_asked_for_by() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path().canonicalize().expect("it is there");
+        std::fs::create_dir_all(root.join("a/b")).expect("a directory");
+        std::fs::write(root.join("a/b/file"), "").expect("a file");
+        std::os::unix::fs::symlink("a/b/file", root.join("link")).expect("a link");
+        std::os::unix::fs::symlink("a/b", root.join("to")).expect("a link");
+        let target = root.join("a/b/file");
+        for (wish, name) in [
+            ("/link", "link"),
+            ("a/../link", "link"),
+            ("./a//b/file", "a/b/file"),
+            ("to/file", "to/file"),
+            ("to/../b/file", "a/b/file"),
+        ] {
+            assert_eq!(named(&root, wish, &target).as_deref(), Some(name), "{wish}");
+        }
+    }
 
     #[test]
     fn a_path_is_taken_as_relative_and_may_not_climb_above_its_start() {

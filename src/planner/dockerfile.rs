@@ -8,8 +8,10 @@ use super::confine::{self, Unusable};
 use super::fingerprint::Fingerprint;
 use super::{Context, PlannerSettings, invalid};
 
+mod predefined;
 mod stages;
 
+pub(super) use self::predefined::Predefined;
 pub(super) use self::stages::images;
 
 pub(super) const DEFAULT_NAME: &str = "Dockerfile";
@@ -27,10 +29,12 @@ pub(super) fn default_in(context: &Context) -> Option<&'static str> {
     DEFAULT_NAMES.into_iter().find(exists)
 }
 
+/// `predefined` = what there is to give where the Dockerfile declares it; `None` = nobody builds by this plan.
 pub(super) fn plan(
     context: &Context,
     wish: &PlanRequest,
     settings: &PlannerSettings,
+    predefined: Option<&Predefined>,
 ) -> Result<Plan, Fault> {
     let limits = &settings.limits;
     let usual = || default_in(context).unwrap_or(DEFAULT_NAME);
@@ -53,16 +57,15 @@ pub(super) fn plan(
     if text.trim().is_empty() {
         return Err(invalid(format!("the Dockerfile `{shown}` is empty")));
     }
-    // The resolved name: whoever reads the uploaded context need not follow links.
-    let dockerfile = path
-        .strip_prefix(&context.path)
-        .ok()
-        .and_then(|inside| inside.to_str())
-        .ok_or_else(|| invalid(format!("the path of `{shown}` is not UTF-8 text")))?
-        .to_owned();
+    // Not the name of what a link leads to: the ignore file beside the link is the one that counts.
+    let dockerfile = confine::named(&context.path, shown, &path)
+        .ok_or_else(|| invalid(format!("the path of `{shown}` is not UTF-8 text")))?;
 
     let mut build_args = wish.envs.clone();
     build_args.extend(wish.build_args.clone());
+    if let Some(predefined) = predefined {
+        predefined.give(&stages::declared(&text), &mut build_args);
+    }
     stages::check(&text, &build_args, settings.own_front_end)
         .map_err(|why| invalid(format!("the Dockerfile `{shown}` {why}")))?;
     let fingerprint = Fingerprint::new(PLANNER)

@@ -14,12 +14,14 @@ use image_builder_actors::model::secret::Secret;
 use image_builder_actors::ports::{FetchedSource, Plan, Planner};
 
 use self::confine::Unusable;
+use self::dockerfile::Predefined;
 use self::nixpacks::Sight;
 use crate::blocking::blocking;
 use crate::child::THIS_PROGRAM;
 use crate::net::proxy;
 
 mod aside;
+mod buildable;
 mod cache;
 pub mod child;
 mod confine;
@@ -95,7 +97,7 @@ impl SourcePlanner {
     pub async fn writes_into(&self, tree: &Path, request: &PlanRequest) -> Result<bool, Fault> {
         let (tree, request) = (tree.to_owned(), request.clone());
         let settings = self.settings.clone();
-        let (step, _) = blocking(move || first_step(&tree, &request, &settings)).await?;
+        let (step, _) = blocking(move || first_step(&tree, &request, &settings, None)).await?;
         Ok(matches!(step, Step::Nixpacks(_)))
     }
 
@@ -109,11 +111,11 @@ impl SourcePlanner {
         let (wish, left_out) = without_proxies(wish, progress);
         let wish = &wish;
         let (tree, request) = (source.tree.clone(), wish.plan.clone());
-        let settings = self.settings.clone();
+        let (settings, predefined) = (self.settings.clone(), Predefined::of(source));
         let (step, because) = blocking(move || {
             #[cfg(feature = "failpoints")]
             fail::fail_point!("builder::planning");
-            first_step(&tree, &request, &settings)
+            first_step(&tree, &request, &settings, Some(&predefined))
         })
         .await?;
         match step {
@@ -162,6 +164,7 @@ fn first_step(
     tree: &Path,
     wish: &PlanRequest,
     settings: &PlannerSettings,
+    predefined: Option<&Predefined>,
 ) -> Result<(Step, String), Fault> {
     let context = find_context(tree, &wish.root_directory)?;
     check_names(wish)?;
@@ -178,7 +181,7 @@ fn first_step(
 
     let step = match builder {
         BuilderKind::Dockerfile => {
-            Step::Ready(Box::new(dockerfile::plan(&context, wish, settings)?))
+            Step::Ready(Box::new(dockerfile::plan(&context, wish, settings, predefined)?))
         }
         BuilderKind::Nixpacks => {
             let dockerfile_missing = wish

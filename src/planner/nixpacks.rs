@@ -16,6 +16,7 @@ use image_builder_actors::ports::{FetchedSource, Plan};
 use tokio::io::AsyncWriteExt;
 
 use super::aside::Aside;
+use super::buildable;
 use super::cache::cache_key;
 use super::child::{self, Answer, OUTPUT, Planned, Task};
 use super::confine::{self, Unusable};
@@ -76,7 +77,11 @@ pub(super) async fn plan(
 
     let planned = match answer? {
         Answer::Planned(planned) => *planned,
-        Answer::NothingFound => return Err(nothing_found(&sight, &unseen)),
+        Answer::NothingFound => {
+            let context = sight.context.path.clone();
+            let elsewhere = blocking(move || buildable::describe(&context)).await;
+            return Err(nothing_found(&sight, &unseen, &elsewhere));
+        }
         Answer::NoStart => {
             return Err(Fault::new(
                 StageName::Builder,
@@ -204,12 +209,12 @@ fn broken_off(settings: &PlannerSettings, status: ExitStatus) -> Fault {
     ))
 }
 
-fn nothing_found(sight: &Sight, unseen: &str) -> Fault {
+fn nothing_found(sight: &Sight, unseen: &str, elsewhere: &str) -> Fault {
     let names: Vec<_> = get_providers().iter().map(|provider| provider.name()).collect();
     let dockerfile =
         sight.dockerfile_missing.as_deref().map_or(String::new(), |at| format!("no {at}, and "));
     let message = format!(
-        "no way to build this was found: {dockerfile}nothing in {} that nixpacks knows ({}){unseen}",
+        "no way to build this was found: {dockerfile}nothing in {} that nixpacks knows ({}){unseen}{elsewhere}",
         sight.context.shown,
         names.join(", ")
     );

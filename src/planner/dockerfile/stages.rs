@@ -326,6 +326,25 @@ fn check_stages(
     Ok(())
 }
 
+/// The arguments that the Dockerfile `text` declares, for whichever stage, and for images that are built on it.
+pub(super) fn declared(text: &str) -> BTreeSet<String> {
+    let arguments =
+        read(text, NEWEST).into_iter().filter_map(|instruction| match instruction.name.as_str() {
+            "arg" => Some(instruction.arguments),
+            "onbuild" => {
+                let (name, arguments) = split_name(&instruction.arguments);
+                (name == "arg").then_some(arguments)
+            }
+            _ => None,
+        });
+    let mut declared = BTreeSet::new();
+    for arguments in arguments {
+        let names = arguments.split_whitespace().filter_map(|word| word.split('=').next());
+        declared.extend(names.map(str::to_owned));
+    }
+    declared
+}
+
 /// The images that `target`, else the last stage, is made of: those that the stages which it needs begin with or
 /// take files from, each once. Where only the engine knows a name it stands as it is written.
 pub(crate) fn images(

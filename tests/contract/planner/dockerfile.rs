@@ -26,12 +26,12 @@ async fn a_dockerfile_path_is_relative_to_the_root_directory_however_it_is_writt
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dockerfile_that_is_a_link_inside_the_context_is_named_by_what_it_links_to() {
+async fn a_dockerfile_that_is_a_link_inside_the_context_keeps_its_name() {
     let source = Source::of(&[("docker/Dockerfile.web", "FROM scratch\n")]);
     source.link("Dockerfile", "docker/Dockerfile.web");
     let plan = plan(&real(), &source, PlanRequest::default()).await;
     assert_eq!(plan.builder, BuilderKind::Dockerfile);
-    assert_eq!(plan.dockerfile, "docker/Dockerfile.web");
+    assert_eq!(plan.dockerfile, "Dockerfile", "it has an ignore file of its own");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,4 +141,30 @@ async fn names_that_cannot_be_passed_on_are_refused() {
             assert!(fault.message.contains(field), "{fault}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_that_declares_what_commit_it_is_of_is_told_and_no_other_plan_depends_on_it() {
+    let given = async |text: &str, commit: &str, wish: PlanRequest| {
+        let mut source = Source::of(&[("Dockerfile", text)]);
+        source.fetched.commit = commit.to_owned();
+        let plan = plan(&real(), &source, wish).await;
+        (plan.build_args, plan.fingerprint)
+    };
+    let none = PlanRequest::default;
+    let text = "FROM scratch\nARG SOURCE_COMMIT\nARG SOURCE_REF=x SOURCE_COMMIT_TIME\n";
+    let (first, of_first) = given(text, "1111", none()).await;
+    assert_eq!(first["SOURCE_COMMIT"], "1111");
+    assert!(!first["SOURCE_REF"].is_empty());
+    assert!(first["SOURCE_COMMIT_TIME"].ends_with('Z'), "{first:?}");
+    assert_ne!(given(text, "2222", none()).await.1, of_first);
+
+    let own = [("SOURCE_COMMIT".to_owned(), "mine".to_owned())];
+    let wish = PlanRequest { build_args: own.into(), ..none() };
+    assert_eq!(given(text, "1111", wish).await.0["SOURCE_COMMIT"], "mine");
+
+    let plain = "FROM scratch\nENV SOURCE_COMMIT=1\n";
+    let (args, of_plain) = given(plain, "1111", none()).await;
+    assert!(args.is_empty(), "{args:?}");
+    assert_eq!(given(plain, "2222", none()).await.1, of_plain);
 }

@@ -237,6 +237,24 @@ async fn nothing_found_tells_what_was_looked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_found_names_what_looks_buildable_elsewhere() {
+    let source = Source::of(&[
+        ("README.md", ""),
+        ("docker/Dockerfile", "FROM scratch\n"),
+        ("backend/package.json", "{}"),
+        ("backend/node_modules/x/package.json", "{}"),
+    ]);
+    let fault = refusal(&real(), &source, PlanRequest::default()).await;
+    assert_eq!(fault.reason, Reason::NoBuildPlan);
+    for text in
+        ["`docker/Dockerfile`", "`dockerfilePath`", "`backend/package.json`", "`rootDirectory`"]
+    {
+        assert!(fault.message.contains(text), "no {text} in: {fault}");
+    }
+    assert!(!fault.message.contains("node_modules"), "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_app_without_a_start_is_told_so() {
     let source = Source::of(&[("requirements.txt", ""), ("library.py", "ANSWER = 42\n")]);
     let fault = refusal(&real(), &source, PlanRequest::default()).await;
@@ -256,6 +274,18 @@ async fn a_byte_order_mark_before_a_package_json_does_not_matter() {
     let dockerfile = source.read(".nixpacks/Dockerfile");
     assert!(dockerfile.contains("npm run start"), "{dockerfile}");
     assert_eq!(source.read("package.json"), package);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_command_with_backslashes_is_started_as_it_was_given() {
+    let command = r#"node -e "console.log('a\\n', \"b\")""#;
+    let source = source_of_fixture("node");
+    let wish = PlanRequest { start_command: Some(command.to_owned()), ..PlanRequest::default() };
+    let wish = PlanRequest { builder: Some(BuilderKind::Nixpacks), ..wish };
+    plan(&real(), &source, wish).await;
+    let dockerfile = source.read(".nixpacks/Dockerfile");
+    let list = dockerfile.lines().find_map(|line| line.strip_prefix("CMD ")).expect("a start");
+    assert_eq!(serde_json::from_str::<Vec<String>>(list).expect("a list"), [command]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

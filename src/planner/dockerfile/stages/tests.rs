@@ -185,3 +185,15 @@ fn the_images_of_a_target_are_those_of_the_stages_that_it_needs() {
     assert_eq!(of(text, Some("unknown")), all);
     assert_eq!(of("ARG A=1\n", None), [""; 0]);
 }
+
+#[test]
+fn declared_arguments_are_found_in_whatever_stage() {
+    let text = "ARG A=1 B\nFROM x\narg C=\"a b\"\nONBUILD ARG D\n# ARG E\nRUN <<EOF\nARG F\nEOF\nRUN ARG G\n";
+    let declared: Vec<_> = declared(text).into_iter().collect();
+    for name in ["A", "B", "C", "D"] {
+        assert!(declared.iter().any(|found| found == name), "{name}: {declared:?}");
+    }
+    for name in ["E", "F", "G"] {
+        assert!(declared.iter().all(|found| found != name), "{name}: {declared:?}");
+    }
+}
