@@ -2,6 +2,9 @@
 
 use git2::Oid;
 
+/// What a server calls that it names objects by SHA-256.
+const SHA_256: &str = "object-format=sha256";
+
 /// What a server said about a repository.
 #[derive(Debug, Default)]
 pub(super) struct Advertisement {
@@ -47,8 +50,8 @@ impl Advertisement {
         if let Some(capabilities) = parts.next() {
             self.capabilities = String::from_utf8_lossy(capabilities).trim().to_owned();
         }
-        if self.has("object-format=sha256") {
-            return Err("it uses SHA-256 for its object names, which is not supported".to_owned());
+        if self.has(SHA_256) {
+            return Ok(());
         }
         let text = String::from_utf8_lossy(pair);
         let (id, name) = text.split_once(' ').ok_or("a line without a name")?;
@@ -64,6 +67,11 @@ impl Advertisement {
             _ => self.refs.push(Ref { name: name.to_owned(), id, peeled: None }),
         }
         Ok(())
+    }
+
+    /// Whether objects are named by SHA-256; the refs of such a repository are not read.
+    pub(super) fn is_sha_256(&self) -> bool {
+        self.has(SHA_256)
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Ref> {
@@ -156,11 +164,19 @@ mod tests {
     }
 
     #[test]
+    fn a_repository_of_other_names_is_known_as_such() {
+        let lines =
+            [format!("{A}{} HEAD\0shallow {SHA_256}", &B[..24]), format!("{A} refs/heads/x")];
+        let read = advertised(&lines).expect("a good advertisement");
+        assert!(read.is_sha_256() && read.refs.is_empty());
+        assert!(!advertised(&[format!("{A} HEAD\0shallow")]).expect("good").is_sha_256());
+    }
+
+    #[test]
     fn nonsense_is_an_error() {
         for bytes in [&b"<!doctype html>"[..], b"00ffshort", b"0009hello", b"zz"] {
             assert!(Advertisement::parse(bytes).is_err());
         }
         assert!(advertised(&["ERR access denied".to_owned()]).is_err());
-        assert!(advertised(&[format!("{A} HEAD\0object-format=sha256")]).is_err());
     }
 }

@@ -81,6 +81,11 @@ async fn discover_as(
             format!("The {} lists its refs in a way that git does not: {problem}.", address.label),
         )
     })?;
+    if advertisement.is_sha_256() {
+        let message =
+            format!("The {} names its objects by SHA-256, which is not supported.", address.label);
+        return Err(fault(Reason::Unsupported, message));
+    }
     let connection =
         Connection { http: http.clone(), address: address.clone(), url, authorization };
     Ok((connection, advertisement))

@@ -105,6 +105,19 @@ async fn a_forge_that_speaks_nonsense_or_breaks_off_has_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_names_its_objects_by_sha_256_is_not_supported() {
+    let line = format!("{} HEAD\0shallow object-format=sha256 agent=git/2\n", "1".repeat(64));
+    let body = format!("001e# service=git-upload-pack\n0000{:04x}{line}0000", line.len() + 4);
+    let kind = "application/x-git-upload-pack-advertisement";
+    let forge = StandIn::start(move |_| {
+        let (headers, body) = (Vec::new(), body.clone().into_bytes());
+        Answer::Text { status: 200, headers, body }.with("content-type", kind)
+    })
+    .await;
+    refused_by(&forge, None, Reason::Unsupported, "SHA-256").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_refs_without_an_end_is_bounded() {
     let kind = "application/x-git-upload-pack-advertisement";
     let endless = move || Answer::Endless {
