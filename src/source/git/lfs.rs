@@ -438,6 +438,7 @@ impl Store<'_> {
             format!("The Git LFS server does not give out `{path}`: status {code}, {said}");
         let is_of_quota = is_of_quota(code, &said);
         fault(reason, if is_of_quota { self.over_quota(&message) } else { message })
+            .concerning(self.connection.http.session.concerns.repository.clone())
     }
 
     fn odd(&self, problem: &str) -> Fault {

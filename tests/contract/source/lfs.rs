@@ -277,6 +277,26 @@ async fn a_file_of_a_submodule_that_has_no_content_is_named_with_its_path() {
     refused(&connector, &request, Reason::ForbiddenSource, "`sub/deep/a.bin`").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_an_lfs_server_states_for_an_object_concerns_its_repository_alone() {
+    let repo = GitRepo::create("contract", "lfs-object-limit");
+    let content = "some content";
+    repo.commit(&[ATTRIBUTES, ("a.bin", &pointer(content))]);
+    let forge = StandIn::start(move |asked| {
+        if asked.path.ends_with("/batch") {
+            let error = json!({"code": 429, "message": "later"});
+            let object = json!({"oid": oid(content), "size": content.len(), "error": error});
+            let body = json!({"objects": [object]}).to_string().into_bytes();
+            return Answer::Text { status: 200, headers: Vec::new(), body };
+        }
+        Answer::From(server_url())
+    })
+    .await;
+    let request = request(&name(&repo), Target::DefaultBranch, None);
+    let fault = refused(&at(&forge.url()), &request, Reason::RateLimited, "later").await;
+    assert_eq!(fault.scope, Scope::Repository(page(&forge, &repo)));
+}
+
 /// The address of a repository for people.
 fn page(forge: &StandIn, repo: &GitRepo) -> String {
     format!("{}/{}", forge.url(), name(repo))
