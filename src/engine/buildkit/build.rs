@@ -6,14 +6,13 @@ use image_builder_actors::model::build_log::BuildLog;
 use image_builder_actors::model::fault::Fault;
 use image_builder_actors::model::image::{REVISION_LABEL, SOURCE_LABEL};
 use image_builder_actors::ports::BuildOrder;
-use time::OffsetDateTime;
 
 use super::context::Context;
 use super::control::Endpoint;
 use super::misses::LastBuilds;
 use super::revisions::Revisions;
 use super::session::Files;
-use super::solve::{Output, Solve};
+use super::solve::{Known, Output, Solve};
 use super::tenancy::user;
 use super::times::FileTimes;
 use crate::blocking::blocking;
@@ -27,15 +26,6 @@ pub(in crate::engine) struct Builds {
     pub(in crate::engine) times: Arc<FileTimes>,
     revisions: Revisions,
     last_builds: LastBuilds,
-}
-
-/// What is known of an engine.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::engine) struct Known<'a> {
-    /// What its clock says: files that build steps make have its time, which need not be the worker's.
-    pub(in crate::engine) now: OffsetDateTime,
-    /// What it is, with its version; `None` = nobody has asked.
-    pub(in crate::engine) name: Option<&'a str>,
 }
 
 impl Builds {
@@ -93,7 +83,7 @@ impl Builds {
             files: Arc::new(Files::new(context, times.clone())),
             shared_key: shared_key.clone(),
             last_builds: &self.last_builds,
-            engine: known.name,
+            known,
         };
         progress.note("the engine fetches what it needs of the build context");
         let built = solve.run(progress).await;

@@ -38,16 +38,32 @@ pub(super) fn with(fault: Fault, hint: Option<String>) -> Fault {
 
 /// Which rule keeps a file from the engine that a step does not find.
 fn ignored(fault: &Fault, context: &Context) -> Option<String> {
-    static MISSING: LazyLock<Regex> =
-        LazyLock::new(|| pattern(r#"failed: (?:.*: )?"/([^"]+)" not found\.$"#));
-    if fault.step.as_deref()?.contains("--from=") {
+    let step = fault.step.as_deref()?;
+    if step.contains("--from=") {
         return None;
     }
-    let path = MISSING.captures(&fault.message)?.get(1)?.as_str();
-    let (file, rule) = context.ignoring(path)?;
+    let missing = missing(&fault.message)?;
+    // Of a path of which nothing is there, some engines name the beginning alone.
+    let words =
+        step.split([' ', ',', '=', '"', '[', ']']).map(|word| word.trim_start_matches(['.', '/']));
+    let below =
+        words.filter(|word| word.strip_prefix(missing).is_some_and(|rest| rest.starts_with('/')));
+    let mut paths = [missing].into_iter().chain(below);
+    let (path, (file, rule)) = paths.find_map(|path| Some((path, context.ignoring(path)?)))?;
     Some(format!(
-        "The repository has it, but `{file}` keeps it out of the build context by the rule `{rule}`."
+        "The repository has `{path}`, but `{file}` keeps it out of the build context by the rule `{rule}`."
     ))
+}
+
+/// The path that the engine does not find in the build context.
+fn missing(message: &str) -> Option<&str> {
+    static MISSING: LazyLock<Regex> = LazyLock::new(|| {
+        pattern(
+            r#"failed: (?:.*: )?(?:"/([^"]+)" not found|lstat /([^:]+): no such file or directory)\.$"#,
+        )
+    });
+    let found = MISSING.captures(message)?;
+    Some(found.get(1).or(found.get(2))?.as_str())
 }
 
 /// Which arguments of a `FROM` have no value, where the engine cannot make sense of one.
@@ -149,6 +165,21 @@ mod tests {
 
     fn args(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_a_step_does_not_find_is_read_of_what_engines_say() {
+        for (message, path) in [
+            ("Step `COPY f /` failed: \"/d/f.txt\" not found.", Some("d/f.txt")),
+            (
+                "Step `COPY d/f /` failed: failed to walk /d: lstat /d: no such file or directory.",
+                Some("d"),
+            ),
+            ("Step `RUN x` failed with exit code 1.", None),
+            ("Base image `a`, which was not found in its registry.", None),
+        ] {
+            assert_eq!(missing(message), path, "{message}");
+        }
     }
 
     #[test]

@@ -107,6 +107,17 @@ impl Output {
     }
 }
 
+/// What is known of an engine.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct Known<'a> {
+    /// What its clock says: files that build steps make have its time, which need not be the worker's.
+    pub(in crate::engine) now: OffsetDateTime,
+    /// What it is, with its version; `None` = nobody has asked.
+    pub(in crate::engine) name: Option<&'a str>,
+    /// Whether base images are taken from their registries alone: what it has itself is of another platform.
+    pub(in crate::engine) has_other_bases: bool,
+}
+
 /// A build that is to be made.
 pub(super) struct Solve<'a> {
     pub(super) endpoint: &'a Endpoint,
@@ -121,8 +132,7 @@ pub(super) struct Solve<'a> {
     pub(super) shared_key: String,
     /// Says why a step is not taken from the cache.
     pub(super) last_builds: &'a LastBuilds,
-    /// What engine it is, with its version; `None` = its BuildKit has to be asked.
-    pub(super) engine: Option<&'a str>,
+    pub(super) known: &'a Known<'a>,
 }
 
 /// Why the engine made no image.
@@ -219,7 +229,7 @@ impl Solve<'_> {
         let Some(feature) = hints::newer_feature(&fault, &context.dockerfile) else {
             return hints::explained(fault, context, &self.order.plan.build_args);
         };
-        let engine = match self.engine {
+        let engine = match self.known.name {
             Some(engine) => engine.to_owned(),
             None => self.asked_for_its_name().await,
         };
@@ -389,6 +399,9 @@ impl Solve<'_> {
         if strict {
             // Tells the front end that it is the one that was asked for.
             set("cmdline".to_owned(), "");
+        }
+        if self.known.has_other_bases {
+            set("image-resolve-mode".to_owned(), "pull");
         }
         if self.no_cache {
             set("no-cache".to_owned(), "");

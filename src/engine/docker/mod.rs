@@ -4,6 +4,7 @@
 //! engine is asked, over the same connections (`wire`, `address`).
 
 pub mod disk;
+mod foreign;
 mod housekeeping;
 mod inputs;
 pub(super) mod local;
@@ -41,12 +42,12 @@ use super::faults::{self, ANSWER_TIMEOUT, redacted};
 use super::{platforms, wire};
 use crate::blocking::blocking;
 use crate::engine::buildkit::abilities::Abilities;
-use crate::engine::buildkit::build::{Builds, Known};
+use crate::engine::buildkit::build::Builds;
 use crate::engine::buildkit::context::Context;
 pub use crate::engine::buildkit::context::ContextSize;
 use crate::engine::buildkit::control::{Control, Door, Endpoint};
 use crate::engine::buildkit::session::{Claimed, Session};
-use crate::engine::buildkit::solve::Output;
+use crate::engine::buildkit::solve::{Known, Output};
 pub use crate::engine::buildkit::tenancy::Tenancy;
 use crate::engine::buildkit::tenancy::left_out;
 use crate::engine::settings::BuildSettings;
@@ -279,7 +280,8 @@ impl DockerEngine {
             None => Output::Engine { name: local::new_name(&order.reference) },
         };
         let name = info.server_version.as_ref().map(|version| format!("Docker {version}"));
-        let known = Known { now: told.now(), name: name.as_deref() };
+        let has_other_bases = foreign::has_other_bases(self, &order.plan, progress).await?;
+        let known = Known { now: told.now(), name: name.as_deref(), has_other_bases };
         let digest = self.builds.build(&self.endpoint(), &known, order, &output, progress).await?;
         if straight.is_some() {
             return Ok(ImageLocation::Pushed { digest });

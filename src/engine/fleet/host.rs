@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::engine::address::Address;
 use crate::engine::buildkit::abilities::Abilities;
-use crate::engine::buildkit::build::{Builds, Known};
+use crate::engine::buildkit::build::Builds;
 use crate::engine::buildkit::control::{Control, Door, Endpoint};
-use crate::engine::buildkit::solve::Output;
+use crate::engine::buildkit::solve::{Known, Output};
 use crate::engine::buildkit::tenancy::Tenancy;
 use crate::engine::buildkit::times::FileTimes;
 use crate::engine::faults::{self, redacted};
@@ -148,7 +148,7 @@ impl Host {
         let push = self.builds.settings.straight.unwrap_or(StraightPush { plain_http: false });
         let output = Output::straight(order, push);
         // It has no way to tell its clock.
-        let known = Known { now: OffsetDateTime::now_utc(), name: None };
+        let known = Known { now: OffsetDateTime::now_utc(), name: None, has_other_bases: false };
         match self.builds.build(&self.endpoint, &known, order, &output, progress).await {
             Ok(digest) => {
                 *self.failures() = Failures::default();

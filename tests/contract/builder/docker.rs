@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bollard::query_parameters::TagImageOptionsBuilder;
 use futures_util::TryStreamExt;
 use image_builder::engine::docker::{DockerEngine, DockerSettings, RegistryAuth};
 use image_builder::engine::settings::BuildSettings;
@@ -25,7 +26,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::proxy::{Certificates, Proxy};
-use super::world::{BASE, DEBIAN, Notes, RealWorld, names_of};
+use super::world::{BASE, DEBIAN, Notes, Output, RealWorld, names_of};
 use crate::engine::{Engine, tenancy};
 use crate::http_server::{HttpServer, answer};
 use crate::registry::server::USER;
@@ -370,6 +371,26 @@ async fn a_base_image_s_registry_that_does_not_answer_is_the_service_s_fault() {
     closer.abort();
 }
 
+/// Its registry has none either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_image_that_the_engine_has_for_another_platform_is_not_taken() {
+    let world = RealWorld::new().await;
+    let name = reference_in(OPEN);
+    let options = TagImageOptionsBuilder::new().repo(&name.name()).tag(&name.tag).build();
+    world.engine.docker().tag_image(BASE, Some(options)).await.expect("the engine names the image");
+    let order = |platform: &str| {
+        let text = format!("FROM --platform={platform} {name}\nCOPY mark /\n");
+        world.order(&[("Dockerfile", &text), ("mark", &unique())])
+    };
+    let foreign = world.build(&order("linux/s390x")).await.0;
+    let own = world.build(&order("$BUILDPLATFORM")).await.0;
+    world.engine.remove_image(&name.to_string()).await.expect("the engine forgets the name");
+    let fault = foreign.expect_err("it is of another platform");
+    assert_eq!(fault.reason, Reason::BuildFailed, "{fault}");
+    assert!(fault.message.contains(&name.to_string()), "{fault}");
+    own.unwrap_or_else(|fault| panic!("{fault}"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_the_dockerfile_tell_what_is_wrong_with_it() {
     let world = RealWorld::new().await;
@@ -397,6 +418,72 @@ async fn faults_of_the_dockerfile_tell_what_is_wrong_with_it() {
         assert!(fault.message.contains(message), "{steps}: {}", fault.message);
         assert_eq!(fault.step.is_some(), reason == Reason::BuildFailed, "{steps}: {fault:?}");
         assert!(!fault.message.contains("/var/lib"), "{}", fault.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_failed_step_wrote_is_told_though_another_writes_more() {
+    let world = RealWorld::new().await;
+    let order = world.order(&[(
+        "Dockerfile",
+        &format!(
+            "FROM {BASE} AS loud\nRUN : {0}; for i in $(seq 1 100); do seq 1 100; sleep 0.03; done; touch /x\n\
+             FROM {BASE} AS bad\nRUN : {0}; echo the cause >&2; sleep 1; seq 1 1000; exit 3\n\
+             FROM scratch\nCOPY --from=loud /x /x\nCOPY --from=bad /x /y\n",
+            unique()
+        ),
+    )]);
+    let (result, progress) = world.build(&order).await;
+    let fault = result.expect_err("a step fails");
+    assert!(fault.message.contains("exit code 3"), "{fault}");
+    assert!(said(&progress.tail(), "the cause"), "{:?}", progress.tail());
+    assert!(said(&progress.tail(), "1000"), "{:?}", progress.tail());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_engine_leaves_out_of_a_fault_is_told() {
+    let world = RealWorld::new().await;
+    let mounts =
+        (0..8).map(|n| format!("--mount=type=cache,id=cache-of-something-{n},target=/c/{n} "));
+    let mounts: String = mounts.collect();
+    for (dockerfile, told) in [
+        (format!("FROM {BASE}\nRUN {mounts} : {}; exit 3\n", unique()), "Step `RUN : ".to_owned()),
+        (
+            format!("FROM {BASE}\nCOPY d/f.txt /\n"),
+            "`.dockerignore` keeps it out of the build context by the rule `*/*.txt`".to_owned(),
+        ),
+        (
+            format!("FROM {BASE}\nRUN --mount=type=bind,source=d/f.txt,target=/f true\n"),
+            "by the rule `*/*.txt`".to_owned(),
+        ),
+        (
+            "ARG BASE_TAG\nFROM busybox:${BASE_TAG}\n".to_owned(),
+            "`ARG BASE_TAG` has no value".to_owned(),
+        ),
+        ("ARG IMAGE\nFROM $IMAGE\n".to_owned(), "`ARG IMAGE` has no value".to_owned()),
+    ] {
+        let files = [("Dockerfile", &*dockerfile), (".dockerignore", "*/*.txt\n"), ("d/f.txt", "")];
+        let fault = world.fault(&world.order(&files)).await;
+        assert!(fault.message.contains(&told), "{dockerfile}: {fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_after_an_engine_is_told_with_its_version() {
+    let world = RealWorld::new().await;
+    let engine = world.engine.docker().version().await.expect("the engine answers");
+    let version = engine.version.expect("it has a version");
+    if !version.starts_with("20.") {
+        return;
+    }
+    for (steps, feature) in
+        [("COPY --link Dockerfile /x", "`--link`"), ("RUN <<EOF\nset -e\nEOF", "here-documents")]
+    {
+        let fault = world.fault(&world.dockerfile(steps)).await;
+        assert_eq!(fault.reason, Reason::InvalidPlan, "{fault}");
+        for part in [feature, &format!("Docker {version}"), "# syntax="] {
+            assert!(fault.message.contains(part), "{fault}");
+        }
     }
 }
 
@@ -452,9 +539,13 @@ async fn a_flood_of_output_is_cut_and_its_lines_too() {
          RUN : {0}; seq 1 100000",
         unique()
     ));
-    let output = world.output(&order).await;
+    let heard = Arc::new(Output::default());
+    let progress = BuildLog::new("b", Redactor::default()).with_listener(heard.clone());
+    world.engine.build(&order, &progress).await.expect("it is built");
+    let output = heard.all();
     assert!(output.iter().any(|line| line.contains("100000 bytes")), "{:?}", output.last());
     assert!(output.iter().all(|line| line.len() <= BuildLog::LINE_BYTES + 10));
+    assert!(output.iter().map(String::len).sum::<usize>() < 110_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

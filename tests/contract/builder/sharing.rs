@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use image_builder_actors::model::build_log::BuildLog;
+use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::secret::Redactor;
 use image_builder_actors::ports::ImageBuilder;
 
@@ -35,4 +36,20 @@ async fn a_build_goes_on_when_another_with_the_same_steps_is_stopped() {
         failed.extend(join_all(rounds.iter().copied().map(round)).await.into_iter().flatten());
     }
     assert_eq!(failed, Vec::<String>::new());
+}
+
+/// It tells one of them what the step wrote; each of the others asks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_that_fail_at_the_same_step_are_each_told_what_it_wrote() {
+    let world = &RealWorld::new().await;
+    let user = unique();
+    let step = format!("RUN : {}; echo the cause >&2; sleep 1; exit 7", unique());
+    let orders: Vec<_> = (0..3).map(|_| world.of(&user, world.dockerfile(&step))).collect();
+    for (result, progress) in join_all(orders.iter().map(|order| world.build(order))).await {
+        let fault = result.expect_err("the step fails");
+        assert_eq!(fault.reason, Reason::BuildFailed, "{fault}");
+        assert!(fault.message.contains("exit code 7"), "{fault}");
+        assert!(fault.step.is_some_and(|step| step.contains("RUN")));
+        assert!(progress.tail().contains(&"the cause".to_owned()), "{:?}", progress.tail());
+    }
 }

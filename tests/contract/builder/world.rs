@@ -135,6 +135,10 @@ pub(super) async fn names_of(engine: &DockerEngine, id: &str) -> Vec<String> {
 
 /// The names on the engine of all images that were built of these repositories.
 pub(super) async fn names_in(engine: &DockerEngine, repositories: &[String]) -> Vec<String> {
+    // An engine that is asked for none of them lists all that it has.
+    if repositories.is_empty() {
+        return Vec::new();
+    }
     let all = repositories.iter().map(|repository| format!("{LOCAL_REGISTRY}/{repository}"));
     let filters = HashMap::from([("reference".to_owned(), all.collect::<Vec<_>>())]);
     let options = ListImagesOptionsBuilder::new().filters(&filters).build();
@@ -224,6 +228,24 @@ impl BuildLogListener for Notes {
     fn hear(&self, event: &BuildEvent) {
         if let BuildEvent::Note(text) = event {
             self.0.lock().expect("no test panics with it").push(text.clone());
+        }
+    }
+}
+
+/// What a build's steps write, as its log has it.
+#[derive(Debug, Default)]
+pub(super) struct Output(Mutex<Vec<String>>);
+
+impl Output {
+    pub(super) fn all(&self) -> Vec<String> {
+        self.0.lock().expect("no test panics with it").clone()
+    }
+}
+
+impl BuildLogListener for Output {
+    fn hear(&self, event: &BuildEvent) {
+        if let BuildEvent::Output(line) = event {
+            self.0.lock().expect("no test panics with it").push(line.clone());
         }
     }
 }

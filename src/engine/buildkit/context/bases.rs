@@ -1,6 +1,6 @@
 //! Which images a Dockerfile begins with or copies from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// More images than this are not looked up.
 const MOST: usize = 20;
@@ -40,6 +40,62 @@ pub(super) fn bases(text: &str) -> Option<BTreeSet<String>> {
     (images.len() <= MOST).then_some(images)
 }
 
+/// The images that stages begin with for certain platforms, each with its platform: that of the stage, else those that
+/// the whole build is for. What only the engine knows is left out.
+pub(super) fn with_platforms(
+    text: &str,
+    build_args: &BTreeMap<String, String>,
+    of_build: &[&str],
+) -> Vec<(String, String)> {
+    let (mut stages, mut values) = (BTreeSet::new(), BTreeMap::new());
+    let (instructions, mut found) = (joined(text), Vec::new());
+    for instruction in &instructions {
+        let (name, rest) = instruction.split_once(char::is_whitespace).unwrap_or_default();
+        if name.eq_ignore_ascii_case("arg") && stages.is_empty() {
+            let words = rest.split_whitespace();
+            values.extend(words.map(|word| word.split_once('=').unwrap_or((word, ""))));
+        }
+        if !name.eq_ignore_ascii_case("from") {
+            continue;
+        }
+        let value =
+            |name: &str| build_args.get(name).map(String::as_str).or(values.get(name).copied());
+        let mut words = rest.split_whitespace().peekable();
+        let flag = words.next_if(|word| word.starts_with("--"));
+        let platforms: Vec<String> = match flag.and_then(|flag| flag.strip_prefix("--platform=")) {
+            Some("$TARGETPLATFORM" | "${TARGETPLATFORM}") | None => {
+                of_build.iter().map(|platform| (*platform).to_owned()).collect()
+            }
+            Some(platform) => filled(platform, value).into_iter().collect(),
+        };
+        let image = words.next().and_then(|image| filled(image, value));
+        let image = image.filter(|image| is_image(image, &stages) == Some(true));
+        if let Some(image) = image.filter(|_| found.len() < MOST) {
+            found.extend(platforms.into_iter().map(|platform| (image.clone(), platform)));
+        }
+        stages.insert(words.nth(1).unwrap_or_default().to_ascii_lowercase());
+    }
+    found
+}
+
+/// A word with the values of its variables; `None` = one has none, or more is asked of it than its value.
+fn filled<'a>(word: &str, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    let mut filled = String::new();
+    let mut rest = word.trim_matches(['"', '\'']);
+    while let Some((before, behind)) = rest.split_once('$') {
+        filled.push_str(before);
+        let braced = behind.strip_prefix('{').and_then(|behind| behind.split_once('}'));
+        let (name, behind) = braced.unwrap_or_else(|| {
+            let end = behind.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            behind.split_at(end.unwrap_or(behind.len()))
+        });
+        filled.push_str(value(name).filter(|value| !value.is_empty())?);
+        rest = behind;
+    }
+    filled.push_str(rest);
+    Some(filled)
+}
+
 /// Whether a word of an `ADD` is, or may stand for, something that is not in the build context.
 fn may_be_elsewhere(word: &str) -> bool {
     word.contains("://") || word.contains("git@") || word.contains('$')
@@ -48,18 +104,21 @@ fn may_be_elsewhere(word: &str) -> bool {
 /// The instructions, their lines joined; `None` = the text is read by something else than the engine's own
 /// front end, or in another way.
 fn instructions(text: &str) -> Option<Vec<String>> {
+    let is_directive = |line: &str| {
+        let said: String = line.split_whitespace().collect::<String>().to_ascii_lowercase();
+        said.starts_with("#syntax=") || said.starts_with("#escape=")
+    };
+    let text = text.trim_start_matches('\u{feff}');
+    (!text.lines().any(is_directive)).then(|| joined(text))
+}
+
+/// The instructions, their lines joined, without comments.
+fn joined(text: &str) -> Vec<String> {
     let mut instructions: Vec<String> = Vec::new();
     let mut goes_on = false;
     for line in text.trim_start_matches('\u{feff}').lines() {
         let line = line.trim();
-        if line.starts_with('#') {
-            let said: String = line.split_whitespace().collect::<String>().to_ascii_lowercase();
-            if said.starts_with("#syntax=") || said.starts_with("#escape=") {
-                return None;
-            }
-            continue;
-        }
-        if line.is_empty() {
+        if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let (part, more) = match line.strip_suffix('\\') {
@@ -72,7 +131,7 @@ fn instructions(text: &str) -> Option<Vec<String>> {
         }
         goes_on = more;
     }
-    Some(instructions)
+    instructions
 }
 
 /// What `COPY --from=`, or `from=` of a mount, names.
@@ -95,6 +154,23 @@ fn is_image(name: &str, stages: &BTreeSet<String>) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_platform_of_a_base_is_that_of_its_stage_else_that_of_the_build() {
+        let text = "# syntax=docker/dockerfile:1\nARG P=linux/arm64 TAG\nFROM --platform=$P a:${TAG} AS One\n\
+                    FROM --platform=$BUILDPLATFORM b\nFROM --platform=linux/386 scratch\nFROM one\n\
+                    FROM --platform=$TARGETPLATFORM c\nFROM \\\n  d:1 as x\nFROM e:$NONE\n";
+        let args = BTreeMap::from([("TAG".to_owned(), "7".to_owned())]);
+        let of = |of_build: &[&str]| {
+            let found = with_platforms(text, &args, of_build).into_iter();
+            found.map(|(image, platform)| format!("{image} {platform}")).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), ["a:7 linux/arm64"]);
+        assert_eq!(
+            of(&["linux/amd64", "linux/arm/v7"])[1..],
+            ["c linux/amd64", "c linux/arm/v7", "d:1 linux/amd64", "d:1 linux/arm/v7"]
+        );
+    }
 
     #[test]
     fn images_are_told_from_stages_and_what_cannot_be_told_is_not() {

@@ -112,6 +112,13 @@ impl Context {
         bases::bases(&String::from_utf8_lossy(&self.dockerfile))
     }
 
+    /// The images that stages begin with for certain platforms, each with its platform.
+    pub(in crate::engine) fn bases_with_platforms(&self, plan: &Plan) -> Vec<(String, String)> {
+        let of_build: Vec<_> = plan.platforms.iter().map(|platform| platform.as_str()).collect();
+        let text = String::from_utf8_lossy(&self.dockerfile);
+        bases::with_platforms(&text, &plan.build_args, &of_build)
+    }
+
     /// A name for all that would be sent: other paths, modes, link targets or contents have another one. `None`
     /// = nobody wants to know any more. What the files hold is kept in `read`. Blocks.
     pub(super) fn contents(
