@@ -115,7 +115,7 @@ impl SourcePlanner {
         let (step, because) = blocking(move || {
             #[cfg(feature = "failpoints")]
             fail::fail_point!("builder::planning");
-            first_step(&tree, &request, &settings, Some(&predefined))
+            first_step(&tree, &request, &settings, predefined.as_ref())
         })
         .await?;
         match step {

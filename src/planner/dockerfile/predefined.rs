@@ -10,14 +10,18 @@ use time::format_description::well_known::Rfc3339;
 pub(in crate::planner) struct Predefined([(&'static str, String); 3]);
 
 impl Predefined {
-    pub(in crate::planner) fn of(source: &FetchedSource) -> Self {
+    /// `None` = the source is no commit.
+    pub(in crate::planner) fn of(source: &FetchedSource) -> Option<Self> {
+        if source.commit.is_empty() {
+            return None;
+        }
         // Every time that a commit can have is one of RFC 3339, but for years of more than four digits.
         let time = source.committed_at.format(&Rfc3339).unwrap_or_default();
-        Self([
+        Some(Self([
             ("SOURCE_COMMIT", source.commit.clone()),
             ("SOURCE_REF", source.version.clone()),
             ("SOURCE_COMMIT_TIME", time),
-        ])
+        ]))
     }
 
     /// Gives those that are declared, and nobody gave. What is not declared is not given: it would make another
