@@ -22,12 +22,13 @@ pub(super) const LONGEST_FILE: u64 = 4 << 20;
 const LONGEST_SECRET: u64 = 64 << 10;
 
 /// What a `buildPlan` has: the request's own fields.
-pub const PLAN_FIELDS: [&str; 16] = [
+pub const PLAN_FIELDS: [&str; 17] = [
     "builder",
     "rootDirectory",
     "dockerfilePath",
     "nixpacksPath",
     "target",
+    "keepGitDir",
     "envs",
     "buildArgs",
     "secrets",

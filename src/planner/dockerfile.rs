@@ -75,6 +75,7 @@ pub(super) fn plan(
         .pairs("build arguments", &build_args)
         .names("secrets", wish.secrets.keys())
         .platforms(&wish.platforms)
+        .git_directory(wish.keep_git_dir)
         .finish();
     Ok(Plan {
         builder: BuilderKind::Dockerfile,

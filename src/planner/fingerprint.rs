@@ -40,6 +40,11 @@ impl Fingerprint {
         platforms.iter().fold(self, |hash, one| hash.part("platform", one.as_str()))
     }
 
+    /// Where none is kept nothing is added.
+    pub(super) fn git_directory(self, is_kept: bool) -> Self {
+        if is_kept { self.part("git directory", "kept") } else { self }
+    }
+
     pub(super) fn finish(self) -> String {
         hex(&self.0.finalize())
     }

@@ -251,6 +251,7 @@ fn finish(
         .pairs("build arguments", &planned.variables)
         .names("secrets", wish.secrets.keys())
         .platforms(&wish.platforms)
+        .git_directory(wish.keep_git_dir)
         .finish();
     let plan = Plan {
         builder: BuilderKind::Nixpacks,

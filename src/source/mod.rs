@@ -159,6 +159,7 @@ impl GitConnector {
             page: forge.page(&request.repo),
             target,
             pinned: pinned.map(str::to_owned),
+            keeps_git_dir: request.plan.keep_git_dir,
             workspace,
         };
         blocking(move || {

@@ -206,6 +206,8 @@ pub struct PlanRequest {
     pub dockerfile_path: Option<String>,
     pub nixpacks_path: Option<String>,
     pub target: Option<String>,
+    /// Whether the source has a `.git` with the history of the commit, for `git describe` and the like.
+    pub keep_git_dir: bool,
     pub envs: BTreeMap<String, String>,
     pub build_args: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, Secret>,

@@ -32,6 +32,7 @@ pub(super) fn read(value: Option<&Value>, faults: &mut Faults) -> PlanRequest {
         dockerfile_path: fields.text("dockerfilePath"),
         nixpacks_path: fields.text("nixpacksPath"),
         target: fields.text("target"),
+        keep_git_dir: fields.flag("keepGitDir"),
         envs: fields.texts("envs", true),
         build_args: fields.texts("buildArgs", false),
         secrets: secrets.into_iter().map(|(id, text)| (id, Secret::new(text))).collect(),

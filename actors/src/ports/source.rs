@@ -11,7 +11,7 @@ use crate::model::request::BuildRequest;
 use crate::model::scope::Scope;
 use crate::model::workspace::Workspace;
 
-/// A source tree in a workspace of its own, without any `.git`.
+/// A source tree in a workspace of its own, without any `.git` unless the request asks for one.
 #[derive(Debug)]
 pub struct FetchedSource {
     /// The full commit, 40 lower-case hex digits.

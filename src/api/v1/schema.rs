@@ -105,6 +105,7 @@ pub(super) fn request() -> Value {
                 "properties": {
                     "builder": {"enum": ["dockerfile", "docker", "nixpacks", "", null]},
                     "rootDirectory": text, "dockerfilePath": text, "nixpacksPath": text, "target": text,
+                    "keepGitDir": {"type": ["boolean", "null"]},
                     "envs": {"anyOf": [values, pairs]}, "buildArgs": values, "secrets": values,
                     "registryAuth": logins, "platforms": platforms,
                     "nixPkgs": packages, "nixLibs": packages, "aptPkgs": packages,

@@ -9,7 +9,7 @@ use git2::Oid;
 use image_builder_actors::model::fault::{Fault, Reason};
 
 use super::address::Home;
-use super::advertisement::Advertisement;
+use super::advertisement::{Advertisement, Ref};
 use super::cache::{Cache, Entry, Kept};
 use super::files::disk_fault;
 use super::objects::{CheckedOut, Git, Objects, Started, Trouble};
@@ -58,6 +58,37 @@ impl Fetcher {
         let repository = self.scratch.join("repository.git");
         let fetched = self.fetch_into_scratch(connection, refs, wanted, tree, &repository);
         let fetched = fetched.map_err(settled)?;
+        remove(&repository)?;
+        Ok(fetched)
+    }
+
+    /// The same, with a `.git` beside the files that has the commits before it, their tags, and `branch`. Nothing is
+    /// taken from what is kept, nor kept.
+    pub(super) fn fetch_with_history(
+        &self,
+        connection: &Connection,
+        refs: &Advertisement,
+        wanted: &Wanted,
+        tree: &Path,
+        branch: Option<&str>,
+    ) -> Result<(String, CheckedOut), Fault> {
+        let repository = self.scratch.join("repository.git");
+        let fetch = || {
+            let mut objects = self.objects(&repository)?;
+            let mut search = Search {
+                connection,
+                refs,
+                objects: &mut objects,
+                repository: &repository,
+                known: &[],
+            };
+            let commit = search.obtain(wanted)?;
+            search.commits(&commit)?;
+            let checked_out = objects.check_out(&commit, tree, false)?;
+            objects.write_git_directory(&commit, branch, tags(refs), tree)?;
+            Ok((commit, checked_out))
+        };
+        let fetched = fetch().map_err(|trouble| settled(trouble, &connection.address))?;
         remove(&repository)?;
         Ok(fetched)
     }
@@ -138,6 +169,12 @@ impl Fetcher {
         let checked_out = objects.check_out(&commit, tree, false)?;
         Ok((commit, checked_out))
     }
+}
+
+/// The tags that a server lists, by name, with what they point to.
+fn tags(refs: &Advertisement) -> Vec<(String, String)> {
+    let name = |each: &Ref| Some(each.name.strip_prefix("refs/tags/")?.to_owned());
+    refs.refs.iter().filter_map(|each| Some((name(each)?, each.id.to_string()))).collect()
 }
 
 /// The fault that trouble with a server comes to. What a stranger's server sends is the stranger's doing.

@@ -68,6 +68,8 @@ pub(super) struct Fetch {
     /// A release is given as its tag, if there is one.
     pub(super) target: Target,
     pub(super) pinned: Option<String>,
+    /// Whether the files are to have a `.git` beside them.
+    pub(super) keeps_git_dir: bool,
     pub(super) workspace: Workspace,
 }
 
@@ -87,7 +89,13 @@ impl Fetch {
         let scratch = workspace.path().to_owned();
         let fetcher = Fetcher { http, home, git, cache, user, scratch, started };
         let tree = workspace.path().join("tree");
-        let (commit, checked_out) = fetcher.fetch(&connection, &refs, &resolved.wanted, &tree)?;
+        let (commit, checked_out) = if self.keeps_git_dir {
+            let is_branch = matches!(self.target, Target::DefaultBranch | Target::Branch(_));
+            let branch = resolved.version.as_deref().filter(|_| is_branch);
+            fetcher.fetch_with_history(&connection, &refs, &resolved.wanted, &tree, branch)?
+        } else {
+            fetcher.fetch(&connection, &refs, &resolved.wanted, &tree)?
+        };
         // A time that no calendar has counts as the beginning of time.
         let committed_at = OffsetDateTime::from_unix_timestamp(checked_out.committed_at)
             .unwrap_or(OffsetDateTime::UNIX_EPOCH);

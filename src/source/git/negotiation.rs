@@ -11,6 +11,9 @@ use super::objects::{Objects, Trouble};
 use super::remote::{self, Connection};
 use crate::source::session::size;
 
+/// What servers call that they leave out objects that are not wanted.
+const FILTER: &str = "filter";
+
 /// What is wanted, and what is there.
 pub(super) struct Wish<'a> {
     pub(super) wanted: &'a [Oid],
@@ -18,6 +21,8 @@ pub(super) struct Wish<'a> {
     pub(super) depth: Option<u32>,
     /// The commits that are there, without their history.
     pub(super) known: &'a [Oid],
+    /// Whether it is about commits and their tags: of files nothing is sent, where the server can leave them out.
+    pub(super) commits_alone: bool,
 }
 
 impl Wish<'_> {
@@ -35,6 +40,8 @@ impl Wish<'_> {
         if !self.known.is_empty() && refs.has("thin-pack") {
             capabilities.push("thin-pack");
         }
+        let of_commits = ["include-tag", FILTER].into_iter().filter(|_| self.commits_alone);
+        capabilities.extend(of_commits.filter(|capability| refs.has(capability)));
         if refs.names_agents() {
             capabilities.push(agent);
         }
@@ -50,6 +57,9 @@ impl Wish<'_> {
         }
         if let Some(depth) = self.depth {
             put_line(&mut body, &format!("deepen {depth}\n"));
+        }
+        if self.commits_alone && refs.has(FILTER) {
+            put_line(&mut body, "filter tree:0\n");
         }
         body.extend(b"0000");
         for id in self.known {
@@ -101,7 +111,7 @@ mod tests {
         let listed = format!("{:04x}{listed}0000", listed.len() + 4);
         let refs = Advertisement::parse(listed.as_bytes()).expect("a good advertisement");
         let id = |text| Oid::from_str(text).expect("an object name");
-        let wish = Wish { wanted: &[id(A)], depth: Some(1), known: &[id(B)] };
+        let wish = Wish { wanted: &[id(A)], depth: Some(1), known: &[id(B)], commits_alone: false };
         let body = String::from_utf8(wish.body(&refs)).expect("text");
         let agent = concat!("agent=git/2-image-builder-", env!("CARGO_PKG_VERSION"));
         let lines: Vec<&str> = body.split('\n').collect();
@@ -113,5 +123,22 @@ mod tests {
         assert_eq!(lines[2], "000ddeepen 1");
         assert_eq!(lines[3], format!("00000032have {B}"));
         assert_eq!(lines[4], "0009done");
+    }
+
+    #[test]
+    fn of_a_history_its_files_are_left_out_where_the_server_can() {
+        for (capabilities, asked, filter) in [
+            ("include-tag filter", "include-tag filter", "0012filter tree:0\n0000"),
+            ("include-tag", "include-tag", "\n0000"),
+        ] {
+            let listed = format!("{A} HEAD\0{capabilities}");
+            let listed = format!("{:04x}{listed}0000", listed.len() + 4);
+            let refs = Advertisement::parse(listed.as_bytes()).expect("a good advertisement");
+            let wanted = [Oid::from_str(A).expect("an object name")];
+            let wish = Wish { wanted: &wanted, depth: None, known: &[], commits_alone: true };
+            let body = String::from_utf8(wish.body(&refs)).expect("text");
+            assert!(body.contains(&format!("want {A} {asked}\n")), "{body}");
+            assert!(body.contains(&format!("{filter}0009done")), "{body}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use git2::Oid;
 use image_builder_actors::model::fault::Reason;
 
-use super::advertisement::Advertisement;
+use super::advertisement::{Advertisement, Ref};
 use super::files::disk_fault;
 use super::negotiation::{Wish, fetch};
 use super::objects::{Objects, Trouble};
@@ -54,6 +54,29 @@ impl Search<'_> {
             Wanted::Commit { id, branch } => self.commit(*id, branch.as_deref()),
             Wanted::Prefix { digits, branch } => self.prefix(digits, branch.as_deref()),
         }
+    }
+
+    /// Fetches all commits that lead to one, with their tags; its files are there.
+    pub(super) fn commits(&mut self, commit: &str) -> Result<(), Trouble> {
+        let is_it = |id: &Oid| id.to_string() == commit;
+        let listed = |each: &&Ref| is_it(&each.peeled.unwrap_or(each.id));
+        let mut wanted: Vec<Oid> = match self.refs.refs.iter().find(listed) {
+            Some(tip) => vec![tip.id],
+            None if self.refs.has(ANY_REACHABLE) => Oid::from_str(commit).into_iter().collect(),
+            None => self.places(None).pop().unwrap_or_default(),
+        };
+        if !self.refs.has("include-tag") {
+            wanted.extend(
+                self.refs.refs.iter().filter(|each| each.peeled.is_some()).map(|tag| tag.id),
+            );
+        }
+        self.connection.http.session.note("fetching the history");
+        let wish = Wish { wanted: &wanted, depth: None, known: &[], commits_alone: true };
+        fetch(self.connection, self.refs, &wish, self.objects)
+            .map_err(|trouble| self.of_listed(trouble))?;
+        // The history goes on to its beginning now.
+        fs::write(self.repository.join("shallow"), "")
+            .map_err(|error| disk_fault(&error, "the clone").into())
     }
 
     fn tip(&mut self, id: Oid) -> Result<String, Trouble> {
@@ -144,13 +167,13 @@ impl Search<'_> {
     /// Fetches one object at depth 1, or with its history where the server knows no depth.
     fn shallow(&mut self, id: Oid) -> Result<(), Trouble> {
         let depth = self.refs.has(SHALLOW).then_some(1);
-        let wish = Wish { wanted: &[id], depth, known: self.known };
+        let wish = Wish { wanted: &[id], depth, known: self.known, commits_alone: false };
         fetch(self.connection, self.refs, &wish, self.objects).map(drop)
     }
 
     /// Fetches so much history; whether that is all there is.
     fn history(&mut self, tips: &[Oid], depth: Option<u32>) -> Result<bool, Trouble> {
-        let wish = Wish { wanted: tips, depth, known: &[] };
+        let wish = Wish { wanted: tips, depth, known: &[], commits_alone: false };
         let ends = fetch(self.connection, self.refs, &wish, self.objects)
             .map_err(|trouble| self.of_listed(trouble))?;
         let text: String = ends.iter().map(|id| format!("{id}\n")).collect();

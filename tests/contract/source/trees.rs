@@ -1,17 +1,19 @@
 //! From a commit to files: what is kept, what is refused, and what is over a limit.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use image_builder_actors::model::fault::Reason;
 use image_builder_actors::model::limits::Limits;
 use image_builder_actors::model::request::Target;
+use image_builder_actors::testing::conformance::source::Got;
 use image_builder_actors::testing::draw::noise;
 
 use super::git::{limited, name, plain};
-use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE};
-use super::{fetched, list, refused, request};
+use super::git_server::{GOOD_TOKEN, GitRepo, PRIVATE, server_url};
+use super::{commit, fetched, list, refused, request};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn links_modes_and_bytes_are_kept_and_nothing_of_git_is_there() {
@@ -74,6 +76,84 @@ async fn the_token_is_in_no_file_of_the_workspace() {
         }
     }
     assert_eq!(files, 1);
+}
+
+/// What git itself says in a tree.
+fn git(tree: &Path, arguments: &[&str]) -> String {
+    let output = std::process::Command::new("git")
+        .arg("-C")
+        .arg(tree)
+        .args(arguments)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .output()
+        .expect("git is installed");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "git {arguments:?}: {errors}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// The bytes of all files below a directory, by their paths.
+fn bytes(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for name in list(directory) {
+        let path = directory.join(name);
+        match path.is_dir() {
+            true => all.extend(bytes(&path)),
+            false => drop(all.insert(path.clone(), std::fs::read(&path).expect("can be read"))),
+        }
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_git_directory_that_is_asked_for_is_enough_to_describe_the_commit() {
+    let repo = GitRepo::create(PRIVATE, "described");
+    repo.commit(&[("a", "1"), ("d/b", "1")]);
+    repo.annotated_tag("v1");
+    let second = repo.commit(&[("a", "2")]);
+    repo.tag("light");
+    let third = repo.commit(&[("a", "3")]);
+    repo.branch("other");
+    repo.commit(&[("c", "4")]);
+    repo.annotated_tag("v2");
+    let in_tree = |got: &Got| {
+        let all = bytes(&got.source.tree).into_iter();
+        let name = |path: PathBuf| path.strip_prefix(&got.source.tree).map(PathBuf::from);
+        all.map(|(path, bytes)| (name(path), bytes)).collect::<Vec<_>>()
+    };
+    for filters in ["false", "true"] {
+        repo.config("uploadpack.allowFilter", filters);
+        let of = async |target: Target| {
+            let mut request = request(&name(&repo), target, Some(GOOD_TOKEN));
+            request.plan.keep_git_dir = true;
+            fetched(&plain(), &request).await
+        };
+        let got = of(Target::DefaultBranch).await;
+        let again = of(Target::DefaultBranch).await;
+        assert!(in_tree(&got) == in_tree(&again), "the same commit has the same bytes");
+        let tree = &got.source.tree;
+        assert_eq!(git(tree, &["rev-parse", "HEAD"]), third);
+        assert_eq!(git(tree, &["rev-parse", "--abbrev-ref", "HEAD"]), "main");
+        assert_eq!(git(tree, &["describe", "--dirty"]), format!("v1-2-g{}", &third[..7]));
+        assert_eq!(git(tree, &["describe", "--tags"]), format!("light-1-g{}", &third[..7]));
+        assert_eq!(git(tree, &["rev-list", "--count", "HEAD"]), "3");
+        assert_eq!(git(tree, &["log", "-1", "--format=%H"]), third);
+        assert_eq!(git(tree, &["status", "--porcelain"]), "");
+        assert_eq!(git(tree, &["tag"]), "light\nv1", "tags of other commits are not there");
+        assert_eq!(git(tree, &["remote"]), "");
+        for (path, content) in bytes(got.source.workspace.path()) {
+            let content = String::from_utf8_lossy(&content).into_owned();
+            assert!(!content.contains(GOOD_TOKEN), "{}", path.display());
+            assert!(!content.contains(&server_url()), "{}", path.display());
+        }
+        assert_eq!(list(got.source.workspace.path()), ["tree"]);
+        let earlier = of(commit(&second)).await;
+        let tree = &earlier.source.tree;
+        assert_eq!(git(tree, &["describe", "--tags", "--exact-match"]), "light");
+        assert_eq!(git(tree, &["rev-parse", "--abbrev-ref", "HEAD"]), "HEAD");
+        assert_eq!(git(tree, &["status", "--porcelain"]), "");
+    }
 }
 
 /// Stores a tree object of these entries (mode, id and name), however wrong they are.

@@ -16,7 +16,7 @@ use rustix::process::Resource;
 use super::repository::{check_size, git_fault, object, open};
 use super::selection::Selection;
 use super::wire::{self, Answer, CheckOut, CheckedOut, Command, Start};
-use super::{CHILD, checkout};
+use super::{CHILD, checkout, git_directory};
 use crate::child;
 use crate::source::fault;
 
@@ -103,6 +103,7 @@ fn perform(
         Command::Peel(id) => peel(repository, object(&id)?).map(Answer::Commit),
         Command::Starting { digits, tips } => starting(repository.path(), &digits, &tips),
         Command::CheckOut(wish) => check_out(repository, &wish),
+        Command::GitDirectory(wish) => git_directory::write(repository.path(), &wish),
     }
 }
 

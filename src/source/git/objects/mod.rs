@@ -9,6 +9,7 @@
 //! | `attributes`, `glob` | what `.gitattributes` say of a file |
 //! | `conversion`, `encoding` | from what is stored of a file to what is written |
 //! | `selection` | which Git LFS files are wanted |
+//! | `git_directory` | a `.git` beside the files, where one is asked for |
 //! | `unpacked` | files that are kept for the next commit |
 
 mod attributes;
@@ -18,6 +19,7 @@ mod conversion;
 mod encoding;
 #[cfg(fuzzing)]
 pub(in crate::source) mod fuzzing;
+mod git_directory;
 mod glob;
 mod repository;
 mod selection;
@@ -39,7 +41,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 
 pub(super) use self::walk::shown;
-use self::wire::{Answer, CheckOut, Command, Start};
+use self::wire::{Answer, CheckOut, Command, GitDirectory, Start};
 pub(super) use self::wire::{CheckedOut, FoundPointer};
 use super::files::disk_fault;
 use crate::child as process;
@@ -173,6 +175,22 @@ impl Objects {
                 self.session.room.take_over(&done.room);
                 Ok(*done)
             }
+            other => Err(confused(&other)),
+        }
+    }
+
+    /// Writes a `.git` into a directory that has the files of a commit. All that leads to the commit is there.
+    pub(super) fn write_git_directory(
+        &mut self,
+        commit: &str,
+        branch: Option<&str>,
+        tags: Vec<(String, String)>,
+        directory: &Path,
+    ) -> Result<(), Trouble> {
+        let (commit, branch) = (commit.to_owned(), branch.map(str::to_owned));
+        let wish = GitDirectory { commit, branch, tags, directory: directory.to_owned() };
+        match self.ask(&Command::GitDirectory(wish))? {
+            Answer::Done => Ok(()),
             other => Err(confused(&other)),
         }
     }

@@ -42,6 +42,7 @@ pub(super) enum Command {
         tips: Vec<String>,
     },
     CheckOut(CheckOut),
+    GitDirectory(GitDirectory),
 }
 
 /// Asks for the files of a commit.
@@ -53,6 +54,18 @@ pub(super) struct CheckOut {
     /// Whether files are kept beside the objects.
     pub(super) keeps: bool,
     pub(super) room: Room,
+}
+
+/// Asks for a `.git` beside the files of a commit.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct GitDirectory {
+    pub(super) commit: String,
+    /// The branch that the commit was found by.
+    pub(super) branch: Option<String>,
+    /// The tags of the repository, by name, with what they point to.
+    pub(super) tags: Vec<(String, String)>,
+    /// Where the files are.
+    pub(super) directory: PathBuf,
 }
 
 /// What the child answers.
