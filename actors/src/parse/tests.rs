@@ -177,6 +177,16 @@ fn the_root_directory_is_written_in_one_way() {
 }
 
 #[test]
+fn a_git_directory_is_kept_where_it_is_asked_for() {
+    let of = |plan: Value| read(&json!({"userID": "u", "repo": "o/n", "buildPlan": plan}));
+    let kept = |plan| of(plan).map(|request| request.plan.keep_git_dir).ok();
+    assert_eq!(kept(json!({})), Some(false));
+    assert_eq!(kept(json!({"keepGitDir": true})), Some(true));
+    assert_eq!(kept(json!({"keepGitDir": null})), Some(false));
+    assert_eq!(kept(json!({"keepGitDir": "yes"})), None);
+}
+
+#[test]
 fn a_build_is_known_by_its_user_and_by_its_uuid_or_else_its_message_id() {
     for (body, id, known) in [
         (r#"{"uuid":"a","userID":"u"}"#, Some("b"), Some((Some("u"), "a"))),

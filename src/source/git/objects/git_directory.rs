@@ -9,16 +9,19 @@ use std::io::Write as _;
 use std::path::Path;
 
 use git2::{Index, Oid, Reference, Repository, Sort};
-use image_builder_actors::model::fault::Fault;
+use image_builder_actors::model::fault::{Fault, Reason};
 
 use super::repository::{check_size, git_fault, object, open};
 use super::wire::{Answer, GitDirectory};
+use crate::source::fault;
 use crate::source::git::files::{disk_fault, new_directory, new_file};
 
 /// What git needs to know.
 const CONFIG: &str = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n";
 /// Objects of more bytes are packed as they are: that takes no time, and always gives the same pack.
 const LARGEST_DELTA: i64 = 50;
+/// All commits together may hold so many bytes: a server can send them as little that unpacks to much.
+const MOST_COMMITS: usize = 1 << 30;
 /// The directories of a repository, each after the one that it is in.
 const DIRECTORIES: [&str; 7] =
     ["", "objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags"];
@@ -71,6 +74,15 @@ fn commits(repository: &Repository, commit: Oid) -> Result<Vec<Oid>, Fault> {
     };
     let mut commits = walk().map_err(|error| git_fault(&error))?;
     commits.sort_unstable();
+    let odb = repository.odb().map_err(|error| git_fault(&error))?;
+    let mut left = MOST_COMMITS;
+    for id in &commits {
+        let (bytes, _) = odb.read_header(*id).map_err(|error| git_fault(&error))?;
+        left = left.checked_sub(bytes).ok_or_else(|| {
+            let message = "The history has more than 1 GiB of commits: leave out `keepGitDir`.";
+            fault(Reason::TooLarge, message)
+        })?;
+    }
     Ok(commits)
 }
 
