@@ -174,7 +174,7 @@ fn what_is_in_force_is_shown_with_where_it_came_from_and_without_credentials() {
         ("NOTIFIER_SECRET", json!("[secret]"), "environment"),
         ("CONTAINER_MANAGER_URL", json!("https://manager.example/hook"), "environment"),
         ("BUILDER_CONCURRENCY", json!("3"), "environment"),
-        ("LISTENER_CONCURRENCY", json!("7"), "default"),
+        ("LISTENER_CONCURRENCY", json!("8"), "default"),
         ("BUILDER_PER_USER", json!("3"), "default"),
         ("DRAIN_TIMEOUT", json!("90s"), "config/.env"),
         ("JOB_TIMEOUT", json!("25m"), "default"),

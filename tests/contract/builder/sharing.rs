@@ -53,3 +53,15 @@ async fn builds_that_fail_at_the_same_step_are_each_told_what_it_wrote() {
         assert!(progress.tail().contains(&"the cause".to_owned()), "{:?}", progress.tail());
     }
 }
+
+/// What they make is one image, which engines with containerd's store refuse to keep twice at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_builds_at_once_all_have_their_image() {
+    let world = &RealWorld::new().await;
+    let user = unique();
+    let step = format!("RUN : {}; echo made > /made; sleep 0.3", unique());
+    let orders: Vec<_> = (0..4).map(|_| world.of(&user, world.dockerfile(&step))).collect();
+    for (result, _) in join_all(orders.iter().map(|order| world.build(order))).await {
+        result.expect("each of them is built");
+    }
+}
