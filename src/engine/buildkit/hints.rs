@@ -208,7 +208,7 @@ mod tests {
             let hint = valueless(message, text.as_bytes(), &given);
             match told {
                 Some(told) => {
-                    assert!(hint.as_ref().is_some_and(|hint| hint.contains(told)), "{hint:?}")
+                    assert!(hint.as_ref().is_some_and(|hint| hint.contains(told)), "{hint:?}");
                 }
                 None => assert_eq!(hint, None, "{text}"),
             }
